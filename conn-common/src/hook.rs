@@ -1,0 +1,76 @@
+//! The places in the kernel that deliver records.
+
+/// Defines [`HookId`] with the number, the Rust name and the name that people see.
+macro_rules! hooks {
+    ($($(#[$doc:meta])* $variant:ident = $number:literal, $label:literal;)*) => {
+        /// The program that wrote a record.
+        ///
+        /// Each program has its own per-CPU sequence: the kernel never runs a tracing program inside itself on one
+        /// CPU (`__bpf_prog_enter_recur`, `__bpf_trace_run`), so a plain increment is exact, also when a softirq
+        /// interrupts another program.
+        #[repr(u16)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum HookId { $($(#[$doc])* $variant = $number,)* }
+
+        impl HookId {
+            /// Every hook, in the order of the numbers.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+
+            /// The name that people see, e.g. `fentry:tcp_connect`.
+            pub const fn label(self) -> &'static str {
+                match self { $(Self::$variant => $label,)* }
+            }
+
+            /// The hook with this number, if there is one.
+            pub const fn from_number(number: u16) -> Option<Self> {
+                match number { $($number => Some(Self::$variant),)* _ => None }
+            }
+        }
+    };
+}
+
+/// Slots of the per-CPU sequence table: more than the largest [`HookId`] number.
+pub const HOOK_SLOTS: u32 = 32;
+
+hooks! {
+    /// Transitions whose `current` is the actor, on `inet_sock_set_state`.
+    StateActor = 0, "tp_btf:inet_sock_set_state/actor";
+    /// Transitions that the network drives, on `inet_sock_set_state`.
+    StateNet = 1, "tp_btf:inet_sock_set_state/net";
+    /// Entry of `tcp_connect`, by trampoline.
+    FentryTcpConnect = 2, "fentry:tcp_connect";
+    /// Entry of `tcp_connect`, by kprobe.
+    KprobeTcpConnect = 3, "kprobe:tcp_connect";
+    /// Entry of `__inet_accept`, by trampoline.
+    FentryInetAccept = 4, "fentry:__inet_accept";
+    /// Entry of `__inet_accept`, by kprobe.
+    KprobeInetAccept = 5, "kprobe:__inet_accept";
+    /// Entry of `security_sock_graft`, by trampoline: accept where `__inet_accept` does not exist.
+    FentrySockGraft = 6, "fentry:security_sock_graft";
+    /// Entry of `security_sock_graft`, by kprobe.
+    KprobeSockGraft = 7, "kprobe:security_sock_graft";
+    /// Return of `inet_csk_accept`, by trampoline.
+    FexitCskAccept = 8, "fexit:inet_csk_accept";
+    /// Return of `inet_csk_accept`, by kretprobe.
+    KretprobeCskAccept = 9, "kretprobe:inet_csk_accept";
+    /// Return of the system call `accept`.
+    SysExitAccept = 10, "tracepoint:sys_exit_accept";
+    /// Return of the system call `accept4`.
+    SysExitAccept4 = 11, "tracepoint:sys_exit_accept4";
+    /// Entry of `tcp_close`, by trampoline.
+    FentryTcpClose = 12, "fentry:tcp_close";
+    /// Entry of `tcp_close`, by kprobe.
+    KprobeTcpClose = 13, "kprobe:tcp_close";
+    /// Return of `inet_csk_listen_start`, by trampoline.
+    FexitListenStart = 14, "fexit:inet_csk_listen_start";
+    /// Entry of `inet_hash`, by kprobe: a listener that has its port.
+    KprobeInetHash = 15, "kprobe:inet_hash";
+    /// Entry of `inet6_hash`, by kprobe, on kernels that have it.
+    KprobeInet6Hash = 16, "kprobe:inet6_hash";
+    /// A process was created.
+    ProcessFork = 17, "tp_btf:sched_process_fork";
+    /// A process executed a program.
+    ProcessExec = 18, "tp_btf:sched_process_exec";
+    /// The last thread of a process exits.
+    ProcessExit = 19, "tp_btf:sched_process_exit";
+}

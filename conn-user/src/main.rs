@@ -1,0 +1,2 @@
+//! The binary `conn`.
+fn main() {}
