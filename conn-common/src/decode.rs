@@ -8,7 +8,7 @@ use crate::record::{
 };
 
 /// A record, decoded. The structs are copied out; the arguments of an exec are borrowed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Record<'a> {
     /// See [`RecordKind::Connect`].
     Connect(SockRecord),

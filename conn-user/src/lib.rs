@@ -1,1 +1,7 @@
-//! The agent.
+//! The agent: watches TCP connections as the kernel makes them and attributes each to its process.
+//!
+//! One folder a station, in the order in which data flows; a station uses those above it, never those below.
+
+pub mod units;
+
+pub mod event;

@@ -1,0 +1,3 @@
+//! The public event model and its encodings.
+
+pub mod model;
