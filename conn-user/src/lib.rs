@@ -4,4 +4,7 @@
 
 pub mod units;
 
+pub mod kernel;
+pub mod process;
+pub mod flow;
 pub mod event;

@@ -1,0 +1,3 @@
+//! What: the connection and listener tables and their life cycles.
+
+pub mod model;

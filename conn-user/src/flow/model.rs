@@ -1,0 +1,228 @@
+//! Connections and listeners as they are told to the stations below.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use conn_common::hook::HookId;
+
+use crate::process::info::ProcessInfo;
+use crate::units::{BootNs, DurationNs, NetNs, Pid};
+
+/// A change of a connection or a listener, at an instant.
+#[derive(Clone, Debug)]
+pub struct FlowEvent {
+    /// When the kernel saw it.
+    pub boot: BootNs,
+    /// What changed.
+    pub change: Change,
+}
+
+/// What changed.
+#[derive(Clone, Debug)]
+pub enum Change {
+    /// A process opens a connection (the SYN is about to be sent).
+    Connect(ConnEvent),
+    /// A process accepted a connection.
+    Accept(ConnEvent),
+    /// The handshake of an outgoing connection completed.
+    Established(ConnEvent),
+    /// An outgoing connection failed.
+    Failed(ConnEvent, Failure),
+    /// A connection ended.
+    Close(ConnEvent, Ending),
+    /// A socket began to listen.
+    Listen(ListenEvent),
+    /// A socket stopped listening.
+    Unlisten(ListenEvent, Unlisten),
+}
+
+/// Which way a connection was opened, seen from this socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Direction {
+    /// This side sent the SYN.
+    Out,
+    /// This side received it.
+    In,
+    /// The connection is older than the agent's knowledge.
+    Unknown,
+}
+
+/// Transport of the socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Transport {
+    /// TCP.
+    Tcp,
+    /// Multipath TCP; its subflows are not shown apart.
+    Mptcp,
+}
+
+/// Where the knowledge about a connection comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Source {
+    /// Seen from its beginning.
+    Live,
+    /// Its beginning was not seen: it is older than the agent, or its beginning was lost.
+    Late,
+}
+
+/// A number that names a connection for the whole boot: connections of one agent run are numbered from 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConnId(pub u64);
+
+/// Both ends and the life of a connection so far.
+#[derive(Clone, Debug)]
+pub struct ConnEvent {
+    /// Its number.
+    pub id: ConnId,
+    /// Which way.
+    pub direction: Direction,
+    /// Transport.
+    pub transport: Transport,
+    /// Local end, IPv4-mapped addresses as IPv4; port 0: not known.
+    pub local: SocketAddr,
+    /// Remote end, likewise.
+    pub remote: SocketAddr,
+    /// The socket is IPv6 and carries an IPv4-mapped address.
+    pub mapped: bool,
+    /// Network namespace.
+    pub netns: NetNs,
+    /// Whence the knowledge.
+    pub source: Source,
+    /// Opener (out) or acceptor (in).
+    pub owner: Actor,
+    /// Owner of the listener, for incoming connections where it is known.
+    pub listener: Option<Actor>,
+    /// When the handshake completed (incoming: when this side saw it complete).
+    pub established: Option<BootNs>,
+}
+
+/// A process in a role, and how it is known.
+#[derive(Clone, Debug)]
+pub struct Actor {
+    /// The process, where known.
+    pub process: Option<Arc<ProcessInfo>>,
+    /// The thread that acted, where a hook named it.
+    pub tid: Option<Pid>,
+    /// How it is known.
+    pub method: Method,
+}
+
+/// How an actor is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Method {
+    /// The kernel ran this hook in the process's own context.
+    Hook(HookId),
+    /// Inferred: the owner of the listener on that address and port.
+    Listener,
+    /// Inferred from who closed it.
+    Closer,
+    /// Not known.
+    Unknown(UnknownReason),
+}
+
+/// Why an actor is not known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum UnknownReason {
+    /// The connection or listener began before the agent attached.
+    BeforeAttach,
+    /// Nobody accepted the connection.
+    NeverAccepted,
+    /// The backend has no hook that names it.
+    Backend,
+    /// The kernel acts for nobody (timer, packet).
+    Kernel,
+}
+
+/// Why an outgoing connection failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// `errno`, positive; 0: cancelled by its owner (close, shutdown or disconnect before the answer).
+    pub errno: u16,
+    /// From the SYN to the failure, where both are known.
+    pub after: Option<DurationNs>,
+}
+
+/// How a connection ended.
+#[derive(Clone, Debug)]
+pub struct Ending {
+    /// How.
+    pub how: EndedHow,
+    /// `sk_err` at the end, 0 without error.
+    pub errno: u16,
+    /// Who closed it; `Unknown(Kernel)` when the network ended it.
+    pub closer: Actor,
+    /// From established to the end, where both are known.
+    pub duration: Option<DurationNs>,
+    /// Counters, where the hook could read them.
+    pub traffic: Option<Traffic>,
+}
+
+/// How a connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum EndedHow {
+    /// This side closed first, in order (FIN).
+    LocalFin,
+    /// The peer closed first, in order (FIN).
+    PeerFin,
+    /// This side reset it: closed with linger 0, or with unread data.
+    LocalReset,
+    /// The peer reset it.
+    PeerReset,
+    /// No answer: ETIMEDOUT and the like.
+    Timeout,
+    /// Killed from outside (`ss -K`, `tcp_abort`).
+    Killed,
+    /// Dissolved by `connect(AF_UNSPEC)` or shutdown of its listener; the socket lives on or was never accepted.
+    Disconnect,
+    /// Nobody accepted it before the listener went.
+    NeverAccepted,
+    /// Another error, see `errno`.
+    Error,
+}
+
+/// Payload bytes and transport measures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Traffic {
+    /// Payload bytes received.
+    pub bytes_in: u64,
+    /// Payload bytes sent, retransmissions not counted.
+    pub bytes_out: u64,
+    /// Segments retransmitted.
+    pub retransmits: u32,
+    /// Smoothed round trip time, microseconds.
+    pub srtt_us: u32,
+}
+
+/// A listening socket.
+#[derive(Clone, Debug)]
+pub struct ListenEvent {
+    /// Its number, in the same sequence as connections.
+    pub id: ConnId,
+    /// Transport.
+    pub transport: Transport,
+    /// Address and port; port 0: not known.
+    pub local: SocketAddr,
+    /// Network namespace.
+    pub netns: NetNs,
+    /// Whence the knowledge.
+    pub source: Source,
+    /// Who called listen.
+    pub owner: Actor,
+}
+
+/// The end of a listener.
+#[derive(Clone, Debug)]
+pub struct Unlisten {
+    /// Who ended it.
+    pub closer: Actor,
+    /// How long it listened, where known.
+    pub duration: Option<DurationNs>,
+}
+
+/// The IPv4 form of an IPv4-mapped address, and whether it was one.
+pub fn canonical_ip(ip: IpAddr) -> (IpAddr, bool) {
+    match ip {
+        IpAddr::V6(v6) => v6.to_ipv4_mapped().map_or((ip, false), |v4| (IpAddr::V4(v4), true)),
+        IpAddr::V4(_) => (ip, false),
+    }
+}

@@ -1,0 +1,3 @@
+//! The kernel's side: offsets, what this kernel offers, the attach plan, loading, and the ring reader.
+
+pub mod gap;

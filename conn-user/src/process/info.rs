@@ -1,0 +1,60 @@
+//! What is known of a process.
+
+use crate::units::{BootNs, Pid};
+
+/// A process: (boot, tgid, start) names it once and for all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProcessInfo {
+    /// Process id.
+    pub pid: Pid,
+    /// Start of the group leader.
+    pub start: BootNs,
+    /// `start` comes from /proc, in units of 10 ms.
+    pub start_is_coarse: bool,
+    /// Parent's process id, where known.
+    pub ppid: Option<Pid>,
+    /// Name of the group leader, attacker-controlled bytes.
+    pub comm: Box<[u8]>,
+    /// Path of the executable, attacker-controlled bytes; `None`: not known (kernel thread, no permission).
+    pub exe: Option<Box<[u8]>>,
+    /// The executable has no name any more (deleted, memfd).
+    pub exe_deleted: bool,
+    /// Arguments, attacker-controlled bytes.
+    pub args: Box<[Box<[u8]>]>,
+    /// Arguments are incomplete.
+    pub args_truncated: bool,
+    /// Real user id.
+    pub uid: u32,
+    /// Real group id.
+    pub gid: u32,
+    /// Login uid, where set and known.
+    pub login_uid: Option<u32>,
+    /// cgroup v2 id, 0 where unknown.
+    pub cgroup_id: u64,
+    /// It is a kernel thread.
+    pub kernel: bool,
+    /// How name, path and arguments are known.
+    pub source: ProcessSource,
+}
+
+/// How a process's image is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ProcessSource {
+    /// Its exec record.
+    Exec,
+    /// Inherited at fork from its parent.
+    Fork,
+    /// Read from /proc.
+    ProcScan,
+    /// Only what the hook itself carried.
+    Hook,
+}
+
+/// How a process ended, as in wait(2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExitStatus {
+    /// It exited with this code.
+    Code(u8),
+    /// This signal ended it.
+    Signal(u8),
+}
