@@ -1,6 +1,7 @@
 //! Loss: found from the sequence numbers, exact to the record.
 
-use conn_common::hook::HookId;
+use conn_common::hook::{HOOK_SLOTS, HookId};
+use conn_common::record::RecordHeader;
 
 use crate::units::BootNs;
 
@@ -17,4 +18,112 @@ pub struct Gap {
     pub from: BootNs,
     /// Time of the first record after it (the end of the run, if there is none).
     pub to: BootNs,
+}
+
+/// Follows the sequence of each (hook, CPU) and finds what is missing.
+#[derive(Debug)]
+pub struct GapTracker {
+    attached: BootNs,
+    /// By CPU, then by hook: the number expected next and the time of the last record.
+    streams: Vec<[Stream; HOOK_SLOTS as usize]>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Stream {
+    next: u64,
+    last: Option<BootNs>,
+}
+
+impl GapTracker {
+    /// A tracker for programs that were attached at this time.
+    pub const fn new(attached: BootNs) -> Self {
+        Self { attached, streams: Vec::new() }
+    }
+
+    fn stream(&mut self, hook: HookId, cpu: u16) -> &mut Stream {
+        let cpu = usize::from(cpu);
+        if cpu >= self.streams.len() {
+            self.streams.resize(cpu + 1, [Stream::default(); HOOK_SLOTS as usize]);
+        }
+        // Every hook's number is below HOOK_SLOTS (asserted below).
+        &mut self.streams[cpu][hook as usize]
+    }
+
+    /// Takes note of a record; the loss before it, if there is one.
+    pub fn on_record(&mut self, hook: HookId, header: &RecordHeader) -> Option<Gap> {
+        let attached = self.attached;
+        let stream = self.stream(hook, header.cpu);
+        let boot = BootNs(header.boot_ns);
+        let lost = header.seq.saturating_sub(stream.next);
+        let from = stream.last.unwrap_or(attached);
+        // A number that was seen already (5.10, where a tracepoint program can nest) must not count as a loss later.
+        stream.next = stream.next.max(header.seq.saturating_add(1));
+        stream.last = Some(boot);
+        (lost > 0).then_some(Gap { hook, cpu: header.cpu, lost, from, to: boot })
+    }
+
+    /// Compares with the kernel's own count at the end of the run; the loss behind the last record, if there is one.
+    pub fn on_end(&mut self, hook: HookId, cpu: u16, attempted: u64, now: BootNs) -> Option<Gap> {
+        let attached = self.attached;
+        let stream = self.stream(hook, cpu);
+        let lost = attempted.saturating_sub(stream.next);
+        stream.next = stream.next.max(attempted);
+        (lost > 0).then(|| Gap { hook, cpu, lost, from: stream.last.unwrap_or(attached), to: now })
+    }
+}
+
+const _: () = {
+    let mut index = 0;
+    while index < HookId::ALL.len() {
+        assert!((HookId::ALL[index] as u32) < HOOK_SLOTS);
+        index += 1;
+    }
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header(cpu: u16, seq: u64, boot_ns: u64) -> RecordHeader {
+        RecordHeader { cpu, seq, boot_ns, ..RecordHeader::default() }
+    }
+
+    #[test]
+    fn a_gap_is_exact_and_has_both_instants() {
+        let hook = HookId::FentryTcpClose;
+        let mut gaps = GapTracker::new(BootNs(5));
+        assert_eq!(gaps.on_record(hook, &header(1, 0, 10)), None);
+        assert_eq!(gaps.on_record(hook, &header(1, 1, 20)), None);
+        let gap = Gap { hook, cpu: 1, lost: 3, from: BootNs(20), to: BootNs(30) };
+        assert_eq!(gaps.on_record(hook, &header(1, 5, 30)), Some(gap));
+        assert_eq!(gaps.on_record(hook, &header(0, 0, 31)), None, "each CPU has its own sequence");
+    }
+
+    #[test]
+    fn a_loss_before_the_first_record_begins_at_the_attach() {
+        let hook = HookId::StateNet;
+        let mut gaps = GapTracker::new(BootNs(5));
+        let gap = Gap { hook, cpu: 0, lost: 2, from: BootNs(5), to: BootNs(9) };
+        assert_eq!(gaps.on_record(hook, &header(0, 2, 9)), Some(gap));
+    }
+
+    #[test]
+    fn a_loss_behind_the_last_record_shows_at_the_end() {
+        let hook = HookId::StateNet;
+        let mut gaps = GapTracker::new(BootNs(5));
+        gaps.on_record(hook, &header(0, 0, 9));
+        assert_eq!(gaps.on_end(hook, 0, 1, BootNs(50)), None);
+        let gap = Gap { hook, cpu: 0, lost: 4, from: BootNs(9), to: BootNs(50) };
+        assert_eq!(gaps.on_end(hook, 0, 5, BootNs(50)), Some(gap));
+        assert_eq!(gaps.on_end(hook, 0, 5, BootNs(60)), None, "told once");
+    }
+
+    #[test]
+    fn a_repeated_number_is_no_loss() {
+        let hook = HookId::StateNet;
+        let mut gaps = GapTracker::new(BootNs(0));
+        gaps.on_record(hook, &header(0, 0, 1));
+        assert_eq!(gaps.on_record(hook, &header(0, 0, 2)), None);
+        assert_eq!(gaps.on_record(hook, &header(0, 1, 3)), None);
+    }
 }

@@ -1,0 +1,134 @@
+//! Accept.
+//!
+//! `__inet_accept` and, where the kernel has not got it yet, `security_sock_graft` (from `sock_graft` in
+//! `inet_accept`) run at the end of an accept, in the acceptor: unlike the return of `inet_csk_accept` they also see a
+//! call that was blocked since before the attach, and a kprobe on them has no pool of return instances to run out of.
+
+use core::ffi::c_void;
+
+use aya_ebpf::EbpfContext as _;
+use aya_ebpf::macros::{fentry, fexit, kprobe, kretprobe, tracepoint};
+use aya_ebpf::programs::{FEntryContext, FExitContext, ProbeContext, RetProbeContext, TracePointContext};
+use conn_common::hook::HookId;
+use conn_common::record::RecordKind;
+
+use crate::mem::{Access, Direct, Probe, current, probe};
+use crate::offsets::{
+    ACCEPT_ARGS, OFF_FDTABLE_FD, OFF_FDTABLE_MAX_FDS, OFF_FILE_PRIVATE_DATA, OFF_FILES_FDT, OFF_SK_SOCKET,
+    OFF_SKC_FAMILY, OFF_SKC_STATE, OFF_SOCKET_FILE, OFF_SOCKET_SK, OFF_TASK_FILES,
+};
+use crate::sock::{self, AF_INET, AF_INET6, Key, TCP_LISTEN};
+use crate::state::emit_sock;
+
+#[fentry(function = "__inet_accept")]
+pub(crate) fn fentry_inet_accept(ctx: FEntryContext) -> i32 {
+    // SAFETY: void __inet_accept(struct socket *sock, struct socket *newsock, struct sock *newsk)
+    unsafe { accept::<Direct>(HookId::FentryInetAccept, ctx.arg(2)) };
+    0
+}
+
+#[kprobe]
+pub(crate) fn kprobe_inet_accept(ctx: ProbeContext) -> u32 {
+    if let Some(sk) = ctx.arg::<*const c_void>(2) {
+        // SAFETY: void __inet_accept(struct socket *sock, struct socket *newsock, struct sock *newsk)
+        unsafe { accept::<Probe>(HookId::KprobeInetAccept, sk) };
+    }
+    0
+}
+
+#[fentry(function = "security_sock_graft")]
+pub(crate) fn fentry_sock_graft(ctx: FEntryContext) -> i32 {
+    // SAFETY: void security_sock_graft(struct sock *sk, struct socket *parent)
+    unsafe { accept::<Direct>(HookId::FentrySockGraft, ctx.arg(0)) };
+    0
+}
+
+#[kprobe]
+pub(crate) fn kprobe_sock_graft(ctx: ProbeContext) -> u32 {
+    if let Some(sk) = ctx.arg::<*const c_void>(0) {
+        // SAFETY: void security_sock_graft(struct sock *sk, struct socket *parent)
+        unsafe { accept::<Probe>(HookId::KprobeSockGraft, sk) };
+    }
+    0
+}
+
+#[fexit(function = "inet_csk_accept")]
+pub(crate) fn fexit_csk_accept(ctx: FExitContext) -> i32 {
+    // The return value follows the arguments. The verifier wants a constant offset into the context and prunes the
+    // branch that this kernel does not have.
+    let sk: *const c_void = if ACCEPT_ARGS.load() == 4 { ctx.arg(4) } else { ctx.arg(2) };
+    if !sk.is_null() {
+        // SAFETY: struct sock *inet_csk_accept(…)
+        unsafe { accept::<Direct>(HookId::FexitCskAccept, sk) };
+    }
+    0
+}
+
+#[kretprobe]
+pub(crate) fn kretprobe_csk_accept(ctx: RetProbeContext) -> u32 {
+    let sk: *const c_void = ctx.ret();
+    if !sk.is_null() {
+        // SAFETY: struct sock *inet_csk_accept(…)
+        unsafe { accept::<Probe>(HookId::KretprobeCskAccept, sk) };
+    }
+    0
+}
+
+#[inline(always)]
+unsafe fn accept<A: Access + Key>(hook: HookId, sk: *const c_void) {
+    // SAFETY: the hook's argument.
+    unsafe {
+        let family = A::load::<u16>(sk, OFF_SKC_FAMILY.load());
+        if (family != AF_INET && family != AF_INET6) || !sock::is_ours::<A>(sk) {
+            return;
+        }
+        let state = A::load::<u8>(sk, OFF_SKC_STATE.load());
+        emit_sock::<A>(hook, RecordKind::Accept, sk, state, state, 0);
+    }
+}
+
+#[tracepoint]
+pub(crate) fn sys_exit_accept(ctx: TracePointContext) -> u32 {
+    accepted_fd(HookId::SysExitAccept, &ctx);
+    0
+}
+
+#[tracepoint]
+pub(crate) fn sys_exit_accept4(ctx: TracePointContext) -> u32 {
+    accepted_fd(HookId::SysExitAccept4, &ctx);
+    0
+}
+
+/// Finds the socket of the descriptor that an accept returned.
+///
+/// Another thread may have replaced the descriptor in between; the back pointers prove that it is a socket, and the
+/// agent accepts the answer only for a connection that waits to be accepted.
+#[inline(always)]
+fn accepted_fd(hook: HookId, ctx: &TracePointContext) {
+    // SAFETY: `long ret` at 16 of the context (trace_event_raw_sys_exit: 8 common bytes, the number, the result), read
+    // as a context load; everything behind goes through the helper.
+    unsafe {
+        let fd = ctx.as_ptr().byte_add(16).cast::<i64>().read_volatile();
+        if fd < 0 {
+            return;
+        }
+        let files = Probe::pointer(current(), OFF_TASK_FILES.load());
+        let table = Probe::pointer(files, OFF_FILES_FDT.load());
+        if fd as u64 >= u64::from(probe::<u32>(table, OFF_FDTABLE_MAX_FDS.load())) {
+            return;
+        }
+        let fds = Probe::pointer(table, OFF_FDTABLE_FD.load());
+        let file = Probe::pointer(fds.byte_add(fd as usize * 8), 0);
+        let socket = Probe::pointer(file, OFF_FILE_PRIVATE_DATA.load());
+        if socket.is_null() || Probe::pointer(socket, OFF_SOCKET_FILE.load()) != file {
+            return;
+        }
+        let sk = Probe::pointer(socket, OFF_SOCKET_SK.load());
+        if sk.is_null() || Probe::pointer(sk, OFF_SK_SOCKET.load()) != socket {
+            return;
+        }
+        if Probe::load::<u8>(sk, OFF_SKC_STATE.load()) != TCP_LISTEN {
+            accept::<Probe>(hook, sk);
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! Exec: who a process is from now on, with path and arguments as the kernel has them, so that a process that lives
+//! for a millisecond still has a name.
+
+use core::ffi::c_void;
+use core::mem::size_of;
+
+use aya_ebpf::helpers::generated::{bpf_probe_read_kernel_str, bpf_probe_read_user};
+use aya_ebpf::macros::{btf_tracepoint, map};
+use aya_ebpf::maps::PerCpuArray;
+use aya_ebpf::programs::BtfTracePointContext;
+use conn_common::config::OFFSET_NONE;
+use conn_common::hook::HookId;
+use conn_common::record::{EXEC_ARGS_MAX, EXEC_FILENAME_MAX, EXEC_PATH_MAX, ExecFlags, ExecRecord, RecordKind};
+
+use crate::mem::{Access as _, Probe, current, probe};
+use crate::offsets::{
+    OFF_BPRM_FILE, OFF_BPRM_FILENAME, OFF_DENTRY_NAME, OFF_DENTRY_PARENT, OFF_FILE_INODE, OFF_FILE_PATH_DENTRY,
+    OFF_FILE_PATH_MNT, OFF_INODE_INO, OFF_INODE_NLINK, OFF_INODE_SB, OFF_MM_ARG_END, OFF_MM_ARG_START, OFF_MOUNT_MNT,
+    OFF_MOUNT_MOUNTPOINT, OFF_MOUNT_PARENT, OFF_SB_DEV, OFF_TASK_LOGINUID, OFF_TASK_MM, OFF_TASK_REAL_PARENT,
+    OFF_TASK_TGID, OFF_VFSMOUNT_ROOT,
+};
+use crate::ring::{header, output};
+use crate::task;
+
+/// Longest name of a path component, with its NUL (`NAME_MAX`).
+const NAME_ROOM: usize = 256;
+/// Components and mounts that a path may cross.
+const STEPS: u32 = 48;
+
+/// The record is larger than the stack; the arguments follow it, and catch a name that runs over the path's end.
+#[repr(C)]
+struct Scratch {
+    record: ExecRecord,
+    args: [u8; EXEC_ARGS_MAX],
+}
+
+const _: () = assert!(EXEC_ARGS_MAX >= NAME_ROOM && EXEC_PATH_MAX.is_power_of_two());
+
+#[map]
+static EXEC_SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+
+#[btf_tracepoint(function = "sched_process_exec")]
+pub(crate) fn process_exec(ctx: BtfTracePointContext) -> i32 {
+    let bprm: *const c_void = ctx.arg(2);
+    let Some(scratch) = EXEC_SCRATCH.get_ptr_mut(0) else { return 0 };
+    let Some((header, counters)) = header(HookId::ProcessExec, RecordKind::Exec, size_of::<ExecRecord>()) else {
+        return 0;
+    };
+    // SAFETY: TP_PROTO(struct task_struct *p, pid_t old_pid, struct linux_binprm *bprm); the scratch is this CPU's.
+    unsafe {
+        let record = &raw mut (*scratch).record;
+        (*record).header = header;
+        task::fill_current(&raw mut (*record).task);
+        let task = current();
+        let parent = Probe::pointer(task, OFF_TASK_REAL_PARENT.load());
+        (*record).parent_tgid = probe(parent, OFF_TASK_TGID.load());
+        (*record).login_uid = if OFF_TASK_LOGINUID.load() == OFFSET_NONE {
+            u32::MAX
+        } else {
+            probe(task, OFF_TASK_LOGINUID.load())
+        };
+        let file = Probe::pointer(bprm, OFF_BPRM_FILE.load());
+        let inode = Probe::pointer(file, OFF_FILE_INODE.load());
+        (*record).exe_inode = probe(inode, OFF_INODE_INO.load());
+        (*record).exe_nlink = probe(inode, OFF_INODE_NLINK.load());
+        let super_block = Probe::pointer(inode, OFF_INODE_SB.load());
+        (*record).exe_dev = probe(super_block, OFF_SB_DEV.load());
+
+        let name = Probe::pointer(bprm, OFF_BPRM_FILENAME.load());
+        let filename = (&raw mut (*record).filename).cast();
+        let read = bpf_probe_read_kernel_str(filename, EXEC_FILENAME_MAX as u32, name);
+        (*record).filename_len = if read > 0 { (read - 1) as u16 } else { 0 };
+
+        let (path_len, path_flags) = path(file, (&raw mut (*record).path).cast());
+        (*record).path_len = path_len as u16;
+        let (args_len, args_flags) = arguments(task, (&raw mut (*scratch).args).cast());
+        (*record).args_len = args_len as u16;
+        (*record).flags = path_flags | args_flags;
+        (*record).header.len = (size_of::<ExecRecord>() + args_len) as u16;
+        output(core::slice::from_raw_parts(scratch.cast(), size_of::<ExecRecord>() + args_len), counters);
+    }
+    0
+}
+
+/// Writes the names from the file up to the root of its mount namespace; the bytes written, and flags.
+///
+/// At the root of a mount the walk goes on at its mount point (`d_path`, fs/d_path.c: `prepend_path`).
+#[inline(always)]
+unsafe fn path(file: *const c_void, to: *mut u8) -> (usize, u16) {
+    // SAFETY: everything is read by the helper; writes stay within the path and the arguments behind it.
+    unsafe {
+        let mut dentry = Probe::pointer(file, OFF_FILE_PATH_DENTRY.load());
+        let mut vfsmount = Probe::pointer(file, OFF_FILE_PATH_MNT.load());
+        let have_mounts = OFF_MOUNT_MNT.load() != OFFSET_NONE
+            && OFF_MOUNT_PARENT.load() != OFFSET_NONE
+            && OFF_MOUNT_MOUNTPOINT.load() != OFFSET_NONE
+            && OFF_VFSMOUNT_ROOT.load() != OFFSET_NONE;
+        let mut len = 0usize;
+        let mut flags = 0;
+        for step in 0..STEPS {
+            let parent = Probe::pointer(dentry, OFF_DENTRY_PARENT.load());
+            let at_mount_root = have_mounts && Probe::pointer(vfsmount, OFF_VFSMOUNT_ROOT.load()) == dentry;
+            // The file itself always has a name: a memfd is the root of its own mount.
+            if step != 0 && (at_mount_root || parent == dentry) {
+                if !have_mounts {
+                    break;
+                }
+                let mount = vfsmount.byte_sub(OFF_MOUNT_MNT.load() as usize);
+                let up = Probe::pointer(mount, OFF_MOUNT_PARENT.load());
+                if up == mount || up.is_null() {
+                    flags = ExecFlags::PATH_COMPLETE;
+                    break;
+                }
+                dentry = Probe::pointer(mount, OFF_MOUNT_MOUNTPOINT.load());
+                vfsmount = up.byte_add(OFF_MOUNT_MNT.load() as usize);
+                continue;
+            }
+            if len > EXEC_PATH_MAX - NAME_ROOM {
+                break;
+            }
+            let name = Probe::pointer(dentry, OFF_DENTRY_NAME.load());
+            let at = to.add(len & (EXEC_PATH_MAX - 1));
+            let read = bpf_probe_read_kernel_str(at.cast(), NAME_ROOM as u32, name);
+            if read <= 1 {
+                break;
+            }
+            len += read as usize & (2 * NAME_ROOM - 1);
+            dentry = parent;
+        }
+        (len, flags)
+    }
+}
+
+/// Copies the arguments; the bytes copied, and flags. The pages were just written (`copy_strings`), so they are there.
+#[inline(always)]
+unsafe fn arguments(task: *const c_void, to: *mut c_void) -> (usize, u16) {
+    // SAFETY: everything is read by the helpers; `to` has room for EXEC_ARGS_MAX bytes.
+    unsafe {
+        let mm = Probe::pointer(task, OFF_TASK_MM.load());
+        let start = probe::<u64>(mm, OFF_MM_ARG_START.load());
+        let end = probe::<u64>(mm, OFF_MM_ARG_END.load());
+        let all = end.wrapping_sub(start);
+        let (len, flags) =
+            if all > EXEC_ARGS_MAX as u64 { (EXEC_ARGS_MAX as u64, ExecFlags::ARGS_TRUNCATED) } else { (all, 0) };
+        if bpf_probe_read_user(to, len as u32, start as *const c_void) != 0 {
+            return (0, flags | ExecFlags::ARGS_FAULT);
+        }
+        (len as usize, flags)
+    }
+}

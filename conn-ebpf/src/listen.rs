@@ -1,0 +1,56 @@
+//! Listen, told when the port is final: `inet_csk_listen_start` announces LISTEN before it chooses the port of an
+//! auto-bound listener (`get_port`).
+
+use core::ffi::c_void;
+
+use aya_ebpf::macros::{fexit, kprobe};
+use aya_ebpf::programs::{FExitContext, ProbeContext};
+use conn_common::hook::HookId;
+use conn_common::record::RecordKind;
+
+use crate::mem::{Direct, Probe};
+use crate::offsets::{LISTEN_ARGS, OFF_SKC_STATE};
+use crate::mem::Access as _;
+use crate::sock::{self, TCP_CLOSE, TCP_LISTEN};
+use crate::state::emit_sock;
+
+#[fexit(function = "inet_csk_listen_start")]
+pub(crate) fn fexit_listen_start(ctx: FExitContext) -> i32 {
+    // As in `accept`: the result follows the arguments, at a constant offset.
+    let failed: i32 = if LISTEN_ARGS.load() == 2 { ctx.arg(2) } else { ctx.arg(1) };
+    if failed == 0 {
+        let sk: *const c_void = ctx.arg(0);
+        // SAFETY: int inet_csk_listen_start(struct sock *sk[, int backlog])
+        unsafe {
+            if sock::is_ours::<Direct>(sk) {
+                emit_sock::<Direct>(HookId::FexitListenStart, RecordKind::Listen, sk, TCP_CLOSE, TCP_LISTEN, 0);
+            }
+        }
+    }
+    0
+}
+
+/// `inet_csk_listen_start` hashes the listener last, when nothing can fail any more.
+#[kprobe]
+pub(crate) fn kprobe_inet_hash(ctx: ProbeContext) -> u32 {
+    hashed(HookId::KprobeInetHash, &ctx);
+    0
+}
+
+/// The same for IPv6, on kernels where it is a function of its own.
+#[kprobe]
+pub(crate) fn kprobe_inet6_hash(ctx: ProbeContext) -> u32 {
+    hashed(HookId::KprobeInet6Hash, &ctx);
+    0
+}
+
+#[inline(always)]
+fn hashed(hook: HookId, ctx: &ProbeContext) {
+    let Some(sk) = ctx.arg::<*const c_void>(0) else { return };
+    // SAFETY: int inet_hash(struct sock *sk), int inet6_hash(struct sock *sk)
+    unsafe {
+        if Probe::load::<u8>(sk, OFF_SKC_STATE.load()) == TCP_LISTEN && sock::is_ours::<Probe>(sk) {
+            emit_sock::<Probe>(hook, RecordKind::Listen, sk, TCP_CLOSE, TCP_LISTEN, 0);
+        }
+    }
+}

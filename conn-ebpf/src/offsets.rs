@@ -1,0 +1,36 @@
+//! Read-only globals: offsets of kernel members and switches, set by the agent before loading.
+
+use aya_ebpf::Global;
+use conn_common::config::OFFSET_NONE;
+
+macro_rules! globals {
+    ($(($global:ident, $container:literal, $path:literal, $size:literal, $need:ident);)*) => {
+        $(
+            #[doc = concat!("Offset of `", $container, ".", $path, "`.")]
+            #[unsafe(no_mangle)]
+            pub(crate) static $global: Global<u32> = Global::new(OFFSET_NONE);
+        )*
+    };
+}
+
+conn_common::for_each_offset!(globals);
+
+/// 1: `bpf_get_socket_cookie` may be called from tracing programs (5.12 on).
+#[unsafe(no_mangle)]
+pub(crate) static COOKIE_HELPER: Global<u32> = Global::new(0);
+
+/// 1: there are no function hooks; the state tracepoint tells connect, close and listen too.
+#[unsafe(no_mangle)]
+pub(crate) static STATE_TELLS_ALL: Global<u32> = Global::new(0);
+
+/// 1: kprobes will read the cookie of a socket, so the state tracepoint asks for it first.
+#[unsafe(no_mangle)]
+pub(crate) static ASK_COOKIE_EARLY: Global<u32> = Global::new(0);
+
+/// Number of arguments of `inet_csk_accept`: 4 before 6.10, 2 since.
+#[unsafe(no_mangle)]
+pub(crate) static ACCEPT_ARGS: Global<u32> = Global::new(0);
+
+/// Number of arguments of `inet_csk_listen_start`: 2 in 5.10, 1 since.
+#[unsafe(no_mangle)]
+pub(crate) static LISTEN_ARGS: Global<u32> = Global::new(0);

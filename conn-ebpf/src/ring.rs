@@ -1,0 +1,67 @@
+//! The ring buffer and the sequence numbers that make each loss exact.
+
+use core::mem::size_of;
+
+use aya_ebpf::helpers::bpf_get_smp_processor_id;
+use aya_ebpf::helpers::generated::bpf_ktime_get_boot_ns;
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::ring_buf::RingBufEntry;
+use aya_ebpf::maps::{PerCpuArray, RingBuf};
+use conn_common::hook::{HOOK_SLOTS, HookId};
+use conn_common::record::{HookCounters, RecordHeader, RecordKind};
+
+/// All records of all programs; the agent sets the size.
+#[map]
+static EVENTS: RingBuf = RingBuf::with_byte_size(8 << 20, 0);
+
+/// Sequence numbers and losses, by hook and CPU.
+#[map]
+static COUNTERS: PerCpuArray<HookCounters> = PerCpuArray::with_max_entries(HOOK_SLOTS, 0);
+
+/// Takes the next sequence number of this hook on this CPU and builds the header.
+///
+/// A plain increment is exact: the kernel does not run a tracing program inside itself on one CPU, and no other
+/// program uses this hook's slot.
+#[inline(always)]
+pub(crate) fn header(hook: HookId, kind: RecordKind, len: usize) -> Option<(RecordHeader, *mut HookCounters)> {
+    let counters = COUNTERS.get_ptr_mut(hook as u32)?;
+    // SAFETY: the map's value, of this CPU.
+    let seq = unsafe { (*counters).next_seq };
+    // SAFETY: as above.
+    unsafe { (*counters).next_seq = seq + 1 };
+    let header = RecordHeader {
+        kind: kind as u16,
+        hook: hook as u16,
+        len: len as u16,
+        // SAFETY: the helper has no precondition.
+        cpu: unsafe { bpf_get_smp_processor_id() } as u16,
+        seq,
+        // SAFETY: as above.
+        boot_ns: unsafe { bpf_ktime_get_boot_ns() },
+    };
+    Some((header, counters))
+}
+
+/// Room for a record, its sequence number taken; `None` (and counted) when the ring is full.
+///
+/// Flags are 0 everywhere: the kernel then wakes the reader only when it has caught up (`bpf_ringbuf_commit`), and a
+/// single record with `BPF_RB_NO_WAKEUP` would suppress that.
+#[inline(always)]
+pub(crate) fn reserve<T: 'static>(hook: HookId, kind: RecordKind) -> Option<(RecordHeader, RingBufEntry<T>)> {
+    let (header, counters) = header(hook, kind, size_of::<T>())?;
+    if let Some(entry) = EVENTS.reserve::<T>(0) {
+        return Some((header, entry));
+    }
+    // SAFETY: the map's value, of this CPU.
+    unsafe { (*counters).lost += 1 };
+    None
+}
+
+/// Writes a record of variable length, whose header is in it.
+#[inline(always)]
+pub(crate) fn output(bytes: &[u8], counters: *mut HookCounters) {
+    if EVENTS.output::<[u8]>(bytes, 0).is_err() {
+        // SAFETY: the map's value, of this CPU.
+        unsafe { (*counters).lost += 1 };
+    }
+}

@@ -1,0 +1,254 @@
+//! What: a socket and its counters.
+
+use core::ffi::c_void;
+
+use aya_ebpf::helpers::generated::bpf_get_socket_cookie;
+use conn_common::config::OFFSET_NONE;
+use conn_common::record::{Counters, Sock, SockFlags};
+
+use crate::mem::{Access, copy, probe};
+use crate::offsets::{
+    COOKIE_HELPER, OFF_FILE_COUNT, OFF_FILE_REF, OFF_INET_SPORT, OFF_INODE_INO, OFF_NET_INUM, OFF_SK_ERR,
+    OFF_SK_LINGERTIME, OFF_SK_PROTOCOL, OFF_SK_SHUTDOWN, OFF_SK_SOCKET, OFF_SKC_COOKIE, OFF_SKC_DADDR, OFF_SKC_DPORT,
+    OFF_SKC_FAMILY, OFF_SKC_FLAGS, OFF_SKC_NET, OFF_SKC_NUM, OFF_SKC_RCV_SADDR, OFF_SKC_V6_DADDR, OFF_SKC_V6_RCV_SADDR,
+    OFF_SOCKET_ALLOC_INODE, OFF_SOCKET_FILE, OFF_TCP_BYTES_RECEIVED, OFF_TCP_BYTES_RETRANS, OFF_TCP_BYTES_SENT,
+    OFF_TCP_COPIED_SEQ, OFF_TCP_IS_MPTCP, OFF_TCP_RCV_NXT, OFF_TCP_SRTT_US, OFF_TCP_TOTAL_RETRANS,
+};
+
+pub(crate) const AF_INET: u16 = 2;
+pub(crate) const AF_INET6: u16 = 10;
+pub(crate) const IPPROTO_TCP: u16 = 6;
+pub(crate) const IPPROTO_MPTCP: u16 = 262;
+
+pub(crate) const TCP_ESTABLISHED: u8 = 1;
+pub(crate) const TCP_SYN_SENT: u8 = 2;
+pub(crate) const TCP_SYN_RECV: u8 = 3;
+pub(crate) const TCP_CLOSE: u8 = 7;
+pub(crate) const TCP_LISTEN: u8 = 10;
+
+/// `enum sock_flags` (include/net/sock.h).
+const SOCK_DONE: u64 = 1 << 1;
+/// `enum sock_flags` (include/net/sock.h).
+const SOCK_LINGER: u64 = 1 << 4;
+
+/// How a program names a socket.
+pub(crate) trait Key {
+    /// The cookie, or the address and [`SockFlags::ADDRESS_KEY`].
+    ///
+    /// # Safety
+    /// `sk` is a `struct sock` that the program may pass to its helpers.
+    unsafe fn key(sk: *const c_void) -> (u64, u16);
+}
+
+/// Programs that may call `bpf_get_socket_cookie`, where the kernel has it.
+impl Key for crate::mem::Direct {
+    #[inline(always)]
+    unsafe fn key(sk: *const c_void) -> (u64, u16) {
+        if COOKIE_HELPER.load() != 0 {
+            // SAFETY: per the contract.
+            (unsafe { bpf_get_socket_cookie(sk.cast_mut()) }, 0)
+        } else {
+            (sk as u64, SockFlags::ADDRESS_KEY)
+        }
+    }
+}
+
+/// Programs that can only read what somebody else asked for: `skc_cookie` is 0 until then.
+impl Key for crate::mem::Probe {
+    #[inline(always)]
+    unsafe fn key(sk: *const c_void) -> (u64, u16) {
+        if COOKIE_HELPER.load() != 0 {
+            // SAFETY: the helper faults safely.
+            let cookie = unsafe { probe::<u64>(sk, OFF_SKC_COOKIE.load()) };
+            if cookie != 0 {
+                return (cookie, 0);
+            }
+        }
+        (sk as u64, SockFlags::ADDRESS_KEY)
+    }
+}
+
+/// Whether this is a TCP or MPTCP socket over IP that conn tells of. Subflows of an MPTCP connection are not: the
+/// MPTCP socket stands for them.
+///
+/// # Safety
+/// `sk` is a `struct sock` for this access.
+#[inline(always)]
+pub(crate) unsafe fn is_ours<A: Access>(sk: *const c_void) -> bool {
+    // SAFETY: per the contract.
+    unsafe {
+        let protocol = A::load::<u16>(sk, OFF_SK_PROTOCOL.load());
+        if protocol == IPPROTO_MPTCP {
+            return true;
+        }
+        if protocol != IPPROTO_TCP {
+            return false;
+        }
+        // `is_mptcp` lies beyond `struct sock`, where a direct load is refused.
+        OFF_TCP_IS_MPTCP.load() == OFFSET_NONE || probe::<u8>(sk, OFF_TCP_IS_MPTCP.load()) & 1 == 0
+    }
+}
+
+/// `sk_protocol`.
+///
+/// # Safety
+/// `sk` is a `struct sock` for this access.
+#[inline(always)]
+pub(crate) unsafe fn protocol<A: Access>(sk: *const c_void) -> u16 {
+    // SAFETY: per the contract.
+    unsafe { A::load(sk, OFF_SK_PROTOCOL.load()) }
+}
+
+/// `sk_shutdown`.
+///
+/// # Safety
+/// `sk` is a `struct sock` for this access.
+#[inline(always)]
+pub(crate) unsafe fn shutdown<A: Access>(sk: *const c_void) -> u8 {
+    // SAFETY: per the contract.
+    unsafe { A::load(sk, OFF_SK_SHUTDOWN.load()) }
+}
+
+/// [`SockFlags::HAS_SOCKET`] and [`SockFlags::FILE_DEAD`] of a socket.
+///
+/// A file whose last reference is gone means that `current` is inside the close: `__fput` runs with the count at 0
+/// (`f_count`), or dead (`f_ref` of 6.13 on, where 0 is one reference and a dead count is negative: `file_ref_put`).
+/// That tells close() from shutdown() in a state transition, and names the closer exactly. A socket without a file is
+/// the kernel's own: there a full shutdown is taken for the close.
+///
+/// # Safety
+/// `sk` is a `struct sock` for this access.
+#[inline(always)]
+pub(crate) unsafe fn holder<A: Access>(sk: *const c_void) -> u16 {
+    // SAFETY: per the contract; each pointer is checked before it is used.
+    unsafe {
+        let socket = A::pointer(sk, OFF_SK_SOCKET.load());
+        if socket.is_null() {
+            return 0;
+        }
+        let file = A::pointer(socket, OFF_SOCKET_FILE.load());
+        let dead = if file.is_null() {
+            shutdown::<A>(sk) == 3
+        } else if OFF_FILE_REF.load() != OFFSET_NONE {
+            A::load::<i64>(file, OFF_FILE_REF.load()) < 0
+        } else if OFF_FILE_COUNT.load() != OFFSET_NONE {
+            A::load::<i64>(file, OFF_FILE_COUNT.load()) == 0
+        } else {
+            false
+        };
+        if dead { SockFlags::HAS_SOCKET | SockFlags::FILE_DEAD } else { SockFlags::HAS_SOCKET }
+    }
+}
+
+/// The inode number of the socket, 0 where it has none: `struct socket` and its inode are one `socket_alloc`.
+///
+/// # Safety
+/// `sk` is a `struct sock` for this access.
+#[inline(always)]
+pub(crate) unsafe fn inode<A: Access>(sk: *const c_void) -> u32 {
+    // SAFETY: per the contract; the inode lies beyond `struct socket`, so the helper reads it.
+    unsafe {
+        let socket = A::pointer(sk, OFF_SK_SOCKET.load());
+        if socket.is_null() {
+            return 0;
+        }
+        probe::<u64>(socket, OFF_SOCKET_ALLOC_INODE.load().wrapping_add(OFF_INODE_INO.load())) as u32
+    }
+}
+
+/// Describes a socket in place.
+///
+/// # Safety
+/// `sk` is a `struct sock` for this access, `to` is valid for writes.
+#[inline(always)]
+pub(crate) unsafe fn fill<A: Access + Key>(to: *mut Sock, sk: *const c_void, old: u8, new: u8, flags: u16) {
+    // SAFETY: per the contract.
+    unsafe {
+        let (key, key_flags) = A::key(sk);
+        (*to).key = key;
+        let family = A::load::<u16>(sk, OFF_SKC_FAMILY.load());
+        if family == AF_INET6 && OFF_SKC_V6_DADDR.load() != OFFSET_NONE {
+            copy(sk, OFF_SKC_V6_RCV_SADDR.load(), (&raw mut (*to).laddr).cast(), 16);
+            copy(sk, OFF_SKC_V6_DADDR.load(), (&raw mut (*to).raddr).cast(), 16);
+        } else {
+            let laddr = (&raw mut (*to).laddr).cast::<u32>();
+            let raddr = (&raw mut (*to).raddr).cast::<u32>();
+            laddr.write(A::load::<u32>(sk, OFF_SKC_RCV_SADDR.load()));
+            laddr.add(1).write(0);
+            laddr.add(2).write(0);
+            laddr.add(3).write(0);
+            raddr.write(A::load::<u32>(sk, OFF_SKC_DADDR.load()));
+            raddr.add(1).write(0);
+            raddr.add(2).write(0);
+            raddr.add(3).write(0);
+        }
+        let mut netns = 0;
+        if OFF_SKC_NET.load() != OFFSET_NONE && OFF_NET_INUM.load() != OFFSET_NONE {
+            let net = A::pointer(sk, OFF_SKC_NET.load());
+            if !net.is_null() {
+                netns = A::load::<u32>(net, OFF_NET_INUM.load());
+            }
+        }
+        (*to).netns = netns;
+        (*to).inode = 0;
+        // `skc_num` is 0 once the port was given back (`inet_put_port`); `inet_sport` keeps it, but is stale on a
+        // socket that connects again.
+        let num = A::load::<u16>(sk, OFF_SKC_NUM.load());
+        let pending = num == 0 && flags & SockFlags::PORT_PENDING != 0;
+        (*to).lport = if num != 0 || pending { num } else { u16::from_be(probe::<u16>(sk, OFF_INET_SPORT.load())) };
+        (*to).rport = u16::from_be(A::load::<u16>(sk, OFF_SKC_DPORT.load()));
+        (*to).family = family;
+        (*to).protocol = protocol::<A>(sk);
+        (*to).err = A::load::<i32>(sk, OFF_SK_ERR.load()) as u16;
+        let flags = if pending { flags } else { flags & !SockFlags::PORT_PENDING };
+        (*to).flags = flags | key_flags;
+        (*to).old_state = old;
+        (*to).new_state = new;
+        (*to).shutdown = shutdown::<A>(sk);
+        (*to).reserved = 0;
+    }
+}
+
+/// Reads the counters in place and returns the flags that they and the socket's own flags give.
+///
+/// # Safety
+/// `sk` is a `struct sock` for this access, `to` is valid for writes.
+#[inline(always)]
+pub(crate) unsafe fn fill_counters<A: Access>(to: *mut Counters, sk: *const c_void) -> u16 {
+    // SAFETY: per the contract.
+    unsafe {
+        let mut flags = 0;
+        let sock_flags = A::load::<u64>(sk, OFF_SKC_FLAGS.load());
+        if sock_flags & SOCK_DONE != 0 {
+            flags |= SockFlags::PEER_FIN;
+        }
+        if sock_flags & SOCK_LINGER != 0
+            && OFF_SK_LINGERTIME.load() != OFFSET_NONE
+            && A::load::<u64>(sk, OFF_SK_LINGERTIME.load()) == 0
+        {
+            flags |= SockFlags::LINGER_ZERO;
+        }
+        let tcp = if protocol::<A>(sk) == IPPROTO_TCP { A::tcp_sock(sk) } else { core::ptr::null() };
+        if tcp.is_null() {
+            (*to).bytes_sent = 0;
+            (*to).bytes_retrans = 0;
+            (*to).bytes_received = 0;
+            (*to).total_retrans = 0;
+            (*to).srtt_us = 0;
+            return flags;
+        }
+        (*to).bytes_sent = A::load::<u64>(tcp, OFF_TCP_BYTES_SENT.load());
+        (*to).bytes_retrans = A::load::<u64>(tcp, OFF_TCP_BYTES_RETRANS.load());
+        (*to).bytes_received = A::load::<u64>(tcp, OFF_TCP_BYTES_RECEIVED.load());
+        (*to).total_retrans = A::load::<u32>(tcp, OFF_TCP_TOTAL_RETRANS.load());
+        (*to).srtt_us = A::load::<u32>(tcp, OFF_TCP_SRTT_US.load()) >> 3;
+        // A FIN that was processed but not read counts one in the sequence.
+        let next = A::load::<u32>(tcp, OFF_TCP_RCV_NXT.load());
+        let read = A::load::<u32>(tcp, OFF_TCP_COPIED_SEQ.load());
+        let unread = next.wrapping_sub(read).wrapping_sub(u32::from(flags & SockFlags::PEER_FIN != 0));
+        if unread != 0 && unread < 1 << 31 {
+            flags |= SockFlags::UNREAD;
+        }
+        flags | SockFlags::COUNTERS
+    }
+}

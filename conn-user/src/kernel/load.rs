@@ -1,0 +1,316 @@
+//! Loading and attaching what the plan says, after asking the kernel by trying.
+
+use std::io;
+use std::os::fd::{AsFd as _, AsRawFd as _};
+
+use aya::maps::{Map, MapData, PerCpuArray};
+use aya::programs::{BtfTracePoint, FEntry, FExit, KProbe, Program, ProgramError, TracePoint};
+use aya::{Btf, Ebpf};
+use conn_common::hook::HookId;
+use thiserror::Error;
+
+use super::facts::{KernelFacts, Probe};
+use super::object::{self, COUNTERS_MAP, RING_MAP, Switches};
+use super::offsets::Offsets;
+use super::plan::{Attach, Backend, BackendChoice, Plan, PlanError, PlannedProgram, plan};
+use super::ring::RingReader;
+
+/// Smallest ring the kernel accepts: for the load probes, which deliver nothing.
+const PROBE_RING_BYTES: u32 = 4096;
+
+/// Why tracing could not begin.
+#[derive(Debug, Error)]
+pub enum LoadError {
+    /// The kernel's BTF could not be read.
+    #[error("reading the kernel's BTF: {0}; conn needs a kernel with CONFIG_DEBUG_INFO_BTF")]
+    Btf(String),
+    /// A member that the programs need is not there.
+    #[error(transparent)]
+    Offsets(#[from] super::offsets::OffsetError),
+    /// No backend is possible.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// The maps could not be made.
+    #[error("creating the BPF maps: {0}")]
+    Maps(#[source] Box<aya::EbpfError>),
+    /// A program of the plan was refused.
+    #[error("{hook} ({program}): {step}: {source}")]
+    Program {
+        /// The program.
+        program: &'static str,
+        /// Its hook.
+        hook: &'static str,
+        /// `load` or `attach`.
+        step: &'static str,
+        /// What the kernel said.
+        #[source]
+        source: Box<ProgramError>,
+    },
+    /// The object lacks something that it must have: the agent and the object do not belong together.
+    #[error("the BPF object has no {0}: rebuild conn with `cargo xtask build`")]
+    Object(&'static str),
+    /// The ring buffer could not be mapped.
+    #[error("mapping the ring buffer: {0}")]
+    Ring(#[source] io::Error),
+}
+
+/// What the agent asks for.
+#[derive(Clone, Copy, Debug)]
+pub struct LoadOptions {
+    /// Which backend.
+    pub backend: BackendChoice,
+    /// Bytes of the ring buffer, a power of two of at least a page.
+    pub ring_bytes: u32,
+    /// Level of the BPF side's own diagnostics; `None`: off.
+    pub log_level: Option<aya_log::Level>,
+}
+
+/// Programs that are attached, until this is dropped.
+pub struct Session {
+    /// What is attached, and why.
+    pub plan: Plan,
+    /// Members that this kernel lacks, and what that costs.
+    pub notes: Vec<String>,
+    ebpf: Ebpf,
+    counters: PerCpuArray<MapData, [u64; 2]>,
+}
+
+/// Records of one hook, as the kernel counts them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CpuCount {
+    /// Records attempted.
+    pub attempted: u64,
+    /// Records for which the ring had no room.
+    pub lost: u64,
+}
+
+/// Reads the kernel's BTF for aya, whose programs are bound by it.
+fn aya_btf() -> Result<Btf, LoadError> {
+    Btf::from_sys_fs().map_err(|error| LoadError::Btf(error.to_string()))
+}
+
+/// Resolves the offsets of this kernel.
+///
+/// # Errors
+/// When BTF cannot be read or a required member is missing.
+pub fn offsets() -> Result<Offsets, LoadError> {
+    let btf = super::btf::Btf::from_sys_fs().map_err(|error| LoadError::Btf(error.to_string()))?;
+    Ok(Offsets::resolve(&btf)?)
+}
+
+/// Gathers what this kernel and these privileges allow, by trying: a program of each kind is loaded and attached.
+///
+/// # Errors
+/// When BTF cannot be read, or not even a map can be made.
+pub fn probe(facts: &mut KernelFacts, offsets: &Offsets) -> Result<(), LoadError> {
+    let btf = aya_btf()?;
+    let mut ebpf = match object::open(&btf, offsets, Switches::default(), PROBE_RING_BYTES) {
+        Ok(ebpf) => ebpf,
+        Err(error) => {
+            let refused = Probe::Refused { errno: errno_of(&error), what: format!("creating the BPF maps: {}", chain(&error)) };
+            facts.tp_btf = refused.clone();
+            facts.fentry = refused.clone();
+            facts.kprobe = refused.clone();
+            facts.tracepoint = refused;
+            return Ok(());
+        }
+    };
+    let mut attempt = |program: &'static str, attach: Attach, load_only: bool| match try_program(
+        &mut ebpf, &btf, program, &attach, load_only,
+    ) {
+        Ok(()) => Probe::Works,
+        Err((step, error)) => {
+            Probe::Refused { errno: errno_of(&*error), what: format!("{step} of {}: {}", attach.label(), brief(&error)) }
+        }
+    };
+    facts.tp_btf = attempt("state_net", Attach::TpBtf("inet_sock_set_state"), false);
+    facts.cookie_helper =
+        Some(matches!(attempt("probe_cookie", Attach::TpBtf("inet_sock_set_state"), true), Probe::Works));
+    facts.fentry = attempt("fentry_tcp_close", Attach::Fentry("tcp_close"), false);
+    facts.kprobe = attempt("kprobe_tcp_close", Attach::Kprobe("tcp_close"), false);
+    facts.tracepoint =
+        attempt("sys_exit_accept4", Attach::Tracepoint { category: "syscalls", name: "sys_exit_accept4" }, false);
+    Ok(())
+}
+
+/// Plans, loads and attaches; when a program of an automatically chosen backend is refused, takes the next backend.
+///
+/// Must be called within a tokio runtime.
+///
+/// # Errors
+/// When no backend can be had; the error tells which program the kernel refused, or what is missing.
+pub fn start(
+    mut facts: KernelFacts,
+    offsets: &Offsets,
+    options: LoadOptions,
+) -> Result<(Session, RingReader), LoadError> {
+    let btf = aya_btf()?;
+    loop {
+        let plan = plan(&facts, options.backend)?;
+        let backend = plan.backend;
+        match attach(&btf, &facts, offsets, plan, options) {
+            Ok(started) => return Ok(started),
+            Err(error) if matches!(options.backend, BackendChoice::Auto) && backend != Backend::Tracepoint => {
+                let LoadError::Program { source, .. } = &error else { return Err(error) };
+                let refused = Probe::Refused { errno: errno_of(&**source), what: error.to_string() };
+                match backend {
+                    Backend::Fentry => facts.fentry = refused,
+                    Backend::Kprobe | Backend::Tracepoint => facts.kprobe = refused,
+                }
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn attach(
+    btf: &Btf,
+    facts: &KernelFacts,
+    offsets: &Offsets,
+    plan: Plan,
+    options: LoadOptions,
+) -> Result<(Session, RingReader), LoadError> {
+    let cookie_helper = facts.cookie_helper == Some(true);
+    let switches = Switches {
+        cookie_helper,
+        state_tells_all: plan.backend == Backend::Tracepoint,
+        ask_cookie_early: plan.backend == Backend::Kprobe && cookie_helper,
+        accept_args: plan.accept_args,
+        listen_args: plan.listen_args,
+        log_level: options.log_level.map_or(0, |level| level as u8),
+    };
+    let mut ebpf = object::open(btf, offsets, switches, options.ring_bytes)
+        .map_err(|error| LoadError::Maps(Box::new(error)))?;
+    // Everything is loaded before anything is attached: no record is written for a plan that fails.
+    for planned in &plan.programs {
+        load_program(&mut ebpf, btf, planned.program, &planned.attach)
+            .map_err(|source| program_error(planned, "load", source))?;
+    }
+    let Some(Map::RingBuf(ring)) = ebpf.map(RING_MAP) else { return Err(LoadError::Object(RING_MAP)) };
+    let reader = RingReader::new(ring.fd().as_fd(), options.ring_bytes).map_err(LoadError::Ring)?;
+    for planned in &plan.programs {
+        attach_program(&mut ebpf, planned.program, &planned.attach)
+            .map_err(|source| program_error(planned, "attach", source))?;
+    }
+    let counters = ebpf.take_map(COUNTERS_MAP).ok_or(LoadError::Object(COUNTERS_MAP))?;
+    let counters = PerCpuArray::try_from(counters).map_err(|_| LoadError::Object(COUNTERS_MAP))?;
+    let notes = offsets.missing.iter().map(ToString::to_string).collect();
+    Ok((Session { plan, notes, ebpf, counters }, reader))
+}
+
+impl Session {
+    /// What the kernel counted for this hook, by CPU.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn counts(&self, hook: HookId) -> io::Result<Vec<CpuCount>> {
+        let values = self.counters.get(&u32::from(hook as u16), 0).map_err(io::Error::other)?;
+        Ok(values.iter().map(|&[attempted, lost]| CpuCount { attempted, lost }).collect())
+    }
+
+    /// Detaches every program. When this returns no program writes any more, but those that run just now.
+    pub fn detach(&mut self) {
+        for (_, program) in self.ebpf.programs_mut() {
+            // Unloading a program that was not loaded is the only error, and no matter.
+            let _ = program.unload();
+        }
+    }
+
+    /// How often the kernel skipped each attached program because it was already running on the CPU
+    /// (`bpf_prog_info.recursion_misses`, 5.12 on).
+    pub fn recursion_misses(&self) -> Vec<(HookId, u64)> {
+        let misses = |planned: &PlannedProgram| {
+            let program = self.ebpf.program(planned.program)?;
+            Some((planned.hook, super::info::recursion_misses(program.fd().ok()?.as_fd().as_raw_fd())?))
+        };
+        self.plan.programs.iter().filter_map(misses).collect()
+    }
+
+    /// The BPF object, for the log reader.
+    pub fn ebpf_mut(&mut self) -> &mut Ebpf {
+        &mut self.ebpf
+    }
+}
+
+fn program_error(planned: &PlannedProgram, step: &'static str, source: Box<ProgramError>) -> LoadError {
+    LoadError::Program { program: planned.program, hook: planned.hook.label(), step, source }
+}
+
+fn try_program(
+    ebpf: &mut Ebpf,
+    btf: &Btf,
+    program: &'static str,
+    attach: &Attach,
+    load_only: bool,
+) -> Result<(), (&'static str, Box<ProgramError>)> {
+    load_program(ebpf, btf, program, attach).map_err(|error| ("load", error))?;
+    if !load_only {
+        attach_program(ebpf, program, attach).map_err(|error| ("attach", error))?;
+    }
+    Ok(())
+}
+
+fn find<'a, T>(ebpf: &'a mut Ebpf, program: &str) -> Result<&'a mut T, Box<ProgramError>>
+where
+    &'a mut T: TryFrom<&'a mut Program, Error = ProgramError>,
+{
+    ebpf.program_mut(program).ok_or(ProgramError::NotLoaded)?.try_into().map_err(Box::new)
+}
+
+fn load_program(ebpf: &mut Ebpf, btf: &Btf, program: &str, attach: &Attach) -> Result<(), Box<ProgramError>> {
+    match *attach {
+        Attach::TpBtf(tracepoint) => find::<BtfTracePoint>(ebpf, program)?.load(tracepoint, btf),
+        Attach::Fentry(function) => find::<FEntry>(ebpf, program)?.load(function, btf),
+        Attach::Fexit(function) => find::<FExit>(ebpf, program)?.load(function, btf),
+        Attach::Kprobe(_) | Attach::Kretprobe(_) => find::<KProbe>(ebpf, program)?.load(),
+        Attach::Tracepoint { .. } => find::<TracePoint>(ebpf, program)?.load(),
+    }
+    .map_err(Box::new)
+}
+
+fn attach_program(ebpf: &mut Ebpf, program: &str, attach: &Attach) -> Result<(), Box<ProgramError>> {
+    match *attach {
+        Attach::TpBtf(_) => find::<BtfTracePoint>(ebpf, program)?.attach().map(drop),
+        Attach::Fentry(_) => find::<FEntry>(ebpf, program)?.attach().map(drop),
+        Attach::Fexit(_) => find::<FExit>(ebpf, program)?.attach().map(drop),
+        Attach::Kprobe(function) | Attach::Kretprobe(function) => {
+            find::<KProbe>(ebpf, program)?.attach(function, 0).map(drop)
+        }
+        Attach::Tracepoint { category, name } => find::<TracePoint>(ebpf, program)?.attach(category, name).map(drop),
+    }
+    .map_err(Box::new)
+}
+
+/// The `errno` at the bottom of an error, 0 if there is none.
+fn errno_of(error: &(dyn std::error::Error + 'static)) -> i32 {
+    let mut current = Some(error);
+    while let Some(error) = current {
+        if let Some(errno) = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error) {
+            return errno;
+        }
+        current = error.source();
+    }
+    0
+}
+
+/// An error with its causes.
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut current = error.source();
+    while let Some(cause) = current {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        current = cause.source();
+    }
+    text
+}
+
+/// What the kernel said, without the verifier's log.
+fn brief(error: &ProgramError) -> String {
+    match error {
+        ProgramError::LoadError { io_error, .. } => io_error.to_string(),
+        other => chain(other),
+    }
+}

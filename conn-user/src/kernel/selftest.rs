@@ -1,0 +1,166 @@
+//! The proof that every hook delivers: "loaded and attached" is not "working".
+//!
+//! The agent makes loopback connections and a child process of its own and looks for their records. The records are
+//! recognised by its own process id and ports, and are not told to anybody.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::process::{Command, Stdio};
+
+use conn_common::decode::Record;
+use conn_common::hook::HookId;
+use thiserror::Error;
+
+use super::plan::Plan;
+use crate::units::Pid;
+
+/// Why the self-test did not pass.
+#[derive(Debug, Error)]
+pub enum SelfTestError {
+    /// The connection itself could not be made.
+    #[error("self-test: {step}: {source}; is the loopback interface up? `--no-self-test` skips this test")]
+    Workload {
+        /// What was tried.
+        step: &'static str,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+    /// Attached hooks that delivered nothing.
+    #[error(
+        "self-test: no record from {}: attached, but silent; `--backend` chooses another backend, `conn doctor` tells more, \
+         `--no-self-test` skips this test",
+        labels(.0)
+    )]
+    Silent(Vec<HookId>),
+}
+
+fn labels(hooks: &[HookId]) -> String {
+    hooks.iter().map(|hook| hook.label()).collect::<Vec<_>>().join(", ")
+}
+
+/// The part that makes the connections; it blocks, so it runs on a thread of its own.
+pub struct Workload {
+    v4: TcpListener,
+    v6: Option<TcpListener>,
+}
+
+/// The part that watches the records.
+pub struct Watch {
+    own: u32,
+    ports: [u16; 2],
+    children: BTreeSet<u32>,
+    silent: BTreeSet<HookId>,
+}
+
+/// Opens the test's listeners and says what must be seen.
+///
+/// # Errors
+/// When the loopback listener cannot be made.
+pub fn prepare(plan: &Plan) -> Result<(Workload, Watch), SelfTestError> {
+    let bind = |address: SocketAddr| {
+        TcpListener::bind(address).map_err(|source| SelfTestError::Workload { step: "listening on loopback", source })
+    };
+    let v4 = bind((Ipv4Addr::LOCALHOST, 0).into())?;
+    // Without IPv6 on this host its listen hook cannot be proven, and will not be needed.
+    let v6 = bind((Ipv6Addr::LOCALHOST, 0).into()).ok();
+    let port = |listener: &TcpListener| listener.local_addr().map_or(0, |address| address.port());
+    let ports = [port(&v4), v6.as_ref().map_or(0, port)];
+    let mut silent: BTreeSet<_> = plan.programs.iter().map(|planned| planned.hook).collect();
+    if v6.is_none() {
+        silent.remove(&HookId::KprobeInet6Hash);
+    }
+    Ok((Workload { v4, v6 }, Watch { own: std::process::id(), ports, children: BTreeSet::new(), silent }))
+}
+
+impl Workload {
+    /// Connects twice, accepts by `accept4` and by `accept`, closes everything and runs a child process.
+    ///
+    /// # Errors
+    /// When one of these fails.
+    pub fn run(self) -> Result<(), SelfTestError> {
+        let fail = |step| move |source| SelfTestError::Workload { step, source };
+        let address = self.v4.local_addr().map_err(fail("reading the listener's address"))?;
+        let first = TcpStream::connect(address).map_err(fail("connecting over loopback"))?;
+        let (accepted, _) = self.v4.accept().map_err(fail("accepting by accept4"))?;
+        drop(first);
+        drop(accepted);
+        let second = TcpStream::connect(address).map_err(fail("connecting over loopback"))?;
+        let accepted = accept_without_flags(&self.v4).map_err(fail("accepting by accept"))?;
+        drop(second);
+        drop(accepted);
+        drop(self.v4);
+        drop(self.v6);
+        Command::new("/proc/self/exe")
+            .arg("--version")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .map_err(fail("running a child process"))?;
+        Ok(())
+    }
+}
+
+/// The system call `accept`, which the standard library does not use.
+fn accept_without_flags(listener: &TcpListener) -> io::Result<OwnedFd> {
+    // SAFETY: a listening descriptor; no address is asked for.
+    let fd = unsafe {
+        libc::syscall(libc::SYS_accept, listener.as_raw_fd(), std::ptr::null::<libc::c_void>(), std::ptr::null::<libc::c_void>())
+    };
+    let fd = i32::try_from(fd).map_err(io::Error::other)?;
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel just made this descriptor and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+impl Watch {
+    /// Takes note of a record; whether it belongs to the test.
+    pub fn on_record(&mut self, hook: HookId, record: &Record<'_>) -> bool {
+        let ours = match record {
+            Record::Connect(r) | Record::Accept(r) | Record::Listen(r) | Record::Unlisten(r) => r.task.tgid == self.own,
+            Record::Close(r) | Record::End(r) => r.task.tgid == self.own,
+            Record::Established(r) => self.is_port(r.sock.lport) || self.is_port(r.sock.rport),
+            Record::Fork(r) => {
+                let ours = r.parent_tgid == self.own;
+                if ours {
+                    self.children.insert(r.child.tgid);
+                }
+                ours
+            }
+            Record::Exec(r, _) => self.children.contains(&r.task.tgid),
+            Record::Exit(r) => self.children.contains(&r.task.tgid),
+        };
+        if ours {
+            self.silent.remove(&hook);
+        }
+        ours
+    }
+
+    /// Whether every hook has delivered.
+    pub fn is_complete(&self) -> bool {
+        self.silent.is_empty()
+    }
+
+    /// Whether a connection between these ports, or a listener, is the test's.
+    pub fn is_port(&self, port: u16) -> bool {
+        port != 0 && self.ports.contains(&port)
+    }
+
+    /// Whether this process is a child of the test.
+    pub fn is_child(&self, pid: Pid) -> bool {
+        self.children.contains(&pid.0)
+    }
+
+    /// The verdict.
+    ///
+    /// # Errors
+    /// When a hook delivered nothing.
+    pub fn verdict(&self) -> Result<(), SelfTestError> {
+        if self.is_complete() { Ok(()) } else { Err(SelfTestError::Silent(self.silent.iter().copied().collect())) }
+    }
+}
