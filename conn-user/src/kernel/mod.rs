@@ -1,3 +1,5 @@
 //! The kernel's side: offsets, what this kernel offers, the attach plan, loading, and the ring reader.
 
+pub mod btf;
 pub mod gap;
+pub mod offsets;
