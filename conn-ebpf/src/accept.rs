@@ -9,9 +9,11 @@ use core::ffi::c_void;
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::macros::{fentry, fexit, kprobe, kretprobe, tracepoint};
 use aya_ebpf::programs::{FEntryContext, FExitContext, ProbeContext, RetProbeContext, TracePointContext};
+use aya_log_ebpf::debug;
 use conn_common::hook::HookId;
 use conn_common::record::RecordKind;
 
+use crate::log::Anywhere;
 use crate::mem::{Access, Direct, Probe, current, probe};
 use crate::offsets::{
     ACCEPT_ARGS, OFF_FDTABLE_FD, OFF_FDTABLE_MAX_FDS, OFF_FILE_PRIVATE_DATA, OFF_FILES_FDT, OFF_SK_SOCKET,
@@ -121,6 +123,7 @@ fn accepted_fd(hook: HookId, ctx: &TracePointContext) {
         let file = Probe::pointer(fds.byte_add(fd as usize * 8), 0);
         let socket = Probe::pointer(file, OFF_FILE_PRIVATE_DATA.load());
         if socket.is_null() || Probe::pointer(socket, OFF_SOCKET_FILE.load()) != file {
+            debug!(&Anywhere, "accept returned descriptor {}, which is no socket any more", fd);
             return;
         }
         let sk = Probe::pointer(socket, OFF_SOCKET_SK.load());

@@ -38,6 +38,13 @@ unsafe fn close<A: Access + Key>(hook: HookId, sk: *const c_void) {
         if state == TCP_CLOSE || state == TCP_LISTEN || state == TCP_SYN_SENT || !sock::is_ours::<A>(sk) {
             return;
         }
-        emit_end::<A>(hook, RecordKind::Close, sk, state, state, SockFlags::HAS_SOCKET | SockFlags::FILE_DEAD);
+        emit_end::<A>(
+            hook,
+            RecordKind::Close,
+            sk,
+            state,
+            state,
+            SockFlags::HAS_SOCKET | SockFlags::FILE_DEAD,
+        );
     }
 }

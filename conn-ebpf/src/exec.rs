@@ -8,16 +8,20 @@ use aya_ebpf::helpers::generated::{bpf_probe_read_kernel_str, bpf_probe_read_use
 use aya_ebpf::macros::{btf_tracepoint, map};
 use aya_ebpf::maps::PerCpuArray;
 use aya_ebpf::programs::BtfTracePointContext;
+use aya_log_ebpf::debug;
 use conn_common::config::OFFSET_NONE;
 use conn_common::hook::HookId;
-use conn_common::record::{EXEC_ARGS_MAX, EXEC_FILENAME_MAX, EXEC_PATH_MAX, ExecFlags, ExecRecord, RecordKind};
+use conn_common::record::{
+    EXEC_ARGS_MAX, EXEC_FILENAME_MAX, EXEC_PATH_MAX, ExecFlags, ExecRecord, RecordKind,
+};
 
+use crate::log::Anywhere;
 use crate::mem::{Access as _, Probe, current, probe};
 use crate::offsets::{
-    OFF_BPRM_FILE, OFF_BPRM_FILENAME, OFF_DENTRY_NAME, OFF_DENTRY_PARENT, OFF_FILE_INODE, OFF_FILE_PATH_DENTRY,
-    OFF_FILE_PATH_MNT, OFF_INODE_INO, OFF_INODE_NLINK, OFF_INODE_SB, OFF_MM_ARG_END, OFF_MM_ARG_START, OFF_MOUNT_MNT,
-    OFF_MOUNT_MOUNTPOINT, OFF_MOUNT_PARENT, OFF_SB_DEV, OFF_TASK_LOGINUID, OFF_TASK_MM, OFF_TASK_REAL_PARENT,
-    OFF_TASK_TGID, OFF_VFSMOUNT_ROOT,
+    OFF_BPRM_FILE, OFF_BPRM_FILENAME, OFF_DENTRY_NAME, OFF_DENTRY_PARENT, OFF_FILE_INODE,
+    OFF_FILE_PATH_DENTRY, OFF_FILE_PATH_MNT, OFF_INODE_INO, OFF_INODE_NLINK, OFF_INODE_SB, OFF_MM_ARG_END,
+    OFF_MM_ARG_START, OFF_MOUNT_MNT, OFF_MOUNT_MOUNTPOINT, OFF_MOUNT_PARENT, OFF_SB_DEV, OFF_TASK_LOGINUID,
+    OFF_TASK_MM, OFF_TASK_REAL_PARENT, OFF_TASK_TGID, OFF_VFSMOUNT_ROOT,
 };
 use crate::ring::{header, output};
 use crate::task;
@@ -43,7 +47,8 @@ static EXEC_SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 pub(crate) fn process_exec(ctx: BtfTracePointContext) -> i32 {
     let bprm: *const c_void = ctx.arg(2);
     let Some(scratch) = EXEC_SCRATCH.get_ptr_mut(0) else { return 0 };
-    let Some((header, counters)) = header(HookId::ProcessExec, RecordKind::Exec, size_of::<ExecRecord>()) else {
+    let Some((header, counters)) = header(HookId::ProcessExec, RecordKind::Exec, size_of::<ExecRecord>())
+    else {
         return 0;
     };
     // SAFETY: TP_PROTO(struct task_struct *p, pid_t old_pid, struct linux_binprm *bprm); the scratch is this CPU's.
@@ -76,6 +81,18 @@ pub(crate) fn process_exec(ctx: BtfTracePointContext) -> i32 {
         let (args_len, args_flags) = arguments(task, (&raw mut (*scratch).args).cast());
         (*record).args_len = args_len as u16;
         (*record).flags = path_flags | args_flags;
+        if path_flags & ExecFlags::PATH_COMPLETE == 0 {
+            debug!(
+                &Anywhere,
+                "exec by {}: the path is longer than {} bytes or {} steps",
+                (*record).task.tgid,
+                EXEC_PATH_MAX,
+                STEPS
+            );
+        }
+        if args_flags & ExecFlags::ARGS_FAULT != 0 {
+            debug!(&Anywhere, "exec by {}: the arguments cannot be read", (*record).task.tgid);
+        }
         (*record).header.len = (size_of::<ExecRecord>() + args_len) as u16;
         output(core::slice::from_raw_parts(scratch.cast(), size_of::<ExecRecord>() + args_len), counters);
     }
@@ -140,8 +157,11 @@ unsafe fn arguments(task: *const c_void, to: *mut c_void) -> (usize, u16) {
         let start = probe::<u64>(mm, OFF_MM_ARG_START.load());
         let end = probe::<u64>(mm, OFF_MM_ARG_END.load());
         let all = end.wrapping_sub(start);
-        let (len, flags) =
-            if all > EXEC_ARGS_MAX as u64 { (EXEC_ARGS_MAX as u64, ExecFlags::ARGS_TRUNCATED) } else { (all, 0) };
+        let (len, flags) = if all > EXEC_ARGS_MAX as u64 {
+            (EXEC_ARGS_MAX as u64, ExecFlags::ARGS_TRUNCATED)
+        } else {
+            (all, 0)
+        };
         if bpf_probe_read_user(to, len as u32, start as *const c_void) != 0 {
             return (0, flags | ExecFlags::ARGS_FAULT);
         }

@@ -8,9 +8,9 @@ use aya_ebpf::programs::{FExitContext, ProbeContext};
 use conn_common::hook::HookId;
 use conn_common::record::RecordKind;
 
+use crate::mem::Access as _;
 use crate::mem::{Direct, Probe};
 use crate::offsets::{LISTEN_ARGS, OFF_SKC_STATE};
-use crate::mem::Access as _;
 use crate::sock::{self, TCP_CLOSE, TCP_LISTEN};
 use crate::state::emit_sock;
 
@@ -23,7 +23,14 @@ pub(crate) fn fexit_listen_start(ctx: FExitContext) -> i32 {
         // SAFETY: int inet_csk_listen_start(struct sock *sk[, int backlog])
         unsafe {
             if sock::is_ours::<Direct>(sk) {
-                emit_sock::<Direct>(HookId::FexitListenStart, RecordKind::Listen, sk, TCP_CLOSE, TCP_LISTEN, 0);
+                emit_sock::<Direct>(
+                    HookId::FexitListenStart,
+                    RecordKind::Listen,
+                    sk,
+                    TCP_CLOSE,
+                    TCP_LISTEN,
+                    0,
+                );
             }
         }
     }

@@ -11,6 +11,7 @@ mod close;
 mod connect;
 mod exec;
 mod listen;
+mod log;
 mod mem;
 mod offsets;
 mod probe;

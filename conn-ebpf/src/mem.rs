@@ -49,7 +49,9 @@ impl Access for Direct {
     #[inline(always)]
     unsafe fn tcp_sock(sk: *const c_void) -> *const c_void {
         // SAFETY: the helper takes any socket and answers null for what is no full TCP socket.
-        unsafe { aya_ebpf::helpers::generated::bpf_skc_to_tcp_sock(sk.cast_mut()).cast::<c_void>().cast_const() }
+        unsafe {
+            aya_ebpf::helpers::generated::bpf_skc_to_tcp_sock(sk.cast_mut()).cast::<c_void>().cast_const()
+        }
     }
 }
 
@@ -100,4 +102,3 @@ pub(crate) fn current() -> *const c_void {
     // SAFETY: the helper has no precondition.
     unsafe { aya_ebpf::helpers::generated::bpf_get_current_task() as *const c_void }
 }
-

@@ -23,7 +23,11 @@ static COUNTERS: PerCpuArray<HookCounters> = PerCpuArray::with_max_entries(HOOK_
 /// A plain increment is exact: the kernel does not run a tracing program inside itself on one CPU, and no other
 /// program uses this hook's slot.
 #[inline(always)]
-pub(crate) fn header(hook: HookId, kind: RecordKind, len: usize) -> Option<(RecordHeader, *mut HookCounters)> {
+pub(crate) fn header(
+    hook: HookId,
+    kind: RecordKind,
+    len: usize,
+) -> Option<(RecordHeader, *mut HookCounters)> {
     let counters = COUNTERS.get_ptr_mut(hook as u32)?;
     // SAFETY: the map's value, of this CPU.
     let seq = unsafe { (*counters).next_seq };

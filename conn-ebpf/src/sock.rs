@@ -9,10 +9,11 @@ use conn_common::record::{Counters, Sock, SockFlags};
 use crate::mem::{Access, copy, probe};
 use crate::offsets::{
     COOKIE_HELPER, OFF_FILE_COUNT, OFF_FILE_REF, OFF_INET_SPORT, OFF_INODE_INO, OFF_NET_INUM, OFF_SK_ERR,
-    OFF_SK_LINGERTIME, OFF_SK_PROTOCOL, OFF_SK_SHUTDOWN, OFF_SK_SOCKET, OFF_SKC_COOKIE, OFF_SKC_DADDR, OFF_SKC_DPORT,
-    OFF_SKC_FAMILY, OFF_SKC_FLAGS, OFF_SKC_NET, OFF_SKC_NUM, OFF_SKC_RCV_SADDR, OFF_SKC_V6_DADDR, OFF_SKC_V6_RCV_SADDR,
-    OFF_SOCKET_ALLOC_INODE, OFF_SOCKET_FILE, OFF_TCP_BYTES_RECEIVED, OFF_TCP_BYTES_RETRANS, OFF_TCP_BYTES_SENT,
-    OFF_TCP_COPIED_SEQ, OFF_TCP_IS_MPTCP, OFF_TCP_RCV_NXT, OFF_TCP_SRTT_US, OFF_TCP_TOTAL_RETRANS,
+    OFF_SK_LINGERTIME, OFF_SK_PROTOCOL, OFF_SK_SHUTDOWN, OFF_SK_SOCKET, OFF_SKC_COOKIE, OFF_SKC_DADDR,
+    OFF_SKC_DPORT, OFF_SKC_FAMILY, OFF_SKC_FLAGS, OFF_SKC_NET, OFF_SKC_NUM, OFF_SKC_RCV_SADDR,
+    OFF_SKC_V6_DADDR, OFF_SKC_V6_RCV_SADDR, OFF_SOCKET_ALLOC_INODE, OFF_SOCKET_FILE, OFF_TCP_BYTES_RECEIVED,
+    OFF_TCP_BYTES_RETRANS, OFF_TCP_BYTES_SENT, OFF_TCP_COPIED_SEQ, OFF_TCP_IS_MPTCP, OFF_TCP_RCV_NXT,
+    OFF_TCP_SRTT_US, OFF_TCP_TOTAL_RETRANS,
 };
 
 pub(crate) const AF_INET: u16 = 2;
@@ -195,7 +196,8 @@ pub(crate) unsafe fn fill<A: Access + Key>(to: *mut Sock, sk: *const c_void, old
         // socket that connects again.
         let num = A::load::<u16>(sk, OFF_SKC_NUM.load());
         let pending = num == 0 && flags & SockFlags::PORT_PENDING != 0;
-        (*to).lport = if num != 0 || pending { num } else { u16::from_be(probe::<u16>(sk, OFF_INET_SPORT.load())) };
+        (*to).lport =
+            if num != 0 || pending { num } else { u16::from_be(probe::<u16>(sk, OFF_INET_SPORT.load())) };
         (*to).rport = u16::from_be(A::load::<u16>(sk, OFF_SKC_DPORT.load()));
         (*to).family = family;
         (*to).protocol = protocol::<A>(sk);

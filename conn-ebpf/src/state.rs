@@ -14,7 +14,9 @@ use conn_common::record::{EstablishedRecord, RecordKind, SockEndRecord, SockFlag
 use crate::mem::Direct;
 use crate::offsets::{ASK_COOKIE_EARLY, STATE_TELLS_ALL};
 use crate::ring::reserve;
-use crate::sock::{self, IPPROTO_MPTCP, Key, TCP_CLOSE, TCP_ESTABLISHED, TCP_LISTEN, TCP_SYN_RECV, TCP_SYN_SENT};
+use crate::sock::{
+    self, IPPROTO_MPTCP, Key, TCP_CLOSE, TCP_ESTABLISHED, TCP_LISTEN, TCP_SYN_RECV, TCP_SYN_SENT,
+};
 use crate::task;
 
 /// Transitions whose `current` is the actor: a connect or a listen begins, a listener ends, a close.

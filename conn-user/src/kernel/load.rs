@@ -1,7 +1,7 @@
 //! Loading and attaching what the plan says, after asking the kernel by trying.
 
 use std::io;
-use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 
 use aya::maps::{Map, MapData, PerCpuArray};
 use aya::programs::{BtfTracePoint, FEntry, FExit, KProbe, Program, ProgramError, TracePoint};
@@ -14,6 +14,7 @@ use super::object::{self, COUNTERS_MAP, RING_MAP, Switches};
 use super::offsets::Offsets;
 use super::plan::{Attach, Backend, BackendChoice, Plan, PlanError, PlannedProgram, plan};
 use super::ring::RingReader;
+use super::tracefs::{self, TracepointError};
 
 /// Smallest ring the kernel accepts: for the load probes, which deliver nothing.
 const PROBE_RING_BYTES: u32 = 4096;
@@ -44,7 +45,7 @@ pub enum LoadError {
         step: &'static str,
         /// What the kernel said.
         #[source]
-        source: Box<ProgramError>,
+        source: RefusedError,
     },
     /// The object lacks something that it must have: the agent and the object do not belong together.
     #[error("the BPF object has no {0}: rebuild conn with `cargo xtask build`")]
@@ -52,6 +53,23 @@ pub enum LoadError {
     /// The ring buffer could not be mapped.
     #[error("mapping the ring buffer: {0}")]
     Ring(#[source] io::Error),
+}
+
+/// What the kernel said to a program.
+#[derive(Debug, Error)]
+pub enum RefusedError {
+    /// It was not loaded, or not attached.
+    #[error("{}", brief(.0))]
+    Program(#[source] Box<ProgramError>),
+    /// Its tracepoint is not to be had.
+    #[error(transparent)]
+    Tracepoint(#[from] TracepointError),
+}
+
+impl From<ProgramError> for RefusedError {
+    fn from(error: ProgramError) -> Self {
+        Self::Program(Box::new(error))
+    }
 }
 
 /// What the agent asks for.
@@ -72,6 +90,8 @@ pub struct Session {
     /// Members that this kernel lacks, and what that costs.
     pub notes: Vec<String>,
     ebpf: Ebpf,
+    /// Perf events that run the programs at classic tracepoints.
+    tracepoints: Vec<OwnedFd>,
     counters: PerCpuArray<MapData, [u64; 2]>,
 }
 
@@ -120,7 +140,7 @@ pub fn probe(facts: &mut KernelFacts, offsets: &Offsets) -> Result<(), LoadError
     ) {
         Ok(()) => Probe::Works,
         Err((step, error)) => {
-            Probe::Refused { errno: errno_of(&*error), what: format!("{step} of {}: {}", attach.label(), brief(&error)) }
+            Probe::Refused { errno: errno_of(&error), what: format!("{step} of {}: {error}", attach.label()) }
         }
     };
     facts.tp_btf = attempt("state_net", Attach::TpBtf("inet_sock_set_state"), false);
@@ -152,7 +172,7 @@ pub fn start(
             Ok(started) => return Ok(started),
             Err(error) if matches!(options.backend, BackendChoice::Auto) && backend != Backend::Tracepoint => {
                 let LoadError::Program { source, .. } = &error else { return Err(error) };
-                let refused = Probe::Refused { errno: errno_of(&**source), what: error.to_string() };
+                let refused = Probe::Refused { errno: errno_of(source), what: error.to_string() };
                 match backend {
                     Backend::Fentry => facts.fentry = refused,
                     Backend::Kprobe | Backend::Tracepoint => facts.kprobe = refused,
@@ -188,14 +208,16 @@ fn attach(
     }
     let Some(Map::RingBuf(ring)) = ebpf.map(RING_MAP) else { return Err(LoadError::Object(RING_MAP)) };
     let reader = RingReader::new(ring.fd().as_fd(), options.ring_bytes).map_err(LoadError::Ring)?;
+    let mut tracepoints = Vec::new();
     for planned in &plan.programs {
-        attach_program(&mut ebpf, planned.program, &planned.attach)
+        let event = attach_program(&mut ebpf, planned.program, &planned.attach)
             .map_err(|source| program_error(planned, "attach", source))?;
+        tracepoints.extend(event);
     }
     let counters = ebpf.take_map(COUNTERS_MAP).ok_or(LoadError::Object(COUNTERS_MAP))?;
     let counters = PerCpuArray::try_from(counters).map_err(|_| LoadError::Object(COUNTERS_MAP))?;
     let notes = offsets.missing.iter().map(ToString::to_string).collect();
-    Ok((Session { plan, notes, ebpf, counters }, reader))
+    Ok((Session { plan, notes, ebpf, tracepoints, counters }, reader))
 }
 
 impl Session {
@@ -210,6 +232,7 @@ impl Session {
 
     /// Detaches every program. When this returns no program writes any more, but those that run just now.
     pub fn detach(&mut self) {
+        self.tracepoints.clear();
         for (_, program) in self.ebpf.programs_mut() {
             // Unloading a program that was not loaded is the only error, and no matter.
             let _ = program.unload();
@@ -232,7 +255,7 @@ impl Session {
     }
 }
 
-fn program_error(planned: &PlannedProgram, step: &'static str, source: Box<ProgramError>) -> LoadError {
+fn program_error(planned: &PlannedProgram, step: &'static str, source: RefusedError) -> LoadError {
     LoadError::Program { program: planned.program, hook: planned.hook.label(), step, source }
 }
 
@@ -242,7 +265,7 @@ fn try_program(
     program: &'static str,
     attach: &Attach,
     load_only: bool,
-) -> Result<(), (&'static str, Box<ProgramError>)> {
+) -> Result<(), (&'static str, RefusedError)> {
     load_program(ebpf, btf, program, attach).map_err(|error| ("load", error))?;
     if !load_only {
         attach_program(ebpf, program, attach).map_err(|error| ("attach", error))?;
@@ -250,35 +273,39 @@ fn try_program(
     Ok(())
 }
 
-fn find<'a, T>(ebpf: &'a mut Ebpf, program: &str) -> Result<&'a mut T, Box<ProgramError>>
+fn find<'a, T>(ebpf: &'a mut Ebpf, program: &str) -> Result<&'a mut T, ProgramError>
 where
     &'a mut T: TryFrom<&'a mut Program, Error = ProgramError>,
 {
-    ebpf.program_mut(program).ok_or(ProgramError::NotLoaded)?.try_into().map_err(Box::new)
+    ebpf.program_mut(program).ok_or(ProgramError::NotLoaded)?.try_into()
 }
 
-fn load_program(ebpf: &mut Ebpf, btf: &Btf, program: &str, attach: &Attach) -> Result<(), Box<ProgramError>> {
+fn load_program(ebpf: &mut Ebpf, btf: &Btf, program: &str, attach: &Attach) -> Result<(), RefusedError> {
     match *attach {
-        Attach::TpBtf(tracepoint) => find::<BtfTracePoint>(ebpf, program)?.load(tracepoint, btf),
-        Attach::Fentry(function) => find::<FEntry>(ebpf, program)?.load(function, btf),
-        Attach::Fexit(function) => find::<FExit>(ebpf, program)?.load(function, btf),
-        Attach::Kprobe(_) | Attach::Kretprobe(_) => find::<KProbe>(ebpf, program)?.load(),
-        Attach::Tracepoint { .. } => find::<TracePoint>(ebpf, program)?.load(),
+        Attach::TpBtf(tracepoint) => find::<BtfTracePoint>(ebpf, program)?.load(tracepoint, btf)?,
+        Attach::Fentry(function) => find::<FEntry>(ebpf, program)?.load(function, btf)?,
+        Attach::Fexit(function) => find::<FExit>(ebpf, program)?.load(function, btf)?,
+        Attach::Kprobe(_) | Attach::Kretprobe(_) => find::<KProbe>(ebpf, program)?.load()?,
+        Attach::Tracepoint { .. } => find::<TracePoint>(ebpf, program)?.load()?,
     }
-    .map_err(Box::new)
+    Ok(())
 }
 
-fn attach_program(ebpf: &mut Ebpf, program: &str, attach: &Attach) -> Result<(), Box<ProgramError>> {
+/// Attaches a loaded program; the perf event of a classic tracepoint.
+fn attach_program(ebpf: &mut Ebpf, program: &str, attach: &Attach) -> Result<Option<OwnedFd>, RefusedError> {
     match *attach {
-        Attach::TpBtf(_) => find::<BtfTracePoint>(ebpf, program)?.attach().map(drop),
-        Attach::Fentry(_) => find::<FEntry>(ebpf, program)?.attach().map(drop),
-        Attach::Fexit(_) => find::<FExit>(ebpf, program)?.attach().map(drop),
+        Attach::TpBtf(_) => drop(find::<BtfTracePoint>(ebpf, program)?.attach()?),
+        Attach::Fentry(_) => drop(find::<FEntry>(ebpf, program)?.attach()?),
+        Attach::Fexit(_) => drop(find::<FExit>(ebpf, program)?.attach()?),
         Attach::Kprobe(function) | Attach::Kretprobe(function) => {
-            find::<KProbe>(ebpf, program)?.attach(function, 0).map(drop)
+            drop(find::<KProbe>(ebpf, program)?.attach(function, 0)?);
         }
-        Attach::Tracepoint { category, name } => find::<TracePoint>(ebpf, program)?.attach(category, name).map(drop),
+        Attach::Tracepoint { category, name } => {
+            let program = find::<TracePoint>(ebpf, program)?;
+            return Ok(Some(tracefs::attach(program.fd()?.as_fd(), category, name)?));
+        }
     }
-    .map_err(Box::new)
+    Ok(None)
 }
 
 /// The `errno` at the bottom of an error, 0 if there is none.

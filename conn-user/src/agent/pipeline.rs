@@ -1,0 +1,213 @@
+//! From bytes to events: sequence check, decoding, the process and the flow table.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use conn_common::decode::{self, Record};
+use conn_common::hook::HookId;
+
+use super::clock::{Clock, boot_now};
+use crate::event::model::{Event, EventBody, ProcEvent};
+use crate::flow::model::{Change, FlowEvent};
+use crate::flow::resolve::ProcNetResolver;
+use crate::flow::table::FlowTable;
+use crate::kernel::gap::{Gap, GapTracker};
+use crate::kernel::load::Session;
+use crate::kernel::selftest::Watch;
+use crate::process::table::ProcessTable;
+use crate::units::BootNs;
+
+/// Records of one hook.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RecordCount {
+    /// Records that came.
+    pub seen: u64,
+    /// Records that did not.
+    pub lost: u64,
+}
+
+/// The state between the ring buffer and the outputs.
+pub struct Pipeline {
+    processes: ProcessTable,
+    flows: FlowTable,
+    gaps: GapTracker,
+    resolver: ProcNetResolver,
+    clock: Clock,
+    seq: u64,
+    changes: Vec<FlowEvent>,
+    /// While it is there, the self-test runs and its own doings are not told.
+    watch: Option<Watch>,
+    counts: BTreeMap<HookId, RecordCount>,
+    gap_events: u64,
+    undecoded: u64,
+}
+
+impl Pipeline {
+    /// An empty pipeline for programs that were attached at `attached`.
+    pub fn new(attached: BootNs, processes: ProcessTable, flows: FlowTable) -> Self {
+        Self {
+            processes,
+            flows,
+            gaps: GapTracker::new(attached),
+            resolver: ProcNetResolver::default(),
+            clock: Clock::now(),
+            seq: 0,
+            changes: Vec::new(),
+            watch: None,
+            counts: BTreeMap::new(),
+            gap_events: 0,
+            undecoded: 0,
+        }
+    }
+
+    /// Begins to watch for the records of the self-test, and to keep them from the outputs.
+    pub(super) fn watch(&mut self, watch: Watch) {
+        self.watch = Some(watch);
+    }
+
+    /// The self-test's watch, while it runs.
+    pub(super) fn watching(&self) -> Option<&Watch> {
+        self.watch.as_ref()
+    }
+
+    /// Ends the self-test.
+    pub(super) fn end_watch(&mut self) {
+        self.watch = None;
+    }
+
+    /// The process table, for the scan at the start.
+    pub(super) fn processes(&mut self) -> &mut ProcessTable {
+        &mut self.processes
+    }
+
+    /// Reads the clocks again: the wall clock may have been set.
+    pub(super) fn refresh_clock(&mut self) {
+        self.clock = Clock::now();
+    }
+
+    /// Takes one record.
+    pub fn on_bytes(&mut self, bytes: &[u8], tell: &mut impl FnMut(&Event)) {
+        let (header, hook) = match decode::header(bytes) {
+            Ok(known) => known,
+            Err(_) => {
+                self.undecoded += 1;
+                return;
+            }
+        };
+        self.counts.entry(hook).or_default().seen += 1;
+        if let Some(gap) = self.gaps.on_record(hook, &header) {
+            self.on_gap(gap, tell);
+        }
+        let Ok(record) = decode::record(bytes) else {
+            self.undecoded += 1;
+            return;
+        };
+        if let Some(watch) = &mut self.watch {
+            watch.on_record(hook, &record);
+        }
+        let boot = BootNs(header.boot_ns);
+        match &record {
+            Record::Fork(fork) => self.processes.on_fork(fork),
+            Record::Exec(exec, args) => {
+                let process = self.processes.on_exec(exec, args);
+                self.tell(boot, EventBody::Exec(ProcEvent { process }), tell);
+            }
+            Record::Exit(exit) => {
+                if let Some((process, status)) = self.processes.on_exit(exit) {
+                    self.tell(boot, EventBody::Exit(ProcEvent { process }, status), tell);
+                }
+            }
+            flow => {
+                self.flows.on_record(flow, &mut self.processes, &mut self.changes);
+                self.tell_changes(tell);
+            }
+        }
+    }
+
+    /// When [`Self::on_time`] must be called next.
+    pub fn next_deadline(&self) -> Option<BootNs> {
+        self.flows.next_deadline()
+    }
+
+    /// Tells what waited for more knowledge long enough.
+    pub fn on_time(&mut self, now: BootNs, tell: &mut impl FnMut(&Event)) {
+        self.flows.poll_pending(now, &mut self.resolver, &mut self.changes);
+        self.tell_changes(tell);
+    }
+
+    /// The end of the run: compares with the kernel's own counts, so that a loss at the tail is told too.
+    ///
+    /// # Errors
+    /// When the kernel's counts cannot be read.
+    pub fn on_end(&mut self, session: &Session, tell: &mut impl FnMut(&Event)) -> io::Result<()> {
+        let now = boot_now();
+        self.on_time(BootNs(u64::MAX), tell);
+        for planned in &session.plan.programs {
+            for (cpu, count) in session.counts(planned.hook)?.into_iter().enumerate() {
+                let cpu = u16::try_from(cpu).unwrap_or(u16::MAX);
+                if let Some(gap) = self.gaps.on_end(planned.hook, cpu, count.attempted, now) {
+                    self.on_gap(gap, tell);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Records by hook, as this side counted them.
+    pub const fn counts(&self) -> &BTreeMap<HookId, RecordCount> {
+        &self.counts
+    }
+
+    /// Gap events told.
+    pub const fn gaps(&self) -> u64 {
+        self.gap_events
+    }
+
+    /// Records that could not be decoded.
+    pub const fn undecoded(&self) -> u64 {
+        self.undecoded
+    }
+
+    fn on_gap(&mut self, gap: Gap, tell: &mut impl FnMut(&Event)) {
+        self.counts.entry(gap.hook).or_default().lost += gap.lost;
+        self.gap_events += 1;
+        self.tell(gap.to, EventBody::Gap(gap), tell);
+    }
+
+    fn tell_changes(&mut self, tell: &mut impl FnMut(&Event)) {
+        let mut changes = std::mem::take(&mut self.changes);
+        for FlowEvent { boot, change } in changes.drain(..) {
+            self.tell(boot, EventBody::Flow(change), tell);
+        }
+        self.changes = changes;
+    }
+
+    fn tell(&mut self, boot: BootNs, body: EventBody, tell: &mut impl FnMut(&Event)) {
+        if self.watch.as_ref().is_some_and(|watch| is_self_test(watch, &body)) {
+            return;
+        }
+        self.seq += 1;
+        tell(&Event { seq: self.seq, boot, wall: self.clock.wall(boot), body });
+    }
+}
+
+/// Whether an event is of the self-test's own making.
+fn is_self_test(watch: &Watch, body: &EventBody) -> bool {
+    match body {
+        EventBody::Flow(change) => match change {
+            Change::Connect(conn)
+            | Change::Accept(conn)
+            | Change::Established(conn)
+            | Change::Failed(conn, _)
+            | Change::Close(conn, _) => {
+                conn.local.ip().is_loopback()
+                    && (watch.is_port(conn.local.port()) || watch.is_port(conn.remote.port()))
+            }
+            Change::Listen(listen) | Change::Unlisten(listen, _) => {
+                listen.local.ip().is_loopback() && watch.is_port(listen.local.port())
+            }
+        },
+        EventBody::Exec(event) | EventBody::Exit(event, _) => watch.is_child(event.process.pid),
+        EventBody::Gap(_) => false,
+    }
+}

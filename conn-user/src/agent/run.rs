@@ -1,0 +1,113 @@
+//! The loop proper: reads while there is something to read, sleeps while there is not, and ends cleanly.
+
+use std::io;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::clock::boot_now;
+use super::start::Agent;
+use crate::event::model::Event;
+use crate::kernel::ring::Turn;
+
+/// Records of one batch: bounds how long outputs and signals wait.
+const BATCH: usize = 16 * 1024;
+/// How old the offset between the two clocks may get.
+const CLOCK_REFRESH: Duration = Duration::from_secs(1);
+
+/// Where events go.
+pub trait Consumer {
+    /// Takes an event; must not block.
+    fn on_event(&mut self, event: &Event);
+
+    /// Writes out what it took. Called after each batch, not after each event.
+    ///
+    /// # Errors
+    /// When the output is gone; the loop ends with this error.
+    fn flush(&mut self) -> impl Future<Output = io::Result<()>>;
+
+    /// Whether it wants no more.
+    fn is_done(&self) -> bool;
+}
+
+/// When the loop ends by itself.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Limits {
+    /// End after this time.
+    pub duration: Option<Duration>,
+}
+
+/// Runs until `stop` resolves, the limits are reached or the consumer is done; then detaches, reads what is left,
+/// and tells losses at the tail.
+///
+/// # Errors
+/// When the ring cannot be read or the consumer's output is gone.
+pub async fn run(
+    agent: &mut Agent,
+    consumer: &mut impl Consumer,
+    limits: Limits,
+    stop: impl Future<Output = ()>,
+) -> io::Result<()> {
+    tokio::pin!(stop);
+    let end = limits.duration.map(|duration| Instant::now() + duration);
+    let mut clock_read = Instant::now();
+    loop {
+        let turn = agent.reader.turn(BATCH, |bytes| agent.pipeline.on_bytes(bytes, &mut |event| consumer.on_event(event)));
+        if agent.pipeline.next_deadline().is_some_and(|deadline| deadline <= boot_now()) {
+            agent.pipeline.on_time(boot_now(), &mut |event| consumer.on_event(event));
+        }
+        let now = Instant::now();
+        if now - clock_read > CLOCK_REFRESH {
+            agent.pipeline.refresh_clock();
+            clock_read = now;
+        }
+        // A consumer that blocks must not keep a signal waiting.
+        tokio::select! {
+            biased;
+            () = &mut stop => break,
+            flushed = consumer.flush() => flushed?,
+        }
+        if consumer.is_done() || end.is_some_and(|end| now >= end) {
+            break;
+        }
+        match turn {
+            Turn::More => tokio::task::yield_now().await,
+            // tokio's timers have a resolution of a millisecond, too coarse; nothing else runs on this thread.
+            Turn::Nap(nap) => std::thread::sleep(nap),
+            Turn::Idle => {
+                tokio::select! {
+                    () = &mut stop => break,
+                    ready = agent.reader.readable() => ready?,
+                    () = until(end) => {}
+                    () = until_boot(agent.pipeline.next_deadline()) => {}
+                }
+            }
+        }
+    }
+    finish(agent, consumer).await
+}
+
+/// Detaches and leaves nothing unread.
+async fn finish(agent: &mut Agent, consumer: &mut impl Consumer) -> io::Result<()> {
+    agent.session.detach();
+    // A program that was running when it was detached may still be writing: the kernel waits for it only when it frees
+    // the program, after an RCU grace period.
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    agent.reader.drain_all(|bytes| agent.pipeline.on_bytes(bytes, &mut |event| consumer.on_event(event)));
+    agent.pipeline.on_end(&agent.session, &mut |event| consumer.on_event(event))?;
+    consumer.flush().await
+}
+
+async fn until(end: Option<Instant>) {
+    match end {
+        Some(end) => tokio::time::sleep_until(end).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn until_boot(deadline: Option<crate::units::BootNs>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep(Duration::from_nanos(deadline.since(boot_now()).0)).await,
+        None => std::future::pending().await,
+    }
+}

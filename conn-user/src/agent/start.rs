@@ -1,0 +1,105 @@
+//! The start: ask the kernel, load, attach, scan, and prove that every hook delivers.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use thiserror::Error;
+
+use super::clock::boot_now;
+use super::pipeline::Pipeline;
+use crate::event::model::Event;
+use crate::flow::table::FlowTable;
+use crate::kernel::facts::KernelFacts;
+use crate::kernel::load::{self, LoadError, LoadOptions, Session};
+use crate::kernel::ring::{RingReader, Turn};
+use crate::kernel::selftest::{self, SelfTestError};
+use crate::process::table::ProcessTable;
+
+/// How long the records of the self-test may take: far more than a loaded, emulated machine needs.
+const SELF_TEST_PATIENCE: Duration = Duration::from_secs(20);
+
+/// What the agent is asked to do.
+#[derive(Clone, Copy, Debug)]
+pub struct AgentOptions {
+    /// Backend, ring and diagnostics.
+    pub load: LoadOptions,
+    /// Whether to prove that every hook delivers.
+    pub self_test: bool,
+}
+
+/// An agent that traces.
+pub struct Agent {
+    /// The attached programs.
+    pub session: Session,
+    /// Their records.
+    pub reader: RingReader,
+    /// What they become.
+    pub pipeline: Pipeline,
+}
+
+/// Why the agent did not start.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// Programs could not be loaded or attached.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// A hook is silent.
+    #[error(transparent)]
+    SelfTest(#[from] SelfTestError),
+    /// A thread or the clock failed.
+    #[error("starting: {0}")]
+    Io(#[from] io::Error),
+}
+
+/// Starts tracing. Events of others that happen meanwhile are told, those of the self-test are not.
+///
+/// # Errors
+/// When nothing can be attached, or a hook is silent.
+pub async fn start(options: AgentOptions, tell: &mut impl FnMut(&Event)) -> Result<Agent, StartError> {
+    let mut facts = KernelFacts::gather();
+    let offsets = load::offsets()?;
+    load::probe(&mut facts, &offsets)?;
+    let attached = boot_now();
+    let (session, reader) = load::start(facts, &offsets, options.load)?;
+    let mut agent =
+        Agent { session, reader, pipeline: Pipeline::new(attached, ProcessTable::new(), FlowTable::default()) };
+    // After the attach: what is born later has a record, what was born earlier is in /proc.
+    agent.pipeline.processes().scan();
+    if options.self_test {
+        self_test(&mut agent, tell).await?;
+    }
+    Ok(agent)
+}
+
+async fn self_test(agent: &mut Agent, tell: &mut impl FnMut(&Event)) -> Result<(), StartError> {
+    let (workload, watch) = selftest::prepare(&agent.session.plan)?;
+    agent.pipeline.watch(watch);
+    let mut workload = tokio::task::spawn_blocking(move || workload.run());
+    let patience = Instant::now() + SELF_TEST_PATIENCE;
+    let mut finished = false;
+    loop {
+        let turn = agent.reader.turn(usize::MAX, |bytes| agent.pipeline.on_bytes(bytes, tell));
+        let complete = agent.pipeline.watching().is_none_or(selftest::Watch::is_complete);
+        if finished && (complete || Instant::now() > patience) {
+            break;
+        }
+        let wait = match turn {
+            Turn::More => continue,
+            Turn::Nap(nap) => nap,
+            Turn::Idle => Duration::from_millis(100),
+        };
+        tokio::select! {
+            result = &mut workload, if !finished => {
+                finished = true;
+                result.map_err(io::Error::other)??;
+            }
+            ready = agent.reader.readable() => ready?,
+            () = tokio::time::sleep(wait) => {}
+        }
+    }
+    if let Some(watch) = agent.pipeline.watching() {
+        watch.verdict()?;
+    }
+    agent.pipeline.end_watch();
+    Ok(())
+}
