@@ -9,6 +9,16 @@ use std::process::Command;
 /// The Rust target of the BPF programs: little-endian, no operating system.
 pub(crate) const TARGET: &str = "bpfel-unknown-none";
 
+/// The target folder of the BPF build.
+pub(crate) fn target_dir(workspace: &Path) -> PathBuf {
+    workspace.join("target").join("bpf")
+}
+
+/// The object that the build makes there.
+pub(crate) fn object(workspace: &Path) -> PathBuf {
+    target_dir(workspace).join(TARGET).join("release").join("conn-ebpf")
+}
+
 /// The parts of the toolchain that `cargo xtask setup` puts together.
 pub(crate) struct Toolchain {
     dir: PathBuf,
@@ -57,6 +67,8 @@ impl Toolchain {
         command
             .args([subcommand, "--target", TARGET])
             .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
+            // bpf-linker sees all bitcode at once; rustc's own link-time optimisation would only come before it.
+            .env("CARGO_PROFILE_RELEASE_LTO", "off")
             // The target is not a stable one; the compiler itself is.
             .env("RUSTC_BOOTSTRAP", "1");
         command

@@ -1,5 +1,6 @@
 //! The kernel's side: offsets, what this kernel offers, the attach plan, loading, and the ring reader.
 
 pub mod btf;
+pub mod facts;
 pub mod gap;
 pub mod offsets;
