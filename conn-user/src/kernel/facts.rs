@@ -46,6 +46,13 @@ pub struct KernelFacts {
     pub refused: BTreeMap<String, Probe>,
 }
 
+impl KernelFacts {
+    /// Why the kernel refused this program of the BPF object, if it did.
+    pub fn refusal_of(&self, program: &str) -> Option<String> {
+        self.refused.get(program)?.refusal()
+    }
+}
+
 /// The kernel functions that programs hook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

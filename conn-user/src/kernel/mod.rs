@@ -4,3 +4,4 @@ pub mod btf;
 pub mod facts;
 pub mod gap;
 pub mod offsets;
+pub mod plan;
