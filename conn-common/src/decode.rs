@@ -4,7 +4,8 @@ use core::mem::size_of;
 
 use crate::hook::HookId;
 use crate::record::{
-    EstablishedRecord, ExecRecord, ExitRecord, ForkRecord, RecordHeader, RecordKind, SockEndRecord, SockRecord,
+    EstablishedRecord, ExecRecord, ExitRecord, ForkRecord, RecordHeader, RecordKind, SockEndRecord,
+    SockRecord,
 };
 
 /// A record, decoded. The structs are copied out; the arguments of an exec are borrowed.

@@ -291,15 +291,64 @@ macro_rules! layout {
 }
 
 layout!(RecordHeader, size = 24, kind = 0, hook = 2, len = 4, cpu = 6, seq = 8, boot_ns = 16);
-layout!(Task, size = 56, tgid = 0, tid = 4, start_boot_ns = 8, uid = 16, gid = 20, cgroup_id = 24, comm = 32, flags = 48);
-layout!(Sock, size = 64, key = 0, laddr = 8, raddr = 24, netns = 40, inode = 44, lport = 48, rport = 50, family = 52,
-    protocol = 54, err = 56, flags = 58, old_state = 60, new_state = 61, shutdown = 62);
-layout!(Counters, size = 32, bytes_sent = 0, bytes_retrans = 8, bytes_received = 16, total_retrans = 24, srtt_us = 28);
+layout!(
+    Task,
+    size = 56,
+    tgid = 0,
+    tid = 4,
+    start_boot_ns = 8,
+    uid = 16,
+    gid = 20,
+    cgroup_id = 24,
+    comm = 32,
+    flags = 48
+);
+layout!(
+    Sock,
+    size = 64,
+    key = 0,
+    laddr = 8,
+    raddr = 24,
+    netns = 40,
+    inode = 44,
+    lport = 48,
+    rport = 50,
+    family = 52,
+    protocol = 54,
+    err = 56,
+    flags = 58,
+    old_state = 60,
+    new_state = 61,
+    shutdown = 62
+);
+layout!(
+    Counters,
+    size = 32,
+    bytes_sent = 0,
+    bytes_retrans = 8,
+    bytes_received = 16,
+    total_retrans = 24,
+    srtt_us = 28
+);
 layout!(SockRecord, size = 144, task = 24, sock = 80);
 layout!(SockEndRecord, size = 176, task = 24, sock = 80, counters = 144);
 layout!(EstablishedRecord, size = 88, sock = 24);
 layout!(ForkRecord, size = 96, child = 24, parent_tgid = 80, parent_start_boot_ns = 88);
-layout!(ExecRecord, size = 1392, task = 24, exe_inode = 80, exe_dev = 88, exe_nlink = 92, parent_tgid = 96,
-    login_uid = 100, filename_len = 104, path_len = 106, args_len = 108, flags = 110, filename = 112, path = 368);
+layout!(
+    ExecRecord,
+    size = 1392,
+    task = 24,
+    exe_inode = 80,
+    exe_dev = 88,
+    exe_nlink = 92,
+    parent_tgid = 96,
+    login_uid = 100,
+    filename_len = 104,
+    path_len = 106,
+    args_len = 108,
+    flags = 110,
+    filename = 112,
+    path = 368
+);
 layout!(ExitRecord, size = 88, task = 24, exit_code = 80);
 layout!(HookCounters, size = 16, next_seq = 0, lost = 8);

@@ -5,6 +5,19 @@
 
 #![no_std]
 #![no_main]
+#![expect(clippy::needless_pass_by_value, reason = "aya's macros hand the context over by value")]
+#![expect(
+    clippy::cast_sign_loss,
+    reason = "kernel integers whose range is known, in code that must not branch for what cannot happen"
+)]
+#![expect(
+    clippy::cast_ptr_alignment,
+    reason = "the addresses lie at multiples of 8 in a record, and the ring aligns records to 8"
+)]
+#![expect(
+    clippy::inline_always,
+    reason = "one program is one function: the verifier follows pointers within it, and the stack is 512 bytes"
+)]
 
 mod accept;
 mod close;
