@@ -4,7 +4,12 @@
 
 pub mod units;
 
-pub mod event;
-pub mod flow;
 pub mod kernel;
+
 pub mod process;
+
+pub mod flow;
+
+pub mod event;
+
+pub mod cli;

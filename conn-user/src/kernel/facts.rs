@@ -18,8 +18,8 @@ pub struct KernelFacts {
     pub release: String,
     /// Machine, as `uname -m` shows it.
     pub machine: String,
-    /// Path of the running executable, for remedies that name it.
-    pub executable: PathBuf,
+    /// Path of the running executable, for remedies that name it; bytes that are not UTF-8 are replaced.
+    pub executable: String,
     /// The kernel's type information.
     pub btf: BtfFacts,
     /// kprobes.

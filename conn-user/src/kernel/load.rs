@@ -89,7 +89,8 @@ pub struct Session {
     pub plan: Plan,
     /// Members that this kernel lacks, and what that costs.
     pub notes: Vec<String>,
-    ebpf: Ebpf,
+    /// The programs; none after the detach.
+    ebpf: Option<Ebpf>,
     /// Perf events that run the programs at classic tracepoints.
     tracepoints: Vec<OwnedFd>,
     counters: PerCpuArray<MapData, [u64; 2]>,
@@ -127,7 +128,10 @@ pub fn probe(facts: &mut KernelFacts, offsets: &Offsets) -> Result<(), LoadError
     let mut ebpf = match object::open(&btf, offsets, Switches::default(), PROBE_RING_BYTES) {
         Ok(ebpf) => ebpf,
         Err(error) => {
-            let refused = Probe::Refused { errno: errno_of(&error), what: format!("creating the BPF maps: {}", chain(&error)) };
+            let refused = Probe::Refused {
+                errno: errno_of(&error),
+                what: format!("creating the BPF maps: {}", chain(&error)),
+            };
             facts.tp_btf = refused.clone();
             facts.fentry = refused.clone();
             facts.kprobe = refused.clone();
@@ -148,12 +152,16 @@ pub fn probe(facts: &mut KernelFacts, offsets: &Offsets) -> Result<(), LoadError
         Some(matches!(attempt("probe_cookie", Attach::TpBtf("inet_sock_set_state"), true), Probe::Works));
     facts.fentry = attempt("fentry_tcp_close", Attach::Fentry("tcp_close"), false);
     facts.kprobe = attempt("kprobe_tcp_close", Attach::Kprobe("tcp_close"), false);
-    facts.tracepoint =
-        attempt("sys_exit_accept4", Attach::Tracepoint { category: "syscalls", name: "sys_exit_accept4" }, false);
+    facts.tracepoint = attempt(
+        "sys_exit_accept4",
+        Attach::Tracepoint { category: "syscalls", name: "sys_exit_accept4" },
+        false,
+    );
     Ok(())
 }
 
-/// Plans, loads and attaches; when a program of an automatically chosen backend is refused, takes the next backend.
+/// Plans, loads and attaches. When the kernel refuses a program, plans again without it: the next candidate of that
+/// hook is taken, or the next backend.
 ///
 /// Must be called within a tokio runtime.
 ///
@@ -167,16 +175,13 @@ pub fn start(
     let btf = aya_btf()?;
     loop {
         let plan = plan(&facts, options.backend)?;
-        let backend = plan.backend;
         match attach(&btf, &facts, offsets, plan, options) {
             Ok(started) => return Ok(started),
-            Err(error) if matches!(options.backend, BackendChoice::Auto) && backend != Backend::Tracepoint => {
-                let LoadError::Program { source, .. } = &error else { return Err(error) };
-                let refused = Probe::Refused { errno: errno_of(source), what: error.to_string() };
-                match backend {
-                    Backend::Fentry => facts.fentry = refused,
-                    Backend::Kprobe | Backend::Tracepoint => facts.kprobe = refused,
-                }
+            Err(LoadError::Program { program, hook, step, source })
+                if !facts.refused.contains_key(program) =>
+            {
+                let what = format!("{step} of {hook}: {source}");
+                facts.refused.insert(program.to_owned(), Probe::Refused { errno: errno_of(&source), what });
             }
             Err(error) => return Err(error),
         }
@@ -217,7 +222,7 @@ fn attach(
     let counters = ebpf.take_map(COUNTERS_MAP).ok_or(LoadError::Object(COUNTERS_MAP))?;
     let counters = PerCpuArray::try_from(counters).map_err(|_| LoadError::Object(COUNTERS_MAP))?;
     let notes = offsets.missing.iter().map(ToString::to_string).collect();
-    Ok((Session { plan, notes, ebpf, tracepoints, counters }, reader))
+    Ok((Session { plan, notes, ebpf: Some(ebpf), tracepoints, counters }, reader))
 }
 
 impl Session {
@@ -233,25 +238,22 @@ impl Session {
     /// Detaches every program. When this returns no program writes any more, but those that run just now.
     pub fn detach(&mut self) {
         self.tracepoints.clear();
-        for (_, program) in self.ebpf.programs_mut() {
-            // Unloading a program that was not loaded is the only error, and no matter.
-            let _ = program.unload();
-        }
+        self.ebpf = None;
     }
 
     /// How often the kernel skipped each attached program because it was already running on the CPU
-    /// (`bpf_prog_info.recursion_misses`, 5.12 on).
+    /// (`bpf_prog_info.recursion_misses`, 5.12 on). Nothing after the detach.
     pub fn recursion_misses(&self) -> Vec<(HookId, u64)> {
         let misses = |planned: &PlannedProgram| {
-            let program = self.ebpf.program(planned.program)?;
+            let program = self.ebpf.as_ref()?.program(planned.program)?;
             Some((planned.hook, super::info::recursion_misses(program.fd().ok()?.as_fd().as_raw_fd())?))
         };
         self.plan.programs.iter().filter_map(misses).collect()
     }
 
-    /// The BPF object, for the log reader.
-    pub fn ebpf_mut(&mut self) -> &mut Ebpf {
-        &mut self.ebpf
+    /// The reader of the BPF side's own diagnostics; none when the level removed them all.
+    pub fn log<L: log::Log>(&mut self, logger: L) -> Option<aya_log::EbpfLogger<L>> {
+        aya_log::EbpfLogger::init_with_logger(self.ebpf.as_mut()?, logger).ok()
     }
 }
 

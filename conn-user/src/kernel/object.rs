@@ -30,7 +30,12 @@ pub(super) struct Switches {
 }
 
 /// Creates the maps and prepares the programs; none is loaded yet.
-pub(super) fn open(btf: &Btf, offsets: &Offsets, switches: Switches, ring_bytes: u32) -> Result<Ebpf, aya::EbpfError> {
+pub(super) fn open(
+    btf: &Btf,
+    offsets: &Offsets,
+    switches: Switches,
+    ring_bytes: u32,
+) -> Result<Ebpf, aya::EbpfError> {
     let values = [
         ("COOKIE_HELPER", u32::from(switches.cookie_helper)),
         ("STATE_TELLS_ALL", u32::from(switches.state_tells_all)),

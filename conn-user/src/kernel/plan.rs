@@ -7,7 +7,6 @@ pub(crate) mod fixtures;
 mod tests;
 
 use std::fmt;
-use std::path::Path;
 use std::str::FromStr;
 
 use conn_common::hook::HookId;
@@ -445,10 +444,9 @@ fn grant(facts: &KernelFacts, missing: &[Capability]) -> String {
 }
 
 /// A path as a word of a shell command; a path with odd bytes is shown escaped and does not run.
-fn shell_word(path: &Path) -> String {
-    let text = path.to_string_lossy();
+fn shell_word(text: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+@".contains(c);
-    if !text.is_empty() && text.chars().all(plain) { text.into_owned() } else { format!("{text:?}") }
+    if !text.is_empty() && text.chars().all(plain) { text.to_owned() } else { format!("{text:?}") }
 }
 
 /// Whether maps count against `RLIMIT_MEMLOCK`: before 5.11 (kernel commit "bpf: Eliminate rlimit-based memory

@@ -7,7 +7,7 @@
 //! record finds it caught up. Before it goes back to epoll it publishes everything and looks again.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use std::time::Duration;
@@ -38,9 +38,11 @@ struct Mapping {
 
 impl Mapping {
     fn new(fd: RawFd, len: usize, offset: usize, protection: i32) -> io::Result<Self> {
-        let offset = libc::off_t::try_from(offset).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+        let offset =
+            libc::off_t::try_from(offset).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
         // SAFETY: a fresh shared mapping of a map's file; the kernel checks length, offset and protection.
-        let start = unsafe { libc::mmap(std::ptr::null_mut(), len, protection, libc::MAP_SHARED, fd, offset) };
+        let start =
+            unsafe { libc::mmap(std::ptr::null_mut(), len, protection, libc::MAP_SHARED, fd, offset) };
         if start == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
@@ -144,18 +146,10 @@ pub enum Turn {
 /// Reads the ring buffer of the BPF programs.
 pub struct RingReader {
     view: View,
-    fd: AsyncFd<BorrowedRing>,
+    /// The map's descriptor, for epoll; the map itself is kept by whoever loaded the programs.
+    fd: AsyncFd<OwnedFd>,
     _consumer_page: Mapping,
     _producer_pages: Mapping,
-}
-
-/// The map's descriptor, for epoll; the map itself is kept by whoever loaded the programs.
-struct BorrowedRing(std::os::fd::OwnedFd);
-
-impl AsRawFd for BorrowedRing {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0.as_raw_fd()
-    }
 }
 
 // SAFETY: the mapping is owned by the reader and used through `&mut self` only.
@@ -193,7 +187,7 @@ impl RingReader {
         };
         view.read = view.consumer().load(Ordering::Acquire);
         view.last = view.read;
-        let fd = AsyncFd::with_interest(BorrowedRing(fd), Interest::READABLE)?;
+        let fd = AsyncFd::register_with_interest(fd, Interest::READABLE)?;
         Ok(Self { view, fd, _consumer_page: consumer_page, _producer_pages: producer_pages })
     }
 
@@ -236,7 +230,7 @@ impl RingReader {
 
 impl AsFd for RingReader {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.get_ref().0.as_fd()
+        self.fd.get_ref().as_fd()
     }
 }
 
@@ -333,7 +327,10 @@ mod tests {
         let mut seen = Vec::new();
         assert_eq!(view.drain(usize::MAX, |record| seen.push(record.to_vec())), 1);
         assert_eq!(seen, [b"here"]);
-        assert!(view.publish(), "the commit of the busy record finds our position equal to its own and wakes us");
+        assert!(
+            view.publish(),
+            "the commit of the busy record finds our position equal to its own and wakes us"
+        );
         assert_eq!(ring.consumer.load(Ordering::Relaxed), 32);
     }
 
@@ -347,7 +344,11 @@ mod tests {
         view.drain(usize::MAX, |_| {});
         view.publish_behind();
         let next = ring.producer.load(Ordering::Relaxed);
-        assert_ne!(ring.consumer.load(Ordering::Relaxed), next, "the next record's position would equal ours");
+        assert_ne!(
+            ring.consumer.load(Ordering::Relaxed),
+            next,
+            "the next record's position would equal ours"
+        );
         assert!(view.publish());
         assert_eq!(ring.consumer.load(Ordering::Relaxed), next);
     }

@@ -61,7 +61,8 @@ pub struct Watch {
 /// When the loopback listener cannot be made.
 pub fn prepare(plan: &Plan) -> Result<(Workload, Watch), SelfTestError> {
     let bind = |address: SocketAddr| {
-        TcpListener::bind(address).map_err(|source| SelfTestError::Workload { step: "listening on loopback", source })
+        TcpListener::bind(address)
+            .map_err(|source| SelfTestError::Workload { step: "listening on loopback", source })
     };
     let v4 = bind((Ipv4Addr::LOCALHOST, 0).into())?;
     // Without IPv6 on this host its listen hook cannot be proven, and will not be needed.
@@ -108,7 +109,12 @@ impl Workload {
 fn accept_without_flags(listener: &TcpListener) -> io::Result<OwnedFd> {
     // SAFETY: a listening descriptor; no address is asked for.
     let fd = unsafe {
-        libc::syscall(libc::SYS_accept, listener.as_raw_fd(), std::ptr::null::<libc::c_void>(), std::ptr::null::<libc::c_void>())
+        libc::syscall(
+            libc::SYS_accept,
+            listener.as_raw_fd(),
+            std::ptr::null::<libc::c_void>(),
+            std::ptr::null::<libc::c_void>(),
+        )
     };
     let fd = i32::try_from(fd).map_err(io::Error::other)?;
     if fd < 0 {
@@ -122,7 +128,9 @@ impl Watch {
     /// Takes note of a record; whether it belongs to the test.
     pub fn on_record(&mut self, hook: HookId, record: &Record<'_>) -> bool {
         let ours = match record {
-            Record::Connect(r) | Record::Accept(r) | Record::Listen(r) | Record::Unlisten(r) => r.task.tgid == self.own,
+            Record::Connect(r) | Record::Accept(r) | Record::Listen(r) | Record::Unlisten(r) => {
+                r.task.tgid == self.own
+            }
             Record::Close(r) | Record::End(r) => r.task.tgid == self.own,
             Record::Established(r) => self.is_port(r.sock.lport) || self.is_port(r.sock.rport),
             Record::Fork(r) => {
@@ -161,6 +169,10 @@ impl Watch {
     /// # Errors
     /// When a hook delivered nothing.
     pub fn verdict(&self) -> Result<(), SelfTestError> {
-        if self.is_complete() { Ok(()) } else { Err(SelfTestError::Silent(self.silent.iter().copied().collect())) }
+        if self.is_complete() {
+            Ok(())
+        } else {
+            Err(SelfTestError::Silent(self.silent.iter().copied().collect()))
+        }
     }
 }

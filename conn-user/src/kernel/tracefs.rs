@@ -112,12 +112,16 @@ fn owned(result: i64) -> io::Result<OwnedFd> {
 ///
 /// # Errors
 /// When the tracepoint is not to be had or the perf event is refused.
-pub fn attach(program: BorrowedFd<'_>, category: &'static str, name: &'static str) -> Result<OwnedFd, TracepointError> {
+pub fn attach(
+    program: BorrowedFd<'_>,
+    category: &'static str,
+    name: &'static str,
+) -> Result<OwnedFd, TracepointError> {
     use aya_obj::generated::{perf_event_attr, perf_type_id};
     let fail = |step| move |source| TracepointError::Perf { step, source };
     // SAFETY: a struct of integers, for which zero is a value.
     let mut attr: perf_event_attr = unsafe { std::mem::zeroed() };
-    attr.size = u32::try_from(std::mem::size_of::<perf_event_attr>()).unwrap_or(0);
+    attr.size = u32::try_from(size_of::<perf_event_attr>()).unwrap_or(0);
     attr.type_ = perf_type_id::PERF_TYPE_TRACEPOINT as u32;
     attr.config = tracepoint_id(category, name)?;
     // One event stands for all CPUs: the program hangs on the tracepoint, not on the event (perf_event_attach_bpf_prog).

@@ -23,7 +23,8 @@ impl KernelFacts {
 
     /// As [`KernelFacts::gather`], with BTF that has been read already.
     pub fn gather_with(btf: &Result<Btf, BtfError>) -> Self {
-        let executable = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("conn"));
+        let executable = std::env::current_exe()
+            .map_or_else(|_| "conn".to_owned(), |path| path.to_string_lossy().into_owned());
         Root(PathBuf::from("/")).gather(btf, executable)
     }
 }
@@ -32,7 +33,7 @@ impl KernelFacts {
 struct Root(PathBuf);
 
 impl Root {
-    fn gather(&self, btf: &Result<Btf, BtfError>, executable: PathBuf) -> KernelFacts {
+    fn gather(&self, btf: &Result<Btf, BtfError>, executable: String) -> KernelFacts {
         KernelFacts {
             release: self.text("proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned(),
             machine: std::env::consts::ARCH.to_owned(),
@@ -212,7 +213,7 @@ mod tests {
 
         fn facts(&self) -> KernelFacts {
             let absent = BtfError::Read { path: PathBuf::new(), error: io::ErrorKind::NotFound.into() };
-            self.0.gather(&Err(absent), PathBuf::from("/usr/bin/conn"))
+            self.0.gather(&Err(absent), "/usr/bin/conn".to_owned())
         }
     }
 

@@ -17,7 +17,7 @@ fn kernel(release: &str, functions: &[(KernelFunction, u32)], exit_arguments: u3
     KernelFacts {
         release: release.to_owned(),
         machine: "x86_64".to_owned(),
-        executable: PathBuf::from("/usr/bin/conn"),
+        executable: "/usr/bin/conn".to_owned(),
         btf: BtfFacts {
             present: true,
             error: None,

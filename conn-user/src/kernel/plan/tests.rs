@@ -182,7 +182,7 @@ fn missing_capabilities_are_named_with_the_remedy() {
     facts.privilege.capabilities = Capabilities::of(&[Capability::Bpf, Capability::Perfmon]);
     assert!(auto(&facts).notes.iter().any(|note| note.contains("CAP_SYS_PTRACE")), "a degradation, no error");
 
-    facts.executable = PathBuf::from("/tmp/a b\n;x");
+    facts.executable = "/tmp/a b\n;x".to_owned();
     facts.privilege.capabilities = Capabilities::default();
     assert!(plan_error(&facts, BackendChoice::Auto).to_string().ends_with("+ep \"/tmp/a b\\n;x\"`"));
 }
