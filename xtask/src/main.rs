@@ -1,12 +1,16 @@
 //! `cargo xtask`: builds, runs and tests conn; the one entry point for people and CI.
 
+mod agent;
 mod apt;
 mod bpf;
 mod command;
+mod lint;
 mod lock;
+mod object_check;
 mod setup;
 mod workspace;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -24,11 +28,25 @@ struct Cli {
 enum Task {
     /// Put the BPF toolchain together under target/toolchain (does nothing when it is there).
     Setup,
+    /// Build the agent and check its BPF programs.
+    Build {
+        /// With optimisations.
+        #[arg(long)]
+        release: bool,
+    },
+    /// Build the agent with optimisations and run it.
+    Run {
+        /// What to give to `conn`; `tail` when nothing is given.
+        #[arg(last = true)]
+        arguments: Vec<OsString>,
+    },
+    /// Check format and lints; warnings are errors.
+    Lint,
 }
 
 fn main() -> ExitCode {
     match dispatch(Cli::parse().command) {
-        Ok(code) => code,
+        Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("xtask: {error:#}");
             ExitCode::FAILURE
@@ -36,8 +54,11 @@ fn main() -> ExitCode {
     }
 }
 
-fn dispatch(task: Task) -> Result<ExitCode> {
+fn dispatch(task: Task) -> Result<()> {
     match task {
-        Task::Setup => setup::ensure().map(|_| ExitCode::SUCCESS),
+        Task::Setup => setup::ensure().map(|_| ()),
+        Task::Build { release } => agent::build(release).map(|agent| println!("{}", agent.display())),
+        Task::Run { arguments } => agent::exec(arguments),
+        Task::Lint => lint::lint(),
     }
 }

@@ -67,25 +67,22 @@ impl Apt {
             .and_then(|meta| meta.modified())
             .is_ok_and(|at| SystemTime::now().duration_since(at).is_ok_and(|age| age < FRESH));
         if fresh {
-            self.suites.insert(suite.to_owned(), Ok(()));
-            return Ok(true);
+            return self.accept(suite);
         }
         let mut errors = String::new();
         for stanza in sources::stanzas(&self.machine, suite) {
-            // While its lists are not there, apt must not see it: hence another ending until then.
             let pending = self.dir.join(format!("{suite}.pending.sources"));
             fs::write(&pending, stanza).with_context(|| format!("cannot write {}", pending.display()))?;
             let mut update = self.apt("apt-get");
             update
                 .arg("-o")
                 .arg(format!("Dir::Etc::sourcelist={}", pending.display()))
-                .args(["-o", "Dir::Etc::sourceparts=-", "-o", "APT::Get::List-Cleanup=0", "--error-on=any"])
+                .args(["-o", "APT::Get::List-Cleanup=0", "--error-on=any"])
                 .arg("update");
             let out = captured(&mut update)?;
             if out.status.success() {
                 fs::rename(&pending, &file).with_context(|| format!("cannot create {}", file.display()))?;
-                self.suites.insert(suite.to_owned(), Ok(()));
-                return Ok(true);
+                return self.accept(suite);
             }
             let _ = fs::remove_file(&pending);
             errors = printed(&out);
@@ -94,6 +91,25 @@ impl Apt {
         let reason = errors.lines().filter(|line| line.starts_with("E:")).collect::<Vec<_>>().join("; ");
         self.suites.insert(suite.to_owned(), Err(if reason.is_empty() { errors } else { reason }));
         Ok(false)
+    }
+
+    /// Lets apt see a suite whose lists are there, besides those accepted before.
+    fn accept(&mut self, suite: &str) -> Result<bool> {
+        self.suites.insert(suite.to_owned(), Ok(()));
+        let mut visible = String::new();
+        for (suite, _) in self.suites.iter().filter(|(_, result)| result.is_ok()) {
+            let file = self.dir.join("sources").join(format!("{suite}.sources"));
+            visible +=
+                &fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+            visible.push('\n');
+        }
+        let file = self.visible();
+        fs::write(&file, visible).with_context(|| format!("cannot write {}", file.display()))?;
+        Ok(true)
+    }
+
+    fn visible(&self) -> PathBuf {
+        self.dir.join("visible.sources")
     }
 
     /// The suites that were looked at, each with "ok" or why its lists could not be fetched.
@@ -168,8 +184,8 @@ impl Apt {
         let mut set = |option: &str, value: &str| {
             command.arg("-o").arg(format!("{option}={value}"));
         };
-        set("Dir::Etc::sourcelist", "/dev/null");
-        set("Dir::Etc::sourceparts", &self.dir.join("sources").to_string_lossy());
+        set("Dir::Etc::sourcelist", &self.visible().to_string_lossy());
+        set("Dir::Etc::sourceparts", "-");
         set("Dir::Etc::preferences", "/dev/null");
         set("Dir::Etc::preferencesparts", "-");
         set("Dir::State::Lists", &self.dir.join("lists").to_string_lossy());
