@@ -4,7 +4,7 @@
 
 pub mod units;
 
+pub mod event;
+pub mod flow;
 pub mod kernel;
 pub mod process;
-pub mod flow;
-pub mod event;
