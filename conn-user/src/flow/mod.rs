@@ -1,3 +1,21 @@
 //! What: the connection and listener tables and their life cycles.
 
+mod ends;
+mod hold;
+mod how;
+mod life;
+mod listeners;
 pub mod model;
+mod pending;
+pub mod resolve;
+mod store;
+pub mod table;
+
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+mod scenarios;
+#[cfg(test)]
+pub(crate) mod testing;
+
+pub use table::{FlowLimits, FlowStats, FlowTable};

@@ -58,3 +58,44 @@ pub enum ExitStatus {
     /// This signal ended it.
     Signal(u8),
 }
+
+/// Unit of the start time in `/proc/PID/stat`, in nanoseconds: `USER_HZ` is 100 on every architecture that conn runs on.
+pub const TICK_NS: u64 = 10_000_000;
+
+impl ProcessInfo {
+    /// Whether this is the process (`pid`, `start`), where `start` may be exact or, from /proc, in whole ticks.
+    pub fn is(&self, pid: Pid, start: BootNs, start_is_coarse: bool) -> bool {
+        self.pid == pid
+            && if self.start_is_coarse || start_is_coarse {
+                self.start.0 / TICK_NS == start.0 / TICK_NS
+            } else {
+                self.start == start
+            }
+    }
+
+    /// Whether both describe the same process, perhaps at different times.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.is(other.pid, other.start, other.start_is_coarse)
+    }
+}
+
+impl ExitStatus {
+    /// From the kernel's exit code: `code << 8`, or a signal number with 0x80 for a core dump.
+    pub const fn from_kernel(exit_code: u32) -> Self {
+        let signal = (exit_code & 0x7f) as u8;
+        if signal == 0 { Self::Code((exit_code >> 8) as u8) } else { Self::Signal(signal) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exit_codes() {
+        assert_eq!(ExitStatus::from_kernel(0), ExitStatus::Code(0));
+        assert_eq!(ExitStatus::from_kernel(3 << 8), ExitStatus::Code(3));
+        assert_eq!(ExitStatus::from_kernel(9), ExitStatus::Signal(9));
+        assert_eq!(ExitStatus::from_kernel(11 | 0x80), ExitStatus::Signal(11));
+    }
+}

@@ -1,3 +1,12 @@
 //! Who: the process table, from exec, fork and exit records and a scan of /proc at start.
 
+pub mod hash;
+mod image;
 pub mod info;
+pub mod procfs;
+pub mod table;
+
+#[cfg(test)]
+pub(crate) mod testing;
+
+pub use table::ProcessTable;

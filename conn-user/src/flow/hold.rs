@@ -1,0 +1,141 @@
+//! Holding events until what they lack is known, or time is up.
+
+use std::net::SocketAddr;
+
+use super::model::{Change, FlowEvent};
+use super::pending::{HeldConnect, HeldDeath, HeldListen};
+use super::resolve::{PortQuery, PortResolver};
+use super::table::FlowTable;
+use crate::units::BootNs;
+
+impl FlowTable {
+    /// When [`FlowTable::poll_pending`] has something to do, at the latest. `None`: nothing waits.
+    pub fn next_deadline(&self) -> Option<BootNs> {
+        self.pending.next()
+    }
+
+    /// Tells what has waited long enough by `now`, with the ports that the resolver finds. To be called when
+    /// [`FlowTable::next_deadline`] has come and the ring is drained: a record that is still in it may be the answer.
+    pub fn poll_pending(&mut self, now: BootNs, resolver: &mut dyn PortResolver, out: &mut Vec<FlowEvent>) {
+        let mut connects = Vec::new();
+        while let Some(held) = self.pending.connects.pop_front_if(|held| held.until <= now) {
+            if self.store.get_same(held.place, held.id).is_some_and(|conn| conn.held) {
+                connects.push(held);
+            }
+        }
+        let listens: Vec<HeldListen> =
+            self.pending.listens.iter().filter(|held| held.next <= now).cloned().collect();
+        let queries: Vec<PortQuery> = connects
+            .iter()
+            .map(|held| held.query.clone())
+            .chain(listens.iter().map(|held| held.query.clone()))
+            .collect();
+        if !queries.is_empty() {
+            let mut answers = resolver.resolve(&queries).into_iter();
+            for held in connects {
+                self.settle_connect(&held, answers.next().flatten(), out);
+            }
+            for held in listens {
+                self.settle_listen(&held, answers.next().flatten(), now, out);
+            }
+        }
+        while let Some(held) = self.pending.deaths.pop_front_if(|held| held.until <= now) {
+            if self.store.get_same(held.place, held.id).is_some() {
+                self.finish_dead(held.place, out);
+            }
+        }
+        self.drop_told();
+    }
+
+    fn settle_connect(&mut self, held: &HeldConnect, found: Option<SocketAddr>, out: &mut Vec<FlowEvent>) {
+        let Some(conn) = self.store.get_same(held.place, held.id) else { return };
+        if let Some(local) = found {
+            conn.ends.lport = local.port();
+            if conn.ends.laddr.is_unspecified() {
+                conn.ends.laddr = local.ip();
+            }
+        }
+        self.tell_connect(held.place, out);
+    }
+
+    fn settle_listen(
+        &mut self,
+        held: &HeldListen,
+        found: Option<SocketAddr>,
+        now: BootNs,
+        out: &mut Vec<FlowEvent>,
+    ) {
+        if let Some(local) = found {
+            self.settle_listener(held.key, local, out);
+        } else if held.until <= now {
+            self.tell_listener(held.key, out);
+        } else if let Some(waiting) = self.pending.listens.iter_mut().find(|other| other.id == held.id) {
+            // The hook runs before the kernel chooses the port; it has done so long before the hold is over.
+            waiting.next = waiting.until;
+        }
+    }
+
+    /// The port of an auto-bound listener became known.
+    pub(super) fn settle_listener(&mut self, key: u64, local: SocketAddr, out: &mut Vec<FlowEvent>) {
+        self.listeners.settle(key, local);
+        self.tell_listener(key, out);
+    }
+
+    /// Tells a listener that waited for its port, with what is known now.
+    fn tell_listener(&mut self, key: u64, out: &mut Vec<FlowEvent>) {
+        let Some(listener) = self.listeners.get_mut(key).filter(|listener| !listener.told) else { return };
+        listener.told = true;
+        let id = listener.id;
+        out.push(FlowEvent { boot: listener.since, change: Change::Listen(listener.event()) });
+        self.pending.listens.retain(|held| held.id != id);
+    }
+
+    /// Forgets, at the front, what does not wait any more: the deadline is that of something that does.
+    pub(super) fn drop_told(&mut self) {
+        let store = &mut self.store;
+        while self
+            .pending
+            .connects
+            .pop_front_if(|held| !store.get_same(held.place, held.id).is_some_and(|conn| conn.held))
+            .is_some()
+        {}
+        while self
+            .pending
+            .deaths
+            .pop_front_if(|held| store.get_same(held.place, held.id).is_none_or(|conn| conn.dead.is_none()))
+            .is_some()
+        {}
+    }
+
+    pub(super) fn hold_connect(&mut self, held: HeldConnect, out: &mut Vec<FlowEvent>) {
+        self.pending.connects.push_back(held);
+        if self.pending.connects.len() > self.limits.held
+            && let Some(oldest) = self.pending.connects.pop_front()
+            && self.store.get_same(oldest.place, oldest.id).is_some_and(|conn| conn.held)
+        {
+            self.stats.released_early += 1;
+            self.tell_connect(oldest.place, out);
+        }
+    }
+
+    pub(super) fn hold_listen(&mut self, held: HeldListen, out: &mut Vec<FlowEvent>) {
+        self.pending.listens.push_back(held);
+        if self.pending.listens.len() > self.limits.held_listens()
+            && let Some(oldest) = self.pending.listens.pop_front()
+        {
+            self.stats.released_early += 1;
+            self.tell_listener(oldest.key, out);
+        }
+    }
+
+    pub(super) fn hold_death(&mut self, held: HeldDeath, out: &mut Vec<FlowEvent>) {
+        self.pending.deaths.push_back(held);
+        if self.pending.deaths.len() > self.limits.held
+            && let Some(oldest) = self.pending.deaths.pop_front()
+            && self.store.get_same(oldest.place, oldest.id).is_some()
+            && self.finish_dead(oldest.place, out)
+        {
+            self.stats.released_early += 1;
+        }
+    }
+}

@@ -1,0 +1,260 @@
+//! The listener table: who listens, by network namespace, port and address.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use super::model::{Actor, ConnId, ListenEvent, Transport};
+use crate::flow::model::Source;
+use crate::process::hash::IntMap;
+use crate::process::info::ProcessInfo;
+use crate::units::{BootNs, NetNs};
+
+/// A listening socket.
+#[derive(Clone, Debug)]
+pub(super) struct Listener {
+    pub(super) id: u64,
+    pub(super) key: u64,
+    pub(super) netns: u32,
+    pub(super) addr: IpAddr,
+    /// 0: not known yet.
+    pub(super) port: u16,
+    pub(super) transport: Transport,
+    pub(super) since: BootNs,
+    pub(super) owner: Arc<Actor>,
+    /// Its listen event is out.
+    pub(super) told: bool,
+}
+
+impl Listener {
+    pub(super) fn event(&self) -> ListenEvent {
+        ListenEvent {
+            id: ConnId(self.id),
+            transport: self.transport,
+            local: SocketAddr::new(self.addr, self.port),
+            netns: NetNs(self.netns),
+            source: Source::Live,
+            owner: (*self.owner).clone(),
+        }
+    }
+
+    fn owned_by(&self, process: &ProcessInfo) -> bool {
+        self.owner.process.as_ref().is_some_and(|owner| owner.is_same(process))
+    }
+
+    /// How well the listener fits a connection to this address: the kernel prefers the narrower (`compute_score`).
+    fn fit(&self, addr: IpAddr) -> u8 {
+        match (self.addr, addr) {
+            (own, other) if own == other && !own.is_unspecified() => 3,
+            (IpAddr::V4(own), IpAddr::V4(_)) if own.is_unspecified() => 2,
+            (IpAddr::V6(own), IpAddr::V6(_)) if own.is_unspecified() => 2,
+            // Dual stack: `::` takes IPv4 too, unless IPV6_V6ONLY, which no record tells.
+            (IpAddr::V6(own), IpAddr::V4(_)) if own.is_unspecified() => 1,
+            _ => 0,
+        }
+    }
+}
+
+/// Who listens for a connection.
+#[derive(Clone, Debug)]
+pub(super) enum Owners {
+    /// Nobody that is known.
+    None,
+    /// One process.
+    One(Arc<Actor>),
+    /// Several (SO_REUSEPORT), none of them asked for.
+    Several,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Listeners {
+    by_key: IntMap<u64, Listener>,
+    by_port: IntMap<(u32, u16), Vec<u64>>,
+}
+
+impl Listeners {
+    pub(super) fn len(&self) -> usize {
+        self.by_key.len()
+    }
+
+    pub(super) fn get(&self, key: u64) -> Option<&Listener> {
+        self.by_key.get(&key)
+    }
+
+    pub(super) fn get_mut(&mut self, key: u64) -> Option<&mut Listener> {
+        self.by_key.get_mut(&key)
+    }
+
+    pub(super) fn insert(&mut self, listener: Listener) {
+        self.index(&listener);
+        self.by_key.insert(listener.key, listener);
+    }
+
+    pub(super) fn remove(&mut self, key: u64) -> Option<Listener> {
+        let listener = self.by_key.remove(&key)?;
+        let place = (listener.netns, listener.port);
+        if let Some(keys) = self.by_port.get_mut(&place) {
+            keys.retain(|&other| other != key);
+            if keys.is_empty() {
+                self.by_port.remove(&place);
+            }
+        }
+        Some(listener)
+    }
+
+    /// The port of an auto-bound listener became known, and perhaps its address.
+    pub(super) fn settle(&mut self, key: u64, local: SocketAddr) {
+        if let Some(mut listener) = self.remove(key) {
+            listener.port = local.port();
+            if !local.ip().is_unspecified() {
+                listener.addr = local.ip();
+            }
+            self.insert(listener);
+        }
+    }
+
+    fn index(&mut self, listener: &Listener) {
+        self.by_port.entry((listener.netns, listener.port)).or_default().push(listener.key);
+    }
+
+    /// Who listens for a connection to this end. `prefer` is chosen where it is one of several.
+    pub(super) fn owners(&self, netns: u32, local: SocketAddr, prefer: Option<&ProcessInfo>) -> Owners {
+        let Some(keys) = self.by_port.get(&(netns, local.port())) else { return Owners::None };
+        let mut best = 0;
+        let mut found: Option<&Listener> = None;
+        let mut several = false;
+        let mut preferred = false;
+        for listener in keys.iter().filter_map(|key| self.by_key.get(key)) {
+            let fit = listener.fit(local.ip());
+            if fit == 0 || fit < best {
+                continue;
+            }
+            let wanted = prefer.is_some_and(|process| listener.owned_by(process));
+            match found {
+                Some(other) if fit == best => {
+                    if preferred {
+                        continue;
+                    }
+                    several |= match &other.owner.process {
+                        Some(process) => !listener.owned_by(process),
+                        None => true,
+                    };
+                }
+                _ => several = false,
+            }
+            if fit > best || wanted || found.is_none() {
+                found = Some(listener);
+                preferred = wanted;
+            }
+            best = fit;
+        }
+        match found {
+            None => Owners::None,
+            Some(_) if several && !preferred => Owners::Several,
+            Some(listener) => Owners::One(Arc::clone(&listener.owner)),
+        }
+    }
+
+    /// The one listener of this process whose port is not known and which a connection to this end could reach.
+    pub(super) fn portless_of(&self, netns: u32, local: IpAddr, process: &ProcessInfo) -> Option<u64> {
+        let keys = self.by_port.get(&(netns, 0))?;
+        let mut fits = keys
+            .iter()
+            .filter_map(|key| self.by_key.get(key))
+            .filter(|listener| listener.owned_by(process) && listener.fit(local) > 0);
+        match (fits.next(), fits.next()) {
+            (Some(one), None) => Some(one.key),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::model::Method;
+    use crate::process::testing::{FakeProc, task};
+
+    fn process(pid: u32) -> Arc<ProcessInfo> {
+        FakeProc::default().table().resolve(&task(pid, 5, "p"), BootNs(0))
+    }
+
+    fn listener(key: u64, addr: &str, pid: u32) -> Listener {
+        let local: SocketAddr = addr.parse().expect("address");
+        Listener {
+            id: key,
+            key,
+            netns: 1,
+            addr: local.ip(),
+            port: local.port(),
+            transport: Transport::Tcp,
+            since: BootNs(0),
+            owner: Arc::new(Actor { process: Some(process(pid)), tid: None, method: Method::Listener }),
+            told: true,
+        }
+    }
+
+    fn table(all: &[(&str, u32)]) -> Listeners {
+        let mut table = Listeners::default();
+        for (key, &(addr, pid)) in (1..).zip(all) {
+            table.insert(listener(key, addr, pid));
+        }
+        table
+    }
+
+    fn owner(table: &Listeners, netns: u32, local: &str, prefer: Option<u32>) -> Option<u32> {
+        let prefer = prefer.map(process);
+        match table.owners(netns, local.parse().expect("address"), prefer.as_deref()) {
+            Owners::None => None,
+            Owners::One(actor) => actor.process.as_ref().map(|p| p.pid.0),
+            Owners::Several => Some(0),
+        }
+    }
+
+    #[test]
+    fn narrower_wins_in_any_order() {
+        let wide_first = table(&[("0.0.0.0:80", 1), ("127.0.0.1:80", 2), ("[::]:80", 3)]);
+        let narrow_first = table(&[("127.0.0.1:80", 2), ("[::]:80", 3), ("0.0.0.0:80", 1)]);
+        for table in [wide_first, narrow_first] {
+            assert_eq!(owner(&table, 1, "127.0.0.1:80", None), Some(2));
+            assert_eq!(owner(&table, 1, "10.0.0.1:80", None), Some(1));
+            assert_eq!(owner(&table, 1, "[::1]:80", None), Some(3));
+            assert_eq!(owner(&table, 1, "127.0.0.1:81", None), None);
+            assert_eq!(owner(&table, 2, "127.0.0.1:80", None), None);
+        }
+    }
+
+    #[test]
+    fn dual_stack_takes_ipv4() {
+        let table = table(&[("[::]:80", 3), ("[::1]:80", 4)]);
+        assert_eq!(owner(&table, 1, "10.0.0.1:80", None), Some(3));
+        assert_eq!(owner(&table, 1, "[::1]:80", None), Some(4));
+    }
+
+    #[test]
+    fn several_owners_only_by_preference() {
+        let table = table(&[("0.0.0.0:80", 1), ("0.0.0.0:80", 2), ("0.0.0.0:80", 2)]);
+        assert_eq!(owner(&table, 1, "10.0.0.1:80", None), Some(0));
+        assert_eq!(owner(&table, 1, "10.0.0.1:80", Some(1)), Some(1));
+        assert_eq!(owner(&table, 1, "10.0.0.1:80", Some(2)), Some(2));
+        assert_eq!(owner(&table, 1, "10.0.0.1:80", Some(9)), Some(0));
+    }
+
+    #[test]
+    fn several_sockets_of_one_process_are_one_owner() {
+        let table = table(&[("0.0.0.0:80", 2), ("0.0.0.0:80", 2)]);
+        assert_eq!(owner(&table, 1, "10.0.0.1:80", None), Some(2));
+    }
+
+    #[test]
+    fn remove_and_settle() {
+        let mut table = table(&[("0.0.0.0:0", 1), ("0.0.0.0:80", 2)]);
+        assert_eq!(table.portless_of(1, "10.0.0.1".parse().expect("ip"), &process(1)), Some(1));
+        assert_eq!(table.portless_of(1, "10.0.0.1".parse().expect("ip"), &process(2)), None);
+        table.settle(1, "0.0.0.0:4000".parse().expect("address"));
+        assert_eq!(owner(&table, 1, "10.0.0.1:4000", None), Some(1));
+        assert!(table.remove(1).is_some() && table.remove(1).is_none());
+        assert_eq!(owner(&table, 1, "10.0.0.1:4000", None), None);
+        assert_eq!((table.len(), table.by_port.len()), (1, 1));
+    }
+}

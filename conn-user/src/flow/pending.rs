@@ -1,0 +1,58 @@
+//! What waits: connects and listeners for their port, dead connections for an accept. Each queue has one hold time,
+//! so its order is that of its deadlines.
+
+use std::collections::VecDeque;
+
+use super::resolve::PortQuery;
+use crate::units::BootNs;
+
+/// A connect that is not told yet.
+#[derive(Clone, Debug)]
+pub(super) struct HeldConnect {
+    pub(super) until: BootNs,
+    pub(super) place: u32,
+    pub(super) id: u64,
+    pub(super) query: PortQuery,
+}
+
+/// A listener that is not told yet.
+#[derive(Clone, Debug)]
+pub(super) struct HeldListen {
+    /// When it is told without its port.
+    pub(super) until: BootNs,
+    /// When the port is looked up next.
+    pub(super) next: BootNs,
+    pub(super) key: u64,
+    pub(super) id: u64,
+    pub(super) query: PortQuery,
+}
+
+/// A connection that ended unaccepted and is not told yet.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct HeldDeath {
+    pub(super) until: BootNs,
+    pub(super) place: u32,
+    pub(super) id: u64,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Pending {
+    pub(super) connects: VecDeque<HeldConnect>,
+    pub(super) listens: VecDeque<HeldListen>,
+    pub(super) deaths: VecDeque<HeldDeath>,
+}
+
+impl Pending {
+    pub(super) fn len(&self) -> usize {
+        self.connects.len() + self.listens.len() + self.deaths.len()
+    }
+
+    /// When something has to be looked at, at the latest.
+    pub(super) fn next(&self) -> Option<BootNs> {
+        let connect = self.connects.front().map(|held| held.until);
+        let death = self.deaths.front().map(|held| held.until);
+        let listen = self.listens.iter().map(|held| held.next).min();
+        [connect, death, listen].into_iter().flatten().min()
+    }
+}

@@ -1,0 +1,270 @@
+//! The connections that live, and the keys of those that ended.
+//!
+//! A slab holds the living; an index leads from the socket's key to its place in it. The key of an ended connection
+//! stays in the index for a while, so that a second end is known as such.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use conn_common::record::{Sock, SockFlags};
+
+use super::ends::{Ends, transport};
+use super::life::Death;
+use super::model::{Actor, ConnEvent, ConnId, Direction, Source, Transport};
+use super::table::BEFORE_ATTACH;
+use crate::process::hash::IntMap;
+use crate::units::{BootNs, NetNs};
+
+/// A connection. Times of 0 are not known.
+#[derive(Clone, Debug)]
+pub(super) struct Conn {
+    pub(super) id: u64,
+    pub(super) key: u64,
+    pub(super) begun: BootNs,
+    pub(super) established: BootNs,
+    pub(super) accepted: BootNs,
+    pub(super) owner: Actor,
+    pub(super) listener: Option<Arc<Actor>>,
+    pub(super) ends: Ends,
+    pub(super) netns: u32,
+    pub(super) direction: Direction,
+    pub(super) transport: Transport,
+    pub(super) source: Source,
+    /// Its connect is not told yet: the port is missing.
+    pub(super) held: bool,
+    /// It ended before anybody accepted it, but may still be accepted.
+    pub(super) dead: Option<Box<Death>>,
+}
+
+impl Conn {
+    /// A connection of which only the socket is known.
+    pub(super) fn new(id: u64, sock: &Sock, direction: Direction, source: Source) -> Self {
+        Self {
+            id,
+            key: sock.key,
+            begun: BootNs(0),
+            established: BootNs(0),
+            accepted: BootNs(0),
+            owner: BEFORE_ATTACH,
+            listener: None,
+            ends: Ends::of(sock),
+            netns: sock.netns,
+            direction,
+            transport: transport(sock),
+            source,
+            held: false,
+            dead: None,
+        }
+    }
+
+    /// Incoming, and not known to be accepted.
+    pub(super) fn waits(&self) -> bool {
+        self.direction == Direction::In && self.accepted.0 == 0
+    }
+
+    /// Outgoing, and not known to be established.
+    pub(super) fn connecting(&self) -> bool {
+        self.direction == Direction::Out && self.established.0 == 0
+    }
+
+    pub(super) fn event(&self) -> ConnEvent {
+        ConnEvent {
+            id: ConnId(self.id),
+            direction: self.direction,
+            transport: self.transport,
+            local: self.ends.local(),
+            remote: self.ends.remote(),
+            mapped: self.ends.mapped,
+            netns: NetNs(self.netns),
+            source: self.source,
+            owner: self.owner.clone(),
+            listener: self.listener.as_ref().map(|listener| (**listener).clone()),
+            established: known(self.established),
+        }
+    }
+}
+
+/// A time that is known.
+pub(super) fn known(at: BootNs) -> Option<BootNs> {
+    (at.0 != 0).then_some(at)
+}
+
+/// What a key leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    /// A connection that lives, at this place.
+    Live(u32),
+    /// One that ended.
+    Ended {
+        /// Its number.
+        id: u64,
+        /// It was told as never accepted, but may still be accepted.
+        acceptable: bool,
+    },
+    /// Nothing.
+    Unknown,
+}
+
+/// Marks an index entry as ended; the rest is the connection's number.
+const ENDED: u64 = 1 << 63;
+/// With [`ENDED`]: see [`Found::Ended`].
+const ACCEPTABLE: u64 = 1 << 62;
+const ID: u64 = ACCEPTABLE - 1;
+
+/// Most connections that are remembered by address and by ends, see [`Store::find`].
+const ALIASES_MAX: usize = 16_384;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Store {
+    index: IntMap<u64, u64>,
+    slab: Vec<Option<Conn>>,
+    free: Vec<u32>,
+    ended: VecDeque<(u64, u64)>,
+    aliases: IntMap<(u32, Ends), u64>,
+    hand: u32,
+    max: usize,
+    max_ended: usize,
+}
+
+impl Store {
+    pub(super) fn new(max: usize, max_ended: usize) -> Self {
+        Self {
+            index: IntMap::default(),
+            slab: Vec::new(),
+            free: Vec::new(),
+            ended: VecDeque::new(),
+            aliases: IntMap::default(),
+            hand: 0,
+            max: max.clamp(1, u32::MAX as usize),
+            max_ended,
+        }
+    }
+
+    pub(super) fn live(&self) -> usize {
+        self.slab.len() - self.free.len()
+    }
+
+    pub(super) fn ended(&self) -> usize {
+        self.ended.len()
+    }
+
+    #[cfg(test)]
+    pub(super) fn indexed(&self) -> usize {
+        self.index.len()
+    }
+
+    /// The connection of this socket.
+    ///
+    /// A socket may be seen under its address first (a kprobe or a system call on a socket whose cookie nobody had
+    /// asked for, see `Sock::key`) and under its cookie later. Such connections are also found by their ends.
+    #[inline]
+    pub(super) fn find(&mut self, sock: &Sock) -> Found {
+        match self.index.get(&sock.key) {
+            Some(&value) if value & ENDED == 0 => Found::Live(value as u32),
+            Some(&value) => Found::Ended { id: value & ID, acceptable: value & ACCEPTABLE != 0 },
+            None if !self.aliases.is_empty() && sock.flags & SockFlags::ADDRESS_KEY == 0 => {
+                self.find_alias(sock)
+            }
+            None => Found::Unknown,
+        }
+    }
+
+    #[cold]
+    fn find_alias(&mut self, sock: &Sock) -> Found {
+        let Some(address) = self.aliases.remove(&(sock.netns, Ends::of(sock))) else { return Found::Unknown };
+        let Some(value) = self.index.remove(&address) else { return Found::Unknown };
+        self.index.insert(sock.key, value);
+        if value & ENDED != 0 {
+            self.remember(sock.key, value & ID);
+            return Found::Ended { id: value & ID, acceptable: value & ACCEPTABLE != 0 };
+        }
+        let place = value as u32;
+        if let Some(conn) = self.get_mut(place) {
+            conn.key = sock.key;
+        }
+        Found::Live(place)
+    }
+
+    /// Lets a connection that was found under the socket's address be found by its ends too.
+    pub(super) fn alias(&mut self, sock: &Sock) {
+        if sock.flags & SockFlags::ADDRESS_KEY != 0 && self.aliases.len() < ALIASES_MAX {
+            self.aliases.insert((sock.netns, Ends::of(sock)), sock.key);
+        }
+    }
+
+    #[inline]
+    pub(super) fn get(&self, place: u32) -> Option<&Conn> {
+        self.slab.get(place as usize)?.as_ref()
+    }
+
+    #[inline]
+    pub(super) fn get_mut(&mut self, place: u32) -> Option<&mut Conn> {
+        self.slab.get_mut(place as usize)?.as_mut()
+    }
+
+    /// The connection at this place, if it is still the one with this number.
+    pub(super) fn get_same(&mut self, place: u32, id: u64) -> Option<&mut Conn> {
+        self.get_mut(place).filter(|conn| conn.id == id)
+    }
+
+    /// Whether the next insertion needs an eviction, and of which place. It goes round the slab, so what it evicts is
+    /// about the oldest.
+    pub(super) fn crowded(&mut self) -> Option<u32> {
+        if self.live() < self.max {
+            return None;
+        }
+        self.hand = if self.hand as usize + 1 < self.slab.len() { self.hand + 1 } else { 0 };
+        Some(self.hand)
+    }
+
+    /// Adds a connection; its key leads to it from now on.
+    pub(super) fn insert(&mut self, conn: Conn) -> u32 {
+        let key = conn.key;
+        let place = if let Some(place) = self.free.pop() {
+            self.slab[place as usize] = Some(conn);
+            place
+        } else {
+            self.slab.push(Some(conn));
+            (self.slab.len() - 1) as u32
+        };
+        self.index.insert(key, u64::from(place));
+        place
+    }
+
+    /// Takes a connection out and forgets its key.
+    pub(super) fn forget(&mut self, place: u32) -> Option<Conn> {
+        let conn = self.slab.get_mut(place as usize)?.take()?;
+        self.free.push(place);
+        self.index.remove(&conn.key);
+        Some(conn)
+    }
+
+    /// Takes a connection out and remembers that it ended.
+    pub(super) fn end(&mut self, place: u32, acceptable: bool) -> Option<Conn> {
+        let conn = self.slab.get_mut(place as usize)?.take()?;
+        self.free.push(place);
+        self.mark_ended(conn.key, conn.id, acceptable);
+        Some(conn)
+    }
+
+    /// Remembers that the connection of this key ended.
+    pub(super) fn mark_ended(&mut self, key: u64, id: u64, acceptable: bool) {
+        let value = ENDED | (id & ID) | if acceptable { ACCEPTABLE } else { 0 };
+        let again = self.index.insert(key, value).is_some_and(|old| old & !ACCEPTABLE == value & !ACCEPTABLE);
+        if !again {
+            self.remember(key, id);
+        }
+    }
+
+    fn remember(&mut self, key: u64, id: u64) {
+        self.ended.push_back((key, id));
+        while self.ended.len() > self.max_ended {
+            let Some((key, id)) = self.ended.pop_front() else { break };
+            // The key may have begun a new connection meanwhile.
+            if self.index.get(&key).is_some_and(|&value| value & ENDED != 0 && value & ID == id) {
+                self.index.remove(&key);
+            }
+        }
+    }
+}

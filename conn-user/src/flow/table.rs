@@ -1,0 +1,583 @@
+//! The flow table: records in, events of connections and listeners out.
+//!
+//! What each record means, and why, is in kernel.md sections 3 to 6. In short: a socket is named by its key and may
+//! carry one connection after the other; the first end of each counts; who acts is known only where the kernel ran
+//! the hook in the actor's context.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use conn_common::decode::Record;
+use conn_common::hook::HookId;
+use conn_common::record::{
+    EstablishedRecord, RecordHeader, Sock, SockEndRecord, SockFlags, SockRecord, Task,
+};
+
+use super::ends::{AF_INET6, Ends, address, transport};
+use super::how::{self, state};
+use super::life::{Death, End};
+use super::listeners::{Listener, Listeners, Owners};
+use super::model::{
+    Actor, Change, ConnId, Direction, EndedHow, FlowEvent, ListenEvent, Method, Source, UnknownReason,
+    Unlisten, canonical_ip,
+};
+use super::pending::{HeldConnect, HeldDeath, HeldListen, Pending};
+use super::resolve::PortQuery;
+use super::store::{Conn, Found, Store};
+use crate::process::ProcessTable;
+use crate::process::info::ProcessInfo;
+use crate::units::{BootNs, DurationNs, NetNs, Pid};
+
+/// Bounds and hold times of a [`FlowTable`].
+#[derive(Clone, Copy, Debug)]
+pub struct FlowLimits {
+    /// Most connections that are followed at once.
+    pub connections: usize,
+    /// Most ended connections whose keys are remembered, so that a second end is dropped.
+    pub ended: usize,
+    /// Most listeners.
+    pub listeners: usize,
+    /// Most events that wait, of each kind.
+    pub held: usize,
+    /// How long a connect or listen waits for its port.
+    pub port_hold: DurationNs,
+    /// How long an end waits for the accept of a connection that died in the accept queue.
+    pub accept_hold: DurationNs,
+}
+
+impl FlowLimits {
+    /// Listeners that wait are looked through one by one: few.
+    pub(super) fn held_listens(&self) -> usize {
+        self.held.min(1024)
+    }
+}
+
+impl Default for FlowLimits {
+    fn default() -> Self {
+        Self {
+            connections: 1 << 20,
+            ended: 1 << 16,
+            listeners: 1 << 16,
+            held: 1 << 16,
+            port_hold: DurationNs(20_000_000),
+            accept_hold: DurationNs(100_000_000),
+        }
+    }
+}
+
+/// Counters of a [`FlowTable`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FlowStats {
+    /// Connections that live.
+    pub live: usize,
+    /// Ended connections whose keys are remembered.
+    pub ended: usize,
+    /// Listeners.
+    pub listeners: usize,
+    /// Events that wait.
+    pub held: usize,
+    /// Connections that were dropped for want of room; what comes of them later is told as late.
+    pub evicted: u64,
+    /// Listeners that were told but not remembered, for want of room.
+    pub listeners_not_kept: u64,
+    /// Events that were told before their hold time was over, for want of room.
+    pub released_early: u64,
+    /// Connections whose end was never seen: their socket began another one.
+    pub ends_missed: u64,
+    /// Ends of connections that had ended before: expected, a connection ends at several hooks.
+    pub second_ends: u64,
+    /// Accept records that named no connection that waits.
+    pub accepts_ignored: u64,
+    /// Accepts that no hook named, inferred when the connection ended.
+    pub accepts_inferred: u64,
+    /// Records that say nothing new or cannot be.
+    pub ignored: u64,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct FlowTable {
+    pub(super) store: Store,
+    pub(super) listeners: Listeners,
+    pub(super) pending: Pending,
+    pub(super) limits: FlowLimits,
+    pub(super) stats: FlowStats,
+    last_id: u64,
+}
+
+impl Default for FlowTable {
+    fn default() -> Self {
+        Self::new(FlowLimits::default())
+    }
+}
+
+pub(super) const KERNEL: Actor =
+    Actor { process: None, tid: None, method: Method::Unknown(UnknownReason::Kernel) };
+pub(super) const BEFORE_ATTACH: Actor =
+    Actor { process: None, tid: None, method: Method::Unknown(UnknownReason::BeforeAttach) };
+pub(super) const NEVER_ACCEPTED: Actor =
+    Actor { process: None, tid: None, method: Method::Unknown(UnknownReason::NeverAccepted) };
+pub(super) const BACKEND: Actor =
+    Actor { process: None, tid: None, method: Method::Unknown(UnknownReason::Backend) };
+
+/// When and where a record was written.
+#[derive(Clone, Copy)]
+pub(super) struct At {
+    pub(super) boot: BootNs,
+    pub(super) hook: HookId,
+}
+
+impl FlowTable {
+    /// An empty table.
+    pub fn new(limits: FlowLimits) -> Self {
+        Self {
+            store: Store::new(limits.connections, limits.ended),
+            listeners: Listeners::default(),
+            pending: Pending::default(),
+            limits,
+            stats: FlowStats::default(),
+            last_id: 0,
+        }
+    }
+
+    /// The counters.
+    pub fn stats(&self) -> FlowStats {
+        FlowStats {
+            live: self.store.live(),
+            ended: self.store.ended(),
+            listeners: self.listeners.len(),
+            held: self.pending.len(),
+            ..self.stats
+        }
+    }
+
+    /// Follows one record and appends what it tells. Records must come in the order of the ring. Process records are
+    /// the process table's: they are ignored here.
+    #[inline]
+    pub fn on_record(&mut self, record: &Record<'_>, procs: &mut ProcessTable, out: &mut Vec<FlowEvent>) {
+        match record {
+            Record::Connect(record) => self.on_connect(record, procs, out),
+            Record::Established(record) => self.on_established(record, out),
+            Record::Accept(record) => self.on_accept(record, procs, out),
+            Record::Close(record) => self.on_close(record, procs, out),
+            Record::End(record) => self.on_end(record, procs, out),
+            Record::Listen(record) => self.on_listen(record, procs, out),
+            Record::Unlisten(record) => self.on_unlisten(record, procs, out),
+            Record::Fork(_) | Record::Exec(..) | Record::Exit(_) => {}
+        }
+    }
+
+    fn on_connect(&mut self, record: &SockRecord, procs: &mut ProcessTable, out: &mut Vec<FlowEvent>) {
+        let Some(at) = self.at(&record.header) else { return };
+        let sock = &record.sock;
+        if let Found::Live(place) = self.store.find(sock) {
+            self.supersede(place, at.boot, out);
+        }
+        let mut ends = Ends::of(sock);
+        if sock.flags & SockFlags::PORT_PENDING != 0 {
+            ends.lport = 0;
+        }
+        let pending = ends.lport == 0 || ends.laddr.is_unspecified();
+        let id = self.next_id();
+        let conn = Conn {
+            begun: at.boot,
+            owner: hook_actor(at, &record.task, procs),
+            held: pending,
+            ends,
+            ..Conn::new(id, sock, Direction::Out, Source::Live)
+        };
+        let place = self.insert(conn, out);
+        if pending {
+            let query = PortQuery {
+                pid: Pid(record.task.tgid),
+                netns: NetNs(sock.netns),
+                inode: sock.inode,
+                v6: sock.family == AF_INET6,
+                remote: Some(ends.remote()),
+            };
+            self.hold_connect(HeldConnect { until: self.after_hold(at.boot), place, id, query }, out);
+        } else if let Some(conn) = self.store.get(place) {
+            out.push(FlowEvent { boot: at.boot, change: Change::Connect(conn.event()) });
+        }
+    }
+
+    fn on_established(&mut self, record: &EstablishedRecord, out: &mut Vec<FlowEvent>) {
+        let Some(at) = self.at(&record.header) else { return };
+        let sock = &record.sock;
+        let active = sock.old_state == state::SYN_SENT;
+        if let Found::Live(place) = self.store.find(sock) {
+            let Some(conn) = self.store.get_mut(place) else { return };
+            if conn.connecting() {
+                conn.ends.overwrite(&Ends::of(sock));
+                self.tell_connect(place, out);
+                if let Some(conn) = self.store.get_mut(place) {
+                    conn.established = at.boot;
+                    out.push(FlowEvent { boot: at.boot, change: Change::Established(conn.event()) });
+                }
+                return;
+            }
+            if conn.direction == Direction::In && !active && conn.established.0 == 0 {
+                // Accepted with data in the SYN (TCP Fast Open), before the handshake was complete.
+                if conn.source == Source::Live {
+                    conn.established = at.boot;
+                }
+                return;
+            }
+            if conn.waits() && !active && sock.flags & SockFlags::ADDRESS_KEY == 0 {
+                self.stats.ignored += 1;
+                return;
+            }
+            self.supersede(place, at.boot, out);
+        }
+        let id = self.next_id();
+        let direction = if active { Direction::Out } else { Direction::In };
+        let source = if active { Source::Late } else { Source::Live };
+        let owner = if active { BEFORE_ATTACH } else { NEVER_ACCEPTED };
+        let listener = if active { None } else { self.listener_of(sock.netns, Ends::of(sock).local(), None) };
+        let conn = Conn { established: at.boot, owner, listener, ..Conn::new(id, sock, direction, source) };
+        let place = self.insert(conn, out);
+        if active && let Some(conn) = self.store.get(place) {
+            out.push(FlowEvent { boot: at.boot, change: Change::Established(conn.event()) });
+        }
+    }
+
+    fn on_accept(&mut self, record: &SockRecord, procs: &mut ProcessTable, out: &mut Vec<FlowEvent>) {
+        let Some(at) = self.at(&record.header) else { return };
+        let sock = &record.sock;
+        // This one reads the descriptor after the call, when another thread may have replaced it.
+        let doubtful = matches!(at.hook, HookId::SysExitAccept | HookId::SysExitAccept4);
+        let by_address = sock.flags & SockFlags::ADDRESS_KEY != 0;
+        let begins_anew = by_address && !doubtful;
+        match self.store.find(sock) {
+            Found::Live(place) => {
+                if self.store.get(place).is_some_and(Conn::waits) {
+                    self.accept(place, sock, hook_actor(at, &record.task, procs), at.boot, out);
+                    return;
+                }
+                if !begins_anew {
+                    self.stats.accepts_ignored += 1;
+                    return;
+                }
+                self.supersede(place, at.boot, out);
+            }
+            Found::Ended { id, acceptable: true } => {
+                // It died in the accept queue, its end is told, and now somebody takes it.
+                let owner = hook_actor(at, &record.task, procs);
+                self.accept_ended(id, sock, owner, at.boot, out);
+                return;
+            }
+            Found::Ended { .. } if !begins_anew => {
+                self.stats.accepts_ignored += 1;
+                return;
+            }
+            Found::Ended { .. } => {}
+            Found::Unknown => {
+                if doubtful && matches!(sock.old_state, state::SYN_SENT | state::LISTEN | state::CLOSE) {
+                    self.stats.accepts_ignored += 1;
+                    return;
+                }
+            }
+        }
+        let owner = hook_actor(at, &record.task, procs);
+        // With TCP Fast Open an accept comes before the handshake is complete; else it was complete before the attach.
+        let source = if sock.old_state == state::SYN_RECV { Source::Live } else { Source::Late };
+        let id = self.next_id();
+        let place = self.insert(Conn::new(id, sock, Direction::In, source), out);
+        self.store.alias(sock);
+        self.accept(place, sock, owner, at.boot, out);
+        if sock.old_state == state::CLOSE {
+            // Its end was before the attach or was lost.
+            let how = how::closed(sock);
+            self.finish(place, End { at: at.boot, how, errno: sock.err, closer: KERNEL, traffic: None }, out);
+        }
+    }
+
+    fn on_close(&mut self, record: &SockEndRecord, procs: &mut ProcessTable, out: &mut Vec<FlowEvent>) {
+        let Some(at) = self.at(&record.header) else { return };
+        let sock = &record.sock;
+        let traffic = how::traffic(sock, &record.counters);
+        match self.store.find(sock) {
+            Found::Ended { .. } => self.stats.second_ends += 1,
+            Found::Unknown => match sock.old_state {
+                state::CLOSE | state::LISTEN => self.stats.ignored += 1,
+                state::SYN_SENT => {
+                    let mut owner = hook_actor(at, &record.task, procs);
+                    owner.method = Method::Closer;
+                    self.fail_unseen(sock, owner, 0, at.boot, out);
+                }
+                _ => {
+                    let closer = hook_actor(at, &record.task, procs);
+                    let end =
+                        End { at: at.boot, how: how::closed(sock), errno: errno_of(sock), closer, traffic };
+                    self.finish_unseen(sock, end, out);
+                }
+            },
+            Found::Live(place) => {
+                let closer = hook_actor(at, &record.task, procs);
+                let Some(conn) = self.store.get_mut(place) else { return };
+                conn.ends.complete(&Ends::of(sock));
+                if conn.connecting() && matches!(sock.old_state, state::SYN_SENT | state::SYN_RECV) {
+                    self.fail(place, 0, at.boot, out);
+                    return;
+                }
+                self.infer_accept(place, closer.process.as_ref(), at.boot, out);
+                if !self.finish_dead(place, out) {
+                    let end =
+                        End { at: at.boot, how: how::closed(sock), errno: errno_of(sock), closer, traffic };
+                    self.finish(place, end, out);
+                }
+            }
+        }
+    }
+
+    fn on_end(&mut self, record: &SockEndRecord, procs: &mut ProcessTable, out: &mut Vec<FlowEvent>) {
+        let Some(at) = self.at(&record.header) else { return };
+        let sock = &record.sock;
+        match self.store.find(sock) {
+            Found::Ended { .. } => self.stats.second_ends += 1,
+            Found::Unknown => self.end_unseen(record, at, procs, out),
+            Found::Live(place) => {
+                let Some(conn) = self.store.get_mut(place) else { return };
+                conn.ends.complete(&Ends::of(sock));
+                if conn.connecting() && matches!(sock.old_state, state::SYN_SENT | state::SYN_RECV) {
+                    self.fail(place, sock.err, at.boot, out);
+                } else if sock.old_state == state::SYN_SENT {
+                    self.supersede(place, at.boot, out);
+                    self.end_unseen(record, at, procs, out);
+                } else if conn.waits() {
+                    self.end_waiting(place, record, at, procs, out);
+                } else {
+                    let end = end_of(record, at, procs);
+                    self.finish(place, end, out);
+                }
+            }
+        }
+    }
+
+    /// The end of an incoming connection of which no accept is known.
+    fn end_waiting(
+        &mut self,
+        place: u32,
+        record: &SockEndRecord,
+        at: At,
+        procs: &mut ProcessTable,
+        out: &mut Vec<FlowEvent>,
+    ) {
+        let sock = &record.sock;
+        let had_socket = sock.flags & SockFlags::HAS_SOCKET != 0;
+        let end = end_of(record, at, procs);
+        if sock.err != 0 {
+            // A connection that is reset in the accept queue stays there: accept() returns it all the same. And where
+            // accepts are told by the system call's return, the reset may come before it.
+            let Some(conn) = self.store.get_mut(place) else { return };
+            if conn.dead.is_some() {
+                self.stats.second_ends += 1;
+                return;
+            }
+            let id = conn.id;
+            conn.dead = Some(Box::new(Death { end, had_socket }));
+            let until = BootNs(at.boot.0.saturating_add(self.limits.accept_hold.0));
+            self.hold_death(HeldDeath { until, place, id }, out);
+        } else if had_socket {
+            self.infer_accept(place, end.closer.process.as_ref(), at.boot, out);
+            self.finish(place, end, out);
+        } else {
+            self.finish(place, End { how: EndedHow::NeverAccepted, closer: KERNEL, ..end }, out);
+        }
+    }
+
+    /// An end on a socket of which nothing is known.
+    fn end_unseen(
+        &mut self,
+        record: &SockEndRecord,
+        at: At,
+        procs: &mut ProcessTable,
+        out: &mut Vec<FlowEvent>,
+    ) {
+        let sock = &record.sock;
+        let whole = sock.shutdown == how::SHUTDOWN_BOTH;
+        if sock.old_state == state::SYN_SENT {
+            let owner = if sock.err == 0 {
+                // In the actor's context: shut down whole, it is a close of perhaps another one's attempt; else the
+                // attempt failed in its own system call, before a SYN (`tcp_v4_connect`).
+                let mut owner = hook_actor(at, &record.task, procs);
+                if whole {
+                    owner.method = Method::Closer;
+                }
+                owner
+            } else {
+                BEFORE_ATTACH
+            };
+            self.fail_unseen(sock, owner, sock.err, at.boot, out);
+            return;
+        }
+        let end = end_of(record, at, procs);
+        if sock.flags & SockFlags::HAS_SOCKET == 0 {
+            // An orphan whose close was told, or was before the attach; or a handshake that never completed.
+            if whole || sock.old_state == state::SYN_RECV {
+                self.stats.second_ends += 1;
+                return;
+            }
+            self.finish_unseen(sock, End { how: EndedHow::NeverAccepted, closer: KERNEL, ..end }, out);
+            return;
+        }
+        if sock.flags & SockFlags::FILE_DEAD != 0 || end.how == EndedHow::LocalReset {
+            // Inside a close, which has its own record.
+            self.stats.second_ends += 1;
+            return;
+        }
+        self.finish_unseen(sock, end, out);
+    }
+
+    fn on_listen(&mut self, record: &SockRecord, procs: &mut ProcessTable, out: &mut Vec<FlowEvent>) {
+        let Some(at) = self.at(&record.header) else { return };
+        let sock = &record.sock;
+        let addr = canonical_ip(address(sock.family, sock.laddr)).0;
+        let port = if sock.flags & SockFlags::PORT_PENDING != 0 { 0 } else { sock.lport };
+        if let Some(old) = self.listeners.get(sock.key) {
+            let same = old.netns == sock.netns && old.addr == addr && (old.port == port || port == 0);
+            if same || sock.flags & SockFlags::ADDRESS_KEY == 0 {
+                if old.port == 0 && port != 0 {
+                    self.settle_listener(sock.key, SocketAddr::new(addr, port), out);
+                } else {
+                    self.stats.ignored += 1;
+                }
+                return;
+            }
+            self.stats.ends_missed += 1;
+            self.unlisten(sock.key, SocketAddr::new(addr, 0), KERNEL, at.boot, out);
+        }
+        let listener = Listener {
+            id: self.next_id(),
+            key: sock.key,
+            netns: sock.netns,
+            addr,
+            port,
+            transport: transport(sock),
+            since: at.boot,
+            owner: Arc::new(hook_actor(at, &record.task, procs)),
+            told: port != 0,
+        };
+        let full = self.listeners.len() >= self.limits.listeners;
+        if port != 0 || full {
+            out.push(FlowEvent { boot: at.boot, change: Change::Listen(listener.event()) });
+        }
+        if full {
+            self.stats.listeners_not_kept += 1;
+            return;
+        }
+        let id = listener.id;
+        self.listeners.insert(listener);
+        if port == 0 {
+            let query = PortQuery {
+                pid: Pid(record.task.tgid),
+                netns: NetNs(sock.netns),
+                inode: sock.inode,
+                v6: sock.family == AF_INET6,
+                remote: None,
+            };
+            let until = self.after_hold(at.boot);
+            self.hold_listen(HeldListen { until, next: at.boot, key: sock.key, id, query }, out);
+        }
+    }
+
+    fn on_unlisten(&mut self, record: &SockRecord, procs: &mut ProcessTable, out: &mut Vec<FlowEvent>) {
+        let Some(at) = self.at(&record.header) else { return };
+        let sock = &record.sock;
+        let closer = hook_actor(at, &record.task, procs);
+        let addr = canonical_ip(address(sock.family, sock.laddr)).0;
+        let local = SocketAddr::new(addr, sock.lport);
+        if self.listeners.get(sock.key).is_some() {
+            self.unlisten(sock.key, local, closer, at.boot, out);
+            return;
+        }
+        let event = ListenEvent {
+            id: ConnId(self.next_id()),
+            transport: transport(sock),
+            local,
+            netns: NetNs(sock.netns),
+            source: Source::Late,
+            owner: BEFORE_ATTACH,
+        };
+        out.push(FlowEvent {
+            boot: at.boot,
+            change: Change::Unlisten(event, Unlisten { closer, duration: None }),
+        });
+    }
+
+    fn unlisten(
+        &mut self,
+        key: u64,
+        local: SocketAddr,
+        closer: Actor,
+        boot: BootNs,
+        out: &mut Vec<FlowEvent>,
+    ) {
+        let Some(mut listener) = self.listeners.remove(key) else { return };
+        if listener.port == 0 {
+            listener.port = local.port();
+        }
+        if !listener.told {
+            out.push(FlowEvent { boot: listener.since, change: Change::Listen(listener.event()) });
+            self.pending.listens.retain(|held| held.id != listener.id);
+        }
+        let duration = Some(boot.since(listener.since));
+        let change = Change::Unlisten(listener.event(), Unlisten { closer, duration });
+        out.push(FlowEvent { boot, change });
+    }
+
+    fn at(&mut self, header: &RecordHeader) -> Option<At> {
+        let hook = HookId::from_number(header.hook);
+        if hook.is_none() {
+            self.stats.ignored += 1;
+        }
+        Some(At { boot: BootNs(header.boot_ns), hook: hook? })
+    }
+
+    pub(super) fn next_id(&mut self) -> u64 {
+        self.last_id += 1;
+        self.last_id
+    }
+
+    pub(super) fn after_hold(&self, boot: BootNs) -> BootNs {
+        BootNs(boot.0.saturating_add(self.limits.port_hold.0))
+    }
+
+    /// The owner of the listener, where it is one.
+    pub(super) fn listener_of(
+        &self,
+        netns: u32,
+        local: SocketAddr,
+        prefer: Option<&ProcessInfo>,
+    ) -> Option<Arc<Actor>> {
+        match self.listeners.owners(netns, local, prefer) {
+            Owners::One(owner) => Some(owner),
+            Owners::None | Owners::Several => None,
+        }
+    }
+}
+
+fn hook_actor(at: At, task: &Task, procs: &mut ProcessTable) -> Actor {
+    Actor {
+        process: Some(procs.resolve(task, at.boot)),
+        tid: Some(Pid(task.tid)),
+        method: Method::Hook(at.hook),
+    }
+}
+
+/// The error of a close: before the last transition it is the application's to read, not how the connection ended.
+fn errno_of(sock: &Sock) -> u16 {
+    if sock.new_state == state::CLOSE { sock.err } else { 0 }
+}
+
+fn end_of(record: &SockEndRecord, at: At, procs: &mut ProcessTable) -> End {
+    let sock = &record.sock;
+    let ended = how::ended(sock);
+    End {
+        at: at.boot,
+        how: ended.how,
+        errno: sock.err,
+        closer: if ended.by_task { hook_actor(at, &record.task, procs) } else { KERNEL },
+        traffic: how::traffic(sock, &record.counters),
+    }
+}

@@ -1,0 +1,227 @@
+//! What /proc says of a process. A seam: the tables are tested without a kernel.
+
+use std::fs::{self, File};
+use std::io::{self, Read as _};
+use std::os::unix::ffi::OsStringExt as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::PathBuf;
+
+use conn_common::record::{EXEC_ARGS_MAX, PF_KTHREAD};
+
+use super::image::{split_args, until_nul};
+use super::info::TICK_NS;
+use crate::units::{BootNs, Pid};
+
+/// A process as /proc shows it at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProcImage {
+    /// Process id.
+    pub pid: Pid,
+    /// Start, in whole ticks of [`TICK_NS`].
+    pub start: BootNs,
+    /// Parent, `None` for the first processes.
+    pub ppid: Option<Pid>,
+    /// Name of the group leader.
+    pub comm: Box<[u8]>,
+    /// Executable, without the mark of a deleted one.
+    pub exe: Option<Box<[u8]>>,
+    /// The executable has no name any more.
+    pub exe_deleted: bool,
+    /// Arguments.
+    pub args: Box<[Box<[u8]>]>,
+    /// There are more arguments than are kept ([`EXEC_ARGS_MAX`] bytes).
+    pub args_truncated: bool,
+    /// Real user id.
+    pub uid: u32,
+    /// Real group id.
+    pub gid: u32,
+    /// Login uid, where set.
+    pub login_uid: Option<u32>,
+    /// It is a kernel thread.
+    pub kernel: bool,
+}
+
+/// Where processes are looked up.
+pub trait ProcSource: Send {
+    /// The processes there are.
+    ///
+    /// # Errors
+    /// When /proc cannot be listed.
+    fn pids(&self) -> io::Result<Vec<Pid>>;
+
+    /// One process; `None` when it is gone, or became another one while it was read.
+    fn read(&self, pid: Pid) -> Option<ProcImage>;
+}
+
+/// The real /proc.
+#[derive(Clone, Debug)]
+pub struct ProcFs {
+    root: PathBuf,
+}
+
+impl Default for ProcFs {
+    fn default() -> Self {
+        Self { root: PathBuf::from("/proc") }
+    }
+}
+
+/// The members of `/proc/PID/stat` that are used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Stat {
+    comm: Box<[u8]>,
+    ppid: u32,
+    flags: u32,
+    start: BootNs,
+}
+
+/// The name stands in parentheses and may itself contain some: the last one ends it.
+fn parse_stat(bytes: &[u8]) -> Option<Stat> {
+    let open = bytes.iter().position(|&b| b == b'(')?;
+    let close = bytes.iter().rposition(|&b| b == b')')?;
+    let comm = bytes.get(open + 1..close)?;
+    let rest = std::str::from_utf8(bytes.get(close + 1..)?).ok()?;
+    // The state is the third field of proc(5).
+    let mut fields = rest.split_ascii_whitespace().skip(1);
+    let ppid = fields.next()?.parse().ok()?;
+    let flags = fields.nth(4)?.parse().ok()?;
+    let ticks: u64 = fields.nth(12)?.parse().ok()?;
+    Some(Stat { comm: comm.into(), ppid, flags, start: BootNs(ticks.checked_mul(TICK_NS)?) })
+}
+
+/// The real one of the four ids behind a name in `/proc/PID/status`.
+fn status_id(status: &[u8], name: &[u8]) -> Option<u32> {
+    let line = status.split(|&b| b == b'\n').find_map(|line| line.strip_prefix(name))?;
+    std::str::from_utf8(line).ok()?.split_ascii_whitespace().next()?.parse().ok()
+}
+
+impl ProcFs {
+    /// A /proc that is mounted elsewhere.
+    pub fn at(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    fn stat(&self, pid: Pid) -> Option<Stat> {
+        parse_stat(&fs::read(self.file(pid, "stat")).ok()?)
+    }
+
+    fn file(&self, pid: Pid, name: &str) -> PathBuf {
+        let mut path = self.root.join(pid.0.to_string());
+        path.push(name);
+        path
+    }
+
+    fn exe(&self, pid: Pid) -> (Option<Box<[u8]>>, bool) {
+        const MARK: &[u8] = b" (deleted)";
+        let link = self.file(pid, "exe");
+        let Ok(target) = fs::read_link(&link) else { return (None, false) };
+        let mut path = target.into_os_string().into_vec();
+        // A file may be called so while it exists: its links tell.
+        let deleted = path.ends_with(MARK) && fs::metadata(&link).map_or(true, |meta| meta.nlink() == 0);
+        if deleted {
+            path.truncate(path.len() - MARK.len());
+        }
+        (Some(path.into_boxed_slice()), deleted)
+    }
+
+    fn args(&self, pid: Pid) -> (Box<[Box<[u8]>]>, bool) {
+        let mut bytes = Vec::new();
+        let Ok(file) = File::open(self.file(pid, "cmdline")) else { return (Box::default(), false) };
+        if file.take(EXEC_ARGS_MAX as u64 + 1).read_to_end(&mut bytes).is_err() {
+            return (Box::default(), false);
+        }
+        let truncated = bytes.len() > EXEC_ARGS_MAX;
+        bytes.truncate(EXEC_ARGS_MAX);
+        (split_args(&bytes), truncated)
+    }
+}
+
+impl ProcSource for ProcFs {
+    fn pids(&self) -> io::Result<Vec<Pid>> {
+        let mut pids = Vec::new();
+        for entry in fs::read_dir(&self.root)? {
+            if let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) {
+                pids.push(Pid(pid));
+            }
+        }
+        Ok(pids)
+    }
+
+    fn read(&self, pid: Pid) -> Option<ProcImage> {
+        let stat = self.stat(pid)?;
+        let status = fs::read(self.file(pid, "status")).ok()?;
+        let kernel = stat.flags & PF_KTHREAD != 0;
+        let (exe, exe_deleted) = if kernel { (None, false) } else { self.exe(pid) };
+        let (args, args_truncated) = if kernel { (Box::default(), false) } else { self.args(pid) };
+        let login_uid = fs::read(self.file(pid, "loginuid"))
+            .ok()
+            .and_then(|text| std::str::from_utf8(until_nul(&text)).ok()?.trim().parse().ok())
+            .filter(|&uid| uid != u32::MAX);
+        // Still the same process: nothing above was read from the next one with this id.
+        if self.stat(pid)?.start != stat.start {
+            return None;
+        }
+        Some(ProcImage {
+            pid,
+            start: stat.start,
+            ppid: (stat.ppid != 0).then_some(Pid(stat.ppid)),
+            comm: stat.comm,
+            exe,
+            exe_deleted,
+            args,
+            args_truncated,
+            uid: status_id(&status, b"Uid:")?,
+            gid: status_id(&status, b"Gid:")?,
+            login_uid,
+            kernel,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stat_with_a_hostile_name() {
+        let text = b"42 (a) R 1 (b) S 7 42 42 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 123456 1 2 3";
+        let stat = parse_stat(text).expect("stat");
+        assert_eq!(&stat.comm[..], b"a) R 1 (b");
+        assert_eq!(stat.ppid, 7);
+        assert_eq!(stat.flags, 4_194_560);
+        assert_eq!(stat.start, BootNs(123_456 * TICK_NS));
+    }
+
+    #[test]
+    fn stat_that_is_cut_is_refused() {
+        for text in [&b""[..], b"42", b"42 (x", b"42 )x( S 1", b"42 (x) S 1 2 3", b"42 (x) S a b c d e f"] {
+            assert_eq!(parse_stat(text), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn status_ids() {
+        let status = b"Name:\tx\nUid:\t1000\t0\t0\t0\nGid:\t100\t1\t1\t1\n";
+        assert_eq!(status_id(status, b"Uid:"), Some(1000));
+        assert_eq!(status_id(status, b"Gid:"), Some(100));
+        assert_eq!(status_id(status, b"Nope:"), None);
+    }
+
+    #[test]
+    fn this_process() {
+        let proc = ProcFs::default();
+        let pid = Pid(std::process::id());
+        assert!(proc.pids().expect("/proc").contains(&pid));
+        let me = proc.read(pid).expect("self");
+        let exe = std::env::current_exe().expect("exe");
+        assert_eq!(me.exe.as_deref(), Some(exe.as_os_str().as_encoded_bytes()));
+        assert_eq!(me.args.len(), std::env::args_os().count());
+        assert!(!me.kernel && !me.exe_deleted);
+        assert_ne!(me.start, BootNs(0));
+    }
+
+    #[test]
+    fn nobody() {
+        assert_eq!(ProcFs::default().read(Pid(u32::MAX)), None);
+        assert_eq!(ProcFs::at("/nonexistent").read(Pid(1)), None);
+    }
+}

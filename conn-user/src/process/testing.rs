@@ -1,0 +1,135 @@
+//! Builders of process records, and a /proc without a kernel.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Mutex};
+
+use conn_common::record::{
+    EXEC_FILENAME_MAX, EXEC_PATH_MAX, ExecFlags, ExecRecord, ExitRecord, ForkRecord, RecordHeader, Task,
+};
+
+use super::info::TICK_NS;
+use super::procfs::{ProcImage, ProcSource};
+use super::table::{ProcessLimits, ProcessTable};
+use crate::units::{BootNs, Pid};
+
+/// A second.
+pub(crate) const SECOND: u64 = 1_000_000_000;
+
+/// A task that started at `start` and is called `comm`.
+pub(crate) fn task(tgid: u32, start: u64, name: &str) -> Task {
+    let mut comm = [0; 16];
+    comm[..name.len()].copy_from_slice(name.as_bytes());
+    Task {
+        tgid,
+        tid: tgid,
+        start_boot_ns: start,
+        uid: 1000,
+        gid: 100,
+        cgroup_id: 7,
+        comm,
+        flags: 0,
+        reserved: 0,
+    }
+}
+
+pub(crate) fn header(boot_ns: u64) -> RecordHeader {
+    RecordHeader { boot_ns, ..RecordHeader::default() }
+}
+
+pub(crate) fn fork_record(parent: (u32, u64), child: Task) -> ForkRecord {
+    ForkRecord {
+        header: header(child.start_boot_ns),
+        child,
+        parent_tgid: parent.0,
+        reserved: 0,
+        parent_start_boot_ns: parent.1,
+    }
+}
+
+/// An exec of `path`, whose last component (its first 15 bytes) becomes the name.
+pub(crate) fn exec_record(tgid: u32, start: u64, path: &str) -> ExecRecord {
+    let name = path.rsplit('/').next().unwrap_or_default();
+    let mut record = ExecRecord {
+        header: header(start + 1),
+        task: task(tgid, start, &name[..name.len().min(15)]),
+        exe_inode: 5,
+        exe_dev: 1,
+        exe_nlink: 1,
+        parent_tgid: 1,
+        login_uid: 1000,
+        filename_len: path.len() as u16,
+        path_len: 0,
+        args_len: 0,
+        flags: ExecFlags::PATH_COMPLETE,
+        filename: [0; EXEC_FILENAME_MAX],
+        path: [0; EXEC_PATH_MAX],
+    };
+    record.filename[..path.len()].copy_from_slice(path.as_bytes());
+    let mut at = 0;
+    for name in path.split('/').rev().filter(|name| !name.is_empty()) {
+        record.path[at..at + name.len()].copy_from_slice(name.as_bytes());
+        at += name.len() + 1;
+    }
+    record.path_len = at as u16;
+    record
+}
+
+pub(crate) fn exit_record(task: Task, boot_ns: u64) -> ExitRecord {
+    ExitRecord { header: header(boot_ns), task, exit_code: 0, reserved: 0 }
+}
+
+/// A /proc that the test fills; clones share it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct FakeProc {
+    images: Arc<Mutex<BTreeMap<u32, ProcImage>>>,
+    reads: Arc<Mutex<Vec<u32>>>,
+}
+
+impl FakeProc {
+    pub(crate) fn put(&self, pid: u32, start: u64, exe: &str) {
+        let image = ProcImage {
+            pid: Pid(pid),
+            start: BootNs(start / TICK_NS * TICK_NS),
+            ppid: Some(Pid(1)),
+            comm: b"scanned"[..].into(),
+            exe: Some(exe.as_bytes().into()),
+            exe_deleted: false,
+            args: [exe.as_bytes().into()].into(),
+            args_truncated: false,
+            uid: 1000,
+            gid: 100,
+            login_uid: Some(1000),
+            kernel: false,
+        };
+        self.images.lock().expect("lock").insert(pid, image);
+    }
+
+    pub(crate) fn remove(&self, pid: u32) {
+        self.images.lock().expect("lock").remove(&pid);
+    }
+
+    /// The processes that were read, in order.
+    pub(crate) fn reads(&self) -> Vec<u32> {
+        self.reads.lock().expect("lock").clone()
+    }
+
+    pub(crate) fn table(&self) -> ProcessTable {
+        self.table_with(ProcessLimits::default())
+    }
+
+    pub(crate) fn table_with(&self, limits: ProcessLimits) -> ProcessTable {
+        ProcessTable::new(limits, Box::new(self.clone()))
+    }
+}
+
+impl ProcSource for FakeProc {
+    fn pids(&self) -> io::Result<Vec<Pid>> {
+        Ok(self.images.lock().expect("lock").keys().map(|&pid| Pid(pid)).collect())
+    }
+
+    fn read(&self, pid: Pid) -> Option<ProcImage> {
+        self.reads.lock().expect("lock").push(pid.0);
+        self.images.lock().expect("lock").get(&pid.0).cloned()
+    }
+}
