@@ -1,3 +1,13 @@
 //! The public event model and its encodings.
 
+pub mod address;
+pub mod community;
+pub mod errno;
+pub mod escape;
+pub mod json;
 pub mod model;
+pub mod names;
+pub mod time;
+
+#[cfg(test)]
+pub(crate) mod samples;

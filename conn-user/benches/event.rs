@@ -1,0 +1,107 @@
+//! The hot paths of an event: encoding it and filtering it.
+#![allow(missing_docs, reason = "criterion's macros make undocumented items")]
+
+use std::hint::black_box;
+use std::sync::Arc;
+
+use conn_common::hook::HookId;
+use conn_user::event::community;
+use conn_user::event::json::{JsonEncoder, StreamIdentity};
+use conn_user::event::model::{Event, EventBody};
+use conn_user::flow::model::{
+    Actor, Change, ConnEvent, ConnId, Direction, EndedHow, Ending, Method, Source, Traffic, Transport,
+};
+use conn_user::process::info::{ProcessInfo, ProcessSource};
+use conn_user::units::{BootNs, DurationNs, NetNs, Pid, WallNs};
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+
+fn process() -> Arc<ProcessInfo> {
+    Arc::new(ProcessInfo {
+        pid: Pid(4242),
+        start: BootNs(1_234_567_890),
+        start_is_coarse: false,
+        ppid: Some(Pid(1)),
+        comm: b"curl".as_slice().into(),
+        exe: Some(b"/usr/bin/curl".as_slice().into()),
+        exe_deleted: false,
+        args: ["curl", "-s", "http://127.0.0.1:8080/"].map(|arg| arg.as_bytes().into()).into(),
+        args_truncated: false,
+        uid: 1000,
+        gid: 1000,
+        login_uid: Some(1000),
+        cgroup_id: 4711,
+        kernel: false,
+        source: ProcessSource::Exec,
+    })
+}
+
+/// A storm as the agent sees it: connects and closes over changing ports.
+fn storm(v6: bool) -> Vec<Event> {
+    let process = process();
+    let actor = |hook| Actor {
+        process: Some(Arc::clone(&process)),
+        tid: Some(Pid(4242)),
+        method: Method::Hook(hook),
+    };
+    let host = if v6 { "[2001:db8::1]" } else { "127.0.0.1" };
+    let mut events = Vec::new();
+    for at in 0..1000_u64 {
+        let conn = ConnEvent {
+            id: ConnId(at),
+            direction: Direction::Out,
+            transport: Transport::Tcp,
+            local: format!("{host}:{}", 30_000 + at).parse().expect("address"),
+            remote: format!("{host}:8080").parse().expect("address"),
+            mapped: false,
+            netns: NetNs(4_026_531_840),
+            source: Source::Live,
+            owner: actor(HookId::FentryTcpConnect),
+            listener: None,
+            established: None,
+        };
+        let ending = Ending {
+            how: EndedHow::LocalFin,
+            errno: 0,
+            closer: actor(HookId::FentryTcpClose),
+            duration: Some(DurationNs(1_234_567)),
+            traffic: Some(Traffic { bytes_in: 5_300_000, bytes_out: 78, retransmits: 0, srtt_us: 31 }),
+        };
+        for change in [Change::Connect(conn.clone()), Change::Close(conn, ending)] {
+            events.push(Event {
+                seq: at,
+                boot: BootNs(5_000_000_000_000 + at * 4_000),
+                wall: WallNs(1_795_491_821_123_456_789 + at * 4_000),
+                body: EventBody::Flow(change),
+            });
+        }
+    }
+    events
+}
+
+fn encode(c: &mut Criterion) {
+    let identity = StreamIdentity {
+        host: "web-1".to_owned(),
+        boot_id: "3f2a9c1e-0b7d-4c58-9f11-6a5d2b3c4e5f".to_owned(),
+        agent_start: BootNs(77),
+    };
+    let mut group = c.benchmark_group("event/json");
+    for (name, v6) in [("ipv4", false), ("ipv6", true)] {
+        let events = storm(v6);
+        group.throughput(Throughput::Elements(events.len() as u64));
+        group.bench_function(name, |b| {
+            let (mut encoder, mut out) = (JsonEncoder::new(&identity), Vec::new());
+            b.iter(|| {
+                out.clear();
+                events.iter().for_each(|event| encoder.encode(black_box(event), &mut out));
+                out.len()
+            });
+        });
+    }
+    group.finish();
+    let (one, other) =
+        ("127.0.0.1:40000".parse().expect("address"), "127.0.0.1:80".parse().expect("address"));
+    c.bench_function("event/community_id", |b| b.iter(|| community::id(black_box(one), black_box(other))));
+}
+
+criterion_group!(benches, encode);
+criterion_main!(benches);

@@ -1,0 +1,302 @@
+//! An event as one line of JSON: the keys, and their order, of `docs/events.md` and [`super::schema`].
+
+mod process;
+#[cfg(test)]
+mod tests;
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use self::process::{ProcessWriter, write_option};
+use super::address::{write_int, write_ip};
+use super::model::{Event, EventBody, SCHEMA_VERSION};
+use super::names::{self, Named};
+use super::time::Rfc3339;
+use super::{community, errno, escape};
+use crate::flow::model::{
+    Actor, Change, ConnEvent, ConnId, Direction, Ending, Failure, ListenEvent, Method, Source, Transport,
+    canonical_ip,
+};
+use crate::kernel::gap::Gap;
+use crate::process::info::{ExitStatus, ProcessInfo};
+use crate::units::{BootNs, DurationNs, NetNs};
+
+/// What names this machine, this boot and this run in every event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StreamIdentity {
+    /// Host name.
+    pub host: String,
+    /// `/proc/sys/kernel/random/boot_id`.
+    pub boot_id: String,
+    /// When this run of the agent started: makes connection ids of two runs differ.
+    pub agent_start: BootNs,
+}
+
+/// Encodes events as JSON lines.
+pub struct JsonEncoder {
+    time: Rfc3339,
+    processes: ProcessWriter,
+    /// `,"host":"…","boot_id":"…","kind":"`
+    host: Vec<u8>,
+    /// `,"conn_id":"…-…-`
+    conn_id: Vec<u8>,
+}
+
+impl JsonEncoder {
+    /// An encoder for the events of one run.
+    pub fn new(identity: &StreamIdentity) -> Self {
+        let boot8: String = identity.boot_id.chars().filter(char::is_ascii_hexdigit).take(8).collect();
+        let mut host = b",\"host\":".to_vec();
+        escape::json_string(identity.host.as_bytes(), false, &mut host);
+        host.extend_from_slice(b",\"boot_id\":");
+        escape::json_string(identity.boot_id.as_bytes(), false, &mut host);
+        host.extend_from_slice(b",\"kind\":\"");
+        let conn_id = format!(",\"conn_id\":\"{boot8}-{:x}-", identity.agent_start.0).into_bytes();
+        Self { time: Rfc3339::default(), processes: ProcessWriter::new(&boot8), host, conn_id }
+    }
+
+    /// Appends the event as one line, with its newline.
+    pub fn encode(&mut self, event: &Event, out: &mut Vec<u8>) {
+        self.head(event, out);
+        match &event.body {
+            EventBody::Flow(change) => self.flow(change, out),
+            EventBody::Exec(exec) => self.process(Some(&exec.process), b",\"process\":", out),
+            EventBody::Exit(exit, status) => {
+                self.process(Some(&exit.process), b",\"process\":", out);
+                let (key, number): (&[u8], u8) = match status {
+                    ExitStatus::Code(code) => (b",\"code\":", *code),
+                    ExitStatus::Signal(signal) => (b",\"signal\":", *signal),
+                };
+                out.extend_from_slice(key);
+                write_int(number, out);
+            }
+            EventBody::Gap(gap) => write_gap(gap, out),
+        }
+        out.extend_from_slice(b"}\n");
+    }
+
+    fn head(&mut self, event: &Event, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"{\"schema\":");
+        write_int(SCHEMA_VERSION, out);
+        out.extend_from_slice(b",\"seq\":");
+        write_int(event.seq, out);
+        out.extend_from_slice(b",\"ts\":\"");
+        self.time.write(event.wall, out);
+        out.extend_from_slice(b"\",\"ts_ns\":");
+        write_int(event.wall.0, out);
+        out.extend_from_slice(b",\"boot_ns\":");
+        write_int(event.boot.0, out);
+        out.extend_from_slice(&self.host);
+        out.extend_from_slice(event.body.kind().name().as_bytes());
+        out.push(b'"');
+    }
+
+    fn flow(&mut self, change: &Change, out: &mut Vec<u8>) {
+        match change {
+            Change::Connect(conn) => self.conn(conn, out),
+            Change::Accept(conn) => {
+                self.conn(conn, out);
+                if let Some(listener) = &conn.listener {
+                    self.process(listener.process.as_ref(), b",\"listener\":{\"process\":", out);
+                    write_method(listener.method, out);
+                    out.push(b'}');
+                }
+            }
+            Change::Established(conn) => {
+                self.conn(conn, out);
+                out.extend_from_slice(b",\"connect_ns\":");
+                write_duration(connect_time(conn), out);
+            }
+            Change::Failed(conn, failure) => {
+                self.conn(conn, out);
+                write_failure(failure, out);
+            }
+            Change::Close(conn, ending) => {
+                self.conn(conn, out);
+                self.ending(ending, out);
+            }
+            Change::Listen(listener) => self.listener(listener, out),
+            Change::Unlisten(listener, end) => {
+                self.listener(listener, out);
+                out.extend_from_slice(b",\"duration_ns\":");
+                write_duration(end.duration, out);
+                self.closer(&end.closer, out);
+            }
+        }
+    }
+
+    fn conn(&mut self, conn: &ConnEvent, out: &mut Vec<u8>) {
+        self.conn_id(conn.id, out);
+        if let Some(id) = community::id(conn.local, conn.remote) {
+            out.extend_from_slice(b",\"community_id\":\"");
+            out.extend_from_slice(&id);
+            out.push(b'"');
+        }
+        out.extend_from_slice(match conn.direction {
+            Direction::Out => b",\"dir\":\"out\"".as_slice(),
+            Direction::In => b",\"dir\":\"in\"",
+            Direction::Unknown => b",\"dir\":\"unknown\"",
+        });
+        write_transport(conn.transport, out);
+        write_family(conn.local.ip(), conn.mapped, out);
+        write_end(b",\"laddr\":\"", b",\"lport\":", conn.local, out);
+        write_end(b",\"raddr\":\"", b",\"rport\":", conn.remote, out);
+        write_netns(conn.netns, conn.source, out);
+        self.owner(&conn.owner, out);
+    }
+
+    fn listener(&mut self, listener: &ListenEvent, out: &mut Vec<u8>) {
+        let (ip, mapped) = canonical_ip(listener.local.ip());
+        self.conn_id(listener.id, out);
+        write_transport(listener.transport, out);
+        write_family(ip, mapped, out);
+        write_end(b",\"laddr\":\"", b",\"lport\":", SocketAddr::new(ip, listener.local.port()), out);
+        write_netns(listener.netns, listener.source, out);
+        self.owner(&listener.owner, out);
+    }
+
+    fn ending(&mut self, ending: &Ending, out: &mut Vec<u8>) {
+        out.extend_from_slice(b",\"end\":\"");
+        out.extend_from_slice(ending.how.name().as_bytes());
+        out.extend_from_slice(b"\",\"errno\":");
+        write_int(ending.errno, out);
+        out.extend_from_slice(b",\"error\":");
+        write_error(ending.errno, b"null", out);
+        out.extend_from_slice(b",\"duration_ns\":");
+        write_duration(ending.duration, out);
+        out.extend_from_slice(b",\"bytes_in\":");
+        write_option(ending.traffic.map(|traffic| traffic.bytes_in), out);
+        out.extend_from_slice(b",\"bytes_out\":");
+        write_option(ending.traffic.map(|traffic| traffic.bytes_out), out);
+        out.extend_from_slice(b",\"retransmits\":");
+        write_option(ending.traffic.map(|traffic| traffic.retransmits), out);
+        out.extend_from_slice(b",\"srtt_us\":");
+        write_option(ending.traffic.map(|traffic| traffic.srtt_us), out);
+        self.closer(&ending.closer, out);
+    }
+
+    fn conn_id(&self, id: ConnId, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.conn_id);
+        write_int(id.0, out);
+        out.push(b'"');
+    }
+
+    fn owner(&mut self, owner: &Actor, out: &mut Vec<u8>) {
+        self.process(owner.process.as_ref(), b",\"process\":", out);
+        write_tid(owner, out);
+        write_method(owner.method, out);
+    }
+
+    fn closer(&mut self, closer: &Actor, out: &mut Vec<u8>) {
+        self.process(closer.process.as_ref(), b",\"closer\":{\"process\":", out);
+        write_tid(closer, out);
+        write_method(closer.method, out);
+        out.push(b'}');
+    }
+
+    fn process(&mut self, process: Option<&Arc<ProcessInfo>>, key: &[u8], out: &mut Vec<u8>) {
+        out.extend_from_slice(key);
+        match process {
+            Some(process) => self.processes.write(process, out),
+            None => out.extend_from_slice(b"null"),
+        }
+    }
+}
+
+/// From the SYN to the end of the handshake. The flow model does not carry the time of the SYN yet.
+const fn connect_time(_conn: &ConnEvent) -> Option<DurationNs> {
+    None
+}
+
+fn write_gap(gap: &Gap, out: &mut Vec<u8>) {
+    out.extend_from_slice(b",\"hook\":\"");
+    out.extend_from_slice(gap.hook.label().as_bytes());
+    out.extend_from_slice(b"\",\"cpu\":");
+    write_int(gap.cpu, out);
+    out.extend_from_slice(b",\"lost\":");
+    write_int(gap.lost, out);
+    out.extend_from_slice(b",\"from_boot_ns\":");
+    write_int(gap.from.0, out);
+    out.extend_from_slice(b",\"to_boot_ns\":");
+    write_int(gap.to.0, out);
+}
+
+fn write_transport(transport: Transport, out: &mut Vec<u8>) {
+    out.extend_from_slice(match transport {
+        Transport::Tcp => b",\"proto\":\"tcp\"".as_slice(),
+        Transport::Mptcp => b",\"proto\":\"mptcp\"",
+    });
+}
+
+fn write_family(ip: IpAddr, mapped: bool, out: &mut Vec<u8>) {
+    out.extend_from_slice(if ip.is_ipv4() { b",\"family\":\"ipv4\"" } else { b",\"family\":\"ipv6\"" });
+    out.extend_from_slice(if mapped { b",\"mapped\":true".as_slice() } else { b",\"mapped\":false" });
+}
+
+fn write_end(address_key: &[u8], port_key: &[u8], end: SocketAddr, out: &mut Vec<u8>) {
+    out.extend_from_slice(address_key);
+    write_ip(end.ip(), out);
+    out.push(b'"');
+    out.extend_from_slice(port_key);
+    write_option(Some(end.port()).filter(|port| *port != 0), out);
+}
+
+fn write_netns(netns: NetNs, source: Source, out: &mut Vec<u8>) {
+    out.extend_from_slice(b",\"netns\":");
+    write_int(netns.0, out);
+    out.extend_from_slice(match source {
+        Source::Live => b",\"source\":\"live\"",
+        Source::Late => b",\"source\":\"late\"",
+    });
+}
+
+fn write_tid(actor: &Actor, out: &mut Vec<u8>) {
+    out.extend_from_slice(b",\"tid\":");
+    write_option(actor.tid.map(|tid| tid.0), out);
+}
+
+fn write_method(method: Method, out: &mut Vec<u8>) {
+    out.extend_from_slice(b",\"method\":\"");
+    out.extend_from_slice(names::method(method).as_bytes());
+    match method {
+        Method::Hook(hook) => {
+            out.extend_from_slice(b"\",\"hook\":\"");
+            out.extend_from_slice(hook.label().as_bytes());
+        }
+        Method::Unknown(reason) => {
+            out.extend_from_slice(b"\",\"reason\":\"");
+            out.extend_from_slice(reason.name().as_bytes());
+        }
+        Method::Listener | Method::Closer => {}
+    }
+    out.push(b'"');
+}
+
+fn write_failure(failure: &Failure, out: &mut Vec<u8>) {
+    out.extend_from_slice(b",\"errno\":");
+    write_int(failure.errno, out);
+    out.extend_from_slice(b",\"error\":");
+    write_error(failure.errno, b"\"cancelled\"", out);
+    out.extend_from_slice(b",\"after_ns\":");
+    write_duration(failure.after, out);
+}
+
+/// Appends the name of an error, `zero` for 0; a number that Linux does not know becomes `E524`.
+fn write_error(errno: u16, zero: &[u8], out: &mut Vec<u8>) {
+    if errno == 0 {
+        return out.extend_from_slice(zero);
+    }
+    out.push(b'"');
+    match errno::name(errno) {
+        Some(name) => out.extend_from_slice(name.as_bytes()),
+        None => {
+            out.push(b'E');
+            write_int(errno, out);
+        }
+    }
+    out.push(b'"');
+}
+
+fn write_duration(duration: Option<DurationNs>, out: &mut Vec<u8>) {
+    write_option(duration.map(|duration| duration.0), out);
+}

@@ -1,0 +1,106 @@
+//! The encoder against a golden file, a parser, and arbitrary events.
+
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use serde_json::Value;
+
+use super::*;
+use crate::event::samples;
+
+fn encode(events: &[Event]) -> String {
+    let (mut encoder, mut out) = (JsonEncoder::new(&samples::identity()), Vec::new());
+    events.iter().for_each(|event| encoder.encode(event, &mut out));
+    String::from_utf8(out).expect("JSON is UTF-8")
+}
+
+fn parse(event: &Event) -> Value {
+    serde_json::from_str(&encode(std::slice::from_ref(event))).expect("one JSON object")
+}
+
+/// Compares with a file beside the tests; `CONN_BLESS=1` writes the file instead.
+#[test]
+fn golden() {
+    samples::golden("events.jsonl", &encode(&samples::all()));
+}
+
+#[test]
+fn keys_come_in_the_documented_order() {
+    let line = encode(&[samples::all().swap_remove(1)]);
+    let head = concat!(
+        r#"{"schema":1,"seq":2,"ts":"2026-11-24T03:43:41.125456789Z","ts_ns":1795491821125456789,"boot_ns":5000002000000,"#,
+        r#""host":"web-1","boot_id":"3f2a9c1e-0b7d-4c58-9f11-6a5d2b3c4e5f","kind":"connect","#,
+        r#""conn_id":"3f2a9c1e-123456789a-7","community_id":"1:"#
+    );
+    assert!(line.starts_with(head), "{line}");
+}
+
+#[test]
+fn values_round_trip() {
+    let close = &samples::all()[4];
+    let json = parse(close);
+    assert_eq!(json["laddr"], "127.0.0.1");
+    assert_eq!(json["rport"], 8080);
+    assert_eq!(json["process"]["id"], "3f2a9c1e-4242-4242000000");
+    assert_eq!(json["process"]["args"][2], "http://127.0.0.1:8080/");
+    assert_eq!(json["bytes_in"], 5_300_000);
+    assert_eq!(json["closer"]["hook"], "fentry:tcp_close");
+    assert_eq!(json["error"], Value::Null);
+}
+
+#[test]
+fn a_listener_on_a_mapped_address_is_ipv4() {
+    let json = parse(&samples::all()[14]);
+    assert_eq!(
+        (&json["laddr"], &json["family"], &json["mapped"]),
+        (&"127.0.0.1".into(), &"ipv4".into(), &true.into())
+    );
+    assert_eq!(json["lport"], Value::Null);
+    assert!(json.get("raddr").is_none() && json.get("dir").is_none() && json.get("community_id").is_none());
+}
+
+/// The cache must never answer for a process that took the address of a freed one, nor mix two up.
+#[test]
+fn the_cache_answers_for_the_right_process() {
+    let (mut encoder, mut out) = (JsonEncoder::new(&samples::identity()), Vec::new());
+    let mut kept = Vec::new();
+    for round in 0..20_000_u32 {
+        let process = samples::process(round, b"x", "/x", &[]);
+        if round % 3 == 0 {
+            kept.push(Arc::clone(&process));
+        }
+        for process in [Some(&process), kept.get(round as usize / 7)].into_iter().flatten() {
+            out.clear();
+            encoder.process(Some(process), b"", &mut out);
+            let json: Value = serde_json::from_slice(&out).expect("JSON");
+            assert_eq!(json["pid"], process.pid.0);
+        }
+    }
+}
+
+#[test]
+fn escaped_arguments_are_one_field() {
+    let mut process = ProcessInfo::clone(&samples::curl());
+    process.args = [b"\\x41".as_slice().into(), b"\xff".as_slice().into()].into();
+    let mut out = Vec::new();
+    ProcessWriter::new("b").write(&Arc::new(process), &mut out);
+    let json: Value = serde_json::from_slice(&out).expect("JSON");
+    assert_eq!(json["args"], serde_json::json!(["\\\\x41", "\\xff"]));
+    assert_eq!(json["args_escaped"], true);
+}
+
+proptest! {
+    #[test]
+    fn every_line_parses(event in samples::any_event()) {
+        let text = encode(std::slice::from_ref(&event));
+        prop_assert_eq!(text.matches('\n').count(), 1);
+        let json: Value = serde_json::from_str(&text).expect("JSON");
+        prop_assert_eq!(&json["seq"], &Value::from(event.seq));
+        prop_assert_eq!(&json["ts_ns"], &Value::from(event.wall.0));
+        prop_assert_eq!(&json["kind"], event.body.kind().name());
+        if let EventBody::Flow(Change::Close(conn, ending)) = &event.body {
+            prop_assert_eq!(json["laddr"].as_str().expect("text").parse::<IpAddr>().expect("address"), conn.local.ip());
+            prop_assert_eq!(&json["bytes_out"], &ending.traffic.map_or(Value::Null, |traffic| traffic.bytes_out.into()));
+        }
+    }
+}

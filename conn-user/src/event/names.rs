@@ -1,0 +1,79 @@
+//! The names of the model's values: the same in JSON, text, filters and the schema.
+
+use crate::flow::model::{Direction, EndedHow, Method, Source, Transport, UnknownReason};
+use crate::process::info::ProcessSource;
+
+/// A value that has one name everywhere.
+pub trait Named: Copy + Eq + 'static {
+    /// Every value, in the order of the documentation.
+    const ALL: &'static [Self];
+
+    /// Its name.
+    fn name(self) -> &'static str;
+}
+
+/// Implements [`Named`]; one list makes both the match, which must be complete, and `ALL`.
+macro_rules! named {
+    ($type:ident: $($variant:ident = $name:literal),+ $(,)?) => {
+        impl Named for $type {
+            const ALL: &'static [Self] = &[$(Self::$variant,)+];
+
+            fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)+ }
+            }
+        }
+    };
+}
+
+named!(Direction: Out = "out", In = "in", Unknown = "unknown");
+named!(Transport: Tcp = "tcp", Mptcp = "mptcp");
+named!(Source: Live = "live", Late = "late");
+named!(ProcessSource: Exec = "exec", Fork = "fork", ProcScan = "proc_scan", Hook = "hook");
+named!(UnknownReason:
+    BeforeAttach = "before_attach",
+    NeverAccepted = "never_accepted",
+    Backend = "backend",
+    Kernel = "kernel",
+);
+named!(EndedHow:
+    LocalFin = "local_fin",
+    PeerFin = "peer_fin",
+    LocalReset = "local_reset",
+    PeerReset = "peer_reset",
+    Timeout = "timeout",
+    Killed = "killed",
+    Disconnect = "disconnect",
+    NeverAccepted = "never_accepted",
+    Error = "error",
+);
+
+impl Named for super::model::EventKind {
+    const ALL: &'static [Self] = &Self::ALL;
+
+    fn name(self) -> &'static str {
+        Self::name(self)
+    }
+}
+
+/// The ways in which an actor is known, without their details.
+pub const METHODS: [&str; 4] = ["hook", "listener", "closer", "unknown"];
+
+/// The name of the way in which an actor is known.
+pub const fn method(method: Method) -> &'static str {
+    match method {
+        Method::Hook(_) => METHODS[0],
+        Method::Listener => METHODS[1],
+        Method::Closer => METHODS[2],
+        Method::Unknown(_) => METHODS[3],
+    }
+}
+
+/// The value with this name.
+pub fn from_name<T: Named>(name: &str) -> Option<T> {
+    T::ALL.iter().copied().find(|value| value.name() == name)
+}
+
+/// The names of all values of a type, in order.
+pub fn all<T: Named>() -> Vec<&'static str> {
+    T::ALL.iter().map(|value| value.name()).collect()
+}

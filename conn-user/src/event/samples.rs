@@ -1,0 +1,393 @@
+//! Events for tests: one of each kind and shape, and a strategy for arbitrary ones.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+
+use conn_common::hook::HookId;
+use proptest::collection::vec;
+use proptest::option;
+use proptest::prelude::*;
+use proptest::sample::select;
+
+use super::json::StreamIdentity;
+use super::model::{Event, EventBody, ProcEvent};
+use super::names::Named;
+use crate::flow::model::{
+    Actor, Change, ConnEvent, ConnId, Direction, EndedHow, Ending, Failure, ListenEvent, Method, Source,
+    Traffic, Transport, UnknownReason, Unlisten,
+};
+use crate::kernel::gap::Gap;
+use crate::process::info::{ExitStatus, ProcessInfo, ProcessSource};
+use crate::units::{BootNs, DurationNs, NetNs, Pid, WallNs};
+
+const BOOT: u64 = 5_000_000_000_000;
+const WALL: u64 = 1_795_491_821_123_456_789;
+const HOST_NETNS: NetNs = NetNs(4_026_531_840);
+
+pub(crate) fn identity() -> StreamIdentity {
+    StreamIdentity {
+        host: "web-1".to_owned(),
+        boot_id: "3f2a9c1e-0b7d-4c58-9f11-6a5d2b3c4e5f".to_owned(),
+        agent_start: BootNs(0x12_3456_789a),
+    }
+}
+
+pub(crate) fn process(pid: u32, comm: &[u8], exe: &str, args: &[&str]) -> Arc<ProcessInfo> {
+    Arc::new(ProcessInfo {
+        pid: Pid(pid),
+        start: BootNs(u64::from(pid) * 1_000_000),
+        start_is_coarse: false,
+        ppid: Some(Pid(1)),
+        comm: comm.into(),
+        exe: Some(exe.as_bytes().into()),
+        exe_deleted: false,
+        args: args.iter().map(|arg| arg.as_bytes().into()).collect(),
+        args_truncated: false,
+        uid: 1000,
+        gid: 1000,
+        login_uid: Some(1000),
+        cgroup_id: 4711,
+        kernel: false,
+        source: ProcessSource::Exec,
+    })
+}
+
+pub(crate) fn curl() -> Arc<ProcessInfo> {
+    process(4242, b"curl", "/usr/bin/curl", &["curl", "-s", "http://127.0.0.1:8080/"])
+}
+
+pub(crate) fn nginx() -> Arc<ProcessInfo> {
+    let mut nginx =
+        ProcessInfo::clone(&process(812, b"nginx", "/usr/sbin/nginx", &["nginx: worker process"]));
+    (nginx.uid, nginx.gid, nginx.login_uid, nginx.source) = (33, 33, None, ProcessSource::Fork);
+    Arc::new(nginx)
+}
+
+/// A name that tries to act on the terminal, to be another line, and is no UTF-8.
+pub(crate) fn hostile() -> Arc<ProcessInfo> {
+    let mut process = ProcessInfo::clone(&process(
+        666,
+        b"\x1b[2J\n\xff\\",
+        "/tmp/\u{202e}gpj.exe",
+        &["a b", "\u{200b}", ""],
+    ));
+    (process.exe_deleted, process.args_truncated) = (true, true);
+    Arc::new(process)
+}
+
+pub(crate) fn by(process: &Arc<ProcessInfo>, hook: HookId) -> Actor {
+    Actor { process: Some(Arc::clone(process)), tid: Some(process.pid), method: Method::Hook(hook) }
+}
+
+pub(crate) const fn unknown(reason: UnknownReason) -> Actor {
+    Actor { process: None, tid: None, method: Method::Unknown(reason) }
+}
+
+fn address(text: &str) -> SocketAddr {
+    text.parse().expect("a socket address")
+}
+
+pub(crate) fn outgoing() -> ConnEvent {
+    ConnEvent {
+        id: ConnId(7),
+        direction: Direction::Out,
+        transport: Transport::Tcp,
+        local: address("127.0.0.1:40000"),
+        remote: address("127.0.0.1:8080"),
+        mapped: false,
+        netns: HOST_NETNS,
+        source: Source::Live,
+        owner: by(&curl(), HookId::FentryTcpConnect),
+        listener: None,
+        established: None,
+    }
+}
+
+pub(crate) fn incoming() -> ConnEvent {
+    ConnEvent {
+        id: ConnId(8),
+        direction: Direction::In,
+        local: address("127.0.0.1:8080"),
+        remote: address("127.0.0.1:40000"),
+        owner: by(&nginx(), HookId::FentryInetAccept),
+        listener: Some(by(&nginx(), HookId::FexitListenStart)),
+        established: Some(BootNs(BOOT)),
+        ..outgoing()
+    }
+}
+
+fn listening(local: &str) -> ListenEvent {
+    ListenEvent {
+        id: ConnId(3),
+        transport: Transport::Tcp,
+        local: address(local),
+        netns: HOST_NETNS,
+        source: Source::Live,
+        owner: by(&nginx(), HookId::FexitListenStart),
+    }
+}
+
+fn ending(how: EndedHow, closer: Actor) -> Ending {
+    Ending {
+        how,
+        errno: 0,
+        closer,
+        duration: Some(DurationNs(1_234_567_890)),
+        traffic: Some(Traffic { bytes_in: 5_300_000, bytes_out: 78, retransmits: 2, srtt_us: 431 }),
+    }
+}
+
+pub(crate) fn event(seq: u64, body: EventBody) -> Event {
+    Event { seq, boot: BootNs(BOOT + seq * 1_000_000), wall: WallNs(WALL + seq * 1_000_000), body }
+}
+
+/// One event of each kind and shape.
+pub(crate) fn all() -> Vec<Event> {
+    let v6 = ConnEvent {
+        id: ConnId(9),
+        local: address("[2001:db8::1]:40001"),
+        remote: address("[2001:db8:0:1::aaaa]:443"),
+        transport: Transport::Mptcp,
+        owner: by(&hostile(), HookId::KprobeTcpConnect),
+        ..outgoing()
+    };
+    let pending = ConnEvent {
+        id: ConnId(10),
+        local: address("0.0.0.0:0"),
+        mapped: true,
+        owner: by(&curl(), HookId::StateActor),
+        ..outgoing()
+    };
+    let late = ConnEvent {
+        id: ConnId(11),
+        direction: Direction::Unknown,
+        source: Source::Late,
+        owner: unknown(UnknownReason::BeforeAttach),
+        listener: None,
+        ..incoming()
+    };
+    let by_listener = Actor { process: Some(nginx()), tid: None, method: Method::Listener };
+    let inferred = ConnEvent {
+        id: ConnId(12),
+        owner: by_listener.clone(),
+        listener: Some(unknown(UnknownReason::BeforeAttach)),
+        ..incoming()
+    };
+    let mut reset = ending(EndedHow::PeerReset, unknown(UnknownReason::Kernel));
+    (reset.errno, reset.duration, reset.traffic) = (104, None, None);
+    let bodies = [
+        EventBody::Flow(Change::Listen(listening("[::]:8080"))),
+        EventBody::Flow(Change::Connect(outgoing())),
+        EventBody::Flow(Change::Accept(incoming())),
+        EventBody::Flow(Change::Established(ConnEvent { established: Some(BootNs(BOOT)), ..outgoing() })),
+        EventBody::Flow(Change::Close(
+            outgoing(),
+            ending(EndedHow::LocalFin, by(&curl(), HookId::FentryTcpClose)),
+        )),
+        EventBody::Flow(Change::Close(
+            incoming(),
+            ending(EndedHow::PeerFin, by(&hostile(), HookId::KprobeTcpClose)),
+        )),
+        EventBody::Flow(Change::Connect(v6.clone())),
+        EventBody::Flow(Change::Failed(v6, Failure { errno: 111, after: Some(DurationNs(250_000)) })),
+        EventBody::Flow(Change::Connect(pending.clone())),
+        EventBody::Flow(Change::Failed(pending.clone(), Failure { errno: 0, after: None })),
+        EventBody::Flow(Change::Failed(pending, Failure { errno: 524, after: None })),
+        EventBody::Flow(Change::Close(late, reset)),
+        EventBody::Flow(Change::Accept(inferred.clone())),
+        EventBody::Flow(Change::Close(
+            inferred,
+            ending(EndedHow::Timeout, Actor { method: Method::Closer, ..by_listener }),
+        )),
+        EventBody::Flow(Change::Listen(listening("[::ffff:127.0.0.1]:0"))),
+        EventBody::Flow(Change::Unlisten(
+            listening("0.0.0.0:8080"),
+            Unlisten {
+                closer: by(&nginx(), HookId::FentryTcpClose),
+                duration: Some(DurationNs(90_061_000_000_000)),
+            },
+        )),
+        EventBody::Exec(ProcEvent { process: hostile() }),
+        EventBody::Exec(ProcEvent { process: curl() }),
+        EventBody::Exit(ProcEvent { process: curl() }, ExitStatus::Code(7)),
+        EventBody::Exit(ProcEvent { process: nginx() }, ExitStatus::Signal(9)),
+        EventBody::Gap(Gap {
+            hook: HookId::FentryTcpClose,
+            cpu: 1,
+            lost: 12,
+            from: BootNs(BOOT + 19_000_000),
+            to: BootNs(BOOT + 21_000_000),
+        }),
+    ];
+    bodies.into_iter().zip(1..).map(|(body, seq)| event(seq, body)).collect()
+}
+
+/// A few names and numbers that filters ask for, and anything else.
+fn bytes(known: &'static [&'static str]) -> impl Strategy<Value = Box<[u8]>> {
+    prop_oneof![
+        3 => select(known).prop_map(|name| name.as_bytes().into()),
+        1 => vec(any::<u8>(), 0..20).prop_map(Vec::into_boxed_slice),
+    ]
+}
+
+pub(crate) fn any_process() -> BoxedStrategy<Arc<ProcessInfo>> {
+    let names = (
+        bytes(&["nginx", "curl", "tmux: server", "kworker/0:1"]),
+        option::of(bytes(&["/usr/sbin/nginx", "/usr/bin/curl", "/tmp/a"])),
+        vec(bytes(&["-s", "--all", "a b"]), 0..4).prop_map(Vec::into_boxed_slice),
+    );
+    let numbers = (0..6_u32, option::of(0..6_u32), 0..3_u32, 0..3_u32, option::of(0..3_u32), any::<u64>());
+    let rest = (any::<bool>(), any::<bool>(), any::<bool>(), select(ProcessSource::ALL));
+    (names, numbers, rest)
+        .prop_map(|(names, numbers, rest)| {
+            Arc::new(ProcessInfo {
+                pid: Pid(numbers.0),
+                start: BootNs(numbers.5),
+                start_is_coarse: false,
+                ppid: numbers.1.map(Pid),
+                comm: names.0,
+                exe: names.1,
+                exe_deleted: rest.0,
+                args: names.2,
+                args_truncated: rest.1,
+                uid: numbers.2,
+                gid: numbers.3,
+                login_uid: numbers.4,
+                cgroup_id: numbers.5,
+                kernel: rest.2,
+                source: rest.3,
+            })
+        })
+        .boxed()
+}
+
+fn any_actor() -> BoxedStrategy<Actor> {
+    let method = prop_oneof![
+        select(HookId::ALL).prop_map(Method::Hook),
+        Just(Method::Listener),
+        Just(Method::Closer),
+        select(UnknownReason::ALL).prop_map(Method::Unknown),
+    ];
+    (option::of(any_process()), option::of(any::<u32>()), method)
+        .prop_map(|(process, tid, method)| Actor { process, tid: tid.map(Pid), method })
+        .boxed()
+}
+
+fn any_ip() -> impl Strategy<Value = IpAddr> {
+    prop_oneof![
+        (0..3_u8, 0..3_u8).prop_map(|(a, b)| IpAddr::V4(Ipv4Addr::new(10, 0, a, b))),
+        (0..3_u16).prop_map(|a| IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, a))),
+        any::<u128>().prop_map(|bits| IpAddr::V6(Ipv6Addr::from_bits(bits))),
+    ]
+    .prop_map(|ip| crate::flow::model::canonical_ip(ip).0)
+}
+
+fn any_end() -> impl Strategy<Value = SocketAddr> {
+    (any_ip(), prop_oneof![select(vec![0_u16, 80, 443, 8080]), any::<u16>()])
+        .prop_map(|(ip, port)| SocketAddr::new(ip, port))
+}
+
+fn any_conn() -> BoxedStrategy<ConnEvent> {
+    let kinds =
+        (select(Direction::ALL), select(Transport::ALL), select(Source::ALL), any::<bool>(), 0..3_u32);
+    (any::<u64>(), kinds, any_end(), any_end(), any_actor(), option::of(any_actor()))
+        .prop_map(|(id, kinds, local, remote, owner, listener)| ConnEvent {
+            id: ConnId(id),
+            direction: kinds.0,
+            transport: kinds.1,
+            local,
+            remote,
+            mapped: kinds.3,
+            netns: NetNs(kinds.4),
+            source: kinds.2,
+            owner,
+            listener,
+            established: None,
+        })
+        .boxed()
+}
+
+fn any_listen() -> BoxedStrategy<ListenEvent> {
+    any_conn()
+        .prop_map(|conn| ListenEvent {
+            id: conn.id,
+            transport: conn.transport,
+            local: conn.local,
+            netns: conn.netns,
+            source: conn.source,
+            owner: conn.owner,
+        })
+        .boxed()
+}
+
+fn any_ending() -> BoxedStrategy<Ending> {
+    let traffic = (any::<u64>(), any::<u64>(), any::<u32>(), any::<u32>()).prop_map(|numbers| Traffic {
+        bytes_in: numbers.0,
+        bytes_out: numbers.1,
+        retransmits: numbers.2,
+        srtt_us: numbers.3,
+    });
+    (
+        select(EndedHow::ALL),
+        select(vec![0_u16, 104, 110, 524]),
+        any_actor(),
+        option::of(any::<u64>()),
+        option::of(traffic),
+    )
+        .prop_map(|(how, errno, closer, duration, traffic)| Ending {
+            how,
+            errno,
+            closer,
+            duration: duration.map(DurationNs),
+            traffic,
+        })
+        .boxed()
+}
+
+/// Any event.
+pub(crate) fn any_event() -> BoxedStrategy<Event> {
+    let failure = (select(vec![0_u16, 111, 113, 524]), option::of(any::<u64>()))
+        .prop_map(|(errno, after)| Failure { errno, after: after.map(DurationNs) });
+    let change = prop_oneof![
+        any_conn().prop_map(Change::Connect),
+        any_conn().prop_map(Change::Accept),
+        any_conn().prop_map(Change::Established),
+        (any_conn(), failure).prop_map(|(conn, failure)| Change::Failed(conn, failure)),
+        (any_conn(), any_ending()).prop_map(|(conn, ending)| Change::Close(conn, ending)),
+        any_listen().prop_map(Change::Listen),
+        (any_listen(), any_actor(), option::of(any::<u64>())).prop_map(|(listener, closer, duration)| {
+            Change::Unlisten(listener, Unlisten { closer, duration: duration.map(DurationNs) })
+        }),
+    ];
+    let status =
+        prop_oneof![any::<u8>().prop_map(ExitStatus::Code), any::<u8>().prop_map(ExitStatus::Signal)];
+    let body = prop_oneof![
+        8 => change.prop_map(EventBody::Flow),
+        1 => any_process().prop_map(|process| EventBody::Exec(ProcEvent { process })),
+        1 => (any_process(), status).prop_map(|(process, status)| EventBody::Exit(ProcEvent { process }, status)),
+        1 => (select(HookId::ALL), any::<u16>(), any::<u64>(), any::<u64>(), any::<u64>()).prop_map(|gap| {
+            EventBody::Gap(Gap { hook: gap.0, cpu: gap.1, lost: gap.2, from: BootNs(gap.3), to: BootNs(gap.4) })
+        }),
+    ];
+    (any::<u64>(), any::<u64>(), any::<u64>(), body)
+        .prop_map(|(seq, boot, wall, body)| Event { seq, boot: BootNs(boot), wall: WallNs(wall), body })
+        .boxed()
+}
+
+/// Compares with a file in `src/event/golden/`; with `CONN_BLESS` set it writes the file instead.
+pub(crate) fn golden(name: &str, actual: &str) {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/event/golden/").to_owned() + name;
+    compare_file(&path, actual);
+}
+
+/// Likewise with any file, e.g. a page of the documentation that is made from the code.
+pub(crate) fn compare_file(path: &str, actual: &str) {
+    if std::env::var_os("CONN_BLESS").is_some() {
+        std::fs::write(path, actual).expect("a writable file");
+    }
+    let expected = std::fs::read_to_string(path).unwrap_or_default();
+    assert!(
+        actual == expected,
+        "{path} is not what the code gives; CONN_BLESS=1 cargo test writes it:\n{actual}"
+    );
+}

@@ -1,0 +1,124 @@
+//! Times as text, without a calendar computation an event: the second is cached.
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+
+use crate::units::WallNs;
+
+const SECOND: u64 = 1_000_000_000;
+
+/// Writes RFC 3339 in UTC with nine digits: `2026-11-24T03:41:27.123456789Z`.
+#[derive(Debug, Default)]
+pub struct Rfc3339 {
+    second: Option<u64>,
+    text: String,
+}
+
+impl Rfc3339 {
+    /// Appends the time.
+    pub fn write(&mut self, wall: WallNs, out: &mut Vec<u8>) {
+        let (second, nanos) = (wall.0 / SECOND, wall.0 % SECOND);
+        if self.second != Some(second) {
+            self.second = Some(second);
+            self.text.clear();
+            if let Some(at) = timestamp(second) {
+                self.text = at.strftime("%Y-%m-%dT%H:%M:%S.").to_string();
+            }
+        }
+        out.extend_from_slice(self.text.as_bytes());
+        digits(nanos, 9, out);
+        out.push(b'Z');
+    }
+}
+
+/// Writes the local time of day: `12:03:41.123`.
+#[derive(Debug)]
+pub struct TimeOfDay {
+    zone: TimeZone,
+    second: Option<u64>,
+    text: String,
+}
+
+impl TimeOfDay {
+    /// In this time zone.
+    pub fn new(zone: TimeZone) -> Self {
+        Self { zone, second: None, text: String::new() }
+    }
+
+    /// Appends the time with `places` decimal places, at most nine, cut, not rounded: a time never shows a second
+    /// that it does not belong to.
+    pub fn write(&mut self, wall: WallNs, places: usize, out: &mut Vec<u8>) {
+        let (second, nanos) = (wall.0 / SECOND, wall.0 % SECOND);
+        if self.second != Some(second) {
+            self.second = Some(second);
+            self.text.clear();
+            if let Some(at) = timestamp(second) {
+                self.text = at.to_zoned_datetime(self.zone.clone()).strftime("%H:%M:%S.").to_string();
+            }
+        }
+        out.extend_from_slice(self.text.as_bytes());
+        let places = places.min(9);
+        digits(nanos / 10_u64.pow(9 - places as u32), places, out);
+    }
+}
+
+/// `None` is impossible for nanoseconds in 64 bits (until the year 2554), and jiff reaches 9999.
+fn timestamp(second: u64) -> Option<Timestamp> {
+    Timestamp::from_second(i64::try_from(second).ok()?).ok()
+}
+
+/// Appends exactly `places` digits with leading zeros.
+fn digits(mut value: u64, places: usize, out: &mut Vec<u8>) {
+    let start = out.len();
+    out.resize(start + places, b'0');
+    for byte in out[start..].iter_mut().rev() {
+        *byte = b'0' + (value % 10) as u8;
+        value /= 10;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn rfc3339(wall: u64) -> String {
+        let mut out = Vec::new();
+        Rfc3339::default().write(WallNs(wall), &mut out);
+        String::from_utf8(out).expect("ASCII")
+    }
+
+    #[test]
+    fn known_times() {
+        assert_eq!(rfc3339(0), "1970-01-01T00:00:00.000000000Z");
+        assert_eq!(rfc3339(1_795_491_687_123_456_789), "2026-11-24T03:41:27.123456789Z");
+        assert_eq!(rfc3339(u64::MAX), "2554-07-21T23:34:33.709551615Z");
+    }
+
+    #[test]
+    fn the_cache_follows_the_second_both_ways() {
+        let (mut time, mut out) = (Rfc3339::default(), Vec::new());
+        for wall in [5 * SECOND + 1, 5 * SECOND + 2, 6 * SECOND, 5 * SECOND] {
+            time.write(WallNs(wall), &mut out);
+        }
+        let expected = "1970-01-01T00:00:05.000000001Z1970-01-01T00:00:05.000000002Z\
+                        1970-01-01T00:00:06.000000000Z1970-01-01T00:00:05.000000000Z";
+        assert_eq!(String::from_utf8(out).expect("ASCII"), expected);
+    }
+
+    #[test]
+    fn local_time_is_cut() {
+        let mut out = Vec::new();
+        let mut time = TimeOfDay::new(TimeZone::fixed(jiff::tz::offset(2)));
+        time.write(WallNs(1_795_491_687_999_999_999), 3, &mut out);
+        assert_eq!(String::from_utf8(out).expect("ASCII"), "05:41:27.999");
+    }
+
+    proptest! {
+        #[test]
+        fn parses_back(wall in any::<u64>()) {
+            let parsed: Timestamp = rfc3339(wall).parse().expect("RFC 3339");
+            prop_assert_eq!(parsed.as_nanosecond(), i128::from(wall));
+        }
+    }
+}
