@@ -12,4 +12,6 @@ pub mod flow;
 
 pub mod event;
 
+pub mod agent;
+
 pub mod cli;

@@ -9,11 +9,12 @@ use conn_common::hook::HookId;
 use super::clock::{Clock, boot_now};
 use crate::event::model::{Event, EventBody, ProcEvent};
 use crate::flow::model::{Change, FlowEvent};
-use crate::flow::resolve::ProcNetResolver;
+use crate::flow::resolve::ProcNet;
 use crate::flow::table::FlowTable;
 use crate::kernel::gap::{Gap, GapTracker};
 use crate::kernel::load::Session;
 use crate::kernel::selftest::Watch;
+use crate::process::info::ExitStatus;
 use crate::process::table::ProcessTable;
 use crate::units::BootNs;
 
@@ -31,7 +32,7 @@ pub struct Pipeline {
     processes: ProcessTable,
     flows: FlowTable,
     gaps: GapTracker,
-    resolver: ProcNetResolver,
+    resolver: ProcNet,
     clock: Clock,
     seq: u64,
     changes: Vec<FlowEvent>,
@@ -49,7 +50,7 @@ impl Pipeline {
             processes,
             flows,
             gaps: GapTracker::new(attached),
-            resolver: ProcNetResolver::default(),
+            resolver: ProcNet::default(),
             clock: Clock::now(),
             seq: 0,
             changes: Vec::new(),
@@ -107,13 +108,14 @@ impl Pipeline {
         }
         let boot = BootNs(header.boot_ns);
         match &record {
-            Record::Fork(fork) => self.processes.on_fork(fork),
+            Record::Fork(fork) => drop(self.processes.on_fork(fork)),
             Record::Exec(exec, args) => {
                 let process = self.processes.on_exec(exec, args);
                 self.tell(boot, EventBody::Exec(ProcEvent { process }), tell);
             }
             Record::Exit(exit) => {
-                if let Some((process, status)) = self.processes.on_exit(exit) {
+                if let Some(process) = self.processes.on_exit(exit) {
+                    let status = ExitStatus::from_kernel(exit.exit_code);
                     self.tell(boot, EventBody::Exit(ProcEvent { process }, status), tell);
                 }
             }

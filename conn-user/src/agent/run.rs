@@ -52,7 +52,9 @@ pub async fn run(
     let end = limits.duration.map(|duration| Instant::now() + duration);
     let mut clock_read = Instant::now();
     loop {
-        let turn = agent.reader.turn(BATCH, |bytes| agent.pipeline.on_bytes(bytes, &mut |event| consumer.on_event(event)));
+        let turn = agent
+            .reader
+            .turn(BATCH, |bytes| agent.pipeline.on_bytes(bytes, &mut |event| consumer.on_event(event)));
         if agent.pipeline.next_deadline().is_some_and(|deadline| deadline <= boot_now()) {
             agent.pipeline.on_time(boot_now(), &mut |event| consumer.on_event(event));
         }

@@ -61,10 +61,13 @@ pub async fn start(options: AgentOptions, tell: &mut impl FnMut(&Event)) -> Resu
     load::probe(&mut facts, &offsets)?;
     let attached = boot_now();
     let (session, reader) = load::start(facts, &offsets, options.load)?;
-    let mut agent =
-        Agent { session, reader, pipeline: Pipeline::new(attached, ProcessTable::new(), FlowTable::default()) };
+    let mut agent = Agent {
+        session,
+        reader,
+        pipeline: Pipeline::new(attached, ProcessTable::default(), FlowTable::default()),
+    };
     // After the attach: what is born later has a record, what was born earlier is in /proc.
-    agent.pipeline.processes().scan();
+    agent.pipeline.processes().scan()?;
     if options.self_test {
         self_test(&mut agent, tell).await?;
     }

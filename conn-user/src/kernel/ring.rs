@@ -187,7 +187,8 @@ impl RingReader {
         };
         view.read = view.consumer().load(Ordering::Acquire);
         view.last = view.read;
-        let fd = AsyncFd::register_with_interest(fd, Interest::READABLE)?;
+        // SAFETY: an owned descriptor stays open, and the same, until the AsyncFd drops it.
+        let fd = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }?;
         Ok(Self { view, fd, _consumer_page: consumer_page, _producer_pages: producer_pages })
     }
 
