@@ -1,0 +1,2 @@
+//! Scenario tests.
+fn main() {}
