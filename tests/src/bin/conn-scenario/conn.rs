@@ -283,20 +283,15 @@ impl Conn {
         }
     }
 
-    /// The close fact of this connection.
-    pub(crate) fn end_fact(&self, end: End, errno: i32, by: By, from: u64) -> Fact {
-        Fact {
+    /// Tells that it ended between `from` and now.
+    pub(crate) fn ended(&self, end: End, errno: i32, by: By, from: u64) -> Result<()> {
+        emit(&Line::Fact(Fact {
             errno,
             end: Some(end),
             bytes_in: Some(self.received),
             bytes_out: Some(self.sent),
             ..fact(Kind::Close, Some(self.dir), &self.sock, by, from)
-        }
-    }
-
-    /// Tells that it ended between `from` and now.
-    pub(crate) fn ended(&self, end: End, errno: i32, by: By, from: u64) -> Result<()> {
-        emit(&Line::Fact(self.end_fact(end, errno, by, from)))
+        }))
     }
 
     /// Closes the descriptor, which ends the connection.
