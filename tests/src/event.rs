@@ -1,5 +1,6 @@
 //! The agent's events, read from `conn tail --json` as any user would.
 
+use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 
 use serde::Deserialize;
@@ -169,10 +170,10 @@ impl Event {
             self.boot_ns,
         );
         if let Some(end) = &self.end {
-            text += &format!(" end={end}");
+            let _ = write!(text, " end={end}");
         }
         if let Some(errno) = self.errno {
-            text += &format!(" errno={errno}");
+            let _ = write!(text, " errno={errno}");
         }
         text
     }
@@ -206,7 +207,7 @@ pub fn shown(bytes: &[u8]) -> String {
     for chunk in bytes.utf8_chunks() {
         out += &chunk.valid().replace('\\', "\\\\");
         for byte in chunk.invalid() {
-            out += &format!("\\x{byte:02x}");
+            let _ = write!(out, "\\x{byte:02x}");
         }
     }
     out

@@ -93,7 +93,9 @@ fn unknown(reason: &str) -> Actor {
 }
 
 fn actor(truth: &Truth, fact: &Fact, backend: Backend) -> Actor {
-    let Some(image) = fact.pid.and_then(|pid| truth.image(pid, fact.from_ns)) else { return unknown("kernel") };
+    let Some(image) = fact.pid.and_then(|pid| truth.image(pid, fact.from_ns)) else {
+        return unknown("kernel");
+    };
     let hook = match backend {
         Backend::Fentry => "fentry:tcp_connect",
         Backend::Kprobe => "kprobe:tcp_connect",

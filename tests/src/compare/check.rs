@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::compare::{CLOCK_SLACK_NS, Life, Problem, Truth, brief};
 use crate::event::{Actor, Event, Process, shown};
 use crate::expect::{Backend, Case, Expect, Who, errno_name};
-use crate::truth::{Dir, Kind, ProcessFact};
+use crate::truth::{Dir, End, Kind, ProcessFact};
 
 /// Collects what is wrong with one event.
 struct Report<'a> {
@@ -30,7 +30,7 @@ impl Report<'_> {
 pub(crate) fn event(
     truth: &Truth,
     case: &Case,
-    expect: &Expect,
+    expect: Expect,
     reasons: &[&str],
     event: &Event,
     problems: &mut Vec<Problem>,
@@ -53,7 +53,7 @@ pub(crate) fn event(
     }
 }
 
-fn socket(report: &mut Report, case: &Case, expect: &Expect) {
+fn socket(report: &mut Report, case: &Case, expect: Expect) {
     let (event, fact) = (report.event, case.fact);
     report.want("schema", &event.schema, &1);
     if event.conn_id.as_ref().is_none_or(String::is_empty) {
@@ -96,7 +96,7 @@ fn time(report: &mut Report, case: &Case) {
     }
 }
 
-fn owner(report: &mut Report, truth: &Truth, case: &Case, expect: &Expect) {
+fn owner(report: &mut Report, truth: &Truth, case: &Case, expect: Expect) {
     let event = report.event;
     let told = Actor {
         process: event.process.clone(),
@@ -110,7 +110,7 @@ fn owner(report: &mut Report, truth: &Truth, case: &Case, expect: &Expect) {
     actor(report, "owner", &told, image, begin.tid, expect.owner, case.backend, true);
 }
 
-fn closer(report: &mut Report, truth: &Truth, case: &Case, expect: &Expect) {
+fn closer(report: &mut Report, truth: &Truth, case: &Case, expect: Expect) {
     if !matches!(case.fact.kind, Kind::Close | Kind::Unlisten) {
         return;
     }
@@ -187,7 +187,7 @@ fn same_process(report: &mut Report, role: &str, told: &Process, truth: &Process
     }
 }
 
-fn outcome(report: &mut Report, case: &Case, expect: &Expect) {
+fn outcome(report: &mut Report, case: &Case, expect: Expect) {
     let (event, fact) = (report.event, case.fact);
     match fact.kind {
         Kind::Failed => {
@@ -196,7 +196,7 @@ fn outcome(report: &mut Report, case: &Case, expect: &Expect) {
             report.want("error", &event.error.as_deref(), &error);
         }
         Kind::Close => {
-            report.want("end", &event.end.as_deref(), &fact.end.map(|e| e.name()));
+            report.want("end", &event.end.as_deref(), &fact.end.map(End::name));
             report.want("errno", &event.errno, &Some(fact.errno));
             report.want("error", &event.error.as_deref(), &errno_name(fact.errno));
             if expect.counters {
@@ -219,7 +219,10 @@ pub(crate) fn life(told: &[&Event], problems: &mut Vec<Problem>) {
     };
     for pair in told.windows(2) {
         if pair[1].conn_id != pair[0].conn_id {
-            say(pair[1], format!("conn_id {:?}, but its {} had {:?}", pair[1].conn_id, pair[0].kind, pair[0].conn_id));
+            say(
+                pair[1],
+                format!("conn_id {:?}, but its {} had {:?}", pair[1].conn_id, pair[0].kind, pair[0].conn_id),
+            );
         }
         if pair[1].seq < pair[0].seq {
             say(pair[1], format!("told before its {}", pair[0].kind));
@@ -253,17 +256,18 @@ pub(crate) fn identities(
     let mut communities: BTreeMap<_, &str> = BTreeMap::new();
     for (i, (_, found)) in lives.iter().zip(matched).enumerate() {
         for event in found.iter().flatten().map(|&e| events[e]) {
-            if let Some(id) = event.conn_id.as_deref() {
-                if *seen.entry(id).or_insert(i) != i {
-                    problems.push(Problem::Wrong(format!("two connections are {id}: {}", event.brief())));
-                }
+            if let Some(id) = event.conn_id.as_deref()
+                && *seen.entry(id).or_insert(i) != i
+            {
+                problems.push(Problem::Wrong(format!("two connections are {id}: {}", event.brief())));
             }
             if let (Some(id), Some(local), Some(remote)) =
                 (event.community_id.as_deref(), event.local(), event.remote())
             {
                 let ends = (local.min(remote), local.max(remote));
                 if *communities.entry(ends).or_insert(id) != id {
-                    problems.push(Problem::Wrong(format!("two Community IDs for {ends:?}: {}", event.brief())));
+                    problems
+                        .push(Problem::Wrong(format!("two Community IDs for {ends:?}: {}", event.brief())));
                 }
             }
         }

@@ -52,10 +52,10 @@ pub fn contradictions(truth: &Truth) -> Vec<String> {
         if fact.until_ns < fact.from_ns {
             wrong.push(format!("ends before it begins: {}", super::brief(fact)));
         }
-        if let Some(pid) = fact.pid {
-            if truth.image(pid, fact.from_ns).is_none() {
-                wrong.push(format!("nobody told of process {pid}: {}", super::brief(fact)));
-            }
+        if let Some(pid) = fact.pid
+            && truth.image(pid, fact.from_ns).is_none()
+        {
+            wrong.push(format!("nobody told of process {pid}: {}", super::brief(fact)));
         }
     }
     for life in lives(&truth.facts) {

@@ -31,7 +31,7 @@ pub(crate) fn assign(
                 let (expect, _) = expect(&Case { fact, begin, backend });
                 let owner = begin.unwrap_or(fact).pid;
                 let best = (0..events.len())
-                    .filter(|&e| !used[e] && fits(fact, &expect, events[e]))
+                    .filter(|&e| !used[e] && fits(fact, expect, events[e]))
                     .map(|e| (score(fact, owner, events[e]), e))
                     .filter(|((in_time, _), _)| loose || *in_time)
                     .max_by_key(|&(score, e)| (score, std::cmp::Reverse(e)));
@@ -46,7 +46,8 @@ pub(crate) fn assign(
 }
 
 fn score(fact: &Fact, owner: Option<u32>, event: &Event) -> (bool, u32) {
-    let in_time = event.boot_ns + CLOCK_SLACK_NS >= fact.from_ns && event.boot_ns <= fact.until_ns + CLOCK_SLACK_NS;
+    let in_time =
+        event.boot_ns + CLOCK_SLACK_NS >= fact.from_ns && event.boot_ns <= fact.until_ns + CLOCK_SLACK_NS;
     let pid = event.process.as_ref().map(|p| p.pid);
     let closer = event.closer.as_ref().and_then(|c| c.process.as_ref()).map(|p| p.pid);
     let port = fact.sock.lport.is_some() && fact.sock.lport == event.lport;
@@ -54,7 +55,7 @@ fn score(fact: &Fact, owner: Option<u32>, event: &Event) -> (bool, u32) {
 }
 
 /// Whether the event can be about the fact's socket.
-fn fits(fact: &Fact, expect: &Expect, event: &Event) -> bool {
+fn fits(fact: &Fact, expect: Expect, event: &Event) -> bool {
     if event.kind != fact.kind.name() || event.netns != Some(fact.sock.netns) {
         return false;
     }

@@ -7,7 +7,7 @@ mod matching;
 mod tests;
 
 use std::collections::BTreeSet;
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::net::IpAddr;
 
 use crate::event::Event;
@@ -62,7 +62,9 @@ impl Truth {
                 _ => (f.sock.laddr, f.sock.lport),
             };
             let same = |a: Option<IpAddr>, p: Option<u16>| {
-                p.is_some() && p == port && a.is_some_and(|a| a == ip || a.is_unspecified() || ip.is_unspecified())
+                p.is_some()
+                    && p == port
+                    && a.is_some_and(|a| a == ip || a.is_unspecified() || ip.is_unspecified())
             };
             event.netns == Some(f.sock.netns)
                 && (same(event.laddr, event.lport) || same(event.raddr, event.rport))
@@ -124,7 +126,7 @@ pub fn compare(truth: &Truth, events: &[Event], backend: Backend) -> Vec<Problem
             let case = Case { fact: &truth.facts[fact], begin: life.begin(truth), backend };
             let (expect, reasons) = expect(&case);
             match event {
-                Some(event) => check::event(truth, &case, &expect, &reasons, ours[*event], &mut problems),
+                Some(event) => check::event(truth, &case, expect, &reasons, ours[*event], &mut problems),
                 None if expect.presence == crate::expect::Presence::Must => {
                     problems.push(Problem::Missing(brief(case.fact)));
                 }
@@ -150,11 +152,14 @@ pub fn brief(fact: &Fact) -> String {
         port(fact.sock.lport),
     );
     if let Some(remote) = fact.sock.remote {
-        text += &format!(" -> {remote}");
+        let _ = write!(text, " -> {remote}");
     }
     text += &fact.pid.map_or(" by nobody".to_owned(), |pid| format!(" by {pid}"));
     if let Some(end) = fact.end {
-        text += &format!(" end={}", end.name());
+        let _ = write!(text, " end={}", end.name());
     }
-    text + &format!(" errno={} netns={} from {} to {}", fact.errno, fact.sock.netns, fact.from_ns, fact.until_ns)
+    text + &format!(
+        " errno={} netns={} from {} to {}",
+        fact.errno, fact.sock.netns, fact.from_ns, fact.until_ns
+    )
 }

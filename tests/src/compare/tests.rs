@@ -213,7 +213,9 @@ fn wrong_sockets_are_found() {
     wrong("accept", "two Community IDs", |e| e.community_id = Some("1:other".into()));
     wrong("close", "conn_id", |e| e.conn_id = Some("other".into()));
     // A wrong end is a missing event and an invented one.
-    for change in [|e: &mut Event| e.lport = Some(9), |e: &mut Event| e.netns = Some(9), |e: &mut Event| e.lport = None] {
+    for change in
+        [|e: &mut Event| e.lport = Some(9), |e: &mut Event| e.netns = Some(9), |e: &mut Event| e.lport = None]
+    {
         let problems = after("connect", change);
         assert!(problems.iter().any(|p| matches!(p, Problem::Missing(_))), "{problems:#?}");
         assert!(problems.iter().any(|p| matches!(p, Problem::Invented(_))), "{problems:#?}");

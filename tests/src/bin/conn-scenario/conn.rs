@@ -278,7 +278,9 @@ impl Conn {
     /// Wants the peer's reset, and tells that it ended this side.
     pub(crate) fn recv_reset(&self, errno: i32) -> Result<()> {
         match sys::recv(&self.fd, &mut [0]) {
-            Err(e) if e.raw_os_error() == Some(errno) => self.ended(End::PeerReset, errno, By::Nobody, self.since),
+            Err(e) if e.raw_os_error() == Some(errno) => {
+                self.ended(End::PeerReset, errno, By::Nobody, self.since)
+            }
             other => bail!("wanted errno {errno}, got {other:?}"),
         }
     }

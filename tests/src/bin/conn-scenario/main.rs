@@ -6,6 +6,7 @@
 mod conn;
 mod facts;
 mod netdev;
+mod overhead;
 mod process;
 mod scenario;
 mod storm;
@@ -19,8 +20,9 @@ use conn_tests::truth::Line;
 
 use crate::scenario::Skip;
 
-const USAGE: &str = "usage: conn-scenario NAME | list | storm N [--threads T] [--payload BYTES] | \
-                     overhead --conn PATH [--pairs N] [--connections M] [--backend B]";
+const USAGE: &str = "usage: conn-scenario NAME | list | storm N [--threads T] [--payload BYTES] [--wait] | \
+                     overhead --conn PATH [--pairs N] [--connections M] [--backend B] \
+                     [--one-core]";
 
 fn main() -> ExitCode {
     let mut args: Vec<String> =
@@ -29,6 +31,7 @@ fn main() -> ExitCode {
     let result = match name.as_str() {
         "list" => list(),
         "storm" => storm::run(&args),
+        "overhead" => overhead::run(&args),
         scenario::CONNECTOR => scenario::connector(&args),
         scenario::WAITER => scenario::waiter(&args),
         _ => scenario(&name),
@@ -51,7 +54,9 @@ fn list() -> Result<()> {
 }
 
 fn scenario(name: &str) -> Result<()> {
-    let Some(found) = scenario::ALL.iter().find(|s| s.name == name) else { bail!("no such scenario\n{USAGE}") };
+    let Some(found) = scenario::ALL.iter().find(|s| s.name == name) else {
+        bail!("no such scenario\n{USAGE}")
+    };
     facts::emit_me().context("describe this process")?;
     match (found.run)() {
         Err(e) if e.is::<Skip>() => facts::emit(&Line::Skip { reason: e.to_string() }),

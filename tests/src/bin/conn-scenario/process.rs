@@ -95,7 +95,7 @@ pub(crate) fn two(
     server: impl FnOnce(Conn, &Pipe) -> Result<()>,
     client: impl FnOnce(Conn, &Pipe) -> Result<()>,
 ) -> Result<()> {
-    two_with(ip, ip, |to| Conn::connect(to), server, client)
+    two_with(ip, ip, Conn::connect, server, client)
 }
 
 /// The same, with another address for the client and its own way to connect.

@@ -1,5 +1,6 @@
 //! Very many loopback connections in one process.
 
+use std::io::BufRead;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::time::Instant;
@@ -22,12 +23,17 @@ pub(crate) struct Storm {
     pub(crate) payload: usize,
 }
 
-/// `storm N [--threads T] [--payload BYTES]`.
+/// `storm N [--threads T] [--payload BYTES] [--wait]`; with `--wait` it begins after a line of input.
 pub(crate) fn run(args: &[String]) -> Result<()> {
     let mut storm = Storm { connections: 0, threads: 1, payload: 0 };
     let mut args = args.iter();
     storm.connections = args.next().context("storm: how many?")?.parse().context("storm: a number")?;
+    let mut wait = false;
     while let Some(flag) = args.next() {
+        if flag == "--wait" {
+            wait = true;
+            continue;
+        }
         let value = args.next().with_context(|| format!("{flag}: no value"))?;
         match flag.as_str() {
             "--threads" => storm.threads = value.parse().context("--threads")?,
@@ -37,6 +43,10 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
     }
     ensure!(storm.threads > 0, "--threads 0");
     emit_me()?;
+    if wait {
+        emit(&Line::Ready)?;
+        std::io::stdin().lock().read_line(&mut String::new()).context("wait for the word to go on")?;
+    }
     emit(&Line::Storm(storm.blow()?))
 }
 

@@ -149,9 +149,7 @@ pub(crate) fn accept(listener: &OwnedFd, by: AcceptBy) -> io::Result<OwnedFd> {
         // SAFETY: null pointers mean that the address is not wanted.
         AcceptBy::Accept => unsafe { libc::syscall(libc::SYS_accept, fd, none, none) },
         // SAFETY: as above.
-        AcceptBy::Accept4 => unsafe {
-            libc::syscall(libc::SYS_accept4, fd, none, none, libc::SOCK_CLOEXEC)
-        },
+        AcceptBy::Accept4 => unsafe { libc::syscall(libc::SYS_accept4, fd, none, none, libc::SOCK_CLOEXEC) },
     };
     let fd = check(c_int::try_from(result).unwrap_or(-1))?;
     // SAFETY: the kernel has just given this descriptor to us alone.
@@ -180,7 +178,8 @@ pub(crate) fn shutdown(fd: &OwnedFd, how: c_int) -> io::Result<()> {
 pub(crate) fn set_option<T>(fd: &OwnedFd, level: c_int, name: c_int, value: &T) -> io::Result<()> {
     let value = std::ptr::from_ref(value).cast::<c_void>();
     // SAFETY: `value` points to `size_of::<T>()` readable bytes.
-    check(unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, value, size_of::<T>() as socklen_t) }).map(drop)
+    check(unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, value, size_of::<T>() as socklen_t) })
+        .map(drop)
 }
 
 /// The pending error of a socket, as a positive errno.
@@ -214,7 +213,8 @@ pub(crate) fn poll(fds: &[RawFd], events: i16, timeout_ms: c_int) -> io::Result<
 pub(crate) fn send_all(fd: &OwnedFd, mut data: &[u8]) -> io::Result<()> {
     while !data.is_empty() {
         // SAFETY: `data` is readable for its length.
-        let sent = unsafe { libc::send(fd.as_raw_fd(), data.as_ptr().cast(), data.len(), libc::MSG_NOSIGNAL) };
+        let sent =
+            unsafe { libc::send(fd.as_raw_fd(), data.as_ptr().cast(), data.len(), libc::MSG_NOSIGNAL) };
         data = &data[check_len(sent)?..];
     }
     Ok(())

@@ -69,7 +69,8 @@ impl Map {
         let protection = libc::PROT_READ | libc::PROT_WRITE;
         let flags = libc::MAP_SHARED | libc::MAP_POPULATE;
         // SAFETY: a fresh mapping of the ring's own memory; nothing else lies there.
-        let start = unsafe { libc::mmap(std::ptr::null_mut(), len, protection, flags, fd.as_raw_fd(), offset) };
+        let start =
+            unsafe { libc::mmap(std::ptr::null_mut(), len, protection, flags, fd.as_raw_fd(), offset) };
         if start == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(Self { start, len }) }
     }
 
@@ -154,7 +155,15 @@ impl Ring {
         let none = std::ptr::null::<c_void>();
         // SAFETY: no signal mask is passed; the ring's memory is mapped.
         let result = unsafe {
-            libc::syscall(libc::SYS_io_uring_enter, fd, submit, 1 as c_long, ENTER_GETEVENTS, none, 0 as c_long)
+            libc::syscall(
+                libc::SYS_io_uring_enter,
+                fd,
+                submit,
+                1 as c_long,
+                ENTER_GETEVENTS,
+                none,
+                0 as c_long,
+            )
         };
         match crate::sys::check(result as i32) {
             Err(e) if e.kind() == io::ErrorKind::Interrupted => Ok(()),
@@ -177,13 +186,8 @@ impl Ring {
     pub(crate) fn connect(&mut self, fd: &OwnedFd, to: SocketAddr) -> io::Result<()> {
         let raw = RawAddr::new(to);
         let addr = raw.as_ptr() as u64;
-        let sqe = Sqe {
-            opcode: OP_CONNECT,
-            fd: fd.as_raw_fd(),
-            addr,
-            off: u64::from(raw.len),
-            ..Sqe::default()
-        };
+        let sqe =
+            Sqe { opcode: OP_CONNECT, fd: fd.as_raw_fd(), addr, off: u64::from(raw.len), ..Sqe::default() };
         self.run(sqe).map(drop)
     }
 }

@@ -6,7 +6,9 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use anyhow::{Context, Result, bail, ensure};
 use conn_tests::truth::{Dir, End, Kind, Line, SockFact};
 
-use crate::conn::{By, ClosedPort, Conn, Listener, PATIENCE_MS, V4, fact, failed, in_progress, portless, sock_fact};
+use crate::conn::{
+    By, ClosedPort, Conn, Listener, PATIENCE_MS, V4, fact, failed, in_progress, portless, sock_fact,
+};
 use crate::facts::emit;
 use crate::process::fork;
 use crate::sys::{self, boot_ns};
@@ -119,13 +121,7 @@ pub(super) fn cancelled_kill() -> Result<()> {
     let child = fork(|pipe| {
         let pending = pending(to)?;
         // The parent tells the end of this connection; it must know its beginning from here.
-        let connect = fact(
-            Kind::Connect,
-            Some(Dir::Out),
-            &pending.sock,
-            By::Me,
-            pending.from,
-        );
+        let connect = fact(Kind::Connect, Some(Dir::Out), &pending.sock, By::Me, pending.from);
         emit(&Line::Fact(connect))?;
         pipe.tell(u64::from(pending.sock.lport.context("a port")?))?;
         pipe.hear().map(drop)
@@ -134,13 +130,7 @@ pub(super) fn cancelled_kill() -> Result<()> {
     let sock = sock_fact(SocketAddr::new(V4, port), Some(to), false)?;
     let (from, by) = (boot_ns(), By::Process(child.pid));
     child.kill()?;
-    let end = fact(
-        Kind::Failed,
-        Some(Dir::Out),
-        &sock,
-        by,
-        from,
-    );
+    let end = fact(Kind::Failed, Some(Dir::Out), &sock, by, from);
     emit(&Line::Fact(end))?;
     full.end()
 }

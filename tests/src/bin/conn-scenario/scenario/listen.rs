@@ -74,7 +74,8 @@ pub(super) fn queued() -> Result<()> {
     let mut talker = Conn::connect(to)?;
     talker.send(5)?;
     let gone = Conn::connect(to)?;
-    let queued: Vec<_> = [&idle, &talker, &gone].iter().map(|c| other_end(&c.sock, false)).collect::<Result<_>>()?;
+    let queued: Vec<_> =
+        [&idle, &talker, &gone].iter().map(|c| other_end(&c.sock, false)).collect::<Result<_>>()?;
     gone.close(End::LocalFin)?;
     server.pipe.tell(0)?;
     server.pipe.hear()?;

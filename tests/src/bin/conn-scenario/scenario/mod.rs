@@ -103,7 +103,12 @@ pub(crate) const ALL: &[Scenario] = &[
     s("retry", reuse::retry, "a refused socket connects again"),
     s("self", reuse::to_self, "a socket that connects to itself"),
     if_able("fastopen", fastopen::lacks, fastopen::sendto, "TCP Fast Open by sendto"),
-    if_able("fastopen-connect", fastopen::lacks, fastopen::deferred, "TCP_FASTOPEN_CONNECT: the SYN goes with the data"),
+    if_able(
+        "fastopen-connect",
+        fastopen::lacks,
+        fastopen::deferred,
+        "TCP_FASTOPEN_CONNECT: the SYN goes with the data",
+    ),
     if_able("io-uring", io_uring::lacks, io_uring::run, "connect and accept by io_uring"),
     if_able("mptcp", mptcp::lacks, mptcp::run, "a Multipath TCP connection"),
 ];

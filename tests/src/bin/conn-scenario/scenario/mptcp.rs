@@ -12,7 +12,8 @@ use crate::sys::{self, IPPROTO_MPTCP};
 
 pub(super) fn lacks() -> Option<String> {
     let error = sys::socket(false, false, IPPROTO_MPTCP).err()?;
-    let unsupported = matches!(error.raw_os_error(), Some(libc::EPROTONOSUPPORT | libc::ENOPROTOOPT | libc::EINVAL));
+    let unsupported =
+        matches!(error.raw_os_error(), Some(libc::EPROTONOSUPPORT | libc::ENOPROTOOPT | libc::EINVAL));
     (unsupported || error.kind() == ErrorKind::Unsupported).then(|| format!("socket(IPPROTO_MPTCP): {error}"))
 }
 
