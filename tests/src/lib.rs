@@ -1,1 +1,13 @@
-//! Scenario tests.
+//! What the scenario tests share: the ground truth that the workload prints, the agent's events, and the comparison.
+//!
+//! * [`truth`]: what `conn-scenario` says it did;
+//! * [`event`]: what `conn tail --json` says it saw;
+//! * [`expect`]: what each backend can know, in one table;
+//! * [`compare`]: none missing, none invented, each right;
+//! * [`fake`]: an agent that knows everything, to test the comparison itself.
+
+pub mod compare;
+pub mod event;
+pub mod expect;
+pub mod fake;
+pub mod truth;

@@ -1,0 +1,351 @@
+//! Connections and listeners that tell what they do.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::atomic::{AtomicU16, Ordering};
+
+use anyhow::{Context, Result, bail, ensure};
+use conn_tests::truth::{Dir, End, Fact, Kind, Line, SockFact, Via};
+
+use crate::facts::{emit, netns};
+use crate::sys::{self, AcceptBy, boot_ns, gettid};
+
+/// 127.0.0.1.
+pub(crate) const V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+/// How long anything may take before the scenario gives up; tests under emulation are slow.
+pub(crate) const PATIENCE_MS: i32 = 30_000;
+
+/// Who does something; the default is the calling thread.
+#[derive(Clone, Copy, Default)]
+pub(crate) enum By {
+    /// The calling thread.
+    #[default]
+    Me,
+    /// This process, whichever thread of it.
+    MyProcess,
+    /// Another process, by its main thread.
+    Process(u32),
+    /// The network, or the kernel for nobody.
+    Nobody,
+}
+
+impl By {
+    fn ids(self) -> (Option<u32>, Option<u32>) {
+        match self {
+            Self::Me => (Some(std::process::id()), Some(gettid())),
+            Self::MyProcess => (Some(std::process::id()), None),
+            Self::Process(pid) => (Some(pid), Some(pid)),
+            Self::Nobody => (None, None),
+        }
+    }
+}
+
+/// The fact of this kind about a socket; the caller sets what else is known.
+pub(crate) fn fact(kind: Kind, dir: Option<Dir>, sock: &SockFact, by: By, from_ns: u64) -> Fact {
+    let (pid, tid) = by.ids();
+    Fact {
+        kind,
+        dir,
+        sock: sock.clone(),
+        pid,
+        tid,
+        from_ns,
+        until_ns: boot_ns(),
+        errno: 0,
+        end: None,
+        bytes_in: None,
+        bytes_out: None,
+        via: Via::Syscall,
+        early: false,
+    }
+}
+
+/// An address as the agent shows it, and whether it was IPv4-mapped.
+pub(crate) fn canonical(addr: SocketAddr) -> (SocketAddr, bool) {
+    match addr.ip() {
+        IpAddr::V6(v6) => match v6.to_ipv4_mapped() {
+            Some(v4) => (SocketAddr::new(IpAddr::V4(v4), addr.port()), true),
+            None => (addr, false),
+        },
+        IpAddr::V4(_) => (addr, false),
+    }
+}
+
+/// The socket with these ends.
+pub(crate) fn sock_fact(local: SocketAddr, remote: Option<SocketAddr>, mptcp: bool) -> Result<SockFact> {
+    let (laddr, mapped) = canonical(local);
+    Ok(SockFact {
+        mptcp,
+        mapped: mapped && remote.is_some(),
+        netns: netns()?,
+        laddr: laddr.ip(),
+        lport: (laddr.port() != 0).then_some(laddr.port()),
+        remote: remote.map(|r| canonical(r).0),
+    })
+}
+
+/// The same connection seen from its other end; `mapped` is that of the other end's socket.
+pub(crate) fn other_end(sock: &SockFact, mapped: bool) -> Result<SockFact> {
+    let remote = sock.remote.context("a listener has no other end")?;
+    let lport = sock.lport.context("the other end needs the port")?;
+    Ok(SockFact {
+        mapped,
+        laddr: remote.ip(),
+        lport: Some(remote.port()),
+        remote: Some(SocketAddr::new(sock.laddr, lport)),
+        ..sock.clone()
+    })
+}
+
+/// Binds to a port that the kernel does not give away by itself (below `ip_local_port_range`), so that no stranger's
+/// ephemeral port is ever taken for one of ours.
+pub(crate) fn bind_quiet(fd: &OwnedFd, ip: IpAddr) -> Result<u16> {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    for _ in 0..500 {
+        let step = NEXT.fetch_add(1, Ordering::Relaxed);
+        let seed = (u64::from(std::process::id()) ^ (boot_ns() >> 10)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        let port = 20_000 + (((seed >> 40) as u16) % 12_000).wrapping_add(step) % 12_000;
+        match sys::bind(fd, SocketAddr::new(ip, port)) {
+            Ok(()) => return Ok(port),
+            Err(e) if e.raw_os_error() == Some(libc::EADDRINUSE) => {}
+            Err(e) => return Err(e).context("bind"),
+        }
+    }
+    bail!("no free port from 20000 to 32000")
+}
+
+/// A port on which nobody listens: bound, so that nobody else takes it either.
+pub(crate) struct ClosedPort {
+    pub(crate) addr: SocketAddr,
+    _fd: OwnedFd,
+}
+
+impl ClosedPort {
+    pub(crate) fn new(ip: IpAddr) -> Result<Self> {
+        let fd = sys::socket(ip.is_ipv6(), false, 0)?;
+        let port = bind_quiet(&fd, ip)?;
+        Ok(Self { addr: SocketAddr::new(ip, port), _fd: fd })
+    }
+}
+
+/// A listening socket.
+pub(crate) struct Listener {
+    pub(crate) fd: OwnedFd,
+    pub(crate) sock: SockFact,
+    addr: SocketAddr,
+    pub(crate) early: bool,
+}
+
+impl Listener {
+    /// Listens on a quiet port of `ip`.
+    pub(crate) fn new(ip: IpAddr) -> Result<Self> {
+        Self::with(ip, 128, 0, |_| Ok(()))
+    }
+
+    /// The same with a backlog, a protocol and options.
+    pub(crate) fn with(
+        ip: IpAddr,
+        backlog: i32,
+        protocol: i32,
+        options: impl FnOnce(&OwnedFd) -> Result<()>,
+    ) -> Result<Self> {
+        let fd = sys::socket(ip.is_ipv6(), false, protocol)?;
+        options(&fd)?;
+        bind_quiet(&fd, ip)?;
+        Self::start(fd, backlog, Via::Syscall, protocol == sys::IPPROTO_MPTCP)
+    }
+
+    /// Calls `listen` on a prepared socket.
+    pub(crate) fn start(fd: OwnedFd, backlog: i32, via: Via, mptcp: bool) -> Result<Self> {
+        let from = boot_ns();
+        sys::listen(&fd, backlog).context("listen")?;
+        let addr = sys::local(&fd)?;
+        let sock = sock_fact(addr, None, mptcp)?;
+        emit(&Line::Fact(Fact { via, ..fact(Kind::Listen, None, &sock, By::Me, from) }))?;
+        Ok(Self { fd, sock, addr, early: false })
+    }
+
+    /// Listens without a word: the agent does not run yet.
+    pub(crate) fn early(ip: IpAddr) -> Result<Self> {
+        let fd = sys::socket(ip.is_ipv6(), false, 0)?;
+        bind_quiet(&fd, ip)?;
+        sys::listen(&fd, 128)?;
+        let addr = sys::local(&fd)?;
+        Ok(Self { fd, sock: sock_fact(addr, None, false)?, addr, early: true })
+    }
+
+    /// Where a client reaches it.
+    pub(crate) fn port(&self) -> u16 {
+        self.addr.port()
+    }
+
+    pub(crate) fn accept(&self) -> Result<Conn> {
+        self.accept_by(AcceptBy::Accept4)
+    }
+
+    pub(crate) fn accept_by(&self, by: AcceptBy) -> Result<Conn> {
+        let from = boot_ns();
+        let fd = sys::accept(&self.fd, by).context("accept")?;
+        Conn::accepted(fd, By::Me, from, Via::Syscall, self.sock.mptcp)
+    }
+
+    /// Closes it: this thread ends the listener.
+    pub(crate) fn close(self) -> Result<()> {
+        let from = boot_ns();
+        drop(self.fd);
+        let unlisten = fact(Kind::Unlisten, None, &self.sock, By::Me, from);
+        emit(&Line::Fact(Fact { early: self.early, ..unlisten }))
+    }
+}
+
+/// One end of a connection.
+pub(crate) struct Conn {
+    pub(crate) fd: OwnedFd,
+    pub(crate) sock: SockFact,
+    pub(crate) dir: Dir,
+    pub(crate) sent: u64,
+    pub(crate) received: u64,
+    /// From when on its end can have come.
+    pub(crate) since: u64,
+}
+
+impl Conn {
+    /// A blocking connect.
+    pub(crate) fn connect(to: SocketAddr) -> Result<Self> {
+        Self::connect_on(sys::socket(to.is_ipv6(), false, 0)?, to, false)
+    }
+
+    /// A blocking connect of a prepared socket.
+    pub(crate) fn connect_on(fd: OwnedFd, to: SocketAddr, mptcp: bool) -> Result<Self> {
+        let from = boot_ns();
+        sys::connect(&fd, to).context("connect")?;
+        Self::connected(fd, By::Me, from, Via::Syscall, mptcp)
+    }
+
+    /// A non-blocking connect, waited for.
+    pub(crate) fn connect_nonblocking(to: SocketAddr) -> Result<Self> {
+        let fd = sys::socket(to.is_ipv6(), true, 0)?;
+        let from = boot_ns();
+        in_progress(sys::connect(&fd, to))?;
+        sys::poll(&[fd.as_raw_fd()], libc::POLLOUT, PATIENCE_MS)?;
+        let error = sys::socket_error(&fd)?;
+        ensure!(error == 0, "non-blocking connect: errno {error}");
+        Self::connected(fd, By::Me, from, Via::Syscall, false)
+    }
+
+    /// Tells that `fd` was connected and is established.
+    pub(crate) fn connected(fd: OwnedFd, by: By, from: u64, via: Via, mptcp: bool) -> Result<Self> {
+        let sock = sock_fact(sys::local(&fd)?, Some(sys::peer(&fd)?), mptcp)?;
+        emit(&Line::Fact(Fact { via, ..fact(Kind::Connect, Some(Dir::Out), &sock, by, from) }))?;
+        emit(&Line::Fact(Fact { via, ..fact(Kind::Established, Some(Dir::Out), &sock, By::Nobody, from) }))?;
+        Ok(Self { fd, sock, dir: Dir::Out, sent: 0, received: 0, since: from })
+    }
+
+    /// Tells that `fd` was accepted.
+    pub(crate) fn accepted(fd: OwnedFd, by: By, from: u64, via: Via, mptcp: bool) -> Result<Self> {
+        let sock = sock_fact(sys::local(&fd)?, Some(sys::peer(&fd)?), mptcp)?;
+        emit(&Line::Fact(Fact { via, ..fact(Kind::Accept, Some(Dir::In), &sock, by, from) }))?;
+        // What ends it may have come before it was accepted.
+        Ok(Self { fd, sock, dir: Dir::In, sent: 0, received: 0, since: from })
+    }
+
+    pub(crate) fn send(&mut self, bytes: usize) -> Result<()> {
+        sys::send_all(&self.fd, &vec![b'x'; bytes]).context("send")?;
+        self.sent += bytes as u64;
+        Ok(())
+    }
+
+    pub(crate) fn recv(&mut self, bytes: usize) -> Result<()> {
+        let mut buffer = vec![0; bytes];
+        let mut got = 0;
+        while got < bytes {
+            let n = sys::recv(&self.fd, &mut buffer[got..]).context("recv")?;
+            ensure!(n > 0, "the peer closed after {got} of {bytes} bytes");
+            got += n;
+        }
+        self.received += got as u64;
+        Ok(())
+    }
+
+    /// Wants the peer's FIN.
+    pub(crate) fn recv_end(&mut self) -> Result<()> {
+        let n = sys::recv(&self.fd, &mut [0]).context("recv")?;
+        ensure!(n == 0, "data where the end was due");
+        Ok(())
+    }
+
+    /// Wants the peer's reset, and tells that it ended this side.
+    pub(crate) fn recv_reset(&self, errno: i32) -> Result<()> {
+        match sys::recv(&self.fd, &mut [0]) {
+            Err(e) if e.raw_os_error() == Some(errno) => {
+                self.ended(End::PeerReset, errno, By::Nobody, self.since)
+            }
+            other => bail!("wanted errno {errno}, got {other:?}"),
+        }
+    }
+
+    /// Tells that it ended between `from` and now.
+    pub(crate) fn ended(&self, end: End, errno: i32, by: By, from: u64) -> Result<()> {
+        emit(&Line::Fact(Fact {
+            errno,
+            end: Some(end),
+            bytes_in: Some(self.received),
+            bytes_out: Some(self.sent),
+            ..fact(Kind::Close, Some(self.dir), &self.sock, by, from)
+        }))
+    }
+
+    /// Closes the descriptor, which ends the connection.
+    pub(crate) fn close(self, end: End) -> Result<()> {
+        let (from, summary) = self.close_silently();
+        summary.ended(end, By::Me, from)
+    }
+
+    /// Closes the descriptor; when it was the last one, [`Summary::ended`] tells it.
+    pub(crate) fn close_silently(self) -> (u64, Summary) {
+        let from = boot_ns();
+        drop(self.fd);
+        (from, Summary { sock: self.sock, dir: self.dir, sent: self.sent, received: self.received })
+    }
+}
+
+/// What remains to be told of a connection whose descriptor is gone or elsewhere.
+pub(crate) struct Summary {
+    pub(crate) sock: SockFact,
+    pub(crate) dir: Dir,
+    pub(crate) sent: u64,
+    pub(crate) received: u64,
+}
+
+impl Summary {
+    /// Tells that it was closed between `from` and now.
+    pub(crate) fn ended(&self, end: End, by: By, from: u64) -> Result<()> {
+        emit(&Line::Fact(Fact {
+            end: Some(end),
+            bytes_in: Some(self.received),
+            bytes_out: Some(self.sent),
+            ..fact(Kind::Close, Some(self.dir), &self.sock, by, from)
+        }))
+    }
+}
+
+/// Tells of a connect to `to` that failed with `errno` (0: cancelled by `by`).
+pub(crate) fn failed(sock: &SockFact, errno: i32, by: By, from: u64, failed_from: u64) -> Result<()> {
+    let connect = fact(Kind::Connect, Some(Dir::Out), sock, By::Me, from);
+    emit(&Line::Fact(connect))?;
+    emit(&Line::Fact(Fact { errno, ..fact(Kind::Failed, Some(Dir::Out), sock, by, failed_from) }))
+}
+
+/// The socket of a connect whose own port is not known (any more).
+pub(crate) fn portless(local: IpAddr, to: SocketAddr) -> Result<SockFact> {
+    sock_fact(SocketAddr::new(local, 0), Some(to), false)
+}
+
+/// Turns EINPROGRESS into success.
+pub(crate) fn in_progress(result: io::Result<()>) -> Result<()> {
+    match result {
+        Err(e) if e.raw_os_error() == Some(libc::EINPROGRESS) => Ok(()),
+        other => other.context("non-blocking connect"),
+    }
+}

@@ -1,0 +1,65 @@
+//! A workload that does known things with TCP over loopback and prints what it did, as JSON lines: the ground truth
+//! of the scenario tests. It knows nothing of the agent.
+//!
+//! `conn-scenario list` names the scenarios, `conn-scenario NAME` runs one.
+
+mod conn;
+mod facts;
+mod netdev;
+mod overhead;
+mod process;
+mod scenario;
+mod storm;
+mod sys;
+mod uring;
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use conn_tests::truth::Line;
+
+use crate::scenario::Skip;
+
+const USAGE: &str = "usage: conn-scenario NAME | list | storm N [--threads T] [--payload BYTES] [--wait] | \
+                     overhead --conn PATH [--pairs N] [--connections M] [--backend B] \
+                     [--one-core]";
+
+fn main() -> ExitCode {
+    let mut args: Vec<String> =
+        std::env::args_os().skip(1).map(|arg| arg.to_string_lossy().into_owned()).collect();
+    let name = if args.is_empty() { String::new() } else { args.remove(0) };
+    let result = match name.as_str() {
+        "list" => list(),
+        "storm" => storm::run(&args),
+        "overhead" => overhead::run(&args),
+        scenario::CONNECTOR => scenario::connector(&args),
+        scenario::WAITER => scenario::waiter(&args),
+        _ => scenario(&name),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("conn-scenario: {name}: {e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn list() -> Result<()> {
+    for s in scenario::ALL {
+        let skip = s.needs.and_then(|probe| probe());
+        facts::emit(&Line::Scenario { name: s.name.into(), about: s.about.into(), skip })?;
+    }
+    Ok(())
+}
+
+fn scenario(name: &str) -> Result<()> {
+    let Some(found) = scenario::ALL.iter().find(|s| s.name == name) else {
+        bail!("no such scenario\n{USAGE}")
+    };
+    facts::emit_me().context("describe this process")?;
+    match (found.run)() {
+        Err(e) if e.is::<Skip>() => facts::emit(&Line::Skip { reason: e.to_string() }),
+        other => other,
+    }
+}

@@ -1,0 +1,91 @@
+//! Puts the facts of one connection or listener together.
+
+use crate::compare::Truth;
+use crate::truth::{Fact, Kind};
+
+/// The facts of one connection or one listener, as indices into [`Truth::facts`], in order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Life {
+    /// The facts.
+    pub facts: Vec<usize>,
+}
+
+impl Life {
+    /// The fact with which it began: connect, accept or listen; none when nobody accepted it or it is too old.
+    pub fn begin<'a>(&self, truth: &'a Truth) -> Option<&'a Fact> {
+        self.facts.iter().map(|&f| &truth.facts[f]).find(|f| begins(f.kind))
+    }
+}
+
+const fn begins(kind: Kind) -> bool {
+    matches!(kind, Kind::Connect | Kind::Accept | Kind::Listen)
+}
+
+/// Each fact belongs to the latest life of its socket ends that has no fact of its kind yet; the facts are in order.
+pub fn lives(facts: &[Fact]) -> Vec<Life> {
+    let mut lives: Vec<Life> = Vec::new();
+    for (i, fact) in facts.iter().enumerate() {
+        let open = lives.iter().rposition(|life| {
+            let first = &facts[life.facts[0]];
+            first.sock == fact.sock
+                && first.dir == fact.dir
+                && first.kind.is_listener() == fact.kind.is_listener()
+                // Two processes that listen on one port are told apart by who listens.
+                && (!fact.kind.is_listener() || first.pid == fact.pid)
+                && !life.facts.iter().any(|&f| facts[f].kind == fact.kind)
+        });
+        match open {
+            Some(life) if !begins(fact.kind) => lives[life].facts.push(i),
+            _ => lives.push(Life { facts: vec![i] }),
+        }
+    }
+    lives
+}
+
+/// What is wrong with the truth itself: a workload that contradicts itself proves nothing.
+pub fn contradictions(truth: &Truth) -> Vec<String> {
+    let mut wrong = Vec::new();
+    if truth.facts.is_empty() {
+        wrong.push("no facts at all".to_owned());
+    }
+    for fact in &truth.facts {
+        if fact.until_ns < fact.from_ns {
+            wrong.push(format!("ends before it begins: {}", super::brief(fact)));
+        }
+        if let Some(pid) = fact.pid
+            && truth.image(pid, fact.from_ns).is_none()
+        {
+            wrong.push(format!("nobody told of process {pid}: {}", super::brief(fact)));
+        }
+    }
+    for life in lives(&truth.facts) {
+        let kinds: Vec<_> = life.facts.iter().map(|&f| truth.facts[f].kind).collect();
+        let first = &truth.facts[life.facts[0]];
+        let whole = match kinds.as_slice() {
+            [Kind::Connect, Kind::Established, Kind::Close]
+            | [Kind::Connect, Kind::Failed]
+            | [Kind::Accept, Kind::Close]
+            | [Kind::Listen, Kind::Unlisten] => true,
+            [Kind::Close] => first.end == Some(crate::truth::End::NeverAccepted),
+            [Kind::Unlisten] => first.early,
+            _ => false,
+        };
+        if !whole {
+            wrong.push(format!("{kinds:?} is no whole life: {}", super::brief(first)));
+        }
+    }
+    // Each established connection has another end.
+    for out in truth.facts.iter().filter(|f| f.kind == Kind::Established) {
+        let other = truth.facts.iter().any(|f| {
+            f.dir == Some(crate::truth::Dir::In)
+                && f.sock.netns == out.sock.netns
+                && f.sock.lport == out.sock.remote.map(|r| r.port())
+                && f.sock.remote.map(|r| r.port()) == out.sock.lport
+        });
+        let to_self = out.sock.remote.is_some_and(|r| Some(r.port()) == out.sock.lport);
+        if !other && !to_self {
+            wrong.push(format!("no other end: {}", super::brief(out)));
+        }
+    }
+    wrong
+}

@@ -1,0 +1,73 @@
+//! Finds the event of each fact.
+
+use std::net::{IpAddr, SocketAddr};
+
+use crate::compare::{CLOCK_SLACK_NS, Life, Truth};
+use crate::event::Event;
+use crate::expect::{Backend, Case, Expect, expect};
+use crate::truth::Fact;
+
+/// For each life and each of its facts the event that tells it, as an index into `events`. Each event is used once.
+///
+/// The ends of a socket name its connection, but ports may be unknown on either side, and a four-tuple may come
+/// twice: among the events that fit, the one of the right process and the right time is taken.
+pub(crate) fn assign(
+    truth: &Truth,
+    lives: &[Life],
+    events: &[&Event],
+    backend: Backend,
+) -> Vec<Vec<Option<usize>>> {
+    let mut used = vec![false; events.len()];
+    let mut matched: Vec<Vec<Option<usize>>> = lives.iter().map(|l| vec![None; l.facts.len()]).collect();
+    // Exact fits first: a looser fact must not take the event of a stricter one.
+    for loose in [false, true] {
+        for (life, found) in lives.iter().zip(&mut matched) {
+            let begin = life.begin(truth);
+            for (&index, slot) in life.facts.iter().zip(found) {
+                if slot.is_some() {
+                    continue;
+                }
+                let fact = &truth.facts[index];
+                let (expect, _) = expect(&Case { fact, begin, backend });
+                let owner = begin.unwrap_or(fact).pid;
+                let best = (0..events.len())
+                    .filter(|&e| !used[e] && fits(fact, expect, events[e]))
+                    .map(|e| (score(fact, owner, events[e]), e))
+                    .filter(|((in_time, _), _)| loose || *in_time)
+                    .max_by_key(|&(score, e)| (score, std::cmp::Reverse(e)));
+                if let Some((_, e)) = best {
+                    used[e] = true;
+                    *slot = Some(e);
+                }
+            }
+        }
+    }
+    matched
+}
+
+fn score(fact: &Fact, owner: Option<u32>, event: &Event) -> (bool, u32) {
+    let in_time =
+        event.boot_ns + CLOCK_SLACK_NS >= fact.from_ns && event.boot_ns <= fact.until_ns + CLOCK_SLACK_NS;
+    let pid = event.process.as_ref().map(|p| p.pid);
+    let closer = event.closer.as_ref().and_then(|c| c.process.as_ref()).map(|p| p.pid);
+    let port = fact.sock.lport.is_some() && fact.sock.lport == event.lport;
+    (in_time, u32::from(pid == owner) * 2 + u32::from(closer == fact.pid) + u32::from(port) * 4)
+}
+
+/// Whether the event can be about the fact's socket.
+fn fits(fact: &Fact, expect: Expect, event: &Event) -> bool {
+    if event.kind != fact.kind.name() || event.netns != Some(fact.sock.netns) {
+        return false;
+    }
+    let loose = expect.loose_addresses;
+    let local = SocketAddr::new(fact.sock.laddr, fact.sock.lport.unwrap_or(0));
+    let any_port = fact.sock.lport.is_none() || (expect.port_may_be_null && event.lport.is_none());
+    end_fits(local, event.laddr, event.lport, any_port, loose)
+        && fact.sock.remote.is_none_or(|remote| end_fits(remote, event.raddr, event.rport, false, loose))
+}
+
+fn end_fits(end: SocketAddr, ip: Option<IpAddr>, port: Option<u16>, any_port: bool, loose: bool) -> bool {
+    let ip_fits = ip == Some(end.ip()) || loose && ip.is_none_or(|ip| ip.is_unspecified());
+    let port_fits = any_port || port == Some(end.port()) || loose && port.is_none_or(|p| p == 0);
+    ip_fits && port_fits
+}

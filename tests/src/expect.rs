@@ -1,0 +1,215 @@
+//! What the agent must tell of each fact, and where a backend cannot know it: one table, each row with its reason.
+
+use crate::truth::{Dir, End, Fact, Kind, Via};
+
+/// How the agent is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backend {
+    /// Trampolines.
+    Fentry,
+    /// Kprobes.
+    Kprobe,
+    /// Tracepoints only.
+    Tracepoint,
+}
+
+impl Backend {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Fentry, Self::Kprobe, Self::Tracepoint];
+
+    /// The name on the command line and in the ready line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Fentry => "fentry",
+            Self::Kprobe => "kprobe",
+            Self::Tracepoint => "tracepoint",
+        }
+    }
+
+    /// The backend of this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|b| b.name() == name)
+    }
+
+    /// Whether a hook with this label belongs to it. The state tracepoint serves in every backend.
+    pub fn owns_hook(self, label: &str) -> bool {
+        let kind = label.split(':').next().unwrap_or_default();
+        match self {
+            Self::Fentry => matches!(kind, "fentry" | "fexit" | "tp_btf"),
+            Self::Kprobe => matches!(kind, "kprobe" | "kretprobe" | "tp_btf"),
+            Self::Tracepoint => matches!(kind, "tracepoint" | "tp_btf"),
+        }
+    }
+}
+
+/// Whether there must be an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Presence {
+    /// Exactly one.
+    Must,
+    /// At most one.
+    May,
+}
+
+/// What is asked of a process in an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Who {
+    /// The right one, named by a hook.
+    Hook,
+    /// The right one, by whichever method.
+    Right,
+    /// The right one, or said to be unknown.
+    RightOrUnknown,
+    /// Said to be unknown.
+    Unknown,
+}
+
+/// What is asked of the event of a fact.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Expect {
+    /// Whether it must be there.
+    pub presence: Presence,
+    /// The opener, acceptor or listener.
+    pub owner: Who,
+    /// The closer, where the kind has one.
+    pub closer: Who,
+    /// The local port may be null (never wrong).
+    pub port_may_be_null: bool,
+    /// The addresses and ports may be null or unspecified, and the transport may be shown as TCP.
+    pub loose_addresses: bool,
+    /// Byte counts must be there and right.
+    pub counters: bool,
+}
+
+/// What a rule looks at.
+#[derive(Clone, Copy, Debug)]
+pub struct Case<'a> {
+    /// The fact.
+    pub fact: &'a Fact,
+    /// The fact with which its connection or listener began, where there is one.
+    pub begin: Option<&'a Fact>,
+    /// Which backend traces.
+    pub backend: Backend,
+}
+
+impl Case<'_> {
+    fn via(&self) -> Via {
+        self.begin.unwrap_or(self.fact).via
+    }
+
+    fn dir_in(&self) -> bool {
+        self.fact.dir == Some(Dir::In)
+    }
+}
+
+/// A row of the table.
+pub struct Rule {
+    /// Why less can be known.
+    pub reason: &'static str,
+    /// Where.
+    pub applies: fn(&Case) -> bool,
+    /// What changes.
+    pub change: fn(&mut Expect),
+}
+
+/// The table. Rows apply in their order.
+pub const RULES: &[Rule] = &[
+    Rule {
+        reason: "nobody accepted it, so nobody owns it",
+        applies: |c| c.fact.end == Some(End::NeverAccepted),
+        change: |e| e.owner = Who::Unknown,
+    },
+    Rule {
+        reason: "the network or the kernel did it (kernel.md 3.2), so nobody closed it",
+        applies: |c| matches!(c.fact.kind, Kind::Close | Kind::Unlisten) && c.fact.pid.is_none(),
+        change: |e| e.closer = Who::Unknown,
+    },
+    Rule {
+        reason: "the listener began before the agent attached, and there is no snapshot of sockets yet",
+        applies: |c| c.fact.kind.is_listener() && c.fact.early,
+        change: |e| e.owner = Who::Unknown,
+    },
+    Rule {
+        reason: "tracepoint: CLOSE->SYN_SENT comes before the choice of the local port",
+        applies: |c| c.backend == Backend::Tracepoint && c.fact.kind == Kind::Connect,
+        change: |e| e.port_may_be_null = true,
+    },
+    Rule {
+        reason: "tracepoint: CLOSE->LISTEN comes before the port of an auto-bound listener is chosen",
+        applies: |c| {
+            c.backend == Backend::Tracepoint && c.fact.kind == Kind::Listen && c.fact.via == Via::AutoBind
+        },
+        change: |e| e.port_may_be_null = true,
+    },
+    Rule {
+        reason: "tracepoint: io_uring makes no system call accept, so the acceptor is inferred and told late or never",
+        applies: |c| {
+            c.backend == Backend::Tracepoint && c.fact.kind == Kind::Accept && c.fact.via == Via::IoUring
+        },
+        change: |e| {
+            e.presence = Presence::May;
+            e.owner = Who::Right;
+        },
+    },
+    Rule {
+        reason: "tracepoint: the owner of a connection accepted by io_uring is that of its listener or its closer",
+        applies: |c| {
+            c.backend == Backend::Tracepoint
+                && c.fact.kind == Kind::Close
+                && c.dir_in()
+                && c.via() == Via::IoUring
+        },
+        change: |e| e.owner = Who::Right,
+    },
+    Rule {
+        reason: "MPTCP: the socket gets its addresses with its first subflow, and has no counters of its own",
+        applies: |c| c.fact.sock.mptcp,
+        change: |e| {
+            e.loose_addresses = true;
+            e.port_may_be_null = true;
+            e.counters = false;
+        },
+    },
+    Rule {
+        reason: "MPTCP: a worker of the kernel may finish the close",
+        applies: |c| c.fact.sock.mptcp && matches!(c.fact.kind, Kind::Close | Kind::Unlisten),
+        change: |e| e.closer = Who::RightOrUnknown,
+    },
+    Rule {
+        reason: "MPTCP: the listening subflow, not the socket of the application, passes listen_start and CLOSE->LISTEN",
+        applies: |c| c.fact.sock.mptcp && c.fact.kind.is_listener(),
+        change: |e| {
+            e.presence = Presence::May;
+            e.owner = Who::RightOrUnknown;
+        },
+    },
+];
+
+/// What is asked of this case, and the reasons for every concession.
+pub fn expect(case: &Case) -> (Expect, Vec<&'static str>) {
+    let mut expect = Expect {
+        presence: Presence::Must,
+        owner: Who::Hook,
+        closer: Who::Hook,
+        port_may_be_null: false,
+        loose_addresses: false,
+        counters: true,
+    };
+    let mut reasons = Vec::new();
+    for rule in RULES.iter().filter(|r| (r.applies)(case)) {
+        (rule.change)(&mut expect);
+        reasons.push(rule.reason);
+    }
+    (expect, reasons)
+}
+
+/// How the agent names an errno; the workload causes no others.
+pub const fn errno_name(errno: i32) -> Option<&'static str> {
+    match errno {
+        32 => Some("EPIPE"),
+        104 => Some("ECONNRESET"),
+        110 => Some("ETIMEDOUT"),
+        111 => Some("ECONNREFUSED"),
+        _ => None,
+    }
+}

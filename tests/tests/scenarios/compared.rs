@@ -1,0 +1,140 @@
+//! A scenario against the agent.
+
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Instant;
+
+use anyhow::{Result, bail, ensure};
+use conn_tests::compare::{Problem, Truth, compare};
+use conn_tests::expect::Backend;
+use conn_tests::fake;
+use conn_tests::truth::Line;
+
+use crate::agent::Agent;
+use crate::settings;
+use crate::workload::{self, Workload};
+
+/// The scenario whose workload starts before the agent.
+const BEFORE_THE_AGENT: &str = "preattach";
+
+/// Tests run side by side, except a storm: that one is alone.
+static ALONE: RwLock<()> = RwLock::new(());
+
+/// Does it beside others.
+pub(crate) fn together(run: impl FnOnce() -> Result<()>) -> Result<()> {
+    let _together = ALONE.read().unwrap_or_else(PoisonError::into_inner);
+    run()
+}
+
+/// Does it alone, and with no other agent.
+pub(crate) fn alone(run: impl FnOnce() -> Result<()>) -> Result<()> {
+    let _alone = ALONE.write().unwrap_or_else(PoisonError::into_inner);
+    stop_shared()?;
+    run()
+}
+
+/// One agent for all scenarios, started with the first: loading BPF programs is slow under emulation.
+static SHARED: Mutex<Option<Result<Arc<Agent>, String>>> = Mutex::new(None);
+
+fn shared() -> Result<Arc<Agent>> {
+    let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+    let agent = shared.get_or_insert_with(|| Agent::start(&[]).map(Arc::new).map_err(|e| format!("{e:#}")));
+    match agent {
+        Ok(agent) => Ok(Arc::clone(agent)),
+        Err(e) => bail!("{e}"),
+    }
+}
+
+/// Ends the common agent, if it ran: it must have lost nothing all the while.
+pub(crate) fn stop_shared() -> Result<()> {
+    let agent = SHARED.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let Some(Ok(agent)) = agent else { return Ok(()) };
+    let Some(agent) = Arc::into_inner(agent) else { bail!("a test still uses the agent") };
+    let backend = agent.backend;
+    let totals = agent.stop()?.lost_nothing()?;
+    eprintln!("agent, backend {}: {:?}, nothing lost", backend.name(), totals.events);
+    Ok(())
+}
+
+/// Compares what the agent tells of a scenario with what happened.
+pub(crate) fn scenario(name: &str) -> Result<()> {
+    if name == BEFORE_THE_AGENT {
+        return before_the_agent(name);
+    }
+    let agent = shared()?;
+    let mark = agent.mark();
+    let lines = workload::run(&[name])?;
+    verify(&agent, mark, &lines)
+}
+
+fn before_the_agent(name: &str) -> Result<()> {
+    let mut workload = Workload::start(&[name])?;
+    workload.ready()?;
+    let agent = Agent::start(&[])?;
+    workload.go()?;
+    let lines = workload.finish()?;
+    verify(&agent, 0, &lines)?;
+    agent.stop()?.lost_nothing().map(drop)
+}
+
+fn verify(agent: &Agent, mark: usize, lines: &[Line]) -> Result<()> {
+    for line in lines {
+        // It was able to when it was asked at the start.
+        ensure!(!matches!(line, Line::Skip { .. }), "the workload skipped itself: {line:?}");
+    }
+    let truth = Truth::new(lines);
+    agent.fence()?;
+    // The agent may tell an event late, when it first had to learn something; but not forever.
+    let deadline = Instant::now() + settings::seconds(3);
+    loop {
+        let events = agent.since(mark);
+        let problems = compare(&truth, &events, agent.backend);
+        if problems.is_empty() {
+            return Ok(());
+        }
+        let late = problems.iter().any(|p| matches!(p, Problem::Missing(_)));
+        let left = deadline.saturating_duration_since(Instant::now());
+        if late && agent.wait_for_more(mark + events.len(), left) {
+            continue;
+        }
+        let list: Vec<_> = problems.iter().map(ToString::to_string).collect();
+        let ours: Vec<_> = events.iter().filter(|e| truth.concerns(e)).map(|e| e.raw.as_str()).collect();
+        bail!(
+            "backend {}: {} problems\n  {}\nall that the agent told:\n  {}",
+            agent.backend.name(),
+            list.len(),
+            list.join("\n  "),
+            ours.join("\n  ")
+        );
+    }
+}
+
+/// Without the agent: the workload contradicts itself nowhere, the comparison finds nothing wrong with a perfect
+/// agent, and finds each event that this one leaves out.
+pub(crate) fn truth(name: &str) -> Result<()> {
+    let mut workload = Workload::start(&[name])?;
+    if name == BEFORE_THE_AGENT {
+        workload.ready()?;
+        workload.go()?;
+    }
+    let truth = Truth::new(&workload.finish()?);
+    for backend in Backend::ALL {
+        let events = match fake::events(&truth, backend) {
+            Ok(events) => events,
+            Err(wrong) => bail!("the truth contradicts itself:\n  {}", wrong.join("\n  ")),
+        };
+        let problems = compare(&truth, &events, backend);
+        ensure!(problems.is_empty(), "a perfect agent is blamed: {problems:#?}");
+    }
+    let backend = Backend::Fentry;
+    let events = fake::events(&truth, backend).unwrap_or_default();
+    // A sample is enough where there are hundreds.
+    for i in (0..events.len()).step_by(1 + events.len() / 20) {
+        let mut fewer = events.clone();
+        let gone = fewer.remove(i);
+        let listens = matches!(gone.kind.as_str(), "listen" | "unlisten");
+        let conceded = gone.proto.as_deref() == Some("mptcp") && listens;
+        let found = !compare(&truth, &fewer, backend).is_empty();
+        ensure!(found || conceded, "nobody misses {}", gone.brief());
+    }
+    Ok(())
+}

@@ -1,0 +1,62 @@
+//! The scenarios against the agent, and the agent's command line.
+//!
+//! Environment: `CONN_BIN`, `CONN_SCENARIO_BIN` (the programs), `CONN_BACKEND` (default `auto`), `CONN_TIME_FACTOR`
+//! (stretches every time limit), `CONN_STORM` (connections of the storm).
+//!
+//! `truth::NAME` runs a workload without the agent, `scenario::NAME` with it.
+
+mod agent;
+mod cli;
+mod compared;
+mod settings;
+mod storm;
+mod workload;
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use conn_tests::truth::Line;
+use libtest_mimic::{Arguments, Failed, Trial};
+
+fn main() -> ExitCode {
+    let arguments = Arguments::from_args();
+    let trials = match trials() {
+        Ok(trials) => trials,
+        Err(e) => {
+            eprintln!("scenarios: {e:#}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    let stopped = compared::stop_shared();
+    if let Err(e) = &stopped {
+        eprintln!("scenarios: FAILED at the end: {e:#}");
+    }
+    if stopped.is_err() { ExitCode::from(101) } else { conclusion.exit_code() }
+}
+
+fn trials() -> Result<Vec<Trial>> {
+    let mut trials = Vec::new();
+    for line in workload::run(&["list"]).context("list the scenarios")? {
+        let Line::Scenario { name, skip, .. } = line else { continue };
+        // libtest-mimic prints the kind of a test: the place to say why it is ignored.
+        let kind = skip.as_ref().map(|reason| format!("not on this kernel: {reason}")).unwrap_or_default();
+        for (group, run) in
+            [("truth", compared::truth as fn(&str) -> Result<()>), ("scenario", compared::scenario)]
+        {
+            let scenario = name.clone();
+            let trial = trial(&format!("{group}::{name}"), move || compared::together(|| run(&scenario)));
+            trials.push(trial.with_ignored_flag(skip.is_some()).with_kind(kind.clone()));
+        }
+    }
+    trials.push(trial("storm::one-thread", || compared::alone(|| storm::counts(1))));
+    trials.push(trial("storm::two-threads", || compared::alone(|| storm::counts(2))));
+    for (name, run) in cli::ALL {
+        trials.push(trial(&format!("cli::{name}"), move || compared::together(run)));
+    }
+    Ok(trials)
+}
+
+fn trial(name: &str, run: impl FnOnce() -> Result<()> + Send + 'static) -> Trial {
+    Trial::test(name, move || run().map_err(|e| Failed::from(format!("{e:#}"))))
+}

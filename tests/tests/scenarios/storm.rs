@@ -1,0 +1,69 @@
+//! Very many connections: counted, not read.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
+use std::process::ChildStdout;
+use std::sync::mpsc::channel;
+
+use anyhow::{Context, Result, bail, ensure};
+use conn_tests::truth::Line;
+
+use crate::agent::{Agent, Output};
+use crate::settings;
+use crate::workload::Workload;
+
+/// Each connection, accept and close of a storm is told: by count, and without a gap.
+pub(crate) fn counts(threads: u64) -> Result<()> {
+    let (count, threads) = (settings::storm().to_string(), threads.to_string());
+    let mut workload = Workload::start(&["storm", &count, "--threads", &threads, "--wait"])?;
+    workload.ready()?;
+    let (sender, counted) = channel();
+    let reader = move |stdout| drop(sender.send(count_kinds(stdout)));
+    // The storm runs already: the filter knows its process from /proc.
+    let filter = format!("pid:{}", workload.pid());
+    let agent = Agent::start_with(&[&filter], Output::Reader(Box::new(reader)))?;
+    workload.go()?;
+    let lines = workload.finish()?;
+    let Some(storm) = lines.iter().find_map(|l| if let Line::Storm(s) = l { Some(s) } else { None }) else {
+        bail!("the storm told nothing")
+    };
+    let backend = agent.backend;
+    agent.stop()?.lost_nothing()?;
+    let kinds = counted.recv().context("count the events")?;
+    let n = storm.connections;
+    let want =
+        [("connect", n), ("established", n), ("accept", n), ("close", 2 * n), ("failed", 0), ("gap", 0)];
+    for (kind, want) in want {
+        let told = kinds.get(kind).copied().unwrap_or(0);
+        ensure!(told == want, "{kind}: {want} happened, {told} were told ({kinds:?})");
+    }
+    eprintln!(
+        "storm, backend {}, {threads} threads: {n} connections, {} ns each, none lost",
+        backend.name(),
+        storm.ns_per_connection
+    );
+    Ok(())
+}
+
+/// Counts lines by their `kind`, without reading the rest: the reader must be faster than the agent.
+fn count_kinds(stdout: ChildStdout) -> BTreeMap<String, u64> {
+    const KEY: &str = "\"kind\":\"";
+    let mut counts = BTreeMap::new();
+    let mut reader = BufReader::with_capacity(1 << 20, stdout);
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        if !matches!(reader.read_until(b'\n', &mut line), Ok(n) if n > 0) {
+            return counts;
+        }
+        let head = String::from_utf8_lossy(&line[..line.len().min(512)]);
+        let kind =
+            head.split_once(KEY).and_then(|(_, rest)| rest.split_once('"')).map_or("?", |(kind, _)| kind);
+        match counts.get_mut(kind) {
+            Some(count) => *count += 1,
+            None => {
+                counts.insert(kind.to_owned(), 1);
+            }
+        }
+    }
+}

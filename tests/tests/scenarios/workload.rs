@@ -1,0 +1,99 @@
+//! Runs the workload and reads what it did.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail, ensure};
+use conn_tests::truth::Line;
+
+use crate::settings;
+
+/// A running workload.
+pub(crate) struct Workload {
+    child: Child,
+    stdin: Option<ChildStdin>,
+    lines: Receiver<String>,
+    told: Vec<Line>,
+    deadline: Instant,
+}
+
+impl Workload {
+    pub(crate) fn start(arguments: &[&str]) -> Result<Self> {
+        let program = settings::workload()?;
+        let mut child = Command::new(&program)
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("start {}", program.display()))?;
+        let stdin = child.stdin.take();
+        let stdout = child.stdout.take().context("no stdout")?;
+        let (sender, lines) = channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                if sender.send(line).is_err() {
+                    break;
+                }
+            }
+        });
+        Ok(Self { child, stdin, lines, told: Vec::new(), deadline: Instant::now() + settings::seconds(120) })
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The next line; none at the end.
+    fn next(&mut self) -> Result<Option<&Line>> {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        match self.lines.recv_timeout(left) {
+            Ok(line) => {
+                let line = serde_json::from_str(&line).with_context(|| format!("ground truth: {line}"))?;
+                self.told.push(line);
+                Ok(self.told.last())
+            }
+            Err(RecvTimeoutError::Disconnected) => Ok(None),
+            Err(RecvTimeoutError::Timeout) => bail!("the workload does not end"),
+        }
+    }
+
+    /// Reads until it is ready and waits for the word.
+    pub(crate) fn ready(&mut self) -> Result<()> {
+        while let Some(line) = self.next()? {
+            if *line == Line::Ready {
+                return Ok(());
+            }
+        }
+        bail!("the workload ended before it was ready")
+    }
+
+    /// Gives the word to go on.
+    pub(crate) fn go(&mut self) -> Result<()> {
+        let mut stdin = self.stdin.take().context("no stdin")?;
+        stdin.write_all(b"go\n").context("tell the workload to go on")
+    }
+
+    /// Everything it told, once it has ended well.
+    pub(crate) fn finish(mut self) -> Result<Vec<Line>> {
+        self.stdin = None;
+        while self.next()?.is_some() {}
+        let status = self.child.wait().context("wait for the workload")?;
+        ensure!(status.success(), "the workload failed: {status}");
+        Ok(std::mem::take(&mut self.told))
+    }
+}
+
+impl Drop for Workload {
+    fn drop(&mut self) {
+        // Does nothing when it has been waited for.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Runs it from beginning to end.
+pub(crate) fn run(arguments: &[&str]) -> Result<Vec<Line>> {
+    Workload::start(arguments)?.finish()
+}
