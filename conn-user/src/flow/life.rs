@@ -181,6 +181,7 @@ impl FlowTable {
             }
         }
         self.finish(place, end, out);
+        self.drop_told();
         true
     }
 

@@ -92,6 +92,8 @@ pub struct ConnEvent {
     pub owner: Actor,
     /// Owner of the listener, for incoming connections where it is known.
     pub listener: Option<Actor>,
+    /// When the SYN was about to be sent; 0: not seen, or incoming.
+    pub begun: BootNs,
     /// When the handshake completed (incoming: when this side saw it complete).
     pub established: Option<BootNs>,
 }

@@ -1,1 +1,203 @@
+//! What holds for any sequence of records, also one that no kernel writes.
 
+use std::collections::HashMap;
+
+use conn_common::decode::Record;
+use conn_common::hook::HookId;
+use conn_common::record::{Counters, EstablishedRecord, Sock, SockEndRecord, SockFlags, SockRecord};
+use proptest::prelude::*;
+
+use super::model::{Change, EndedHow, Source};
+use super::table::FlowLimits;
+use super::testing::{Always, Backend, Rig, sock, who};
+
+const LIMITS: FlowLimits = FlowLimits {
+    connections: 6,
+    ended: 5,
+    listeners: 3,
+    held: 3,
+    ..{
+        use crate::units::DurationNs;
+        FlowLimits {
+            connections: 0,
+            ended: 0,
+            listeners: 0,
+            held: 0,
+            port_hold: DurationNs(20_000_000),
+            accept_hold: DurationNs(100_000_000),
+        }
+    }
+};
+
+#[derive(Clone, Debug)]
+enum Step {
+    Record(u8, HookId, u32, Sock),
+    Wait(u64, bool),
+}
+
+fn any_sock() -> impl Strategy<Value = Sock> {
+    let ends = (0usize..4, 0usize..4, any::<bool>());
+    let bits =
+        prop::collection::vec(0u16..9, 0..4).prop_map(|bits| bits.iter().fold(0, |all, bit| all | 1 << bit));
+    let err = prop::sample::select(vec![0u16, 0, 0, 32, 103, 104, 110, 111]);
+    (0u64..10, ends, bits, err, 0u8..13, 0u8..13, 0u8..4, any::<bool>()).prop_map(
+        |(key, (local, remote, listens), flags, err, old_state, new_state, shutdown, mptcp)| {
+            const LOCAL: [&str; 4] = ["127.0.0.1:80", "0.0.0.0:80", "10.0.0.1:0", "0.0.0.0:0"];
+            const REMOTE: [&str; 4] = ["127.0.0.1:1", "10.0.0.2:2", "0.0.0.0:0", "10.0.0.2:3"];
+            let remote = if listens { "0.0.0.0:0" } else { REMOTE[remote] };
+            Sock {
+                flags,
+                err,
+                old_state,
+                new_state,
+                shutdown,
+                protocol: if mptcp { 262 } else { 6 },
+                ..sock(key, LOCAL[local], remote)
+            }
+        },
+    )
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        8 => (1u8..8, prop::sample::select(HookId::ALL.to_vec()), 10u32..14, any_sock())
+            .prop_map(|(kind, hook, pid, sock)| Step::Record(kind, hook, pid, sock)),
+        1 => (0u64..120, any::<bool>()).prop_map(|(ms, found)| Step::Wait(ms, found)),
+    ]
+}
+
+fn feed(rig: &mut Rig, kind: u8, hook: HookId, pid: u32, sock: Sock) {
+    let header = rig.header(hook);
+    let task = who(pid);
+    let counters = Counters { bytes_retrans: 7, ..Counters::default() };
+    let record = match kind {
+        1 => Record::Connect(SockRecord { header, task, sock }),
+        2 => Record::Accept(SockRecord { header, task, sock }),
+        3 => Record::Close(SockEndRecord { header, task, sock, counters }),
+        4 => Record::Established(EstablishedRecord { header, sock }),
+        5 => Record::End(SockEndRecord { header, task, sock, counters }),
+        6 => Record::Listen(SockRecord { header, task, sock }),
+        _ => Record::Unlisten(SockRecord { header, task, sock }),
+    };
+    rig.feed(&record);
+}
+
+/// What was told of one connection or listener.
+#[derive(Default, Debug)]
+struct Told {
+    first: u32,
+    accepts: u32,
+    established: u32,
+    ends: u32,
+    never_accepted: bool,
+}
+
+fn check(rig: &Rig) -> Result<HashMap<u64, Told>, TestCaseError> {
+    let mut all: HashMap<u64, Told> = HashMap::new();
+    for event in &rig.out {
+        let (id, source) = match &event.change {
+            Change::Connect(conn) | Change::Accept(conn) | Change::Established(conn) => {
+                (conn.id, conn.source)
+            }
+            Change::Failed(conn, _) | Change::Close(conn, _) => (conn.id, conn.source),
+            Change::Listen(listener) | Change::Unlisten(listener, _) => (listener.id, listener.source),
+        };
+        let told = all.entry(id.0).or_default();
+        match &event.change {
+            Change::Connect(conn) => {
+                prop_assert!(told.first == 0 && told.ends == 0 && conn.established.is_none(), "{told:?}");
+                told.first += 1;
+            }
+            Change::Listen(_) => {
+                prop_assert!(told.first == 0 && told.ends == 0, "{told:?}");
+                told.first += 1;
+            }
+            Change::Accept(_) => {
+                prop_assert!(told.accepts == 0 && (told.ends == 0 || told.never_accepted), "{told:?}");
+                told.accepts += 1;
+                told.first += 1;
+            }
+            Change::Established(_) => {
+                prop_assert!(told.ends == 0 && told.established == 0, "{told:?}");
+                prop_assert!(told.first == 1 || source == Source::Late, "{told:?}");
+                told.established += 1;
+                told.first = 1;
+            }
+            Change::Failed(..) | Change::Close(..) | Change::Unlisten(..) => {
+                let never =
+                    matches!(&event.change, Change::Close(_, end) if end.how == EndedHow::NeverAccepted);
+                prop_assert_eq!(told.ends, 0, "a second end");
+                prop_assert!(told.first == 1 || source == Source::Late || never, "{:?}", event);
+                told.ends += 1;
+                told.never_accepted = never;
+            }
+        }
+    }
+    Ok(all)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1500, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_records(steps in prop::collection::vec(step(), 0..120)) {
+        let mut rig = Rig::with(Backend::Tracepoint, LIMITS);
+        for step in steps {
+            match step {
+                Step::Record(kind, hook, pid, sock) => feed(&mut rig, kind, hook, pid, sock),
+                Step::Wait(ms, found) => {
+                    let answer = if found { "127.0.0.1:80".parse().ok() } else { None };
+                    rig.wait_with(ms, &mut Always(answer, Vec::new()));
+                }
+            }
+            let stats = rig.flows.stats();
+            prop_assert!(stats.live <= 6 && stats.ended <= 5 && stats.listeners <= 3, "{:?}", stats);
+            prop_assert!(stats.held <= 9, "{:?}", stats);
+            prop_assert!(rig.flows.store.indexed() <= stats.live + stats.ended);
+        }
+        // Nothing waits for ever, and then a look changes nothing.
+        rig.wait(1000);
+        rig.wait(1000);
+        prop_assert_eq!(rig.flows.next_deadline(), None);
+        prop_assert_eq!(rig.flows.stats().held, 0);
+        let told = check(&rig)?;
+        // What is told and has no end is in the tables, or was evicted.
+        let stats = rig.flows.stats();
+        let open = told.values().filter(|told| told.ends == 0).count();
+        let dropped = (stats.evicted + stats.listeners_not_kept) as usize;
+        prop_assert!(open <= stats.live + stats.listeners + dropped, "{} open, {:?}", open, stats);
+    }
+
+    /// An honest kernel: every connection is told from its beginning to its end, once, whatever the interleaving.
+    #[test]
+    fn interleaved_connections_are_complete(picks in prop::collection::vec(0usize..8, 40)) {
+        let mut rig = Rig::new(Backend::Tracepoint);
+        let mut at = [0u8; 8];
+        for pick in picks.into_iter().chain((0..8).flat_map(|pick| [pick; 4])) {
+            let key = pick as u64 + 1;
+            let own = sock(key, &format!("127.0.0.1:{}", 40000 + key), "127.0.0.1:80");
+            let state = &mut at[pick];
+            match *state % 4 {
+                0 => rig.connects(10, own),
+                1 => rig.established(2, own),
+                2 => rig.closes(10, 1, own),
+                _ => rig.ends(0, 5, 0, 3, Sock { flags: SockFlags::HAS_SOCKET, ..own }),
+            }
+            *state += 1;
+        }
+        let told = check(&rig)?;
+        let begun: u32 = at.iter().map(|&steps| u32::from(steps.div_ceil(4))).sum();
+        let ended: u32 = at.iter().map(|&steps| u32::from((steps + 1) / 4)).sum();
+        rig.wait(100);
+        let connects = rig.out.iter().filter(|event| matches!(event.change, Change::Connect(_))).count();
+        prop_assert_eq!(connects as u32, begun);
+        prop_assert_eq!(told.values().map(|told| told.ends).sum::<u32>(), ended);
+        let ports = rig.out.iter().filter_map(|event| match &event.change {
+            Change::Close(conn, _) => Some(conn.local.port()),
+            _ => None,
+        });
+        for port in ports {
+            prop_assert!(port > 40000);
+        }
+    }
+}

@@ -221,21 +221,24 @@ mod tests {
             fs::write(root.join(who).join("net/tcp"), format!("  sl  local_address\n{V4}")).expect("file");
         }
         let mut proc = ProcNet::at(&root);
-        let answers = proc.resolve(&[
-            query(5, 100, 4711, "10.1.1.1:80"),
-            query(5, 100, 0, "10.1.1.1:80"),
-            query(5, 100, 0, "10.1.1.1:81"),
-            query(5, 100, 9, "10.1.1.1:80"),
-            // Its process moved to another namespace; another query's process is still there.
-            query(6, 100, 4711, "10.1.1.1:80"),
-            query(6, 300, 4711, "10.1.1.1:80"),
-        ]);
+        let mut port = |queries: &[PortQuery]| -> Vec<u16> {
+            proc.resolve(queries).iter().map(|answer| answer.map_or(0, |local| local.port())).collect()
+        };
+        let by_inode = port(&[query(5, 100, 4711, "10.1.1.1:80"), query(5, 100, 9, "10.1.1.1:80")]);
+        let by_remote = port(&[query(5, 100, 0, "10.1.1.1:80"), query(5, 100, 0, "10.1.1.1:81")]);
+        // Its process moved to another namespace; where another query's process is still there, that one is the window.
+        let moved = port(&[query(6, 100, 4711, "10.1.1.1:80")]);
+        let helped = port(&[query(6, 100, 4711, "10.1.1.1:80"), query(5, 100, 9, "10.1.1.1:80")]);
+        let nowhere = port(&[query(6, 300, 4711, "10.1.1.1:80")]);
+        // The one socket with that remote end is known to be another one.
+        let taken = port(&[query(5, 100, 4711, "10.1.1.1:80"), query(5, 100, 0, "10.1.1.1:80")]);
         fs::remove_dir_all(&root).expect("remove");
-        let port: Vec<_> = answers.iter().map(|a| a.map_or(0, |a| a.port())).collect();
-        // One inode has one query; the same socket asked for twice is answered once.
-        assert_eq!(port[1..4], [40000, 0, 0]);
-        assert_eq!(port[0] + port[4], 40000);
-        assert_eq!(port[5], 0);
+        assert_eq!(by_inode, [40000, 0]);
+        assert_eq!(by_remote, [40000, 0]);
+        assert_eq!(moved, [0]);
+        assert_eq!(helped, [40000, 0]);
+        assert_eq!(nowhere, [0]);
+        assert_eq!(taken, [40000, 0]);
     }
 
     #[test]

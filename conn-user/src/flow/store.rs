@@ -79,6 +79,7 @@ impl Conn {
             source: self.source,
             owner: self.owner.clone(),
             listener: self.listener.as_ref().map(|listener| (**listener).clone()),
+            begun: self.begun,
             established: known(self.established),
         }
     }

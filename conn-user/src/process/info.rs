@@ -96,6 +96,6 @@ mod tests {
         assert_eq!(ExitStatus::from_kernel(0), ExitStatus::Code(0));
         assert_eq!(ExitStatus::from_kernel(3 << 8), ExitStatus::Code(3));
         assert_eq!(ExitStatus::from_kernel(9), ExitStatus::Signal(9));
-        assert_eq!(ExitStatus::from_kernel(11 | 0x80), ExitStatus::Signal(11));
+        assert_eq!(ExitStatus::from_kernel(0x8b), ExitStatus::Signal(11));
     }
 }
