@@ -4,9 +4,12 @@ pub mod address;
 pub mod community;
 pub mod errno;
 pub mod escape;
+pub mod human;
 pub mod json;
 pub mod model;
 pub mod names;
+pub mod schema;
+pub mod text;
 pub mod time;
 
 #[cfg(test)]
