@@ -91,6 +91,8 @@ pub struct Session {
     pub notes: Vec<String>,
     /// The programs; none after the detach.
     ebpf: Option<Ebpf>,
+    /// What the programs missed until the detach.
+    missed: Vec<(HookId, u64)>,
     /// Perf events that run the programs at classic tracepoints.
     tracepoints: Vec<OwnedFd>,
     counters: PerCpuArray<MapData, [u64; 2]>,
@@ -222,7 +224,7 @@ fn attach(
     let counters = ebpf.take_map(COUNTERS_MAP).ok_or(LoadError::Object(COUNTERS_MAP))?;
     let counters = PerCpuArray::try_from(counters).map_err(|_| LoadError::Object(COUNTERS_MAP))?;
     let notes = offsets.missing.iter().map(ToString::to_string).collect();
-    Ok((Session { plan, notes, ebpf: Some(ebpf), tracepoints, counters }, reader))
+    Ok((Session { plan, notes, ebpf: Some(ebpf), missed: Vec::new(), tracepoints, counters }, reader))
 }
 
 impl Session {
@@ -237,15 +239,17 @@ impl Session {
 
     /// Detaches every program. When this returns no program writes any more, but those that run just now.
     pub fn detach(&mut self) {
-        self.tracepoints.clear();
+        self.missed = self.recursion_misses();
         self.ebpf = None;
+        self.tracepoints.clear();
     }
 
-    /// How often the kernel skipped each attached program because it was already running on the CPU
-    /// (`bpf_prog_info.recursion_misses`, 5.12 on). Nothing after the detach.
+    /// How often the kernel skipped each attached program because it, or for kprobes and classic tracepoints any other
+    /// program, was already running on the CPU (`bpf_prog_info.recursion_misses`, 5.12 on).
     pub fn recursion_misses(&self) -> Vec<(HookId, u64)> {
+        let Some(ebpf) = &self.ebpf else { return self.missed.clone() };
         let misses = |planned: &PlannedProgram| {
-            let program = self.ebpf.as_ref()?.program(planned.program)?;
+            let program = ebpf.program(planned.program)?;
             Some((planned.hook, super::info::recursion_misses(program.fd().ok()?.as_fd().as_raw_fd())?))
         };
         self.plan.programs.iter().filter_map(misses).collect()
