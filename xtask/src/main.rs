@@ -8,12 +8,14 @@ mod lint;
 mod lock;
 mod object_check;
 mod setup;
+mod test;
+mod vm;
 mod workspace;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
 
 /// Builds, runs and tests conn.
@@ -42,6 +44,14 @@ enum Task {
     },
     /// Check format and lints; warnings are errors.
     Lint,
+    /// Run the scenario tests on several kernels, each in a virtual machine.
+    Vm(vm::Options),
+    /// Run all tests: on this machine (as root, for those that trace), then in virtual machines.
+    Test {
+        /// Leave out the virtual machines.
+        #[arg(long)]
+        no_vm: bool,
+    },
 }
 
 fn main() -> ExitCode {
@@ -60,5 +70,12 @@ fn dispatch(task: Task) -> Result<()> {
         Task::Build { release } => agent::build(release).map(|agent| println!("{}", agent.display())),
         Task::Run { arguments } => agent::exec(arguments),
         Task::Lint => lint::lint(),
+        Task::Test { no_vm } => test::test(!no_vm),
+        Task::Vm(options) => {
+            if !vm::run(&options)?.is_success() {
+                bail!("tests failed in virtual machines, or none ran");
+            }
+            Ok(())
+        }
     }
 }

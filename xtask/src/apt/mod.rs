@@ -139,43 +139,45 @@ impl Apt {
         Ok(text.lines().map(str::to_owned).collect())
     }
 
-    /// Downloads a package (signature-checked by apt) and returns the file.
+    /// Downloads packages (signature-checked by apt), unpacks them into one folder and drops the downloads.
     ///
     /// # Errors
-    /// When the download fails.
-    pub(crate) fn download(&self, candidate: &Candidate) -> Result<PathBuf> {
+    /// When one cannot be downloaded or unpacked.
+    pub(crate) fn unpack(&self, candidates: &[Candidate], into: &Path) -> Result<()> {
         let debs = self.dir.join("debs");
         let mut command = self.apt("apt-get");
-        command
-            .arg("download")
-            .arg(format!("{}={}", candidate.package, candidate.version))
-            .current_dir(&debs);
+        command.arg("download").current_dir(&debs);
+        command.args(candidates.iter().map(|wanted| format!("{}={}", wanted.package, wanted.version)));
         output(&mut command)?;
-        let version = candidate.version.replace(':', "%3a");
-        let start = format!("{}_{version}_", candidate.package);
-        let found = fs::read_dir(&debs)
-            .with_context(|| format!("cannot read {}", debs.display()))?
-            .filter_map(Result::ok)
-            .find(|entry| entry.file_name().to_string_lossy().starts_with(&start));
-        match found {
-            Some(entry) => Ok(entry.path()),
-            None => bail!(
-                "apt-get downloaded {}={} but no file {start}*.deb appeared",
-                candidate.package,
-                candidate.version
-            ),
+        fs::create_dir_all(into).with_context(|| format!("cannot create {}", into.display()))?;
+        for wanted in candidates {
+            let start = format!("{}_{}_", wanted.package, wanted.version.replace(':', "%3a"));
+            let deb = file_starting_with(&debs, &start)?;
+            output(Command::new("dpkg").arg("-x").arg(&deb).arg(into))?;
+            fs::remove_file(&deb).with_context(|| format!("cannot remove {}", deb.display()))?;
         }
+        Ok(())
     }
 
-    /// Downloads a package, unpacks it into a folder and drops the download.
+    /// A package from a suite and all packages it needs, as if on a machine with nothing installed.
     ///
     /// # Errors
-    /// When the download fails or the package cannot be unpacked.
-    pub(crate) fn unpack(&self, candidate: &Candidate, into: &Path) -> Result<()> {
-        let deb = self.download(candidate)?;
-        fs::create_dir_all(into).with_context(|| format!("cannot create {}", into.display()))?;
-        output(Command::new("dpkg").arg("-x").arg(&deb).arg(into))?;
-        fs::remove_file(&deb).with_context(|| format!("cannot remove {}", deb.display()))
+    /// When they cannot be found.
+    pub(crate) fn closure(&self, package: &str, suite: &str) -> Result<Vec<Candidate>> {
+        let nothing = self.dir.join("nothing-installed");
+        fs::write(&nothing, "").with_context(|| format!("cannot write {}", nothing.display()))?;
+        let mut command = self.apt("apt-get");
+        command
+            .arg("-o")
+            .arg(format!("Dir::State::Status={}", nothing.display()))
+            .args(["-o", "Debug::NoLocking=true"])
+            .args(["--simulate", "--no-install-recommends", "--target-release", suite, "install", package]);
+        let text = output(&mut command)?;
+        let found: Vec<Candidate> = text.lines().filter_map(inst_line).collect();
+        if found.is_empty() {
+            bail!("apt-get would install nothing for {package}:\n{text}");
+        }
+        Ok(found)
     }
 
     /// An apt program that knows only the private lists and sources.
@@ -200,11 +202,26 @@ impl Apt {
     }
 }
 
+fn file_starting_with(dir: &Path, start: &str) -> Result<PathBuf> {
+    let entries = fs::read_dir(dir).with_context(|| format!("cannot read {}", dir.display()))?;
+    let found =
+        entries.filter_map(Result::ok).find(|entry| entry.file_name().to_string_lossy().starts_with(start));
+    found
+        .map(|entry| entry.path())
+        .with_context(|| format!("no file {start}*.deb appeared in {}", dir.display()))
+}
+
 /// A line of `apt-cache madison`: "package | version | mirror suite/component arch Packages".
 fn madison_line(line: &str) -> Option<Candidate> {
     let mut fields = line.split('|').map(str::trim);
     let candidate = Candidate { package: fields.next()?.to_owned(), version: fields.next()?.to_owned() };
     fields.next()?.ends_with("Packages").then_some(candidate)
+}
+
+/// A line of `apt-get --simulate`: "Inst package (version Debian:12/stable [amd64])".
+fn inst_line(line: &str) -> Option<Candidate> {
+    let (package, rest) = line.strip_prefix("Inst ")?.split_once(" (")?;
+    Some(Candidate { package: package.to_owned(), version: rest.split_whitespace().next()?.to_owned() })
 }
 
 #[cfg(test)]
@@ -218,5 +235,13 @@ mod tests {
         assert_eq!((got.package.as_str(), got.version.as_str()), ("rust-src", "1.95.0+dfsg1-2~bpo13+1"));
         assert_eq!(madison_line(" rustc | 1.95.0 | http://mirror.example/debian x/main Sources"), None);
         assert_eq!(madison_line("N: nothing"), None);
+    }
+
+    #[test]
+    fn simulated_installations_are_read() {
+        let line = "Inst libc6 (2.36-9+deb12u14 Debian:12.14/oldstable [amd64]) []";
+        let got = inst_line(line).expect("an installation");
+        assert_eq!((got.package.as_str(), got.version.as_str()), ("libc6", "2.36-9+deb12u14"));
+        assert_eq!(inst_line("Conf libc6 (2.36-9+deb12u14 Debian:12.14/oldstable [amd64])"), None);
     }
 }

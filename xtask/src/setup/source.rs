@@ -81,7 +81,7 @@ fn by_debian(release: &str, into: &Path) -> Result<()> {
         {
             eprintln!("xtask: unpacking rust-src {} privately", candidate.version);
             let _ = fs::remove_dir_all(into);
-            return apt.unpack(&candidate, into).context("cannot fetch rust-src");
+            return apt.unpack(&[candidate], into).context("cannot fetch rust-src");
         }
     }
     bail!("no package rust-src {release} in the suites {}", apt.tried())

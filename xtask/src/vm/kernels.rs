@@ -1,0 +1,199 @@
+//! The kernels to test on: Debian's, unpacked under `target/vm/kernels`, the newest build that the mirror has.
+
+use std::cmp::Ordering;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::apt::Apt;
+use crate::workspace;
+
+/// A backend that a kernel cannot have, with the reason; such a pair is reported and not run.
+const NOT_AVAILABLE: [(&str, &str, &str); 0] = [];
+
+/// How to get a kernel: suites to look in, and the beginnings of package names, in order of preference.
+struct Line {
+    name: &'static str,
+    suites: &'static [&'static str],
+    packages: &'static [&'static str],
+}
+
+/// The oldest kernel with what conn needs, two long-term ones, and the newest.
+const LINES: [Line; 4] = [
+    Line { name: "5.10", suites: &["bullseye", "bullseye-security"], packages: &["linux-image-5.10."] },
+    Line { name: "6.1", suites: &["bookworm", "bookworm-security"], packages: &["linux-image-6.1."] },
+    Line { name: "6.12", suites: &["bookworm-backports", "trixie"], packages: &["linux-image-6.12."] },
+    Line {
+        // Since 7.0 linux-image is an empty package that depends on linux-binary.
+        name: "7.3",
+        suites: &["trixie-backports", "sid"],
+        packages: &["linux-binary-7.3.", "linux-binary-7."],
+    },
+];
+
+/// Debian's flavour for virtual machines: what the tests need is built in.
+const FLAVOUR: &str = "-cloud-amd64";
+
+/// Modules that are loaded in the guest when the kernel has them, each after those it depends on.
+pub(crate) const MODULES: [&str; 3] = ["veth", "inet_diag", "tcp_diag"];
+
+/// A kernel that is ready to boot.
+pub(crate) struct Kernel {
+    /// How it is called on the command line, e.g. "6.12".
+    pub(crate) name: &'static str,
+    /// The package it came from, e.g. "linux-image-6.12.95+deb12-cloud-amd64".
+    pub(crate) package: String,
+    /// The file to boot.
+    pub(crate) image: PathBuf,
+    /// Files of [`MODULES`], in that order.
+    pub(crate) modules: Vec<PathBuf>,
+}
+
+/// The names of all known kernels, oldest first.
+pub(crate) fn names() -> Vec<&'static str> {
+    LINES.iter().map(|line| line.name).collect()
+}
+
+/// Why a kernel cannot have a backend, if so.
+pub(crate) fn not_available(kernel: &str, backend: &str) -> Option<&'static str> {
+    NOT_AVAILABLE.iter().find(|(k, b, _)| *k == kernel && *b == backend).map(|(_, _, reason)| *reason)
+}
+
+/// Gets the kernels of these names, downloading what is missing.
+///
+/// # Errors
+/// When a name is unknown or a kernel cannot be had.
+pub(crate) fn get(names: &[String]) -> Result<Vec<Kernel>> {
+    let mut lines = Vec::new();
+    for name in names {
+        match LINES.iter().find(|line| line.name == name) {
+            Some(line) => lines.push(line),
+            None => bail!("unknown kernel {name}; known are {}", self::names().join(", ")),
+        }
+    }
+    lines
+        .into_iter()
+        .map(|line| of_line(line).with_context(|| format!("getting the kernel {}", line.name)))
+        .collect()
+}
+
+fn of_line(line: &Line) -> Result<Kernel> {
+    let dir = workspace::target().join("vm/kernels").join(line.name);
+    let note = dir.join("package");
+    if let Ok(package) = fs::read_to_string(&note) {
+        return unpacked(line, &dir, package);
+    }
+    let mut apt = Apt::open()?;
+    for suite in line.suites {
+        apt.add_suite(suite)?;
+    }
+    let mut newest = None;
+    for prefix in line.packages {
+        let names = apt.names(prefix)?;
+        newest = names.into_iter().filter(|name| is_image(name)).max_by(|a, b| natural_order(a, b));
+        if newest.is_some() {
+            break;
+        }
+    }
+    let Some(package) = newest else {
+        bail!("no package {}*{FLAVOUR} in the suites {}", line.packages.join("*, "), apt.tried());
+    };
+    let modules = package.replace("linux-binary-", "linux-modules-");
+    let _ = fs::remove_dir_all(&dir);
+    for wanted in [&package, &modules] {
+        if let Some(candidate) = apt.versions(wanted)?.into_iter().next() {
+            eprintln!("xtask: unpacking {wanted} privately");
+            apt.unpack(&[candidate], &dir)?;
+        }
+        if package == modules {
+            break;
+        }
+    }
+    let kernel = unpacked(line, &dir, package)?;
+    fs::write(&note, &kernel.package).with_context(|| format!("cannot write {}", note.display()))?;
+    Ok(kernel)
+}
+
+fn is_image(package: &str) -> bool {
+    // "0.deb11": another release's kernel rebuilt; offered beside the own ones.
+    package.ends_with(FLAVOUR) && !package.contains("-unsigned") && !package.contains("-0.deb")
+}
+
+fn unpacked(line: &Line, dir: &Path, package: String) -> Result<Kernel> {
+    let mut files = Vec::new();
+    for sub in ["boot", "lib/modules", "usr/lib/modules"] {
+        list(&dir.join(sub), &mut files);
+    }
+    let named = |start: &str| {
+        files
+            .iter()
+            .find(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(start)))
+    };
+    let Some(image) = named("vmlinuz") else {
+        bail!("{package} holds no vmlinuz; remove {} and try again", dir.display());
+    };
+    let modules = MODULES.iter().filter_map(|module| named(&format!("{module}.ko")).cloned()).collect();
+    Ok(Kernel { name: line.name, package, image: image.clone(), modules })
+}
+
+/// All files below a folder; none when there is no such folder.
+fn list(dir: &Path, into: &mut Vec<PathBuf>) {
+    let Ok(entries) = fs::read_dir(dir) else { return };
+    for entry in entries.filter_map(Result::ok) {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            list(&entry.path(), into);
+        } else {
+            into.push(entry.path());
+        }
+    }
+}
+
+/// Compares names with numbers inside by the numbers' values: "…-9-…" is older than "…-32-…".
+fn natural_order(a: &str, b: &str) -> Ordering {
+    parts(a).cmp(&parts(b))
+}
+
+fn parts(name: &str) -> Vec<(u64, String)> {
+    let mut parts = Vec::new();
+    let mut number = String::new();
+    let mut text = String::new();
+    for letter in name.chars() {
+        if letter.is_ascii_digit() {
+            number.push(letter);
+            continue;
+        }
+        if !number.is_empty() {
+            parts.push((number.parse().unwrap_or(u64::MAX), std::mem::take(&mut text)));
+            number.clear();
+        }
+        text.push(letter);
+    }
+    parts.push((number.parse().unwrap_or(0), text));
+    parts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn newest<'a>(names: &[&'a str]) -> Option<&'a str> {
+        names.iter().copied().filter(|name| is_image(name)).max_by(|a, b| natural_order(a, b))
+    }
+
+    #[test]
+    fn the_newest_build_wins_by_number() {
+        let names = [
+            "linux-image-5.10.0-9-cloud-amd64",
+            "linux-image-5.10.0-32-cloud-amd64",
+            "linux-image-5.10.0-46-cloud-amd64-unsigned",
+            "linux-image-5.10.0-40-amd64",
+        ];
+        assert_eq!(newest(&names), Some("linux-image-5.10.0-32-cloud-amd64"));
+        let names = ["linux-image-6.12.95+deb12-cloud-amd64", "linux-image-6.12.117+deb12-cloud-amd64"];
+        assert_eq!(newest(&names), Some("linux-image-6.12.117+deb12-cloud-amd64"));
+        let names = ["linux-image-6.1.0-0.deb11.50-cloud-amd64", "linux-image-6.1.0-48-cloud-amd64"];
+        assert_eq!(newest(&names), Some("linux-image-6.1.0-48-cloud-amd64"));
+        assert_eq!(newest(&["linux-image-6.12-cloud-amd64-dbg"]), None);
+    }
+}

@@ -1,0 +1,197 @@
+//! QEMU 10 or later. Older ones crash guests under software emulation once many probe sites are patched, so a system
+//! QEMU is used only when it is new enough; else Debian's packages are unpacked under `target/vm/qemu`, with every library
+//! they need, and started through the loader that comes with them: nothing of the machine takes part.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::apt::Apt;
+use crate::command::{captured, on_path, output, printed};
+use crate::workspace;
+
+const PROGRAM: &str = "qemu-system-x86_64";
+const OLDEST: u32 = 10;
+
+/// The suites to take it from, each with those that hold the rest of its libraries. The first is the one under which
+/// the four kernels were put under stress.
+const PLACES: [&[&str]; 2] = [&["bookworm-backports", "bookworm"], &["trixie"]];
+
+/// A QEMU that can be started.
+pub(crate) struct Qemu {
+    start: Vec<PathBuf>,
+    firmware: Vec<PathBuf>,
+    version: String,
+    accelerator: &'static str,
+}
+
+impl Qemu {
+    /// Finds or fetches one.
+    ///
+    /// # Errors
+    /// When there is none and none can be had.
+    pub(crate) fn get() -> Result<Self> {
+        if let Some(system) = Self::of_system() {
+            return Ok(system.probed());
+        }
+        let dir = workspace::target().join("vm/qemu");
+        if let Ok(private) = Self::of_dir(&dir) {
+            return Ok(private.probed());
+        }
+        fetch(&dir).context("getting QEMU (remedy: install qemu-system-x86 10 or later)")?;
+        Ok(Self::of_dir(&dir).context("the fetched QEMU does not run")?.probed())
+    }
+
+    /// A call of it with the options that are the same for every guest.
+    pub(crate) fn command(&self) -> Command {
+        let mut command = self.bare();
+        for dir in &self.firmware {
+            command.arg("-L").arg(dir);
+        }
+        command.args(["-nodefaults", "-display", "none", "-no-reboot", "-machine", "pc", "-cpu", "max"]);
+        command.args(["-accel", self.accelerator]);
+        command
+    }
+
+    /// What it is, for messages.
+    pub(crate) fn describe(&self) -> String {
+        format!("QEMU {} ({})", self.version, self.accelerator)
+    }
+
+    fn bare(&self) -> Command {
+        let mut words = self.start.iter();
+        let mut command = Command::new(words.next().map_or(Path::new(PROGRAM), PathBuf::as_path));
+        command.args(words);
+        command
+    }
+
+    fn of_system() -> Option<Self> {
+        if !on_path(PROGRAM) {
+            return None;
+        }
+        let qemu =
+            Self { start: vec![PROGRAM.into()], firmware: vec![], version: String::new(), accelerator: TCG };
+        qemu.with_version().ok()
+    }
+
+    fn of_dir(dir: &Path) -> Result<Self> {
+        let libraries =
+            ["lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu", "lib", "usr/lib"].map(|sub| dir.join(sub));
+        let joined = env::join_paths(libraries).context("a path with a colon in it")?;
+        let start = vec![
+            dir.join("lib64/ld-linux-x86-64.so.2"),
+            "--library-path".into(),
+            joined.into(),
+            dir.join("usr/bin").join(PROGRAM),
+        ];
+        let firmware = ["seabios", "qemu", "ipxe/qemu"].map(|sub| dir.join("usr/share").join(sub)).to_vec();
+        Self { start, firmware, version: String::new(), accelerator: TCG }.with_version()
+    }
+
+    fn with_version(self) -> Result<Self> {
+        let text = output(self.bare().arg("--version"))?;
+        let version = version_of(&text).with_context(|| format!("no version in {text:?}"))?;
+        if version
+            .split('.')
+            .next()
+            .and_then(|major| major.parse().ok())
+            .is_none_or(|major: u32| major < OLDEST)
+        {
+            bail!("QEMU {version} is older than {OLDEST}");
+        }
+        Ok(Self { version: version.to_owned(), ..self })
+    }
+
+    /// Uses KVM only when asked to (`CONN_VM_ACCEL=kvm`) and when it works: a device file alone does not mean that, and
+    /// QEMU does not fall back by itself.
+    fn probed(mut self) -> Self {
+        if env::var_os("CONN_VM_ACCEL").is_some_and(|wanted| wanted == "kvm") {
+            self.accelerator = "kvm";
+            if !self.starts() {
+                eprintln!("xtask: KVM does not work here; using software emulation");
+                self.accelerator = TCG;
+            }
+        }
+        self
+    }
+
+    /// Whether a machine can be created: QEMU then waits to be told to quit.
+    fn starts(&self) -> bool {
+        let mut command = self.command();
+        command
+            .args(["-S", "-monitor", "stdio"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        let Ok(mut child) = command.spawn() else { return false };
+        if let Some(mut monitor) = child.stdin.take() {
+            let _ = std::io::Write::write_all(&mut monitor, b"quit\n");
+        }
+        let end = Instant::now() + Duration::from_secs(5);
+        while Instant::now() < end {
+            if let Ok(Some(status)) = child.try_wait() {
+                return status.success();
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let _ = child.kill();
+        let _ = child.wait();
+        false
+    }
+}
+
+const TCG: &str = "tcg,thread=multi";
+
+/// "QEMU emulator version 10.0.2 (Debian …)" → "10.0.2".
+fn version_of(text: &str) -> Option<&str> {
+    text.split_once("version ")?.1.split_whitespace().next()
+}
+
+fn fetch(dir: &Path) -> Result<()> {
+    let mut tried = Vec::new();
+    for place in PLACES {
+        match fetch_from(place, dir) {
+            Ok(()) => return Ok(()),
+            Err(error) => tried.push(format!("{}: {error:#}", place.join(" + "))),
+        }
+    }
+    bail!("tried\n  {}", tried.join("\n  "))
+}
+
+fn fetch_from(suites: &[&str], dir: &Path) -> Result<()> {
+    let mut apt = Apt::open()?;
+    for suite in suites {
+        if !apt.add_suite(suite)? {
+            bail!("no lists: {}", apt.tried());
+        }
+    }
+    let suite = suites.first().context("no suite")?;
+    let packages = apt.closure("qemu-system-x86", suite)?;
+    eprintln!("xtask: unpacking qemu-system-x86 and {} packages it needs privately", packages.len() - 1);
+    let part = dir.with_extension("part");
+    let _ = fs::remove_dir_all(&part);
+    apt.unpack(&packages, &part)?;
+    let _ = fs::remove_dir_all(dir);
+    fs::rename(&part, dir).with_context(|| format!("cannot create {}", dir.display()))?;
+    let out = captured(Qemu::of_dir(dir)?.command().arg("--help"))?;
+    if !out.status.success() {
+        bail!("it does not start: {}", printed(&out));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn version_is_found_in_the_first_line() {
+        let text = "QEMU emulator version 10.0.2 (Debian 1:10.0.2+ds-2)\nCopyright (c)";
+        assert_eq!(version_of(text), Some("10.0.2"));
+        assert_eq!(version_of("something else"), None);
+    }
+}
