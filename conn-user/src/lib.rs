@@ -8,3 +8,4 @@ pub mod kernel;
 pub mod process;
 pub mod flow;
 pub mod event;
+pub mod filter;
