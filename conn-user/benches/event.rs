@@ -8,6 +8,7 @@ use conn_common::hook::HookId;
 use conn_user::event::community;
 use conn_user::event::json::{JsonEncoder, StreamIdentity};
 use conn_user::event::model::{Event, EventBody};
+use conn_user::filter::Filter;
 use conn_user::flow::model::{
     Actor, Change, ConnEvent, ConnId, Direction, EndedHow, Ending, Method, Source, Traffic, Transport,
 };
@@ -92,7 +93,9 @@ fn encode(c: &mut Criterion) {
             let (mut encoder, mut out) = (JsonEncoder::new(&identity), Vec::new());
             b.iter(|| {
                 out.clear();
-                events.iter().for_each(|event| encoder.encode(black_box(event), &mut out));
+                for event in &events {
+                    encoder.encode(black_box(event), &mut out);
+                }
                 out.len()
             });
         });
@@ -103,5 +106,23 @@ fn encode(c: &mut Criterion) {
     c.bench_function("event/community_id", |b| b.iter(|| community::id(black_box(one), black_box(other))));
 }
 
-criterion_group!(benches, encode);
+fn filter(c: &mut Criterion) {
+    let events = storm(false);
+    let mut group = c.benchmark_group("event/filter");
+    group.throughput(Throughput::Elements(events.len() as u64));
+    for text in [
+        "port:8080",
+        "proc:nginx*",
+        "dport:443 proc:nginx -dst:10.0.0.0/8,fd00::/8",
+        "exe:/^.usr.(bin|sbin).[^\\/]+$/",
+    ] {
+        let filter = Filter::new(text).expect("a filter");
+        group.bench_function(text, |b| {
+            b.iter(|| events.iter().filter(|event| filter.passes(black_box(event))).count())
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, encode, filter);
 criterion_main!(benches);

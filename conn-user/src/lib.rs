@@ -12,6 +12,8 @@ pub mod flow;
 
 pub mod event;
 
+pub mod filter;
+
 pub mod agent;
 
 pub mod cli;

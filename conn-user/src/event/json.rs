@@ -287,12 +287,11 @@ fn write_error(errno: u16, zero: &[u8], out: &mut Vec<u8>) {
         return out.extend_from_slice(zero);
     }
     out.push(b'"');
-    match errno::name(errno) {
-        Some(name) => out.extend_from_slice(name.as_bytes()),
-        None => {
-            out.push(b'E');
-            write_int(errno, out);
-        }
+    if let Some(name) = errno::name(errno) {
+        out.extend_from_slice(name.as_bytes());
+    } else {
+        out.push(b'E');
+        write_int(errno, out);
     }
     out.push(b'"');
 }

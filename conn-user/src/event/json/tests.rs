@@ -10,7 +10,9 @@ use crate::event::samples;
 
 fn encode(events: &[Event]) -> String {
     let (mut encoder, mut out) = (JsonEncoder::new(&samples::identity()), Vec::new());
-    events.iter().for_each(|event| encoder.encode(event, &mut out));
+    for event in events {
+        encoder.encode(event, &mut out);
+    }
     String::from_utf8(out).expect("JSON is UTF-8")
 }
 

@@ -12,7 +12,9 @@ fn options() -> TextOptions {
 
 fn format(options: TextOptions, events: &[Event]) -> String {
     let (mut formatter, mut out) = (TextFormatter::new(options), Vec::new());
-    events.iter().for_each(|event| formatter.format(event, &mut out));
+    for event in events {
+        formatter.format(event, &mut out);
+    }
     String::from_utf8(out).expect("text is UTF-8")
 }
 

@@ -1,0 +1,76 @@
+//! The filter language: one for `conn tail` and everything else that selects events. Reference: `docs/filter.md`.
+//!
+//! A filter is a row of words `key:value`, all of which must hold. `-` before a word negates it, a comma between
+//! values is OR. A text becomes an [`ast::Expr`] ([`parse`]), which [`compile`] turns into typed matchers once.
+
+pub mod ast;
+pub mod compile;
+pub mod error;
+pub mod glob;
+pub mod key;
+pub mod parse;
+pub mod suggest;
+
+mod evaluate;
+#[cfg(test)]
+mod tests;
+mod view;
+
+use std::fmt;
+
+pub use self::error::FilterError;
+use crate::event::model::{Event, EventKind};
+
+/// A filter that is ready to be asked.
+#[derive(Clone, Debug)]
+pub struct Filter {
+    expr: ast::Expr,
+    words: Box<[compile::Word]>,
+}
+
+impl Filter {
+    /// Reads and compiles a filter. The empty text is the filter that everything passes.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, with its place and what to write instead.
+    pub fn new(text: &str) -> Result<Self, FilterError> {
+        let expr = parse::parse(text)?;
+        let words = compile::compile(text, &expr)?;
+        Ok(Self { expr, words })
+    }
+
+    /// Whether every word holds for the event. Allocates nothing.
+    pub fn matches(&self, event: &Event) -> bool {
+        if self.words.is_empty() {
+            return true;
+        }
+        let view = view::View::of(event);
+        self.words.iter().all(|word| word.holds(&view))
+    }
+
+    /// Whether a stream with this filter shows the event: what matches, and every gap, because what was lost may
+    /// have matched; only a word that names gaps (`-kind:gap`) hides them.
+    pub fn passes(&self, event: &Event) -> bool {
+        let gap = event.body.kind() == EventKind::Gap;
+        if gap && !self.words.iter().any(|word| word.names_kind(EventKind::Gap)) {
+            return true;
+        }
+        self.matches(event)
+    }
+
+    /// Whether a word asks for this kind by name (`kind:exec`): then it is shown although it is not by default.
+    pub fn asks_for(&self, kind: EventKind) -> bool {
+        self.words.iter().any(|word| !word.negated && word.names_kind(kind))
+    }
+
+    /// Whether it is the filter that everything passes.
+    pub fn is_empty(&self) -> bool {
+        self.words.is_empty()
+    }
+}
+
+impl fmt::Display for Filter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.expr.fmt(f)
+    }
+}

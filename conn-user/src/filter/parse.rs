@@ -1,0 +1,205 @@
+//! From text to [`Expr`].
+//!
+//! ```text
+//! filter = { blank } [ word { blank word } ] { blank }
+//! word   = [ "-" ] key ":" value { "," value }
+//! value  = regex | quoted | bare
+//! regex  = "/" pattern "/"           up to the first "/" that ends the value; "\/" for a slash, no blank, no quote,
+//!                                    a comma only inside [] or {}
+//! quoted = '"' text '"'              "\"" and "\\" inside
+//! bare   = anything else without blank and comma
+//! ```
+
+use super::ast::{Expr, Form, Span, Value, Word};
+use super::error::{FilterError, quoted, short};
+use super::key::Key;
+use super::suggest::nearest;
+
+/// Longest text that is read: bounds what errors and regular expressions can cost.
+const LONGEST: usize = 16 << 10;
+
+/// Reads a filter.
+///
+/// # Errors
+/// The first word that is none, has an unknown key, or lacks a value.
+pub fn parse(text: &str) -> Result<Expr, FilterError> {
+    if text.len() > LONGEST {
+        let message = format!("the filter is longer than {} KiB", LONGEST >> 10);
+        return Err(FilterError::new("", 0..0, message, "use fewer values"));
+    }
+    let mut parser = Parser { text, at: 0 };
+    let mut words = Vec::new();
+    while parser.skip_blanks() {
+        words.push(parser.word()?);
+    }
+    Ok(Expr { words })
+}
+
+struct Parser<'a> {
+    text: &'a str,
+    at: usize,
+}
+
+impl<'a> Parser<'a> {
+    fn rest(&self) -> &'a str {
+        self.text.get(self.at..).unwrap_or_default()
+    }
+
+    /// Goes to the next word; false at the end.
+    fn skip_blanks(&mut self) -> bool {
+        let rest = self.rest();
+        self.at += rest.len() - rest.trim_start().len();
+        self.at < self.text.len()
+    }
+
+    fn error(&self, span: Span, message: impl Into<String>, help: impl Into<String>) -> FilterError {
+        FilterError::new(self.text, span, message, help)
+    }
+
+    fn word(&mut self) -> Result<Word, FilterError> {
+        let negated = self.rest().starts_with('-');
+        self.at += usize::from(negated);
+        let start = self.at;
+        let rest = self.rest();
+        let end = rest.find(|c: char| c == ':' || c.is_whitespace()).unwrap_or(rest.len());
+        let name = &rest[..end];
+        let span = start..start + end;
+        if !rest[end..].starts_with(':') {
+            return Err(self.no_key(name, span));
+        }
+        let Some(key) = Key::from_name(name) else { return Err(self.unknown_key(name, span)) };
+        self.at += end + 1;
+        let mut values = vec![self.value(key)?];
+        while self.rest().starts_with(',') {
+            self.at += 1;
+            values.push(self.value(key)?);
+        }
+        Ok(Word { negated, key, values })
+    }
+
+    fn no_key(&self, word: &str, span: Span) -> FilterError {
+        if word.is_empty() {
+            return self.error(
+                span,
+                "`-` negates a word, and none follows",
+                "write it without a blank, e.g. -proc:sshd",
+            );
+        }
+        if let Some((name, value)) = word.split_once('=')
+            && let Some(key) = Key::from_name(name)
+        {
+            let help = format!("key and value are joined by a colon: {}:{}", key.name(), short(value));
+            return self.error(span, format!("{} has no `:`", quoted(word)), help);
+        }
+        let shown = short(word);
+        let guess = if word.bytes().all(|byte| byte.is_ascii_digit()) {
+            format!("write port:{shown} or pid:{shown}")
+        } else if word.starts_with('/') {
+            format!("write exe:{shown}")
+        } else if word.starts_with(|c: char| c.is_ascii_digit()) {
+            format!("write ip:{shown}")
+        } else {
+            format!("write proc:{shown}; a value with blanks needs quotes: 'proc:\"tmux: server\"'")
+        };
+        self.error(span, format!("{} has no key", quoted(word)), guess)
+    }
+
+    fn unknown_key(&self, name: &str, span: Span) -> FilterError {
+        let known = || Key::ALL.iter().map(|key| key.name()).collect::<Vec<_>>().join(", ");
+        // An IPv6 address without a key looks like one.
+        if name.is_empty() || name.chars().all(|c| c.is_ascii_hexdigit()) || name.starts_with('[') {
+            let help = format!("an address is written ip:2001:db8::1; the keys are {}", known());
+            return self.error(span, format!("{} is not a key", quoted(name)), help);
+        }
+        let help = match nearest(name, Key::names()) {
+            Some(near) => format!("did you mean `{near}`? The keys are {}", known()),
+            None => format!("the keys are {}", known()),
+        };
+        self.error(span, format!("unknown key {}", quoted(name)), help)
+    }
+
+    fn value(&mut self, key: Key) -> Result<Value, FilterError> {
+        let start = self.at;
+        let rest = self.rest();
+        let (form, text, used) = if rest.starts_with('"') {
+            let (text, used) = self.quoted()?;
+            (Form::Quoted, text, used)
+        } else if let Some(pattern) = regex_at(rest) {
+            (Form::Regex, pattern.to_owned(), pattern.len() + 2)
+        } else {
+            let end = rest.find(|c: char| c == ',' || c.is_whitespace()).unwrap_or(rest.len());
+            (Form::Bare, rest[..end].to_owned(), end)
+        };
+        if used == 0 {
+            let about = key.about();
+            let help = format!("`{}` takes {}, e.g. {}", about.name, about.takes.help(), about.example);
+            return Err(self.error(
+                start..start,
+                format!("a value of `{}` is missing here", about.name),
+                help,
+            ));
+        }
+        self.at += used;
+        Ok(Value { form, text, span: start..self.at })
+    }
+
+    /// The text in quotes at this place, and how much of the filter it is.
+    fn quoted(&self) -> Result<(String, usize), FilterError> {
+        let rest = self.rest();
+        let mut text = String::new();
+        let mut chars = rest.char_indices().skip(1);
+        while let Some((at, c)) = chars.next() {
+            match c {
+                '"' => {
+                    let used = at + 1;
+                    if ends_value(&rest[used..]) {
+                        return Ok((text, used));
+                    }
+                    let place = self.at + used;
+                    return Err(self.error(
+                        place..place,
+                        "a value in quotes ends with its quote",
+                        "put a comma or a blank here, or write \\\" for a quote inside",
+                    ));
+                }
+                '\\' => match chars.next() {
+                    Some((_, escaped @ ('"' | '\\'))) => text.push(escaped),
+                    Some((_, other)) => text.extend(['\\', other]),
+                    None => text.push('\\'),
+                },
+                c => text.push(c),
+            }
+        }
+        Err(self.error(
+            self.at..self.text.len(),
+            "this quote is never closed",
+            "add a \" at the end of the value",
+        ))
+    }
+}
+
+/// Whether a value ends before `rest`.
+fn ends_value(rest: &str) -> bool {
+    rest.chars().next().is_none_or(|c| c == ',' || c.is_whitespace())
+}
+
+/// The pattern when `rest` begins with a regular expression. A path is none: its second slash does not end the value.
+fn regex_at(rest: &str) -> Option<&str> {
+    let inside = rest.strip_prefix('/')?;
+    let (mut class, mut counted, mut escaped) = (false, false, false);
+    for (at, c) in inside.char_indices() {
+        match c {
+            _ if c.is_whitespace() || c == '"' => return None,
+            _ if escaped => escaped = false,
+            '\\' => escaped = true,
+            '/' => return (at > 0 && ends_value(&inside[at + 1..])).then(|| &inside[..at]),
+            '[' => class = true,
+            ']' => class = false,
+            '{' => counted = true,
+            '}' => counted = false,
+            ',' if !class && !counted => return None,
+            _ => {}
+        }
+    }
+    None
+}
