@@ -9,3 +9,5 @@ pub mod process;
 pub mod flow;
 pub mod event;
 pub mod filter;
+pub mod output;
+pub mod cli;
