@@ -118,7 +118,7 @@ fn filter(c: &mut Criterion) {
     ] {
         let filter = Filter::new(text).expect("a filter");
         group.bench_function(text, |b| {
-            b.iter(|| events.iter().filter(|event| filter.passes(black_box(event))).count())
+            b.iter(|| events.iter().filter(|event| filter.passes(black_box(event))).count());
         });
     }
     group.finish();

@@ -14,6 +14,8 @@ pub mod event;
 
 pub mod filter;
 
+pub mod output;
+
 pub mod agent;
 
 pub mod cli;

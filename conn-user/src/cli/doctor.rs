@@ -5,7 +5,9 @@ use std::fmt::{self, Write as _};
 use serde::Serialize;
 
 use crate::kernel::facts::{Capability, KernelFacts, Lockdown, Probe, Tracefs, TracepointId};
-use crate::kernel::plan::{Backend, Plan, PlanError, PlannedProgram, Role, TracefsUse, assess};
+use super::args::Exit;
+use crate::kernel::load;
+use crate::kernel::plan::{Backend, BackendChoice, Plan, PlanError, PlannedProgram, Role, TracefsUse, assess, plan};
 
 /// What became of a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -65,6 +67,29 @@ fn backends(facts: &KernelFacts, outcome: &Result<Plan, PlanError>) -> Vec<Backe
         BackendReport { backend, label: backend.label(), verdict, reason }
     };
     Backend::ALL.into_iter().map(report).collect()
+}
+
+/// Runs `conn doctor`: asks the kernel by trying, and reports.
+///
+/// # Errors
+/// When the report cannot be written.
+pub fn run(as_json: bool) -> anyhow::Result<Exit> {
+    let mut facts = KernelFacts::gather();
+    // Without the offsets nothing can be loaded to try; the facts hold the reason.
+    if let Ok(offsets) = load::offsets() {
+        load::probe(&mut facts, &offsets)?;
+    }
+    let outcome = plan(&facts, BackendChoice::Auto);
+    let mut report = if as_json { json(&facts, &outcome)? } else { text(&facts, &outcome) };
+    if !report.ends_with('\n') {
+        report.push('\n');
+    }
+    super::print(&report)?;
+    Ok(match outcome {
+        Ok(_) => Exit::Done,
+        Err(error) if error.is_permission() => Exit::NotPermitted,
+        Err(_) => Exit::Unsupported,
+    })
 }
 
 /// The report as one JSON object.

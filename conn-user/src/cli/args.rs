@@ -1,0 +1,358 @@
+//! What can be said on the command line, and what it means.
+//!
+//! Two stages: clap reads the words ([`Cli::read`]), then [`TailArgs::resolve`] makes of them what the program does, given
+//! the [`Environment`]. Neither has side effects.
+
+#[cfg(test)]
+mod tests;
+
+use std::env;
+use std::ffi::{OsStr, OsString};
+use std::io::{self, IsTerminal};
+use std::num::NonZeroU64;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use jiff::SignedDuration;
+
+use crate::event::model::{Event, EventKind};
+use crate::event::names;
+use crate::filter::{Filter, FilterError};
+use crate::kernel::plan::BackendChoice;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done; also when the reader of the output went away
+  1  any other error
+  2  wrong usage: a flag or a filter that does not exist
+  3  not permitted: a capability is missing
+  4  this kernel cannot do it, or the self-test failed";
+
+/// How the program ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Exit {
+    /// Done; also when the reader of the output went away.
+    Done = 0,
+    /// Any other error.
+    Error = 1,
+    /// A flag or a filter that does not exist. clap exits with the same number.
+    Usage = 2,
+    /// A capability is missing.
+    NotPermitted = 3,
+    /// This kernel cannot do it, or the self-test failed.
+    Unsupported = 4,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// Shows every TCP connection of this machine as it happens, with its process.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "conn", version, after_long_help = EXIT_CODES, max_term_width = 110)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// Show connections as they happen
+    Tail(TailArgs),
+    /// Say what this kernel and these privileges allow, and what is missing
+    Doctor(DoctorArgs),
+    /// Print the JSON Schema of `conn tail --json`
+    Schema,
+}
+
+/// Arguments of `conn tail`.
+#[derive(Clone, Debug, Args)]
+#[command(after_long_help = EXIT_CODES)]
+pub struct TailArgs {
+    /// Write one JSON object a line (`conn schema` describes it)
+    #[arg(long)]
+    pub json: bool,
+
+    /// How to hook into the kernel; auto takes the first that works
+    #[arg(long, value_enum, default_value_t, value_name = "BACKEND")]
+    pub backend: BackendChoice,
+
+    /// Show only these kinds of events; gaps (lost records) are always shown
+    ///
+    /// Without it: all but exec and exit.
+    #[arg(long = "kind", value_name = "KIND", value_delimiter = ',', value_parser = kind_parser())]
+    pub kinds: Vec<EventKind>,
+
+    /// Show every kind of event, exec and exit too
+    #[arg(long, conflicts_with = "kinds")]
+    pub all: bool,
+
+    /// End after this many events
+    #[arg(long, value_name = "N")]
+    pub count: Option<NonZeroU64>,
+
+    /// End after this time, e.g. 10s, 2m, 1h30m
+    #[arg(long = "for", value_name = "TIME", value_parser = parse_duration)]
+    pub duration: Option<Duration>,
+
+    /// When to use colour; auto: on a terminal, unless NO_COLOR is set or CLICOLOR_FORCE forces it
+    #[arg(long, value_enum, default_value_t, value_name = "WHEN")]
+    pub color: ColorChoice,
+
+    /// Do not make a loopback connection at start to prove that every hook delivers
+    #[arg(long = "no-self-test", action = ArgAction::SetFalse)]
+    pub self_test: bool,
+
+    /// Show the diagnostics of the BPF programs on standard error
+    #[arg(long)]
+    pub bpf_log: bool,
+
+    /// Size of the ring buffer between kernel and agent: a power of two from 64K to 1G
+    #[arg(long, value_name = "SIZE", default_value = "8M", value_parser = parse_ring_size)]
+    pub ring_size: u32,
+
+    /// Show only what matches: words such as port:443 proc:nginx -dst:10.0.0.0/8 (see docs/filter.md)
+    ///
+    /// All words must hold, a comma is OR, a leading - negates.
+    #[arg(value_name = "FILTER")]
+    pub filter: Vec<String>,
+}
+
+/// Arguments of `conn doctor`.
+#[derive(Clone, Debug, Args)]
+#[command(after_long_help = EXIT_CODES)]
+pub struct DoctorArgs {
+    /// Write one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// When to use colour.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, ValueEnum)]
+pub enum ColorChoice {
+    /// On a terminal, unless the environment says otherwise.
+    #[default]
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// What of the surroundings decides how things are shown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Environment {
+    /// Standard output is a terminal.
+    pub terminal: bool,
+    /// `NO_COLOR` is set and not empty (no-color.org).
+    pub no_color: bool,
+    /// `CLICOLOR_FORCE` is set, not empty and not 0 (bixense.com/clicolors).
+    pub force_color: bool,
+    /// `TERM` is `dumb`: it has no colours.
+    pub dumb: bool,
+}
+
+impl Environment {
+    /// That of this process.
+    pub fn of_process() -> Self {
+        let set = |name: &str| env::var_os(name).is_some_and(|value| !value.is_empty());
+        Self {
+            terminal: io::stdout().is_terminal(),
+            no_color: set("NO_COLOR"),
+            force_color: set("CLICOLOR_FORCE")
+                && env::var_os("CLICOLOR_FORCE").as_deref() != Some(OsStr::new("0")),
+            dumb: env::var_os("TERM").as_deref() == Some(OsStr::new("dumb")),
+        }
+    }
+
+    const fn color(self, choice: ColorChoice) -> bool {
+        match choice {
+            ColorChoice::Always => true,
+            ColorChoice::Never => false,
+            ColorChoice::Auto => !self.no_color && (self.force_color || (self.terminal && !self.dumb)),
+        }
+    }
+}
+
+/// What `conn tail` does.
+#[derive(Clone, Debug)]
+pub struct TailOptions {
+    /// How events are written.
+    pub format: Format,
+    /// How to hook into the kernel.
+    pub backend: BackendChoice,
+    /// Kinds that are shown, gaps apart.
+    pub kinds: KindSet,
+    /// End after so many events.
+    pub count: Option<NonZeroU64>,
+    /// End after this time.
+    pub duration: Option<Duration>,
+    /// Prove at start that every hook delivers.
+    pub self_test: bool,
+    /// Show the diagnostics of the BPF programs.
+    pub bpf_log: bool,
+    /// Size of the ring buffer in bytes, a power of two.
+    pub ring_size: u32,
+    /// What to show.
+    pub filter: Filter,
+}
+
+/// How events are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Format {
+    /// JSON lines.
+    Json,
+    /// Lines for people.
+    Text {
+        /// With colour.
+        color: bool,
+        /// Standard output is a terminal, so a line may be cut at its width.
+        terminal: bool,
+    },
+}
+
+/// A set of kinds of events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct KindSet(u16);
+
+impl KindSet {
+    /// Every kind.
+    pub const ALL: Self = Self((1 << EventKind::ALL.len()) - 1);
+
+    /// What is shown when nothing is asked for: all but exec and exit.
+    pub const DEFAULT: Self = Self::ALL.without(EventKind::Exec).without(EventKind::Exit);
+
+    /// Whether a kind is in it.
+    pub const fn contains(self, kind: EventKind) -> bool {
+        self.0 & 1 << kind as u16 != 0
+    }
+
+    const fn without(self, kind: EventKind) -> Self {
+        Self(self.0 & !(1 << kind as u16))
+    }
+
+    const fn with(self, kind: EventKind) -> Self {
+        Self(self.0 | 1 << kind as u16)
+    }
+}
+
+impl FromIterator<EventKind> for KindSet {
+    fn from_iter<I: IntoIterator<Item = EventKind>>(kinds: I) -> Self {
+        kinds.into_iter().fold(Self(0), Self::with)
+    }
+}
+
+impl Cli {
+    /// Reads a command line, the program's name first.
+    ///
+    /// A negated word of a filter (`-proc:sshd`) looks like a flag; clap either refuses it or takes the flags after it
+    /// for filters too. No flag has a colon, so these words go to the end, behind `--`. Their order means nothing.
+    ///
+    /// # Errors
+    /// As clap has them, `--help` and `--version` included: `error.exit()` shows them and ends with the right code.
+    pub fn read(words: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        let (mut ordinary, mut negated, mut only_words) = (Vec::new(), Vec::new(), false);
+        for word in words {
+            only_words |= word == "--";
+            if !only_words && is_negated(&word) { &mut negated } else { &mut ordinary }.push(word);
+        }
+        if !only_words && !negated.is_empty() {
+            ordinary.push("--".into());
+        }
+        Self::try_parse_from(ordinary.into_iter().chain(negated))
+    }
+}
+
+/// Whether a word is `-key:…`.
+fn is_negated(word: &OsStr) -> bool {
+    let Some(rest) = word.as_encoded_bytes().strip_prefix(b"-") else { return false };
+    let key = rest.iter().take_while(|byte| **byte != b':').count();
+    key < rest.len() && rest[0] != b'-'
+}
+
+impl TailArgs {
+    /// What these arguments mean here.
+    ///
+    /// # Errors
+    /// A filter that does not exist: [`Exit::Usage`].
+    pub fn resolve(&self, environment: Environment) -> Result<TailOptions, FilterError> {
+        let filter = Filter::new(&self.filter.join(" "))?;
+        let kinds = if self.all {
+            KindSet::ALL
+        } else if self.kinds.is_empty() {
+            let asked = [EventKind::Exec, EventKind::Exit].into_iter().filter(|kind| filter.asks_for(*kind));
+            asked.fold(KindSet::DEFAULT, KindSet::with)
+        } else {
+            self.kinds.iter().copied().collect()
+        };
+        let text = Format::Text { color: environment.color(self.color), terminal: environment.terminal };
+        Ok(TailOptions {
+            format: if self.json { Format::Json } else { text },
+            backend: self.backend,
+            kinds,
+            count: self.count,
+            duration: self.duration,
+            self_test: self.self_test,
+            bpf_log: self.bpf_log,
+            ring_size: self.ring_size,
+            filter,
+        })
+    }
+}
+
+impl TailOptions {
+    /// Whether an event is shown: its kind is asked for, or it is a gap, and the filter lets it pass.
+    pub fn shows(&self, event: &Event) -> bool {
+        let kind = event.body.kind();
+        (kind == EventKind::Gap || self.kinds.contains(kind)) && self.filter.passes(event)
+    }
+}
+
+fn kind_parser() -> impl TypedValueParser<Value = EventKind> {
+    PossibleValuesParser::new(names::all::<EventKind>())
+        .try_map(|name| names::from_name(&name).ok_or("not a kind of event"))
+}
+
+/// Reads a duration such as `10s`, `2m`, `1h30m`.
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let wrong = || "write a time such as 10s, 2m, 1h30m or 36h".to_owned();
+    let duration: SignedDuration = text.parse().map_err(|_| wrong())?;
+    let duration = Duration::try_from(duration).map_err(|_| wrong())?;
+    if duration.is_zero() { Err("it must be longer than nothing".to_owned()) } else { Ok(duration) }
+}
+
+const SMALLEST_RING: u64 = 64 << 10;
+const LARGEST_RING: u64 = 1 << 30;
+
+/// Reads a size such as `8M`, `512KiB`, `1048576`.
+fn parse_ring_size(text: &str) -> Result<u32, String> {
+    let wrong = || "write a size such as 512K, 8M or 1G".to_owned();
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let shift = match unit {
+        "" | "B" => 0,
+        "K" | "k" | "KiB" => 10,
+        "M" | "m" | "MiB" => 20,
+        "G" | "g" | "GiB" => 30,
+        _ => return Err(wrong()),
+    };
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    let size = number.saturating_mul(1 << shift);
+    if !(SMALLEST_RING..=LARGEST_RING).contains(&size) {
+        return Err("it must be between 64K and 1G".to_owned());
+    }
+    if !size.is_power_of_two() {
+        let above = size.next_power_of_two();
+        let shown =
+            |size: u64| if size < 1 << 20 { format!("{}K", size >> 10) } else { format!("{}M", size >> 20) };
+        return Err(format!("the kernel wants a power of two: {} or {}", shown(above / 2), shown(above)));
+    }
+    u32::try_from(size).map_err(|_| wrong())
+}

@@ -1,0 +1,176 @@
+//! Command lines, read and resolved.
+
+use clap::CommandFactory;
+
+use super::*;
+use crate::event::samples;
+
+fn read(line: &[&str]) -> Result<TailArgs, clap::Error> {
+    let words = ["conn", "tail"].iter().chain(line);
+    match Cli::read(words.map(OsString::from))?.command {
+        Command::Tail(tail) => Ok(tail),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn resolve(line: &[&str]) -> Result<TailOptions, FilterError> {
+    read(line).unwrap_or_else(|error| panic!("{error}")).resolve(Environment::default())
+}
+
+fn refused(line: &[&str]) -> String {
+    read(line).expect_err("refused by clap").to_string()
+}
+
+#[test]
+fn clap_finds_no_contradiction() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn defaults() {
+    let options = resolve(&[]).expect("nothing is fine");
+    assert_eq!(options.format, Format::Text { color: false, terminal: false });
+    assert_eq!((options.backend, options.ring_size), (BackendChoice::Auto, 8 << 20));
+    assert_eq!((options.count, options.duration), (None, None));
+    assert!(options.self_test && !options.bpf_log && options.filter.is_empty());
+    assert!(options.kinds.contains(EventKind::Connect) && !options.kinds.contains(EventKind::Exec));
+}
+
+#[test]
+fn everything_at_once() {
+    let line = "--json --backend kprobe --kind connect,close --count 5 --for 1h30m --no-self-test --bpf-log --ring-size 16M \
+                port:443 -proc:nginx";
+    let options = resolve(&line.split_whitespace().collect::<Vec<_>>()).expect("all of it is right");
+    assert_eq!(options.format, Format::Json);
+    assert_eq!((options.backend, options.ring_size), (BackendChoice::Kprobe, 16 << 20));
+    assert_eq!((options.count, options.duration), (NonZeroU64::new(5), Some(Duration::from_mins(90))));
+    assert!(!options.self_test && options.bpf_log);
+    assert_eq!(options.filter.to_string(), "port:443 -proc:nginx");
+    assert!(options.kinds.contains(EventKind::Close) && !options.kinds.contains(EventKind::Accept));
+}
+
+/// A negated word looks like a flag: it must reach the filter, and flags after it must not.
+#[test]
+fn negated_words_and_flags_mix() {
+    for line in [
+        &["-proc:nginx", "port:80", "--json", "--count", "3"][..],
+        &["--json", "-proc:nginx", "--count", "3", "port:80"],
+        &["--count=3", "-proc:nginx", "port:80", "--json"],
+        &["--count", "3", "--json", "--", "-proc:nginx", "port:80"],
+    ] {
+        let options = resolve(line).unwrap_or_else(|error| panic!("{line:?}: {error}"));
+        let words: std::collections::BTreeSet<_> =
+            options.filter.to_string().split(' ').map(str::to_owned).collect();
+        assert_eq!(words, ["-proc:nginx", "port:80"].map(str::to_owned).into(), "{line:?}");
+        assert_eq!((options.format, options.count), (Format::Json, NonZeroU64::new(3)), "{line:?}");
+    }
+}
+
+#[test]
+fn an_unknown_flag_is_no_filter() {
+    assert!(refused(&["--jsno"]).contains("a similar argument exists: '--json'"));
+    assert!(refused(&["port:80", "--cuont=3"]).contains("'--count'"));
+    assert!(refused(&["-x", "-proc:nginx"]).contains("unexpected argument '-x'"));
+    assert!(refused(&["--proc:nginx"]).contains("unexpected argument"));
+    assert!(resolve(&["-x:nginx"]).expect_err("no such key").message.contains("unknown key `x`"));
+}
+
+#[test]
+fn a_wrong_filter_says_where() {
+    let error = resolve(&["proc:nginx", "prot:80"]).expect_err("no such key").to_string();
+    assert!(
+        error.contains("             ^^^^\ndid you mean `port`?") && error.starts_with("unknown key"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_filter_that_asks_for_exec_shows_it() {
+    let options = resolve(&["kind:exec"]).expect("a filter");
+    let shown: Vec<_> = samples::all().into_iter().filter(|event| options.shows(event)).collect();
+    let kinds: Vec<_> = shown.iter().map(|event| event.body.kind()).collect();
+    assert_eq!(kinds, [EventKind::Exec, EventKind::Exec, EventKind::Gap]);
+}
+
+#[test]
+fn gaps_are_shown_whatever_is_asked_for() {
+    let options = resolve(&["--kind", "connect", "port:1"]).expect("a filter");
+    let gap = samples::all().pop().expect("the gap is last");
+    assert!(options.shows(&gap));
+    assert!(!resolve(&["-kind:gap"]).expect("a filter").shows(&gap));
+}
+
+#[test]
+fn kinds() {
+    assert!(refused(&["--kind", "conect"]).contains("a similar value exists: 'connect'"));
+    assert!(refused(&["--kind", "connect", "--all"]).contains("cannot be used with"));
+    assert_eq!(resolve(&["--all"]).expect("all").kinds, KindSet::ALL);
+    let both = resolve(&["--kind", "exec", "--kind", "exit"]).expect("twice is fine");
+    assert_eq!(both.kinds, [EventKind::Exec, EventKind::Exit].into_iter().collect());
+}
+
+#[test]
+fn durations() {
+    for (text, seconds) in [("10s", 10), ("2m", 120), ("1h30m", 5_400), ("36h", 129_600)] {
+        assert_eq!(parse_duration(text), Ok(Duration::from_secs(seconds)), "{text}");
+    }
+    assert_eq!(parse_duration("250ms"), Ok(Duration::from_millis(250)));
+    for text in ["", "10", "-1s", "0s", "ten", "1 fortnight", "1s ago"] {
+        assert!(parse_duration(text).is_err(), "{text}");
+    }
+    assert!(refused(&["--for", "10"]).contains("write a time such as 10s"));
+}
+
+#[test]
+fn ring_sizes() {
+    for (text, size) in
+        [("64K", 64 << 10), ("8M", 8 << 20), ("8MiB", 8 << 20), ("1G", 1 << 30), ("1048576", 1 << 20)]
+    {
+        assert_eq!(parse_ring_size(text), Ok(size), "{text}");
+    }
+    for text in ["", "M", "8X", "0", "4K", "2G", "-8M", "99999999999999999999", "18446744073709551615G"] {
+        assert!(parse_ring_size(text).is_err(), "{text}");
+    }
+    assert_eq!(parse_ring_size("10M"), Err("the kernel wants a power of two: 8M or 16M".to_owned()));
+}
+
+#[test]
+fn colour() {
+    let terminal = Environment { terminal: true, ..Environment::default() };
+    let pipe = Environment::default();
+    for (environment, choice, expected) in [
+        (terminal, ColorChoice::Auto, true),
+        (pipe, ColorChoice::Auto, false),
+        (pipe, ColorChoice::Always, true),
+        (terminal, ColorChoice::Never, false),
+        (Environment { no_color: true, ..terminal }, ColorChoice::Auto, false),
+        (Environment { no_color: true, ..terminal }, ColorChoice::Always, true),
+        (Environment { force_color: true, ..pipe }, ColorChoice::Auto, true),
+        (Environment { force_color: true, no_color: true, ..pipe }, ColorChoice::Auto, false),
+        (Environment { dumb: true, ..terminal }, ColorChoice::Auto, false),
+    ] {
+        assert_eq!(environment.color(choice), expected, "{environment:?} {choice:?}");
+    }
+}
+
+#[test]
+fn the_long_help_lists_the_exit_codes() {
+    let help = Cli::command().find_subcommand_mut("tail").expect("tail").render_long_help().to_string();
+    for exit in [Exit::Done, Exit::Error, Exit::Usage, Exit::NotPermitted, Exit::Unsupported] {
+        assert!(help.contains(&format!("\n  {}  ", exit as u8)), "{help}");
+    }
+}
+
+#[test]
+fn the_other_commands() {
+    let json = |words: &[&str]| match Cli::try_parse_from(words).expect("a command").command {
+        Command::Doctor(doctor) => doctor.json,
+        other => panic!("{other:?}"),
+    };
+    assert!(!json(&["conn", "doctor"]) && json(&["conn", "doctor", "--json"]));
+    assert!(matches!(Cli::try_parse_from(["conn", "schema"]).expect("a command").command, Command::Schema));
+    assert_eq!(
+        Cli::try_parse_from(["conn"]).expect_err("no command").exit_code(),
+        i32::from(Exit::Usage as u8)
+    );
+}

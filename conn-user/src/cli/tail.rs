@@ -1,0 +1,204 @@
+//! `conn tail`: every connection as it happens.
+
+use std::io::{self, Write as _};
+use std::num::NonZeroU64;
+
+use anyhow::Context as _;
+use jiff::tz::TimeZone;
+use tokio::io::Stdout;
+
+use super::args::{Environment, Exit, Format, TailArgs, TailOptions};
+use super::{log, signals};
+use crate::agent::{self, Agent, AgentOptions, Consumer, Limits, StartError, clock};
+use crate::event::json::{JsonEncoder, StreamIdentity};
+use crate::event::model::Event;
+use crate::event::text::{TextFormatter, TextOptions};
+use crate::kernel::load::{LoadError, LoadOptions};
+use crate::output::sink::{LineSink, SinkError};
+use crate::output::totals::{HookTotals, Totals};
+use crate::units::NetNs;
+
+/// Runs `conn tail`.
+///
+/// # Errors
+/// When the output cannot be written, or the runtime fails; what has an exit code of its own is told here.
+pub fn run(args: &TailArgs) -> anyhow::Result<Exit> {
+    let options = match args.resolve(Environment::of_process()) {
+        Ok(options) => options,
+        Err(error) => {
+            eprintln!("conn: {error}");
+            return Ok(Exit::Usage);
+        }
+    };
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("starting the runtime")?
+        .block_on(tail(options))
+}
+
+async fn tail(options: TailOptions) -> anyhow::Result<Exit> {
+    let stop = signals::stop().context("installing signal handlers")?;
+    tokio::pin!(stop);
+    let agent_options = AgentOptions {
+        load: LoadOptions {
+            backend: options.backend,
+            ring_bytes: options.ring_size,
+            log_level: options.bpf_log.then_some(aya_log::Level::Trace),
+        },
+        self_test: options.self_test,
+    };
+    let (limits, bpf_log) = (Limits { duration: options.duration }, options.bpf_log);
+    let json = options.format == Format::Json;
+    let mut view = View::new(options)?;
+    let mut tell = |event: &Event| view.on_event(event);
+    let started = tokio::select! {
+        () = &mut stop => return Ok(Exit::Done),
+        started = agent::start(agent_options, &mut tell) => started,
+    };
+    let mut agent = match started {
+        Ok(agent) => agent,
+        Err(error) => {
+            let exit = exit_of(&error);
+            let hint = if matches!(exit, Exit::Error) { "" } else { "; `conn doctor` tells more" };
+            eprintln!("conn: {:#}{hint}", anyhow::Error::from(error));
+            return Ok(exit);
+        }
+    };
+    if bpf_log {
+        log::show(&mut agent.session).context("reading the diagnostics of the BPF programs")?;
+    }
+    // One write: whoever waits for this line must not see half of it.
+    let ready = format!("conn: tracing with backend {}; Ctrl-C ends\n", agent.session.plan.backend);
+    io::stderr().write_all(ready.as_bytes()).context("writing to standard error")?;
+    let result = agent::run(&mut agent, &mut view, limits, stop).await;
+    match result {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(Exit::Done),
+        Err(error) => return Err(error).context("tracing"),
+    }
+    view.totals(&agent, json)?;
+    Ok(Exit::Done)
+}
+
+/// What a failed start means to whoever called.
+fn exit_of(error: &StartError) -> Exit {
+    match error {
+        StartError::Load(LoadError::Plan(plan)) if plan.is_permission() => Exit::NotPermitted,
+        StartError::Load(_) | StartError::SelfTest(_) => Exit::Unsupported,
+        StartError::Io(_) => Exit::Error,
+    }
+}
+
+enum Encoder {
+    Json(JsonEncoder),
+    Text(Box<TextFormatter>),
+}
+
+/// Shows what the options ask for.
+struct View {
+    options: TailOptions,
+    encoder: Encoder,
+    sink: LineSink<Stdout>,
+    totals: Totals,
+    left: Option<u64>,
+}
+
+impl View {
+    fn new(options: TailOptions) -> anyhow::Result<Self> {
+        let encoder = match options.format {
+            Format::Json => Encoder::Json(JsonEncoder::new(&identity()?)),
+            Format::Text { color, terminal } => Encoder::Text(Box::new(TextFormatter::new(TextOptions {
+                color,
+                width: if terminal { terminal_width() } else { None },
+                netns: own_netns(),
+                zone: TimeZone::system(),
+            }))),
+        };
+        let left = options.count.map(NonZeroU64::get);
+        Ok(Self { options, encoder, sink: LineSink::new(tokio::io::stdout()), totals: Totals::default(), left })
+    }
+
+    fn totals(&mut self, agent: &Agent, json: bool) -> anyhow::Result<()> {
+        let counts = agent.pipeline.counts();
+        self.totals.records = agent
+            .session
+            .plan
+            .programs
+            .iter()
+            .map(|planned| {
+                let count = counts.get(&planned.hook).copied().unwrap_or_default();
+                HookTotals { hook: planned.hook, seen: count.seen, lost: count.lost }
+            })
+            .collect();
+        self.totals.gaps = agent.pipeline.gaps();
+        self.totals.lost = counts.values().map(|count| count.lost).sum();
+        self.totals.undecoded = agent.pipeline.undecoded();
+        self.totals.missed = agent.session.recursion_misses().iter().map(|(_, missed)| missed).sum();
+        let mut out = Vec::new();
+        if json {
+            self.totals.write_json(&mut out);
+        } else {
+            writeln!(out, "{}", self.totals)?;
+        }
+        io::stderr().write_all(&out).context("writing the totals to standard error")
+    }
+}
+
+impl Consumer for View {
+    fn on_event(&mut self, event: &Event) {
+        if self.left == Some(0) || !self.options.shows(event) {
+            return;
+        }
+        self.totals.count(event.body.kind());
+        match &mut self.encoder {
+            Encoder::Json(encoder) => encoder.encode(event, self.sink.buffer()),
+            Encoder::Text(formatter) => formatter.format(event, self.sink.buffer()),
+        }
+        if let Some(left) = &mut self.left {
+            *left -= 1;
+        }
+    }
+
+    async fn flush(&mut self) -> io::Result<()> {
+        if self.sink.is_empty() {
+            return Ok(());
+        }
+        self.sink.flush().await.map_err(|error| match error {
+            SinkError::Closed => io::ErrorKind::BrokenPipe.into(),
+            SinkError::Io(error) => error,
+        })
+    }
+
+    fn is_done(&self) -> bool {
+        self.left == Some(0)
+    }
+}
+
+/// What names this machine and this run in every JSON line.
+fn identity() -> anyhow::Result<StreamIdentity> {
+    let read = |path: &str| -> anyhow::Result<String> {
+        let text = std::fs::read_to_string(path).with_context(|| format!("reading {path}"))?;
+        Ok(text.trim().to_owned())
+    };
+    Ok(StreamIdentity {
+        host: read("/proc/sys/kernel/hostname")?,
+        boot_id: read("/proc/sys/kernel/random/boot_id")?,
+        agent_start: clock::boot_now(),
+    })
+}
+
+/// The agent's own network namespace: the one that needs no mention.
+fn own_netns() -> Option<NetNs> {
+    use std::os::linux::fs::MetadataExt as _;
+    let inode = std::fs::metadata("/proc/self/ns/net").ok()?.st_ino();
+    u32::try_from(inode).ok().map(NetNs)
+}
+
+/// Columns of the terminal on standard output.
+fn terminal_width() -> Option<usize> {
+    let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: TIOCGWINSZ writes a `winsize`.
+    let result = unsafe { libc::ioctl(libc::STDOUT_FILENO, libc::TIOCGWINSZ, &raw mut size) };
+    (result == 0 && size.ws_col > 0).then_some(usize::from(size.ws_col))
+}

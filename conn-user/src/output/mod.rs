@@ -1,0 +1,4 @@
+//! Where events go, and what is said at the end.
+
+pub mod sink;
+pub mod totals;

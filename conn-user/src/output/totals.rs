@@ -1,0 +1,175 @@
+//! What was seen and what was lost, told at the end of a run.
+
+use std::fmt;
+
+use conn_common::hook::HookId;
+
+use crate::event::address::write_int;
+use crate::event::model::EventKind;
+
+/// Counters of a run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Events, by the order of [`EventKind::ALL`].
+    events: [u64; EventKind::ALL.len()],
+    /// Records of each hook that was attached, in the order of attaching.
+    pub records: Vec<HookTotals>,
+    /// Gaps that were told.
+    pub gaps: u64,
+    /// Records lost, in all gaps.
+    pub lost: u64,
+    /// Records that arrived and could not be understood.
+    pub undecoded: u64,
+    /// How often the kernel skipped a program, because one was already running on the CPU: an event that left no
+    /// record, and no number in a sequence.
+    pub missed: u64,
+}
+
+/// Counters of a hook.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HookTotals {
+    /// Which.
+    pub hook: HookId,
+    /// Records that arrived.
+    pub seen: u64,
+    /// Records that were lost.
+    pub lost: u64,
+}
+
+impl Totals {
+    /// Counts an event.
+    pub const fn count(&mut self, kind: EventKind) {
+        self.events[kind as usize] += 1;
+    }
+
+    /// How many events of a kind there were.
+    pub const fn events(&self, kind: EventKind) -> u64 {
+        self.events[kind as usize]
+    }
+
+    /// Appends one JSON line: the last line on standard error of `conn tail --json`.
+    pub fn write_json(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"{\"kind\":\"totals\",\"events\":{");
+        for (at, kind) in EventKind::ALL.into_iter().enumerate() {
+            write_key(at > 0, kind.name(), out);
+            write_int(self.events(kind), out);
+        }
+        out.extend_from_slice(b"},\"records\":{");
+        for (at, hook) in self.records.iter().enumerate() {
+            write_key(at > 0, hook.hook.label(), out);
+            out.extend_from_slice(b"{\"seen\":");
+            write_int(hook.seen, out);
+            out.extend_from_slice(b",\"lost\":");
+            write_int(hook.lost, out);
+            out.push(b'}');
+        }
+        out.push(b'}');
+        for (key, number) in
+            [("gaps", self.gaps), ("lost", self.lost), ("undecoded", self.undecoded), ("missed", self.missed)]
+        {
+            write_key(true, key, out);
+            write_int(number, out);
+        }
+        out.extend_from_slice(b"}\n");
+    }
+}
+
+/// For people: several lines, the last one without a newline.
+impl fmt::Display for Totals {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("events:")?;
+        let mut between = " ";
+        for kind in
+            EventKind::ALL.into_iter().filter(|kind| *kind != EventKind::Gap && self.events(*kind) > 0)
+        {
+            write!(f, "{between}{} {}", self.events(kind), kind.name())?;
+            between = ", ";
+        }
+        f.write_str(if between == " " { " none\n" } else { "\n" })?;
+        let width = self.records.iter().map(|hook| hook.hook.label().len()).max().unwrap_or(0);
+        let digits = self.records.iter().map(|hook| hook.seen.to_string().len()).max().unwrap_or(0);
+        if !self.records.is_empty() {
+            f.write_str("records by hook:\n")?;
+        }
+        for hook in &self.records {
+            write!(f, "  {:width$}  {:>digits$}", hook.hook.label(), hook.seen)?;
+            if hook.lost > 0 {
+                write!(f, "  {} lost", hook.lost)?;
+            }
+            f.write_str("\n")?;
+        }
+        if self.lost == 0 && self.gaps == 0 && self.missed == 0 {
+            f.write_str("nothing lost")?;
+        } else {
+            write!(f, "{}, {}", plural(self.gaps, "gap"), plural(self.lost, "lost record"))?;
+        }
+        if self.missed > 0 {
+            write!(f, "\n{} skipped by the kernel", plural(self.missed, "program run"))?;
+        }
+        if self.undecoded > 0 {
+            write!(f, "\n{} not understood: a bug, please report it", plural(self.undecoded, "record"))?;
+        }
+        Ok(())
+    }
+}
+
+fn plural(count: u64, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
+fn write_key(comma: bool, key: &str, out: &mut Vec<u8>) {
+    if comma {
+        out.push(b',');
+    }
+    out.push(b'"');
+    out.extend_from_slice(key.as_bytes());
+    out.extend_from_slice(b"\":");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> Totals {
+        let mut totals = Totals { gaps: 1, lost: 12, undecoded: 0, ..Totals::default() };
+        totals.records = vec![
+            HookTotals { hook: HookId::FentryTcpConnect, seen: 1234, lost: 0 },
+            HookTotals { hook: HookId::StateNet, seen: 7, lost: 12 },
+        ];
+        for kind in [EventKind::Connect, EventKind::Connect, EventKind::Close, EventKind::Gap] {
+            totals.count(kind);
+        }
+        totals
+    }
+
+    #[test]
+    fn json() {
+        let mut line = Vec::new();
+        sample().write_json(&mut line);
+        let expected = concat!(
+            r#"{"kind":"totals","events":{"connect":2,"accept":0,"established":0,"failed":0,"close":1,"listen":0,"#,
+            r#""unlisten":0,"exec":0,"exit":0,"gap":1},"records":{"fentry:tcp_connect":{"seen":1234,"lost":0},"#,
+            r#""tp_btf:inet_sock_set_state/net":{"seen":7,"lost":12}},"gaps":1,"lost":12,"undecoded":0}"#,
+            "\n"
+        );
+        assert_eq!(String::from_utf8(line.clone()).expect("UTF-8"), expected);
+        let _: serde_json::Value = serde_json::from_slice(&line).expect("JSON");
+    }
+
+    #[test]
+    fn text() {
+        let expected = "events: 2 connect, 1 close\nrecords by hook:\n  fentry:tcp_connect              1234\n  \
+                        tp_btf:inet_sock_set_state/net     7  12 lost\n1 gap, 12 lost records";
+        assert_eq!(sample().to_string(), expected);
+        assert_eq!(Totals::default().to_string(), "events: none\nnothing lost");
+        let undecoded = Totals { undecoded: 1, ..Totals::default() };
+        assert!(undecoded.to_string().ends_with("\n1 record not understood: a bug, please report it"));
+    }
+
+    #[test]
+    fn kinds_index_the_counters() {
+        for (at, kind) in EventKind::ALL.into_iter().enumerate() {
+            assert_eq!(kind as usize, at);
+        }
+    }
+}

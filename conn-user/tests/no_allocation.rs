@@ -1,0 +1,107 @@
+//! The hot path of an event allocates nothing once it is warm: filter, JSON and text.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::hint::black_box;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use conn_common::hook::HookId;
+use conn_user::event::json::{JsonEncoder, StreamIdentity};
+use conn_user::event::model::{Event, EventBody};
+use conn_user::event::text::{TextFormatter, TextOptions};
+use conn_user::filter::Filter;
+use conn_user::flow::model::{
+    Actor, Change, ConnEvent, ConnId, Direction, EndedHow, Ending, Method, Source, Traffic, Transport,
+};
+use conn_user::process::info::{ProcessInfo, ProcessSource};
+use conn_user::units::{BootNs, DurationNs, NetNs, Pid, WallNs};
+
+/// Counts what is asked of it.
+struct Counting;
+
+static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+
+// SAFETY: every call is handed to the system's allocator as it is.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the caller keeps the contract of `alloc`, which is the same.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: the pointer came from `System`, with this layout.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+fn close() -> Event {
+    let process = Arc::new(ProcessInfo {
+        pid: Pid(4242),
+        start: BootNs(1),
+        start_is_coarse: false,
+        ppid: Some(Pid(1)),
+        comm: b"nginx".as_slice().into(),
+        exe: Some(b"/usr/sbin/nginx".as_slice().into()),
+        exe_deleted: false,
+        args: [b"nginx: worker \xff".as_slice().into()].into(),
+        args_truncated: false,
+        uid: 33,
+        gid: 33,
+        login_uid: None,
+        cgroup_id: 1,
+        kernel: false,
+        source: ProcessSource::Exec,
+    });
+    let actor = |hook| Actor { process: Some(Arc::clone(&process)), tid: None, method: Method::Hook(hook) };
+    let conn = ConnEvent {
+        id: ConnId(1),
+        direction: Direction::In,
+        transport: Transport::Tcp,
+        local: "[2001:db8::1]:443".parse().expect("address"),
+        remote: "[2001:db8::2]:40000".parse().expect("address"),
+        mapped: false,
+        netns: NetNs(1),
+        source: Source::Live,
+        owner: actor(HookId::FentryInetAccept),
+        listener: None,
+        established: None,
+    };
+    let ending = Ending {
+        how: EndedHow::PeerReset,
+        errno: 104,
+        closer: actor(HookId::FentryTcpClose),
+        duration: Some(DurationNs(1_234_567_890)),
+        traffic: Some(Traffic { bytes_in: 5_300_000, bytes_out: 78, retransmits: 1, srtt_us: 431 }),
+    };
+    Event { seq: 1, boot: BootNs(2), wall: WallNs(3), body: EventBody::Flow(Change::Close(conn, ending)) }
+}
+
+#[test]
+fn a_warm_path_allocates_nothing() {
+    let event = close();
+    let filter = Filter::new(
+        "kind:close port:400-500 proc:ngin* exe:/nginx$/ -dst:10.0.0.0/8 errno:ECONNRESET end:peer_reset",
+    )
+    .expect("a filter");
+    let identity =
+        StreamIdentity { host: "h".to_owned(), boot_id: "3f2a9c1e".to_owned(), agent_start: BootNs(0) };
+    let options = TextOptions { color: true, width: Some(80), netns: None, zone: jiff::tz::TimeZone::UTC };
+    let (mut json, mut text) = (JsonEncoder::new(&identity), TextFormatter::new(options));
+    let mut out = Vec::with_capacity(1 << 16);
+    let mut once = || {
+        out.clear();
+        assert!(filter.passes(black_box(&event)));
+        json.encode(black_box(&event), &mut out);
+        text.format(black_box(&event), &mut out);
+    };
+    once();
+    let before = ALLOCATIONS.load(Ordering::Relaxed);
+    (0..1000).for_each(|_| once());
+    // The test harness has threads of its own; a thousand events would show.
+    let allocations = ALLOCATIONS.load(Ordering::Relaxed) - before;
+    assert!(allocations < 100, "{allocations} allocations for 1000 events");
+}
