@@ -24,6 +24,8 @@ pub(crate) use verdict::Counts;
 
 /// The agent's backends.
 const BACKENDS: [&str; 3] = ["fentry", "kprobe", "tracepoint"];
+/// Lines of a failed run to show when it does not sum its failures up itself.
+const OUTPUT_TAIL: usize = 100;
 /// Lines of the console to show after a failure.
 const CONSOLE_TAIL: usize = 40;
 
@@ -178,14 +180,16 @@ fn report(kernel: &Kernel, job: &Job, outcome: &Outcome, options: &Options, summ
                 failed |= counts.failed > 0;
                 summary.counts.add(counts);
             }
-            _ => {
+            counts => {
                 println!("vm: {name}: FAILED: no test ran to its end");
-                summary.failures.push(format!("{name}: no result"));
+                if counts.is_some() {
+                    summary.failures.push(format!("{name}: no test ran"));
+                }
                 failed = true;
             }
         }
-        if failed {
-            println!("---- {name} ----\n{}----", run.output);
+        if run.counts.is_none_or(|counts| counts.failed > 0) {
+            println!("---- {name} ----\n{}----", important_part(&run.output));
         }
         summary.runs += 1;
     }
@@ -218,6 +222,17 @@ fn report(kernel: &Kernel, job: &Job, outcome: &Outcome, options: &Options, summ
     }
 }
 
+/// What a failed run printed, without the list of tests that passed: from the summary of failures on when there is one,
+/// else the end.
+fn important_part(output: &str) -> String {
+    if let Some((_, failures)) = output.split_once("\nfailures:\n") {
+        return format!("failures:\n{failures}");
+    }
+    let lines: Vec<&str> = output.lines().collect();
+    let tail = lines.get(lines.len().saturating_sub(OUTPUT_TAIL)..).unwrap_or_default();
+    tail.join("\n") + "\n"
+}
+
 fn conclude(summary: &Summary) {
     println!("vm: {} runs, {} not available", summary.runs, summary.not_available);
     for failure in &summary.failures {
@@ -229,4 +244,19 @@ fn conclude(summary: &Summary) {
         counts.failed = summary.failures.len() as u64;
     }
     println!("test result: {counts}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passed_tests_are_left_out_of_a_failure() {
+        let output =
+            "test a ... ok\ntest b ... FAILED\n\nfailures:\n\n---- b ----\nno event\n\nfailures:\n    b\n";
+        assert_eq!(important_part(output), "failures:\n\n---- b ----\nno event\n\nfailures:\n    b\n");
+        let long = (0..300).map(|number| format!("line {number}")).collect::<Vec<_>>().join("\n");
+        let shown = important_part(&long);
+        assert!(shown.starts_with("line 200\n") && shown.ends_with("line 299\n"), "{shown}");
+    }
 }
