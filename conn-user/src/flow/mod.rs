@@ -4,6 +4,7 @@ mod ends;
 mod hold;
 mod how;
 mod life;
+mod listen;
 mod listeners;
 pub mod model;
 mod pending;
@@ -15,6 +16,8 @@ pub mod table;
 mod properties;
 #[cfg(test)]
 mod scenarios;
+#[cfg(test)]
+mod scenarios_partial;
 #[cfg(test)]
 pub(crate) mod testing;
 

@@ -17,7 +17,7 @@ use crate::units::{NetNs, Pid};
 pub struct PortQuery {
     /// A process in the network namespace.
     pub pid: Pid,
-    /// The network namespace.
+    /// The network namespace; 0: not known, then the process's.
     pub netns: NetNs,
     /// Inode number of the socket, 0: not known.
     pub inode: u32,
@@ -85,7 +85,7 @@ impl ProcNet {
     fn window(&self, netns: NetNs, mut pids: impl Iterator<Item = Pid>) -> Option<String> {
         pids.find_map(|pid| {
             let who = pid.0.to_string();
-            self.is_in(&who, netns).then_some(who)
+            (netns.0 == 0 || self.is_in(&who, netns)).then_some(who)
         })
         .or_else(|| self.is_in("self", netns).then(|| "self".to_owned()))
     }

@@ -269,3 +269,15 @@ impl Store {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A million connections are within 200 MB.
+    #[test]
+    fn a_connection_is_small() {
+        let size = size_of::<Option<Conn>>();
+        assert!(size <= 176, "{size} bytes");
+    }
+}

@@ -13,15 +13,12 @@ use conn_common::record::{
     EstablishedRecord, RecordHeader, Sock, SockEndRecord, SockFlags, SockRecord, Task,
 };
 
-use super::ends::{AF_INET6, Ends, address, transport};
+use super::ends::{AF_INET6, Ends};
 use super::how::{self, state};
 use super::life::{Death, End};
-use super::listeners::{Listener, Listeners, Owners};
-use super::model::{
-    Actor, Change, ConnId, Direction, EndedHow, FlowEvent, ListenEvent, Method, Source, UnknownReason,
-    Unlisten, canonical_ip,
-};
-use super::pending::{HeldConnect, HeldDeath, HeldListen, Pending};
+use super::listeners::{Listeners, Owners};
+use super::model::{Actor, Change, Direction, EndedHow, FlowEvent, Method, Source, UnknownReason};
+use super::pending::{HeldConnect, HeldDeath, Pending};
 use super::resolve::PortQuery;
 use super::store::{Conn, Found, Store};
 use crate::process::ProcessTable;
@@ -429,104 +426,7 @@ impl FlowTable {
         self.finish_unseen(sock, end, out);
     }
 
-    fn on_listen(&mut self, record: &SockRecord, procs: &mut ProcessTable, out: &mut Vec<FlowEvent>) {
-        let Some(at) = self.at(&record.header) else { return };
-        let sock = &record.sock;
-        let addr = canonical_ip(address(sock.family, sock.laddr)).0;
-        let port = if sock.flags & SockFlags::PORT_PENDING != 0 { 0 } else { sock.lport };
-        if let Some(old) = self.listeners.get(sock.key) {
-            let same = old.netns == sock.netns && old.addr == addr && (old.port == port || port == 0);
-            if same || sock.flags & SockFlags::ADDRESS_KEY == 0 {
-                if old.port == 0 && port != 0 {
-                    self.settle_listener(sock.key, SocketAddr::new(addr, port), out);
-                } else {
-                    self.stats.ignored += 1;
-                }
-                return;
-            }
-            self.stats.ends_missed += 1;
-            self.unlisten(sock.key, SocketAddr::new(addr, 0), KERNEL, at.boot, out);
-        }
-        let listener = Listener {
-            id: self.next_id(),
-            key: sock.key,
-            netns: sock.netns,
-            addr,
-            port,
-            transport: transport(sock),
-            since: at.boot,
-            owner: Arc::new(hook_actor(at, &record.task, procs)),
-            told: port != 0,
-        };
-        let full = self.listeners.len() >= self.limits.listeners;
-        if port != 0 || full {
-            out.push(FlowEvent { boot: at.boot, change: Change::Listen(listener.event()) });
-        }
-        if full {
-            self.stats.listeners_not_kept += 1;
-            return;
-        }
-        let id = listener.id;
-        self.listeners.insert(listener);
-        if port == 0 {
-            let query = PortQuery {
-                pid: Pid(record.task.tgid),
-                netns: NetNs(sock.netns),
-                inode: sock.inode,
-                v6: sock.family == AF_INET6,
-                remote: None,
-            };
-            let until = self.after_hold(at.boot);
-            self.hold_listen(HeldListen { until, next: at.boot, key: sock.key, id, query }, out);
-        }
-    }
-
-    fn on_unlisten(&mut self, record: &SockRecord, procs: &mut ProcessTable, out: &mut Vec<FlowEvent>) {
-        let Some(at) = self.at(&record.header) else { return };
-        let sock = &record.sock;
-        let closer = hook_actor(at, &record.task, procs);
-        let addr = canonical_ip(address(sock.family, sock.laddr)).0;
-        let local = SocketAddr::new(addr, sock.lport);
-        if self.listeners.get(sock.key).is_some() {
-            self.unlisten(sock.key, local, closer, at.boot, out);
-            return;
-        }
-        let event = ListenEvent {
-            id: ConnId(self.next_id()),
-            transport: transport(sock),
-            local,
-            netns: NetNs(sock.netns),
-            source: Source::Late,
-            owner: BEFORE_ATTACH,
-        };
-        out.push(FlowEvent {
-            boot: at.boot,
-            change: Change::Unlisten(event, Unlisten { closer, duration: None }),
-        });
-    }
-
-    fn unlisten(
-        &mut self,
-        key: u64,
-        local: SocketAddr,
-        closer: Actor,
-        boot: BootNs,
-        out: &mut Vec<FlowEvent>,
-    ) {
-        let Some(mut listener) = self.listeners.remove(key) else { return };
-        if listener.port == 0 {
-            listener.port = local.port();
-        }
-        if !listener.told {
-            out.push(FlowEvent { boot: listener.since, change: Change::Listen(listener.event()) });
-            self.pending.listens.retain(|held| held.id != listener.id);
-        }
-        let duration = Some(boot.since(listener.since));
-        let change = Change::Unlisten(listener.event(), Unlisten { closer, duration });
-        out.push(FlowEvent { boot, change });
-    }
-
-    fn at(&mut self, header: &RecordHeader) -> Option<At> {
+    pub(super) fn at(&mut self, header: &RecordHeader) -> Option<At> {
         let hook = HookId::from_number(header.hook);
         if hook.is_none() {
             self.stats.ignored += 1;
@@ -557,7 +457,7 @@ impl FlowTable {
     }
 }
 
-fn hook_actor(at: At, task: &Task, procs: &mut ProcessTable) -> Actor {
+pub(super) fn hook_actor(at: At, task: &Task, procs: &mut ProcessTable) -> Actor {
     Actor {
         process: Some(procs.resolve(task, at.boot)),
         tid: Some(Pid(task.tid)),

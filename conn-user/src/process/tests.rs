@@ -248,6 +248,17 @@ fn full_table_drops_exited_ones_first() {
     assert_eq!((table.stats().known, table.stats().evicted, table.stats().not_kept), (4, 2, 1));
 }
 
+#[test]
+fn real_scan_finds_this_process() {
+    let mut table = ProcessTable::default();
+    assert!(table.scan().expect("/proc") > 0);
+    let me = Pid(std::process::id());
+    let seen = ProcFs::default().read(me).expect("self");
+    let info = table.resolve(&task(me.0, seen.start.0 + 1, "test"), BootNs(T0));
+    assert_eq!((info.source, info.exe.clone()), (ProcessSource::ProcScan, seen.exe));
+    assert_eq!(table.stats().proc_reads, 0, "the scan knew it");
+}
+
 #[derive(Clone, Debug)]
 enum Op {
     Fork(u32, u64, u32, u64),

@@ -1,0 +1,337 @@
+//! Scenarios of which a backend sees only a part: no accept hook, no port yet, older than the agent, lost records.
+
+use conn_common::decode::Record;
+use conn_common::hook::HookId;
+use conn_common::record::{Sock, SockFlags};
+
+use super::how::state::{CLOSE, CLOSE_WAIT, ESTABLISHED, FIN_WAIT1, FIN_WAIT2, LAST_ACK, SYN_RECV, SYN_SENT};
+use super::scenarios::{CLIENT, SERVER, both, child, client, listener, open};
+use super::table::FlowLimits;
+use super::testing::{Always, Backend, MS, Rig, held, sock, who};
+use crate::units::BootNs;
+
+#[test]
+fn accept_that_no_hook_saw_is_inferred_at_the_close() {
+    // io_uring does not pass the system call tracepoints; a kretprobe misses calls blocked since before the attach.
+    for (closer, owner) in [(20, "20(Closer)"), (21, "20(Listener)")] {
+        both(
+            |rig| {
+                rig.listens(20, listener());
+                rig.established(SYN_RECV, child());
+                rig.closes(closer, ESTABLISHED, child());
+            },
+            &[
+                "listen 1 0.0.0.0:80 by 20",
+                &format!("accept 2 In 127.0.0.1:80>127.0.0.1:40000 by {owner} of 20"),
+                &format!("close 2 In 127.0.0.1:80>127.0.0.1:40000 by {owner} LocalFin closer {closer}"),
+            ],
+        );
+    }
+    both(
+        |rig| {
+            rig.established(SYN_RECV, child());
+            rig.closes(20, ESTABLISHED, child());
+        },
+        &[
+            "accept 1 In 127.0.0.1:80>127.0.0.1:40000 by 20(Closer)",
+            "close 1 In 127.0.0.1:80>127.0.0.1:40000 by 20(Closer) LocalFin closer 20",
+        ],
+    );
+    both(
+        |rig| {
+            rig.listens(20, listener());
+            rig.listens(21, Sock { key: 4, ..listener() });
+            rig.established(SYN_RECV, child());
+            rig.closes(22, ESTABLISHED, child());
+        },
+        &[
+            "listen 1 0.0.0.0:80 by 20",
+            "listen 2 0.0.0.0:80 by 21",
+            "accept 3 In 127.0.0.1:80>127.0.0.1:40000 by ?(Unknown(Backend))",
+            "close 3 In 127.0.0.1:80>127.0.0.1:40000 by ?(Unknown(Backend)) LocalFin closer 22",
+        ],
+    );
+}
+
+#[test]
+fn accept_inferred_at_an_end_that_its_owner_made() {
+    both(
+        |rig| {
+            rig.listens(20, listener());
+            rig.established(SYN_RECV, child());
+            rig.ends(0, FIN_WAIT2, 0, 3, held(child()));
+        },
+        &[
+            "listen 1 0.0.0.0:80 by 20",
+            "accept 2 In 127.0.0.1:80>127.0.0.1:40000 by 20(Listener) of 20",
+            "close 2 In 127.0.0.1:80>127.0.0.1:40000 by 20(Listener) LocalFin closer ?(Unknown(Kernel))",
+        ],
+    );
+}
+
+#[test]
+fn system_call_return_names_only_what_waits() {
+    let mut rig = Rig::new(Backend::Tracepoint);
+    open(&mut rig);
+    // Another thread put these where the accepted one was.
+    rig.accepts(21, client());
+    rig.accepts(21, child());
+    rig.accepts_in(21, SYN_SENT, sock(7, CLIENT, SERVER));
+    rig.closes(20, ESTABLISHED, child());
+    rig.accepts(21, child());
+    assert_eq!(rig.told(), ["close 3 In 127.0.0.1:80>127.0.0.1:40000 by 20 LocalFin closer 20"]);
+    assert_eq!(rig.flows.stats().accepts_ignored, 4);
+}
+
+#[test]
+fn older_than_the_agent() {
+    both(
+        |rig| {
+            rig.listens(20, listener());
+            // Queued before the attach.
+            rig.accepts(20, child());
+            rig.closes(20, CLOSE_WAIT, child());
+            // On its way before the attach.
+            rig.established(SYN_SENT, client());
+            rig.closes(10, ESTABLISHED, client());
+            // Open before the attach.
+            rig.closes(10, ESTABLISHED, sock(5, "10.0.0.1:1", "10.0.0.2:2"));
+            rig.ends(0, FIN_WAIT2, 0, 3, sock(5, "10.0.0.1:1", "10.0.0.2:2"));
+            rig.closes(20, ESTABLISHED, sock(6, SERVER, "10.0.0.2:2"));
+            rig.ends(0, ESTABLISHED, 104, 0, held(sock(7, "10.0.0.1:3", "10.0.0.2:2")));
+            rig.ends(0, SYN_SENT, 111, 0, held(sock(8, "10.0.0.1:4", "10.0.0.2:2")));
+            // Queued before the attach, and never accepted.
+            rig.ends(20, ESTABLISHED, 0, 0, sock(9, "10.0.0.1:5", "10.0.0.2:2"));
+            // Closed before the attach: an orphan.
+            rig.ends(0, LAST_ACK, 0, 3, sock(11, "10.0.0.1:6", "10.0.0.2:2"));
+            rig.unlistens(21, sock(12, "0.0.0.0:81", "0.0.0.0:0"));
+        },
+        &[
+            "listen 1 0.0.0.0:80 by 20",
+            "accept 2 In 127.0.0.1:80>127.0.0.1:40000 late by 20 of 20",
+            "close 2 In 127.0.0.1:80>127.0.0.1:40000 late by 20 PeerFin closer 20",
+            "established 3 Out 127.0.0.1:40000>127.0.0.1:80 late by ?(Unknown(BeforeAttach))",
+            "close 3 Out 127.0.0.1:40000>127.0.0.1:80 late by ?(Unknown(BeforeAttach)) LocalFin closer 10",
+            "close 4 Unknown 10.0.0.1:1>10.0.0.2:2 late by ?(Unknown(BeforeAttach)) LocalFin closer 10",
+            "close 5 In 127.0.0.1:80>10.0.0.2:2 late by ?(Unknown(BeforeAttach)) LocalFin closer 20",
+            "close 6 Unknown 10.0.0.1:3>10.0.0.2:2 late by ?(Unknown(BeforeAttach)) PeerReset errno 104 closer ?(Unknown(Kernel))",
+            "failed 7 Out 10.0.0.1:4>10.0.0.2:2 late by ?(Unknown(BeforeAttach)) errno 111",
+            "close 8 In 10.0.0.1:5>10.0.0.2:2 late by ?(Unknown(NeverAccepted)) NeverAccepted closer ?(Unknown(Kernel))",
+            "unlisten 9 0.0.0.0:81 by ?(Unknown(BeforeAttach)) closer 21 late",
+        ],
+    );
+}
+
+#[test]
+fn attempt_that_fails_before_its_syn() {
+    // No free port: `tcp_v4_connect` returns before `tcp_connect`, so no function hook ran. The tracepoint told it.
+    let mut rig = Rig::new(Backend::Fentry);
+    rig.ends(10, SYN_SENT, 0, 0, held(sock(1, "127.0.0.1:0", SERVER)));
+    assert_eq!(rig.told(), ["failed 1 Out 127.0.0.1:0>127.0.0.1:80 late by 10 errno 0"]);
+}
+
+#[test]
+fn one_socket_under_its_address_and_its_cookie() {
+    let address = |sock: Sock| Sock { key: 0xffff_8880_0000_1000, flags: SockFlags::ADDRESS_KEY, ..sock };
+    let mut rig = Rig::new(Backend::Fentry);
+    // A kprobe accepts a connection that was queued before the attach; its close knows the cookie.
+    rig.accepts(20, address(child()));
+    rig.closes(20, ESTABLISHED, child());
+    rig.ends(0, FIN_WAIT2, 0, 3, held(child()));
+    // Closed under the address, finished (lingering) under the cookie.
+    rig.closes(10, ESTABLISHED, address(client()));
+    rig.ends(0, FIN_WAIT2, 0, 3, held(client()));
+    assert_eq!(
+        rig.told(),
+        [
+            "accept 1 In 127.0.0.1:80>127.0.0.1:40000 late by 20",
+            "close 1 In 127.0.0.1:80>127.0.0.1:40000 late by 20 LocalFin closer 20",
+            "close 2 Unknown 127.0.0.1:40000>127.0.0.1:80 late by ?(Unknown(BeforeAttach)) LocalFin closer 10",
+        ]
+    );
+    assert_eq!(rig.flows.stats().live, 0);
+}
+
+#[test]
+fn address_used_again_without_an_end() {
+    let at = |sock: Sock| Sock { key: 77, flags: SockFlags::ADDRESS_KEY, ..sock };
+    let mut rig = Rig::new(Backend::Fentry);
+    rig.connects(10, at(client()));
+    rig.connects(11, at(client()));
+    rig.established(SYN_SENT, at(client()));
+    rig.established(SYN_RECV, at(child()));
+    rig.established(SYN_RECV, at(child()));
+    rig.accepts(20, at(child()));
+    rig.accepts(21, at(child()));
+    assert_eq!(
+        rig.told(),
+        [
+            "connect 1 Out 127.0.0.1:40000>127.0.0.1:80 by 10",
+            "failed 1 Out 127.0.0.1:40000>127.0.0.1:80 by 10 errno 0",
+            "connect 2 Out 127.0.0.1:40000>127.0.0.1:80 by 11",
+            "established 2 Out 127.0.0.1:40000>127.0.0.1:80 by 11",
+            "close 2 Out 127.0.0.1:40000>127.0.0.1:80 by 11 Disconnect closer ?(Unknown(Kernel))",
+            "accept 4 In 127.0.0.1:80>127.0.0.1:40000 by 20",
+            "close 4 In 127.0.0.1:80>127.0.0.1:40000 by 20 Disconnect closer ?(Unknown(Kernel))",
+            "accept 5 In 127.0.0.1:80>127.0.0.1:40000 late by 21",
+        ]
+    );
+    assert_eq!(rig.flows.stats().ends_missed, 4);
+}
+
+#[test]
+fn close_in_state_close_ends_what_lost_its_end() {
+    both(
+        |rig| {
+            open(rig);
+            rig.closes(10, CLOSE, Sock { err: 104, ..client() });
+            rig.closes(20, CLOSE, child());
+        },
+        &[
+            "close 2 Out 127.0.0.1:40000>127.0.0.1:80 by 10 PeerReset errno 104 closer 10",
+            "close 3 In 127.0.0.1:80>127.0.0.1:40000 by 20 Disconnect closer 20",
+        ],
+    );
+}
+
+#[test]
+fn port_that_the_resolver_finds() {
+    let mut rig = Rig::new(Backend::Tracepoint);
+    rig.connects(10, Sock { inode: 4711, ..client() });
+    let begun = rig.now;
+    assert_eq!(rig.flows.next_deadline(), Some(BootNs(begun + 20 * MS)));
+    let mut resolver = Always(CLIENT.parse().ok(), Vec::new());
+    rig.wait_with(10, &mut resolver);
+    assert_eq!((rig.told().len(), resolver.1.len()), (0, 0), "not due, not asked");
+    rig.connects(11, sock(5, "127.0.0.1:0", SERVER));
+    rig.wait_with(30, &mut resolver);
+    assert_eq!(resolver.1.len(), 1, "one batch");
+    assert_eq!(resolver.1[0].len(), 2);
+    assert_eq!((resolver.1[0][0].inode, resolver.1[0][0].remote), (4711, SERVER.parse().ok()));
+    assert_eq!(rig.out[0].boot, BootNs(begun), "its own time");
+    assert_eq!(
+        rig.told(),
+        [
+            "connect 1 Out 127.0.0.1:40000>127.0.0.1:80 by 10",
+            "connect 2 Out 127.0.0.1:40000>127.0.0.1:80 by 11",
+        ]
+    );
+    assert_eq!(rig.flows.next_deadline(), None);
+    // What comes later is not told twice, and corrects the port.
+    rig.established(SYN_SENT, sock(1, "127.0.0.1:40001", SERVER));
+    assert_eq!(rig.told(), ["established 1 Out 127.0.0.1:40001>127.0.0.1:80 by 10"]);
+}
+
+#[test]
+fn port_that_nobody_finds() {
+    let mut rig = Rig::new(Backend::Tracepoint);
+    rig.connects(10, client());
+    rig.connects(10, Sock { key: 5, ..client() });
+    rig.established(SYN_SENT, client());
+    assert_eq!(rig.told().len(), 2);
+    rig.wait(25);
+    assert_eq!(rig.told(), ["connect 2 Out 127.0.0.1:0>127.0.0.1:80 by 10"]);
+}
+
+#[test]
+fn unset_local_address_waits_too() {
+    let mut rig = Rig::new(Backend::Fentry);
+    rig.connects(10, sock(1, "0.0.0.0:40000", SERVER));
+    assert!(rig.told().is_empty());
+    rig.wait_with(25, &mut Always(CLIENT.parse().ok(), Vec::new()));
+    assert_eq!(rig.told(), ["connect 1 Out 127.0.0.1:40000>127.0.0.1:80 by 10"]);
+}
+
+#[test]
+fn too_many_connects_wait() {
+    let mut rig = Rig::with(Backend::Tracepoint, FlowLimits { held: 2, ..FlowLimits::default() });
+    for key in 1..=3 {
+        rig.connects(10, Sock { key, ..client() });
+    }
+    assert_eq!(rig.told(), ["connect 1 Out 127.0.0.1:0>127.0.0.1:80 by 10"]);
+    assert_eq!((rig.flows.stats().released_early, rig.flows.stats().held), (1, 2));
+}
+
+fn auto_bound(key: u64) -> Sock {
+    Sock { flags: SockFlags::PORT_PENDING, ..sock(key, "0.0.0.0:0", "0.0.0.0:0") }
+}
+
+#[test]
+fn auto_bound_listener_is_looked_up_at_once() {
+    let mut rig = Rig::new(Backend::Tracepoint);
+    rig.listens(20, auto_bound(3));
+    assert_eq!(rig.flows.next_deadline(), Some(BootNs(rig.now)));
+    let since = rig.now;
+    rig.wait(0);
+    assert!(rig.told().is_empty());
+    assert_eq!(rig.flows.next_deadline(), Some(BootNs(since + 20 * MS)), "once more");
+    rig.wait_with(20, &mut Always("0.0.0.0:5000".parse().ok(), Vec::new()));
+    assert_eq!(rig.out[0].boot, BootNs(since));
+    rig.established(SYN_RECV, sock(4, "127.0.0.1:5000", CLIENT));
+    rig.accepts(21, sock(4, "127.0.0.1:5000", CLIENT));
+    rig.unlistens(20, sock(3, "0.0.0.0:5000", "0.0.0.0:0"));
+    assert_eq!(
+        rig.told(),
+        [
+            "listen 1 0.0.0.0:5000 by 20",
+            "accept 2 In 127.0.0.1:5000>127.0.0.1:40000 by 21 of 20",
+            "unlisten 1 0.0.0.0:5000 by 20 closer 20",
+        ]
+    );
+}
+
+#[test]
+fn auto_bound_listener_is_shown_by_its_child_or_its_end() {
+    let mut rig = Rig::new(Backend::Tracepoint);
+    rig.listens(20, auto_bound(3));
+    rig.listens(21, auto_bound(4));
+    rig.established(SYN_RECV, sock(5, "127.0.0.1:5000", CLIENT));
+    // Another process's listener is not concerned.
+    rig.accepts(20, sock(5, "127.0.0.1:5000", CLIENT));
+    rig.unlistens(21, sock(4, "0.0.0.0:5001", "0.0.0.0:0"));
+    rig.listens(22, auto_bound(6));
+    rig.wait(0);
+    rig.wait(30);
+    assert_eq!(
+        rig.told(),
+        [
+            "listen 1 0.0.0.0:5000 by 20",
+            "accept 3 In 127.0.0.1:5000>127.0.0.1:40000 by 20 of 20",
+            "listen 2 0.0.0.0:5001 by 21",
+            "unlisten 2 0.0.0.0:5001 by 21 closer 21",
+            "listen 4 0.0.0.0:0 by 22",
+        ]
+    );
+    assert_eq!(rig.flows.next_deadline(), None);
+}
+
+#[test]
+fn full_table_drops_the_oldest() {
+    let mut rig =
+        Rig::with(Backend::Fentry, FlowLimits { connections: 3, ended: 2, ..FlowLimits::default() });
+    for key in 1..=5 {
+        rig.connects(10, Sock { key, ..client() });
+        rig.established(SYN_SENT, Sock { key, ..client() });
+    }
+    let stats = rig.flows.stats();
+    assert_eq!((stats.live, stats.evicted), (3, 2));
+    rig.told();
+    for key in 1..=5 {
+        rig.closes(10, FIN_WAIT1, Sock { key, ..client() });
+    }
+    let told = rig.told();
+    assert_eq!(told.len(), 5);
+    assert_eq!(told.iter().filter(|line| line.contains(" late ")).count(), 2);
+    let stats = rig.flows.stats();
+    assert_eq!((stats.live, stats.ended, rig.flows.store.indexed()), (0, 2, 2));
+}
+
+#[test]
+fn unknown_hook_is_counted() {
+    let mut rig = Rig::new(Backend::Fentry);
+    let mut record = rig.sock_record(HookId::FentryTcpConnect, who(10), client());
+    record.header.hook = 999;
+    rig.feed(&Record::Connect(record));
+    assert!(rig.told().is_empty());
+    assert_eq!(rig.flows.stats().ignored, 1);
+}
