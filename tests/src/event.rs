@@ -103,6 +103,8 @@ pub struct Process {
     pub exe_deleted: bool,
     /// Arguments.
     pub args: Vec<String>,
+    /// They are escaped, because one is not UTF-8.
+    pub args_escaped: bool,
     /// They are incomplete.
     pub args_truncated: bool,
     /// User.
@@ -200,9 +202,16 @@ pub struct Totals {
 /// Bytes as the agent's JSON shows them: valid UTF-8 as it is; else each bad byte as `\xNN` and each backslash doubled.
 /// Written here a second time on purpose.
 pub fn shown(bytes: &[u8]) -> String {
-    if let Ok(text) = std::str::from_utf8(bytes) {
-        return text.to_owned();
-    }
+    std::str::from_utf8(bytes).map_or_else(|_| escaped(bytes), str::to_owned)
+}
+
+/// Arguments likewise. They are one field: one that is not UTF-8 escapes them all, which the second result says.
+pub fn shown_args(args: &[Vec<u8>]) -> (Vec<String>, bool) {
+    let binary = args.iter().any(|a| std::str::from_utf8(a).is_err());
+    (args.iter().map(|a| if binary { escaped(a) } else { shown(a) }).collect(), binary)
+}
+
+fn escaped(bytes: &[u8]) -> String {
     let mut out = String::new();
     for chunk in bytes.utf8_chunks() {
         out += &chunk.valid().replace('\\', "\\\\");
@@ -221,6 +230,9 @@ mod tests {
     fn bytes_are_shown_as_the_contract_says() {
         assert_eq!(shown(b"a\\b\n"), "a\\b\n");
         assert_eq!(shown(b"a\\b\xff"), "a\\\\b\\xff");
+        let args = [b"a\\b".to_vec(), b"\xff".to_vec()];
+        assert_eq!(shown_args(&args), (vec!["a\\\\b".into(), "\\xff".into()], true));
+        assert_eq!(shown_args(&args[..1]), (vec!["a\\b".into()], false));
     }
 
     #[test]

@@ -77,6 +77,8 @@ pub struct Expect {
     pub port_may_be_null: bool,
     /// The addresses and ports may be null or unspecified, and the transport may be shown as TCP.
     pub loose_addresses: bool,
+    /// The event may carry a time after the fact.
+    pub told_late: bool,
     /// Byte counts must be there and right.
     pub counters: bool,
 }
@@ -142,12 +144,12 @@ pub const RULES: &[Rule] = &[
         change: |e| e.port_may_be_null = true,
     },
     Rule {
-        reason: "tracepoint: io_uring makes no system call accept, so the acceptor is inferred and told late or never",
+        reason: "tracepoint: io_uring makes no system call accept, so the acceptor is inferred, and told when it closes",
         applies: |c| {
             c.backend == Backend::Tracepoint && c.fact.kind == Kind::Accept && c.fact.via == Via::IoUring
         },
         change: |e| {
-            e.presence = Presence::May;
+            e.told_late = true;
             e.owner = Who::Right;
         },
     },
@@ -171,13 +173,8 @@ pub const RULES: &[Rule] = &[
         },
     },
     Rule {
-        reason: "MPTCP: a worker of the kernel may finish the close",
-        applies: |c| c.fact.sock.mptcp && matches!(c.fact.kind, Kind::Close | Kind::Unlisten),
-        change: |e| e.closer = Who::RightOrUnknown,
-    },
-    Rule {
-        reason: "MPTCP: the listening subflow, not the socket of the application, passes listen_start and CLOSE->LISTEN",
-        applies: |c| c.fact.sock.mptcp && c.fact.kind.is_listener(),
+        reason: "MPTCP: the listening subflow, not the socket of the application, passes inet_csk_listen_start",
+        applies: |c| c.backend != Backend::Tracepoint && c.fact.sock.mptcp && c.fact.kind.is_listener(),
         change: |e| {
             e.presence = Presence::May;
             e.owner = Who::RightOrUnknown;
@@ -193,6 +190,7 @@ pub fn expect(case: &Case) -> (Expect, Vec<&'static str>) {
         closer: Who::Hook,
         port_may_be_null: false,
         loose_addresses: false,
+        told_late: false,
         counters: true,
     };
     let mut reasons = Vec::new();

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use crate::compare::{Truth, contradictions};
-use crate::event::{Actor, Event, Process, shown};
+use crate::event::{Actor, Event, Process, shown, shown_args};
 use crate::expect::{Backend, errno_name};
 use crate::truth::{Dir, Fact, Kind};
 
@@ -109,7 +109,8 @@ fn actor(truth: &Truth, fact: &Fact, backend: Backend) -> Actor {
             start_ns: image.start_ticks.unwrap_or(1) * 10_000_000 + 5,
             comm: shown(image.comm.as_bytes()),
             exe: Some(image.exe.clone()),
-            args: image.args.iter().map(|a| shown(a)).collect(),
+            args: shown_args(&image.args).0,
+            args_escaped: shown_args(&image.args).1,
             uid: image.uid,
             gid: image.gid,
             source: "exec".to_owned(),

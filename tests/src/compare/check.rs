@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::compare::{CLOCK_SLACK_NS, Life, Problem, Truth, brief};
-use crate::event::{Actor, Event, Process, shown};
+use crate::event::{Actor, Event, Process, shown, shown_args};
 use crate::expect::{Backend, Case, Expect, Who, errno_name};
 use crate::truth::{Dir, End, Kind, ProcessFact};
 
@@ -37,7 +37,7 @@ pub(crate) fn event(
 ) {
     let mut report = Report { event, fact: brief(case.fact), wrong: Vec::new() };
     socket(&mut report, case, expect);
-    time(&mut report, case);
+    time(&mut report, case, expect);
     owner(&mut report, truth, case, expect);
     outcome(&mut report, case, expect);
     closer(&mut report, truth, case, expect);
@@ -86,12 +86,12 @@ fn socket(report: &mut Report, case: &Case, expect: Expect) {
     report.want("source", &event.source.as_deref(), &Some(source));
 }
 
-fn time(report: &mut Report, case: &Case) {
+fn time(report: &mut Report, case: &Case, expect: Expect) {
     let (at, fact) = (report.event.boot_ns, case.fact);
     if at + CLOCK_SLACK_NS < fact.from_ns {
         report.say(format!("{} µs before it could happen", (fact.from_ns - at) / 1_000));
     }
-    if at > fact.until_ns + CLOCK_SLACK_NS {
+    if at > fact.until_ns + CLOCK_SLACK_NS && !expect.told_late {
         report.say(format!("{} µs after it had happened", (at - fact.until_ns) / 1_000));
     }
 }
@@ -171,8 +171,9 @@ fn same_process(report: &mut Report, role: &str, told: &Process, truth: &Process
     report.want(&format!("{role} comm"), &told.comm, &shown(truth.comm.as_bytes()));
     report.want(&format!("{role} exe"), &told.exe.as_deref(), &Some(truth.exe.as_str()));
     report.want(&format!("{role} exe_deleted"), &told.exe_deleted, &false);
-    let args: Vec<_> = truth.args.iter().map(|a| shown(a)).collect();
+    let (args, escaped) = shown_args(&truth.args);
     report.want(&format!("{role} args"), &told.args, &args);
+    report.want(&format!("{role} args_escaped"), &told.args_escaped, &escaped);
     report.want(&format!("{role} args_truncated"), &told.args_truncated, &false);
     report.want(&format!("{role} uid"), &told.uid, &truth.uid);
     report.want(&format!("{role} gid"), &told.gid, &truth.gid);

@@ -32,7 +32,7 @@ pub(crate) fn assign(
                 let owner = begin.unwrap_or(fact).pid;
                 let best = (0..events.len())
                     .filter(|&e| !used[e] && fits(fact, expect, events[e]))
-                    .map(|e| (score(fact, owner, events[e]), e))
+                    .map(|e| (score(fact, expect, owner, events[e]), e))
                     .filter(|((in_time, _), _)| loose || *in_time)
                     .max_by_key(|&(score, e)| (score, std::cmp::Reverse(e)));
                 if let Some((_, e)) = best {
@@ -45,9 +45,9 @@ pub(crate) fn assign(
     matched
 }
 
-fn score(fact: &Fact, owner: Option<u32>, event: &Event) -> (bool, u32) {
-    let in_time =
-        event.boot_ns + CLOCK_SLACK_NS >= fact.from_ns && event.boot_ns <= fact.until_ns + CLOCK_SLACK_NS;
+fn score(fact: &Fact, expect: Expect, owner: Option<u32>, event: &Event) -> (bool, u32) {
+    let in_time = event.boot_ns + CLOCK_SLACK_NS >= fact.from_ns
+        && (expect.told_late || event.boot_ns <= fact.until_ns + CLOCK_SLACK_NS);
     let pid = event.process.as_ref().map(|p| p.pid);
     let closer = event.closer.as_ref().and_then(|c| c.process.as_ref()).map(|p| p.pid);
     let port = fact.sock.lport.is_some() && fact.sock.lport == event.lport;

@@ -123,7 +123,7 @@ fn start(options: &Options) -> Result<Child> {
 /// Shows what an agent says that is more than its totals.
 fn report(line: std::io::Result<String>) {
     if let Ok(line) = line
-        && line.starts_with('{')
+        && line.starts_with("{\"kind\":\"totals\"")
         && !line.contains("\"gaps\":0")
     {
         println!("lost records: {line}");
