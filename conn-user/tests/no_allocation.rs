@@ -68,6 +68,7 @@ fn close() -> Event {
         source: Source::Live,
         owner: actor(HookId::FentryInetAccept),
         listener: None,
+        begun: BootNs(0),
         established: None,
     };
     let ending = Ending {

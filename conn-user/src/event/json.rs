@@ -203,9 +203,10 @@ impl JsonEncoder {
     }
 }
 
-/// From the SYN to the end of the handshake. The flow model does not carry the time of the SYN yet.
-const fn connect_time(_conn: &ConnEvent) -> Option<DurationNs> {
-    None
+/// From the SYN to the handshake's completion, where both were seen.
+fn connect_time(conn: &ConnEvent) -> Option<DurationNs> {
+    let established = conn.established?;
+    (conn.begun != BootNs(0)).then(|| established.since(conn.begun))
 }
 
 fn write_gap(gap: &Gap, out: &mut Vec<u8>) {

@@ -99,6 +99,7 @@ pub(crate) fn outgoing() -> ConnEvent {
         source: Source::Live,
         owner: by(&curl(), HookId::FentryTcpConnect),
         listener: None,
+        begun: BootNs(0),
         established: None,
     }
 }
@@ -111,6 +112,7 @@ pub(crate) fn incoming() -> ConnEvent {
         remote: address("127.0.0.1:40000"),
         owner: by(&nginx(), HookId::FentryInetAccept),
         listener: Some(by(&nginx(), HookId::FexitListenStart)),
+        begun: BootNs(0),
         established: Some(BootNs(BOOT)),
         ..outgoing()
     }
@@ -302,7 +304,8 @@ fn any_conn() -> BoxedStrategy<ConnEvent> {
             source: kinds.2,
             owner,
             listener,
-            established: None,
+            begun: BootNs(0),
+        established: None,
         })
         .boxed()
 }

@@ -4,6 +4,7 @@ use clap::CommandFactory;
 
 use super::*;
 use crate::event::samples;
+use crate::kernel::plan::Backend;
 
 fn read(line: &[&str]) -> Result<TailArgs, clap::Error> {
     let words = ["conn", "tail"].iter().chain(line);
@@ -42,7 +43,7 @@ fn everything_at_once() {
                 port:443 -proc:nginx";
     let options = resolve(&line.split_whitespace().collect::<Vec<_>>()).expect("all of it is right");
     assert_eq!(options.format, Format::Json);
-    assert_eq!((options.backend, options.ring_size), (BackendChoice::Kprobe, 16 << 20));
+    assert_eq!((options.backend, options.ring_size), (BackendChoice::Only(Backend::Kprobe), 16 << 20));
     assert_eq!((options.count, options.duration), (NonZeroU64::new(5), Some(Duration::from_mins(90))));
     assert!(!options.self_test && options.bpf_log);
     assert_eq!(options.filter.to_string(), "port:443 -proc:nginx");
