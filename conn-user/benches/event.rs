@@ -58,6 +58,7 @@ fn storm(v6: bool) -> Vec<Event> {
             source: Source::Live,
             owner: actor(HookId::FentryTcpConnect),
             listener: None,
+            begun: BootNs(0),
             established: None,
         };
         let ending = Ending {

@@ -203,10 +203,9 @@ impl JsonEncoder {
     }
 }
 
-/// From the SYN to the handshake's completion, where both were seen.
+/// From the SYN to the end of the handshake.
 fn connect_time(conn: &ConnEvent) -> Option<DurationNs> {
-    let established = conn.established?;
-    (conn.begun != BootNs(0)).then(|| established.since(conn.begun))
+    conn.established.filter(|_| conn.begun.0 != 0).map(|established| established.since(conn.begun))
 }
 
 fn write_gap(gap: &Gap, out: &mut Vec<u8>) {

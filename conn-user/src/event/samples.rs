@@ -99,7 +99,7 @@ pub(crate) fn outgoing() -> ConnEvent {
         source: Source::Live,
         owner: by(&curl(), HookId::FentryTcpConnect),
         listener: None,
-        begun: BootNs(0),
+        begun: BootNs(BOOT - 250_000),
         established: None,
     }
 }
@@ -304,8 +304,8 @@ fn any_conn() -> BoxedStrategy<ConnEvent> {
             source: kinds.2,
             owner,
             listener,
-            begun: BootNs(0),
-        established: None,
+            begun: BootNs(id / 2),
+            established: (id % 2 == 0).then_some(BootNs(id)),
         })
         .boxed()
 }

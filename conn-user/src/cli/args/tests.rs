@@ -111,6 +111,15 @@ fn kinds() {
 }
 
 #[test]
+fn backends() {
+    for backend in Backend::ALL {
+        let options = resolve(&["--backend", backend.key()]).expect("a backend");
+        assert_eq!(options.backend, BackendChoice::Only(backend));
+    }
+    assert!(read(&["--backend", "kprobes"]).is_err());
+}
+
+#[test]
 fn durations() {
     for (text, seconds) in [("10s", 10), ("2m", 120), ("1h30m", 5_400), ("36h", 129_600)] {
         assert_eq!(parse_duration(text), Ok(Duration::from_secs(seconds)), "{text}");

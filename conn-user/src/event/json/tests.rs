@@ -51,6 +51,17 @@ fn values_round_trip() {
 }
 
 #[test]
+fn connect_time_needs_both_ends() {
+    let established = |begun, established| {
+        let conn = ConnEvent { begun: BootNs(begun), established, ..samples::outgoing() };
+        parse(&samples::event(1, EventBody::Flow(Change::Established(conn))))["connect_ns"].clone()
+    };
+    assert_eq!(established(5, Some(BootNs(12))), 7);
+    assert_eq!(established(0, Some(BootNs(12))), Value::Null);
+    assert_eq!(established(5, None), Value::Null);
+}
+
+#[test]
 fn a_listener_on_a_mapped_address_is_ipv4() {
     let json = parse(&samples::all()[14]);
     assert_eq!(
