@@ -16,8 +16,8 @@ use conn_common::record::RecordKind;
 use crate::log::Anywhere;
 use crate::mem::{Access, Direct, Probe, current, probe};
 use crate::offsets::{
-    ACCEPT_ARGS, OFF_FDTABLE_FD, OFF_FDTABLE_MAX_FDS, OFF_FILE_PRIVATE_DATA, OFF_FILES_FDT, OFF_SK_SOCKET,
-    OFF_SKC_FAMILY, OFF_SKC_STATE, OFF_SOCKET_FILE, OFF_SOCKET_SK, OFF_TASK_FILES,
+    OFF_FDTABLE_FD, OFF_FDTABLE_MAX_FDS, OFF_FILE_PRIVATE_DATA, OFF_FILES_FDT, OFF_SK_SOCKET, OFF_SKC_FAMILY,
+    OFF_SKC_STATE, OFF_SOCKET_FILE, OFF_SOCKET_SK, OFF_TASK_FILES,
 };
 use crate::sock::{self, AF_INET, AF_INET6, Key, TCP_LISTEN};
 use crate::state::emit_sock;
@@ -56,14 +56,25 @@ pub(crate) fn kprobe_sock_graft(ctx: ProbeContext) -> u32 {
 
 #[fexit(function = "inet_csk_accept")]
 pub(crate) fn fexit_csk_accept(ctx: FExitContext) -> i32 {
-    // The return value follows the arguments. The verifier wants a constant offset into the context and prunes the
-    // branch that this kernel does not have.
-    let sk: *const c_void = if ACCEPT_ARGS.load() == 4 { ctx.arg(4) } else { ctx.arg(2) };
+    // struct sock *inet_csk_accept(struct sock *sk, struct proto_accept_arg *arg): the result follows the arguments.
+    returned(ctx.arg(2));
+    0
+}
+
+/// Before 6.10: `struct sock *inet_csk_accept(struct sock *sk, int flags, int *err, bool kern)`. Another program for the
+/// reason given at `fexit_listen_start_2_args`.
+#[fexit(function = "inet_csk_accept")]
+pub(crate) fn fexit_csk_accept_4_args(ctx: FExitContext) -> i32 {
+    returned(ctx.arg(4));
+    0
+}
+
+#[inline(always)]
+fn returned(sk: *const c_void) {
     if !sk.is_null() {
-        // SAFETY: struct sock *inet_csk_accept(…)
+        // SAFETY: what `inet_csk_accept` returned.
         unsafe { accept::<Direct>(HookId::FexitCskAccept, sk) };
     }
-    0
 }
 
 #[kretprobe]

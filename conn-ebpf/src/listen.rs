@@ -10,31 +10,33 @@ use conn_common::record::RecordKind;
 
 use crate::mem::Access as _;
 use crate::mem::{Direct, Probe};
-use crate::offsets::{LISTEN_ARGS, OFF_SKC_STATE};
+use crate::offsets::OFF_SKC_STATE;
 use crate::sock::{self, TCP_CLOSE, TCP_LISTEN};
 use crate::state::emit_sock;
 
 #[fexit(function = "inet_csk_listen_start")]
 pub(crate) fn fexit_listen_start(ctx: FExitContext) -> i32 {
-    // As in `accept`: the result follows the arguments, at a constant offset.
-    let failed: i32 = if LISTEN_ARGS.load() == 2 { ctx.arg(2) } else { ctx.arg(1) };
-    if failed == 0 {
-        let sk: *const c_void = ctx.arg(0);
-        // SAFETY: int inet_csk_listen_start(struct sock *sk[, int backlog])
-        unsafe {
-            if sock::is_ours::<Direct>(sk) {
-                emit_sock::<Direct>(
-                    HookId::FexitListenStart,
-                    RecordKind::Listen,
-                    sk,
-                    TCP_CLOSE,
-                    TCP_LISTEN,
-                    0,
-                );
-            }
+    // int inet_csk_listen_start(struct sock *sk): the result follows the argument.
+    listening(ctx.arg(0), ctx.arg(1));
+    0
+}
+
+/// 5.10: `int inet_csk_listen_start(struct sock *sk, int backlog)`. Another program, since the verifier wants a constant
+/// offset into the context and the compiler joins two branches that differ only in it.
+#[fexit(function = "inet_csk_listen_start")]
+pub(crate) fn fexit_listen_start_2_args(ctx: FExitContext) -> i32 {
+    listening(ctx.arg(0), ctx.arg(2));
+    0
+}
+
+#[inline(always)]
+fn listening(sk: *const c_void, failed: i32) {
+    // SAFETY: the function's first argument.
+    unsafe {
+        if failed == 0 && sock::is_ours::<Direct>(sk) {
+            emit_sock::<Direct>(HookId::FexitListenStart, RecordKind::Listen, sk, TCP_CLOSE, TCP_LISTEN, 0);
         }
     }
-    0
 }
 
 /// `inet_csk_listen_start` hashes the listener last, when nothing can fail any more.

@@ -19,7 +19,7 @@ conn_common::for_each_offset!(globals);
 #[unsafe(no_mangle)]
 pub(crate) static COOKIE_HELPER: Global<u32> = Global::new(0);
 
-/// 1: there are no function hooks; the state tracepoint tells connect, close and listen too.
+/// 1: there are no function hooks; the state tracepoint tells connect and close too.
 #[unsafe(no_mangle)]
 pub(crate) static STATE_TELLS_ALL: Global<u32> = Global::new(0);
 
@@ -27,10 +27,6 @@ pub(crate) static STATE_TELLS_ALL: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 pub(crate) static ASK_COOKIE_EARLY: Global<u32> = Global::new(0);
 
-/// Number of arguments of `inet_csk_accept`: 4 before 6.10, 2 since.
+/// 1: no hook tells listeners either; the state tracepoint does, without the port of an automatic bind.
 #[unsafe(no_mangle)]
-pub(crate) static ACCEPT_ARGS: Global<u32> = Global::new(0);
-
-/// Number of arguments of `inet_csk_listen_start`: 2 in 5.10, 1 since.
-#[unsafe(no_mangle)]
-pub(crate) static LISTEN_ARGS: Global<u32> = Global::new(0);
+pub(crate) static STATE_TELLS_LISTEN: Global<u32> = Global::new(0);

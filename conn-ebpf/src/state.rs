@@ -12,7 +12,7 @@ use conn_common::hook::HookId;
 use conn_common::record::{EstablishedRecord, RecordKind, SockEndRecord, SockFlags, SockRecord};
 
 use crate::mem::Direct;
-use crate::offsets::{ASK_COOKIE_EARLY, STATE_TELLS_ALL};
+use crate::offsets::{ASK_COOKIE_EARLY, STATE_TELLS_ALL, STATE_TELLS_LISTEN};
 use crate::ring::reserve;
 use crate::sock::{
     self, IPPROTO_MPTCP, Key, TCP_CLOSE, TCP_ESTABLISHED, TCP_LISTEN, TCP_SYN_RECV, TCP_SYN_SENT,
@@ -28,8 +28,8 @@ pub(crate) fn state_actor(ctx: BtfTracePointContext) -> i32 {
     // SAFETY: the tracepoint's argument is a `struct sock`, typed by BTF.
     unsafe {
         match (old, new) {
-            (TCP_CLOSE, TCP_SYN_SENT) => begins(sk, old, new, RecordKind::Connect),
-            (TCP_CLOSE, TCP_LISTEN) => begins(sk, old, new, RecordKind::Listen),
+            (TCP_CLOSE, TCP_SYN_SENT) => begins(sk, old, new, RecordKind::Connect, STATE_TELLS_ALL.load()),
+            (TCP_CLOSE, TCP_LISTEN) => begins(sk, old, new, RecordKind::Listen, STATE_TELLS_LISTEN.load()),
             (TCP_LISTEN, TCP_CLOSE) => {
                 if sock::is_ours::<Direct>(sk) {
                     emit_sock::<Direct>(HookId::StateActor, RecordKind::Unlisten, sk, old, new, 0);
@@ -44,11 +44,11 @@ pub(crate) fn state_actor(ctx: BtfTracePointContext) -> i32 {
 
 /// A connect or a listen begins; function hooks tell it later, with the port.
 #[inline(always)]
-unsafe fn begins(sk: *const c_void, old: u8, new: u8, kind: RecordKind) {
+unsafe fn begins(sk: *const c_void, old: u8, new: u8, kind: RecordKind, tells: u32) {
     // SAFETY: the caller's `sk`.
     unsafe {
         let mptcp = sock::protocol::<Direct>(sk) == IPPROTO_MPTCP;
-        if STATE_TELLS_ALL.load() == 0 && !mptcp {
+        if tells == 0 && !mptcp {
             if ASK_COOKIE_EARLY.load() != 0 {
                 // A kprobe can only read the cookie; asking makes it.
                 let _ = Direct::key(sk);

@@ -4,10 +4,12 @@ use std::fmt::{self, Write as _};
 
 use serde::Serialize;
 
-use crate::kernel::facts::{Capability, KernelFacts, Lockdown, Probe, Tracefs, TracepointId};
 use super::args::Exit;
+use crate::kernel::facts::{Capability, KernelFacts, Lockdown, Probe, Tracefs, TracepointId};
 use crate::kernel::load;
-use crate::kernel::plan::{Backend, BackendChoice, Plan, PlanError, PlannedProgram, Role, TracefsUse, assess, plan};
+use crate::kernel::plan::{
+    Backend, BackendChoice, Plan, PlanError, PlannedProgram, Role, TracefsUse, assess, plan,
+};
 
 /// What became of a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

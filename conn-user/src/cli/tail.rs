@@ -68,6 +68,9 @@ async fn tail(options: TailOptions) -> anyhow::Result<Exit> {
     if bpf_log {
         log::show(&mut agent.session).context("reading the diagnostics of the BPF programs")?;
     }
+    for note in agent.session.plan.notes.iter().chain(&agent.session.notes) {
+        eprintln!("conn: note: {note}");
+    }
     // One write: whoever waits for this line must not see half of it.
     let ready = format!("conn: tracing with backend {}; Ctrl-C ends\n", agent.session.plan.backend);
     io::stderr().write_all(ready.as_bytes()).context("writing to standard error")?;
@@ -116,7 +119,13 @@ impl View {
             }))),
         };
         let left = options.count.map(NonZeroU64::get);
-        Ok(Self { options, encoder, sink: LineSink::new(tokio::io::stdout()), totals: Totals::default(), left })
+        Ok(Self {
+            options,
+            encoder,
+            sink: LineSink::new(tokio::io::stdout()),
+            totals: Totals::default(),
+            left,
+        })
     }
 
     fn totals(&mut self, agent: &Agent, json: bool) -> anyhow::Result<()> {

@@ -202,8 +202,12 @@ fn attach(
         cookie_helper,
         state_tells_all: plan.backend == Backend::Tracepoint,
         ask_cookie_early: plan.backend == Backend::Kprobe && cookie_helper,
-        accept_args: plan.accept_args,
-        listen_args: plan.listen_args,
+        state_tells_listen: !plan.programs.iter().any(|planned| {
+            matches!(
+                planned.hook,
+                HookId::FexitListenStart | HookId::KprobeInetHash | HookId::KprobeInet6Hash
+            )
+        }),
         log_level: options.log_level.map_or(0, |level| level as u8),
     };
     let mut ebpf = object::open(btf, offsets, switches, options.ring_bytes)

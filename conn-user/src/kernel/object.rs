@@ -17,14 +17,12 @@ pub(super) const COUNTERS_MAP: &str = "COUNTERS";
 pub(super) struct Switches {
     /// `bpf_get_socket_cookie` works in tracing programs.
     pub(super) cookie_helper: bool,
-    /// No function hooks: the state tracepoint tells connect, close and listen.
+    /// No function hooks: the state tracepoint tells connect and close.
     pub(super) state_tells_all: bool,
     /// kprobes will read cookies, so the tracepoint asks for them first.
     pub(super) ask_cookie_early: bool,
-    /// Number of arguments of `inet_csk_accept`.
-    pub(super) accept_args: u32,
-    /// Number of arguments of `inet_csk_listen_start`.
-    pub(super) listen_args: u32,
+    /// No listen hook either: the state tracepoint tells listeners, without the port of an automatic bind.
+    pub(super) state_tells_listen: bool,
     /// Level of the BPF side's own diagnostics, 0 for none (`aya_log::Level`).
     pub(super) log_level: u8,
 }
@@ -40,8 +38,7 @@ pub(super) fn open(
         ("COOKIE_HELPER", u32::from(switches.cookie_helper)),
         ("STATE_TELLS_ALL", u32::from(switches.state_tells_all)),
         ("ASK_COOKIE_EARLY", u32::from(switches.ask_cookie_early)),
-        ("ACCEPT_ARGS", switches.accept_args),
-        ("LISTEN_ARGS", switches.listen_args),
+        ("STATE_TELLS_LISTEN", u32::from(switches.state_tells_listen)),
     ];
     let mut loader = EbpfLoader::new();
     loader.btf(Some(btf)).verifier_log_level(VerifierLogLevel::STATS).map_max_entries(RING_MAP, ring_bytes);

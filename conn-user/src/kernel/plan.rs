@@ -245,10 +245,6 @@ pub struct Plan {
     pub refused: Vec<(Backend, String)>,
     /// What is known less exactly here than elsewhere, and what would help.
     pub notes: Vec<String>,
-    /// Number of parameters of `inet_csk_accept`; 0 if BTF does not have it.
-    pub accept_args: u32,
-    /// Number of parameters of `inet_csk_listen_start`; 0 if BTF does not have it.
-    pub listen_args: u32,
     /// Whether tracefs is needed.
     pub tracefs: TracefsUse,
 }
@@ -457,9 +453,4 @@ fn locks_memory(facts: &KernelFacts) -> bool {
         (Some(Ok(major)), Some(Ok(minor))) => (major, minor) < (5, 11),
         _ => false,
     }
-}
-
-/// Parameters of a function, 0 if BTF does not have it.
-fn params(facts: &KernelFacts, function: KernelFunction) -> u32 {
-    facts.btf.functions.get(&function).copied().unwrap_or(0)
 }

@@ -2,7 +2,7 @@
 
 use conn_common::hook::HookId;
 
-use super::{Attach, Backend, Plan, PlannedProgram, Refusal, Role, TracefsUse, locks_memory, params};
+use super::{Attach, Backend, Plan, PlannedProgram, Refusal, Role, TracefsUse, locks_memory};
 use crate::kernel::facts::{
     BtfTracepoint, Capability, Errno, KernelFacts, KernelFunction, Symbol, Tracefs, TracepointId,
 };
@@ -143,10 +143,13 @@ const FEXIT_ACCEPT: Candidate = Candidate {
         HookId::FexitCskAccept,
         Role::Accept,
         KernelFunction::InetCskAccept,
-        &[2, 4],
+        &[2],
         BLOCKED,
     )
 };
+/// Before 6.10. The result follows the arguments, at an offset that the verifier wants constant: another program.
+const FEXIT_ACCEPT_4_ARGS: Candidate =
+    Candidate { program: "fexit_csk_accept_4_args", params: &[4], ..FEXIT_ACCEPT };
 const FEXIT_LISTEN: Candidate = Candidate {
     how: How::Fexit,
     ..fentry(
@@ -154,10 +157,13 @@ const FEXIT_LISTEN: Candidate = Candidate {
         HookId::FexitListenStart,
         Role::Listen,
         KernelFunction::InetCskListenStart,
-        &[1, 2],
+        &[1],
         LISTENER,
     )
 };
+/// 5.10, where the backlog is an argument.
+const FEXIT_LISTEN_2_ARGS: Candidate =
+    Candidate { program: "fexit_listen_start_2_args", params: &[2], ..FEXIT_LISTEN };
 const KPROBE_HASH: Candidate = kprobe(
     fentry("", HookId::KprobeInetHash, Role::Listen, KernelFunction::InetHash, &[1], LISTENER),
     "kprobe_inet_hash",
@@ -173,8 +179,12 @@ const KPROBE_HASH6: Candidate = Candidate {
 /// Candidates of one role, the best first.
 type Candidates = &'static [Candidate];
 
-const FENTRY: [Candidates; 4] =
-    [&[FENTRY_CONNECT], &[FENTRY_ACCEPT, FENTRY_GRAFT, FEXIT_ACCEPT], &[FENTRY_CLOSE], &[FEXIT_LISTEN]];
+const FENTRY: [Candidates; 4] = [
+    &[FENTRY_CONNECT],
+    &[FENTRY_ACCEPT, FENTRY_GRAFT, FEXIT_ACCEPT, FEXIT_ACCEPT_4_ARGS],
+    &[FENTRY_CLOSE],
+    &[FEXIT_LISTEN, FEXIT_LISTEN_2_ARGS],
+];
 
 const KPROBE: [Candidates; 4] = [
     &[kprobe(FENTRY_CONNECT, "kprobe_tcp_connect", HookId::KprobeTcpConnect)],
@@ -186,6 +196,7 @@ const KPROBE: [Candidates; 4] = [
             hook: HookId::KretprobeCskAccept,
             how: How::Kretprobe,
             // The return value alone is read.
+            params: &[2, 4],
             ..FEXIT_ACCEPT
         },
     ],
@@ -203,8 +214,6 @@ pub fn assess(facts: &KernelFacts, backend: Backend) -> Result<Plan, Refusal> {
         programs: COMMON.iter().map(common).collect(),
         refused: Vec::new(),
         notes: Vec::new(),
-        accept_args: params(facts, KernelFunction::InetCskAccept),
-        listen_args: params(facts, KernelFunction::InetCskListenStart),
         tracefs: TracefsUse::NotNeeded,
     };
     match backend {
