@@ -105,7 +105,7 @@ fn a_refused_program_makes_room_for_the_next() {
     let passed_over = &plan.of_role(Role::Accept).next().expect("accept").passed_over;
     assert_eq!(passed_over[0], ("fentry:__inet_accept".to_owned(), "EINVAL (load)".to_owned()));
 
-    facts.refused.insert("fexit_csk_accept".to_owned(), refused.clone());
+    facts.refused.insert("fexit_csk_accept_4_args".to_owned(), refused.clone());
     let plan = auto(&facts);
     assert_eq!(plan.backend, Backend::Kprobe, "no accept, no backend");
     assert!(plan.refused[0].1.contains("fexit:inet_csk_accept: EINVAL"), "{:?}", plan.refused);
