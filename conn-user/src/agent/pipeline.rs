@@ -88,12 +88,9 @@ impl Pipeline {
 
     /// Takes one record.
     pub fn on_bytes(&mut self, bytes: &[u8], tell: &mut impl FnMut(&Event)) {
-        let (header, hook) = match decode::header(bytes) {
-            Ok(known) => known,
-            Err(_) => {
-                self.undecoded += 1;
-                return;
-            }
+        let Ok((header, hook)) = decode::header(bytes) else {
+            self.undecoded += 1;
+            return;
         };
         self.counts.entry(hook).or_default().seen += 1;
         if let Some(gap) = self.gaps.on_record(hook, &header) {

@@ -301,14 +301,20 @@ fn load_program(ebpf: &mut Ebpf, btf: &Btf, program: &str, attach: &Attach) -> R
     Ok(())
 }
 
-/// Attaches a loaded program; the perf event of a classic tracepoint.
+/// Attaches a loaded program; the perf event of a classic tracepoint. Other links live as long as their program.
 fn attach_program(ebpf: &mut Ebpf, program: &str, attach: &Attach) -> Result<Option<OwnedFd>, RefusedError> {
     match *attach {
-        Attach::TpBtf(_) => drop(find::<BtfTracePoint>(ebpf, program)?.attach()?),
-        Attach::Fentry(_) => drop(find::<FEntry>(ebpf, program)?.attach()?),
-        Attach::Fexit(_) => drop(find::<FExit>(ebpf, program)?.attach()?),
+        Attach::TpBtf(_) => {
+            find::<BtfTracePoint>(ebpf, program)?.attach()?;
+        }
+        Attach::Fentry(_) => {
+            find::<FEntry>(ebpf, program)?.attach()?;
+        }
+        Attach::Fexit(_) => {
+            find::<FExit>(ebpf, program)?.attach()?;
+        }
         Attach::Kprobe(function) | Attach::Kretprobe(function) => {
-            drop(find::<KProbe>(ebpf, program)?.attach(function, 0)?);
+            find::<KProbe>(ebpf, program)?.attach(function, 0)?;
         }
         Attach::Tracepoint { category, name } => {
             let program = find::<TracePoint>(ebpf, program)?;

@@ -12,7 +12,7 @@ use std::str::FromStr;
 use conn_common::hook::HookId;
 use serde::{Serialize, Serializer};
 
-use super::facts::{BtfTracepoint, Capability, KernelFacts, KernelFunction, Lockdown};
+use super::facts::{BtfTracepoint, Capability, KernelFacts, Lockdown};
 
 pub use choose::assess;
 

@@ -65,7 +65,7 @@ struct View {
     /// The kernel's.
     producer: NonNull<AtomicU64>,
     /// The data, mapped twice in a row so that a record never wraps.
-    data: NonNull<u8>,
+    data: NonNull<u64>,
     /// Size of the data minus one; the size is a power of two.
     mask: u64,
     /// Up to here records were handed out; published lazily.
@@ -99,7 +99,10 @@ impl View {
                 // SAFETY: the record is committed, lies within the double mapping, and the kernel does not write over
                 // it before the position is published past it.
                 let record = unsafe {
-                    std::slice::from_raw_parts(self.data.as_ptr().add(at + HEADER as usize), size as usize)
+                    std::slice::from_raw_parts(
+                        self.data.as_ptr().cast::<u8>().add(at + HEADER as usize),
+                        size as usize,
+                    )
                 };
                 each(record);
                 count += 1;
@@ -128,7 +131,7 @@ impl View {
     fn length_at_read(&self) -> u32 {
         let at = (self.read & self.mask) as usize;
         // SAFETY: records start at multiples of 8 within the data; the kernel writes the length atomically.
-        unsafe { &*self.data.as_ptr().add(at).cast::<AtomicU32>() }.load(Ordering::Acquire)
+        unsafe { &*self.data.as_ptr().byte_add(at).cast::<AtomicU32>() }.load(Ordering::Acquire)
     }
 }
 
@@ -176,7 +179,7 @@ impl RingReader {
         let consumer_page = Mapping::new(fd.as_raw_fd(), page, 0, libc::PROT_READ | libc::PROT_WRITE)?;
         let producer_pages = Mapping::new(fd.as_raw_fd(), page + 2 * data_len, page, libc::PROT_READ)?;
         // SAFETY: the data begins one page into the second mapping.
-        let data = unsafe { producer_pages.start.add(page) };
+        let data = unsafe { producer_pages.start.add(page) }.cast();
         let mut view = View {
             consumer: consumer_page.start.cast(),
             producer: producer_pages.start.cast(),
@@ -261,7 +264,7 @@ mod tests {
             View {
                 consumer: NonNull::from(&*self.consumer),
                 producer: NonNull::from(&*self.producer),
-                data: NonNull::new(self.data.as_mut_ptr().cast()).unwrap(),
+                data: NonNull::new(self.data.as_mut_ptr()).unwrap(),
                 mask: self.size as u64 - 1,
                 read: 0,
                 last: 0,

@@ -6,7 +6,7 @@ use super::fixtures::{
     debian_5_10, debian_6_1, debian_6_12, debian_7_3, micro_vm_6_18, no_btf, unprivileged,
 };
 use super::*;
-use crate::kernel::facts::{Capabilities, Probe, Symbol, Tracefs, TracepointId};
+use crate::kernel::facts::{Capabilities, KernelFunction, Probe, Symbol, Tracefs, TracepointId};
 use crate::kernel::offsets::MissingMember;
 
 const COMMON: [&str; 5] = ["state_actor", "state_net", "process_fork", "process_exec", "process_exit"];
