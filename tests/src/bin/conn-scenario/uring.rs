@@ -17,6 +17,7 @@ struct Params([u32; 30]);
 mod word {
     pub(super) const SQ_ENTRIES: usize = 0;
     pub(super) const CQ_ENTRIES: usize = 1;
+    pub(super) const SQ_HEAD: usize = 10;
     pub(super) const SQ_TAIL: usize = 11;
     pub(super) const SQ_MASK: usize = 12;
     pub(super) const SQ_ARRAY: usize = 16;
@@ -145,7 +146,7 @@ impl Ring {
                 head.store(next.wrapping_add(1), Ordering::Release);
                 return if cqe.res < 0 { Err(io::Error::from_raw_os_error(-cqe.res)) } else { Ok(cqe.res) };
             }
-            let submit = c_long::from(self.sq.word(p[word::SQ_TAIL] - 4).load(Ordering::Acquire) == at);
+            let submit = c_long::from(self.sq.word(p[word::SQ_HEAD]).load(Ordering::Acquire) == at);
             self.enter(submit)?;
         }
     }
