@@ -87,7 +87,7 @@ pub struct LoadOptions {
 pub struct Session {
     /// What is attached, and why.
     pub plan: Plan,
-    /// Members that this kernel lacks, and what that costs.
+    /// Members that this kernel lacks and programs that it refused, contrary to its own description.
     pub notes: Vec<String>,
     /// The programs; none after the detach.
     ebpf: Option<Ebpf>,
@@ -227,7 +227,8 @@ fn attach(
     }
     let counters = ebpf.take_map(COUNTERS_MAP).ok_or(LoadError::Object(COUNTERS_MAP))?;
     let counters = PerCpuArray::try_from(counters).map_err(|_| LoadError::Object(COUNTERS_MAP))?;
-    let notes = offsets.missing.iter().map(ToString::to_string).collect();
+    let refused = facts.refused.values().filter_map(Probe::refusal);
+    let notes = offsets.missing.iter().map(ToString::to_string).chain(refused).collect();
     Ok((Session { plan, notes, ebpf: Some(ebpf), missed: Vec::new(), tracepoints, counters }, reader))
 }
 

@@ -347,8 +347,8 @@ const SYS_EXITS: [(&str, HookId, &str); 2] = [
 
 fn tracepoints(facts: &KernelFacts, plan: &mut Plan) -> Result<(), Refusal> {
     plan.notes.push(
-        "connect: the local port is known when the connection is established; a connection that fails before is shown \
-         without it"
+        "connect: the local port is chosen after the hook; an unanswered SYN is told 20 ms late, with the port from \
+         /proc/net/tcp"
             .to_owned(),
     );
     let mut lost = Vec::new();
