@@ -39,7 +39,7 @@ enum Task {
     /// Build the agent with optimisations and run it.
     Run {
         /// What to give to `conn`; `tail` when nothing is given.
-        #[arg(last = true)]
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
     /// Check format and lints; warnings are errors.

@@ -1,5 +1,6 @@
 //! `cargo xtask test`: everything that can be tested on this machine.
 
+use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
@@ -27,9 +28,9 @@ pub(crate) fn test(with_vm: bool) -> Result<()> {
     };
 
     // The scenario tests run the agent's binary, which `cargo test` alone does not build.
-    agent::build(false)?;
+    let agent = agent::build(false)?;
     let start = Instant::now();
-    step("unit and scenario tests on this machine", on_host(), start);
+    step("unit and scenario tests on this machine", on_host(&agent), start);
     if with_vm {
         let start = Instant::now();
         step("scenario tests in virtual machines", in_machines(), start);
@@ -41,10 +42,10 @@ pub(crate) fn test(with_vm: bool) -> Result<()> {
     Ok(())
 }
 
-fn on_host() -> Result<()> {
+fn on_host(agent: &Path) -> Result<()> {
     // Packages are named by the workspace's default members: conn-ebpf builds only for its own target. All packages are
     // tested even if one fails.
-    run(workspace::cargo().args(["test", "--no-fail-fast"])).context("cargo test")
+    run(workspace::cargo().args(["test", "--no-fail-fast"]).env("CONN_BIN", agent)).context("cargo test")
 }
 
 fn in_machines() -> Result<()> {

@@ -19,6 +19,8 @@ use std::time::{Duration, Instant};
 
 /// The port that carries results; the first one is the console, on which the kernel writes too.
 const PORT: &str = "/dev/ttyS1";
+/// How much longer than on a real machine the tests wait: the processor is emulated, on a host that may be busy.
+const PATIENCE: &str = "4";
 /// How long output may still come after all writers are dead.
 const DRAIN: Duration = Duration::from_secs(2);
 
@@ -151,6 +153,7 @@ fn run_tests(port: &mut File, backend: &str, config: &Config, is_first: bool) ->
         .env("HOME", "/tmp")
         .env("TMPDIR", "/tmp")
         .env("RUST_BACKTRACE", "1")
+        .env("CONN_TIME_FACTOR", PATIENCE)
         .env("CONN_BACKEND", backend)
         .env("CONN_BIN", "/conn")
         .env("CONN_SCENARIO_BIN", "/bin/conn-scenario")

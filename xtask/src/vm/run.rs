@@ -1,8 +1,10 @@
 //! One run of a guest.
 
 use std::fs;
+use std::io;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
@@ -19,9 +21,11 @@ const MEMORY_MB: u32 = 1024;
 const BOOT: Duration = Duration::from_mins(1);
 
 /// The command line of the guest's kernel. A panic must reboot, which QEMU turns into its end; warnings must reach the
-/// console; under emulation on a busy host a processor can stand still for long without any fault of the kernel.
+/// console. Under emulation on a busy host a processor can stand still for long without any fault of the kernel: hence
+/// no watchdog, patience with RCU, and no check of the timer at boot (kernel: arch/x86/kernel/apic/io_apic.c,
+/// check_timer), which panics when too few ticks come in too little time.
 const KERNEL_ARGUMENTS: &str =
-    "console=ttyS0 panic=-1 loglevel=5 nowatchdog rcupdate.rcu_cpu_stall_timeout=200";
+    "console=ttyS0 panic=-1 loglevel=5 nowatchdog no_timer_check rcupdate.rcu_cpu_stall_timeout=200";
 
 /// A guest's report and where its logs are.
 pub(crate) struct Outcome {
@@ -57,7 +61,7 @@ pub(crate) fn run(qemu: &Qemu, kernel: &Kernel, programs: &Programs, job: &Job) 
         .stdin(Stdio::null());
     let start = Instant::now();
     let limit = BOOT + job.timeout.saturating_mul(u32::try_from(job.backends.len()).unwrap_or(u32::MAX));
-    let child = command.spawn().context("cannot start QEMU")?;
+    let child = end_with_us(&mut command).spawn().context("cannot start QEMU")?;
     let ending = match wait(child, limit)? {
         Some(status) if status.success() => Ending::Clean,
         Some(_) => Ending::Failed,
@@ -71,6 +75,20 @@ pub(crate) fn run(qemu: &Qemu, kernel: &Kernel, programs: &Programs, job: &Job) 
     let report = Report::of(&read(&results)?, &read(&console)?, ending, &job.backends);
     let _ = fs::remove_file(&initramfs);
     Ok(Outcome { report, console, results, took: start.elapsed() })
+}
+
+/// Lets the kernel kill the process when we die first, however that comes: a forgotten guest would take a core for good.
+fn end_with_us(command: &mut Command) -> &mut Command {
+    let arm = || {
+        // SAFETY: this option takes plain numbers only. It asks for the death of the calling thread's process, and the
+        // thread that calls waits for the child.
+        match unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    };
+    // SAFETY: between fork and exec the closure makes one system call and neither allocates nor locks.
+    unsafe { command.pre_exec(arm) }
 }
 
 /// QEMU reads a comma in an option as its end unless it is doubled.
