@@ -11,6 +11,7 @@ use std::process::{Command, Stdio};
 
 use conn_common::decode::Record;
 use conn_common::hook::HookId;
+use conn_common::record::Sock;
 use thiserror::Error;
 
 use super::plan::Plan;
@@ -49,7 +50,8 @@ pub struct Workload {
 
 /// The part that watches the records.
 pub struct Watch {
-    own: u32,
+    /// The agent's process id as the kernel has it: in a pid namespace it is another one than the agent knows.
+    own: Option<u32>,
     ports: [u16; 2],
     children: BTreeSet<u32>,
     silent: BTreeSet<HookId>,
@@ -73,7 +75,7 @@ pub fn prepare(plan: &Plan) -> Result<(Workload, Watch), SelfTestError> {
     if v6.is_none() {
         silent.remove(&HookId::KprobeInet6Hash);
     }
-    Ok((Workload { v4, v6 }, Watch { own: std::process::id(), ports, children: BTreeSet::new(), silent }))
+    Ok((Workload { v4, v6 }, Watch { own: None, ports, children: BTreeSet::new(), silent }))
 }
 
 impl Workload {
@@ -129,12 +131,16 @@ impl Watch {
     pub fn on_record(&mut self, hook: HookId, record: &Record<'_>) -> bool {
         let ours = match record {
             Record::Connect(r) | Record::Accept(r) | Record::Listen(r) | Record::Unlisten(r) => {
-                r.task.tgid == self.own
+                let ours = self.is_our_sock(&r.sock);
+                if ours {
+                    self.own = Some(r.task.tgid);
+                }
+                ours
             }
-            Record::Close(r) | Record::End(r) => r.task.tgid == self.own,
-            Record::Established(r) => self.is_port(r.sock.lport) || self.is_port(r.sock.rport),
+            Record::Close(r) | Record::End(r) => self.is_our_sock(&r.sock),
+            Record::Established(r) => self.is_our_sock(&r.sock),
             Record::Fork(r) => {
-                let ours = r.parent_tgid == self.own;
+                let ours = self.own == Some(r.parent_tgid);
                 if ours {
                     self.children.insert(r.child.tgid);
                 }
@@ -147,6 +153,11 @@ impl Watch {
             self.silent.remove(&hook);
         }
         ours
+    }
+
+    /// Whether a socket is one of the test's, by its ports.
+    fn is_our_sock(&self, sock: &Sock) -> bool {
+        self.is_port(sock.lport) || self.is_port(sock.rport)
     }
 
     /// Whether every hook has delivered.
@@ -174,5 +185,64 @@ impl Watch {
         } else {
             Err(SelfTestError::Silent(self.silent.iter().copied().collect()))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use conn_common::record::{ExitRecord, ForkRecord, SockRecord, Task};
+
+    use super::*;
+
+    fn watch(hooks: &[HookId]) -> Watch {
+        Watch {
+            own: None,
+            ports: [4711, 0],
+            children: BTreeSet::new(),
+            silent: hooks.iter().copied().collect(),
+        }
+    }
+
+    fn listen(tgid: u32, lport: u16) -> Record<'static> {
+        let task = Task { tgid, ..Task::default() };
+        Record::Listen(SockRecord { task, sock: Sock { lport, ..Sock::default() }, ..SockRecord::default() })
+    }
+
+    #[test]
+    fn a_silent_hook_is_named() {
+        let mut watch = watch(&[HookId::FexitListenStart, HookId::FentryTcpConnect]);
+        assert!(watch.on_record(HookId::FexitListenStart, &listen(1, 4711)));
+        assert!(!watch.is_complete());
+        let error = watch.verdict().expect_err("tcp_connect delivered nothing").to_string();
+        assert!(error.contains("fentry:tcp_connect") && !error.contains("listen_start"), "{error}");
+    }
+
+    #[test]
+    fn what_others_do_proves_nothing() {
+        let mut watch = watch(&[HookId::FexitListenStart]);
+        assert!(!watch.on_record(HookId::FexitListenStart, &listen(1, 80)));
+        assert!(!watch.on_record(HookId::FexitListenStart, &listen(1, 0)), "port 0 is no port");
+        assert!(watch.verdict().is_err());
+    }
+
+    #[test]
+    fn a_child_is_known_by_its_parent_as_the_kernel_numbers_it() {
+        let mut watch = watch(&[HookId::ProcessFork, HookId::ProcessExit]);
+        let fork = |parent_tgid, tgid| {
+            Record::Fork(ForkRecord {
+                child: Task { tgid, ..Task::default() },
+                parent_tgid,
+                ..ForkRecord::default()
+            })
+        };
+        assert!(!watch.on_record(HookId::ProcessFork, &fork(70, 71)), "before anything of ours was seen");
+        watch.on_record(HookId::FexitListenStart, &listen(70, 4711));
+        assert!(watch.on_record(HookId::ProcessFork, &fork(70, 72)));
+        let exit = |tgid| {
+            Record::Exit(ExitRecord { task: Task { tgid, ..Task::default() }, ..ExitRecord::default() })
+        };
+        assert!(!watch.on_record(HookId::ProcessExit, &exit(71)));
+        assert!(watch.on_record(HookId::ProcessExit, &exit(72)));
+        assert!(watch.is_child(Pid(72)) && watch.is_complete());
     }
 }

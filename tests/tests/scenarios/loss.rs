@@ -1,0 +1,63 @@
+//! A forced loss: a tiny ring, a stopped reader and a storm. The loss must be told, and exactly.
+
+use anyhow::{Context, Result, ensure};
+use conn_tests::expect::Backend;
+use conn_tests::truth::Line;
+
+use crate::agent::{Agent, Output};
+use crate::workload::Workload;
+
+/// Connections of the storm: some twenty times what the ring holds.
+const CONNECTIONS: u64 = 2_000;
+/// Records of the same hook that others on this machine may cause meanwhile.
+const OTHERS: u64 = 400;
+
+/// The hook that runs at each close of this backend, and its records per connection and for the rest of the storm.
+const fn counted_hook(backend: Backend) -> (&'static str, u64, u64) {
+    match backend {
+        Backend::Fentry => ("fentry:tcp_close", 2, 0),
+        Backend::Kprobe => ("kprobe:tcp_close", 2, 0),
+        // A connect and two closes; the listener comes and goes.
+        Backend::Tracepoint => ("tp_btf:inet_sock_set_state/actor", 3, 2),
+    }
+}
+
+/// What is told as seen and as lost adds up to what happened, and after the loss everything is told again.
+pub(crate) fn is_exact() -> Result<()> {
+    let mut workload = Workload::start(&["storm", &CONNECTIONS.to_string(), "--wait"])?;
+    workload.ready()?;
+    let agent = Agent::start_with(&["--ring-size", "64K", "--no-self-test"], Output::Events)?;
+    let backend = agent.backend;
+    agent.signal(libc::SIGSTOP)?;
+    workload.go()?;
+    let lines = workload.finish()?;
+    agent.signal(libc::SIGCONT)?;
+    // What it tells, it has read: there is room again for what comes now.
+    agent.wait_for(0, "what the ring held of the storm", |event| event.kind == "close")?;
+    agent.fence().context("after the loss")?;
+    let gaps: Vec<_> = agent.since(0).into_iter().filter(|event| event.kind == "gap").collect();
+    let ended = agent.stop()?;
+    let totals = ended.totals()?;
+
+    let Some(Line::Storm(storm)) = lines.iter().find(|line| matches!(line, Line::Storm(_))) else {
+        anyhow::bail!("the storm told nothing")
+    };
+    let told: u64 = gaps.iter().filter_map(|gap| gap.lost).sum();
+    ensure!(told > 0, "a ring of 64K held the records of {} connections", storm.connections);
+    ensure!(totals.gaps >= gaps.len() as u64, "{} gap events, {} in the totals", gaps.len(), totals.gaps);
+    ensure!(totals.lost >= told, "{told} lost in gap events, {} in the totals", totals.lost);
+
+    let (hook, each, rest) = counted_hook(backend);
+    let record = totals.records.get(hook).with_context(|| format!("no {hook} in the totals"))?;
+    let number = |key: &str| record.get(key).and_then(serde_json::Value::as_u64).unwrap_or(0);
+    let (seen, lost) = (number("seen"), number("lost"));
+    let happened = each * storm.connections + rest;
+    ensure!(lost > 0, "{hook} lost nothing");
+    ensure!(
+        (happened..=happened + OTHERS).contains(&(seen + lost)),
+        "{hook}: {happened} happened, {seen} seen + {lost} lost = {}",
+        seen + lost
+    );
+    eprintln!("loss, backend {}: {hook}: {happened} happened, {seen} seen, {lost} lost", backend.name());
+    Ok(())
+}
