@@ -42,15 +42,6 @@ impl Backend {
     }
 }
 
-/// Whether there must be an event.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Presence {
-    /// Exactly one.
-    Must,
-    /// At most one.
-    May,
-}
-
 /// What is asked of a process in an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Who {
@@ -58,25 +49,19 @@ pub enum Who {
     Hook,
     /// The right one, by whichever method.
     Right,
-    /// The right one, or said to be unknown.
-    RightOrUnknown,
     /// Said to be unknown.
     Unknown,
 }
 
-/// What is asked of the event of a fact.
+/// What is asked of the event of a fact. There must be exactly one, whichever the backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Expect {
-    /// Whether it must be there.
-    pub presence: Presence,
     /// The opener, acceptor or listener.
     pub owner: Who,
     /// The closer, where the kind has one.
     pub closer: Who,
     /// The local port may be null (never wrong).
     pub port_may_be_null: bool,
-    /// The addresses and ports may be null or unspecified, and the transport may be shown as TCP.
-    pub loose_addresses: bool,
     /// The event may carry a time after the fact.
     pub told_late: bool,
     /// Byte counts must be there and right.
@@ -132,11 +117,6 @@ pub const RULES: &[Rule] = &[
         change: |e| e.owner = Who::Unknown,
     },
     Rule {
-        reason: "tracepoint: CLOSE->SYN_SENT comes before the choice of the local port",
-        applies: |c| c.backend == Backend::Tracepoint && c.fact.kind == Kind::Connect,
-        change: |e| e.port_may_be_null = true,
-    },
-    Rule {
         reason: "tracepoint: CLOSE->LISTEN comes before the port of an auto-bound listener is chosen",
         applies: |c| {
             c.backend == Backend::Tracepoint && c.fact.kind == Kind::Listen && c.fact.via == Via::AutoBind
@@ -164,32 +144,18 @@ pub const RULES: &[Rule] = &[
         change: |e| e.owner = Who::Right,
     },
     Rule {
-        reason: "MPTCP: the socket gets its addresses with its first subflow, and has no counters of its own",
+        reason: "MPTCP: its socket has no counters of its own, its subflows have",
         applies: |c| c.fact.sock.mptcp,
-        change: |e| {
-            e.loose_addresses = true;
-            e.port_may_be_null = true;
-            e.counters = false;
-        },
-    },
-    Rule {
-        reason: "MPTCP: the listening subflow, not the socket of the application, passes inet_csk_listen_start",
-        applies: |c| c.backend != Backend::Tracepoint && c.fact.sock.mptcp && c.fact.kind.is_listener(),
-        change: |e| {
-            e.presence = Presence::May;
-            e.owner = Who::RightOrUnknown;
-        },
+        change: |e| e.counters = false,
     },
 ];
 
 /// What is asked of this case, and the reasons for every concession.
 pub fn expect(case: &Case) -> (Expect, Vec<&'static str>) {
     let mut expect = Expect {
-        presence: Presence::Must,
         owner: Who::Hook,
         closer: Who::Hook,
         port_may_be_null: false,
-        loose_addresses: false,
         told_late: false,
         counters: true,
     };

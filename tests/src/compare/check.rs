@@ -59,19 +59,15 @@ fn socket(report: &mut Report, case: &Case, expect: Expect) {
     if event.conn_id.as_ref().is_none_or(String::is_empty) {
         report.say("no conn_id".into());
     }
-    if !expect.loose_addresses {
-        report.want("proto", &event.proto.as_deref(), &Some("tcp"));
-        // A mapped socket is shown with its IPv4 addresses.
-        let family = if fact.sock.laddr.is_ipv4() { "ipv4" } else { "ipv6" };
-        report.want("family", &event.family.as_deref(), &Some(family));
-        if !fact.kind.is_listener() {
-            report.want("mapped", &event.mapped, &Some(fact.sock.mapped));
-        }
-        if fact.sock.lport.is_none() && !expect.port_may_be_null && event.lport.is_none() {
-            report.say("lport is null".into());
-        }
-    } else if fact.kind != Kind::Listen && fact.kind != Kind::Unlisten {
-        report.want("proto", &event.proto.as_deref(), &Some("mptcp"));
+    report.want("proto", &event.proto.as_deref(), &Some(if fact.sock.mptcp { "mptcp" } else { "tcp" }));
+    // A mapped socket is shown with its IPv4 addresses.
+    let family = if fact.sock.laddr.is_ipv4() { "ipv4" } else { "ipv6" };
+    report.want("family", &event.family.as_deref(), &Some(family));
+    if !fact.kind.is_listener() {
+        report.want("mapped", &event.mapped, &Some(fact.sock.mapped));
+    }
+    if fact.sock.lport.is_none() && !expect.port_may_be_null && event.lport.is_none() {
+        report.say("lport is null".into());
     }
     if let Some(dir) = fact.dir {
         let dir = if dir == Dir::Out { "out" } else { "in" };
@@ -136,7 +132,7 @@ fn actor(
 ) {
     let unknown = told.process.is_none() && told.method == "unknown" && told.reason.is_some();
     match (who, &told.process, image) {
-        (Who::RightOrUnknown | Who::Unknown, None, _) if unknown => {}
+        (Who::Unknown, None, _) if unknown => {}
         (Who::Unknown, ..) => report.say(format!("{role}: told {}, but nobody can know it", name(told))),
         (_, Some(process), Some(image)) => {
             same_process(report, role, process, image, whole);

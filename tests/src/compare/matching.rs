@@ -1,7 +1,5 @@
 //! Finds the event of each fact.
 
-use std::net::{IpAddr, SocketAddr};
-
 use crate::compare::{CLOCK_SLACK_NS, Life, Truth};
 use crate::event::Event;
 use crate::expect::{Backend, Case, Expect, expect};
@@ -59,15 +57,9 @@ fn fits(fact: &Fact, expect: Expect, event: &Event) -> bool {
     if event.kind != fact.kind.name() || event.netns != Some(fact.sock.netns) {
         return false;
     }
-    let loose = expect.loose_addresses;
-    let local = SocketAddr::new(fact.sock.laddr, fact.sock.lport.unwrap_or(0));
-    let any_port = fact.sock.lport.is_none() || (expect.port_may_be_null && event.lport.is_none());
-    end_fits(local, event.laddr, event.lport, any_port, loose)
-        && fact.sock.remote.is_none_or(|remote| end_fits(remote, event.raddr, event.rport, false, loose))
-}
-
-fn end_fits(end: SocketAddr, ip: Option<IpAddr>, port: Option<u16>, any_port: bool, loose: bool) -> bool {
-    let ip_fits = ip == Some(end.ip()) || loose && ip.is_none_or(|ip| ip.is_unspecified());
-    let port_fits = any_port || port == Some(end.port()) || loose && port.is_none_or(|p| p == 0);
-    ip_fits && port_fits
+    let sock = &fact.sock;
+    let port_fits = sock.lport.is_none()
+        || sock.lport == event.lport
+        || (expect.port_may_be_null && event.lport.is_none());
+    event.laddr == Some(sock.laddr) && port_fits && (sock.remote.is_none() || sock.remote == event.remote())
 }

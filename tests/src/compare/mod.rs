@@ -127,10 +127,7 @@ pub fn compare(truth: &Truth, events: &[Event], backend: Backend) -> Vec<Problem
             let (expect, reasons) = expect(&case);
             match event {
                 Some(event) => check::event(truth, &case, expect, &reasons, ours[*event], &mut problems),
-                None if expect.presence == crate::expect::Presence::Must => {
-                    problems.push(Problem::Missing(brief(case.fact)));
-                }
-                None => {}
+                None => problems.push(Problem::Missing(brief(case.fact))),
             }
         }
         let told: Vec<_> = events.iter().flatten().map(|&e| ours[e]).collect();

@@ -245,15 +245,17 @@ fn a_gap_is_found() {
 }
 
 #[test]
-fn a_tracepoint_connect_may_lack_its_port_but_not_have_a_wrong_one() {
-    let truth = truth();
-    let mut events = fake::events(&truth, Backend::Tracepoint).unwrap();
-    for event in events.iter_mut().filter(|e| e.kind == "connect") {
-        (event.lport, event.community_id) = (None, None);
-    }
-    assert_eq!(compare(&truth, &events, Backend::Tracepoint), []);
-    events.iter_mut().find(|e| e.kind == "connect").unwrap().lport = Some(1);
-    assert!(!compare(&truth, &events, Backend::Tracepoint).is_empty());
+fn a_tracepoint_may_lack_the_port_of_an_auto_bound_listener_but_not_have_a_wrong_one() {
+    let mut truth = truth();
+    truth.facts.iter_mut().filter(|f| f.kind == Kind::Listen).for_each(|f| f.via = Via::AutoBind);
+    let with = |backend, port| {
+        let mut events = fake::events(&truth, backend).unwrap();
+        events.iter_mut().find(|e| e.kind == "listen").unwrap().lport = port;
+        compare(&truth, &events, backend)
+    };
+    assert_eq!(with(Backend::Tracepoint, None), []);
+    assert!(!with(Backend::Tracepoint, Some(1)).is_empty());
+    assert!(!with(Backend::Kprobe, None).is_empty());
 }
 
 #[test]
