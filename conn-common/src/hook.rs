@@ -73,4 +73,48 @@ hooks! {
     ProcessExec = 18, "tp_btf:sched_process_exec";
     /// The last thread of a process exits.
     ProcessExit = 19, "tp_btf:sched_process_exit";
+    /// Entry of `tcp_connect`, when the kernel skipped the first program.
+    FentryTcpConnectUnderstudy = 20, "fentry:tcp_connect/understudy";
+    /// Entry of `__inet_accept`, when the kernel skipped the first program.
+    FentryInetAcceptUnderstudy = 21, "fentry:__inet_accept/understudy";
+    /// Entry of `security_sock_graft`, when the kernel skipped the first program.
+    FentrySockGraftUnderstudy = 22, "fentry:security_sock_graft/understudy";
+    /// Entry of `tcp_close`, when the kernel skipped the first program.
+    FentryTcpCloseUnderstudy = 23, "fentry:tcp_close/understudy";
+    /// As [`HookId::StateActor`], when the kernel skipped the first program.
+    StateActorUnderstudy = 24, "tp_btf:inet_sock_set_state/actor/understudy";
+    /// As [`HookId::StateNet`], when the kernel skipped the first program.
+    StateNetUnderstudy = 25, "tp_btf:inet_sock_set_state/net/understudy";
+    /// As [`HookId::ProcessFork`], when the kernel skipped the first program.
+    ProcessForkUnderstudy = 26, "tp_btf:sched_process_fork/understudy";
+    /// As [`HookId::ProcessExec`], when the kernel skipped the first program.
+    ProcessExecUnderstudy = 27, "tp_btf:sched_process_exec/understudy";
+    /// As [`HookId::ProcessExit`], when the kernel skipped the first program.
+    ProcessExitUnderstudy = 28, "tp_btf:sched_process_exit/understudy";
+}
+
+/// The pairs of a hook and the one that tells what it misses.
+const UNDERSTUDIES: [(HookId, HookId); 9] = [
+    (HookId::FentryTcpConnect, HookId::FentryTcpConnectUnderstudy),
+    (HookId::FentryInetAccept, HookId::FentryInetAcceptUnderstudy),
+    (HookId::FentrySockGraft, HookId::FentrySockGraftUnderstudy),
+    (HookId::FentryTcpClose, HookId::FentryTcpCloseUnderstudy),
+    (HookId::StateActor, HookId::StateActorUnderstudy),
+    (HookId::StateNet, HookId::StateNetUnderstudy),
+    (HookId::ProcessFork, HookId::ProcessForkUnderstudy),
+    (HookId::ProcessExec, HookId::ProcessExecUnderstudy),
+    (HookId::ProcessExit, HookId::ProcessExitUnderstudy),
+];
+
+impl HookId {
+    /// The hook that tells what this one misses: the kernel skips a tracing program when a task was preempted inside it
+    /// and the next task of that CPU comes the same way (`__bpf_prog_enter_recur`, `__bpf_trace_run`).
+    pub fn understudy(self) -> Option<Self> {
+        UNDERSTUDIES.iter().find(|(first, _)| *first == self).map(|(_, understudy)| *understudy)
+    }
+
+    /// Whether this hook only tells what another one missed: it is silent as a rule, and may repeat what was told.
+    pub const fn is_understudy(self) -> bool {
+        self as u16 >= Self::FentryTcpConnectUnderstudy as u16
+    }
 }

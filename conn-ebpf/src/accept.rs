@@ -21,11 +21,22 @@ use crate::offsets::{
 };
 use crate::sock::{self, AF_INET, AF_INET6, Key, TCP_LISTEN};
 use crate::state::emit_sock;
+use crate::understudy::Pair;
+
+const ACCEPT: Pair = Pair::new(HookId::FentryInetAccept, HookId::FentryInetAcceptUnderstudy);
+const GRAFT: Pair = Pair::new(HookId::FentrySockGraft, HookId::FentrySockGraftUnderstudy);
 
 #[fentry(function = "__inet_accept")]
 pub(crate) fn fentry_inet_accept(ctx: FEntryContext) -> i32 {
     // SAFETY: void __inet_accept(struct socket *sock, struct socket *newsock, struct sock *newsk)
     unsafe { accept::<Direct>(HookId::FentryInetAccept, ctx.arg(2)) };
+    0
+}
+
+#[fentry(function = "__inet_accept")]
+pub(crate) fn fentry_inet_accept_understudy(ctx: FEntryContext) -> i32 {
+    // SAFETY: as above.
+    unsafe { accept::<Direct>(HookId::FentryInetAcceptUnderstudy, ctx.arg(2)) };
     0
 }
 
@@ -42,6 +53,13 @@ pub(crate) fn kprobe_inet_accept(ctx: ProbeContext) -> u32 {
 pub(crate) fn fentry_sock_graft(ctx: FEntryContext) -> i32 {
     // SAFETY: void security_sock_graft(struct sock *sk, struct socket *parent)
     unsafe { accept::<Direct>(HookId::FentrySockGraft, ctx.arg(0)) };
+    0
+}
+
+#[fentry(function = "security_sock_graft")]
+pub(crate) fn fentry_sock_graft_understudy(ctx: FEntryContext) -> i32 {
+    // SAFETY: as above.
+    unsafe { accept::<Direct>(HookId::FentrySockGraftUnderstudy, ctx.arg(0)) };
     0
 }
 
@@ -91,6 +109,9 @@ pub(crate) fn kretprobe_csk_accept(ctx: RetProbeContext) -> u32 {
 unsafe fn accept<A: Access + Key>(hook: HookId, sk: *const c_void) {
     // SAFETY: the hook's argument.
     unsafe {
+        if !ACCEPT.is_to_tell(hook, sk) || !GRAFT.is_to_tell(hook, sk) {
+            return;
+        }
         let family = A::load::<u16>(sk, OFF_SKC_FAMILY.load());
         if (family != AF_INET && family != AF_INET6) || !sock::is_ours::<A>(sk) {
             return;

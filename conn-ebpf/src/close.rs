@@ -12,11 +12,21 @@ use crate::mem::{Access, Direct, Probe};
 use crate::offsets::OFF_SKC_STATE;
 use crate::sock::{self, Key, TCP_CLOSE, TCP_LISTEN, TCP_SYN_SENT};
 use crate::state::emit_end;
+use crate::understudy::Pair;
+
+const PAIR: Pair = Pair::new(HookId::FentryTcpClose, HookId::FentryTcpCloseUnderstudy);
 
 #[fentry(function = "tcp_close")]
 pub(crate) fn fentry_tcp_close(ctx: FEntryContext) -> i32 {
     // SAFETY: void tcp_close(struct sock *sk, long timeout)
     unsafe { close::<Direct>(HookId::FentryTcpClose, ctx.arg(0)) };
+    0
+}
+
+#[fentry(function = "tcp_close")]
+pub(crate) fn fentry_tcp_close_understudy(ctx: FEntryContext) -> i32 {
+    // SAFETY: as above.
+    unsafe { close::<Direct>(HookId::FentryTcpCloseUnderstudy, ctx.arg(0)) };
     0
 }
 
@@ -35,7 +45,12 @@ unsafe fn close<A: Access + Key>(hook: HookId, sk: *const c_void) {
     unsafe {
         let state = A::load::<u8>(sk, OFF_SKC_STATE.load());
         // CLOSE: ended before. LISTEN and SYN_SENT: the state tracepoint tells the end.
-        if state == TCP_CLOSE || state == TCP_LISTEN || state == TCP_SYN_SENT || !sock::is_ours::<A>(sk) {
+        if !PAIR.is_to_tell(hook, sk)
+            || state == TCP_CLOSE
+            || state == TCP_LISTEN
+            || state == TCP_SYN_SENT
+            || !sock::is_ours::<A>(sk)
+        {
             return;
         }
         emit_end::<A>(

@@ -10,11 +10,21 @@ use conn_common::record::RecordKind;
 use crate::mem::{Access, Direct, Probe};
 use crate::sock::{self, Key, TCP_SYN_SENT};
 use crate::state::emit_sock;
+use crate::understudy::Pair;
+
+const PAIR: Pair = Pair::new(HookId::FentryTcpConnect, HookId::FentryTcpConnectUnderstudy);
 
 #[fentry(function = "tcp_connect")]
 pub(crate) fn fentry_tcp_connect(ctx: FEntryContext) -> i32 {
     // SAFETY: int tcp_connect(struct sock *sk)
     unsafe { connect::<Direct>(HookId::FentryTcpConnect, ctx.arg(0)) };
+    0
+}
+
+#[fentry(function = "tcp_connect")]
+pub(crate) fn fentry_tcp_connect_understudy(ctx: FEntryContext) -> i32 {
+    // SAFETY: as above.
+    unsafe { connect::<Direct>(HookId::FentryTcpConnectUnderstudy, ctx.arg(0)) };
     0
 }
 
@@ -31,7 +41,7 @@ pub(crate) fn kprobe_tcp_connect(ctx: ProbeContext) -> u32 {
 unsafe fn connect<A: Access + Key>(hook: HookId, sk: *const c_void) {
     // SAFETY: the hook's argument.
     unsafe {
-        if sock::is_ours::<A>(sk) {
+        if PAIR.is_to_tell(hook, sk) && sock::is_ours::<A>(sk) {
             emit_sock::<A>(hook, RecordKind::Connect, sk, TCP_SYN_SENT, TCP_SYN_SENT, 0);
         }
     }

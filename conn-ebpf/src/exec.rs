@@ -25,6 +25,7 @@ use crate::offsets::{
 };
 use crate::ring::{header, output};
 use crate::task;
+use crate::understudy::Pair;
 
 /// Longest name of a path component, with its NUL (`NAME_MAX`).
 const NAME_ROOM: usize = 256;
@@ -40,15 +41,31 @@ struct Scratch {
 
 const _: () = assert!(EXEC_ARGS_MAX >= NAME_ROOM && EXEC_PATH_MAX.is_power_of_two());
 
+/// One for each of the two programs: the first may be preempted while it fills its own.
 #[map]
-static EXEC_SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+static EXEC_SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(2, 0);
+
+const EXEC: Pair = Pair::new(HookId::ProcessExec, HookId::ProcessExecUnderstudy);
 
 #[btf_tracepoint(function = "sched_process_exec")]
 pub(crate) fn process_exec(ctx: BtfTracePointContext) -> i32 {
+    execs(HookId::ProcessExec, 0, &ctx)
+}
+
+/// See [`crate::understudy`].
+#[btf_tracepoint(function = "sched_process_exec")]
+pub(crate) fn process_exec_understudy(ctx: BtfTracePointContext) -> i32 {
+    execs(HookId::ProcessExecUnderstudy, 1, &ctx)
+}
+
+#[inline(always)]
+fn execs(hook: HookId, slot: u32, ctx: &BtfTracePointContext) -> i32 {
+    if !EXEC.is_to_tell(hook, ctx.arg(0)) {
+        return 0;
+    }
     let bprm: *const c_void = ctx.arg(2);
-    let Some(scratch) = EXEC_SCRATCH.get_ptr_mut(0) else { return 0 };
-    let Some((header, counters)) = header(HookId::ProcessExec, RecordKind::Exec, size_of::<ExecRecord>())
-    else {
+    let Some(scratch) = EXEC_SCRATCH.get_ptr_mut(slot) else { return 0 };
+    let Some((header, counters)) = header(hook, RecordKind::Exec, size_of::<ExecRecord>()) else {
         return 0;
     };
     // SAFETY: TP_PROTO(struct task_struct *p, pid_t old_pid, struct linux_binprm *bprm); the scratch is this CPU's.

@@ -33,6 +33,7 @@ mod ring;
 mod sock;
 mod state;
 mod task;
+mod understudy;
 
 #[panic_handler]
 fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {

@@ -16,18 +16,33 @@ use crate::offsets::{
 };
 use crate::ring::reserve;
 use crate::task;
+use crate::understudy::Pair;
+
+const FORK: Pair = Pair::new(HookId::ProcessFork, HookId::ProcessForkUnderstudy);
+const EXIT: Pair = Pair::new(HookId::ProcessExit, HookId::ProcessExitUnderstudy);
 
 #[btf_tracepoint(function = "sched_process_fork")]
 pub(crate) fn process_fork(ctx: BtfTracePointContext) -> i32 {
+    forks(HookId::ProcessFork, &ctx)
+}
+
+/// See [`crate::understudy`].
+#[btf_tracepoint(function = "sched_process_fork")]
+pub(crate) fn process_fork_understudy(ctx: BtfTracePointContext) -> i32 {
+    forks(HookId::ProcessForkUnderstudy, &ctx)
+}
+
+#[inline(always)]
+fn forks(hook: HookId, ctx: &BtfTracePointContext) -> i32 {
     let parent: *const c_void = ctx.arg(0);
     let child: *const c_void = ctx.arg(1);
     // SAFETY: TP_PROTO(struct task_struct *parent, struct task_struct *child)
     unsafe {
         let tgid = Direct::load::<u32>(child, OFF_TASK_TGID.load());
-        if Direct::load::<u32>(child, OFF_TASK_PID.load()) != tgid {
+        if Direct::load::<u32>(child, OFF_TASK_PID.load()) != tgid || !FORK.is_to_tell(hook, child) {
             return 0;
         }
-        if let Some((header, mut entry)) = reserve::<ForkRecord>(HookId::ProcessFork, RecordKind::Fork) {
+        if let Some((header, mut entry)) = reserve::<ForkRecord>(hook, RecordKind::Fork) {
             let record = entry.as_mut_ptr();
             let uid_gid = bpf_get_current_uid_gid();
             (*record).header = header;
@@ -52,15 +67,26 @@ pub(crate) fn process_fork(ctx: BtfTracePointContext) -> i32 {
 
 #[btf_tracepoint(function = "sched_process_exit")]
 pub(crate) fn process_exit(ctx: BtfTracePointContext) -> i32 {
+    exits(HookId::ProcessExit, &ctx)
+}
+
+/// See [`crate::understudy`].
+#[btf_tracepoint(function = "sched_process_exit")]
+pub(crate) fn process_exit_understudy(ctx: BtfTracePointContext) -> i32 {
+    exits(HookId::ProcessExitUnderstudy, &ctx)
+}
+
+#[inline(always)]
+fn exits(hook: HookId, ctx: &BtfTracePointContext) -> i32 {
     let exiting: *const c_void = ctx.arg(0);
     // SAFETY: TP_PROTO(struct task_struct *p[, bool group_dead])
     unsafe {
         // The leader's exit is not the process's: `do_exit` counts `signal->live` down before the tracepoint.
         let signal = Probe::pointer(exiting, OFF_TASK_SIGNAL.load());
-        if probe::<i32>(signal, OFF_SIGNAL_LIVE.load()) != 0 {
+        if probe::<i32>(signal, OFF_SIGNAL_LIVE.load()) != 0 || !EXIT.is_to_tell(hook, exiting) {
             return 0;
         }
-        if let Some((header, mut entry)) = reserve::<ExitRecord>(HookId::ProcessExit, RecordKind::Exit) {
+        if let Some((header, mut entry)) = reserve::<ExitRecord>(hook, RecordKind::Exit) {
             let record = entry.as_mut_ptr();
             (*record).header = header;
             task::fill_current(&raw mut (*record).task);

@@ -18,33 +18,53 @@ use crate::sock::{
     self, IPPROTO_MPTCP, Key, TCP_CLOSE, TCP_ESTABLISHED, TCP_LISTEN, TCP_SYN_RECV, TCP_SYN_SENT,
 };
 use crate::task;
+use crate::understudy::Pair;
+
+const ACTOR: Pair = Pair::new(HookId::StateActor, HookId::StateActorUnderstudy);
+const NET: Pair = Pair::new(HookId::StateNet, HookId::StateNetUnderstudy);
 
 /// Transitions whose `current` is the actor: a connect or a listen begins, a listener ends, a close.
 #[btf_tracepoint(function = "inet_sock_set_state")]
 pub(crate) fn state_actor(ctx: BtfTracePointContext) -> i32 {
+    actor(HookId::StateActor, &ctx);
+    0
+}
+
+/// See [`crate::understudy`].
+#[btf_tracepoint(function = "inet_sock_set_state")]
+pub(crate) fn state_actor_understudy(ctx: BtfTracePointContext) -> i32 {
+    actor(HookId::StateActorUnderstudy, &ctx);
+    0
+}
+
+#[inline(always)]
+fn actor(hook: HookId, ctx: &BtfTracePointContext) {
     let sk: *const c_void = ctx.arg(0);
     let old = ctx.arg::<i32>(1) as u8;
     let new = ctx.arg::<i32>(2) as u8;
     // SAFETY: the tracepoint's argument is a `struct sock`, typed by BTF.
     unsafe {
         match (old, new) {
-            (TCP_CLOSE, TCP_SYN_SENT) => begins(sk, old, new, RecordKind::Connect, STATE_TELLS_ALL.load()),
-            (TCP_CLOSE, TCP_LISTEN) => begins(sk, old, new, RecordKind::Listen, STATE_TELLS_LISTEN.load()),
+            (TCP_CLOSE, TCP_SYN_SENT) => {
+                begins(hook, sk, old, new, RecordKind::Connect, STATE_TELLS_ALL.load());
+            }
+            (TCP_CLOSE, TCP_LISTEN) => {
+                begins(hook, sk, old, new, RecordKind::Listen, STATE_TELLS_LISTEN.load());
+            }
             (TCP_LISTEN, TCP_CLOSE) => {
-                if sock::is_ours::<Direct>(sk) {
-                    emit_sock::<Direct>(HookId::StateActor, RecordKind::Unlisten, sk, old, new, 0);
+                if ACTOR.is_to_tell(hook, sk) && sock::is_ours::<Direct>(sk) {
+                    emit_sock::<Direct>(hook, RecordKind::Unlisten, sk, old, new, 0);
                 }
             }
             (TCP_CLOSE | TCP_LISTEN | TCP_SYN_SENT, _) => {}
-            _ => closes(sk, old, new),
+            _ => closes(hook, sk, old, new),
         }
     }
-    0
 }
 
 /// A connect or a listen begins; function hooks tell it later, with the port.
 #[inline(always)]
-unsafe fn begins(sk: *const c_void, old: u8, new: u8, kind: RecordKind, tells: u32) {
+unsafe fn begins(hook: HookId, sk: *const c_void, old: u8, new: u8, kind: RecordKind, tells: u32) {
     // SAFETY: the caller's `sk`.
     unsafe {
         let mptcp = sock::protocol::<Direct>(sk) == IPPROTO_MPTCP;
@@ -55,8 +75,8 @@ unsafe fn begins(sk: *const c_void, old: u8, new: u8, kind: RecordKind, tells: u
             }
             return;
         }
-        if sock::is_ours::<Direct>(sk) {
-            emit_sock::<Direct>(HookId::StateActor, kind, sk, old, new, SockFlags::PORT_PENDING);
+        if ACTOR.is_to_tell(hook, sk) && sock::is_ours::<Direct>(sk) {
+            emit_sock::<Direct>(hook, kind, sk, old, new, SockFlags::PORT_PENDING);
         }
     }
 }
@@ -64,32 +84,45 @@ unsafe fn begins(sk: *const c_void, old: u8, new: u8, kind: RecordKind, tells: u
 /// A transition inside the close of the socket's file, where no function hook tells it: without function hooks, and
 /// for MPTCP, for which `tcp_close` never runs (`mptcp_close`).
 #[inline(always)]
-unsafe fn closes(sk: *const c_void, old: u8, new: u8) {
+unsafe fn closes(hook: HookId, sk: *const c_void, old: u8, new: u8) {
     // SAFETY: the caller's `sk`.
     unsafe {
         if STATE_TELLS_ALL.load() == 0 && sock::protocol::<Direct>(sk) != IPPROTO_MPTCP {
             return;
         }
         let holder = sock::holder::<Direct>(sk);
-        if holder & SockFlags::FILE_DEAD == 0 || !sock::is_ours::<Direct>(sk) {
+        if holder & SockFlags::FILE_DEAD == 0 || !ACTOR.is_to_tell(hook, sk) || !sock::is_ours::<Direct>(sk) {
             return;
         }
-        emit_end::<Direct>(HookId::StateActor, RecordKind::Close, sk, old, new, holder);
+        emit_end::<Direct>(hook, RecordKind::Close, sk, old, new, holder);
     }
 }
 
 /// Transitions that the network drives: a handshake completes, a connection ends without a close.
 #[btf_tracepoint(function = "inet_sock_set_state")]
 pub(crate) fn state_net(ctx: BtfTracePointContext) -> i32 {
+    net(HookId::StateNet, &ctx);
+    0
+}
+
+/// See [`crate::understudy`].
+#[btf_tracepoint(function = "inet_sock_set_state")]
+pub(crate) fn state_net_understudy(ctx: BtfTracePointContext) -> i32 {
+    net(HookId::StateNetUnderstudy, &ctx);
+    0
+}
+
+#[inline(always)]
+fn net(hook: HookId, ctx: &BtfTracePointContext) {
     let sk: *const c_void = ctx.arg(0);
     let old = ctx.arg::<i32>(1) as u8;
     let new = ctx.arg::<i32>(2) as u8;
     // SAFETY: the tracepoint's argument is a `struct sock`, typed by BTF.
     unsafe {
         if new == TCP_ESTABLISHED {
-            if sock::is_ours::<Direct>(sk)
-                && let Some((header, mut entry)) =
-                    reserve::<EstablishedRecord>(HookId::StateNet, RecordKind::Established)
+            if NET.is_to_tell(hook, sk)
+                && sock::is_ours::<Direct>(sk)
+                && let Some((header, mut entry)) = reserve::<EstablishedRecord>(hook, RecordKind::Established)
             {
                 let record = entry.as_mut_ptr();
                 (*record).header = header;
@@ -97,15 +130,14 @@ pub(crate) fn state_net(ctx: BtfTracePointContext) -> i32 {
                 entry.submit(0);
             }
         } else if new == TCP_CLOSE && old != TCP_CLOSE && old != TCP_LISTEN {
-            ends(sk, old, new);
+            ends(hook, sk, old, new);
         }
     }
-    0
 }
 
 /// A connection reaches CLOSE. What a close told already, and what only ends its orphan, is not told again.
 #[inline(always)]
-unsafe fn ends(sk: *const c_void, old: u8, new: u8) {
+unsafe fn ends(hook: HookId, sk: *const c_void, old: u8, new: u8) {
     // SAFETY: the caller's `sk`.
     unsafe {
         let holder = sock::holder::<Direct>(sk);
@@ -119,8 +151,8 @@ unsafe fn ends(sk: *const c_void, old: u8, new: u8) {
             // that nobody accepted.
             old == TCP_SYN_RECV || sock::shutdown::<Direct>(sk) == 3
         };
-        if !told && sock::is_ours::<Direct>(sk) {
-            emit_end::<Direct>(HookId::StateNet, RecordKind::End, sk, old, new, holder);
+        if !told && NET.is_to_tell(hook, sk) && sock::is_ours::<Direct>(sk) {
+            emit_end::<Direct>(hook, RecordKind::End, sk, old, new, holder);
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::flow::table::FlowTable;
 use crate::kernel::gap::{Gap, GapTracker};
 use crate::kernel::load::Session;
 use crate::kernel::selftest::Watch;
-use crate::process::info::ExitStatus;
+use crate::process::info::{ExitStatus, ProcessSource};
 use crate::process::table::ProcessTable;
 use crate::units::BootNs;
 
@@ -107,11 +107,23 @@ impl Pipeline {
         match &record {
             Record::Fork(fork) => drop(self.processes.on_fork(fork)),
             Record::Exec(exec, args) => {
+                let before = self.processes.known(&exec.task);
                 let process = self.processes.on_exec(exec, args);
-                self.tell(boot, EventBody::Exec(ProcEvent { process }), tell);
+                // An understudy may repeat what was told.
+                let repeats = hook.is_understudy()
+                    && before.is_some_and(|(before, _)| {
+                        before.source == ProcessSource::Exec
+                            && before.exe == process.exe
+                            && before.args == process.args
+                    });
+                if !repeats {
+                    self.tell(boot, EventBody::Exec(ProcEvent { process }), tell);
+                }
             }
             Record::Exit(exit) => {
-                if let Some(process) = self.processes.on_exit(exit) {
+                let repeats = hook.is_understudy()
+                    && self.processes.known(&exit.task).is_some_and(|(_, exited)| exited);
+                if let Some(process) = self.processes.on_exit(exit).filter(|_| !repeats) {
                     let status = ExitStatus::from_kernel(exit.exit_code);
                     self.tell(boot, EventBody::Exit(ProcEvent { process }, status), tell);
                 }

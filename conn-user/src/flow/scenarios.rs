@@ -505,3 +505,42 @@ fn mptcp() {
         ],
     );
 }
+
+#[test]
+fn an_understudy_tells_what_was_missed_and_repeats_nothing() {
+    for repeated in [false, true] {
+        let mut rig = Rig::new(Backend::Fentry);
+        rig.listens(20, listener());
+        if repeated {
+            rig.connects(10, client());
+        }
+        let again = rig.sock_record(HookId::FentryTcpConnectUnderstudy, who(10), client());
+        rig.feed(&Record::Connect(again));
+        rig.established(SYN_RECV, child());
+        rig.established(SYN_SENT, client());
+        if repeated {
+            rig.accepts(20, child());
+        }
+        let again = rig.sock_record(HookId::FentryInetAcceptUnderstudy, who(20), child());
+        rig.feed(&Record::Accept(again));
+        for repetition in 0..=u8::from(repeated) {
+            let hook = [HookId::FentryTcpCloseUnderstudy, HookId::FentryTcpClose][usize::from(repetition)];
+            let header = rig.header(hook);
+            let sock = Sock { old_state: ESTABLISHED, new_state: ESTABLISHED, ..client() };
+            let record = SockEndRecord { header, task: who(10), sock, counters: Counters::default() };
+            rig.feed(&Record::Close(record));
+        }
+        let told = rig.told();
+        assert_eq!(
+            told,
+            [
+                "listen 1 0.0.0.0:80 by 20",
+                "connect 2 Out 127.0.0.1:40000>127.0.0.1:80 by 10",
+                "established 2 Out 127.0.0.1:40000>127.0.0.1:80 by 10",
+                "accept 3 In 127.0.0.1:80>127.0.0.1:40000 by 20 of 20",
+                "close 2 Out 127.0.0.1:40000>127.0.0.1:80 by 10 LocalFin closer 10",
+            ],
+            "repeated: {repeated}"
+        );
+    }
+}

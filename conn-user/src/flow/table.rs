@@ -168,6 +168,10 @@ impl FlowTable {
         let Some(at) = self.at(&record.header) else { return };
         let sock = &record.sock;
         if let Found::Live(place) = self.store.find(sock) {
+            // An understudy repeats what was told when a preemption came between the two programs.
+            if at.hook.is_understudy() {
+                return;
+            }
             self.supersede(place, at.boot, out);
         }
         let mut ends = Ends::of(sock);
@@ -241,8 +245,10 @@ impl FlowTable {
     fn on_accept(&mut self, record: &SockRecord, procs: &mut ProcessTable, out: &mut Vec<FlowEvent>) {
         let Some(at) = self.at(&record.header) else { return };
         let sock = &record.sock;
-        // This one reads the descriptor after the call, when another thread may have replaced it.
-        let doubtful = matches!(at.hook, HookId::SysExitAccept | HookId::SysExitAccept4);
+        // The first two read the descriptor after the call, when another thread may have replaced it; an understudy may
+        // repeat what was told.
+        let doubtful =
+            matches!(at.hook, HookId::SysExitAccept | HookId::SysExitAccept4) || at.hook.is_understudy();
         let by_address = sock.flags & SockFlags::ADDRESS_KEY != 0;
         let begins_anew = by_address && !doubtful;
         match self.store.find(sock) {

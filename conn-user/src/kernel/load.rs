@@ -220,7 +220,13 @@ fn attach(
     let Some(Map::RingBuf(ring)) = ebpf.map(RING_MAP) else { return Err(LoadError::Object(RING_MAP)) };
     let reader = RingReader::new(ring.fd().as_fd(), options.ring_bytes).map_err(LoadError::Ring)?;
     let mut tracepoints = Vec::new();
-    for planned in &plan.programs {
+    // An understudy must run after its first program, which is before it in the plan. A tracepoint runs its programs in
+    // the order of attaching (`func_add`, kernel/tracepoint.c), a trampoline in the reverse (`bpf_trampoline_link_prog`
+    // adds at the head).
+    let is_trampoline =
+        |planned: &&PlannedProgram| matches!(planned.attach, Attach::Fentry(_) | Attach::Fexit(_));
+    let others = plan.programs.iter().filter(|planned| !is_trampoline(planned));
+    for planned in plan.programs.iter().rev().filter(is_trampoline).chain(others) {
         let event = attach_program(&mut ebpf, planned.program, &planned.attach)
             .map_err(|source| program_error(planned, "attach", source))?;
         tracepoints.extend(event);
@@ -249,15 +255,23 @@ impl Session {
         self.tracepoints.clear();
     }
 
-    /// How often the kernel skipped each attached program because it, or for kprobes and classic tracepoints any other
-    /// program, was already running on the CPU (`bpf_prog_info.recursion_misses`, 5.12 on).
+    /// How often the kernel skipped a program because it, or for kprobes and classic tracepoints any other program, was
+    /// already running on the CPU (`bpf_prog_info.recursion_misses`, 5.12 on). What an understudy told is not counted.
     pub fn recursion_misses(&self) -> Vec<(HookId, u64)> {
         let Some(ebpf) = &self.ebpf else { return self.missed.clone() };
-        let misses = |planned: &PlannedProgram| {
+        let of_program = |planned: &PlannedProgram| {
             let program = ebpf.program(planned.program)?;
-            Some((planned.hook, super::info::recursion_misses(program.fd().ok()?.as_fd().as_raw_fd())?))
+            super::info::recursion_misses(program.fd().ok()?.as_fd().as_raw_fd())
         };
-        self.plan.programs.iter().filter_map(misses).collect()
+        let of_hook =
+            |hook| self.plan.programs.iter().find(|planned| planned.hook == hook).and_then(of_program);
+        let missed = |planned: &PlannedProgram| {
+            let missed = of_program(planned)?;
+            // Lost is only what both missed.
+            let also = planned.hook.understudy().and_then(of_hook).unwrap_or(missed);
+            (!planned.hook.is_understudy()).then_some((planned.hook, missed.min(also)))
+        };
+        self.plan.programs.iter().filter_map(missed).collect()
     }
 
     /// The reader of the BPF side's own diagnostics; none when the level removed them all.

@@ -117,6 +117,12 @@ impl ProcessTable {
         ProcessStats { known: self.known, exited: self.exits.len(), ..self.stats }
     }
 
+    /// What is known of a hook's task already, and whether it has exited.
+    pub fn known(&mut self, task: &Task) -> Option<(Arc<ProcessInfo>, bool)> {
+        let entry = self.find(Pid(task.tgid), BootNs(task.start_boot_ns))?;
+        Some((Arc::clone(&entry.info), entry.exited))
+    }
+
     /// A process was created: it is what its parent is, until it executes something.
     pub fn on_fork(&mut self, record: &ForkRecord) -> Arc<ProcessInfo> {
         self.advance(BootNs(record.header.boot_ns));

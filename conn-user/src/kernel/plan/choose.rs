@@ -211,7 +211,7 @@ const KPROBE: [Candidates; 4] = [
 pub fn assess(facts: &KernelFacts, backend: Backend) -> Result<Plan, Refusal> {
     let mut plan = Plan {
         backend,
-        programs: COMMON.iter().map(common).collect(),
+        programs: COMMON.iter().flat_map(|place| with_understudy(facts, common(place))).collect(),
         refused: Vec::new(),
         notes: Vec::new(),
         tracefs: TracefsUse::NotNeeded,
@@ -273,7 +273,7 @@ fn functions(facts: &KernelFacts, roles: &[Candidates; 4], plan: &mut Plan) -> R
                 if matches!(program.hook, HookId::FexitCskAccept | HookId::KretprobeCskAccept) {
                     plan.notes.push(format!("accept: {} {BLOCKED}", program.attach.label()));
                 }
-                plan.programs.push(program);
+                plan.programs.extend(with_understudy(facts, program));
             }
             Err(passed_over) => {
                 let why = passed_over
@@ -292,6 +292,37 @@ fn functions(facts: &KernelFacts, roles: &[Candidates; 4], plan: &mut Plan) -> R
         }
     }
     Ok(())
+}
+
+/// A program, and behind it the one that tells what it misses.
+fn with_understudy(facts: &KernelFacts, first: PlannedProgram) -> impl Iterator<Item = PlannedProgram> {
+    let second = understudy(facts, &first);
+    std::iter::once(first).chain(second)
+}
+
+/// The second program at the same place, where there is one. Without it a preempted program may miss an event.
+fn understudy(facts: &KernelFacts, first: &PlannedProgram) -> Option<PlannedProgram> {
+    let hook = first.hook.understudy()?;
+    let program = match hook {
+        HookId::FentryTcpConnectUnderstudy => "fentry_tcp_connect_understudy",
+        HookId::FentryInetAcceptUnderstudy => "fentry_inet_accept_understudy",
+        HookId::FentrySockGraftUnderstudy => "fentry_sock_graft_understudy",
+        HookId::FentryTcpCloseUnderstudy => "fentry_tcp_close_understudy",
+        HookId::StateActorUnderstudy => "state_actor_understudy",
+        HookId::StateNetUnderstudy => "state_net_understudy",
+        HookId::ProcessForkUnderstudy => "process_fork_understudy",
+        HookId::ProcessExecUnderstudy => "process_exec_understudy",
+        HookId::ProcessExitUnderstudy => "process_exit_understudy",
+        _ => return None,
+    };
+    facts.refusal_of(program).is_none().then(|| PlannedProgram {
+        program,
+        hook,
+        attach: first.attach,
+        role: first.role,
+        reason: "tells what the first program misses when a task is preempted inside it".to_owned(),
+        passed_over: Vec::new(),
+    })
 }
 
 /// The first candidate that this kernel offers, or why there is none.

@@ -23,7 +23,16 @@ fn only(facts: &KernelFacts, backend: Backend) -> Plan {
 fn own(plan: &Plan) -> Vec<&'static str> {
     let all: Vec<_> = plan.programs.iter().map(|program| program.program).collect();
     assert!(COMMON.iter().all(|common| all.contains(common)), "{all:?}");
-    all.into_iter().filter(|program| !COMMON.contains(program)).collect()
+    assert_eq!(
+        plan.programs.iter().filter(|program| program.hook.is_understudy()).count(),
+        with_understudy(plan)
+    );
+    all.into_iter().filter(|program| !COMMON.contains(program) && !program.ends_with("_understudy")).collect()
+}
+
+/// How many programs of a plan have an understudy.
+fn with_understudy(plan: &Plan) -> usize {
+    plan.programs.iter().filter(|program| program.hook.understudy().is_some()).count()
 }
 
 #[test]
