@@ -197,6 +197,8 @@ pub struct Totals {
     pub lost: u64,
     /// Records not understood.
     pub undecoded: u64,
+    /// Times that a program was skipped because it ran on that CPU already, where the agent tells it.
+    pub missed: Option<u64>,
 }
 
 /// Bytes as the agent's JSON shows them: valid UTF-8 as it is; else each bad byte as `\xNN` and each backslash doubled.

@@ -62,6 +62,8 @@ pub struct Expect {
     pub closer: Who,
     /// The local port may be null (never wrong).
     pub port_may_be_null: bool,
+    /// Addresses and ports may be null or unspecified (never wrong).
+    pub ends_may_be_null: bool,
     /// The event may carry a time after the fact.
     pub told_late: bool,
     /// Byte counts must be there and right.
@@ -117,6 +119,19 @@ pub const RULES: &[Rule] = &[
         change: |e| e.owner = Who::Unknown,
     },
     Rule {
+        reason: "tracepoint: CLOSE->SYN_SENT comes before the choice of the port, for which the agent waits only so long",
+        applies: |c| c.backend == Backend::Tracepoint && c.fact.kind == Kind::Connect,
+        change: |e| e.port_may_be_null = true,
+    },
+    Rule {
+        reason: "MPTCP: the socket gets its ends with its first subflow, for which the agent waits only so long",
+        applies: |c| c.fact.sock.mptcp && c.fact.kind == Kind::Connect,
+        change: |e| {
+            e.port_may_be_null = true;
+            e.ends_may_be_null = true;
+        },
+    },
+    Rule {
         reason: "tracepoint: CLOSE->LISTEN comes before the port of an auto-bound listener is chosen",
         applies: |c| {
             c.backend == Backend::Tracepoint && c.fact.kind == Kind::Listen && c.fact.via == Via::AutoBind
@@ -156,6 +171,7 @@ pub fn expect(case: &Case) -> (Expect, Vec<&'static str>) {
         owner: Who::Hook,
         closer: Who::Hook,
         port_may_be_null: false,
+        ends_may_be_null: false,
         told_late: false,
         counters: true,
     };

@@ -1,5 +1,7 @@
 //! Finds the event of each fact.
 
+use std::net::IpAddr;
+
 use crate::compare::{CLOCK_SLACK_NS, Life, Truth};
 use crate::event::Event;
 use crate::expect::{Backend, Case, Expect, expect};
@@ -61,5 +63,12 @@ fn fits(fact: &Fact, expect: Expect, event: &Event) -> bool {
     let port_fits = sock.lport.is_none()
         || sock.lport == event.lport
         || (expect.port_may_be_null && event.lport.is_none());
-    event.laddr == Some(sock.laddr) && port_fits && (sock.remote.is_none() || sock.remote == event.remote())
+    let blank = |ip: Option<IpAddr>, port: Option<u16>| {
+        expect.ends_may_be_null
+            && ip.is_none_or(|ip| ip.is_unspecified())
+            && port.is_none_or(|port| port == 0)
+    };
+    let local = event.laddr == Some(sock.laddr) || blank(event.laddr, event.lport);
+    let remote = sock.remote.is_none() || sock.remote == event.remote() || blank(event.raddr, event.rport);
+    local && port_fits && remote
 }

@@ -259,6 +259,18 @@ fn a_tracepoint_may_lack_the_port_of_an_auto_bound_listener_but_not_have_a_wrong
 }
 
 #[test]
+fn a_tracepoint_connect_may_lack_its_port_but_not_have_a_wrong_one() {
+    let truth = truth();
+    let mut events = fake::events(&truth, Backend::Tracepoint).unwrap();
+    for event in events.iter_mut().filter(|e| e.kind == "connect") {
+        (event.lport, event.community_id) = (None, None);
+    }
+    assert_eq!(compare(&truth, &events, Backend::Tracepoint), []);
+    events.iter_mut().find(|e| e.kind == "connect").unwrap().lport = Some(1);
+    assert!(!compare(&truth, &events, Backend::Tracepoint).is_empty());
+}
+
+#[test]
 fn contradictions_of_a_workload_are_found() {
     assert_eq!(contradictions(&truth()), Vec::<String>::new());
     let without = |i: usize| {

@@ -1,7 +1,8 @@
 //! Runs the agent and reads what it says.
 
 use std::io::{BufRead, BufReader, Read};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -266,14 +267,34 @@ fn read_stderr(stderr: ChildStderr, shared: &Shared) {
     shared.change(|said| said.stderr_open = false);
 }
 
-/// A connection to a port that has just stopped listening: which port.
+/// A connection to a port on which nobody listens: which port.
 pub(crate) fn refused_connection() -> Result<u16> {
-    let listener = TcpListener::bind("127.0.0.1:0").context("bind")?;
-    let port = listener.local_addr().context("local address")?.port();
-    drop(listener);
-    let refused = TcpStream::connect(SocketAddr::from(([127, 0, 0, 1], port)));
+    let (_held, port) = bound_port()?;
+    let refused = TcpStream::connect(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
     ensure!(refused.is_err(), "port {port} should refuse");
     Ok(port)
+}
+
+/// A socket that is bound but does not listen. While it lives nobody else can listen there, and no connect chooses the
+/// port for itself (it would connect to itself).
+fn bound_port() -> Result<(OwnedFd, u16)> {
+    // SAFETY: no pointers are passed.
+    let fd = unsafe { libc::socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) };
+    ensure!(fd >= 0, "socket: {}", std::io::Error::last_os_error());
+    // SAFETY: the kernel has just given this descriptor to us alone.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    // SAFETY: sockaddr_in is plain data, for which all zeroes is a value.
+    let mut address: libc::sockaddr_in = unsafe { std::mem::zeroed() };
+    address.sin_family = libc::AF_INET as libc::sa_family_t;
+    address.sin_addr.s_addr = u32::from(Ipv4Addr::LOCALHOST).to_be();
+    let mut length = size_of::<libc::sockaddr_in>() as libc::socklen_t;
+    // SAFETY: `address` is a sockaddr_in of that length.
+    let bound = unsafe { libc::bind(fd.as_raw_fd(), (&raw const address).cast(), length) };
+    ensure!(bound == 0, "bind: {}", std::io::Error::last_os_error());
+    // SAFETY: `address` has room for `length` bytes, and both outlive the call.
+    let named = unsafe { libc::getsockname(fd.as_raw_fd(), (&raw mut address).cast(), &raw mut length) };
+    ensure!(named == 0, "getsockname: {}", std::io::Error::last_os_error());
+    Ok((fd, u16::from_be(address.sin_port)))
 }
 
 /// Reads everything.

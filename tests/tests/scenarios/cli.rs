@@ -124,24 +124,13 @@ fn for_a_while() -> Result<()> {
 }
 
 fn kind() -> Result<()> {
-    let child = tail(&["--json", "--kind", "failed,exec", "--count", "20"])?.spawn()?;
-    let mut spawned = 0;
-    let output = finish(child, || {
-        // Something to execute, now and then.
-        spawned += 1;
-        if spawned % 4 == 0 {
-            workload::run(&["refused"])?;
-        }
-        connections()
-    })?;
-    want_code(&output, 0)?;
-    let events: Vec<_> = text(&output.stdout).lines().map(Event::parse).collect::<Result<_, _>>()?;
-    for wanted in ["failed", "exec"] {
-        ensure!(events.iter().any(|e| e.kind == wanted), "no {wanted} among {} events", events.len());
-    }
-    let other = events.iter().find(|e| !["failed", "exec", "gap"].contains(&e.kind.as_str()));
+    let agent = Agent::start(&["--kind", "failed,exec"])?;
+    workload::run(&["refused"])?;
+    agent.wait_for(0, "the workload's exec", |e| e.kind == "exec")?;
+    agent.fence()?;
+    let other = agent.since(0).into_iter().find(|e| !["failed", "exec", "gap"].contains(&e.kind.as_str()));
     ensure!(other.is_none(), "not asked for: {other:?}");
-    Ok(())
+    agent.stop()?.lost_nothing().map(drop)
 }
 
 fn broken_pipe() -> Result<()> {

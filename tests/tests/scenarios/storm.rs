@@ -28,14 +28,14 @@ pub(crate) fn counts(threads: u64) -> Result<()> {
         bail!("the storm told nothing")
     };
     let backend = agent.backend;
-    agent.stop()?.lost_nothing()?;
+    let totals = agent.stop()?.lost_nothing()?;
     let kinds = counted.recv().context("count the events")?;
     let n = storm.connections;
     let want =
         [("connect", n), ("established", n), ("accept", n), ("close", 2 * n), ("failed", 0), ("gap", 0)];
     for (kind, want) in want {
         let told = kinds.get(kind).copied().unwrap_or(0);
-        ensure!(told == want, "{kind}: {want} happened, {told} were told ({kinds:?})");
+        ensure!(told == want, "{kind}: {want} happened, {told} were told ({kinds:?}; {totals:?})");
     }
     eprintln!(
         "storm, backend {}, {threads} threads: {n} connections, {} ns each, none lost",
