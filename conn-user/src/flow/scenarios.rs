@@ -2,7 +2,7 @@
 
 use conn_common::decode::Record;
 use conn_common::hook::HookId;
-use conn_common::record::{Counters, Sock, SockEndRecord, SockFlags};
+use conn_common::record::{Counters, EstablishedRecord, Sock, SockEndRecord, SockFlags};
 
 use super::how::state::{
     CLOSE, CLOSE_WAIT, CLOSING, ESTABLISHED, FIN_WAIT2, LAST_ACK, LISTEN, SYN_RECV, SYN_SENT,
@@ -543,4 +543,25 @@ fn an_understudy_tells_what_was_missed_and_repeats_nothing() {
             "repeated: {repeated}"
         );
     }
+}
+
+#[test]
+fn a_handshake_that_is_repeated_after_the_end_begins_nothing() {
+    let mut rig = Rig::new(Backend::Fentry);
+    rig.listens(20, listener());
+    rig.established(SYN_RECV, child());
+    rig.accepts(20, child());
+    rig.told();
+    let repeat = |rig: &mut Rig| {
+        let header = rig.header(HookId::StateNetUnderstudy);
+        let sock = Sock { old_state: SYN_RECV, new_state: ESTABLISHED, ..child() };
+        rig.feed(&Record::Established(EstablishedRecord { header, sock }));
+    };
+    repeat(&mut rig);
+    assert!(rig.told().is_empty(), "it is established");
+    rig.closes(20, ESTABLISHED, child());
+    assert_eq!(rig.told().len(), 1);
+    repeat(&mut rig);
+    rig.closes(20, ESTABLISHED, child());
+    assert!(rig.told().is_empty(), "it is over");
 }

@@ -206,7 +206,13 @@ impl FlowTable {
         let Some(at) = self.at(&record.header) else { return };
         let sock = &record.sock;
         let active = sock.old_state == state::SYN_SENT;
-        if let Found::Live(place) = self.store.find(sock) {
+        let found = self.store.find(sock);
+        if at.hook.is_understudy() && matches!(found, Found::Ended { .. }) {
+            // It repeats, late, what was told of a connection that is over.
+            self.stats.ignored += 1;
+            return;
+        }
+        if let Found::Live(place) = found {
             let Some(conn) = self.store.get_mut(place) else { return };
             if conn.connecting() {
                 conn.ends.overwrite(&Ends::of(sock));
@@ -224,7 +230,8 @@ impl FlowTable {
                 }
                 return;
             }
-            if conn.waits() && !active && sock.flags & SockFlags::ADDRESS_KEY == 0 {
+            let repeats = conn.waits() && !active && sock.flags & SockFlags::ADDRESS_KEY == 0;
+            if repeats || at.hook.is_understudy() {
                 self.stats.ignored += 1;
                 return;
             }
