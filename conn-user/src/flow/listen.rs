@@ -87,6 +87,11 @@ impl FlowTable {
             self.unlisten(sock.key, local, closer, at.boot, out);
             return;
         }
+        if at.hook.is_understudy() {
+            // It repeats what was told.
+            self.stats.ignored += 1;
+            return;
+        }
         let event = ListenEvent {
             id: ConnId(self.next_id()),
             transport: transport(sock),
