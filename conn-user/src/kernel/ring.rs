@@ -10,7 +10,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -22,13 +22,16 @@ const DISCARD: u32 = 1 << 30;
 /// Bytes of the kernel's record header (`BPF_RINGBUF_HDR_SZ`).
 const HEADER: u64 = 8;
 
-/// Records in one drain up to which the reader goes back to epoll at once.
+/// Records within [`WINDOW`] up to which the reader goes back to epoll at once. The rate counts, not the size of one
+/// drain: on another core a fast reader finds a record or two at each of very many wake-ups.
 const FEW: usize = 16;
+/// Over what time the rate is taken.
+const WINDOW: Duration = Duration::from_millis(1);
 /// Shortest and longest nap.
 const NAP_MIN: Duration = Duration::from_micros(200);
 const NAP_MAX: Duration = Duration::from_millis(1);
-/// A drain of this many records deserves the longest nap.
-const MANY: usize = 256;
+/// This many records within [`WINDOW`] deserve the longest nap.
+const MANY: usize = 64;
 
 /// A memory map that is unmapped on drop.
 struct Mapping {
@@ -146,9 +149,33 @@ pub enum Turn {
     More,
 }
 
+/// How many records came lately.
+struct Rate {
+    since: Instant,
+    count: usize,
+}
+
+impl Rate {
+    /// Adds records; how many there were in the current window.
+    fn add(&mut self, count: usize, now: Instant) -> usize {
+        if now.duration_since(self.since) > WINDOW {
+            *self = Self { since: now, count: 0 };
+        }
+        self.count += count;
+        self.count
+    }
+}
+
+/// How long to nap at this rate.
+fn nap(recent: usize) -> Duration {
+    let share = u32::try_from(recent.min(MANY)).unwrap_or(u32::MAX);
+    (NAP_MAX * share / MANY as u32).max(NAP_MIN)
+}
+
 /// Reads the ring buffer of the BPF programs.
 pub struct RingReader {
     view: View,
+    rate: Rate,
     /// The map's descriptor, for epoll; the map itself is kept by whoever loaded the programs.
     fd: AsyncFd<OwnedFd>,
     _consumer_page: Mapping,
@@ -192,7 +219,13 @@ impl RingReader {
         view.last = view.read;
         // SAFETY: an owned descriptor stays open, and the same, until the AsyncFd drops it.
         let fd = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }?;
-        Ok(Self { view, fd, _consumer_page: consumer_page, _producer_pages: producer_pages })
+        Ok(Self {
+            view,
+            rate: Rate { since: Instant::now(), count: 0 },
+            fd,
+            _consumer_page: consumer_page,
+            _producer_pages: producer_pages,
+        })
     }
 
     /// Waits until the kernel says that there is something to read. Cancel safe.
@@ -212,10 +245,10 @@ impl RingReader {
             self.view.publish_behind();
             return Turn::More;
         }
-        if count > FEW {
+        let recent = self.rate.add(count, Instant::now());
+        if count > 0 && recent > FEW {
             self.view.publish_behind();
-            let share = u32::try_from(count.min(MANY)).unwrap_or(u32::MAX);
-            return Turn::Nap((NAP_MAX * share / MANY as u32).max(NAP_MIN));
+            return Turn::Nap(nap(recent));
         }
         if self.view.publish() { Turn::Idle } else { Turn::More }
     }
@@ -355,6 +388,20 @@ mod tests {
         );
         assert!(view.publish());
         assert_eq!(ring.consumer.load(Ordering::Relaxed), next);
+    }
+
+    #[test]
+    fn many_small_drains_are_a_high_rate() {
+        let start = Instant::now();
+        let mut rate = Rate { since: start, count: 0 };
+        let mut recent = 0;
+        for step in 0..20 {
+            recent = rate.add(1, start + Duration::from_micros(40 * step));
+        }
+        assert!(recent > FEW, "20 records in 0.8 ms");
+        assert!(nap(recent) >= NAP_MIN && nap(recent) < NAP_MAX);
+        assert_eq!(nap(1000), NAP_MAX);
+        assert_eq!(rate.add(1, start + Duration::from_millis(5)), 1, "a pause ends the window");
     }
 
     #[test]
