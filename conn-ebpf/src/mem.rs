@@ -19,11 +19,67 @@ pub(crate) trait Access {
     /// As [`Access::load`].
     unsafe fn pointer(base: *const c_void, offset: u32) -> *const c_void;
 
+    /// The part of a socket that most is read of.
+    type Common: Common;
+
+    /// Prepares to read from the beginning of a socket.
+    ///
+    /// # Safety
+    /// As [`Access::load`].
+    unsafe fn common(sk: *const c_void) -> Self::Common;
+
+    /// Reads a pointer member of the beginning of a socket.
+    ///
+    /// # Safety
+    /// As [`Access::load`].
+    unsafe fn common_pointer(common: &Self::Common, offset: u32) -> *const c_void;
+
     /// The `tcp_sock` of a socket through which this access can read members beyond `struct sock`; null if it is none.
     ///
     /// # Safety
     /// As [`Access::load`].
     unsafe fn tcp_sock(sk: *const c_void) -> *const c_void;
+}
+
+/// The beginning of a socket, `struct sock_common`.
+pub(crate) trait Common {
+    /// Reads a member, see [`Access::load`].
+    ///
+    /// # Safety
+    /// As [`Access::load`].
+    unsafe fn load<T: Copy + Default>(&self, offset: u32) -> T;
+}
+
+/// The socket itself: loads are cheap.
+pub(crate) struct Typed(*const c_void);
+
+impl Common for Typed {
+    #[inline(always)]
+    unsafe fn load<T: Copy + Default>(&self, offset: u32) -> T {
+        // SAFETY: per the contract.
+        unsafe { Direct::load(self.0, offset) }
+    }
+}
+
+/// Bytes of a socket that are copied at once; `struct sock_common` has 136.
+const COPIED: usize = 128;
+
+/// A copy: one call of the helper instead of one for each member.
+pub(crate) struct Copied {
+    bytes: [u64; COPIED / 8],
+    sk: *const c_void,
+}
+
+impl Common for Copied {
+    #[inline(always)]
+    unsafe fn load<T: Copy + Default>(&self, offset: u32) -> T {
+        if offset as usize > COPIED - size_of::<T>() {
+            // SAFETY: the helper faults safely.
+            return unsafe { probe(self.sk, offset) };
+        }
+        // SAFETY: within the copy; members are aligned within the socket and so within the copy.
+        unsafe { (&raw const self.bytes).byte_add(offset as usize).cast::<T>().read_volatile() }
+    }
 }
 
 /// fentry, fexit and tp_btf: the verifier checks the load against BTF, and a fault reads zero.
@@ -33,6 +89,19 @@ pub(crate) struct Direct;
 pub(crate) struct Probe;
 
 impl Access for Direct {
+    type Common = Typed;
+
+    #[inline(always)]
+    unsafe fn common(sk: *const c_void) -> Typed {
+        Typed(sk)
+    }
+
+    #[inline(always)]
+    unsafe fn common_pointer(common: &Typed, offset: u32) -> *const c_void {
+        // SAFETY: per the contract.
+        unsafe { Self::pointer(common.0, offset) }
+    }
+
     #[inline(always)]
     unsafe fn load<T: Copy + Default>(base: *const c_void, offset: u32) -> T {
         // SAFETY: per the contract. Volatile keeps it one load of this width: the verifier refuses a merged or a
@@ -56,6 +125,22 @@ impl Access for Direct {
 }
 
 impl Access for Probe {
+    type Common = Copied;
+
+    #[inline(always)]
+    unsafe fn common(sk: *const c_void) -> Copied {
+        let mut copied = Copied { bytes: [0; COPIED / 8], sk };
+        // SAFETY: the copy is valid for its size. What cannot be read is zero.
+        unsafe { copy(sk, 0, (&raw mut copied.bytes).cast(), COPIED as u32) };
+        copied
+    }
+
+    #[inline(always)]
+    unsafe fn common_pointer(common: &Copied, offset: u32) -> *const c_void {
+        // SAFETY: per the contract.
+        unsafe { common.load::<u64>(offset) as *const c_void }
+    }
+
     #[inline(always)]
     unsafe fn load<T: Copy + Default>(base: *const c_void, offset: u32) -> T {
         // SAFETY: the helper faults safely.
@@ -94,6 +179,13 @@ pub(crate) unsafe fn probe<T: Copy + Default>(base: *const c_void, offset: u32) 
 pub(crate) unsafe fn copy(base: *const c_void, offset: u32, to: *mut c_void, size: u32) -> bool {
     // SAFETY: per the contract.
     unsafe { bpf_probe_read_kernel(to, size, base.byte_add(offset as usize)) != 0 }
+}
+
+/// The running task, typed by BTF. Only where the kernel has the helper (5.11).
+#[inline(always)]
+pub(crate) fn current_typed() -> *const c_void {
+    // SAFETY: the helper has no precondition.
+    unsafe { aya_ebpf::helpers::generated::bpf_get_current_task_btf().cast::<c_void>().cast_const() }
 }
 
 /// The running task.

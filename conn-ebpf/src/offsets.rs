@@ -19,6 +19,10 @@ conn_common::for_each_offset!(globals);
 #[unsafe(no_mangle)]
 pub(crate) static COOKIE_HELPER: Global<u32> = Global::new(0);
 
+/// 1: `bpf_get_current_task_btf` may be called (5.11 on).
+#[unsafe(no_mangle)]
+pub(crate) static CURRENT_TASK_TYPED: Global<u32> = Global::new(0);
+
 /// 1: there are no function hooks; the state tracepoint tells connect and close too.
 #[unsafe(no_mangle)]
 pub(crate) static STATE_TELLS_ALL: Global<u32> = Global::new(0);

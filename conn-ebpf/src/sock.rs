@@ -6,7 +6,7 @@ use aya_ebpf::helpers::generated::bpf_get_socket_cookie;
 use conn_common::config::OFFSET_NONE;
 use conn_common::record::{Counters, Sock, SockFlags};
 
-use crate::mem::{Access, copy, probe};
+use crate::mem::{Access, Common as _, copy, probe};
 use crate::offsets::{
     COOKIE_HELPER, OFF_FILE_COUNT, OFF_FILE_REF, OFF_INET_SPORT, OFF_INODE_INO, OFF_NET_INUM, OFF_SK_ERR,
     OFF_SK_LINGERTIME, OFF_SK_PROTOCOL, OFF_SK_SHUTDOWN, OFF_SK_SOCKET, OFF_SKC_COOKIE, OFF_SKC_DADDR,
@@ -33,18 +33,18 @@ const SOCK_DONE: u64 = 1 << 1;
 const SOCK_LINGER: u64 = 1 << 4;
 
 /// How a program names a socket.
-pub(crate) trait Key {
+pub(crate) trait Key: Access {
     /// The cookie, or the address and [`SockFlags::ADDRESS_KEY`].
     ///
     /// # Safety
     /// `sk` is a `struct sock` that the program may pass to its helpers.
-    unsafe fn key(sk: *const c_void) -> (u64, u16);
+    unsafe fn key(sk: *const c_void, common: &Self::Common) -> (u64, u16);
 }
 
 /// Programs that may call `bpf_get_socket_cookie`, where the kernel has it.
 impl Key for crate::mem::Direct {
     #[inline(always)]
-    unsafe fn key(sk: *const c_void) -> (u64, u16) {
+    unsafe fn key(sk: *const c_void, _: &Self::Common) -> (u64, u16) {
         if COOKIE_HELPER.load() != 0 {
             // SAFETY: per the contract.
             (unsafe { bpf_get_socket_cookie(sk.cast_mut()) }, 0)
@@ -57,10 +57,10 @@ impl Key for crate::mem::Direct {
 /// Programs that can only read what somebody else asked for: `skc_cookie` is 0 until then.
 impl Key for crate::mem::Probe {
     #[inline(always)]
-    unsafe fn key(sk: *const c_void) -> (u64, u16) {
+    unsafe fn key(sk: *const c_void, common: &Self::Common) -> (u64, u16) {
         if COOKIE_HELPER.load() != 0 {
             // SAFETY: the helper faults safely.
-            let cookie = unsafe { probe::<u64>(sk, OFF_SKC_COOKIE.load()) };
+            let cookie = unsafe { common.load::<u64>(OFF_SKC_COOKIE.load()) };
             if cookie != 0 {
                 return (cookie, 0);
             }
@@ -85,8 +85,11 @@ pub(crate) unsafe fn is_ours<A: Access>(sk: *const c_void) -> bool {
         if protocol != IPPROTO_TCP {
             return false;
         }
-        // `is_mptcp` lies beyond `struct sock`, where a direct load is refused.
-        OFF_TCP_IS_MPTCP.load() == OFFSET_NONE || probe::<u8>(sk, OFF_TCP_IS_MPTCP.load()) & 1 == 0
+        if OFF_TCP_IS_MPTCP.load() == OFFSET_NONE {
+            return true;
+        }
+        let tcp = A::tcp_sock(sk);
+        tcp.is_null() || A::load::<u8>(tcp, OFF_TCP_IS_MPTCP.load()) & 1 == 0
     }
 }
 
@@ -165,27 +168,28 @@ pub(crate) unsafe fn inode<A: Access>(sk: *const c_void) -> u32 {
 pub(crate) unsafe fn fill<A: Access + Key>(to: *mut Sock, sk: *const c_void, old: u8, new: u8, flags: u16) {
     // SAFETY: per the contract.
     unsafe {
-        let (key, key_flags) = A::key(sk);
+        let common = A::common(sk);
+        let (key, key_flags) = A::key(sk, &common);
         (*to).key = key;
-        let family = A::load::<u16>(sk, OFF_SKC_FAMILY.load());
+        let family = common.load::<u16>(OFF_SKC_FAMILY.load());
         if family == AF_INET6 && OFF_SKC_V6_DADDR.load() != OFFSET_NONE {
             copy(sk, OFF_SKC_V6_RCV_SADDR.load(), (&raw mut (*to).laddr).cast(), 16);
             copy(sk, OFF_SKC_V6_DADDR.load(), (&raw mut (*to).raddr).cast(), 16);
         } else {
             let laddr = (&raw mut (*to).laddr).cast::<u32>();
             let raddr = (&raw mut (*to).raddr).cast::<u32>();
-            laddr.write(A::load::<u32>(sk, OFF_SKC_RCV_SADDR.load()));
+            laddr.write(common.load::<u32>(OFF_SKC_RCV_SADDR.load()));
             laddr.add(1).write(0);
             laddr.add(2).write(0);
             laddr.add(3).write(0);
-            raddr.write(A::load::<u32>(sk, OFF_SKC_DADDR.load()));
+            raddr.write(common.load::<u32>(OFF_SKC_DADDR.load()));
             raddr.add(1).write(0);
             raddr.add(2).write(0);
             raddr.add(3).write(0);
         }
         let mut netns = 0;
         if OFF_SKC_NET.load() != OFFSET_NONE && OFF_NET_INUM.load() != OFFSET_NONE {
-            let net = A::pointer(sk, OFF_SKC_NET.load());
+            let net = A::common_pointer(&common, OFF_SKC_NET.load());
             if !net.is_null() {
                 netns = A::load::<u32>(net, OFF_NET_INUM.load());
             }
@@ -194,11 +198,11 @@ pub(crate) unsafe fn fill<A: Access + Key>(to: *mut Sock, sk: *const c_void, old
         (*to).inode = 0;
         // `skc_num` is 0 once the port was given back (`inet_put_port`); `inet_sport` keeps it, but is stale on a
         // socket that connects again.
-        let num = A::load::<u16>(sk, OFF_SKC_NUM.load());
+        let num = common.load::<u16>(OFF_SKC_NUM.load());
         let pending = num == 0 && flags & SockFlags::PORT_PENDING != 0;
         (*to).lport =
             if num != 0 || pending { num } else { u16::from_be(probe::<u16>(sk, OFF_INET_SPORT.load())) };
-        (*to).rport = u16::from_be(A::load::<u16>(sk, OFF_SKC_DPORT.load()));
+        (*to).rport = u16::from_be(common.load::<u16>(OFF_SKC_DPORT.load()));
         (*to).family = family;
         (*to).protocol = protocol::<A>(sk);
         (*to).err = A::load::<i32>(sk, OFF_SK_ERR.load()) as u16;

@@ -11,7 +11,7 @@ use aya_ebpf::programs::BtfTracePointContext;
 use conn_common::hook::HookId;
 use conn_common::record::{EstablishedRecord, RecordKind, SockEndRecord, SockFlags, SockRecord};
 
-use crate::mem::Direct;
+use crate::mem::{Access as _, Direct};
 use crate::offsets::{ASK_COOKIE_EARLY, STATE_TELLS_ALL, STATE_TELLS_LISTEN};
 use crate::ring::reserve;
 use crate::sock::{
@@ -71,7 +71,7 @@ unsafe fn begins(hook: HookId, sk: *const c_void, old: u8, new: u8, kind: Record
         if tells == 0 && !mptcp {
             if ASK_COOKIE_EARLY.load() != 0 {
                 // A kprobe can only read the cookie; asking makes it.
-                let _ = Direct::key(sk);
+                let _ = Direct::key(sk, &Direct::common(sk));
             }
             return;
         }

@@ -36,6 +36,8 @@ pub(super) fn open(
 ) -> Result<Ebpf, aya::EbpfError> {
     let values = [
         ("COOKIE_HELPER", u32::from(switches.cookie_helper)),
+        // The typed task came a release earlier (5.11) than the cookie (5.12).
+        ("CURRENT_TASK_TYPED", u32::from(switches.cookie_helper)),
         ("STATE_TELLS_ALL", u32::from(switches.state_tells_all)),
         ("ASK_COOKIE_EARLY", u32::from(switches.ask_cookie_early)),
         ("STATE_TELLS_LISTEN", u32::from(switches.state_tells_listen)),
