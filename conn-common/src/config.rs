@@ -82,6 +82,9 @@ macro_rules! for_each_offset {
             (OFF_TASK_FLAGS, "task_struct", "flags", 4, Required);
             (OFF_TASK_EXIT_CODE, "task_struct", "exit_code", 4, Required);
             (OFF_TASK_LOGINUID, "task_struct", "loginuid.val", 4, Optional);
+            (OFF_TASK_CRED, "task_struct", "cred", 8, Required);
+            (OFF_CRED_UID, "cred", "uid.val", 4, Required);
+            (OFF_CRED_GID, "cred", "gid.val", 4, Required);
             (OFF_TASK_MM, "task_struct", "mm", 8, Required);
             (OFF_TASK_FILES, "task_struct", "files", 8, Required);
             (OFF_TASK_SIGNAL, "task_struct", "signal", 8, Required);

@@ -33,10 +33,8 @@ macro_rules! hooks {
 pub const HOOK_SLOTS: u32 = 32;
 
 hooks! {
-    /// Transitions whose `current` is the actor, on `inet_sock_set_state`.
-    StateActor = 0, "tp_btf:inet_sock_set_state/actor";
-    /// Transitions that the network drives, on `inet_sock_set_state`.
-    StateNet = 1, "tp_btf:inet_sock_set_state/net";
+    /// Transitions of a socket's state.
+    State = 0, "tp_btf:inet_sock_set_state";
     /// Entry of `tcp_connect`, by trampoline.
     FentryTcpConnect = 2, "fentry:tcp_connect";
     /// Entry of `tcp_connect`, by kprobe.
@@ -81,10 +79,8 @@ hooks! {
     FentrySockGraftUnderstudy = 22, "fentry:security_sock_graft/understudy";
     /// Entry of `tcp_close`, when the kernel skipped the first program.
     FentryTcpCloseUnderstudy = 23, "fentry:tcp_close/understudy";
-    /// As [`HookId::StateActor`], when the kernel skipped the first program.
-    StateActorUnderstudy = 24, "tp_btf:inet_sock_set_state/actor/understudy";
-    /// As [`HookId::StateNet`], when the kernel skipped the first program.
-    StateNetUnderstudy = 25, "tp_btf:inet_sock_set_state/net/understudy";
+    /// As [`HookId::State`], when the kernel skipped the first program.
+    StateUnderstudy = 24, "tp_btf:inet_sock_set_state/understudy";
     /// As [`HookId::ProcessFork`], when the kernel skipped the first program.
     ProcessForkUnderstudy = 26, "tp_btf:sched_process_fork/understudy";
     /// As [`HookId::ProcessExec`], when the kernel skipped the first program.
@@ -94,13 +90,12 @@ hooks! {
 }
 
 /// The pairs of a hook and the one that tells what it misses.
-const UNDERSTUDIES: [(HookId, HookId); 9] = [
+const UNDERSTUDIES: [(HookId, HookId); 8] = [
     (HookId::FentryTcpConnect, HookId::FentryTcpConnectUnderstudy),
     (HookId::FentryInetAccept, HookId::FentryInetAcceptUnderstudy),
     (HookId::FentrySockGraft, HookId::FentrySockGraftUnderstudy),
     (HookId::FentryTcpClose, HookId::FentryTcpCloseUnderstudy),
-    (HookId::StateActor, HookId::StateActorUnderstudy),
-    (HookId::StateNet, HookId::StateNetUnderstudy),
+    (HookId::State, HookId::StateUnderstudy),
     (HookId::ProcessFork, HookId::ProcessForkUnderstudy),
     (HookId::ProcessExec, HookId::ProcessExecUnderstudy),
     (HookId::ProcessExit, HookId::ProcessExitUnderstudy),

@@ -14,13 +14,13 @@ use conn_common::hook::HookId;
 use conn_common::record::RecordKind;
 
 use crate::log::Anywhere;
-use crate::mem::{Access, Direct, Probe, current, probe};
+use crate::mem::{Access, Common as _, Direct, Probe, current, current_typed};
 use crate::offsets::{
-    OFF_FDTABLE_FD, OFF_FDTABLE_MAX_FDS, OFF_FILE_PRIVATE_DATA, OFF_FILES_FDT, OFF_SK_SOCKET, OFF_SKC_FAMILY,
-    OFF_SKC_STATE, OFF_SOCKET_FILE, OFF_SOCKET_SK, OFF_TASK_FILES,
+    CURRENT_TASK_TYPED, OFF_FDTABLE_FD, OFF_FDTABLE_MAX_FDS, OFF_FILE_PRIVATE_DATA, OFF_FILES_FDT,
+    OFF_SK_SOCKET, OFF_SKC_FAMILY, OFF_SKC_STATE, OFF_SOCKET_FILE, OFF_SOCKET_SK, OFF_TASK_FILES,
 };
 use crate::sock::{self, AF_INET, AF_INET6, Key, TCP_LISTEN};
-use crate::state::emit_sock;
+use crate::state::emit_common;
 use crate::understudy::Pair;
 
 const ACCEPT: Pair = Pair::new(HookId::FentryInetAccept, HookId::FentryInetAcceptUnderstudy);
@@ -112,12 +112,12 @@ unsafe fn accept<A: Access + Key>(hook: HookId, sk: *const c_void) {
         if !ACCEPT.is_to_tell(hook, sk) || !GRAFT.is_to_tell(hook, sk) {
             return;
         }
-        let family = A::load::<u16>(sk, OFF_SKC_FAMILY.load());
-        if (family != AF_INET && family != AF_INET6) || !sock::is_ours::<A>(sk) {
-            return;
+        let common = A::common(sk);
+        let family = common.load::<u16>(OFF_SKC_FAMILY.load());
+        let state = common.load::<u8>(OFF_SKC_STATE.load());
+        if (family == AF_INET || family == AF_INET6) && state != TCP_LISTEN && sock::is_ours::<A>(sk) {
+            emit_common::<A>(hook, RecordKind::Accept, sk, &common, (state, state), 0);
         }
-        let state = A::load::<u8>(sk, OFF_SKC_STATE.load());
-        emit_sock::<A>(hook, RecordKind::Accept, sk, state, state, 0);
     }
 }
 
@@ -146,12 +146,14 @@ fn accepted_fd(hook: HookId, ctx: &TracePointContext) {
         if fd < 0 {
             return;
         }
-        let files = Probe::pointer(current(), OFF_TASK_FILES.load());
-        let table = Probe::pointer(files, OFF_FILES_FDT.load());
-        if fd as u64 >= u64::from(probe::<u32>(table, OFF_FDTABLE_MAX_FDS.load())) {
+        let fds = if CURRENT_TASK_TYPED.load() != 0 {
+            descriptors::<Direct>(current_typed(), fd as u64)
+        } else {
+            descriptors::<Probe>(current(), fd as u64)
+        };
+        if fds.is_null() {
             return;
         }
-        let fds = Probe::pointer(table, OFF_FDTABLE_FD.load());
         let file = Probe::pointer(fds.byte_add(fd as usize * 8), 0);
         let socket = Probe::pointer(file, OFF_FILE_PRIVATE_DATA.load());
         if socket.is_null() || Probe::pointer(socket, OFF_SOCKET_FILE.load()) != file {
@@ -162,8 +164,23 @@ fn accepted_fd(hook: HookId, ctx: &TracePointContext) {
         if sk.is_null() || Probe::pointer(sk, OFF_SK_SOCKET.load()) != socket {
             return;
         }
-        if Probe::load::<u8>(sk, OFF_SKC_STATE.load()) != TCP_LISTEN {
-            accept::<Probe>(hook, sk);
+        accept::<Probe>(hook, sk);
+    }
+}
+
+/// The array of a task's descriptors; null where this one is not in it.
+#[inline(always)]
+unsafe fn descriptors<A: Access>(task: *const c_void, fd: u64) -> *const c_void {
+    // SAFETY: the caller's task, for this access.
+    unsafe {
+        let files = A::pointer(task, OFF_TASK_FILES.load());
+        if files.is_null() {
+            return core::ptr::null();
         }
+        let table = A::pointer(files, OFF_FILES_FDT.load());
+        if table.is_null() || fd >= u64::from(A::load::<u32>(table, OFF_FDTABLE_MAX_FDS.load())) {
+            return core::ptr::null();
+        }
+        A::pointer(table, OFF_FDTABLE_FD.load())
     }
 }

@@ -165,11 +165,17 @@ pub(crate) unsafe fn inode<A: Access>(sk: *const c_void) -> u32 {
 /// # Safety
 /// `sk` is a `struct sock` for this access, `to` is valid for writes.
 #[inline(always)]
-pub(crate) unsafe fn fill<A: Access + Key>(to: *mut Sock, sk: *const c_void, old: u8, new: u8, flags: u16) {
+pub(crate) unsafe fn fill<A: Access + Key>(
+    to: *mut Sock,
+    sk: *const c_void,
+    common: &A::Common,
+    (old, new): (u8, u8),
+    flags: u16,
+    is_end: bool,
+) {
     // SAFETY: per the contract.
     unsafe {
-        let common = A::common(sk);
-        let (key, key_flags) = A::key(sk, &common);
+        let (key, key_flags) = A::key(sk, common);
         (*to).key = key;
         let family = common.load::<u16>(OFF_SKC_FAMILY.load());
         if family == AF_INET6 && OFF_SKC_V6_DADDR.load() != OFFSET_NONE {
@@ -189,7 +195,7 @@ pub(crate) unsafe fn fill<A: Access + Key>(to: *mut Sock, sk: *const c_void, old
         }
         let mut netns = 0;
         if OFF_SKC_NET.load() != OFFSET_NONE && OFF_NET_INUM.load() != OFFSET_NONE {
-            let net = A::common_pointer(&common, OFF_SKC_NET.load());
+            let net = A::common_pointer(common, OFF_SKC_NET.load());
             if !net.is_null() {
                 netns = A::load::<u32>(net, OFF_NET_INUM.load());
             }
@@ -205,12 +211,13 @@ pub(crate) unsafe fn fill<A: Access + Key>(to: *mut Sock, sk: *const c_void, old
         (*to).rport = u16::from_be(common.load::<u16>(OFF_SKC_DPORT.load()));
         (*to).family = family;
         (*to).protocol = protocol::<A>(sk);
-        (*to).err = A::load::<i32>(sk, OFF_SK_ERR.load()) as u16;
+        // Only an end has a use for these.
+        (*to).err = if is_end { A::load::<i32>(sk, OFF_SK_ERR.load()) as u16 } else { 0 };
         let flags = if pending { flags } else { flags & !SockFlags::PORT_PENDING };
         (*to).flags = flags | key_flags;
         (*to).old_state = old;
         (*to).new_state = new;
-        (*to).shutdown = shutdown::<A>(sk);
+        (*to).shutdown = if is_end { shutdown::<A>(sk) } else { 0 };
         (*to).reserved = 0;
     }
 }

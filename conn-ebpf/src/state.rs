@@ -1,8 +1,6 @@
-//! The state tracepoint `inet_sock_set_state`, in two programs.
-//!
-//! Two, because the kernel skips a program that is already running on the CPU (`__bpf_trace_run`): a softirq that
-//! interrupts the program in a process's context would lose its transition. What the network drives is therefore told
-//! by another program than what processes do.
+//! The state tracepoint `inet_sock_set_state`: what processes do, where no function hook tells it, and what the network
+//! does, in one program. Its understudy ([`crate::understudy`]) tells what the kernel skips when a softirq or another task
+//! comes upon the tracepoint while the program runs.
 
 use core::ffi::c_void;
 
@@ -20,25 +18,23 @@ use crate::sock::{
 use crate::task;
 use crate::understudy::Pair;
 
-const ACTOR: Pair = Pair::new(HookId::StateActor, HookId::StateActorUnderstudy);
-const NET: Pair = Pair::new(HookId::StateNet, HookId::StateNetUnderstudy);
+const PAIR: Pair = Pair::new(HookId::State, HookId::StateUnderstudy);
 
-/// Transitions whose `current` is the actor: a connect or a listen begins, a listener ends, a close.
 #[btf_tracepoint(function = "inet_sock_set_state")]
-pub(crate) fn state_actor(ctx: BtfTracePointContext) -> i32 {
-    actor(HookId::StateActor, &ctx);
+pub(crate) fn state(ctx: BtfTracePointContext) -> i32 {
+    changes(HookId::State, &ctx);
     0
 }
 
 /// See [`crate::understudy`].
 #[btf_tracepoint(function = "inet_sock_set_state")]
-pub(crate) fn state_actor_understudy(ctx: BtfTracePointContext) -> i32 {
-    actor(HookId::StateActorUnderstudy, &ctx);
+pub(crate) fn state_understudy(ctx: BtfTracePointContext) -> i32 {
+    changes(HookId::StateUnderstudy, &ctx);
     0
 }
 
 #[inline(always)]
-fn actor(hook: HookId, ctx: &BtfTracePointContext) {
+fn changes(hook: HookId, ctx: &BtfTracePointContext) {
     let sk: *const c_void = ctx.arg(0);
     let old = ctx.arg::<i32>(1) as u8;
     let new = ctx.arg::<i32>(2) as u8;
@@ -52,12 +48,36 @@ fn actor(hook: HookId, ctx: &BtfTracePointContext) {
                 begins(hook, sk, old, new, RecordKind::Listen, STATE_TELLS_LISTEN.load());
             }
             (TCP_LISTEN, TCP_CLOSE) => {
-                if ACTOR.is_to_tell(hook, sk) && sock::is_ours::<Direct>(sk) {
+                if PAIR.is_to_tell(hook, sk) && sock::is_ours::<Direct>(sk) {
                     emit_sock::<Direct>(hook, RecordKind::Unlisten, sk, old, new, 0);
                 }
             }
+            (_, TCP_ESTABLISHED) => establishes(hook, sk, old, new),
+            (TCP_SYN_SENT, TCP_CLOSE) => ends(hook, sk, old, new),
             (TCP_CLOSE | TCP_LISTEN | TCP_SYN_SENT, _) => {}
-            _ => closes(hook, sk, old, new),
+            _ => {
+                let told = closes(hook, sk, old, new);
+                if !told && new == TCP_CLOSE {
+                    ends(hook, sk, old, new);
+                }
+            }
+        }
+    }
+}
+
+/// A handshake completes.
+#[inline(always)]
+unsafe fn establishes(hook: HookId, sk: *const c_void, old: u8, new: u8) {
+    // SAFETY: the caller's `sk`; the reserved record is valid for writes.
+    unsafe {
+        if PAIR.is_to_tell(hook, sk)
+            && sock::is_ours::<Direct>(sk)
+            && let Some((header, mut entry)) = reserve::<EstablishedRecord>(hook, RecordKind::Established)
+        {
+            let record = entry.as_mut_ptr();
+            (*record).header = header;
+            sock::fill::<Direct>(&raw mut (*record).sock, sk, &Direct::common(sk), (old, new), 0, false);
+            entry.submit(0);
         }
     }
 }
@@ -75,63 +95,29 @@ unsafe fn begins(hook: HookId, sk: *const c_void, old: u8, new: u8, kind: Record
             }
             return;
         }
-        if ACTOR.is_to_tell(hook, sk) && sock::is_ours::<Direct>(sk) {
+        if PAIR.is_to_tell(hook, sk) && sock::is_ours::<Direct>(sk) {
             emit_sock::<Direct>(hook, kind, sk, old, new, SockFlags::PORT_PENDING);
         }
     }
 }
 
 /// A transition inside the close of the socket's file, where no function hook tells it: without function hooks, and
-/// for MPTCP, for which `tcp_close` never runs (`mptcp_close`).
+/// for MPTCP, for which `tcp_close` never runs (`mptcp_close`). Whether it was one.
 #[inline(always)]
-unsafe fn closes(hook: HookId, sk: *const c_void, old: u8, new: u8) {
+unsafe fn closes(hook: HookId, sk: *const c_void, old: u8, new: u8) -> bool {
     // SAFETY: the caller's `sk`.
     unsafe {
         if STATE_TELLS_ALL.load() == 0 && sock::protocol::<Direct>(sk) != IPPROTO_MPTCP {
-            return;
+            return false;
         }
         let holder = sock::holder::<Direct>(sk);
-        if holder & SockFlags::FILE_DEAD == 0 || !ACTOR.is_to_tell(hook, sk) || !sock::is_ours::<Direct>(sk) {
-            return;
+        if holder & SockFlags::FILE_DEAD == 0 {
+            return false;
         }
-        emit_end::<Direct>(hook, RecordKind::Close, sk, old, new, holder);
-    }
-}
-
-/// Transitions that the network drives: a handshake completes, a connection ends without a close.
-#[btf_tracepoint(function = "inet_sock_set_state")]
-pub(crate) fn state_net(ctx: BtfTracePointContext) -> i32 {
-    net(HookId::StateNet, &ctx);
-    0
-}
-
-/// See [`crate::understudy`].
-#[btf_tracepoint(function = "inet_sock_set_state")]
-pub(crate) fn state_net_understudy(ctx: BtfTracePointContext) -> i32 {
-    net(HookId::StateNetUnderstudy, &ctx);
-    0
-}
-
-#[inline(always)]
-fn net(hook: HookId, ctx: &BtfTracePointContext) {
-    let sk: *const c_void = ctx.arg(0);
-    let old = ctx.arg::<i32>(1) as u8;
-    let new = ctx.arg::<i32>(2) as u8;
-    // SAFETY: the tracepoint's argument is a `struct sock`, typed by BTF.
-    unsafe {
-        if new == TCP_ESTABLISHED {
-            if NET.is_to_tell(hook, sk)
-                && sock::is_ours::<Direct>(sk)
-                && let Some((header, mut entry)) = reserve::<EstablishedRecord>(hook, RecordKind::Established)
-            {
-                let record = entry.as_mut_ptr();
-                (*record).header = header;
-                sock::fill::<Direct>(&raw mut (*record).sock, sk, old, new, 0);
-                entry.submit(0);
-            }
-        } else if new == TCP_CLOSE && old != TCP_CLOSE && old != TCP_LISTEN {
-            ends(hook, sk, old, new);
+        if PAIR.is_to_tell(hook, sk) && sock::is_ours::<Direct>(sk) {
+            emit_end::<Direct>(hook, RecordKind::Close, sk, old, new, holder);
         }
+        true
     }
 }
 
@@ -151,7 +137,7 @@ unsafe fn ends(hook: HookId, sk: *const c_void, old: u8, new: u8) {
             // that nobody accepted.
             old == TCP_SYN_RECV || sock::shutdown::<Direct>(sk) == 3
         };
-        if !told && NET.is_to_tell(hook, sk) && sock::is_ours::<Direct>(sk) {
+        if !told && PAIR.is_to_tell(hook, sk) && sock::is_ours::<Direct>(sk) {
             emit_end::<Direct>(hook, RecordKind::End, sk, old, new, holder);
         }
     }
@@ -170,13 +156,30 @@ pub(crate) unsafe fn emit_sock<A: crate::mem::Access + Key>(
     new: u8,
     flags: u16,
 ) {
+    // SAFETY: the caller's `sk`.
+    unsafe { emit_common::<A>(hook, kind, sk, &A::common(sk), (old, new), flags) };
+}
+
+/// Writes a [`SockRecord`] of a socket whose beginning is read.
+///
+/// # Safety
+/// `sk` is a `struct sock` for this access, `common` its beginning.
+#[inline(always)]
+pub(crate) unsafe fn emit_common<A: crate::mem::Access + Key>(
+    hook: HookId,
+    kind: RecordKind,
+    sk: *const c_void,
+    common: &A::Common,
+    (old, new): (u8, u8),
+    flags: u16,
+) {
     if let Some((header, mut entry)) = reserve::<SockRecord>(hook, kind) {
         let record = entry.as_mut_ptr();
         // SAFETY: the reserved record is valid for writes; `sk` per the contract.
         unsafe {
             (*record).header = header;
             task::fill_current(&raw mut (*record).task);
-            sock::fill::<A>(&raw mut (*record).sock, sk, old, new, flags);
+            sock::fill::<A>(&raw mut (*record).sock, sk, common, (old, new), flags, false);
             if flags & SockFlags::PORT_PENDING != 0 {
                 (*record).sock.inode = sock::inode::<A>(sk);
             }
@@ -205,7 +208,7 @@ pub(crate) unsafe fn emit_end<A: crate::mem::Access + Key>(
             (*record).header = header;
             task::fill_current(&raw mut (*record).task);
             let flags = flags | sock::fill_counters::<A>(&raw mut (*record).counters, sk);
-            sock::fill::<A>(&raw mut (*record).sock, sk, old, new, flags);
+            sock::fill::<A>(&raw mut (*record).sock, sk, &A::common(sk), (old, new), flags, true);
         }
         entry.submit(0);
     }

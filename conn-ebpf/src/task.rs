@@ -3,13 +3,16 @@
 use core::ffi::c_void;
 
 use aya_ebpf::helpers::generated::bpf_get_current_cgroup_id;
-use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_get_current_uid_gid};
 use conn_common::record::Task;
 
-use crate::mem::{Access as _, Direct, copy, current, current_typed, probe};
+use crate::mem::{Access, Direct, Probe, copy, current, current_typed};
 use crate::offsets::{
-    CURRENT_TASK_TYPED, OFF_TASK_COMM, OFF_TASK_FLAGS, OFF_TASK_GROUP_LEADER, OFF_TASK_START_BOOTTIME,
+    CURRENT_TASK_TYPED, OFF_CRED_GID, OFF_CRED_UID, OFF_TASK_COMM, OFF_TASK_CRED, OFF_TASK_FLAGS,
+    OFF_TASK_GROUP_LEADER, OFF_TASK_PID, OFF_TASK_START_BOOTTIME, OFF_TASK_TGID,
 };
+
+/// `TASK_COMM_LEN` (include/linux/sched.h).
+const COMM_LEN: u32 = 16;
 
 /// Describes the current task in place.
 ///
@@ -19,29 +22,38 @@ use crate::offsets::{
 /// `to` is valid for writes.
 #[inline(always)]
 pub(crate) unsafe fn fill_current(to: *mut Task) {
-    let pid_tgid = bpf_get_current_pid_tgid();
-    let uid_gid = bpf_get_current_uid_gid();
     // SAFETY: `to` is valid; the task is typed where it is read directly, and the helper reads elsewhere.
     unsafe {
-        let leader = if CURRENT_TASK_TYPED.load() != 0 {
-            let task = current_typed();
-            let leader = Direct::pointer(task, OFF_TASK_GROUP_LEADER.load());
-            (*to).flags = Direct::load(task, OFF_TASK_FLAGS.load());
-            (*to).start_boot_ns = Direct::load(leader, OFF_TASK_START_BOOTTIME.load());
-            leader
+        if CURRENT_TASK_TYPED.load() != 0 {
+            let leader = fill::<Direct>(to, current_typed());
+            // Byte by byte: the verifier refuses a wider load from an array of char.
+            let comm = (&raw mut (*to).comm).cast::<u8>();
+            for at in 0..COMM_LEN {
+                comm.add(at as usize).write(Direct::load(leader, OFF_TASK_COMM.load().wrapping_add(at)));
+            }
         } else {
-            let task = current();
-            let leader = probe::<u64>(task, OFF_TASK_GROUP_LEADER.load()) as *const c_void;
-            (*to).flags = probe(task, OFF_TASK_FLAGS.load());
-            (*to).start_boot_ns = probe(leader, OFF_TASK_START_BOOTTIME.load());
-            leader
-        };
-        copy(leader, OFF_TASK_COMM.load(), (&raw mut (*to).comm).cast(), 16);
-        (*to).tgid = (pid_tgid >> 32) as u32;
-        (*to).tid = pid_tgid as u32;
-        (*to).uid = uid_gid as u32;
-        (*to).gid = (uid_gid >> 32) as u32;
+            let leader = fill::<Probe>(to, current());
+            copy(leader, OFF_TASK_COMM.load(), (&raw mut (*to).comm).cast(), COMM_LEN);
+        }
         (*to).cgroup_id = bpf_get_current_cgroup_id();
         (*to).reserved = 0;
+    }
+}
+
+/// What lies in the task itself and around it; returns the group leader. The credentials are read where they lie:
+/// `bpf_get_current_uid_gid` gives the numbers of the task's own user namespace.
+#[inline(always)]
+unsafe fn fill<A: Access>(to: *mut Task, task: *const c_void) -> *const c_void {
+    // SAFETY: the caller's task, for this access.
+    unsafe {
+        let leader = A::pointer(task, OFF_TASK_GROUP_LEADER.load());
+        let cred = A::pointer(task, OFF_TASK_CRED.load());
+        (*to).tgid = A::load(task, OFF_TASK_TGID.load());
+        (*to).tid = A::load(task, OFF_TASK_PID.load());
+        (*to).flags = A::load(task, OFF_TASK_FLAGS.load());
+        (*to).start_boot_ns = A::load(leader, OFF_TASK_START_BOOTTIME.load());
+        (*to).uid = A::load(cred, OFF_CRED_UID.load());
+        (*to).gid = A::load(cred, OFF_CRED_GID.load());
+        leader
     }
 }

@@ -67,11 +67,11 @@ impl Kernel {
                 sock: out(SYN_SENT),
             }),
             bytes(&EstablishedRecord {
-                header: self.header::<EstablishedRecord>(RecordKind::Established, HookId::StateNet),
+                header: self.header::<EstablishedRecord>(RecordKind::Established, HookId::State),
                 sock: out(SYN_SENT),
             }),
             bytes(&EstablishedRecord {
-                header: self.header::<EstablishedRecord>(RecordKind::Established, HookId::StateNet),
+                header: self.header::<EstablishedRecord>(RecordKind::Established, HookId::State),
                 sock: passive(SYN_RECV),
             }),
             bytes(&SockRecord {

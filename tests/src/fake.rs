@@ -99,7 +99,7 @@ fn actor(truth: &Truth, fact: &Fact, backend: Backend) -> Actor {
     let hook = match backend {
         Backend::Fentry => "fentry:tcp_connect",
         Backend::Kprobe => "kprobe:tcp_connect",
-        Backend::Tracepoint => "tp_btf:inet_sock_set_state/actor",
+        Backend::Tracepoint => "tp_btf:inet_sock_set_state",
     };
     Actor {
         process: Some(Process {

@@ -181,15 +181,15 @@ fn passed_over(page: &mut Page, program: &PlannedProgram) {
 fn instead(plan: &Plan, role: Role) -> &'static str {
     match (plan.backend, role) {
         (Backend::Tracepoint, Role::Connect) => {
-            "tp_btf:inet_sock_set_state/actor: CLOSE to SYN_SENT runs in the connecting task, before the port is chosen"
+            "tp_btf:inet_sock_set_state: CLOSE to SYN_SENT runs in the connecting task, before the port is chosen"
         }
         (Backend::Tracepoint, Role::Close) => {
-            "tp_btf:inet_sock_set_state/actor: the transitions that a closing task causes itself"
+            "tp_btf:inet_sock_set_state: the transitions that a closing task causes itself"
         }
         (_, Role::Listen) => {
-            "tp_btf:inet_sock_set_state/actor: CLOSE to LISTEN, before an automatic bind has its port"
+            "tp_btf:inet_sock_set_state: CLOSE to LISTEN, before an automatic bind has its port"
         }
-        (_, Role::Accept) => "tp_btf:inet_sock_set_state/net: the listener's owner stands for the acceptor",
+        (_, Role::Accept) => "tp_btf:inet_sock_set_state: the listener's owner stands for the acceptor",
         _ => "none",
     }
 }
@@ -353,13 +353,12 @@ Backends
   tracepoint (tp_btf)  chosen
 
 Hooks of the backend tracepoint (tp_btf)
-  state    tp_btf:inet_sock_set_state/actor: the transitions that the current task causes
-  state    tp_btf:inet_sock_set_state/net: the transitions that the network causes: failure, reset and timeout are seen nowhere else
-  connect  tp_btf:inet_sock_set_state/actor: CLOSE to SYN_SENT runs in the connecting task, before the port is chosen
+  state    tp_btf:inet_sock_set_state: outcome and end of every connection: failure, reset and timeout are seen nowhere else
+  connect  tp_btf:inet_sock_set_state: CLOSE to SYN_SENT runs in the connecting task, before the port is chosen
   accept   tracepoint:sys_exit_accept: tells who accepted, from the descriptor that the call returned
   accept   tracepoint:sys_exit_accept4: tells who accepted, from the descriptor that the call returned
-  close    tp_btf:inet_sock_set_state/actor: the transitions that a closing task causes itself
-  listen   tp_btf:inet_sock_set_state/actor: CLOSE to LISTEN, before an automatic bind has its port
+  close    tp_btf:inet_sock_set_state: the transitions that a closing task causes itself
+  listen   tp_btf:inet_sock_set_state: CLOSE to LISTEN, before an automatic bind has its port
   process  tp_btf:sched_process_fork: who made whom
   process  tp_btf:sched_process_exec: path and arguments, also of a process that lives for a millisecond
   process  tp_btf:sched_process_exit: the end of a process
@@ -454,7 +453,7 @@ Result
         assert_eq!(value["backends"][0]["verdict"], "refused");
         assert_eq!(value["backends"][2]["verdict"], "chosen");
         assert_eq!(value["plan"]["tracefs"], "own_mount");
-        assert_eq!(value["plan"]["programs"][0]["hook"], "tp_btf:inet_sock_set_state/actor");
+        assert_eq!(value["plan"]["programs"][0]["hook"], "tp_btf:inet_sock_set_state");
         assert_eq!(value["facts"]["fentry"]["errno"], 1);
 
         let facts = unprivileged();

@@ -157,7 +157,7 @@ pub(crate) fn all() -> Vec<Event> {
         id: ConnId(10),
         local: address("0.0.0.0:0"),
         mapped: true,
-        owner: by(&curl(), HookId::StateActor),
+        owner: by(&curl(), HookId::State),
         ..outgoing()
     };
     let late = ConnEvent {

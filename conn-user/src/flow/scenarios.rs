@@ -553,7 +553,7 @@ fn a_handshake_that_is_repeated_after_the_end_begins_nothing() {
     rig.accepts(20, child());
     rig.told();
     let repeat = |rig: &mut Rig| {
-        let header = rig.header(HookId::StateNetUnderstudy);
+        let header = rig.header(HookId::StateUnderstudy);
         let sock = Sock { old_state: SYN_RECV, new_state: ESTABLISHED, ..child() };
         rig.feed(&Record::Established(EstablishedRecord { header, sock }));
     };

@@ -95,7 +95,7 @@ impl Rig {
     }
 
     pub(crate) fn listens(&mut self, pid: u32, sock: Sock) {
-        let hook = self.hook(HookId::FexitListenStart, HookId::StateActor);
+        let hook = self.hook(HookId::FexitListenStart, HookId::State);
         let sock = Sock { old_state: state::CLOSE, new_state: state::LISTEN, ..sock };
         let record = self.sock_record(hook, who(pid), sock);
         self.feed(&Record::Listen(record));
@@ -103,7 +103,7 @@ impl Rig {
 
     pub(crate) fn unlistens(&mut self, pid: u32, sock: Sock) {
         let sock = Sock { old_state: state::LISTEN, new_state: state::CLOSE, ..sock };
-        let record = self.sock_record(HookId::StateActor, who(pid), sock);
+        let record = self.sock_record(HookId::State, who(pid), sock);
         self.feed(&Record::Unlisten(record));
     }
 
@@ -114,14 +114,14 @@ impl Rig {
         } else {
             let flags = sock.flags | SockFlags::PORT_PENDING;
             let sock = Sock { old_state: state::CLOSE, new_state: state::SYN_SENT, lport: 0, flags, ..sock };
-            self.sock_record(HookId::StateActor, who(pid), sock)
+            self.sock_record(HookId::State, who(pid), sock)
         };
         self.feed(&Record::Connect(record));
     }
 
     pub(crate) fn established(&mut self, old_state: u8, sock: Sock) {
         let sock = Sock { old_state, new_state: state::ESTABLISHED, ..sock };
-        let header = self.header(HookId::StateNet);
+        let header = self.header(HookId::State);
         self.feed(&Record::Established(EstablishedRecord { header, sock }));
     }
 
@@ -147,7 +147,7 @@ impl Rig {
                 state::CLOSE_WAIT => state::LAST_ACK,
                 same => same,
             };
-            (HookId::StateActor, new)
+            (HookId::State, new)
         };
         let flags = sock.flags | SockFlags::HAS_SOCKET | SockFlags::FILE_DEAD | SockFlags::COUNTERS;
         let sock = Sock { old_state: old, new_state: new, flags, ..sock };
@@ -159,7 +159,7 @@ impl Rig {
     /// A transition to CLOSE while this process runs.
     pub(crate) fn ends(&mut self, pid: u32, old: u8, err: u16, shutdown: u8, sock: Sock) {
         let sock = Sock { old_state: old, new_state: state::CLOSE, err, shutdown, ..sock };
-        let header = self.header(HookId::StateNet);
+        let header = self.header(HookId::State);
         self.feed(&Record::End(SockEndRecord {
             header,
             task: who(pid),

@@ -101,7 +101,7 @@ mod tests {
 
     #[test]
     fn a_loss_before_the_first_record_begins_at_the_attach() {
-        let hook = HookId::StateNet;
+        let hook = HookId::State;
         let mut gaps = GapTracker::new(BootNs(5));
         let gap = Gap { hook, cpu: 0, lost: 2, from: BootNs(5), to: BootNs(9) };
         assert_eq!(gaps.on_record(hook, &header(0, 2, 9)), Some(gap));
@@ -109,7 +109,7 @@ mod tests {
 
     #[test]
     fn a_loss_behind_the_last_record_shows_at_the_end() {
-        let hook = HookId::StateNet;
+        let hook = HookId::State;
         let mut gaps = GapTracker::new(BootNs(5));
         gaps.on_record(hook, &header(0, 0, 9));
         assert_eq!(gaps.on_end(hook, 0, 1, BootNs(50)), None);
@@ -120,7 +120,7 @@ mod tests {
 
     #[test]
     fn a_repeated_number_is_no_loss() {
-        let hook = HookId::StateNet;
+        let hook = HookId::State;
         let mut gaps = GapTracker::new(BootNs(0));
         gaps.on_record(hook, &header(0, 0, 1));
         assert_eq!(gaps.on_record(hook, &header(0, 0, 2)), None);

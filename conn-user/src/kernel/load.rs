@@ -149,7 +149,7 @@ pub fn probe(facts: &mut KernelFacts, offsets: &Offsets) -> Result<(), LoadError
             Probe::Refused { errno: errno_of(&error), what: format!("{step} of {}: {error}", attach.label()) }
         }
     };
-    facts.tp_btf = attempt("state_net", Attach::TpBtf("inet_sock_set_state"), false);
+    facts.tp_btf = attempt("state", Attach::TpBtf("inet_sock_set_state"), false);
     facts.cookie_helper =
         Some(matches!(attempt("probe_cookie", Attach::TpBtf("inet_sock_set_state"), true), Probe::Works));
     facts.fentry = attempt("fentry_tcp_close", Attach::Fentry("tcp_close"), false);

@@ -134,7 +134,7 @@ mod tests {
         let mut totals = Totals { gaps: 1, lost: 12, undecoded: 0, ..Totals::default() };
         totals.records = vec![
             HookTotals { hook: HookId::FentryTcpConnect, seen: 1234, lost: 0 },
-            HookTotals { hook: HookId::StateNet, seen: 7, lost: 12 },
+            HookTotals { hook: HookId::State, seen: 7, lost: 12 },
         ];
         for kind in [EventKind::Connect, EventKind::Connect, EventKind::Close, EventKind::Gap] {
             totals.count(kind);
@@ -149,7 +149,7 @@ mod tests {
         let expected = concat!(
             r#"{"kind":"totals","events":{"connect":2,"accept":0,"established":0,"failed":0,"close":1,"listen":0,"#,
             r#""unlisten":0,"exec":0,"exit":0,"gap":1},"records":{"fentry:tcp_connect":{"seen":1234,"lost":0},"#,
-            r#""tp_btf:inet_sock_set_state/net":{"seen":7,"lost":12}},"gaps":1,"lost":12,"undecoded":0,"missed":0}"#,
+            r#""tp_btf:inet_sock_set_state":{"seen":7,"lost":12}},"gaps":1,"lost":12,"undecoded":0,"missed":0}"#,
             "\n"
         );
         assert_eq!(String::from_utf8(line.clone()).expect("UTF-8"), expected);
@@ -158,8 +158,8 @@ mod tests {
 
     #[test]
     fn text() {
-        let expected = "events: 2 connect, 1 close\nrecords by hook:\n  fentry:tcp_connect              1234\n  \
-                        tp_btf:inet_sock_set_state/net     7  12 lost\n1 gap, 12 lost records";
+        let expected = "events: 2 connect, 1 close\nrecords by hook:\n  fentry:tcp_connect          1234\n  \
+                        tp_btf:inet_sock_set_state     7  12 lost\n1 gap, 12 lost records";
         assert_eq!(sample().to_string(), expected);
         assert_eq!(Totals::default().to_string(), "events: none\nnothing lost");
         let undecoded = Totals { undecoded: 1, ..Totals::default() };

@@ -17,8 +17,8 @@ const fn counted_hook(backend: Backend) -> (&'static str, u64, u64) {
     match backend {
         Backend::Fentry => ("fentry:tcp_close", 2, 0),
         Backend::Kprobe => ("kprobe:tcp_close", 2, 0),
-        // A connect and two closes; the listener comes and goes.
-        Backend::Tracepoint => ("tp_btf:inet_sock_set_state/actor", 3, 2),
+        // A connect, two handshakes and two closes; the listener comes and goes.
+        Backend::Tracepoint => ("tp_btf:inet_sock_set_state", 5, 2),
     }
 }
 

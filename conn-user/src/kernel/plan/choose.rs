@@ -18,18 +18,11 @@ pub(super) struct Common {
 
 pub(super) const COMMON: &[Common] = &[
     Common {
-        program: "state_actor",
-        hook: HookId::StateActor,
+        program: "state",
+        hook: HookId::State,
         tracepoint: BtfTracepoint::InetSockSetState,
         role: Role::State,
-        reason: "the transitions that the current task causes",
-    },
-    Common {
-        program: "state_net",
-        hook: HookId::StateNet,
-        tracepoint: BtfTracepoint::InetSockSetState,
-        role: Role::State,
-        reason: "the transitions that the network causes: failure, reset and timeout are seen nowhere else",
+        reason: "outcome and end of every connection: failure, reset and timeout are seen nowhere else",
     },
     Common {
         program: "process_fork",
@@ -308,8 +301,7 @@ fn understudy(facts: &KernelFacts, first: &PlannedProgram) -> Option<PlannedProg
         HookId::FentryInetAcceptUnderstudy => "fentry_inet_accept_understudy",
         HookId::FentrySockGraftUnderstudy => "fentry_sock_graft_understudy",
         HookId::FentryTcpCloseUnderstudy => "fentry_tcp_close_understudy",
-        HookId::StateActorUnderstudy => "state_actor_understudy",
-        HookId::StateNetUnderstudy => "state_net_understudy",
+        HookId::StateUnderstudy => "state_understudy",
         HookId::ProcessForkUnderstudy => "process_fork_understudy",
         HookId::ProcessExecUnderstudy => "process_exec_understudy",
         HookId::ProcessExitUnderstudy => "process_exit_understudy",

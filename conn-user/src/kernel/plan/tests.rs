@@ -9,7 +9,7 @@ use super::*;
 use crate::kernel::facts::{Capabilities, KernelFunction, Probe, Symbol, Tracefs, TracepointId};
 use crate::kernel::offsets::MissingMember;
 
-const COMMON: [&str; 5] = ["state_actor", "state_net", "process_fork", "process_exec", "process_exit"];
+const COMMON: [&str; 4] = ["state", "process_fork", "process_exec", "process_exit"];
 
 fn auto(facts: &KernelFacts) -> Plan {
     plan(facts, BackendChoice::Auto).expect("a plan")
@@ -119,7 +119,7 @@ fn a_refused_program_makes_room_for_the_next() {
     assert_eq!(plan.backend, Backend::Kprobe, "no accept, no backend");
     assert!(plan.refused[0].1.contains("fexit:inet_csk_accept: EINVAL"), "{:?}", plan.refused);
 
-    facts.refused.insert("state_net".to_owned(), refused);
+    facts.refused.insert("state".to_owned(), refused);
     assert!(matches!(plan_error(&facts, BackendChoice::Auto), PlanError::Base(_)));
 }
 
