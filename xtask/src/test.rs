@@ -45,7 +45,8 @@ pub(crate) fn test(with_vm: bool) -> Result<()> {
 fn on_host(agent: &Path) -> Result<()> {
     // Packages are named by the workspace's default members: conn-ebpf builds only for its own target. All packages are
     // tested even if one fails.
-    run(workspace::cargo().args(["test", "--no-fail-fast"]).env("CONN_BIN", agent)).context("cargo test")
+    run(workspace::cargo().args(["test", "--no-fail-fast"]).env("CONN_BIN", agent).env("CONN_STORM", "30000"))
+        .context("cargo test")
 }
 
 fn in_machines() -> Result<()> {
