@@ -10,6 +10,7 @@ use super::listeners::Listener;
 use super::model::{Actor, Change, ConnId, FlowEvent, ListenEvent, Source, Unlisten, canonical_ip};
 use super::pending::HeldListen;
 use super::resolve::PortQuery;
+use super::store::Found;
 use super::table::{BEFORE_ATTACH, FlowTable, KERNEL, hook_actor};
 use crate::process::ProcessTable;
 use crate::units::{BootNs, NetNs, Pid};
@@ -87,13 +88,15 @@ impl FlowTable {
             self.unlisten(sock.key, local, closer, at.boot, out);
             return;
         }
-        if at.hook.is_understudy() {
+        if at.hook.is_understudy() && matches!(self.store.find(sock), Found::Ended { .. }) {
             // It repeats what was told.
             self.stats.ignored += 1;
             return;
         }
+        let id = self.next_id();
+        self.store.mark_ended(sock.key, id, false);
         let event = ListenEvent {
-            id: ConnId(self.next_id()),
+            id: ConnId(id),
             transport: transport(sock),
             local,
             netns: NetNs(sock.netns),
@@ -115,6 +118,7 @@ impl FlowTable {
         out: &mut Vec<FlowEvent>,
     ) {
         let Some(mut listener) = self.listeners.remove(key) else { return };
+        self.store.mark_ended(key, listener.id, false);
         if listener.port == 0 {
             listener.port = local.port();
         }

@@ -565,3 +565,23 @@ fn a_handshake_that_is_repeated_after_the_end_begins_nothing() {
     rig.closes(20, ESTABLISHED, child());
     assert!(rig.told().is_empty(), "it is over");
 }
+
+#[test]
+fn an_understudy_ends_a_listener_once_known_or_not() {
+    for known in [false, true] {
+        for repeated in [false, true] {
+            let mut rig = Rig::new(Backend::Fentry);
+            if known {
+                rig.listens(20, listener());
+                rig.told();
+            }
+            if repeated {
+                rig.unlistens(20, listener());
+            }
+            let sock = Sock { old_state: LISTEN, new_state: CLOSE, ..listener() };
+            let again = rig.sock_record(HookId::StateUnderstudy, who(20), sock);
+            rig.feed(&Record::Unlisten(again));
+            assert_eq!(rig.told().len(), 1, "known: {known}, repeated: {repeated}");
+        }
+    }
+}

@@ -79,6 +79,8 @@ pub(crate) struct Agent {
 pub(crate) struct Ended {
     pub(crate) status: ExitStatus,
     pub(crate) stderr: Vec<String>,
+    /// Everything it told, what came at its end included.
+    pub(crate) events: Vec<Event>,
 }
 
 impl Agent {
@@ -206,8 +208,10 @@ impl Agent {
             let _ = thread.join();
         }
         self.well()?;
-        let stderr = self.shared.lock().stderr.clone();
-        Ok(Ended { status, stderr })
+        let said = self.shared.lock();
+        let (stderr, events) = (said.stderr.clone(), said.events.clone());
+        drop(said);
+        Ok(Ended { status, stderr, events })
     }
 }
 
