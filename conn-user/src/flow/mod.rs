@@ -1,5 +1,6 @@
 //! What: the connection and listener tables and their life cycles.
 
+pub mod born;
 mod ends;
 mod hold;
 mod how;
@@ -9,6 +10,7 @@ mod listeners;
 pub mod model;
 mod pending;
 pub mod resolve;
+pub mod snapshot;
 mod store;
 pub mod table;
 
