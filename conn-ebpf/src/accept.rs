@@ -17,7 +17,7 @@ use crate::log::Anywhere;
 use crate::mem::{Access, Common as _, Direct, Probe, current, current_typed};
 use crate::offsets::{
     CURRENT_TASK_TYPED, OFF_FDTABLE_FD, OFF_FDTABLE_MAX_FDS, OFF_FILE_PRIVATE_DATA, OFF_FILES_FDT,
-    OFF_SK_SOCKET, OFF_SKC_FAMILY, OFF_SKC_STATE, OFF_SOCKET_FILE, OFF_SOCKET_SK, OFF_TASK_FILES,
+    OFF_SKC_FAMILY, OFF_SKC_STATE, OFF_TASK_FILES,
 };
 use crate::sock::{self, AF_INET, AF_INET6, Key, TCP_LISTEN};
 use crate::state::emit_common;
@@ -115,8 +115,11 @@ unsafe fn accept<A: Access + Key>(hook: HookId, sk: *const c_void) {
         let common = A::common(sk);
         let family = common.load::<u16>(OFF_SKC_FAMILY.load());
         let state = common.load::<u8>(OFF_SKC_STATE.load());
-        if (family == AF_INET || family == AF_INET6) && state != TCP_LISTEN && sock::is_ours::<A>(sk) {
-            emit_common::<A>(hook, RecordKind::Accept, sk, &common, (state, state), 0);
+        if (family == AF_INET || family == AF_INET6)
+            && state != TCP_LISTEN
+            && let Some(ours) = sock::ours::<A>(sk, false)
+        {
+            emit_common::<A>(hook, RecordKind::Accept, ours, &common, (state, state), 0);
         }
     }
 }
@@ -135,8 +138,9 @@ pub(crate) fn sys_exit_accept4(ctx: TracePointContext) -> u32 {
 
 /// Finds the socket of the descriptor that an accept returned.
 ///
-/// Another thread may have replaced the descriptor in between; the back pointers prove that it is a socket, and the
-/// agent accepts the answer only for a connection that waits to be accepted.
+/// Another thread may have replaced the descriptor in between; the back pointer proves that it is a socket's, and the
+/// agent accepts the answer only for a connection that waits to be accepted. Every read here is a call of the helper,
+/// and this is the dearest program of its backend: none is made twice.
 #[inline(always)]
 fn accepted_fd(hook: HookId, ctx: &TracePointContext) {
     // SAFETY: `long ret` at 16 of the context (trace_event_raw_sys_exit: 8 common bytes, the number, the result), read
@@ -156,15 +160,20 @@ fn accepted_fd(hook: HookId, ctx: &TracePointContext) {
         }
         let file = Probe::pointer(fds.byte_add(fd as usize * 8), 0);
         let socket = Probe::pointer(file, OFF_FILE_PRIVATE_DATA.load());
-        if socket.is_null() || Probe::pointer(socket, OFF_SOCKET_FILE.load()) != file {
+        let (back, sk) = sock::file_and_sk(socket);
+        if socket.is_null() || back != file {
             debug!(&Anywhere, "accept returned descriptor {}, which is no socket any more", fd);
             return;
         }
-        let sk = Probe::pointer(socket, OFF_SOCKET_SK.load());
-        if sk.is_null() || Probe::pointer(sk, OFF_SK_SOCKET.load()) != socket {
-            return;
+        let common = Probe::common(sk);
+        let family = common.load::<u16>(OFF_SKC_FAMILY.load());
+        let state = common.load::<u8>(OFF_SKC_STATE.load());
+        if (family == AF_INET || family == AF_INET6)
+            && state != TCP_LISTEN
+            && let Some(ours) = sock::handed_out::<Probe>(sk)
+        {
+            emit_common::<Probe>(hook, RecordKind::Accept, ours, &common, (state, state), 0);
         }
-        accept::<Probe>(hook, sk);
     }
 }
 

@@ -33,8 +33,10 @@ pub(crate) fn fexit_listen_start_2_args(ctx: FExitContext) -> i32 {
 fn listening(sk: *const c_void, failed: i32) {
     // SAFETY: the function's first argument.
     unsafe {
-        if failed == 0 && sock::is_ours::<Direct>(sk) {
-            emit_sock::<Direct>(HookId::FexitListenStart, RecordKind::Listen, sk, TCP_CLOSE, TCP_LISTEN, 0);
+        if failed == 0
+            && let Some(ours) = sock::ours::<Direct>(sk, false)
+        {
+            emit_sock::<Direct>(HookId::FexitListenStart, RecordKind::Listen, ours, TCP_CLOSE, TCP_LISTEN, 0);
         }
     }
 }
@@ -58,8 +60,10 @@ fn hashed(hook: HookId, ctx: &ProbeContext) {
     let Some(sk) = ctx.arg::<*const c_void>(0) else { return };
     // SAFETY: int inet_hash(struct sock *sk), int inet6_hash(struct sock *sk)
     unsafe {
-        if Probe::load::<u8>(sk, OFF_SKC_STATE.load()) == TCP_LISTEN && sock::is_ours::<Probe>(sk) {
-            emit_sock::<Probe>(hook, RecordKind::Listen, sk, TCP_CLOSE, TCP_LISTEN, 0);
+        if Probe::load::<u8>(sk, OFF_SKC_STATE.load()) == TCP_LISTEN
+            && let Some(ours) = sock::ours::<Probe>(sk, false)
+        {
+            emit_sock::<Probe>(hook, RecordKind::Listen, ours, TCP_CLOSE, TCP_LISTEN, 0);
         }
     }
 }

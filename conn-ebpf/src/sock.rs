@@ -11,9 +11,9 @@ use crate::offsets::{
     COOKIE_HELPER, OFF_FILE_COUNT, OFF_FILE_REF, OFF_INET_SPORT, OFF_INODE_INO, OFF_NET_INUM, OFF_SK_ERR,
     OFF_SK_LINGERTIME, OFF_SK_PROTOCOL, OFF_SK_SHUTDOWN, OFF_SK_SOCKET, OFF_SKC_COOKIE, OFF_SKC_DADDR,
     OFF_SKC_DPORT, OFF_SKC_FAMILY, OFF_SKC_FLAGS, OFF_SKC_NET, OFF_SKC_NUM, OFF_SKC_RCV_SADDR,
-    OFF_SKC_V6_DADDR, OFF_SKC_V6_RCV_SADDR, OFF_SOCKET_ALLOC_INODE, OFF_SOCKET_FILE, OFF_TCP_BYTES_RECEIVED,
-    OFF_TCP_BYTES_RETRANS, OFF_TCP_BYTES_SENT, OFF_TCP_COPIED_SEQ, OFF_TCP_IS_MPTCP, OFF_TCP_RCV_NXT,
-    OFF_TCP_SRTT_US, OFF_TCP_TOTAL_RETRANS,
+    OFF_SKC_V6_DADDR, OFF_SKC_V6_RCV_SADDR, OFF_SOCKET_ALLOC_INODE, OFF_SOCKET_FILE, OFF_SOCKET_SK,
+    OFF_TCP_BYTES_RECEIVED, OFF_TCP_BYTES_RETRANS, OFF_TCP_BYTES_SENT, OFF_TCP_COPIED_SEQ, OFF_TCP_IS_MPTCP,
+    OFF_TCP_RCV_NXT, OFF_TCP_SRTT_US, OFF_TCP_TOTAL_RETRANS,
 };
 
 pub(crate) const AF_INET: u16 = 2;
@@ -69,28 +69,56 @@ impl Key for crate::mem::Probe {
     }
 }
 
-/// Whether this is a TCP or MPTCP socket over IP that conn tells of. Subflows of an MPTCP connection are not: the
-/// MPTCP socket stands for them.
+/// A socket that conn tells of, and what was read to find that out. Each helper call costs: what one needs the others
+/// use.
+#[derive(Clone, Copy)]
+pub(crate) struct Ours {
+    pub(crate) sk: *const c_void,
+    protocol: u16,
+    /// Null for MPTCP, and where no member of it is to be read.
+    tcp: *const c_void,
+}
+
+/// A TCP or MPTCP socket over IP that conn tells of. Subflows of an MPTCP connection are not: the MPTCP socket stands
+/// for them.
 ///
 /// # Safety
 /// `sk` is a `struct sock` for this access.
 #[inline(always)]
-pub(crate) unsafe fn is_ours<A: Access>(sk: *const c_void) -> bool {
+pub(crate) unsafe fn ours<A: Access>(sk: *const c_void, with_counters: bool) -> Option<Ours> {
     // SAFETY: per the contract.
     unsafe {
-        let protocol = A::load::<u16>(sk, OFF_SK_PROTOCOL.load());
+        let protocol = protocol::<A>(sk);
         if protocol == IPPROTO_MPTCP {
-            return true;
+            return Some(Ours { sk, protocol, tcp: core::ptr::null() });
         }
         if protocol != IPPROTO_TCP {
-            return false;
+            return None;
         }
-        if OFF_TCP_IS_MPTCP.load() == OFFSET_NONE {
-            return true;
+        if !with_counters && OFF_TCP_IS_MPTCP.load() == OFFSET_NONE {
+            return Some(Ours { sk, protocol, tcp: core::ptr::null() });
         }
         let tcp = A::tcp_sock(sk);
-        tcp.is_null() || A::load::<u8>(tcp, OFF_TCP_IS_MPTCP.load()) & 1 == 0
+        let subflow = !tcp.is_null()
+            && OFF_TCP_IS_MPTCP.load() != OFFSET_NONE
+            && A::load::<u8>(tcp, OFF_TCP_IS_MPTCP.load()) & 1 != 0;
+        if subflow { None } else { Some(Ours { sk, protocol, tcp }) }
     }
+}
+
+/// As [`ours`], of the socket behind a descriptor: subflows have none.
+///
+/// # Safety
+/// `sk` is a `struct sock` for this access.
+#[inline(always)]
+pub(crate) unsafe fn handed_out<A: Access>(sk: *const c_void) -> Option<Ours> {
+    // SAFETY: per the contract.
+    let protocol = unsafe { protocol::<A>(sk) };
+    (protocol == IPPROTO_TCP || protocol == IPPROTO_MPTCP).then_some(Ours {
+        sk,
+        protocol,
+        tcp: core::ptr::null(),
+    })
 }
 
 /// `sk_protocol`.
@@ -144,6 +172,26 @@ pub(crate) unsafe fn holder<A: Access>(sk: *const c_void) -> u16 {
     }
 }
 
+/// Bytes of `struct socket` that are copied at once: state, type, flags, file, sk, ops (include/linux/net.h).
+const SOCKET_COPIED: usize = 40;
+
+/// `file` and `sk` of a `struct socket`, in one call of the helper; null when the memory is not readable.
+#[inline(always)]
+pub(crate) fn file_and_sk(socket: *const c_void) -> (*const c_void, *const c_void) {
+    let (file, sk) = (OFF_SOCKET_FILE.load(), OFF_SOCKET_SK.load());
+    // SAFETY: the helper faults safely; the members are within the copy, aligned as in the struct.
+    unsafe {
+        if file as usize > SOCKET_COPIED - 8 || sk as usize > SOCKET_COPIED - 8 {
+            return (probe::<u64>(socket, file) as *const c_void, probe::<u64>(socket, sk) as *const c_void);
+        }
+        let mut bytes = [0_u64; SOCKET_COPIED / 8];
+        copy(socket, 0, (&raw mut bytes).cast(), SOCKET_COPIED as u32);
+        let member =
+            |at: u32| (&raw const bytes).byte_add(at as usize).cast::<*const c_void>().read_volatile();
+        (member(file), member(sk))
+    }
+}
+
 /// The inode number of the socket, 0 where it has none: `struct socket` and its inode are one `socket_alloc`.
 ///
 /// # Safety
@@ -163,11 +211,11 @@ pub(crate) unsafe fn inode<A: Access>(sk: *const c_void) -> u32 {
 /// Describes a socket in place.
 ///
 /// # Safety
-/// `sk` is a `struct sock` for this access, `to` is valid for writes.
+/// `ours` was found with this access, `to` is valid for writes.
 #[inline(always)]
 pub(crate) unsafe fn fill<A: Access + Key>(
     to: *mut Sock,
-    sk: *const c_void,
+    ours: Ours,
     common: &A::Common,
     (old, new): (u8, u8),
     flags: u16,
@@ -175,6 +223,7 @@ pub(crate) unsafe fn fill<A: Access + Key>(
 ) {
     // SAFETY: per the contract.
     unsafe {
+        let sk = ours.sk;
         let (key, key_flags) = A::key(sk, common);
         (*to).key = key;
         let family = common.load::<u16>(OFF_SKC_FAMILY.load());
@@ -210,7 +259,7 @@ pub(crate) unsafe fn fill<A: Access + Key>(
             if num != 0 || pending { num } else { u16::from_be(probe::<u16>(sk, OFF_INET_SPORT.load())) };
         (*to).rport = u16::from_be(common.load::<u16>(OFF_SKC_DPORT.load()));
         (*to).family = family;
-        (*to).protocol = protocol::<A>(sk);
+        (*to).protocol = ours.protocol;
         // Only an end has a use for these.
         (*to).err = if is_end { A::load::<i32>(sk, OFF_SK_ERR.load()) as u16 } else { 0 };
         let flags = if pending { flags } else { flags & !SockFlags::PORT_PENDING };
@@ -225,9 +274,9 @@ pub(crate) unsafe fn fill<A: Access + Key>(
 /// Reads the counters in place and returns the flags that they and the socket's own flags give.
 ///
 /// # Safety
-/// `sk` is a `struct sock` for this access, `to` is valid for writes.
+/// `ours` was found with this access and with counters, `to` is valid for writes.
 #[inline(always)]
-pub(crate) unsafe fn fill_counters<A: Access>(to: *mut Counters, sk: *const c_void) -> u16 {
+pub(crate) unsafe fn fill_counters<A: Access>(to: *mut Counters, Ours { sk, tcp, .. }: Ours) -> u16 {
     // SAFETY: per the contract.
     unsafe {
         let mut flags = 0;
@@ -241,7 +290,6 @@ pub(crate) unsafe fn fill_counters<A: Access>(to: *mut Counters, sk: *const c_vo
         {
             flags |= SockFlags::LINGER_ZERO;
         }
-        let tcp = if protocol::<A>(sk) == IPPROTO_TCP { A::tcp_sock(sk) } else { core::ptr::null() };
         if tcp.is_null() {
             (*to).bytes_sent = 0;
             (*to).bytes_retrans = 0;

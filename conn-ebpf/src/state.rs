@@ -13,7 +13,7 @@ use crate::mem::{Access as _, Direct};
 use crate::offsets::{ASK_COOKIE_EARLY, STATE_TELLS_ALL, STATE_TELLS_LISTEN};
 use crate::ring::reserve;
 use crate::sock::{
-    self, IPPROTO_MPTCP, Key, TCP_CLOSE, TCP_ESTABLISHED, TCP_LISTEN, TCP_SYN_RECV, TCP_SYN_SENT,
+    self, IPPROTO_MPTCP, Key, Ours, TCP_CLOSE, TCP_ESTABLISHED, TCP_LISTEN, TCP_SYN_RECV, TCP_SYN_SENT,
 };
 use crate::task;
 use crate::understudy::Pair;
@@ -48,8 +48,10 @@ fn changes(hook: HookId, ctx: &BtfTracePointContext) {
                 begins(hook, sk, old, new, RecordKind::Listen, STATE_TELLS_LISTEN.load());
             }
             (TCP_LISTEN, TCP_CLOSE) => {
-                if PAIR.is_to_tell(hook, sk) && sock::is_ours::<Direct>(sk) {
-                    emit_sock::<Direct>(hook, RecordKind::Unlisten, sk, old, new, 0);
+                if PAIR.is_to_tell(hook, sk)
+                    && let Some(ours) = sock::ours::<Direct>(sk, false)
+                {
+                    emit_sock::<Direct>(hook, RecordKind::Unlisten, ours, old, new, 0);
                 }
             }
             (_, TCP_ESTABLISHED) => establishes(hook, sk, old, new),
@@ -71,12 +73,12 @@ unsafe fn establishes(hook: HookId, sk: *const c_void, old: u8, new: u8) {
     // SAFETY: the caller's `sk`; the reserved record is valid for writes.
     unsafe {
         if PAIR.is_to_tell(hook, sk)
-            && sock::is_ours::<Direct>(sk)
+            && let Some(ours) = sock::ours::<Direct>(sk, false)
             && let Some((header, mut entry)) = reserve::<EstablishedRecord>(hook, RecordKind::Established)
         {
             let record = entry.as_mut_ptr();
             (*record).header = header;
-            sock::fill::<Direct>(&raw mut (*record).sock, sk, &Direct::common(sk), (old, new), 0, false);
+            sock::fill::<Direct>(&raw mut (*record).sock, ours, &Direct::common(sk), (old, new), 0, false);
             entry.submit(0);
         }
     }
@@ -95,8 +97,10 @@ unsafe fn begins(hook: HookId, sk: *const c_void, old: u8, new: u8, kind: Record
             }
             return;
         }
-        if PAIR.is_to_tell(hook, sk) && sock::is_ours::<Direct>(sk) {
-            emit_sock::<Direct>(hook, kind, sk, old, new, SockFlags::PORT_PENDING);
+        if PAIR.is_to_tell(hook, sk)
+            && let Some(ours) = sock::ours::<Direct>(sk, false)
+        {
+            emit_sock::<Direct>(hook, kind, ours, old, new, SockFlags::PORT_PENDING);
         }
     }
 }
@@ -114,8 +118,10 @@ unsafe fn closes(hook: HookId, sk: *const c_void, old: u8, new: u8) -> bool {
         if holder & SockFlags::FILE_DEAD == 0 {
             return false;
         }
-        if PAIR.is_to_tell(hook, sk) && sock::is_ours::<Direct>(sk) {
-            emit_end::<Direct>(hook, RecordKind::Close, sk, old, new, holder);
+        if PAIR.is_to_tell(hook, sk)
+            && let Some(ours) = sock::ours::<Direct>(sk, true)
+        {
+            emit_end::<Direct>(hook, RecordKind::Close, ours, old, new, holder);
         }
         true
     }
@@ -137,8 +143,11 @@ unsafe fn ends(hook: HookId, sk: *const c_void, old: u8, new: u8) {
             // that nobody accepted.
             old == TCP_SYN_RECV || sock::shutdown::<Direct>(sk) == 3
         };
-        if !told && PAIR.is_to_tell(hook, sk) && sock::is_ours::<Direct>(sk) {
-            emit_end::<Direct>(hook, RecordKind::End, sk, old, new, holder);
+        if !told
+            && PAIR.is_to_tell(hook, sk)
+            && let Some(ours) = sock::ours::<Direct>(sk, true)
+        {
+            emit_end::<Direct>(hook, RecordKind::End, ours, old, new, holder);
         }
     }
 }
@@ -146,42 +155,42 @@ unsafe fn ends(hook: HookId, sk: *const c_void, old: u8, new: u8) {
 /// Writes a [`SockRecord`].
 ///
 /// # Safety
-/// `sk` is a `struct sock` for this access.
+/// `ours` was found with this access.
 #[inline(always)]
 pub(crate) unsafe fn emit_sock<A: crate::mem::Access + Key>(
     hook: HookId,
     kind: RecordKind,
-    sk: *const c_void,
+    ours: Ours,
     old: u8,
     new: u8,
     flags: u16,
 ) {
-    // SAFETY: the caller's `sk`.
-    unsafe { emit_common::<A>(hook, kind, sk, &A::common(sk), (old, new), flags) };
+    // SAFETY: the caller's socket.
+    unsafe { emit_common::<A>(hook, kind, ours, &A::common(ours.sk), (old, new), flags) };
 }
 
 /// Writes a [`SockRecord`] of a socket whose beginning is read.
 ///
 /// # Safety
-/// `sk` is a `struct sock` for this access, `common` its beginning.
+/// `ours` was found with this access, `common` is its beginning.
 #[inline(always)]
 pub(crate) unsafe fn emit_common<A: crate::mem::Access + Key>(
     hook: HookId,
     kind: RecordKind,
-    sk: *const c_void,
+    ours: Ours,
     common: &A::Common,
     (old, new): (u8, u8),
     flags: u16,
 ) {
     if let Some((header, mut entry)) = reserve::<SockRecord>(hook, kind) {
         let record = entry.as_mut_ptr();
-        // SAFETY: the reserved record is valid for writes; `sk` per the contract.
+        // SAFETY: the reserved record is valid for writes; the socket per the contract.
         unsafe {
             (*record).header = header;
             task::fill_current(&raw mut (*record).task);
-            sock::fill::<A>(&raw mut (*record).sock, sk, common, (old, new), flags, false);
+            sock::fill::<A>(&raw mut (*record).sock, ours, common, (old, new), flags, false);
             if flags & SockFlags::PORT_PENDING != 0 {
-                (*record).sock.inode = sock::inode::<A>(sk);
+                (*record).sock.inode = sock::inode::<A>(ours.sk);
             }
         }
         entry.submit(0);
@@ -191,24 +200,24 @@ pub(crate) unsafe fn emit_common<A: crate::mem::Access + Key>(
 /// Writes a [`SockEndRecord`].
 ///
 /// # Safety
-/// `sk` is a `struct sock` for this access.
+/// `ours` was found with this access and with counters.
 #[inline(always)]
 pub(crate) unsafe fn emit_end<A: crate::mem::Access + Key>(
     hook: HookId,
     kind: RecordKind,
-    sk: *const c_void,
+    ours: Ours,
     old: u8,
     new: u8,
     flags: u16,
 ) {
     if let Some((header, mut entry)) = reserve::<SockEndRecord>(hook, kind) {
         let record = entry.as_mut_ptr();
-        // SAFETY: the reserved record is valid for writes; `sk` per the contract.
+        // SAFETY: the reserved record is valid for writes; the socket per the contract.
         unsafe {
             (*record).header = header;
             task::fill_current(&raw mut (*record).task);
-            let flags = flags | sock::fill_counters::<A>(&raw mut (*record).counters, sk);
-            sock::fill::<A>(&raw mut (*record).sock, sk, &A::common(sk), (old, new), flags, true);
+            let flags = flags | sock::fill_counters::<A>(&raw mut (*record).counters, ours);
+            sock::fill::<A>(&raw mut (*record).sock, ours, &A::common(ours.sk), (old, new), flags, true);
         }
         entry.submit(0);
     }
