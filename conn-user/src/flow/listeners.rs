@@ -41,16 +41,22 @@ impl Listener {
         self.owner.process.as_ref().is_some_and(|owner| owner.is_same(process))
     }
 
-    /// How well the listener fits a connection to this address: the kernel prefers the narrower (`compute_score`).
+    /// How well the listener fits a connection to this address. `IPV6_V6ONLY` no record tells.
     fn fit(&self, addr: IpAddr) -> u8 {
-        match (self.addr, addr) {
-            (own, other) if own == other && !own.is_unspecified() => 3,
-            (IpAddr::V4(own), IpAddr::V4(_)) if own.is_unspecified() => 2,
-            (IpAddr::V6(own), IpAddr::V6(_)) if own.is_unspecified() => 2,
-            // Dual stack: `::` takes IPv4 too, unless IPV6_V6ONLY, which no record tells.
-            (IpAddr::V6(own), IpAddr::V4(_)) if own.is_unspecified() => 1,
-            _ => 0,
-        }
+        fit(self.addr, false, addr)
+    }
+}
+
+/// How well a listener on address `own` fits a connection to `addr`, 0 for not at all: the kernel prefers the narrower
+/// (`compute_score`, net/ipv4/inet_hashtables.c).
+pub(super) fn fit(own: IpAddr, v6only: bool, addr: IpAddr) -> u8 {
+    match (own, addr) {
+        (own, other) if own == other && !own.is_unspecified() => 3,
+        (IpAddr::V4(own), IpAddr::V4(_)) if own.is_unspecified() => 2,
+        (IpAddr::V6(own), IpAddr::V6(_)) if own.is_unspecified() => 2,
+        // Dual stack: `::` takes IPv4 too.
+        (IpAddr::V6(own), IpAddr::V4(_)) if own.is_unspecified() && !v6only => 1,
+        _ => 0,
     }
 }
 
