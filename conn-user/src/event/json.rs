@@ -9,10 +9,12 @@ use std::sync::Arc;
 
 use self::process::{ProcessWriter, write_option};
 use super::address::{write_int, write_ip};
+use super::age::Age;
 use super::model::{Event, EventBody, SCHEMA_VERSION};
 use super::names::{self, Named};
 use super::time::Rfc3339;
 use super::{community, errno, escape};
+use crate::flow::born::Born;
 use crate::flow::model::{
     Actor, Change, ConnEvent, ConnId, Direction, Ending, Failure, ListenEvent, Method, Source, Transport,
     canonical_ip,
@@ -59,7 +61,7 @@ impl JsonEncoder {
     pub fn encode(&mut self, event: &Event, out: &mut Vec<u8>) {
         self.head(event, out);
         match &event.body {
-            EventBody::Flow(change) => self.flow(change, out),
+            EventBody::Flow(change) => self.flow(change, event.boot, out),
             EventBody::Exec(exec) => self.process(Some(&exec.process), b",\"process\":", out),
             EventBody::Exit(exit, status) => {
                 self.process(Some(&exit.process), b",\"process\":", out);
@@ -91,11 +93,11 @@ impl JsonEncoder {
         out.push(b'"');
     }
 
-    fn flow(&mut self, change: &Change, out: &mut Vec<u8>) {
+    fn flow(&mut self, change: &Change, at: BootNs, out: &mut Vec<u8>) {
         match change {
-            Change::Connect(conn) => self.conn(conn, out),
+            Change::Connect(conn) => self.conn(conn, at, out),
             Change::Accept(conn) => {
-                self.conn(conn, out);
+                self.conn(conn, at, out);
                 if let Some(listener) = &conn.listener {
                     self.process(listener.process.as_ref(), b",\"listener\":{\"process\":", out);
                     write_method(listener.method, out);
@@ -103,21 +105,21 @@ impl JsonEncoder {
                 }
             }
             Change::Established(conn) => {
-                self.conn(conn, out);
+                self.conn(conn, at, out);
                 out.extend_from_slice(b",\"connect_ns\":");
                 write_duration(connect_time(conn), out);
             }
             Change::Failed(conn, failure) => {
-                self.conn(conn, out);
+                self.conn(conn, at, out);
                 write_failure(failure, out);
             }
             Change::Close(conn, ending) => {
-                self.conn(conn, out);
+                self.conn(conn, at, out);
                 self.ending(ending, out);
             }
-            Change::Listen(listener) => self.listener(listener, out),
+            Change::Listen(listener) => self.listener(listener, at, out),
             Change::Unlisten(listener, end) => {
-                self.listener(listener, out);
+                self.listener(listener, at, out);
                 out.extend_from_slice(b",\"duration_ns\":");
                 write_duration(end.duration, out);
                 self.closer(&end.closer, out);
@@ -125,7 +127,7 @@ impl JsonEncoder {
         }
     }
 
-    fn conn(&mut self, conn: &ConnEvent, out: &mut Vec<u8>) {
+    fn conn(&mut self, conn: &ConnEvent, at: BootNs, out: &mut Vec<u8>) {
         self.conn_id(conn.id, out);
         if let Some(id) = community::id(conn.local, conn.remote) {
             out.extend_from_slice(b",\"community_id\":\"");
@@ -142,16 +144,20 @@ impl JsonEncoder {
         write_end(b",\"laddr\":\"", b",\"lport\":", conn.local, out);
         write_end(b",\"raddr\":\"", b",\"rport\":", conn.remote, out);
         write_netns(conn.netns, conn.source, out);
+        write_born(conn.born.as_deref(), conn.source, at, out);
+        write_kernel_socket(conn.kernel_socket, out);
         self.owner(&conn.owner, out);
     }
 
-    fn listener(&mut self, listener: &ListenEvent, out: &mut Vec<u8>) {
+    fn listener(&mut self, listener: &ListenEvent, at: BootNs, out: &mut Vec<u8>) {
         let (ip, mapped) = canonical_ip(listener.local.ip());
         self.conn_id(listener.id, out);
         write_transport(listener.transport, out);
         write_family(ip, mapped, out);
         write_end(b",\"laddr\":\"", b",\"lport\":", SocketAddr::new(ip, listener.local.port()), out);
         write_netns(listener.netns, listener.source, out);
+        write_born(listener.born.as_deref(), listener.source, at, out);
+        write_kernel_socket(listener.kernel_socket, out);
         self.owner(&listener.owner, out);
     }
 
@@ -244,10 +250,27 @@ fn write_end(address_key: &[u8], port_key: &[u8], end: SocketAddr, out: &mut Vec
 fn write_netns(netns: NetNs, source: Source, out: &mut Vec<u8>) {
     out.extend_from_slice(b",\"netns\":");
     write_int(netns.0, out);
-    out.extend_from_slice(match source {
-        Source::Live => b",\"source\":\"live\"",
-        Source::Late => b",\"source\":\"late\"",
-    });
+    out.extend_from_slice(b",\"source\":\"");
+    out.extend_from_slice(source.name().as_bytes());
+    out.push(b'"');
+}
+
+/// The age of what was there before it was seen; what was seen from its beginning has times instead.
+fn write_born(born: Option<&Born>, source: Source, at: BootNs, out: &mut Vec<u8>) {
+    match born {
+        Some(born) => {
+            out.extend_from_slice(b",\"age\":");
+            Age::of(born, at).write_json(out);
+        }
+        None if source == Source::Live => {}
+        None => out.extend_from_slice(b",\"age\":null"),
+    }
+}
+
+fn write_kernel_socket(kernel: bool, out: &mut Vec<u8>) {
+    if kernel {
+        out.extend_from_slice(b",\"kernel_socket\":true");
+    }
 }
 
 fn write_tid(actor: &Actor, out: &mut Vec<u8>) {
@@ -267,7 +290,7 @@ fn write_method(method: Method, out: &mut Vec<u8>) {
             out.extend_from_slice(b"\",\"reason\":\"");
             out.extend_from_slice(reason.name().as_bytes());
         }
-        Method::Listener | Method::Closer => {}
+        Method::Listener | Method::Closer | Method::FdTable => {}
     }
     out.push(b'"');
 }

@@ -1,5 +1,6 @@
 //! The names of the model's values: the same in JSON, text, filters and the schema.
 
+use crate::flow::born::BornBy;
 use crate::flow::model::{Direction, EndedHow, Method, Source, Transport, UnknownReason};
 use crate::process::info::ProcessSource;
 
@@ -27,13 +28,26 @@ macro_rules! named {
 
 named!(Direction: Out = "out", In = "in", Unknown = "unknown");
 named!(Transport: Tcp = "tcp", Mptcp = "mptcp");
-named!(Source: Live = "live", Late = "late");
+named!(Source: Live = "live", Late = "late", Snapshot = "snapshot", Resync = "resync");
 named!(ProcessSource: Exec = "exec", Fork = "fork", ProcScan = "proc_scan", Hook = "hook");
 named!(UnknownReason:
     BeforeAttach = "before_attach",
     NeverAccepted = "never_accepted",
     Backend = "backend",
     Kernel = "kernel",
+    NotAccepted = "not_accepted",
+    Orphan = "orphan",
+    TimeWait = "time_wait",
+    NoHolder = "no_holder",
+);
+named!(BornBy:
+    Boot = "boot",
+    Conntrack = "conntrack",
+    NeverSent = "never_sent",
+    LastActivity = "last_activity",
+    OwnerStart = "owner_start",
+    Snapshot = "snapshot",
+    EarlierSnapshot = "earlier_snapshot",
 );
 named!(EndedHow:
     LocalFin = "local_fin",
@@ -56,7 +70,7 @@ impl Named for super::model::EventKind {
 }
 
 /// The ways in which an actor is known, without their details.
-pub const METHODS: [&str; 4] = ["hook", "listener", "closer", "unknown"];
+pub const METHODS: [&str; 5] = ["hook", "listener", "closer", "fd_table", "unknown"];
 
 /// The name of the way in which an actor is known.
 pub const fn method(method: Method) -> &'static str {
@@ -64,7 +78,8 @@ pub const fn method(method: Method) -> &'static str {
         Method::Hook(_) => METHODS[0],
         Method::Listener => METHODS[1],
         Method::Closer => METHODS[2],
-        Method::Unknown(_) => METHODS[3],
+        Method::FdTable => METHODS[3],
+        Method::Unknown(_) => METHODS[4],
     }
 }
 

@@ -42,14 +42,16 @@ fn examples() {
     assert_eq!(matching("arg:\"nginx: worker process\" kind:exit"), [20]);
     assert_eq!(matching("end:peer_reset,timeout"), [12, 14]);
     assert_eq!(matching("kind:listen dport:8080"), [1]);
-    assert_eq!(matching("method:unknown"), [12]);
+    assert_eq!(matching("method:unknown"), [12, 22]);
     assert_eq!(matching("source:late dir:unknown"), [12]);
+    assert_eq!(matching("source:snapshot,resync"), [21, 22, 23]);
+    assert_eq!(matching("method:fd_table kind:unlisten"), [23]);
 }
 
 #[test]
 fn a_process_of_a_close_is_owner_or_closer() {
     assert_eq!(matching("kind:close pid:666"), [6]);
-    assert_eq!(matching("kind:close pid:812"), [6, 14]);
+    assert_eq!(matching("kind:close pid:812"), [6, 14, 21]);
     assert_eq!(matching("kind:close -pid:666,812"), [5, 12]);
 }
 

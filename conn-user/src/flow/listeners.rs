@@ -3,8 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use super::model::{Actor, ConnId, ListenEvent, Transport};
-use crate::flow::model::Source;
+use super::born::Born;
+use super::model::{Actor, ConnId, ListenEvent, Source, Transport};
 use crate::process::hash::IntMap;
 use crate::process::info::ProcessInfo;
 use crate::units::{BootNs, NetNs};
@@ -20,6 +20,11 @@ pub(super) struct Listener {
     pub(super) port: u16,
     pub(super) transport: Transport,
     pub(super) since: BootNs,
+    pub(super) source: Source,
+    /// Since when it listens, if it did before it was seen.
+    pub(super) born: Option<Arc<Born>>,
+    /// The kernel's own socket.
+    pub(super) kernel: bool,
     pub(super) owner: Arc<Actor>,
     /// Its listen event is out.
     pub(super) told: bool,
@@ -32,7 +37,9 @@ impl Listener {
             transport: self.transport,
             local: SocketAddr::new(self.addr, self.port),
             netns: NetNs(self.netns),
-            source: Source::Live,
+            source: self.source,
+            born: self.born.clone(),
+            kernel_socket: self.kernel,
             owner: (*self.owner).clone(),
         }
     }
@@ -195,6 +202,9 @@ mod tests {
             port: local.port(),
             transport: Transport::Tcp,
             since: BootNs(0),
+            source: Source::Live,
+            born: None,
+            kernel: false,
             owner: Arc::new(Actor { process: Some(process(pid)), tid: None, method: Method::Listener }),
             told: true,
         }

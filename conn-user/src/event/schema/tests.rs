@@ -14,6 +14,7 @@ use crate::event::json::JsonEncoder;
 use crate::event::model::{Event, EventKind, SCHEMA_VERSION};
 use crate::event::names;
 use crate::event::samples;
+use crate::flow::born::BornBy;
 use crate::flow::model::{Direction, EndedHow, Source, Transport, UnknownReason};
 use crate::process::info::ProcessSource;
 
@@ -195,6 +196,8 @@ fn lists_of_names_are_those_of_the_code() {
     assert_eq!(listed("/$defs/close/properties/end/enum"), names::all::<EndedHow>());
     assert_eq!(listed("/$defs/actor/properties/reason/enum"), names::all::<UnknownReason>());
     assert_eq!(listed("/$defs/actor/properties/method/enum"), names::METHODS);
+    assert_eq!(listed("/$defs/age/properties/at_least_by/enum"), names::all::<BornBy>());
+    assert_eq!(listed("/$defs/age/properties/at_most_by/enum"), names::all::<BornBy>());
     assert_eq!(schema["$defs"]["head"]["properties"]["schema"]["const"], SCHEMA_VERSION);
     let kinds = schema["oneOf"].as_array().expect("a list").len();
     assert_eq!(kinds, EventKind::ALL.len());
@@ -299,7 +302,7 @@ fn the_page_of_the_documentation_is_made_from_the_schema() {
          that are not UTF-8 has those written as the four characters `\\xNN` and its own backslashes doubled, and is\n\
          followed by `<field>_escaped: true`.\n\n## What several kinds share\n",
     );
-    for name in ["head", "socket", "connection", "actor", "listener_owner", "process"] {
+    for name in ["head", "socket", "connection", "age", "actor", "listener_owner", "process"] {
         table(name, &parts.parts[name], &mut page);
     }
     let _ = writeln!(
