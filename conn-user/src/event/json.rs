@@ -1,12 +1,13 @@
 //! An event as one line of JSON: the keys, and their order, of `docs/events.md` and [`super::schema`].
 
-mod process;
+pub(crate) mod process;
 #[cfg(test)]
 mod tests;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+pub(crate) use self::process::write_key;
 use self::process::{ProcessWriter, write_option};
 use super::address::{write_int, write_ip};
 use super::age::Age;
@@ -34,6 +35,13 @@ pub struct StreamIdentity {
     pub agent_start: BootNs,
 }
 
+impl StreamIdentity {
+    /// The first eight digits of the boot id: what names of processes and connections begin with.
+    pub fn boot8(&self) -> String {
+        self.boot_id.chars().filter(char::is_ascii_hexdigit).take(8).collect()
+    }
+}
+
 /// Encodes events as JSON lines.
 pub struct JsonEncoder {
     time: Rfc3339,
@@ -47,7 +55,7 @@ pub struct JsonEncoder {
 impl JsonEncoder {
     /// An encoder for the events of one run.
     pub fn new(identity: &StreamIdentity) -> Self {
-        let boot8: String = identity.boot_id.chars().filter(char::is_ascii_hexdigit).take(8).collect();
+        let boot8 = identity.boot8();
         let mut host = b",\"host\":".to_vec();
         escape::json_string(identity.host.as_bytes(), false, &mut host);
         host.extend_from_slice(b",\"boot_id\":");
@@ -129,11 +137,7 @@ impl JsonEncoder {
 
     fn conn(&mut self, conn: &ConnEvent, at: BootNs, out: &mut Vec<u8>) {
         self.conn_id(conn.id, out);
-        if let Some(id) = community::id(conn.local, conn.remote) {
-            out.extend_from_slice(b",\"community_id\":\"");
-            out.extend_from_slice(&id);
-            out.push(b'"');
-        }
+        write_community_id(conn.local, conn.remote, out);
         out.extend_from_slice(match conn.direction {
             Direction::Out => b",\"dir\":\"out\"".as_slice(),
             Direction::In => b",\"dir\":\"in\"",
@@ -227,19 +231,33 @@ fn write_gap(gap: &Gap, out: &mut Vec<u8>) {
     write_int(gap.to.0, out);
 }
 
-fn write_transport(transport: Transport, out: &mut Vec<u8>) {
+pub(crate) fn write_community_id(local: SocketAddr, remote: SocketAddr, out: &mut Vec<u8>) {
+    if let Some(id) = community::id(local, remote) {
+        out.extend_from_slice(b",\"community_id\":\"");
+        out.extend_from_slice(&id);
+        out.push(b'"');
+    }
+}
+
+/// Appends a key and a text that is UTF-8 (of one that need not be, see [`escape::json_string`]).
+pub(crate) fn write_text(key: &[u8], value: &[u8], out: &mut Vec<u8>) {
+    write_key(key, out);
+    escape::json_string(value, false, out);
+}
+
+pub(crate) fn write_transport(transport: Transport, out: &mut Vec<u8>) {
     out.extend_from_slice(match transport {
         Transport::Tcp => b",\"proto\":\"tcp\"".as_slice(),
         Transport::Mptcp => b",\"proto\":\"mptcp\"",
     });
 }
 
-fn write_family(ip: IpAddr, mapped: bool, out: &mut Vec<u8>) {
+pub(crate) fn write_family(ip: IpAddr, mapped: bool, out: &mut Vec<u8>) {
     out.extend_from_slice(if ip.is_ipv4() { b",\"family\":\"ipv4\"" } else { b",\"family\":\"ipv6\"" });
     out.extend_from_slice(if mapped { b",\"mapped\":true".as_slice() } else { b",\"mapped\":false" });
 }
 
-fn write_end(address_key: &[u8], port_key: &[u8], end: SocketAddr, out: &mut Vec<u8>) {
+pub(crate) fn write_end(address_key: &[u8], port_key: &[u8], end: SocketAddr, out: &mut Vec<u8>) {
     out.extend_from_slice(address_key);
     write_ip(end.ip(), out);
     out.push(b'"');

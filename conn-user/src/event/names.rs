@@ -2,6 +2,7 @@
 
 use crate::flow::born::BornBy;
 use crate::flow::model::{Direction, EndedHow, Method, Source, Transport, UnknownReason};
+use crate::flow::snapshot::model::TcpState;
 use crate::process::info::ProcessSource;
 
 /// A value that has one name everywhere.
@@ -29,6 +30,19 @@ macro_rules! named {
 named!(Direction: Out = "out", In = "in", Unknown = "unknown");
 named!(Transport: Tcp = "tcp", Mptcp = "mptcp");
 named!(Source: Live = "live", Late = "late", Snapshot = "snapshot", Resync = "resync");
+named!(TcpState:
+    Established = "established",
+    SynSent = "syn_sent",
+    SynRecv = "syn_recv",
+    FinWait1 = "fin_wait1",
+    FinWait2 = "fin_wait2",
+    TimeWait = "time_wait",
+    Close = "close",
+    CloseWait = "close_wait",
+    LastAck = "last_ack",
+    Listen = "listen",
+    Closing = "closing",
+);
 named!(ProcessSource: Exec = "exec", Fork = "fork", ProcScan = "proc_scan", Hook = "hook");
 named!(UnknownReason:
     BeforeAttach = "before_attach",

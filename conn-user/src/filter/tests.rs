@@ -16,6 +16,7 @@ use crate::event::model::EventBody;
 use crate::event::names;
 use crate::event::samples;
 use crate::flow::model::{Change, Direction, EndedHow, Source, Transport};
+use crate::flow::snapshot::model::TcpState;
 use crate::process::info::ProcessInfo;
 
 fn filter(text: &str) -> Filter {
@@ -227,6 +228,8 @@ impl Naive {
             Key::Raddr => addresses(self.side(false, "addr")),
             Key::Src => addresses(self.by_direction(true, "addr")),
             Key::Dst => addresses(self.by_direction(false, "addr")),
+            // No event has a state.
+            Key::State => false,
             Key::Netns => numbers(self.field("netns")),
             Key::Errno => {
                 let name = if value.text == "cancelled" { "cancelled" } else { &value.text };
@@ -330,6 +333,7 @@ fn values(key: Key) -> BoxedStrategy<Value> {
         (Takes::Errors, _) => {
             named(vec!["ECONNREFUSED", "ECONNRESET", "104", "0", "100-120", "cancelled", "524"])
         }
+        (Takes::Names, Key::State) => named(names::all::<TcpState>()),
         (Takes::Names, Key::Dir) => named(names::all::<Direction>()),
         (Takes::Names, Key::Kind) => named(names::all::<EventKind>()),
         (Takes::Names, Key::Proto) => named(names::all::<Transport>()),
@@ -414,6 +418,7 @@ fn a_long_filter_is_refused_quickly() {
 
 fn names_of(key: Key) -> Option<Vec<&'static str>> {
     Some(match key {
+        Key::State => names::all::<TcpState>(),
         Key::Dir => names::all::<Direction>(),
         Key::Kind => names::all::<EventKind>(),
         Key::Proto => names::all::<Transport>(),
