@@ -1,7 +1,10 @@
 //! Lists of sockets: a snapshot with its processes, as text and JSON, saved lists and their difference.
 
+pub mod diff;
 pub mod json;
 pub mod model;
+pub mod report;
+pub mod saved;
 pub mod schema;
 pub mod sort;
 mod table;

@@ -1,6 +1,8 @@
 //! A table of words whose columns are as wide as they must be.
 
-use crate::event::address::write_int;
+use std::net::SocketAddr;
+
+use crate::event::address::{write_int, write_ip};
 use crate::event::escape;
 
 /// A word, and the columns that it takes on a terminal.
@@ -31,6 +33,19 @@ impl Cell {
     /// Appends foreign bytes, escaped.
     pub(super) fn word(&mut self, bytes: &[u8]) {
         self.columns += escape::word(bytes, &mut self.bytes);
+    }
+
+    /// Appends an address and port; port 0: not known.
+    pub(super) fn end(&mut self, end: SocketAddr) {
+        if end.is_ipv6() {
+            self.text("[");
+        }
+        self.ascii(|out| write_ip(end.ip(), out));
+        self.text(if end.is_ipv6() { "]:" } else { ":" });
+        match end.port() {
+            0 => self.text("?"),
+            port => self.number(port),
+        }
     }
 
     pub(super) const fn is_empty(&self) -> bool {

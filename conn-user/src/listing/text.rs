@@ -2,11 +2,8 @@
 //!
 //! What comes from other programs is escaped ([`crate::event::escape`]), like in events.
 
-use std::net::SocketAddr;
-
 use super::model::{Listed, Listing};
 use super::table::{self, Cell, Column, Row};
-use crate::event::address::write_ip;
 use crate::event::human;
 use crate::flow::model::{Direction, Transport};
 use crate::flow::snapshot::model::{NoHolder, TcpState};
@@ -52,12 +49,7 @@ fn row(listed: &Listed, at: BootNs, options: TextOptions) -> Row<12> {
     let mut cells: [Cell; 12] = Default::default();
     let [state, dir, process, user, unit, age, local, remote, bytes_in, bytes_out, rtt, exe] = &mut cells;
     state.text(socket.state.name());
-    dir.text(match socket.direction {
-        Some(Direction::Out) => "out",
-        Some(Direction::In) => "in",
-        Some(Direction::Unknown) => "?",
-        None => "",
-    });
+    dir.text(direction(socket.direction));
     write_holders(listed, process);
     match listed.owner() {
         Some(owner) => {
@@ -71,9 +63,9 @@ fn row(listed: &Listed, at: BootNs, options: TextOptions) -> Row<12> {
     if let Some(known) = listed.age(at) {
         age.ascii(|out| known.write_text(out));
     }
-    write_end(socket.local, local);
+    local.end(socket.local);
     if !listed.listens() {
-        write_end(socket.remote, remote);
+        remote.end(socket.remote);
     }
     if let Some(traffic) = socket.traffic {
         bytes_in.ascii(|out| human::write_bytes(traffic.bytes_in, out));
@@ -89,28 +81,49 @@ fn row(listed: &Listed, at: BootNs, options: TextOptions) -> Row<12> {
     Row { cells, color: color(listed).filter(|_| options.color) }
 }
 
+/// `None`: a listener.
+pub(super) const fn direction(direction: Option<Direction>) -> &'static str {
+    match direction {
+        Some(Direction::Out) => "out",
+        Some(Direction::In) => "in",
+        Some(Direction::Unknown) => "?",
+        None => "",
+    }
+}
+
 /// `nginx[812] +4`: the oldest of each name, and how many there are besides.
 fn write_holders(listed: &Listed, cell: &mut Cell) {
-    let mut shown: Vec<&[u8]> = Vec::new();
-    for holder in &listed.holders {
-        let name = holder.process.as_ref().map_or(&b"?"[..], |process| &process.comm);
+    let holders = listed.holders.iter();
+    let named =
+        holders.map(|holder| (holder.pid.0, holder.process.as_ref().map(|process| &process.comm[..])));
+    write_processes(named, cell);
+}
+
+/// Process ids, and names where they are known.
+pub(super) fn write_processes<'a>(
+    processes: impl ExactSizeIterator<Item = (u32, Option<&'a [u8]>)>,
+    cell: &mut Cell,
+) {
+    let all = processes.len();
+    let mut shown: Vec<Option<&[u8]>> = Vec::new();
+    for (pid, name) in processes {
         if shown.contains(&name) || shown.len() >= 3 {
             continue;
         }
         if !shown.is_empty() {
             cell.text(",");
         }
-        match &holder.process {
-            Some(process) => cell.word(&process.comm),
+        match name {
+            Some(name) => cell.word(name),
             None => cell.text("?"),
         }
         cell.text("[");
-        cell.number(holder.pid.0);
+        cell.number(pid);
         cell.text("]");
         shown.push(name);
     }
-    match listed.holders.len() - shown.len() {
-        0 if shown.is_empty() => cell.text("-"),
+    match all - shown.len() {
+        0 if all == 0 => cell.text("-"),
         0 => {}
         more => {
             cell.text(" +");
@@ -132,18 +145,6 @@ fn write_exe(process: &ProcessInfo, cell: &mut Cell) {
     }
     if process.exe_deleted {
         cell.text(" (deleted)");
-    }
-}
-
-fn write_end(end: SocketAddr, cell: &mut Cell) {
-    if end.is_ipv6() {
-        cell.text("[");
-    }
-    cell.ascii(|out| write_ip(end.ip(), out));
-    cell.text(if end.is_ipv6() { "]:" } else { ":" });
-    match end.port() {
-        0 => cell.text("?"),
-        port => cell.number(port),
     }
 }
 
