@@ -58,6 +58,7 @@ named!(BornBy:
     Boot = "boot",
     Conntrack = "conntrack",
     NeverSent = "never_sent",
+    NeverReceived = "never_received",
     LastActivity = "last_activity",
     OwnerStart = "owner_start",
     Snapshot = "snapshot",

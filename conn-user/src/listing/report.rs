@@ -22,7 +22,9 @@ pub fn write_table(difference: &Difference<'_>, color: bool, out: &mut Vec<u8>) 
         rows.push(row("~", changed.new, Some(changed), b"\x1b[33m"));
     }
     if !color {
-        rows.iter_mut().for_each(|row| row.color = None);
+        for row in &mut rows {
+            row.color = None;
+        }
     }
     table::write(&COLUMNS, &rows, false, out);
     let counts = [

@@ -12,6 +12,7 @@ use crate::event::schema::page::{Parts, table};
 use crate::event::schema::validator::Validator;
 use crate::flow::born::BornBy;
 use crate::flow::model::{Direction, Transport};
+use crate::flow::snapshot::model::NoHolder::{NotAccepted, NotFound, Orphan, TimeWait};
 use crate::flow::snapshot::model::TcpState;
 use crate::listing::json::{Asked, reason};
 use crate::listing::model::{Listing, SCHEMA_VERSION, Selection};
@@ -49,7 +50,6 @@ fn lists_of_names_are_those_of_the_code() {
     assert_eq!(listed("/$defs/socket/properties/proto/enum"), names::all::<Transport>());
     assert_eq!(listed("/$defs/connection/properties/dir/enum"), names::all::<Direction>());
     assert_eq!(listed("/$defs/age/properties/at_most_by/enum"), names::all::<BornBy>());
-    use crate::flow::snapshot::model::NoHolder::{NotAccepted, NotFound, Orphan, TimeWait};
     let reasons = [NotAccepted, Orphan, TimeWait, NotFound].map(|why| reason(why).name());
     assert_eq!(listed("/$defs/socket/properties/reason/enum"), reasons);
     let selections = [Selection::Connected, Selection::Listening, Selection::All].map(Selection::name);
@@ -96,12 +96,11 @@ fn processes_are_those_of_events() {
     let mut text = SCHEMA.to_owned();
     for name in shared {
         let theirs = block(event_schema::SCHEMA, name).unwrap_or_else(|| panic!("no part {name}"));
-        match block(&text, name).map(str::to_owned) {
-            Some(ours) => text = text.replace(&ours, theirs),
-            None => {
-                let before = block(&text, "process").expect("the part of a process").to_owned();
-                text = text.replace(&before, &format!("{before},\n{theirs}"));
-            }
+        if let Some(ours) = block(&text, name).map(str::to_owned) {
+            text = text.replace(&ours, theirs);
+        } else {
+            let before = block(&text, "process").expect("the part of a process").to_owned();
+            text = text.replace(&before, &format!("{before},\n{theirs}"));
         }
     }
     compare_file(path, &text);
