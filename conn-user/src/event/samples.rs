@@ -12,6 +12,7 @@ use proptest::sample::select;
 use super::json::StreamIdentity;
 use super::model::{Event, EventBody, ProcEvent};
 use super::names::Named;
+use crate::flow::born::{Born, BornBy};
 use crate::flow::model::{
     Actor, Change, ConnEvent, ConnId, Direction, EndedHow, Ending, Failure, ListenEvent, Method, Source,
     Traffic, Transport, UnknownReason, Unlisten,
@@ -97,6 +98,8 @@ pub(crate) fn outgoing() -> ConnEvent {
         mapped: false,
         netns: HOST_NETNS,
         source: Source::Live,
+        born: None,
+        kernel_socket: false,
         owner: by(&curl(), HookId::FentryTcpConnect),
         listener: None,
         begun: BootNs(BOOT - 250_000),
@@ -118,6 +121,16 @@ pub(crate) fn incoming() -> ConnEvent {
     }
 }
 
+/// Between so many seconds ago.
+fn born(at_most: u64, at_least: u64) -> Born {
+    Born {
+        earliest: Some(BootNs(BOOT - at_most * 1_000_000_000)),
+        latest: BootNs(BOOT - at_least * 1_000_000_000),
+        earliest_by: BornBy::OwnerStart,
+        latest_by: BornBy::LastActivity,
+    }
+}
+
 fn listening(local: &str) -> ListenEvent {
     ListenEvent {
         id: ConnId(3),
@@ -125,6 +138,8 @@ fn listening(local: &str) -> ListenEvent {
         local: address(local),
         netns: HOST_NETNS,
         source: Source::Live,
+        born: None,
+        kernel_socket: false,
         owner: by(&nginx(), HookId::FexitListenStart),
     }
 }
@@ -167,6 +182,30 @@ pub(crate) fn all() -> Vec<Event> {
         owner: unknown(UnknownReason::BeforeAttach),
         listener: None,
         ..incoming()
+    };
+    let before = ConnEvent {
+        id: ConnId(13),
+        source: Source::Snapshot,
+        born: Some(Arc::new(born(4_000, 3_150))),
+        owner: Actor { process: Some(nginx()), tid: None, method: Method::FdTable },
+        listener: None,
+        ..incoming()
+    };
+    let mut unwatched = ending(EndedHow::PeerFin, by(&nginx(), HookId::FentryTcpClose));
+    unwatched.duration = None;
+    let found = ConnEvent {
+        id: ConnId(14),
+        source: Source::Resync,
+        born: Some(Arc::new(Born { earliest: None, earliest_by: BornBy::Boot, ..born(0, 2) })),
+        kernel_socket: true,
+        owner: unknown(UnknownReason::NoHolder),
+        ..outgoing()
+    };
+    let old_listener = ListenEvent {
+        source: Source::Snapshot,
+        born: Some(Arc::new(born(4_000, 3))),
+        owner: before.owner.clone(),
+        ..listening("[::1]:8080")
     };
     let by_listener = Actor { process: Some(nginx()), tid: None, method: Method::Listener };
     let inferred = ConnEvent {
@@ -213,6 +252,12 @@ pub(crate) fn all() -> Vec<Event> {
         EventBody::Exec(ProcEvent { process: curl() }),
         EventBody::Exit(ProcEvent { process: curl() }, ExitStatus::Code(7)),
         EventBody::Exit(ProcEvent { process: nginx() }, ExitStatus::Signal(9)),
+        EventBody::Flow(Change::Close(before, unwatched)),
+        EventBody::Flow(Change::Established(found)),
+        EventBody::Flow(Change::Unlisten(
+            old_listener,
+            Unlisten { closer: by(&nginx(), HookId::FentryTcpClose), duration: None },
+        )),
         EventBody::Gap(Gap {
             hook: HookId::FentryTcpClose,
             cpu: 1,
@@ -268,6 +313,7 @@ fn any_actor() -> BoxedStrategy<Actor> {
         select(HookId::ALL).prop_map(Method::Hook),
         Just(Method::Listener),
         Just(Method::Closer),
+        Just(Method::FdTable),
         select(UnknownReason::ALL).prop_map(Method::Unknown),
     ];
     (option::of(any_process()), option::of(any::<u32>()), method)
@@ -289,11 +335,20 @@ fn any_end() -> impl Strategy<Value = SocketAddr> {
         .prop_map(|(ip, port)| SocketAddr::new(ip, port))
 }
 
+fn any_born() -> impl Strategy<Value = Born> {
+    (option::of(any::<u64>()), any::<u64>(), select(BornBy::ALL), select(BornBy::ALL)).prop_map(|of| Born {
+        earliest: of.0.map(BootNs),
+        latest: BootNs(of.1),
+        earliest_by: of.2,
+        latest_by: of.3,
+    })
+}
+
 fn any_conn() -> BoxedStrategy<ConnEvent> {
     let kinds =
         (select(Direction::ALL), select(Transport::ALL), select(Source::ALL), any::<bool>(), 0..3_u32);
-    (any::<u64>(), kinds, any_end(), any_end(), any_actor(), option::of(any_actor()))
-        .prop_map(|(id, kinds, local, remote, owner, listener)| ConnEvent {
+    (any::<u64>(), kinds, any_end(), any_end(), any_actor(), option::of(any_actor()), option::of(any_born()))
+        .prop_map(|(id, kinds, local, remote, owner, listener, born)| ConnEvent {
             id: ConnId(id),
             direction: kinds.0,
             transport: kinds.1,
@@ -302,6 +357,8 @@ fn any_conn() -> BoxedStrategy<ConnEvent> {
             mapped: kinds.3,
             netns: NetNs(kinds.4),
             source: kinds.2,
+            born: born.filter(|_| kinds.2 != Source::Live).map(Arc::new),
+            kernel_socket: kinds.4 == 2,
             owner,
             listener,
             begun: BootNs(id / 2),
@@ -318,6 +375,8 @@ fn any_listen() -> BoxedStrategy<ListenEvent> {
             local: conn.local,
             netns: conn.netns,
             source: conn.source,
+            born: conn.born,
+            kernel_socket: conn.kernel_socket,
             owner: conn.owner,
         })
         .boxed()

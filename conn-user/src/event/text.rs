@@ -14,17 +14,19 @@ use jiff::tz::TimeZone;
 use unicode_width::UnicodeWidthChar;
 
 use super::address::{write_int, write_ip};
+use super::age::Age;
 use super::model::{Event, EventBody, EventKind};
 use super::names::Named;
 use super::time::TimeOfDay;
 use super::{errno, escape, human};
+use crate::flow::born::Born;
 use crate::flow::model::{
     Actor, Change, ConnEvent, Direction, Ending, Failure, ListenEvent, Method, Source, Transport, Unlisten,
     canonical_ip,
 };
 use crate::kernel::gap::Gap;
 use crate::process::info::{ExitStatus, ProcessInfo};
-use crate::units::{BootNs, NetNs, WallNs};
+use crate::units::{BootNs, DurationNs, NetNs, WallNs};
 
 /// Columns of `ESTABLISHED`, the longest kind.
 const KIND_COLUMNS: usize = 11;
@@ -77,7 +79,7 @@ impl TextFormatter {
             EventBody::Gap(gap) => self.gap(event, gap),
             EventBody::Flow(change) => {
                 self.head(event);
-                self.flow(change);
+                self.flow(change, event.boot);
             }
             EventBody::Exec(exec) => {
                 self.head(event);
@@ -124,7 +126,7 @@ impl TextFormatter {
         self.line.text(" ---");
     }
 
-    fn flow(&mut self, change: &Change) {
+    fn flow(&mut self, change: &Change, at: BootNs) {
         match change {
             Change::Connect(conn) | Change::Established(conn) => self.conn(conn),
             Change::Accept(conn) => {
@@ -142,13 +144,13 @@ impl TextFormatter {
             }
             Change::Close(conn, ending) => {
                 self.conn(conn);
-                self.line.ending(ending);
+                self.line.ending(ending, conn.born.as_deref(), at);
                 self.line.closer(&ending.closer, &conn.owner);
             }
             Change::Listen(listener) => self.listener(listener),
             Change::Unlisten(listener, end) => {
                 self.listener(listener);
-                self.line.unlisten(end);
+                self.line.unlisten(end, listener.born.as_deref(), at);
                 self.line.closer(&end.closer, &listener.owner);
             }
         }
@@ -167,7 +169,14 @@ impl TextFormatter {
         let start = self.line.columns;
         self.line.end(conn.remote);
         self.line.pad_from(self.line.columns - start, END_COLUMNS);
-        self.common_details(&conn.owner, conn.transport, conn.mapped, conn.netns, conn.source);
+        self.common_details(
+            &conn.owner,
+            conn.transport,
+            conn.mapped,
+            conn.netns,
+            conn.source,
+            conn.kernel_socket,
+        );
     }
 
     fn listener(&mut self, listener: &ListenEvent) {
@@ -176,7 +185,14 @@ impl TextFormatter {
         let start = self.line.columns;
         self.line.end(SocketAddr::new(ip, listener.local.port()));
         self.line.pad_from(self.line.columns - start, 2 * END_COLUMNS + 4);
-        self.common_details(&listener.owner, listener.transport, mapped, listener.netns, listener.source);
+        self.common_details(
+            &listener.owner,
+            listener.transport,
+            mapped,
+            listener.netns,
+            listener.source,
+            listener.kernel_socket,
+        );
     }
 
     fn common_details(
@@ -186,12 +202,14 @@ impl TextFormatter {
         mapped: bool,
         netns: NetNs,
         source: Source,
+        kernel_socket: bool,
     ) {
         let line = &mut self.line;
         match owner.method {
             Method::Hook(_) => {}
             Method::Listener => line.detail("owner: by its listener"),
             Method::Closer => line.detail("owner: by its closer"),
+            Method::FdTable => line.detail("owner: by its descriptor"),
             Method::Unknown(reason) => {
                 line.detail("owner unknown: ");
                 line.text(reason.name());
@@ -210,7 +228,10 @@ impl TextFormatter {
             line.detail("netns=");
             line.number(netns.0);
         }
-        if source == Source::Late {
+        if kernel_socket {
+            line.detail("kernel socket");
+        }
+        if source != Source::Live {
             line.detail(source.name());
         }
     }
@@ -387,16 +408,13 @@ impl Line {
         }
     }
 
-    fn ending(&mut self, ending: &Ending) {
+    fn ending(&mut self, ending: &Ending, born: Option<&Born>, at: BootNs) {
         self.detail(ending.how.name());
         if ending.errno != 0 {
             self.text(" ");
             self.error(ending.errno, "");
         }
-        if let Some(duration) = ending.duration {
-            self.gap();
-            self.with(|out| human::write_duration(duration, out));
-        }
+        self.lasted(ending.duration, "", "open ", born, at);
         let Some(traffic) = ending.traffic else { return };
         self.detail("in ");
         self.with(|out| human::write_bytes(traffic.bytes_in, out));
@@ -404,7 +422,7 @@ impl Line {
         self.with(|out| human::write_bytes(traffic.bytes_out, out));
         if traffic.srtt_us > 0 {
             self.detail("rtt ");
-            let rtt = crate::units::DurationNs(u64::from(traffic.srtt_us) * 1_000);
+            let rtt = DurationNs(u64::from(traffic.srtt_us) * 1_000);
             self.with(|out| human::write_duration(rtt, out));
         }
         if traffic.retransmits > 0 {
@@ -413,10 +431,25 @@ impl Line {
         }
     }
 
-    fn unlisten(&mut self, end: &Unlisten) {
-        if let Some(duration) = end.duration {
-            self.detail("after ");
+    fn unlisten(&mut self, end: &Unlisten, born: Option<&Born>, at: BootNs) {
+        self.lasted(end.duration, "after ", "after ", born, at);
+    }
+
+    /// How long something lasted that ended at `at`: exactly, or between two bounds. Each has its own word before it.
+    fn lasted(
+        &mut self,
+        exact: Option<DurationNs>,
+        word: &str,
+        age_word: &str,
+        born: Option<&Born>,
+        at: BootNs,
+    ) {
+        if let Some(duration) = exact {
+            self.detail(word);
             self.with(|out| human::write_duration(duration, out));
+        } else if let Some(born) = born {
+            self.detail(age_word);
+            self.with(|out| Age::of(born, at).write_text(out));
         }
     }
 

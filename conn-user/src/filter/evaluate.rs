@@ -35,15 +35,17 @@ impl Test {
                 socket(&|socket| side.ends(socket).iter().flatten().any(|end| contain(nets, *end)))
             }
             Self::Direction(all) => socket(&|socket| socket.direction.is_some_and(|own| all.contains(&own))),
-            Self::Kind(all) => all.contains(&view.kind),
+            Self::Kind(all) => view.kind.is_some_and(|own| all.contains(&own)),
             Self::Transport(all) => socket(&|socket| all.contains(&socket.transport)),
             Self::Family(all) => {
                 socket(&|socket| all.contains(&FAMILIES[usize::from(socket.local.is_ipv6())]))
             }
+            Self::State(all) => socket(&|socket| socket.state.is_some_and(|own| all.contains(&own))),
             Self::Netns(ranges) => socket(&|socket| within(ranges, socket.netns.0)),
             Self::End(all) => view.end.is_some_and(|own| all.contains(&own)),
             Self::Errno { numbers, cancelled } => view.errno.is_some_and(|own| {
-                within(numbers, own.into()) || (*cancelled && own == 0 && view.kind == EventKind::Failed)
+                within(numbers, own.into())
+                    || (*cancelled && own == 0 && view.kind == Some(EventKind::Failed))
             }),
             Self::Source(all) => socket(&|socket| all.contains(&socket.source)),
             Self::Method(all) => socket(&|socket| all.contains(&names::method(socket.method))),

@@ -16,6 +16,7 @@ use crate::event::model::EventBody;
 use crate::event::names;
 use crate::event::samples;
 use crate::flow::model::{Change, Direction, EndedHow, Source, Transport};
+use crate::flow::snapshot::model::TcpState;
 use crate::process::info::ProcessInfo;
 
 fn filter(text: &str) -> Filter {
@@ -42,14 +43,16 @@ fn examples() {
     assert_eq!(matching("arg:\"nginx: worker process\" kind:exit"), [20]);
     assert_eq!(matching("end:peer_reset,timeout"), [12, 14]);
     assert_eq!(matching("kind:listen dport:8080"), [1]);
-    assert_eq!(matching("method:unknown"), [12]);
+    assert_eq!(matching("method:unknown"), [12, 22]);
     assert_eq!(matching("source:late dir:unknown"), [12]);
+    assert_eq!(matching("source:snapshot,resync"), [21, 22, 23]);
+    assert_eq!(matching("method:fd_table kind:unlisten"), [23]);
 }
 
 #[test]
 fn a_process_of_a_close_is_owner_or_closer() {
     assert_eq!(matching("kind:close pid:666"), [6]);
-    assert_eq!(matching("kind:close pid:812"), [6, 14]);
+    assert_eq!(matching("kind:close pid:812"), [6, 14, 21]);
     assert_eq!(matching("kind:close -pid:666,812"), [5, 12]);
 }
 
@@ -225,6 +228,8 @@ impl Naive {
             Key::Raddr => addresses(self.side(false, "addr")),
             Key::Src => addresses(self.by_direction(true, "addr")),
             Key::Dst => addresses(self.by_direction(false, "addr")),
+            // No event has a state.
+            Key::State => false,
             Key::Netns => numbers(self.field("netns")),
             Key::Errno => {
                 let name = if value.text == "cancelled" { "cancelled" } else { &value.text };
@@ -328,6 +333,7 @@ fn values(key: Key) -> BoxedStrategy<Value> {
         (Takes::Errors, _) => {
             named(vec!["ECONNREFUSED", "ECONNRESET", "104", "0", "100-120", "cancelled", "524"])
         }
+        (Takes::Names, Key::State) => named(names::all::<TcpState>()),
         (Takes::Names, Key::Dir) => named(names::all::<Direction>()),
         (Takes::Names, Key::Kind) => named(names::all::<EventKind>()),
         (Takes::Names, Key::Proto) => named(names::all::<Transport>()),
@@ -412,6 +418,7 @@ fn a_long_filter_is_refused_quickly() {
 
 fn names_of(key: Key) -> Option<Vec<&'static str>> {
     Some(match key {
+        Key::State => names::all::<TcpState>(),
         Key::Dir => names::all::<Direction>(),
         Key::Kind => names::all::<EventKind>(),
         Key::Proto => names::all::<Transport>(),

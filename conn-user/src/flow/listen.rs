@@ -47,6 +47,9 @@ impl FlowTable {
             port,
             transport: transport(sock),
             since: at.boot,
+            source: Source::Live,
+            born: None,
+            kernel: sock.flags & SockFlags::KERNEL != 0,
             owner: Arc::new(hook_actor(at, &record.task, procs)),
             told: port != 0,
         };
@@ -101,6 +104,8 @@ impl FlowTable {
             local,
             netns: NetNs(sock.netns),
             source: Source::Late,
+            born: None,
+            kernel_socket: sock.flags & SockFlags::KERNEL != 0,
             owner: BEFORE_ATTACH,
         };
         out.push(FlowEvent {

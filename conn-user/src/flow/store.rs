@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use conn_common::record::{Sock, SockFlags};
 
+use super::born::Born;
 use super::ends::{Ends, transport};
 use super::life::Death;
 use super::model::{Actor, ConnEvent, ConnId, Direction, Source, Transport};
@@ -30,6 +31,10 @@ pub(super) struct Conn {
     pub(super) direction: Direction,
     pub(super) transport: Transport,
     pub(super) source: Source,
+    /// When it was established, if it was there before it was seen.
+    pub(super) born: Option<Arc<Born>>,
+    /// The kernel's own socket.
+    pub(super) kernel: bool,
     /// Its connect is not told yet: the port is missing.
     pub(super) held: bool,
     /// It ended before anybody accepted it, but may still be accepted.
@@ -52,6 +57,8 @@ impl Conn {
             direction,
             transport: transport(sock),
             source,
+            born: None,
+            kernel: sock.flags & SockFlags::KERNEL != 0,
             held: false,
             dead: None,
         }
@@ -77,6 +84,8 @@ impl Conn {
             mapped: self.ends.mapped,
             netns: NetNs(self.netns),
             source: self.source,
+            born: self.born.clone(),
+            kernel_socket: self.kernel,
             owner: self.owner.clone(),
             listener: self.listener.as_ref().map(|listener| (**listener).clone()),
             begun: self.begun,

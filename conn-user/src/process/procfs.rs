@@ -67,15 +67,16 @@ impl Default for ProcFs {
 
 /// The members of `/proc/PID/stat` that are used.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Stat {
-    comm: Box<[u8]>,
-    ppid: u32,
-    flags: u32,
-    start: BootNs,
+pub(super) struct Stat {
+    pub(super) comm: Box<[u8]>,
+    pub(super) ppid: u32,
+    pub(super) session: u32,
+    pub(super) flags: u32,
+    pub(super) start: BootNs,
 }
 
 /// The name stands in parentheses and may itself contain some: the last one ends it.
-fn parse_stat(bytes: &[u8]) -> Option<Stat> {
+pub(super) fn parse_stat(bytes: &[u8]) -> Option<Stat> {
     let open = bytes.iter().position(|&b| b == b'(')?;
     let close = bytes.iter().rposition(|&b| b == b')')?;
     let comm = bytes.get(open + 1..close)?;
@@ -83,9 +84,10 @@ fn parse_stat(bytes: &[u8]) -> Option<Stat> {
     // The state is the third field of proc(5).
     let mut fields = rest.split_ascii_whitespace().skip(1);
     let ppid = fields.next()?.parse().ok()?;
-    let flags = fields.nth(4)?.parse().ok()?;
+    let session = fields.nth(1)?.parse().ok()?;
+    let flags = fields.nth(2)?.parse().ok()?;
     let ticks: u64 = fields.nth(12)?.parse().ok()?;
-    Some(Stat { comm: comm.into(), ppid, flags, start: BootNs(ticks.checked_mul(TICK_NS)?) })
+    Some(Stat { comm: comm.into(), ppid, session, flags, start: BootNs(ticks.checked_mul(TICK_NS)?) })
 }
 
 /// The real one of the four ids behind a name in `/proc/PID/status`.
@@ -183,10 +185,10 @@ mod tests {
 
     #[test]
     fn stat_with_a_hostile_name() {
-        let text = b"42 (a) R 1 (b) S 7 42 42 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 123456 1 2 3";
+        let text = b"42 (a) R 1 (b) S 7 42 41 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 123456 1 2 3";
         let stat = parse_stat(text).expect("stat");
         assert_eq!(&stat.comm[..], b"a) R 1 (b");
-        assert_eq!(stat.ppid, 7);
+        assert_eq!((stat.ppid, stat.session), (7, 41));
         assert_eq!(stat.flags, 4_194_560);
         assert_eq!(stat.start, BootNs(123_456 * TICK_NS));
     }

@@ -47,8 +47,8 @@ pub struct ProcessStats {
 }
 
 #[derive(Debug)]
-struct Entry {
-    info: Arc<ProcessInfo>,
+pub(super) struct Entry {
+    pub(super) info: Arc<ProcessInfo>,
     /// Names the entry: its start may still become exact.
     serial: u64,
     exited: bool,
@@ -286,7 +286,7 @@ impl ProcessTable {
         Some(self.insert(info, false))
     }
 
-    fn read_proc(&mut self, pid: Pid, start: BootNs) -> Option<ProcImage> {
+    pub(super) fn read_proc(&mut self, pid: Pid, start: BootNs) -> Option<ProcImage> {
         self.stats.proc_reads += 1;
         self.proc.read(pid).filter(|seen| {
             use super::info::TICK_NS;
@@ -299,7 +299,7 @@ impl ProcessTable {
         self.lookup(pid, start, false)
     }
 
-    fn find_coarse(&mut self, pid: Pid, start: BootNs) -> Option<&mut Entry> {
+    pub(super) fn find_coarse(&mut self, pid: Pid, start: BootNs) -> Option<&mut Entry> {
         self.lookup(pid, start, true)
     }
 
@@ -314,7 +314,7 @@ impl ProcessTable {
 
     /// Remembers a process that is not in the table. One that has the same id and started earlier has exited, whether
     /// its record came or not.
-    fn insert(&mut self, info: ProcessInfo, exited: bool) -> Arc<ProcessInfo> {
+    pub(super) fn insert(&mut self, info: ProcessInfo, exited: bool) -> Arc<ProcessInfo> {
         let info = Arc::new(info);
         if !self.make_room() {
             self.stats.not_kept += 1;
@@ -463,7 +463,7 @@ fn hook_only(task: &Task) -> ProcessInfo {
     }
 }
 
-fn scanned(seen: ProcImage) -> ProcessInfo {
+pub(super) fn scanned(seen: ProcImage) -> ProcessInfo {
     ProcessInfo {
         pid: seen.pid,
         start: seen.start,
