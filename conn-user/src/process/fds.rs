@@ -101,6 +101,14 @@ impl Descriptors {
         &self.namespaces
     }
 
+    /// These.
+    #[cfg(test)]
+    pub(crate) fn of(mut held: Vec<Held>, processes: impl IntoIterator<Item = (Pid, Kin)>) -> Self {
+        held.sort_unstable();
+        let processes = processes.into_iter().map(|(pid, kin)| (pid.0, kin)).collect();
+        Self { held, processes, ..Self::default() }
+    }
+
     fn read_process(
         &mut self,
         proc: &Path,
@@ -285,7 +293,7 @@ mod tests {
         let twin = listener.try_clone().expect("dup");
         let all = read();
         let me = Pid(std::process::id());
-        let mut expected = [listener.as_raw_fd(), twin.as_raw_fd()].map(|fd| fd.cast_unsigned());
+        let mut expected = [listener.as_raw_fd(), twin.as_raw_fd()].map(i32::cast_unsigned);
         expected.sort_unstable();
         let holders: Vec<_> = all.holders(inode(&listener)).iter().map(|held| (held.pid, held.fd)).collect();
         assert_eq!(holders, expected.map(|fd| (me, fd)));
@@ -304,7 +312,8 @@ mod tests {
             let fd = listener.as_raw_fd();
             let stat = fs::metadata(format!("/proc/thread-self/fd/{fd}")).expect("stat");
             told.send(u32::try_from(stat.ino()).expect("32 bits")).expect("send");
-            drop(end.recv());
+            // Until the other end is dropped.
+            let _ = end.recv();
         });
         let inode = tell.recv().expect("inode");
         let all = read();

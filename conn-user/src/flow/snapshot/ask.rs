@@ -295,3 +295,154 @@ pub(super) fn no_holder(socket: &SnapSocket) -> NoHolder {
         _ => NoHolder::Orphan,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::snapshot::testing::{listener, socket};
+
+    fn asked(sockets: Vec<SnapSocket>) -> Asked<'static> {
+        Asked { proc: Path::new("/proc"), suspended: DurationNs(0), sockets, notes: Vec::new() }
+    }
+
+    fn with(cookie: Option<u64>, inode: u64, state: TcpState) -> SnapSocket {
+        SnapSocket { cookie, inode, state, ..socket("10.0.0.1:1", "10.0.0.2:2") }
+    }
+
+    #[test]
+    fn what_was_told_twice_is_told_once() {
+        let of_another_namespace = with(Some(1), 5, TcpState::Established);
+        let mut all = asked(vec![
+            of_another_namespace.clone(),
+            with(Some(2), 0, TcpState::TimeWait),
+            with(Some(1), 5, TcpState::Established),
+            with(Some(1), 0, TcpState::TimeWait),
+            with(Some(2), 0, TcpState::TimeWait),
+        ]);
+        all.settle(1);
+        let told: Vec<_> = all.sockets.iter().map(|socket| (socket.cookie, socket.state)).collect();
+        let (first, second) = ((Some(1), TcpState::Established), (Some(2), TcpState::TimeWait));
+        assert_eq!(told, [first, (Some(1), TcpState::TimeWait), second]);
+    }
+
+    #[test]
+    fn without_cookies_only_the_inode_tells() {
+        let mut all = asked(vec![
+            with(None, 5, TcpState::Established),
+            with(None, 5, TcpState::Established),
+            with(None, 6, TcpState::Established),
+            with(None, 0, TcpState::TimeWait),
+            with(None, 0, TcpState::TimeWait),
+        ]);
+        all.settle(0);
+        assert_eq!(all.sockets.len(), 4);
+    }
+
+    #[test]
+    fn subflows_stand_back_behind_their_connection() {
+        let first = socket("10.0.0.1:1", "10.0.0.2:2");
+        let connection = SnapSocket { transport: Transport::Mptcp, ..first.clone() };
+        let mut mptcp = Mptcp::default();
+        mptcp.note(Some(9), &connection);
+        let other = |inode, remote| SnapSocket { inode, ..socket("10.0.0.1:1", remote) };
+        let alone = SnapSocket { inode: 8, ..listener("0.0.0.0:80") };
+        mptcp.subflows = vec![
+            (Some(9), other(0, "10.0.0.3:3")),
+            (None, other(7, "10.0.0.4:4")),
+            (None, other(0, "10.0.0.2:2")),
+            (Some(4), alone.clone()),
+        ];
+        // The kernel did not say of this one that it is a subflow.
+        let unnamed = other(7, "10.0.0.5:5");
+        let plain = other(3, "10.0.0.6:6");
+        let mut all = vec![unnamed.clone(), connection.clone(), unnamed, plain.clone()];
+        mptcp.finish(&mut all, 1);
+        let remotes: Vec<_> = all.iter().map(|socket| socket.remote).collect();
+        let before = "10.0.0.5:5".parse().expect("address");
+        assert_eq!(remotes, [before, connection.remote, plain.remote, alone.remote]);
+    }
+
+    #[test]
+    fn a_processed_fin_is_no_payload() {
+        let info = TcpInfo { bytes_received: 11, bytes_sent: 30, bytes_retrans: 10, ..TcpInfo::default() };
+        for (state, bytes_in) in [
+            (TcpState::Established, 11),
+            (TcpState::FinWait2, 11),
+            (TcpState::CloseWait, 10),
+            (TcpState::LastAck, 10),
+            (TcpState::Closing, 10),
+        ] {
+            let traffic = traffic(state, &info);
+            assert_eq!((traffic.bytes_in, traffic.bytes_out), (bytes_in, 20), "{state:?}");
+        }
+    }
+
+    #[test]
+    fn why_nobody_holds_it() {
+        for (state, inode, why) in [
+            (TcpState::Established, 0, NoHolder::NotAccepted),
+            (TcpState::CloseWait, 0, NoHolder::NotAccepted),
+            (TcpState::SynRecv, 0, NoHolder::NotAccepted),
+            (TcpState::FinWait1, 0, NoHolder::Orphan),
+            (TcpState::FinWait2, 0, NoHolder::Orphan),
+            (TcpState::LastAck, 0, NoHolder::Orphan),
+            (TcpState::Closing, 0, NoHolder::Orphan),
+            (TcpState::TimeWait, 0, NoHolder::TimeWait),
+            (TcpState::Established, 5, NoHolder::NotFound),
+            (TcpState::Listen, 5, NoHolder::NotFound),
+        ] {
+            assert_eq!(no_holder(&with(None, inode, state)), why, "{state:?} {inode}");
+        }
+    }
+
+    #[test]
+    fn mapped_ends_become_ipv4() {
+        let of = |local: &str, remote: &str| {
+            let end = |text: &str| text.parse().expect("address");
+            let (local, remote, mapped) = canonical(end(local), end(remote));
+            (local.to_string(), remote.to_string(), mapped)
+        };
+        assert_eq!(
+            of("[::ffff:10.0.0.1]:1", "[::ffff:10.0.0.2]:2"),
+            ("10.0.0.1:1".into(), "10.0.0.2:2".into(), true)
+        );
+        assert_eq!(of("[::ffff:10.0.0.1]:1", "[::]:0"), ("10.0.0.1:1".into(), "0.0.0.0:0".into(), true));
+        assert_eq!(of("[::]:1", "[::]:0"), ("[::]:1".into(), "[::]:0".into(), false));
+    }
+
+    /// What is read from the files is what the kernel tells over netlink, less what the files do not have.
+    #[test]
+    fn the_files_serve_where_netlink_is_refused() {
+        let listener = std::net::TcpListener::bind("[::1]:0").expect("bind");
+        let local = listener.local_addr().expect("address");
+        let mut all = asked(Vec::new());
+        let refused = io::Error::from(io::ErrorKind::PermissionDenied);
+        all.fall_back(NetNs(5), Path::new("/proc/self"), &refused);
+        let found = all.sockets.iter().find(|socket| socket.local == local).expect("there");
+        assert_eq!((found.state, found.cookie, found.netns), (TcpState::Listen, None, NetNs(5)));
+        assert!(matches!(&all.notes[..], [Note::ProcNet { netns: NetNs(5), .. }]));
+        let mut none = asked(Vec::new());
+        none.fall_back(NetNs(5), Path::new("/nonexistent"), &refused);
+        assert!(none.sockets.is_empty() && matches!(&none.notes[..], [Note::NetNs { .. }]));
+    }
+
+    /// Nobody may enter a namespace that a process of it still shows.
+    #[test]
+    fn a_namespace_that_cannot_be_entered() {
+        let own = crate::kernel::netns::own(Path::new("/proc")).expect("own");
+        // A file that is no namespace cannot be entered; the inode is right, so that it is tried.
+        let file = std::env::temp_dir().join(format!("conn-not-a-namespace-{}", std::process::id()));
+        fs::write(&file, "").expect("write");
+        let inode = std::os::unix::fs::MetadataExt::ino(&fs::metadata(&file).expect("stat"));
+        let no_namespace = Namespace { id: NetNs(inode as u32), files: vec![file.clone()] };
+        let mut all = asked(Vec::new());
+        all.ask(&no_namespace, false);
+        fs::remove_file(&file).expect("remove");
+        assert!(all.sockets.is_empty() && matches!(&all.notes[..], [Note::NetNs { .. }]), "{:?}", all.notes);
+        // One that ended is no note.
+        let gone = Namespace { id: own, files: vec!["/proc/4294967295/ns/net".into()] };
+        let mut all = asked(Vec::new());
+        all.ask(&gone, false);
+        assert!(all.sockets.is_empty() && all.notes.is_empty());
+    }
+}

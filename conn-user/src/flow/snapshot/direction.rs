@@ -85,3 +85,115 @@ pub(super) fn range(all: &[SnapSocket], local: SocketAddr, remote: SocketAddr) -
 fn find(all: &[SnapSocket], local: SocketAddr, remote: SocketAddr) -> bool {
     !range(all, local, remote).is_empty()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::snapshot::testing::{listener, socket};
+
+    fn directions(mut all: Vec<SnapSocket>) -> Vec<(String, Option<Direction>)> {
+        all.sort_unstable_by(by_ends);
+        infer(&mut all, &DEFAULT_PORTS);
+        all.iter().map(|socket| (format!("{} {}", socket.local, socket.remote), socket.direction)).collect()
+    }
+
+    fn of(all: &[SnapSocket], local: &str, remote: &str) -> Option<Direction> {
+        let all = directions(all.iter().cloned().chain([socket(local, remote)]).collect());
+        let name = format!("{local} {remote}");
+        all.into_iter().find(|(other, _)| *other == name).expect("there").1
+    }
+
+    #[test]
+    fn a_listener_that_fits_says_in() {
+        for (on, local) in [
+            ("0.0.0.0:80", "10.0.0.1:80"),
+            ("10.0.0.1:80", "10.0.0.1:80"),
+            ("[::]:80", "10.0.0.1:80"),
+            ("[::]:80", "[2001:db8::1]:80"),
+        ] {
+            let remote = if local.starts_with('[') { "[2001:db8::2]:5000" } else { "10.0.0.2:5000" };
+            assert_eq!(of(&[listener(on)], local, remote), Some(Direction::In), "{on} {local}");
+        }
+    }
+
+    #[test]
+    fn one_that_does_not_fit_says_nothing() {
+        let v6only = SnapSocket { v6only: true, ..listener("[::]:40000") };
+        for on in [v6only, listener("10.0.0.9:40000"), listener("[::1]:40000"), listener("0.0.0.0:40001")] {
+            assert_eq!(of(&[on], "10.0.0.1:40000", "10.0.0.2:80"), Some(Direction::Out));
+        }
+    }
+
+    #[test]
+    fn our_own_listener_on_the_port_of_a_remote_host_is_another() {
+        let on = listener("0.0.0.0:443");
+        assert_eq!(of(&[on], "10.0.0.1:40000", "10.9.9.9:443"), Some(Direction::Out));
+    }
+
+    #[test]
+    fn without_a_listener_the_ports_decide_or_nobody() {
+        assert_eq!(of(&[], "10.0.0.1:40000", "10.0.0.2:80"), Some(Direction::Out));
+        for (local, remote) in [
+            ("10.0.0.1:80", "10.0.0.2:40000"),
+            ("10.0.0.1:40000", "10.0.0.2:50000"),
+            ("10.0.0.1:800", "10.0.0.2:2049"),
+        ] {
+            assert_eq!(of(&[], local, remote), Some(Direction::Unknown), "{local} {remote}");
+        }
+    }
+
+    #[test]
+    fn both_ends_of_a_pair() {
+        let pair = |on: Option<&str>, one: &str, other: &str| {
+            let mut all: Vec<_> = on.map(listener).into_iter().collect();
+            all.push(socket(other, one));
+            let first = of(&all, one, other);
+            all.pop();
+            all.push(socket(one, other));
+            (first, of(&all, other, one))
+        };
+        let (out, inward) = (Some(Direction::Out), Some(Direction::In));
+        // The listener's port is an ephemeral one too.
+        assert_eq!(pair(Some("127.0.0.1:40000"), "127.0.0.1:50000", "127.0.0.1:40000"), (out, inward));
+        assert_eq!(pair(Some("[::]:40000"), "127.0.0.1:50000", "127.0.0.1:40000"), (out, inward));
+        assert_eq!(pair(Some("[::1]:80"), "[::1]:50000", "[::1]:80"), (out, inward));
+        // The listener is gone.
+        assert_eq!(pair(None, "127.0.0.1:50000", "127.0.0.1:80"), (out, inward));
+        let unknown = Some(Direction::Unknown);
+        assert_eq!(pair(None, "127.0.0.1:50000", "127.0.0.1:40000"), (unknown, unknown));
+        assert_eq!(pair(None, "127.0.0.1:600", "127.0.0.1:80"), (unknown, unknown));
+    }
+
+    #[test]
+    fn a_pair_with_two_listeners_is_not_known() {
+        let all = directions(vec![
+            listener("0.0.0.0:80"),
+            listener("0.0.0.0:90"),
+            socket("127.0.0.1:80", "127.0.0.1:90"),
+            socket("127.0.0.1:90", "127.0.0.1:80"),
+        ]);
+        let told: Vec<_> = all.iter().map(|(_, direction)| *direction).collect();
+        assert_eq!(told, [None, None, Some(Direction::Unknown), Some(Direction::Unknown)]);
+    }
+
+    #[test]
+    fn the_state_may_tell() {
+        let of_state = |state, inode| {
+            let socket = SnapSocket { inode, state, ..socket("10.0.0.1:40000", "10.0.0.2:80") };
+            directions(vec![socket])[0].1
+        };
+        assert_eq!(of_state(TcpState::SynSent, 7), Some(Direction::Out));
+        assert_eq!(of_state(TcpState::SynRecv, 0), Some(Direction::In));
+        assert_eq!(of_state(TcpState::Established, 0), Some(Direction::In), "it waits to be accepted");
+        assert_eq!(of_state(TcpState::Established, 7), Some(Direction::Out));
+        assert_eq!(of_state(TcpState::TimeWait, 0), Some(Direction::Out));
+    }
+
+    #[test]
+    fn port_ranges() {
+        assert_eq!(port_range("32768\t60999\n"), Some(DEFAULT_PORTS));
+        for text in ["", "1", "5 4", "a b", "1 70000"] {
+            assert_eq!(port_range(text), None);
+        }
+    }
+}

@@ -5,5 +5,7 @@ mod ask;
 mod direction;
 pub mod model;
 mod take;
+#[cfg(test)]
+mod testing;
 
 pub use take::{SnapshotError, SnapshotOptions, take};
