@@ -53,6 +53,7 @@ named!(UnknownReason:
     Orphan = "orphan",
     TimeWait = "time_wait",
     NoHolder = "no_holder",
+    Lost = "lost",
 );
 named!(BornBy:
     Boot = "boot",
@@ -74,6 +75,7 @@ named!(EndedHow:
     Disconnect = "disconnect",
     NeverAccepted = "never_accepted",
     Error = "error",
+    Unseen = "unseen",
 );
 
 impl Named for super::model::EventKind {

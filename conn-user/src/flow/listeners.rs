@@ -115,6 +115,33 @@ impl Listeners {
         Some(listener)
     }
 
+    /// Gives the one listener of a snapshot at this address the key that its records have.
+    pub(super) fn adopt(&mut self, netns: u32, local: SocketAddr, key: u64) {
+        if self.by_key.contains_key(&key) {
+            return;
+        }
+        let Some(keys) = self.by_port.get(&(netns, local.port())) else { return };
+        let mut fits = keys.iter().filter_map(|key| self.by_key.get(key)).filter(|listener| {
+            matches!(listener.source, Source::Snapshot | Source::Resync) && listener.addr == local.ip()
+        });
+        let (Some(old), None) = (fits.next().map(|listener| listener.key), fits.next()) else { return };
+        if let Some(listener) = self.remove(old) {
+            self.insert(Listener { key, ..listener });
+        }
+    }
+
+    /// Whether there is a listener at exactly this address.
+    pub(super) fn is_at(&self, netns: u32, local: SocketAddr) -> bool {
+        self.by_port.get(&(netns, local.port())).is_some_and(|keys| {
+            keys.iter().filter_map(|key| self.by_key.get(key)).any(|listener| listener.addr == local.ip())
+        })
+    }
+
+    /// Every listener.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Listener> {
+        self.by_key.values()
+    }
+
     /// The port of an auto-bound listener became known, and perhaps its address.
     pub(super) fn settle(&mut self, key: u64, local: SocketAddr) {
         if let Some(mut listener) = self.remove(key) {

@@ -7,6 +7,7 @@ mod how;
 mod life;
 mod listen;
 mod listeners;
+mod merge;
 pub mod model;
 mod pending;
 pub mod resolve;

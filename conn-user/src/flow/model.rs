@@ -152,6 +152,8 @@ pub enum UnknownReason {
     Orphan,
     /// The snapshot found what is left of an ended connection (TIME_WAIT).
     TimeWait,
+    /// Records were lost, and with them who it was.
+    Lost,
     /// The snapshot found no process that holds the socket: it is the kernel's own, in flight between two processes, or
     /// of a process that could not be read.
     NoHolder,
@@ -202,6 +204,9 @@ pub enum EndedHow {
     NeverAccepted,
     /// Another error, see `errno`.
     Error,
+    /// Not known how: records were lost, and the snapshot after the loss did not have the connection any more. The
+    /// time is the snapshot's: it ended before.
+    Unseen,
 }
 
 /// Payload bytes and transport measures.

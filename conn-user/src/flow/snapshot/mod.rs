@@ -6,6 +6,6 @@ mod direction;
 pub mod model;
 mod take;
 #[cfg(test)]
-mod testing;
+pub(super) mod testing;
 
 pub use take::{SnapshotError, SnapshotOptions, take};

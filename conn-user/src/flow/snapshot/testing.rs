@@ -7,7 +7,7 @@ use crate::flow::model::Transport;
 use crate::units::NetNs;
 
 /// An established connection with a file.
-pub(super) fn socket(local: &str, remote: &str) -> SnapSocket {
+pub(crate) fn socket(local: &str, remote: &str) -> SnapSocket {
     let end = |text: &str| text.parse::<SocketAddr>().expect("address");
     SnapSocket {
         cookie: Some(1),
@@ -31,7 +31,7 @@ pub(super) fn socket(local: &str, remote: &str) -> SnapSocket {
 }
 
 /// A listener.
-pub(super) fn listener(local: &str) -> SnapSocket {
+pub(crate) fn listener(local: &str) -> SnapSocket {
     let remote = if local.starts_with('[') { "[::]:0" } else { "0.0.0.0:0" };
     SnapSocket { state: TcpState::Listen, ..socket(local, remote) }
 }
