@@ -15,7 +15,8 @@ use std::time::{Duration, Instant};
 use conn_user::flow::snapshot::model::TcpState;
 use conn_user::flow::snapshot::{SnapshotOptions, take};
 
-const CHILDREN: usize = 4;
+/// An address has fewer ports than that; and two descriptors for each fit under a common limit.
+const EACH: usize = 9000;
 const RUNS: usize = 5;
 
 fn main() -> io::Result<()> {
@@ -32,9 +33,10 @@ fn main() -> io::Result<()> {
         return Ok(());
     };
     new_namespace()?;
-    let children: Vec<Child> =
-        (0..CHILDREN).map(|child| spawn(child, connections / CHILDREN)).collect::<io::Result<_>>()?;
-    println!("{connections} connections (both ends here) in {CHILDREN} processes");
+    let children: Vec<Child> = (0..connections.div_ceil(EACH))
+        .map(|child| spawn(child, EACH.min(connections - child * EACH)))
+        .collect::<io::Result<_>>()?;
+    println!("{connections} connections (both ends here) in {} processes", children.len());
     for run in 1..=RUNS {
         measure(run)?;
     }
@@ -73,21 +75,19 @@ fn measure(run: usize) -> io::Result<()> {
 
 /// A child: opens the connections, says so, and stays until its input ends.
 fn hold(child: usize, connections: usize) -> io::Result<()> {
-    let limit = libc::rlimit { rlim_cur: 500_000, rlim_max: 500_000 };
-    // SAFETY: `limit` is valid for reads.
-    if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) } != 0 {
-        return Err(io::Error::last_os_error());
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is valid for reads and writes.
+    unsafe {
+        libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit);
+        limit.rlim_cur = limit.rlim_max;
+        libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit);
     }
+    let listener = TcpListener::bind((Ipv4Addr::new(127, 0, 1, 1 + child as u8), 0))?;
+    let to = listener.local_addr()?;
     let mut open = Vec::with_capacity(2 * connections);
-    // An address has fewer ports than there are connections.
-    for part in 0..connections.div_ceil(20_000) {
-        let address = Ipv4Addr::new(127, 0, 1 + child as u8, 1 + part as u8);
-        let listener = TcpListener::bind((address, 0))?;
-        let to = listener.local_addr()?;
-        for _ in 0..20_000.min(connections - part * 20_000) {
-            open.push(TcpStream::connect(to)?);
-            open.push(listener.accept()?.0);
-        }
+    for _ in 0..connections {
+        open.push(TcpStream::connect(to)?);
+        open.push(listener.accept()?.0);
     }
     println!("ready");
     io::stdout().flush()?;

@@ -1,12 +1,11 @@
 //! A snapshot of this machine against what the test did, and against what the kernel shows elsewhere. Needs root.
 
 use std::fs;
-use std::io::{self, Read as _, Write as _};
+use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard};
 
 use conn_user::flow::born::BornBy;
 use conn_user::flow::model::{Direction, Transport};
@@ -16,37 +15,9 @@ use conn_user::kernel::tcp_file::lines;
 use conn_user::process::ProcessTable;
 use conn_user::units::{BootNs, NetNs, Pid};
 
-/// Tests of one process share its descriptors: one at a time. Each has a network namespace of its own, where nobody else
-/// makes sockets or fills the table of TIME_WAIT.
-fn alone() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    let alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    // SAFETY: only this test's thread moves.
-    let entered = unsafe { enter_new_namespace() };
-    assert!(entered, "a network namespace needs root: {}", io::Error::last_os_error());
-    alone
-}
+use namespace::{alone, enter_new_namespace};
 
-/// Moves the thread into a new network namespace and brings its loopback up. System calls only.
-///
-/// # Safety
-/// Nothing else of the thread relies on its network namespace.
-unsafe fn enter_new_namespace() -> bool {
-    // SAFETY: the request is valid for reads and writes.
-    unsafe {
-        if libc::unshare(libc::CLONE_NEWNET) != 0 {
-            return false;
-        }
-        let socket = libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0);
-        let mut request: libc::ifreq = std::mem::zeroed();
-        request.ifr_name[0] = b'l'.cast_signed();
-        request.ifr_name[1] = b'o'.cast_signed();
-        request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
-        let up = libc::ioctl(socket, libc::SIOCSIFFLAGS as _, &raw mut request) == 0;
-        libc::close(socket);
-        up
-    }
-}
+mod namespace;
 
 fn snapshot() -> Snapshot {
     take(&SnapshotOptions::default()).expect("snapshot")

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
 
 use rustix::net::netlink::NETFILTER;
 
@@ -49,8 +50,8 @@ pub struct Tracked {
 
 /// Whether conntrack takes the time in the thread's network namespace. Asking the kernel when it does not would load
 /// conntrack for nothing.
-pub fn is_timed() -> bool {
-    fs::read("/proc/sys/net/netfilter/nf_conntrack_timestamp").is_ok_and(|text| text.starts_with(b"1"))
+pub fn is_timed(proc: &Path) -> bool {
+    fs::read(proc.join("sys/net/netfilter/nf_conntrack_timestamp")).is_ok_and(|text| text.starts_with(b"1"))
 }
 
 /// Tells every TCP connection that conntrack of the thread's network namespace knows with its time; after a repeated

@@ -5,6 +5,8 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 
 use conn_common::record::PF_KTHREAD;
 use rustix::fs::{CWD, Mode, OFlags, RawDir, openat, readlinkat_raw};
@@ -54,24 +56,51 @@ impl Descriptors {
     /// # Errors
     /// When /proc cannot be listed.
     pub fn read(proc: &Path) -> io::Result<Self> {
-        let mut all = Self::default();
         let root = openat(CWD, proc, DIRECTORY, Mode::empty())?;
-        let mut room = Room::default();
         let mut pids = Vec::new();
-        numbers(&root, &mut room.names, |_, pid| {
+        numbers(&root, &mut Room::default().names, |_, pid| {
             pids.push(pid);
             true
         })?;
-        for pid in pids {
-            match all.read_process(proc, root.as_fd(), pid, &mut room) {
-                // It ended.
-                Ok(()) | Err(Errno::NOENT | Errno::SRCH) => {}
-                Err(_) => all.hidden += 1,
+        let next = AtomicUsize::new(0);
+        let read = || {
+            let mut part = Self::default();
+            let mut room = Room::default();
+            while let Some(&pid) = pids.get(next.fetch_add(1, Ordering::Relaxed)) {
+                match part.read_process(proc, root.as_fd(), pid, &mut room) {
+                    // It ended.
+                    Ok(()) | Err(Errno::NOENT | Errno::SRCH) => {}
+                    Err(_) => part.hidden += 1,
+                }
             }
-        }
+            part
+        };
+        // Nearly all of the time is the kernel's, for each descriptor.
+        let helpers = thread::available_parallelism().map_or(0, |all| all.get().min(MOST_THREADS) - 1);
+        let mut all = thread::scope(|scope| {
+            let helpers: Vec<_> = (0..helpers)
+                .filter_map(|_| {
+                    thread::Builder::new().name("conn-fds".to_owned()).spawn_scoped(scope, read).ok()
+                })
+                .collect();
+            let mut all = read();
+            for helper in helpers {
+                all.merge(helper.join().map_err(|_| io::Error::other("a thread that reads /proc panicked"))?);
+            }
+            io::Result::Ok(all)
+        })?;
         all.held.sort_unstable();
         all.held.dedup();
         Ok(all)
+    }
+
+    fn merge(&mut self, mut other: Self) {
+        self.held.append(&mut other.held);
+        self.processes.extend(other.processes);
+        self.hidden += other.hidden;
+        for namespace in other.namespaces {
+            self.note_namespace(namespace.id, namespace.files);
+        }
     }
 
     /// Every descriptor that holds this socket, by process id and number.
@@ -176,18 +205,20 @@ impl Descriptors {
         if let Some(inode) = socket(target) {
             self.held.push(Held { inode, pid: Pid(pid), fd });
         } else if let Some(id) = parse_id(target) {
-            self.note_namespace(id, || proc.join(format!("{pid}/fd/{fd}")));
+            self.note_namespace(id, vec![proc.join(format!("{pid}/fd/{fd}"))]);
         }
     }
 
-    fn note_namespace(&mut self, id: NetNs, file: impl FnOnce() -> PathBuf) {
+    fn note_namespace(&mut self, id: NetNs, files: Vec<PathBuf>) {
         match self.namespaces.iter_mut().find(|known| known.id == id) {
-            Some(known) => known.files.push(file()),
-            None => self.namespaces.push(Namespace { id, files: vec![file()] }),
+            Some(known) => known.files.extend(files),
+            None => self.namespaces.push(Namespace { id, files }),
         }
     }
 }
 
+/// Most threads that read at once.
+const MOST_THREADS: usize = 4;
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 const FILE: OFlags = OFlags::RDONLY.union(OFlags::CLOEXEC);
 const PATH: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
@@ -261,10 +292,10 @@ fn share_files(one: u32, other: u32) -> Option<bool> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::net::TcpListener;
     use std::os::fd::AsRawFd as _;
     use std::os::unix::fs::MetadataExt as _;
-    use std::{fs, thread};
 
     use super::*;
 

@@ -52,12 +52,13 @@ impl Asked<'_> {
         }
         self.settle(before);
         let here = self.sockets.get_mut(before..).unwrap_or_default();
-        // Through a thread of the namespace when we could not enter it, these would be ours.
+        // /proc/sys shows the namespace in which the reader is.
         let is_inside = matches!(entered, Ok(true));
-        let ports = is_inside.then(|| fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").ok());
+        let range = self.proc.join("sys/net/ipv4/ip_local_port_range");
+        let ports = is_inside.then(|| fs::read_to_string(range).ok());
         let ports = ports.flatten().and_then(|text| port_range(&text)).unwrap_or(DEFAULT_PORTS);
         infer(here, &ports);
-        if is_inside && conntrack::is_timed() {
+        if is_inside && conntrack::is_timed(self.proc) {
             // What it does not tell, the other sources do.
             let _ = by_conntrack(here);
         }

@@ -24,7 +24,8 @@ pub(super) fn port_range(text: &str) -> Option<RangeInclusive<u16>> {
 ///
 /// A listener that fits the local end says `In`: the kernel gives no port to an outgoing connection that somebody is
 /// bound to (`__inet_hash_connect`). Without a listener it says `Out` only if the ports do not contradict it, because a
-/// listener may have closed since.
+/// listener may have closed since. Nothing tells an outgoing connection that its process bound to the port of a listener
+/// (`SO_REUSEADDR`), to a host elsewhere, from an incoming one.
 pub(super) fn infer(sockets: &mut [SnapSocket], ports: &RangeInclusive<u16>) {
     let mut listeners: IntMap<u16, Vec<(IpAddr, bool)>> = IntMap::default();
     for socket in sockets.iter().filter(|socket| socket.state == TcpState::Listen) {
