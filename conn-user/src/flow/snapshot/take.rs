@@ -51,9 +51,9 @@ pub enum SnapshotError {
 ///
 /// Sockets come first, then the descriptors that hold them. A socket whose last holder closes it between the two has no
 /// owner ([`super::model::NoHolder::NotFound`]); the other way round, one that was just opened would have none, and a
-/// process that was just started would be missing among the holders of what it inherited. One that is accepted between the
-/// two still waits to be ([`super::model::NoHolder::NotAccepted`]). Inode numbers are not used
-/// again so soon (`get_next_ino` counts to 2^32).
+/// process that was just started would be missing among the holders of what it inherited. One that is accepted between
+/// the two still waits to be ([`super::model::NoHolder::NotAccepted`]). Inode numbers are not used again so soon
+/// (`get_next_ino` counts to 2^32).
 ///
 /// # Errors
 /// When there is no snapshot at all. What is only missing a part is a note of the snapshot.
