@@ -67,7 +67,7 @@ async fn tail(options: TailOptions) -> anyhow::Result<Exit> {
     if bpf_log {
         log::show(&mut agent.session).context("reading the diagnostics of the BPF programs")?;
     }
-    for note in &agent.session.notes {
+    for note in agent.session.notes.iter().chain(&agent.notes) {
         eprintln!("conn: note: {note}");
     }
     // One write: whoever waits for this line must not see half of it.

@@ -221,8 +221,10 @@ fn connect_time(conn: &ConnEvent) -> Option<DurationNs> {
 fn write_gap(gap: &Gap, out: &mut Vec<u8>) {
     out.extend_from_slice(b",\"hook\":\"");
     out.extend_from_slice(gap.hook.label().as_bytes());
+    out.extend_from_slice(b"\",\"cause\":\"");
+    out.extend_from_slice(gap.cause.name().as_bytes());
     out.extend_from_slice(b"\",\"cpu\":");
-    write_int(gap.cpu, out);
+    write_option(gap.cpu, out);
     out.extend_from_slice(b",\"lost\":");
     write_int(gap.lost, out);
     out.extend_from_slice(b",\"from_boot_ns\":");

@@ -3,6 +3,7 @@
 use crate::flow::born::BornBy;
 use crate::flow::model::{Direction, EndedHow, Method, Source, Transport, UnknownReason};
 use crate::flow::snapshot::model::TcpState;
+use crate::kernel::gap::GapCause;
 use crate::process::info::ProcessSource;
 
 /// A value that has one name everywhere.
@@ -77,6 +78,8 @@ named!(EndedHow:
     Error = "error",
     Unseen = "unseen",
 );
+
+named!(GapCause: RingFull = "ring_full", Skipped = "skipped");
 
 impl Named for super::model::EventKind {
     const ALL: &'static [Self] = &Self::ALL;

@@ -17,7 +17,7 @@ use crate::flow::model::{
     Actor, Change, ConnEvent, ConnId, Direction, EndedHow, Ending, Failure, ListenEvent, Method, Source,
     Traffic, Transport, UnknownReason, Unlisten,
 };
-use crate::kernel::gap::Gap;
+use crate::kernel::gap::{Gap, GapCause};
 use crate::process::info::{ExitStatus, ProcessInfo, ProcessSource};
 use crate::units::{BootNs, DurationNs, NetNs, Pid, WallNs};
 
@@ -260,10 +260,19 @@ pub(crate) fn all() -> Vec<Event> {
         )),
         EventBody::Gap(Gap {
             hook: HookId::FentryTcpClose,
-            cpu: 1,
+            cause: GapCause::RingFull,
+            cpu: Some(1),
             lost: 12,
             from: BootNs(BOOT + 19_000_000),
             to: BootNs(BOOT + 21_000_000),
+        }),
+        EventBody::Gap(Gap {
+            hook: HookId::State,
+            cause: GapCause::Skipped,
+            cpu: None,
+            lost: 1,
+            from: BootNs(BOOT + 20_000_000),
+            to: BootNs(BOOT + 22_000_000),
         }),
     ];
     bodies.into_iter().zip(1..).map(|(body, seq)| event(seq, body)).collect()
@@ -427,9 +436,12 @@ pub(crate) fn any_event() -> BoxedStrategy<Event> {
         8 => change.prop_map(EventBody::Flow),
         1 => any_process().prop_map(|process| EventBody::Exec(ProcEvent { process })),
         1 => (any_process(), status).prop_map(|(process, status)| EventBody::Exit(ProcEvent { process }, status)),
-        1 => (select(HookId::ALL), any::<u16>(), any::<u64>(), any::<u64>(), any::<u64>()).prop_map(|gap| {
-            EventBody::Gap(Gap { hook: gap.0, cpu: gap.1, lost: gap.2, from: BootNs(gap.3), to: BootNs(gap.4) })
-        }),
+        1 => (select(HookId::ALL), option::of(any::<u16>()), any::<u64>(), any::<u64>(), any::<u64>()).prop_map(
+            |(hook, cpu, lost, from, to)| {
+                let cause = if cpu.is_some() { GapCause::RingFull } else { GapCause::Skipped };
+                EventBody::Gap(Gap { hook, cause, cpu, lost, from: BootNs(from), to: BootNs(to) })
+            }
+        ),
     ];
     (any::<u64>(), any::<u64>(), any::<u64>(), body)
         .prop_map(|(seq, boot, wall, body)| Event { seq, boot: BootNs(boot), wall: WallNs(wall), body })

@@ -24,7 +24,7 @@ use crate::flow::model::{
     Actor, Change, ConnEvent, Direction, Ending, Failure, ListenEvent, Method, Source, Transport, Unlisten,
     canonical_ip,
 };
-use crate::kernel::gap::Gap;
+use crate::kernel::gap::{Gap, GapCause};
 use crate::process::info::{ExitStatus, ProcessInfo};
 use crate::units::{BootNs, DurationNs, NetNs, WallNs};
 
@@ -115,10 +115,17 @@ impl TextFormatter {
         let wall = |boot: BootNs| WallNs(event.wall.0.saturating_sub(event.boot.0).saturating_add(boot.0));
         self.line.text("--- ");
         self.line.number(gap.lost);
-        self.line.text(if gap.lost == 1 { " record lost: " } else { " records lost: " });
+        self.line.text(match (gap.cause, gap.lost) {
+            (GapCause::RingFull, 1) => " record lost: ",
+            (GapCause::RingFull, _) => " records lost: ",
+            (GapCause::Skipped, 1) => " run skipped by the kernel: ",
+            (GapCause::Skipped, _) => " runs skipped by the kernel: ",
+        });
         self.line.text(gap.hook.label());
-        self.line.text(" on CPU ");
-        self.line.number(gap.cpu);
+        if let Some(cpu) = gap.cpu {
+            self.line.text(" on CPU ");
+            self.line.number(cpu);
+        }
         self.line.text(", between ");
         self.line.with(|out| self.time.write(wall(gap.from), 6, out));
         self.line.text(" and ");

@@ -16,6 +16,32 @@ impl ProcessTable {
         let image = self.read_proc(pid, start)?;
         Some(self.insert(scanned(image), false))
     }
+
+    /// Reads every process again after records of processes were lost. An image that differs from the known one is of
+    /// an exec that was missed.
+    pub fn refresh(&mut self) {
+        let Ok(pids) = self.proc.pids() else { return };
+        for pid in pids {
+            let Some(image) = self.proc.read(pid) else { continue };
+            let Some(entry) = self.find_coarse(image.pid, image.start) else {
+                self.insert(scanned(image), false);
+                continue;
+            };
+            let old = &entry.info;
+            // An exiting process has no image any more.
+            let gone = image.exe.is_none() && image.args.is_empty();
+            if gone || (old.exe == image.exe && (old.args == image.args || old.args_truncated)) {
+                continue;
+            }
+            let info = ProcessInfo {
+                start: old.start,
+                start_is_coarse: old.start_is_coarse,
+                cgroup_id: old.cgroup_id,
+                ..scanned(image)
+            };
+            entry.info = Arc::new(info);
+        }
+    }
 }
 
 #[cfg(test)]

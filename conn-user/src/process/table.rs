@@ -78,7 +78,7 @@ pub struct ProcessTable {
     next_sweep: BootNs,
     limits: ProcessLimits,
     stats: ProcessStats,
-    proc: Box<dyn ProcSource>,
+    pub(super) proc: Box<dyn ProcSource>,
 }
 
 impl std::fmt::Debug for ProcessTable {
