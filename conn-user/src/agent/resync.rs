@@ -12,11 +12,11 @@ use crate::flow::snapshot::{self, SnapshotError, SnapshotOptions};
 /// Shortest time between two repairs.
 const SHORTEST: Duration = Duration::from_secs(1);
 /// Longest time between two repairs while losses go on.
-const LONGEST: Duration = Duration::from_secs(60);
+const LONGEST: Duration = Duration::from_mins(1);
 /// A repair takes at most about one part in so many of the time.
 const SHARE: u32 = 20;
 /// Without a loss for so long the next repair comes at once again.
-const CALM: Duration = Duration::from_secs(120);
+const CALM: Duration = Duration::from_mins(2);
 
 /// How often the tables were repaired.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

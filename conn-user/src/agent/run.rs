@@ -58,7 +58,7 @@ pub async fn run(
     let mut audit: Option<Instant> = None;
     let mut audited = agent.pipeline.records();
     loop {
-        let turn = agent
+        let mut turn = agent
             .reader
             .turn(BATCH, |bytes| agent.pipeline.on_bytes(bytes, &mut |event| consumer.on_event(event)));
         if agent.pipeline.next_deadline().is_some_and(|deadline| deadline <= boot_now()) {
@@ -72,6 +72,7 @@ pub async fn run(
             audit = None;
             agent.audit(&mut |event| consumer.on_event(event))?;
             audited = agent.pipeline.records();
+            turn = Turn::More;
         }
         if agent.pipeline.take_loss() {
             agent.resync.want();
@@ -82,6 +83,7 @@ pub async fn run(
         if agent.resync.is_ready() {
             let taken = agent.resync.taken().await;
             agent.repair(taken, &mut |event| consumer.on_event(event));
+            turn = Turn::More;
         }
         if now - clock_read > CLOCK_REFRESH {
             agent.pipeline.refresh_clock();

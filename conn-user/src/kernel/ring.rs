@@ -261,6 +261,8 @@ impl RingReader {
 
     /// Hands out what was committed when it is called, and perhaps some of what comes meanwhile. Unlike
     /// [`Self::drain_all`] it ends, however fast the programs write.
+    ///
+    /// It gives the space back as while reading goes on, so nothing wakes us: a [`Self::turn`] must follow.
     pub fn catch_up(&mut self, mut each: impl FnMut(&[u8])) {
         /// Less than any record takes with its head.
         const SMALLEST: u64 = 64;
