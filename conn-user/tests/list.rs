@@ -32,7 +32,7 @@ fn list(words: &[&str]) -> Vec<Value> {
 }
 
 /// The one socket with these ends.
-fn one<'a>(sockets: &'a [Value], local: SocketAddr, remote: Option<SocketAddr>) -> &'a Value {
+fn one(sockets: &[Value], local: SocketAddr, remote: Option<SocketAddr>) -> &Value {
     let is = |socket: &&Value, end: SocketAddr, address: &str, port: &str| {
         socket[address] == end.ip().to_canonical().to_string() && socket[port] == end.port()
     };

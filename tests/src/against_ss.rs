@@ -39,7 +39,7 @@ pub struct Report {
     pub same: usize,
     /// Sockets about which ss itself said different things.
     pub changing: usize,
-    /// Sockets that only conn saw, between the two looks of ss, and that were gone for both a moment later.
+    /// Sockets and holders that only conn saw, between the two looks of ss, and that were gone a moment later.
     pub brief: usize,
     /// What conn said otherwise.
     pub wrong: Vec<Wrong>,
@@ -190,8 +190,8 @@ fn ss_state(state: &str) -> Option<&'static str> {
     })
 }
 
-/// ss, conn, ss, of the sockets that are `of_interest`. What only conn saw is looked for once more: a socket that lived
-/// briefly is gone by then, an invented one is not.
+/// ss, conn, ss, of the sockets that are `of_interest`. What only conn saw is looked for once more: what was there briefly
+/// is gone by then, what is invented is not.
 ///
 /// # Errors
 /// When one of them cannot be run or read.
@@ -201,25 +201,41 @@ pub fn against_ss(
     conn_options: &[&str],
     of_interest: impl Fn(&Ends) -> bool,
 ) -> Result<Report> {
-    let look = || -> Result<Report> {
+    let look = || -> Result<(Sockets, Report)> {
         let mut before = ss(ss_options)?;
         let mut list = conn(conn_binary, conn_options)?;
         let mut after = ss(ss_options)?;
         for sockets in [&mut before, &mut list, &mut after] {
             sockets.retain(|ends, _| of_interest(ends));
         }
-        Ok(compare(&before, &list, &after))
+        let report = compare(&before, &list, &after);
+        Ok((list, report))
     };
-    let mut report = look()?;
-    if report.wrong.iter().any(|wrong| wrong.ss.is_none()) {
-        let again = look()?;
+    let (_, mut report) = look()?;
+    if !report.wrong.is_empty() {
+        let (later, _) = look()?;
         let found = report.wrong.len();
-        report
-            .wrong
-            .retain(|wrong| wrong.ss.is_some() || again.wrong.iter().any(|other| other.ends == wrong.ends));
+        report.wrong.retain(|wrong| !wrong.is_brief(&later));
         report.brief = found - report.wrong.len();
     }
     Ok(report)
+}
+
+impl Wrong {
+    /// Whether conn only saw more than ss, and `later` nothing of that any more: had it been there all the time, ss would
+    /// have seen it, and had conn invented it, conn would do so again.
+    fn is_brief(&self, later: &Sockets) -> bool {
+        let later = later.get(&self.ends).map_or(&[][..], Vec::as_slice);
+        let Some(said) = &self.conn else { return false };
+        let Some(ss) = &self.ss else { return later.is_empty() };
+        ss.len() == said.len()
+            && ss.iter().zip(said).all(|(ss, said)| {
+                let more: Vec<_> = said.pids.difference(&ss.pids).collect();
+                ss.state == said.state
+                    && ss.pids.is_subset(&said.pids)
+                    && !later.iter().any(|later| more.iter().any(|pid| later.pids.contains(pid)))
+            })
+    }
 }
 
 #[cfg(test)]
@@ -288,5 +304,20 @@ ESTAB      0      0      [::ffff:10.0.0.1]:22 [::ffff:10.0.0.2]:4000  users:((\"
             let report = compare(&ss, list, &without(53));
             assert_eq!((report.same, report.changing, report.wrong.len()), (4, 1, 0));
         }
+    }
+    #[test]
+    fn only_what_is_gone_was_brief() {
+        let ends = Ends { local: "127.0.0.1:80".parse().expect("address"), remote: None };
+        let held = |pids: &[u32]| {
+            Some(vec![Facts { state: "LISTEN".to_owned(), pids: pids.iter().copied().collect() }])
+        };
+        let later = |pids: &[u32]| Sockets::from([(ends, held(pids).expect("facts"))]);
+        let brief = |ss, conn, later: &Sockets| Wrong { ends, ss, conn }.is_brief(later);
+        assert!(brief(held(&[1]), held(&[1, 2]), &later(&[1])), "a holder");
+        assert!(!brief(held(&[1]), held(&[1, 2]), &later(&[1, 2])));
+        assert!(!brief(held(&[1, 3]), held(&[1, 2]), &later(&[1])), "conn missed one");
+        assert!(brief(None, held(&[2]), &Sockets::new()), "a socket");
+        assert!(!brief(None, held(&[2]), &later(&[2])));
+        assert!(!brief(held(&[1]), None, &later(&[1])), "conn missed it");
     }
 }
