@@ -2,6 +2,7 @@
 
 use crate::flow::model::{Direction, EndedHow, Method, Source, Transport, UnknownReason};
 use crate::process::info::ProcessSource;
+use crate::process::placement::Runtime;
 
 /// A value that has one name everywhere.
 pub trait Named: Copy + Eq + 'static {
@@ -29,6 +30,15 @@ named!(Direction: Out = "out", In = "in", Unknown = "unknown");
 named!(Transport: Tcp = "tcp", Mptcp = "mptcp");
 named!(Source: Live = "live", Late = "late");
 named!(ProcessSource: Exec = "exec", Fork = "fork", ProcScan = "proc_scan", Hook = "hook");
+named!(Runtime:
+    Docker = "docker",
+    Containerd = "containerd",
+    Podman = "podman",
+    CriO = "cri-o",
+    SystemdNspawn = "systemd-nspawn",
+    Lxc = "lxc",
+);
+named!(ExeFlag: Deleted = "deleted", Memfd = "memfd", Writable = "writable");
 named!(UnknownReason:
     BeforeAttach = "before_attach",
     NeverAccepted = "never_accepted",
@@ -46,6 +56,17 @@ named!(EndedHow:
     NeverAccepted = "never_accepted",
     Error = "error",
 );
+
+/// What a filter may ask of an executable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ExeFlag {
+    /// It has no name any more.
+    Deleted,
+    /// It is an anonymous file (memfd).
+    Memfd,
+    /// Every user may write it or its directory.
+    Writable,
+}
 
 impl Named for super::model::EventKind {
     const ALL: &'static [Self] = &Self::ALL;

@@ -1,8 +1,8 @@
 //! An event as one line for people.
 //!
 //! `time  KIND  dir  process[pid]  uid  local -> remote  details`, in columns that stay put; what comes from other
-//! programs is escaped ([`super::escape`]). User ids stay numbers: to name them would mean to ask a directory service
-//! for each line.
+//! programs is escaped ([`super::escape`]). User ids stay numbers: those of a directory service and of containers have
+//! no names here.
 
 #[cfg(test)]
 mod tests;
@@ -24,6 +24,7 @@ use crate::flow::model::{
 };
 use crate::kernel::gap::Gap;
 use crate::process::info::{ExitStatus, ProcessInfo};
+use crate::process::placement::{OCI_ID, Runtime};
 use crate::units::{BootNs, NetNs, WallNs};
 
 /// Columns of `ESTABLISHED`, the longest kind.
@@ -198,6 +199,7 @@ impl TextFormatter {
             }
         }
         if let Some(process) = &owner.process {
+            line.place(process);
             line.exe_if_telling(process);
         }
         if transport == Transport::Mptcp {
@@ -229,7 +231,7 @@ const fn color(kind: EventKind) -> Option<&'static [u8]> {
 
 fn same(one: Option<&Arc<ProcessInfo>>, other: Option<&Arc<ProcessInfo>>) -> bool {
     match (one, other) {
-        (Some(one), Some(other)) => one.pid == other.pid && one.start == other.start,
+        (Some(one), Some(other)) => one.is_same(other),
         (None, None) => true,
         _ => false,
     }
@@ -327,6 +329,22 @@ impl Line {
         match end.port() {
             0 => self.text("?"),
             port => self.number(port),
+        }
+    }
+
+    /// The container, or else the unit.
+    fn place(&mut self, process: &ProcessInfo) {
+        /// As `docker ps` shows ids.
+        const SHORT: usize = 12;
+        let Some(place) = &process.placement else { return };
+        if let Some(container) = &place.container {
+            self.detail(container.runtime.map_or("container", Runtime::name));
+            self.text("=");
+            let id = &*container.id;
+            self.word(if id.len() == OCI_ID { &id[..SHORT] } else { id });
+        } else if let Some(unit) = place.user_unit.as_ref().or(place.unit.as_ref()) {
+            self.detail("unit=");
+            self.word(unit);
         }
     }
 

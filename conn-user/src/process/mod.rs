@@ -1,10 +1,19 @@
 //! Who: the process table, from exec, fork and exit records and a scan of /proc at start.
 
+mod about;
+pub mod cgroup;
+mod entry;
 pub mod hash;
+pub mod identity;
 mod image;
 pub mod info;
+pub mod lineage;
+mod mounts;
+pub mod placement;
 pub mod procfs;
+mod scan;
 pub mod table;
+pub mod users;
 
 #[cfg(test)]
 pub(crate) mod testing;

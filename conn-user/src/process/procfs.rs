@@ -5,11 +5,13 @@ use std::io::{self, Read as _};
 use std::os::unix::ffi::OsStringExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use conn_common::record::{EXEC_ARGS_MAX, PF_KTHREAD};
 
+use super::cgroup::{CgroupFs, CgroupOf};
 use super::image::{split_args, until_nul};
-use super::info::TICK_NS;
+use super::info::{FileId, TICK_NS};
 use crate::units::{BootNs, Pid};
 
 /// A process as /proc shows it at one moment.
@@ -24,9 +26,11 @@ pub struct ProcImage {
     /// Name of the group leader.
     pub comm: Box<[u8]>,
     /// Executable, without the mark of a deleted one.
-    pub exe: Option<Box<[u8]>>,
+    pub exe: Option<Arc<[u8]>>,
     /// The executable has no name any more.
     pub exe_deleted: bool,
+    /// Which file it is.
+    pub exe_file: Option<FileId>,
     /// Arguments.
     pub args: Box<[Box<[u8]>]>,
     /// There are more arguments than are kept ([`EXEC_ARGS_MAX`] bytes).
@@ -37,6 +41,8 @@ pub struct ProcImage {
     pub gid: u32,
     /// Login uid, where set.
     pub login_uid: Option<u32>,
+    /// Its cgroup.
+    pub cgroup: Option<CgroupOf>,
     /// It is a kernel thread.
     pub kernel: bool,
 }
@@ -51,17 +57,24 @@ pub trait ProcSource: Send {
 
     /// One process; `None` when it is gone, or became another one while it was read.
     fn read(&self, pid: Pid) -> Option<ProcImage>;
+
+    /// The cgroup of the process (`pid`, `start`); `None` when that one is gone.
+    fn cgroup_of(&self, pid: Pid, start: BootNs) -> Option<CgroupOf>;
+
+    /// The path of a cgroup, whether anything is in it or not; `None` when it is gone or out of reach.
+    fn cgroup_path(&self, id: u64) -> Option<Box<[u8]>>;
 }
 
 /// The real /proc.
 #[derive(Clone, Debug)]
 pub struct ProcFs {
     root: PathBuf,
+    cgroups: Arc<CgroupFs>,
 }
 
 impl Default for ProcFs {
     fn default() -> Self {
-        Self { root: PathBuf::from("/proc") }
+        Self::at("/proc")
     }
 }
 
@@ -72,6 +85,14 @@ struct Stat {
     ppid: u32,
     flags: u32,
     start: BootNs,
+}
+
+/// What the link `/proc/PID/exe` says.
+#[derive(Debug, Default)]
+struct Exe {
+    path: Option<Arc<[u8]>>,
+    deleted: bool,
+    file: Option<FileId>,
 }
 
 /// The name stands in parentheses and may itself contain some: the last one ends it.
@@ -97,7 +118,7 @@ fn status_id(status: &[u8], name: &[u8]) -> Option<u32> {
 impl ProcFs {
     /// A /proc that is mounted elsewhere.
     pub fn at(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into() }
+        Self { root: root.into(), cgroups: Arc::new(CgroupFs::find()) }
     }
 
     fn stat(&self, pid: Pid) -> Option<Stat> {
@@ -110,17 +131,19 @@ impl ProcFs {
         path
     }
 
-    fn exe(&self, pid: Pid) -> (Option<Box<[u8]>>, bool) {
+    fn exe(&self, pid: Pid) -> Exe {
         const MARK: &[u8] = b" (deleted)";
         let link = self.file(pid, "exe");
-        let Ok(target) = fs::read_link(&link) else { return (None, false) };
+        let Ok(target) = fs::read_link(&link) else { return Exe::default() };
         let mut path = target.into_os_string().into_vec();
+        let meta = fs::metadata(&link).ok();
         // A file may be called so while it exists: its links tell.
-        let deleted = path.ends_with(MARK) && fs::metadata(&link).map_or(true, |meta| meta.nlink() == 0);
+        let deleted = path.ends_with(MARK) && meta.as_ref().is_none_or(|meta| meta.nlink() == 0);
         if deleted {
             path.truncate(path.len() - MARK.len());
         }
-        (Some(path.into_boxed_slice()), deleted)
+        let file = meta.map(|meta| FileId { dev: meta.dev(), inode: meta.ino() });
+        Exe { path: Some(path.into()), deleted, file }
     }
 
     fn args(&self, pid: Pid) -> (Box<[Box<[u8]>]>, bool) {
@@ -150,12 +173,13 @@ impl ProcSource for ProcFs {
         let stat = self.stat(pid)?;
         let status = fs::read(self.file(pid, "status")).ok()?;
         let kernel = stat.flags & PF_KTHREAD != 0;
-        let (exe, exe_deleted) = if kernel { (None, false) } else { self.exe(pid) };
+        let exe = if kernel { Exe::default() } else { self.exe(pid) };
         let (args, args_truncated) = if kernel { (Box::default(), false) } else { self.args(pid) };
         let login_uid = fs::read(self.file(pid, "loginuid"))
             .ok()
             .and_then(|text| std::str::from_utf8(until_nul(&text)).ok()?.trim().parse().ok())
             .filter(|&uid| uid != u32::MAX);
+        let cgroup = fs::read(self.file(pid, "cgroup")).ok().and_then(|text| self.cgroups.of_process(&text));
         // Still the same process: nothing above was read from the next one with this id.
         if self.stat(pid)?.start != stat.start {
             return None;
@@ -165,15 +189,27 @@ impl ProcSource for ProcFs {
             start: stat.start,
             ppid: (stat.ppid != 0).then_some(Pid(stat.ppid)),
             comm: stat.comm,
-            exe,
-            exe_deleted,
+            exe: exe.path,
+            exe_deleted: exe.deleted,
+            exe_file: exe.file,
             args,
             args_truncated,
             uid: status_id(&status, b"Uid:")?,
             gid: status_id(&status, b"Gid:")?,
             login_uid,
+            cgroup,
             kernel,
         })
+    }
+
+    fn cgroup_of(&self, pid: Pid, start: BootNs) -> Option<CgroupOf> {
+        let text = fs::read(self.file(pid, "cgroup")).ok()?;
+        let same = self.stat(pid)?.start.0 / TICK_NS == start.0 / TICK_NS;
+        self.cgroups.of_process(&text).filter(|_| same)
+    }
+
+    fn cgroup_path(&self, id: u64) -> Option<Box<[u8]>> {
+        self.cgroups.path_of(id)
     }
 }
 
