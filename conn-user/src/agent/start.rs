@@ -13,6 +13,8 @@ use crate::kernel::facts::KernelFacts;
 use crate::kernel::load::{self, LoadError, LoadOptions, Session};
 use crate::kernel::ring::{RingReader, Turn};
 use crate::kernel::selftest::{self, SelfTestError};
+use crate::process::inspect::Inspector;
+use crate::process::procfs::ProcFs;
 use crate::process::table::ProcessTable;
 
 /// How long the records of the self-test may take: far more than a loaded, emulated machine needs.
@@ -61,11 +63,9 @@ pub async fn start(options: AgentOptions, tell: &mut impl FnMut(&Event)) -> Resu
     load::probe(&mut facts, &offsets)?;
     let attached = boot_now();
     let (session, reader) = load::start(facts, &offsets, options.load)?;
-    let mut agent = Agent {
-        session,
-        reader,
-        pipeline: Pipeline::new(attached, ProcessTable::default(), FlowTable::default()),
-    };
+    let processes = ProcessTable::default().with_inspector(Inspector::start(ProcFs::default())?);
+    let mut agent =
+        Agent { session, reader, pipeline: Pipeline::new(attached, processes, FlowTable::default()) };
     // After the attach: what is born later has a record, what was born earlier is in /proc.
     agent.pipeline.processes().scan()?;
     if options.self_test {

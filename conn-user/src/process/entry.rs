@@ -6,8 +6,10 @@ use conn_common::record::Task;
 
 use super::about::About;
 use super::hash::IntMap;
+use super::identity::Identity;
 use super::image::comm;
 use super::info::ProcessInfo;
+use super::inspect::{Depth, Inspector};
 use super::lineage::Ancestor;
 use crate::units::{BootNs, Pid};
 
@@ -17,6 +19,10 @@ pub(super) struct Entry {
     /// Names the entry: its start may still become exact.
     pub(super) serial: u64,
     pub(super) exited: bool,
+    /// It has used the network as what it is now, so all was asked about it.
+    pub(super) used: bool,
+    /// What was known of the parent whose copy it is.
+    pub(super) parent: Option<Identity>,
     /// The ancestors of its children, made with the first one.
     pub(super) below: Option<Arc<[Ancestor]>>,
 }
@@ -65,7 +71,19 @@ impl Entry {
         info.presence = self.info.presence.clone();
         self.info = Arc::new(info);
         self.below = None;
+        self.used = false;
+        self.parent = None;
         Arc::clone(&self.info)
+    }
+
+    /// It uses the network for the first time as what it is now.
+    #[cold]
+    pub(super) fn first_use(&mut self, inspector: Option<&Inspector>) {
+        self.used = true;
+        let parent = self.parent.take();
+        if let Some(inspector) = inspector.filter(|_| !self.info.kernel && self.info.pid.0 != 0) {
+            inspector.ask(&self.info, Depth::All, parent);
+        }
     }
 
     /// Whether anything besides the table refers to the process: to what it is now, or to what it was before.

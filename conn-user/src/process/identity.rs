@@ -5,7 +5,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use crate::units::NetNs;
+use crate::units::{BootNs, NetNs};
 
 /// Facts of a process image that may still come. Two are equal when they are the same.
 #[derive(Clone, Debug, Default)]
@@ -19,6 +19,7 @@ struct Cells {
 
 #[derive(Debug, Default)]
 struct ExeCells {
+    executed: Option<BootNs>,
     file: OnceLock<ExeFile>,
     sha256: OnceLock<Option<Sha256>>,
 }
@@ -69,6 +70,17 @@ impl PartialEq for Identity {
 impl Eq for Identity {}
 
 impl Identity {
+    /// Of an image that was executed at this instant.
+    pub fn executed_at(at: BootNs) -> Self {
+        let exe = Arc::new(ExeCells { executed: Some(at), ..ExeCells::default() });
+        Self(Arc::new(Cells { state: OnceLock::new(), exe }))
+    }
+
+    /// When the image was executed, where that was seen.
+    pub fn executed(&self) -> Option<BootNs> {
+        self.0.exe.executed
+    }
+
     /// For a new process with the same executable.
     #[must_use]
     pub fn forked(&self) -> Self {

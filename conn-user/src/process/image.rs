@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use conn_common::record::{ExecFlags, ExecRecord, PF_KTHREAD, Task};
 
+use super::identity::Identity;
 use super::info::{FileId, ProcessInfo, ProcessSource};
 use super::procfs::ProcImage;
 use crate::units::{BootNs, Pid};
@@ -71,6 +72,7 @@ pub(super) fn executed(record: &ExecRecord, args: &[u8]) -> ProcessInfo {
         login_uid: (record.login_uid != u32::MAX).then_some(record.login_uid),
         kernel: false,
         source: ProcessSource::Exec,
+        identity: Identity::executed_at(BootNs(record.header.boot_ns)),
         ..hook_only(&record.task)
     }
 }

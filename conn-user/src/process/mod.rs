@@ -2,17 +2,21 @@
 
 mod about;
 pub mod cgroup;
+pub mod digest;
 mod entry;
+mod exe;
 pub mod hash;
 pub mod identity;
 mod image;
 pub mod info;
+pub mod inspect;
 pub mod lineage;
 mod mounts;
 pub mod placement;
 pub mod procfs;
 mod scan;
 pub mod table;
+mod tty;
 pub mod users;
 
 #[cfg(test)]

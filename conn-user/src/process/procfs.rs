@@ -10,9 +10,11 @@ use std::sync::Arc;
 use conn_common::record::{EXEC_ARGS_MAX, PF_KTHREAD};
 
 use super::cgroup::{CgroupFs, CgroupOf};
+use super::identity::ProcessState;
 use super::image::{split_args, until_nul};
 use super::info::{FileId, TICK_NS};
-use crate::units::{BootNs, Pid};
+use super::tty;
+use crate::units::{BootNs, NetNs, Pid};
 
 /// A process as /proc shows it at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,6 +85,8 @@ impl Default for ProcFs {
 struct Stat {
     comm: Box<[u8]>,
     ppid: u32,
+    /// Device number of the controlling terminal, 0: none.
+    tty: u32,
     flags: u32,
     start: BootNs,
 }
@@ -104,9 +108,21 @@ fn parse_stat(bytes: &[u8]) -> Option<Stat> {
     // The state is the third field of proc(5).
     let mut fields = rest.split_ascii_whitespace().skip(1);
     let ppid = fields.next()?.parse().ok()?;
-    let flags = fields.nth(4)?.parse().ok()?;
+    let tty: i32 = fields.nth(2)?.parse().ok()?;
+    let flags = fields.nth(1)?.parse().ok()?;
     let ticks: u64 = fields.nth(12)?.parse().ok()?;
-    Some(Stat { comm: comm.into(), ppid, flags, start: BootNs(ticks.checked_mul(TICK_NS)?) })
+    Some(Stat {
+        comm: comm.into(),
+        ppid,
+        tty: tty.cast_unsigned(),
+        flags,
+        start: BootNs(ticks.checked_mul(TICK_NS)?),
+    })
+}
+
+/// Whether a start from /proc is this one, exact or not.
+fn is_same_start(seen: BootNs, start: BootNs) -> bool {
+    seen.0 / TICK_NS == start.0 / TICK_NS
 }
 
 /// The real one of the four ids behind a name in `/proc/PID/status`.
@@ -121,11 +137,30 @@ impl ProcFs {
         Self { root: root.into(), cgroups: Arc::new(CgroupFs::find()) }
     }
 
+    /// The state of the process (`pid`, `start`), where that one is still there.
+    pub(super) fn state(&self, pid: Pid, start: BootNs) -> Option<ProcessState> {
+        let stat = self.stat(pid).filter(|stat| is_same_start(stat.start, start))?;
+        let cwd = fs::read_link(self.file(pid, "cwd")).ok();
+        let netns = fs::metadata(self.file(pid, "ns/net")).ok();
+        let state = ProcessState {
+            cwd: cwd.map(|path| path.into_os_string().into_vec().into()),
+            tty: tty::name(stat.tty),
+            netns: netns.and_then(|meta| u32::try_from(meta.ino()).ok()).map(NetNs),
+        };
+        self.is_there(pid, start).then_some(state)
+    }
+
+    /// Whether the process (`pid`, `start`) is still there.
+    pub(super) fn is_there(&self, pid: Pid, start: BootNs) -> bool {
+        self.stat(pid).is_some_and(|stat| is_same_start(stat.start, start))
+    }
+
     fn stat(&self, pid: Pid) -> Option<Stat> {
         parse_stat(&fs::read(self.file(pid, "stat")).ok()?)
     }
 
-    fn file(&self, pid: Pid, name: &str) -> PathBuf {
+    /// The file of that name in the folder of a process.
+    pub(super) fn file(&self, pid: Pid, name: &str) -> PathBuf {
         let mut path = self.root.join(pid.0.to_string());
         path.push(name);
         path
@@ -204,8 +239,7 @@ impl ProcSource for ProcFs {
 
     fn cgroup_of(&self, pid: Pid, start: BootNs) -> Option<CgroupOf> {
         let text = fs::read(self.file(pid, "cgroup")).ok()?;
-        let same = self.stat(pid)?.start.0 / TICK_NS == start.0 / TICK_NS;
-        self.cgroups.of_process(&text).filter(|_| same)
+        self.cgroups.of_process(&text).filter(|_| self.is_there(pid, start))
     }
 
     fn cgroup_path(&self, id: u64) -> Option<Box<[u8]>> {
@@ -219,11 +253,11 @@ mod tests {
 
     #[test]
     fn stat_with_a_hostile_name() {
-        let text = b"42 (a) R 1 (b) S 7 42 42 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 123456 1 2 3";
+        let text = b"42 (a) R 1 (b) S 7 42 42 34816 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 123456 1 2 3";
         let stat = parse_stat(text).expect("stat");
         assert_eq!(&stat.comm[..], b"a) R 1 (b");
         assert_eq!(stat.ppid, 7);
-        assert_eq!(stat.flags, 4_194_560);
+        assert_eq!((stat.tty, stat.flags), (34_816, 4_194_560));
         assert_eq!(stat.start, BootNs(123_456 * TICK_NS));
     }
 

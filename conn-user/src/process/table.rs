@@ -5,6 +5,7 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use conn_common::record::{ExecFlags, ExecRecord, ExitRecord, ForkRecord, Task};
 
@@ -13,6 +14,7 @@ use super::entry::{Entry, Exited, Slot, entry_of, find};
 use super::hash::IntMap;
 use super::image::{executed, filename, hook_only, inherit, scanned};
 use super::info::{ProcessInfo, ProcessSource, TICK_NS};
+use super::inspect::{Depth, InspectStats, Inspector};
 use super::lineage;
 use super::procfs::{ProcFs, ProcImage, ProcSource};
 use super::users::Users;
@@ -50,6 +52,8 @@ pub struct ProcessStats {
     pub proc_reads: u64,
     /// How often the memory of cgroups was full and emptied.
     pub cgroups_forgotten: u64,
+    /// What the background did.
+    pub inspect: InspectStats,
 }
 
 /// See the module.
@@ -63,6 +67,7 @@ pub struct ProcessTable {
     limits: ProcessLimits,
     stats: ProcessStats,
     pub(super) about: About,
+    inspector: Option<Inspector>,
 }
 
 impl std::fmt::Debug for ProcessTable {
@@ -93,7 +98,31 @@ impl ProcessTable {
             limits,
             stats: ProcessStats::default(),
             about: About::new(proc),
+            inspector: None,
         }
+    }
+
+    /// Lets this one find out more in the background. Without it [`ProcessInfo::identity`] stays empty.
+    #[must_use]
+    pub fn with_inspector(mut self, inspector: Inspector) -> Self {
+        self.inspector = Some(inspector);
+        self
+    }
+
+    /// Waits until the background has answered all that was asked, but not longer than this. Returns whether it has.
+    /// For a snapshot that is shown at once; a stream need not wait.
+    pub fn settle(&self, patience: Duration) -> bool {
+        self.inspector.as_ref().is_none_or(|inspector| inspector.settle(patience))
+    }
+
+    /// The process that has this id now, as far as is known: the owner of a socket that was found in its descriptors.
+    /// Counts as a use of the network.
+    pub fn owner(&mut self, pid: Pid) -> Option<Arc<ProcessInfo>> {
+        let entry = &mut self.slots.get_mut(&pid.0).filter(|slot| !slot.newest.exited)?.newest;
+        if !entry.used {
+            entry.first_use(self.inspector.as_ref());
+        }
+        Some(Arc::clone(&entry.info))
     }
 
     /// Takes the names of users from elsewhere than `/etc/passwd`.
@@ -109,6 +138,7 @@ impl ProcessTable {
             known: self.known,
             exited: self.exits.len(),
             cgroups_forgotten: self.about.cgroups_forgotten,
+            inspect: self.inspector.as_ref().map(Inspector::stats).unwrap_or_default(),
             ..self.stats
         }
     }
@@ -124,13 +154,14 @@ impl ProcessTable {
         self.advance(BootNs(record.header.boot_ns));
         let mut info = hook_only(&record.child);
         info.ppid = Some(Pid(record.parent_tgid));
-        let mut inherits = false;
+        let (mut inherits, mut copied) = (false, None);
         if let Some(parent) = self.creator(Pid(record.parent_tgid), BootNs(record.parent_start_boot_ns)) {
             let below = parent.below.get_or_insert_with(|| lineage::below(&parent.info));
             info.ancestors = Arc::clone(below);
             info.login_uid = parent.info.login_uid;
             inherits = parent.info.source != ProcessSource::Hook;
             let parent = Arc::clone(&parent.info);
+            copied = Some(parent.identity.clone());
             if inherits {
                 inherit(&mut info, &parent);
             }
@@ -145,8 +176,18 @@ impl ProcessTable {
                 entry.refresh(&record.child, &mut self.about);
                 Arc::clone(&entry.info)
             }
-            Some(entry) => entry.replace(info),
-            None => self.insert(info, false),
+            Some(entry) => {
+                let info = entry.replace(info);
+                entry.parent = copied;
+                info
+            }
+            None => {
+                let info = self.insert(info, false);
+                if let Some(entry) = find(&mut self.slots, info.pid, info.start) {
+                    entry.parent = copied;
+                }
+                info
+            }
         }
     }
 
@@ -174,10 +215,14 @@ impl ProcessTable {
             Some(before) if !before.ancestors.is_empty() => Arc::clone(&before.ancestors),
             _ => self.ancestors(info.ppid, info.start),
         };
-        match find(&mut self.slots, info.pid, info.start) {
+        let info = match find(&mut self.slots, info.pid, info.start) {
             Some(entry) => entry.replace(info),
             None => self.insert(info, false),
+        };
+        if let Some(inspector) = &self.inspector {
+            inspector.ask(&info, Depth::State, None);
         }
+        info
     }
 
     /// The last thread of a process exits. The process stays known for the grace. `None`: the idle task.
@@ -205,6 +250,9 @@ impl ProcessTable {
     pub fn resolve(&mut self, task: &Task, now: BootNs) -> Arc<ProcessInfo> {
         if let Some(entry) = find(&mut self.slots, Pid(task.tgid), BootNs(task.start_boot_ns)) {
             entry.refresh(task, &mut self.about);
+            if !entry.used {
+                entry.first_use(self.inspector.as_ref());
+            }
             return Arc::clone(&entry.info);
         }
         self.meet(task, now)
@@ -235,7 +283,11 @@ impl ProcessTable {
             }
         }
         self.about.describe_seen(&mut info, cgroup);
-        self.insert(info, false)
+        let info = self.insert(info, false);
+        if let Some(entry) = find(&mut self.slots, info.pid, info.start) {
+            entry.first_use(self.inspector.as_ref());
+        }
+        info
     }
 
     /// The creator in a fork record, which names it only by id and start. `None`: it is gone and was never known, or
@@ -266,7 +318,14 @@ impl ProcessTable {
             return info;
         }
         self.serial += 1;
-        let mut entry = Entry { info: Arc::clone(&info), serial: self.serial, exited: false, below: None };
+        let mut entry = Entry {
+            info: Arc::clone(&info),
+            serial: self.serial,
+            exited: false,
+            used: false,
+            parent: None,
+            below: None,
+        };
         if exited {
             self.exits.extend(entry.exit(self.clock));
         }

@@ -396,6 +396,30 @@ fn the_id_of_a_process_does_not_change_when_its_start_becomes_exact() {
     assert_eq!(scanned.start_ticks(), exact.start_ticks());
 }
 
+/// What the background finds is seen by whoever held the process before, and asked for once.
+#[test]
+fn the_first_use_of_the_network_asks_for_everything() {
+    let inspector = Inspector::start(ProcFs::default()).expect("threads");
+    let mut table = ProcessTable::default().with_inspector(inspector);
+    table.scan().expect("/proc");
+    let me = Pid(std::process::id());
+    let start = table.slots[&me.0].newest.info.start;
+    assert_eq!(table.stats().inspect.asked, 0, "nobody has used it");
+    let before = table.owner(me).expect("self");
+    for _ in 0..3 {
+        table.resolve(&task(me.0, start.0 + 5, "test"), BootNs(T0));
+    }
+    assert!(table.settle(Duration::from_mins(1)));
+    assert_eq!(table.stats().inspect.asked, 1);
+    assert!(before.identity.state().is_some() && before.identity.sha256().is_some());
+    // A child runs the same file; what it executes is another image.
+    let child = table.on_fork(&fork_record((me.0, start.0 + 5), task(4_000_000_000, T0, "test")));
+    assert_eq!(child.identity.sha256(), before.identity.sha256());
+    assert!(child.identity.state().is_none(), "not looked at yet");
+    let other = table.on_exec(&exec_record(4_000_000_000, T0, "/bin/x"), b"");
+    assert_eq!((other.identity.sha256(), other.identity.executed()), (None, Some(BootNs(T0 + 1))));
+}
+
 #[derive(Clone, Debug)]
 enum Op {
     Fork(u32, u64, u32, u64),
