@@ -152,6 +152,13 @@ impl JsonEncoder {
         write_family(ip, mapped, out);
         write_end(b",\"laddr\":\"", b",\"lport\":", SocketAddr::new(ip, listener.local.port()), out);
         write_netns(listener.netns, listener.source, out);
+        if listener.is_systemds() {
+            out.extend_from_slice(b",\"socket_unit\":");
+            match &listener.socket_unit {
+                Some(unit) => escape::json_string(unit.as_bytes(), false, out),
+                None => out.extend_from_slice(b"null"),
+            }
+        }
         self.owner(&listener.owner, out);
     }
 

@@ -176,7 +176,22 @@ fn listening(local: &str) -> ListenEvent {
         netns: HOST_NETNS,
         source: Source::Live,
         owner: by(&nginx(), HookId::FexitListenStart),
+        socket_unit: None,
     }
+}
+
+/// For whom systemd listens, if that is known.
+fn activated(local: &str, unit: Option<&str>) -> ListenEvent {
+    let systemd = ProcessInfo {
+        uid: 0,
+        gid: 0,
+        ppid: None,
+        user: Some(b"root".as_slice().into()),
+        placement: Some(place("/init.scope")),
+        ..ProcessInfo::clone(&process(1, b"systemd", "/usr/lib/systemd/systemd", &["/sbin/init"]))
+    };
+    let owner = by(&Arc::new(systemd), HookId::FexitListenStart);
+    ListenEvent { owner, socket_unit: unit.map(Into::into), ..listening(local) }
 }
 
 fn ending(how: EndedHow, closer: Actor) -> Ending {
@@ -264,6 +279,8 @@ pub(crate) fn all() -> Vec<Event> {
         EventBody::Exit(ProcEvent { process: curl() }, ExitStatus::Code(7)),
         EventBody::Exit(ProcEvent { process: nginx() }, ExitStatus::Signal(9)),
         EventBody::Exec(ProcEvent { process: memfd() }),
+        EventBody::Flow(Change::Listen(activated("[::]:22", Some("ssh.socket")))),
+        EventBody::Flow(Change::Listen(activated("127.0.0.1:9", None))),
         EventBody::Gap(Gap {
             hook: HookId::FentryTcpClose,
             cpu: 1,
@@ -424,6 +441,7 @@ fn any_listen() -> BoxedStrategy<ListenEvent> {
             local: conn.local,
             netns: conn.netns,
             source: conn.source,
+            socket_unit: conn.id.0.is_multiple_of(3).then(|| "nginx.service".into()),
             owner: conn.owner,
         })
         .boxed()

@@ -177,6 +177,10 @@ impl TextFormatter {
         let start = self.line.columns;
         self.line.end(SocketAddr::new(ip, listener.local.port()));
         self.line.pad_from(self.line.columns - start, 2 * END_COLUMNS + 4);
+        if let Some(unit) = listener.socket_unit.as_ref().filter(|_| listener.is_systemds()) {
+            self.line.detail("for ");
+            self.line.word(unit.as_bytes());
+        }
         self.common_details(&listener.owner, listener.transport, mapped, listener.netns, listener.source);
     }
 

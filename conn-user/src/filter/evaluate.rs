@@ -26,7 +26,13 @@ impl Test {
             Self::Process(which, ranges) => {
                 processes(view, |process| which.of(process).is_some_and(|n| within(ranges, n)))
             }
-            Self::ProcessText(which, texts) => processes(view, |process| which.fits(process, texts)),
+            Self::ProcessText(which, texts) => {
+                processes(view, |process| which.fits(process, texts))
+                    || (matches!(which, ProcessText::Unit)
+                        && view
+                            .socket_unit
+                            .is_some_and(|unit| texts.iter().any(|text| text.matches(unit.as_bytes()))))
+            }
             Self::ExeFlag(all) => processes(view, |process| all.iter().any(|flag| is_so(*flag, process))),
             Self::Runtime(all) => processes(view, |process| {
                 container(process)

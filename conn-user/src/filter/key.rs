@@ -76,7 +76,7 @@ keys! {
     User "user" Text "Name of the user, as in this machine's /etc/passwd." "user:www-data";
     Parent "parent" Text "Name of the parent (who created it): its comm, its exe, or the last part of that." "parent:sshd";
     Ancestor "ancestor" Text "Likewise of any process above it." "ancestor:/usr/sbin/cron";
-    Unit "unit" Text "systemd unit, or the unit of the user's own service manager." "unit:ssh.service";
+    Unit "unit" Text "systemd unit, or the unit of the user's own service manager; of a listener of systemd also the socket unit." "unit:ssh.service";
     Container "container" Text "Id of the container, or its name where it has no id; of an id the first 12 digits are enough." "container:0f7d84f32c4d";
     Runtime "runtime" Names "Container runtime." "runtime:docker";
     Pod "pod" Text "UID of the Kubernetes pod." "pod:2c48913c-b29f-11e7-9350-020968147796";

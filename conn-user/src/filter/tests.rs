@@ -54,6 +54,8 @@ fn examples() {
     assert_eq!(matching("kind:exit container:0f7d84f32c4"), Vec::<u64>::new(), "too short");
     assert_eq!(matching("exe_flag:writable kind:exec"), [17]);
     assert_eq!(matching("exe_flag:memfd"), [21]);
+    assert_eq!(matching("unit:ssh.socket"), [22]);
+    assert_eq!(matching("kind:listen unit:init.scope"), [22, 23]);
     assert_eq!(matching("exe_sha256:00081018* kind:exec"), [18]);
 }
 
@@ -254,9 +256,15 @@ impl Naive {
             }
             Key::Parent => self.processes.iter().any(|process| above(value, process, 1)),
             Key::Ancestor => self.processes.iter().any(|process| above(value, process, usize::MAX)),
-            Key::Unit => self.places().any(|place| {
-                [&place.unit, &place.user_unit].into_iter().flatten().any(|unit| text_fits(value, unit))
-            }),
+            Key::Unit => {
+                self.field("socket_unit").iter().any(|unit| text_fits(value, unit.as_bytes()))
+                    || self.places().any(|place| {
+                        [&place.unit, &place.user_unit]
+                            .into_iter()
+                            .flatten()
+                            .any(|unit| text_fits(value, unit))
+                    })
+            }
             Key::Container => self.places().any(|place| {
                 place.container.as_ref().is_some_and(|container| {
                     let short = value.form == Form::Quoted || !value.text.contains(['*', '?', '[']);

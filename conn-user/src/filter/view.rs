@@ -16,6 +16,8 @@ pub(super) struct View<'a> {
     /// Opener, acceptor, listener; the process of an exec or exit.
     pub(super) owner: Option<&'a ProcessInfo>,
     pub(super) closer: Option<&'a ProcessInfo>,
+    /// The unit for which systemd listens.
+    pub(super) socket_unit: Option<&'a str>,
     pub(super) socket: Option<Socket>,
     pub(super) end: Option<EndedHow>,
     pub(super) errno: Option<u16>,
@@ -35,8 +37,15 @@ pub(super) struct Socket {
 
 impl<'a> View<'a> {
     pub(super) fn of(event: &'a Event) -> Self {
-        let nothing =
-            Self { kind: event.body.kind(), owner: None, closer: None, socket: None, end: None, errno: None };
+        let nothing = Self {
+            kind: event.body.kind(),
+            owner: None,
+            closer: None,
+            socket_unit: None,
+            socket: None,
+            end: None,
+            errno: None,
+        };
         match &event.body {
             EventBody::Flow(change) => nothing.with_flow(change),
             EventBody::Exec(of) | EventBody::Exit(of, _) => Self { owner: Some(&of.process), ..nothing },
@@ -96,6 +105,7 @@ impl<'a> View<'a> {
             source: listener.source,
             method: listener.owner.method,
         };
-        Self { owner: listener.owner.process.as_deref(), socket: Some(socket), ..self }
+        let socket_unit = listener.socket_unit.as_deref().filter(|_| listener.is_systemds());
+        Self { owner: listener.owner.process.as_deref(), socket_unit, socket: Some(socket), ..self }
     }
 }

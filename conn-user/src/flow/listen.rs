@@ -102,6 +102,7 @@ impl FlowTable {
             netns: NetNs(sock.netns),
             source: Source::Late,
             owner: BEFORE_ATTACH,
+            socket_unit: None,
         };
         out.push(FlowEvent {
             boot: at.boot,

@@ -34,6 +34,8 @@ impl Listener {
             netns: NetNs(self.netns),
             source: Source::Live,
             owner: (*self.owner).clone(),
+            // Told by the station that knows the files of systemd.
+            socket_unit: None,
         }
     }
 

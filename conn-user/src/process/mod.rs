@@ -15,6 +15,7 @@ mod mounts;
 pub mod placement;
 pub mod procfs;
 mod scan;
+pub mod socket_units;
 pub mod table;
 mod tty;
 pub mod users;

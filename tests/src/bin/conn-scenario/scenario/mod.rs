@@ -11,6 +11,7 @@ mod listen;
 mod mptcp;
 mod netns;
 mod owner;
+mod pidreuse;
 mod preattach;
 mod reuse;
 
@@ -90,6 +91,12 @@ pub(crate) const ALL: &[Scenario] = &[
     s("exec-cloexec", image::exec_cloexec, "exec closes the socket of the old image"),
     s("short-lived", image::short_lived, "50 programs that live for a millisecond"),
     s("odd-args", image::odd_args, "arguments with control, quote and non-UTF-8 bytes"),
+    if_able(
+        "pidreuse",
+        pidreuse::lacks,
+        pidreuse::run,
+        "a process closes the connection of an earlier one with the same id",
+    ),
     s("preattach", preattach::run, "25 processes blocked in accept since before the agent"),
     s("reuseport", listen::reuseport, "two processes listen on one port"),
     s("queued", listen::queued, "a listener is closed with connections queued"),
