@@ -25,7 +25,7 @@ const QUEUE_MAX: usize = 4096;
 /// Most executables that wait to be hashed; each is held open.
 const HASH_QUEUE_MAX: usize = 128;
 /// The priority of the thread that hashes, see nice(2).
-const HASH_NICE: i32 = 10;
+const HASH_NICE: i32 = 5;
 
 /// Counters of an [`Inspector`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -17,7 +17,7 @@ mod reuse;
 
 use anyhow::Result;
 
-pub(crate) use image::{CONNECTOR, WAITER, connector, waiter};
+pub(crate) use image::{CONNECTOR, OPENER, WAITER, connector, opener, waiter};
 
 /// A scenario that this kernel cannot do, and what it lacks.
 #[derive(Debug)]
