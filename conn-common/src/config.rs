@@ -4,6 +4,9 @@
 //! of its own: the verifier then sees a constant (the map is frozen), which is what lets a program load through a BTF
 //! pointer at that offset, and what removes the branches of members that a kernel lacks.
 
+/// Size of a member that is one bit: its offset is counted in bits.
+pub const ONE_BIT: u32 = 0xb17;
+
 /// An offset that this kernel does not have.
 pub const OFFSET_NONE: u32 = u32::MAX;
 
@@ -26,6 +29,7 @@ pub struct OffsetSpec {
     /// Members from that struct on, joined by dots; anonymous structs and unions are searched.
     pub path: &'static str,
     /// Size that the programs read, in bytes; a member of another size is refused. 0: any (the address is used).
+    /// [`ONE_BIT`]: a bitfield of one bit.
     pub size: u32,
     /// Whether the programs can do without.
     pub need: Need,
@@ -54,6 +58,7 @@ macro_rules! for_each_offset {
             (OFF_SK_PROTOCOL, "sock", "sk_protocol", 2, Required);
             (OFF_SK_SOCKET, "sock", "sk_socket", 8, Required);
             (OFF_SK_LINGERTIME, "sock", "sk_lingertime", 8, Optional);
+            (OFF_SK_KERN_SOCK, "sock", "sk_kern_sock", 0xb17, Optional);
             (OFF_INET_SPORT, "inet_sock", "inet_sport", 2, Required);
             (OFF_TCP_BYTES_SENT, "tcp_sock", "bytes_sent", 8, Required);
             (OFF_TCP_BYTES_RETRANS, "tcp_sock", "bytes_retrans", 8, Required);
@@ -83,6 +88,10 @@ macro_rules! for_each_offset {
             (OFF_TASK_EXIT_CODE, "task_struct", "exit_code", 4, Required);
             (OFF_TASK_LOGINUID, "task_struct", "loginuid.val", 4, Optional);
             (OFF_TASK_CRED, "task_struct", "cred", 8, Required);
+            (OFF_TASK_CGROUPS, "task_struct", "cgroups", 8, Optional);
+            (OFF_CSS_SET_DFL_CGRP, "css_set", "dfl_cgrp", 8, Optional);
+            (OFF_CGROUP_KN, "cgroup", "kn", 8, Optional);
+            (OFF_KERNFS_ID, "kernfs_node", "id", 8, Optional);
             (OFF_CRED_UID, "cred", "uid.val", 4, Required);
             (OFF_CRED_GID, "cred", "gid.val", 4, Required);
             (OFF_TASK_MM, "task_struct", "mm", 8, Required);

@@ -108,6 +108,19 @@ impl HookId {
         UNDERSTUDIES.iter().find(|(first, _)| *first == self).map(|(_, understudy)| *understudy)
     }
 
+    /// Whether this hook tells of processes, not of sockets.
+    pub const fn is_of_processes(self) -> bool {
+        matches!(
+            self,
+            Self::ProcessFork
+                | Self::ProcessExec
+                | Self::ProcessExit
+                | Self::ProcessForkUnderstudy
+                | Self::ProcessExecUnderstudy
+                | Self::ProcessExitUnderstudy
+        )
+    }
+
     /// Whether this hook only tells what another one missed: it is silent as a rule, and may repeat what was told.
     pub const fn is_understudy(self) -> bool {
         self as u16 >= Self::FentryTcpConnectUnderstudy as u16

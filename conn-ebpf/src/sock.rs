@@ -9,8 +9,8 @@ use conn_common::record::{Counters, Sock, SockFlags};
 use crate::mem::{Access, Common as _, copy, probe};
 use crate::offsets::{
     COOKIE_HELPER, OFF_FILE_COUNT, OFF_FILE_REF, OFF_INET_SPORT, OFF_INODE_INO, OFF_NET_INUM, OFF_SK_ERR,
-    OFF_SK_LINGERTIME, OFF_SK_PROTOCOL, OFF_SK_SHUTDOWN, OFF_SK_SOCKET, OFF_SKC_COOKIE, OFF_SKC_DADDR,
-    OFF_SKC_DPORT, OFF_SKC_FAMILY, OFF_SKC_FLAGS, OFF_SKC_NET, OFF_SKC_NUM, OFF_SKC_RCV_SADDR,
+    OFF_SK_KERN_SOCK, OFF_SK_LINGERTIME, OFF_SK_PROTOCOL, OFF_SK_SHUTDOWN, OFF_SK_SOCKET, OFF_SKC_COOKIE,
+    OFF_SKC_DADDR, OFF_SKC_DPORT, OFF_SKC_FAMILY, OFF_SKC_FLAGS, OFF_SKC_NET, OFF_SKC_NUM, OFF_SKC_RCV_SADDR,
     OFF_SKC_V6_DADDR, OFF_SKC_V6_RCV_SADDR, OFF_SOCKET_ALLOC_INODE, OFF_SOCKET_FILE, OFF_SOCKET_SK,
     OFF_TCP_BYTES_RECEIVED, OFF_TCP_BYTES_RETRANS, OFF_TCP_BYTES_SENT, OFF_TCP_COPIED_SEQ, OFF_TCP_IS_MPTCP,
     OFF_TCP_RCV_NXT, OFF_TCP_SRTT_US, OFF_TCP_TOTAL_RETRANS,
@@ -47,7 +47,11 @@ impl Key for crate::mem::Direct {
     unsafe fn key(sk: *const c_void, _: &Self::Common) -> (u64, u16) {
         if COOKIE_HELPER.load() != 0 {
             // SAFETY: per the contract.
-            (unsafe { bpf_get_socket_cookie(sk.cast_mut()) }, 0)
+            // The helper makes the cookie when there is none; to read one that is there is cheaper.
+            // SAFETY: per the contract.
+            let cookie = unsafe { Self::load::<u64>(sk, OFF_SKC_COOKIE.load()) };
+            // SAFETY: per the contract.
+            (if cookie != 0 { cookie } else { unsafe { bpf_get_socket_cookie(sk.cast_mut()) } }, 0)
         } else {
             (sk as u64, SockFlags::ADDRESS_KEY)
         }
@@ -75,6 +79,8 @@ impl Key for crate::mem::Probe {
 pub(crate) struct Ours {
     pub(crate) sk: *const c_void,
     protocol: u16,
+    /// [`SockFlags::KERNEL`] or nothing.
+    flags: u16,
     /// Null for MPTCP, and where no member of it is to be read.
     tcp: *const c_void,
 }
@@ -89,20 +95,23 @@ pub(crate) unsafe fn ours<A: Access>(sk: *const c_void, with_counters: bool) -> 
     // SAFETY: per the contract.
     unsafe {
         let protocol = protocol::<A>(sk);
+        let flags = kernels_own::<A>(sk);
         if protocol == IPPROTO_MPTCP {
-            return Some(Ours { sk, protocol, tcp: core::ptr::null() });
+            return Some(Ours { sk, protocol, flags, tcp: core::ptr::null() });
         }
         if protocol != IPPROTO_TCP {
             return None;
         }
-        if !with_counters && OFF_TCP_IS_MPTCP.load() == OFFSET_NONE {
-            return Some(Ours { sk, protocol, tcp: core::ptr::null() });
+        // Subflows are the kernel's own (`mptcp_subflow_create_socket`, and what is cloned from such a listener).
+        let may_be_subflow =
+            OFF_TCP_IS_MPTCP.load() != OFFSET_NONE && (flags != 0 || OFF_SK_KERN_SOCK.load() == OFFSET_NONE);
+        if !with_counters && !may_be_subflow {
+            return Some(Ours { sk, protocol, flags, tcp: core::ptr::null() });
         }
         let tcp = A::tcp_sock(sk);
-        let subflow = !tcp.is_null()
-            && OFF_TCP_IS_MPTCP.load() != OFFSET_NONE
-            && A::load::<u8>(tcp, OFF_TCP_IS_MPTCP.load()) & 1 != 0;
-        if subflow { None } else { Some(Ours { sk, protocol, tcp }) }
+        let subflow =
+            may_be_subflow && !tcp.is_null() && A::load::<u8>(tcp, OFF_TCP_IS_MPTCP.load()) & 1 != 0;
+        if subflow { None } else { Some(Ours { sk, protocol, flags, tcp }) }
     }
 }
 
@@ -117,8 +126,24 @@ pub(crate) unsafe fn handed_out<A: Access>(sk: *const c_void) -> Option<Ours> {
     (protocol == IPPROTO_TCP || protocol == IPPROTO_MPTCP).then_some(Ours {
         sk,
         protocol,
+        flags: 0,
         tcp: core::ptr::null(),
     })
+}
+
+/// [`SockFlags::KERNEL`] if the kernel opened the socket for itself (`sk_kern_sock`).
+///
+/// # Safety
+/// `sk` is a `struct sock` for this access.
+#[inline(always)]
+unsafe fn kernels_own<A: Access>(sk: *const c_void) -> u16 {
+    let bit = OFF_SK_KERN_SOCK.load();
+    if bit == OFFSET_NONE {
+        return 0;
+    }
+    // SAFETY: per the contract; the byte that holds the bit.
+    let byte = unsafe { A::load::<u8>(sk, bit >> 3) };
+    if byte >> (bit & 7) & 1 != 0 { SockFlags::KERNEL } else { 0 }
 }
 
 /// `sk_protocol`.
@@ -263,7 +288,7 @@ pub(crate) unsafe fn fill<A: Access + Key>(
         // Only an end has a use for these.
         (*to).err = if is_end { A::load::<i32>(sk, OFF_SK_ERR.load()) as u16 } else { 0 };
         let flags = if pending { flags } else { flags & !SockFlags::PORT_PENDING };
-        (*to).flags = flags | key_flags;
+        (*to).flags = flags | key_flags | ours.flags;
         (*to).old_state = old;
         (*to).new_state = new;
         (*to).shutdown = if is_end { shutdown::<A>(sk) } else { 0 };

@@ -3,12 +3,14 @@
 use core::ffi::c_void;
 
 use aya_ebpf::helpers::generated::bpf_get_current_cgroup_id;
+use conn_common::config::OFFSET_NONE;
 use conn_common::record::Task;
 
 use crate::mem::{Access, Direct, Probe, copy, current, current_typed};
 use crate::offsets::{
-    CURRENT_TASK_TYPED, OFF_CRED_GID, OFF_CRED_UID, OFF_TASK_COMM, OFF_TASK_CRED, OFF_TASK_FLAGS,
-    OFF_TASK_GROUP_LEADER, OFF_TASK_PID, OFF_TASK_START_BOOTTIME, OFF_TASK_TGID,
+    CURRENT_TASK_TYPED, OFF_CGROUP_KN, OFF_CRED_GID, OFF_CRED_UID, OFF_CSS_SET_DFL_CGRP, OFF_KERNFS_ID,
+    OFF_TASK_CGROUPS, OFF_TASK_COMM, OFF_TASK_CRED, OFF_TASK_FLAGS, OFF_TASK_GROUP_LEADER, OFF_TASK_PID,
+    OFF_TASK_START_BOOTTIME, OFF_TASK_TGID,
 };
 
 /// `TASK_COMM_LEN` (include/linux/sched.h).
@@ -25,7 +27,9 @@ pub(crate) unsafe fn fill_current(to: *mut Task) {
     // SAFETY: `to` is valid; the task is typed where it is read directly, and the helper reads elsewhere.
     unsafe {
         if CURRENT_TASK_TYPED.load() != 0 {
-            let leader = fill::<Direct>(to, current_typed());
+            let task = current_typed();
+            let leader = fill::<Direct>(to, task);
+            (*to).cgroup_id = cgroup_id(task);
             // Byte by byte: the verifier refuses a wider load from an array of char.
             let comm = (&raw mut (*to).comm).cast::<u8>();
             for at in 0..COMM_LEN {
@@ -34,9 +38,28 @@ pub(crate) unsafe fn fill_current(to: *mut Task) {
         } else {
             let leader = fill::<Probe>(to, current());
             copy(leader, OFF_TASK_COMM.load(), (&raw mut (*to).comm).cast(), COMM_LEN);
+            (*to).cgroup_id = bpf_get_current_cgroup_id();
         }
-        (*to).cgroup_id = bpf_get_current_cgroup_id();
         (*to).reserved = 0;
+    }
+}
+
+/// What `bpf_get_current_cgroup_id` (kernel/bpf/helpers.c) reads, without the call.
+#[inline(always)]
+unsafe fn cgroup_id(task: *const c_void) -> u64 {
+    let known = OFF_TASK_CGROUPS.load() != OFFSET_NONE
+        && OFF_CSS_SET_DFL_CGRP.load() != OFFSET_NONE
+        && OFF_CGROUP_KN.load() != OFFSET_NONE
+        && OFF_KERNFS_ID.load() != OFFSET_NONE;
+    // SAFETY: the caller's task, typed; the helper has no precondition.
+    unsafe {
+        if !known {
+            return bpf_get_current_cgroup_id();
+        }
+        let css_set = Direct::pointer(task, OFF_TASK_CGROUPS.load());
+        let cgroup = Direct::pointer(css_set, OFF_CSS_SET_DFL_CGRP.load());
+        let node = Direct::pointer(cgroup, OFF_CGROUP_KN.load());
+        Direct::load(node, OFF_KERNFS_ID.load())
     }
 }
 

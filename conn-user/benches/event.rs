@@ -51,6 +51,8 @@ fn storm(v6: bool) -> Vec<Event> {
             mapped: false,
             netns: NetNs(4_026_531_840),
             source: Source::Live,
+            born: None,
+            kernel_socket: false,
             owner: actor(HookId::FentryTcpConnect),
             listener: None,
             begun: BootNs(0),

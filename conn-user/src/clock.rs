@@ -1,5 +1,8 @@
 //! The two clocks: records carry boot time, people want wall time.
 
+pub use crate::kernel::clock::boot_now;
+
+use crate::kernel::clock::wall_now;
 use crate::units::{BootNs, WallNs};
 
 /// Converts boot time to wall time; refreshed now and then, since the wall clock may be set.
@@ -9,22 +12,10 @@ pub struct Clock {
     offset_ns: i128,
 }
 
-fn read(clock: libc::clockid_t) -> u64 {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `time` is valid for writes; both clocks exist on every kernel with BPF, so the call cannot fail.
-    unsafe { libc::clock_gettime(clock, &raw mut time) };
-    u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0)
-}
-
-/// Now, on the clock of the records.
-pub fn boot_now() -> BootNs {
-    BootNs(read(libc::CLOCK_BOOTTIME))
-}
-
 impl Clock {
     /// Reads both clocks.
     pub fn now() -> Self {
-        Self { offset_ns: i128::from(read(libc::CLOCK_REALTIME)) - i128::from(boot_now().0) }
+        Self { offset_ns: i128::from(wall_now().0) - i128::from(boot_now().0) }
     }
 
     /// The wall time of an instant of boot time.

@@ -14,6 +14,8 @@ pub mod flow;
 
 pub mod event;
 
+pub mod listing;
+
 pub mod filter;
 
 pub mod output;

@@ -60,6 +60,8 @@ fn close() -> Event {
         mapped: false,
         netns: NetNs(1),
         source: Source::Live,
+        born: None,
+        kernel_socket: false,
         owner: actor(HookId::FentryInetAccept),
         listener: None,
         begun: BootNs(0),

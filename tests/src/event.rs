@@ -44,7 +44,7 @@ pub struct Event {
     pub rport: Option<u16>,
     /// Network namespace.
     pub netns: Option<u64>,
-    /// `live` or `late`.
+    /// `live`, `late`, `snapshot` or `resync`.
     pub source: Option<String>,
     /// Owner.
     pub process: Option<Process>,

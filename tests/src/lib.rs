@@ -4,8 +4,10 @@
 //! * [`event`]: what `conn tail --json` says it saw;
 //! * [`expect`]: what each backend can know, in one table;
 //! * [`compare`]: none missing, none invented, each right;
+//! * [`against_ss`]: `conn list` against ss;
 //! * [`fake`]: an agent that knows everything, to test the comparison itself.
 
+pub mod against_ss;
 pub mod compare;
 pub mod event;
 pub mod expect;

@@ -8,11 +8,14 @@ use conn_common::hook::HookId;
 
 use super::clock::{Clock, boot_now};
 use crate::event::model::{Event, EventBody, ProcEvent};
+use crate::flow::coverage::Coverage;
+use crate::flow::merge::Merged;
 use crate::flow::model::{Change, FlowEvent};
 use crate::flow::resolve::ProcNet;
+use crate::flow::snapshot::model::Snapshot;
 use crate::flow::table::FlowTable;
-use crate::kernel::gap::{Gap, GapTracker};
-use crate::kernel::load::Session;
+use crate::kernel::gap::{Gap, GapCause, GapTracker};
+use crate::kernel::load::{CpuCount, Session};
 use crate::kernel::selftest::Watch;
 use crate::process::info::{ExitStatus, ProcessSource};
 use crate::process::socket_units::SocketUnits;
@@ -43,6 +46,15 @@ pub struct Pipeline {
     counts: BTreeMap<HookId, RecordCount>,
     gap_events: u64,
     undecoded: u64,
+    records: u64,
+    coverage: Coverage,
+    /// Skipped runs that were told, by hook, and until when.
+    skipped: BTreeMap<HookId, u64>,
+    skipped_until: BootNs,
+    /// Records were lost since the last call of [`Pipeline::take_loss`].
+    loss: bool,
+    /// Among them some of processes.
+    processes_lost: bool,
 }
 
 impl Pipeline {
@@ -61,6 +73,12 @@ impl Pipeline {
             counts: BTreeMap::new(),
             gap_events: 0,
             undecoded: 0,
+            records: 0,
+            coverage: Coverage::new(attached),
+            skipped: BTreeMap::new(),
+            skipped_until: attached,
+            loss: false,
+            processes_lost: false,
         }
     }
 
@@ -84,6 +102,60 @@ impl Pipeline {
         &mut self.processes
     }
 
+    /// Takes in what was there before the attach. To be called before the first record. `by_cookie`: see
+    /// [`Session::by_cookie`].
+    pub fn merge_start(&mut self, snapshot: &Snapshot, by_cookie: bool) -> Merged {
+        self.flows.merge_start(snapshot, by_cookie, &mut self.processes)
+    }
+
+    /// Repairs the tables after a loss. To be called when the records from before the snapshot's end are handled.
+    pub fn repair(&mut self, snapshot: &Snapshot, tell: &mut impl FnMut(&Event)) -> Merged {
+        if std::mem::take(&mut self.processes_lost) {
+            self.processes.refresh();
+        }
+        let merged = self.flows.merge_repair(snapshot, &mut self.processes, &mut self.changes);
+        self.coverage.repaired(snapshot.began, boot_now());
+        self.tell_changes(tell);
+        merged
+    }
+
+    /// Whether records were lost since the last call.
+    pub fn take_loss(&mut self) -> bool {
+        std::mem::take(&mut self.loss)
+    }
+
+    /// What was seen, and what is missing.
+    pub const fn coverage(&self) -> &Coverage {
+        &self.coverage
+    }
+
+    /// Compares with the kernel's counts, which were read before the ring was drained: tells losses that no later record
+    /// has shown, and skipped runs.
+    pub fn audit(
+        &mut self,
+        counts: &[(HookId, Vec<CpuCount>)],
+        skipped: &[(HookId, u64)],
+        now: BootNs,
+        tell: &mut impl FnMut(&Event),
+    ) {
+        for (hook, by_cpu) in counts {
+            for (cpu, count) in (0_u16..).zip(by_cpu) {
+                if let Some(gap) = self.gaps.on_lost(*hook, cpu, count.lost, now) {
+                    self.on_gap(gap, tell);
+                }
+            }
+        }
+        for &(hook, total) in skipped {
+            let told = self.skipped.insert(hook, total).unwrap_or(0);
+            let lost = total.saturating_sub(told);
+            if lost > 0 {
+                let (cause, from) = (GapCause::Skipped, self.skipped_until);
+                self.on_gap(Gap { hook, cause, cpu: None, lost, from, to: now }, tell);
+            }
+        }
+        self.skipped_until = now;
+    }
+
     /// Reads the clocks again: the wall clock may have been set.
     pub(super) fn refresh_clock(&mut self) {
         self.clock = Clock::now();
@@ -91,6 +163,7 @@ impl Pipeline {
 
     /// Takes one record.
     pub fn on_bytes(&mut self, bytes: &[u8], tell: &mut impl FnMut(&Event)) {
+        self.records += 1;
         let Ok((header, hook)) = decode::header(bytes) else {
             self.undecoded += 1;
             return;
@@ -164,12 +237,18 @@ impl Pipeline {
                 }
             }
         }
+        self.audit(&[], &session.recursion_misses(), now, tell);
         Ok(())
     }
 
     /// Records by hook, as this side counted them.
     pub const fn counts(&self) -> &BTreeMap<HookId, RecordCount> {
         &self.counts
+    }
+
+    /// Records that came, decoded or not.
+    pub const fn records(&self) -> u64 {
+        self.records
     }
 
     /// Gap events told.
@@ -183,8 +262,13 @@ impl Pipeline {
     }
 
     fn on_gap(&mut self, gap: Gap, tell: &mut impl FnMut(&Event)) {
-        self.counts.entry(gap.hook).or_default().lost += gap.lost;
+        if gap.cause == GapCause::RingFull {
+            self.counts.entry(gap.hook).or_default().lost += gap.lost;
+        }
         self.gap_events += 1;
+        self.loss = true;
+        self.processes_lost |= gap.hook.is_of_processes();
+        self.coverage.lose(gap.clone());
         self.tell(gap.to, EventBody::Gap(gap), tell);
     }
 

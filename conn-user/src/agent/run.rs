@@ -8,12 +8,16 @@ use tokio::time::Instant;
 use super::clock::boot_now;
 use super::start::Agent;
 use crate::event::model::Event;
+use crate::flow::snapshot::model::Snapshot;
 use crate::kernel::ring::Turn;
 
 /// Records of one batch: bounds how long outputs and signals wait.
 const BATCH: usize = 16 * 1024;
 /// How old the offset between the two clocks may get.
 const CLOCK_REFRESH: Duration = Duration::from_secs(1);
+
+/// How long after records came the kernel's counts are compared: a loss that no later record shows is told then.
+const AUDIT: Duration = Duration::from_secs(1);
 
 /// Where events go.
 pub trait Consumer {
@@ -51,6 +55,8 @@ pub async fn run(
     tokio::pin!(stop);
     let end = limits.duration.map(|duration| Instant::now() + duration);
     let mut clock_read = Instant::now();
+    let mut audit: Option<Instant> = None;
+    let mut audited = agent.pipeline.records();
     loop {
         let turn = agent
             .reader
@@ -59,6 +65,24 @@ pub async fn run(
             agent.pipeline.on_time(boot_now(), &mut |event| consumer.on_event(event));
         }
         let now = Instant::now();
+        if audit.is_none() && agent.pipeline.records() != audited {
+            audit = Some(now + AUDIT);
+        }
+        if audit.is_some_and(|audit| now >= audit) {
+            audit = None;
+            agent.audit(&mut |event| consumer.on_event(event))?;
+            audited = agent.pipeline.records();
+        }
+        if agent.pipeline.take_loss() {
+            agent.resync.want();
+        }
+        if turn != Turn::More {
+            agent.resync.begin_if_due();
+        }
+        if agent.resync.is_ready() {
+            let taken = agent.resync.taken().await;
+            agent.repair(taken, &mut |event| consumer.on_event(event));
+        }
         if now - clock_read > CLOCK_REFRESH {
             agent.pipeline.refresh_clock();
             clock_read = now;
@@ -82,11 +106,34 @@ pub async fn run(
                     ready = agent.reader.readable() => ready?,
                     () = until(end) => {}
                     () = until_boot(agent.pipeline.next_deadline()) => {}
+                    () = until(audit) => {}
+                    taken = agent.resync.taken() => {
+                        agent.repair(taken, &mut |event| consumer.on_event(event));
+                    }
                 }
             }
         }
     }
     finish(agent, consumer).await
+}
+
+impl Agent {
+    /// Tells what the kernel's counts show.
+    fn audit(&mut self, tell: &mut impl FnMut(&Event)) -> io::Result<()> {
+        let counts = self.session.all_counts()?;
+        let skipped = self.session.recursion_misses();
+        self.reader.catch_up(|bytes| self.pipeline.on_bytes(bytes, tell));
+        self.pipeline.audit(&counts, &skipped, boot_now(), tell);
+        Ok(())
+    }
+
+    /// Repairs the tables with what a snapshot says, after everything that came before it.
+    fn repair(&mut self, taken: Option<Snapshot>, tell: &mut impl FnMut(&Event)) {
+        if let Some(snapshot) = taken {
+            self.reader.catch_up(|bytes| self.pipeline.on_bytes(bytes, tell));
+            self.pipeline.repair(&snapshot, tell);
+        }
+    }
 }
 
 /// Detaches and leaves nothing unread.

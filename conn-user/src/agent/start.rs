@@ -5,9 +5,12 @@ use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
+use super::backlog::Backlog;
 use super::clock::boot_now;
 use super::pipeline::Pipeline;
+use super::resync::{Resync, ResyncStats};
 use crate::event::model::Event;
+use crate::flow::snapshot::{self, SnapshotOptions};
 use crate::flow::table::FlowTable;
 use crate::kernel::facts::KernelFacts;
 use crate::kernel::load::{self, LoadError, LoadOptions, Session};
@@ -19,6 +22,9 @@ use crate::process::table::ProcessTable;
 
 /// How long the records of the self-test may take: far more than a loaded, emulated machine needs.
 const SELF_TEST_PATIENCE: Duration = Duration::from_secs(20);
+
+/// Records that are read at once while the snapshot is taken.
+const BATCH: usize = 16 * 1024;
 
 /// What the agent is asked to do.
 #[derive(Clone, Copy, Debug)]
@@ -37,6 +43,16 @@ pub struct Agent {
     pub reader: RingReader,
     /// What they become.
     pub pipeline: Pipeline,
+    /// What could not be seen of the state before the attach.
+    pub notes: Vec<String>,
+    pub(super) resync: Resync,
+}
+
+impl Agent {
+    /// How often the tables were repaired after a loss.
+    pub const fn resyncs(&self) -> ResyncStats {
+        self.resync.stats()
+    }
 }
 
 /// Why the agent did not start.
@@ -64,14 +80,58 @@ pub async fn start(options: AgentOptions, tell: &mut impl FnMut(&Event)) -> Resu
     let attached = boot_now();
     let (session, reader) = load::start(facts, &offsets, options.load)?;
     let processes = ProcessTable::default().with_inspector(Inspector::start(ProcFs::default())?);
-    let mut agent =
-        Agent { session, reader, pipeline: Pipeline::new(attached, processes, FlowTable::default()) };
+    let mut agent = Agent {
+        session,
+        reader,
+        pipeline: Pipeline::new(attached, processes, FlowTable::default()),
+        notes: Vec::new(),
+        resync: Resync::default(),
+    };
     // After the attach: what is born later has a record, what was born earlier is in /proc.
     agent.pipeline.processes().scan()?;
+    take_in(&mut agent, tell).await?;
     if options.self_test {
         self_test(&mut agent, tell).await?;
     }
     Ok(agent)
+}
+
+/// Takes in what was there before the attach. The records that come meanwhile are handled afterwards.
+async fn take_in(agent: &mut Agent, tell: &mut impl FnMut(&Event)) -> Result<(), StartError> {
+    let mut backlog = Backlog::default();
+    let mut task = tokio::task::spawn_blocking(|| snapshot::take(&SnapshotOptions::default()));
+    let taken = loop {
+        let turn = if backlog.is_full() {
+            Turn::Nap(Duration::from_millis(10))
+        } else {
+            agent.reader.turn(BATCH, |bytes| backlog.push(bytes))
+        };
+        let wait = match turn {
+            Turn::More => Duration::ZERO,
+            Turn::Nap(nap) => nap,
+            Turn::Idle => Duration::from_secs(1),
+        };
+        tokio::select! {
+            taken = &mut task => break taken.map_err(io::Error::other)?,
+            ready = agent.reader.readable(), if turn == Turn::Idle => ready?,
+            () = tokio::time::sleep(wait) => {}
+        }
+    };
+    match taken {
+        Ok(snapshot) => {
+            let merged = agent.pipeline.merge_start(&snapshot, agent.session.by_cookie());
+            agent.notes.extend(snapshot.notes.iter().map(ToString::to_string));
+            if merged.not_kept > 0 {
+                agent.notes.push(format!(
+                    "{} sockets that were there before are not followed: the tables are full",
+                    merged.not_kept
+                ));
+            }
+        }
+        Err(error) => agent.notes.push(format!("what was there before is not known: {error}")),
+    }
+    backlog.each(|bytes| agent.pipeline.on_bytes(bytes, tell));
+    Ok(())
 }
 
 async fn self_test(agent: &mut Agent, tell: &mut impl FnMut(&Event)) -> Result<(), StartError> {

@@ -3,6 +3,7 @@
 //! Two stages: clap reads the words ([`Cli::read`]), then [`TailArgs::resolve`] makes of them what the program does, given
 //! the [`Environment`]. Neither has side effects.
 
+mod list;
 #[cfg(test)]
 mod tests;
 
@@ -17,6 +18,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use jiff::SignedDuration;
 
+pub use self::list::{DiffArgs, ListArgs, ListOptions, SchemaArgs, SchemaOf};
 use crate::event::model::{Event, EventKind};
 use crate::event::names;
 use crate::filter::{Filter, FilterError};
@@ -28,7 +30,8 @@ Exit codes:
   1  any other error
   2  wrong usage: a flag or a filter that does not exist
   3  not permitted: a capability is missing
-  4  this kernel cannot do it, or the self-test failed";
+  4  this kernel cannot do it, or the self-test failed
+  5  the lists differ (conn diff --exit-code)";
 
 /// How the program ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -44,6 +47,8 @@ pub enum Exit {
     NotPermitted = 3,
     /// This kernel cannot do it, or the self-test failed.
     Unsupported = 4,
+    /// The lists differ, and that was asked for.
+    Differs = 5,
 }
 
 impl From<Exit> for ExitCode {
@@ -68,8 +73,12 @@ pub enum Command {
     Tail(TailArgs),
     /// Say what this kernel and these privileges allow, and what is missing
     Doctor(DoctorArgs),
-    /// Print the JSON Schema of `conn tail --json`
-    Schema,
+    /// Show every socket there is, and who holds it
+    List(ListArgs),
+    /// Say what changed from one saved list to another
+    Diff(DiffArgs),
+    /// Print the JSON Schema of `conn tail --json` or `conn list --json`
+    Schema(SchemaArgs),
 }
 
 /// Arguments of `conn tail`.
@@ -172,7 +181,8 @@ impl Environment {
         }
     }
 
-    const fn color(self, choice: ColorChoice) -> bool {
+    /// Whether to use colour.
+    pub const fn color(self, choice: ColorChoice) -> bool {
         match choice {
             ColorChoice::Always => true,
             ColorChoice::Never => false,

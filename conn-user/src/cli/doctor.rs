@@ -86,7 +86,7 @@ pub fn run(as_json: bool) -> anyhow::Result<Exit> {
     if !report.ends_with('\n') {
         report.push('\n');
     }
-    super::print(&report)?;
+    super::print(report.as_bytes())?;
     Ok(match outcome {
         Ok(_) => Exit::Done,
         Err(error) if error.is_permission() => Exit::NotPermitted,

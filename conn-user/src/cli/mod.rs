@@ -1,8 +1,11 @@
 //! The commands of the binary `conn`.
 
 pub mod args;
+pub mod diff;
 pub mod doctor;
+pub mod list;
 mod log;
+mod machine;
 mod signals;
 pub mod tail;
 
@@ -10,7 +13,7 @@ use std::ffi::OsString;
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use args::{Cli, Command, Exit};
+use args::{Cli, Command, Exit, SchemaOf};
 
 /// Reads the command line, does what it says and tells how it ended.
 pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -22,7 +25,12 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
     let result = match cli.command {
         Command::Tail(args) => tail::run(&args),
         Command::Doctor(args) => doctor::run(args.json),
-        Command::Schema => print(crate::event::schema::SCHEMA),
+        Command::List(args) => list::run(&args),
+        Command::Diff(args) => diff::run(&args),
+        Command::Schema(args) => print(match args.of {
+            SchemaOf::Events => crate::event::schema::SCHEMA.as_bytes(),
+            SchemaOf::List => crate::listing::schema::SCHEMA.as_bytes(),
+        }),
     };
     match result {
         Ok(exit) => exit.into(),
@@ -34,8 +42,8 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 /// Writes a text to standard output; a reader that went away is no error.
-fn print(text: &str) -> anyhow::Result<Exit> {
-    match std::io::stdout().write_all(text.as_bytes()) {
+fn print(text: &[u8]) -> anyhow::Result<Exit> {
+    match std::io::stdout().write_all(text) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
         _ => Ok(Exit::Done),
     }

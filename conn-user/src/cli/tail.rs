@@ -8,15 +8,14 @@ use jiff::tz::TimeZone;
 use tokio::io::Stdout;
 
 use super::args::{Environment, Exit, Format, TailArgs, TailOptions};
-use super::{log, signals};
-use crate::agent::{self, Agent, AgentOptions, Consumer, Limits, StartError, clock};
-use crate::event::json::{JsonEncoder, StreamIdentity};
+use super::{log, machine, signals};
+use crate::agent::{self, Agent, AgentOptions, Consumer, Limits, StartError};
+use crate::event::json::JsonEncoder;
 use crate::event::model::Event;
 use crate::event::text::{TextFormatter, TextOptions};
 use crate::kernel::load::{LoadError, LoadOptions};
 use crate::output::sink::{LineSink, SinkError};
 use crate::output::totals::{HookTotals, Totals};
-use crate::units::NetNs;
 
 /// Runs `conn tail`.
 ///
@@ -68,7 +67,7 @@ async fn tail(options: TailOptions) -> anyhow::Result<Exit> {
     if bpf_log {
         log::show(&mut agent.session).context("reading the diagnostics of the BPF programs")?;
     }
-    for note in &agent.session.notes {
+    for note in agent.session.notes.iter().chain(&agent.notes) {
         eprintln!("conn: note: {note}");
     }
     // One write: whoever waits for this line must not see half of it.
@@ -110,11 +109,11 @@ struct View {
 impl View {
     fn new(options: TailOptions) -> anyhow::Result<Self> {
         let encoder = match options.format {
-            Format::Json => Encoder::Json(JsonEncoder::new(&identity()?)),
+            Format::Json => Encoder::Json(JsonEncoder::new(&machine::identity()?)),
             Format::Text { color, terminal } => Encoder::Text(Box::new(TextFormatter::new(TextOptions {
                 color,
                 width: if terminal { terminal_width() } else { None },
-                netns: own_netns(),
+                netns: machine::own_netns(),
                 zone: TimeZone::system(),
             }))),
         };
@@ -182,26 +181,6 @@ impl Consumer for View {
     fn is_done(&self) -> bool {
         self.left == Some(0)
     }
-}
-
-/// What names this machine and this run in every JSON line.
-fn identity() -> anyhow::Result<StreamIdentity> {
-    let read = |path: &str| -> anyhow::Result<String> {
-        let text = std::fs::read_to_string(path).with_context(|| format!("reading {path}"))?;
-        Ok(text.trim().to_owned())
-    };
-    Ok(StreamIdentity {
-        host: read("/proc/sys/kernel/hostname")?,
-        boot_id: read("/proc/sys/kernel/random/boot_id")?,
-        agent_start: clock::boot_now(),
-    })
-}
-
-/// The agent's own network namespace: the one that needs no mention.
-fn own_netns() -> Option<NetNs> {
-    use std::os::linux::fs::MetadataExt as _;
-    let inode = std::fs::metadata("/proc/self/ns/net").ok()?.st_ino();
-    u32::try_from(inode).ok().map(NetNs)
 }
 
 /// Columns of the terminal on standard output.

@@ -1,18 +1,21 @@
 //! An event as one line of JSON: the keys, and their order, of `docs/events.md` and [`super::schema`].
 
-mod process;
+pub(crate) mod process;
 #[cfg(test)]
 mod tests;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+pub(crate) use self::process::write_key;
 use self::process::{ProcessWriter, write_option};
 use super::address::{write_int, write_ip};
+use super::age::Age;
 use super::model::{Event, EventBody, SCHEMA_VERSION};
 use super::names::{self, Named};
 use super::time::Rfc3339;
 use super::{community, errno, escape};
+use crate::flow::born::Born;
 use crate::flow::model::{
     Actor, Change, ConnEvent, ConnId, Direction, Ending, Failure, ListenEvent, Method, Source, Transport,
     canonical_ip,
@@ -32,6 +35,13 @@ pub struct StreamIdentity {
     pub agent_start: BootNs,
 }
 
+impl StreamIdentity {
+    /// The first eight digits of the boot id: what names of processes and connections begin with.
+    pub fn boot8(&self) -> String {
+        self.boot_id.chars().filter(char::is_ascii_hexdigit).take(8).collect()
+    }
+}
+
 /// Encodes events as JSON lines.
 pub struct JsonEncoder {
     time: Rfc3339,
@@ -45,7 +55,7 @@ pub struct JsonEncoder {
 impl JsonEncoder {
     /// An encoder for the events of one run.
     pub fn new(identity: &StreamIdentity) -> Self {
-        let boot8: String = identity.boot_id.chars().filter(char::is_ascii_hexdigit).take(8).collect();
+        let boot8 = identity.boot8();
         let mut host = b",\"host\":".to_vec();
         escape::json_string(identity.host.as_bytes(), false, &mut host);
         host.extend_from_slice(b",\"boot_id\":");
@@ -59,7 +69,7 @@ impl JsonEncoder {
     pub fn encode(&mut self, event: &Event, out: &mut Vec<u8>) {
         self.head(event, out);
         match &event.body {
-            EventBody::Flow(change) => self.flow(change, out),
+            EventBody::Flow(change) => self.flow(change, event.boot, out),
             EventBody::Exec(exec) => self.process(Some(&exec.process), b",\"process\":", out),
             EventBody::Exit(exit, status) => {
                 self.process(Some(&exit.process), b",\"process\":", out);
@@ -91,11 +101,11 @@ impl JsonEncoder {
         out.push(b'"');
     }
 
-    fn flow(&mut self, change: &Change, out: &mut Vec<u8>) {
+    fn flow(&mut self, change: &Change, at: BootNs, out: &mut Vec<u8>) {
         match change {
-            Change::Connect(conn) => self.conn(conn, out),
+            Change::Connect(conn) => self.conn(conn, at, out),
             Change::Accept(conn) => {
-                self.conn(conn, out);
+                self.conn(conn, at, out);
                 if let Some(listener) = &conn.listener {
                     self.process(listener.process.as_ref(), b",\"listener\":{\"process\":", out);
                     write_method(listener.method, out);
@@ -103,21 +113,21 @@ impl JsonEncoder {
                 }
             }
             Change::Established(conn) => {
-                self.conn(conn, out);
+                self.conn(conn, at, out);
                 out.extend_from_slice(b",\"connect_ns\":");
                 write_duration(connect_time(conn), out);
             }
             Change::Failed(conn, failure) => {
-                self.conn(conn, out);
+                self.conn(conn, at, out);
                 write_failure(failure, out);
             }
             Change::Close(conn, ending) => {
-                self.conn(conn, out);
+                self.conn(conn, at, out);
                 self.ending(ending, out);
             }
-            Change::Listen(listener) => self.listener(listener, out),
+            Change::Listen(listener) => self.listener(listener, at, out),
             Change::Unlisten(listener, end) => {
-                self.listener(listener, out);
+                self.listener(listener, at, out);
                 out.extend_from_slice(b",\"duration_ns\":");
                 write_duration(end.duration, out);
                 self.closer(&end.closer, out);
@@ -125,13 +135,9 @@ impl JsonEncoder {
         }
     }
 
-    fn conn(&mut self, conn: &ConnEvent, out: &mut Vec<u8>) {
+    fn conn(&mut self, conn: &ConnEvent, at: BootNs, out: &mut Vec<u8>) {
         self.conn_id(conn.id, out);
-        if let Some(id) = community::id(conn.local, conn.remote) {
-            out.extend_from_slice(b",\"community_id\":\"");
-            out.extend_from_slice(&id);
-            out.push(b'"');
-        }
+        write_community_id(conn.local, conn.remote, out);
         out.extend_from_slice(match conn.direction {
             Direction::Out => b",\"dir\":\"out\"".as_slice(),
             Direction::In => b",\"dir\":\"in\"",
@@ -142,16 +148,20 @@ impl JsonEncoder {
         write_end(b",\"laddr\":\"", b",\"lport\":", conn.local, out);
         write_end(b",\"raddr\":\"", b",\"rport\":", conn.remote, out);
         write_netns(conn.netns, conn.source, out);
+        write_born(conn.born.as_deref(), conn.source, at, out);
+        write_kernel_socket(conn.kernel_socket, out);
         self.owner(&conn.owner, out);
     }
 
-    fn listener(&mut self, listener: &ListenEvent, out: &mut Vec<u8>) {
+    fn listener(&mut self, listener: &ListenEvent, at: BootNs, out: &mut Vec<u8>) {
         let (ip, mapped) = canonical_ip(listener.local.ip());
         self.conn_id(listener.id, out);
         write_transport(listener.transport, out);
         write_family(ip, mapped, out);
         write_end(b",\"laddr\":\"", b",\"lport\":", SocketAddr::new(ip, listener.local.port()), out);
         write_netns(listener.netns, listener.source, out);
+        write_born(listener.born.as_deref(), listener.source, at, out);
+        write_kernel_socket(listener.kernel_socket, out);
         if listener.is_systemds() {
             out.extend_from_slice(b",\"socket_unit\":");
             match &listener.socket_unit {
@@ -218,8 +228,10 @@ fn connect_time(conn: &ConnEvent) -> Option<DurationNs> {
 fn write_gap(gap: &Gap, out: &mut Vec<u8>) {
     out.extend_from_slice(b",\"hook\":\"");
     out.extend_from_slice(gap.hook.label().as_bytes());
+    out.extend_from_slice(b"\",\"cause\":\"");
+    out.extend_from_slice(gap.cause.name().as_bytes());
     out.extend_from_slice(b"\",\"cpu\":");
-    write_int(gap.cpu, out);
+    write_option(gap.cpu, out);
     out.extend_from_slice(b",\"lost\":");
     write_int(gap.lost, out);
     out.extend_from_slice(b",\"from_boot_ns\":");
@@ -228,19 +240,33 @@ fn write_gap(gap: &Gap, out: &mut Vec<u8>) {
     write_int(gap.to.0, out);
 }
 
-fn write_transport(transport: Transport, out: &mut Vec<u8>) {
+pub(crate) fn write_community_id(local: SocketAddr, remote: SocketAddr, out: &mut Vec<u8>) {
+    if let Some(id) = community::id(local, remote) {
+        out.extend_from_slice(b",\"community_id\":\"");
+        out.extend_from_slice(&id);
+        out.push(b'"');
+    }
+}
+
+/// Appends a key and a text that is UTF-8 (of one that need not be, see [`escape::json_string`]).
+pub(crate) fn write_text(key: &[u8], value: &[u8], out: &mut Vec<u8>) {
+    write_key(key, out);
+    escape::json_string(value, false, out);
+}
+
+pub(crate) fn write_transport(transport: Transport, out: &mut Vec<u8>) {
     out.extend_from_slice(match transport {
         Transport::Tcp => b",\"proto\":\"tcp\"".as_slice(),
         Transport::Mptcp => b",\"proto\":\"mptcp\"",
     });
 }
 
-fn write_family(ip: IpAddr, mapped: bool, out: &mut Vec<u8>) {
+pub(crate) fn write_family(ip: IpAddr, mapped: bool, out: &mut Vec<u8>) {
     out.extend_from_slice(if ip.is_ipv4() { b",\"family\":\"ipv4\"" } else { b",\"family\":\"ipv6\"" });
     out.extend_from_slice(if mapped { b",\"mapped\":true".as_slice() } else { b",\"mapped\":false" });
 }
 
-fn write_end(address_key: &[u8], port_key: &[u8], end: SocketAddr, out: &mut Vec<u8>) {
+pub(crate) fn write_end(address_key: &[u8], port_key: &[u8], end: SocketAddr, out: &mut Vec<u8>) {
     out.extend_from_slice(address_key);
     write_ip(end.ip(), out);
     out.push(b'"');
@@ -251,10 +277,27 @@ fn write_end(address_key: &[u8], port_key: &[u8], end: SocketAddr, out: &mut Vec
 fn write_netns(netns: NetNs, source: Source, out: &mut Vec<u8>) {
     out.extend_from_slice(b",\"netns\":");
     write_int(netns.0, out);
-    out.extend_from_slice(match source {
-        Source::Live => b",\"source\":\"live\"",
-        Source::Late => b",\"source\":\"late\"",
-    });
+    out.extend_from_slice(b",\"source\":\"");
+    out.extend_from_slice(source.name().as_bytes());
+    out.push(b'"');
+}
+
+/// The age of what was there before it was seen; what was seen from its beginning has times instead.
+fn write_born(born: Option<&Born>, source: Source, at: BootNs, out: &mut Vec<u8>) {
+    match born {
+        Some(born) => {
+            out.extend_from_slice(b",\"age\":");
+            Age::of(born, at).write_json(out);
+        }
+        None if source == Source::Live => {}
+        None => out.extend_from_slice(b",\"age\":null"),
+    }
+}
+
+fn write_kernel_socket(kernel: bool, out: &mut Vec<u8>) {
+    if kernel {
+        out.extend_from_slice(b",\"kernel_socket\":true");
+    }
 }
 
 fn write_tid(actor: &Actor, out: &mut Vec<u8>) {
@@ -274,7 +317,7 @@ fn write_method(method: Method, out: &mut Vec<u8>) {
             out.extend_from_slice(b"\",\"reason\":\"");
             out.extend_from_slice(reason.name().as_bytes());
         }
-        Method::Listener | Method::Closer => {}
+        Method::Listener | Method::Closer | Method::FdTable => {}
     }
     out.push(b'"');
 }

@@ -1,6 +1,7 @@
 //! The public event model and its encodings.
 
 pub mod address;
+pub mod age;
 pub mod community;
 pub mod errno;
 pub mod escape;

@@ -25,6 +25,10 @@ pub struct Event {
 
 /// What happened.
 #[derive(Clone, Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all events are the large one: a box would cost each an allocation"
+)]
 pub enum EventBody {
     /// A connection or a listener changed.
     Flow(Change),

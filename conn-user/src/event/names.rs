@@ -1,6 +1,9 @@
 //! The names of the model's values: the same in JSON, text, filters and the schema.
 
+use crate::flow::born::BornBy;
 use crate::flow::model::{Direction, EndedHow, Method, Source, Transport, UnknownReason};
+use crate::flow::snapshot::model::TcpState;
+use crate::kernel::gap::GapCause;
 use crate::process::info::ProcessSource;
 use crate::process::placement::Runtime;
 
@@ -28,7 +31,20 @@ macro_rules! named {
 
 named!(Direction: Out = "out", In = "in", Unknown = "unknown");
 named!(Transport: Tcp = "tcp", Mptcp = "mptcp");
-named!(Source: Live = "live", Late = "late");
+named!(Source: Live = "live", Late = "late", Snapshot = "snapshot", Resync = "resync");
+named!(TcpState:
+    Established = "established",
+    SynSent = "syn_sent",
+    SynRecv = "syn_recv",
+    FinWait1 = "fin_wait1",
+    FinWait2 = "fin_wait2",
+    TimeWait = "time_wait",
+    Close = "close",
+    CloseWait = "close_wait",
+    LastAck = "last_ack",
+    Listen = "listen",
+    Closing = "closing",
+);
 named!(ProcessSource: Exec = "exec", Fork = "fork", ProcScan = "proc_scan", Hook = "hook");
 named!(Runtime:
     Docker = "docker",
@@ -44,6 +60,21 @@ named!(UnknownReason:
     NeverAccepted = "never_accepted",
     Backend = "backend",
     Kernel = "kernel",
+    NotAccepted = "not_accepted",
+    Orphan = "orphan",
+    TimeWait = "time_wait",
+    NoHolder = "no_holder",
+    Lost = "lost",
+);
+named!(BornBy:
+    Boot = "boot",
+    Conntrack = "conntrack",
+    NeverSent = "never_sent",
+    NeverReceived = "never_received",
+    LastActivity = "last_activity",
+    OwnerStart = "owner_start",
+    Snapshot = "snapshot",
+    EarlierSnapshot = "earlier_snapshot",
 );
 named!(EndedHow:
     LocalFin = "local_fin",
@@ -55,6 +86,7 @@ named!(EndedHow:
     Disconnect = "disconnect",
     NeverAccepted = "never_accepted",
     Error = "error",
+    Unseen = "unseen",
 );
 
 /// What a filter may ask of an executable.
@@ -67,6 +99,7 @@ pub enum ExeFlag {
     /// Every user may write it or its directory.
     Writable,
 }
+named!(GapCause: RingFull = "ring_full", Skipped = "skipped");
 
 impl Named for super::model::EventKind {
     const ALL: &'static [Self] = &Self::ALL;
@@ -77,7 +110,7 @@ impl Named for super::model::EventKind {
 }
 
 /// The ways in which an actor is known, without their details.
-pub const METHODS: [&str; 4] = ["hook", "listener", "closer", "unknown"];
+pub const METHODS: [&str; 5] = ["hook", "listener", "closer", "fd_table", "unknown"];
 
 /// The name of the way in which an actor is known.
 pub const fn method(method: Method) -> &'static str {
@@ -85,7 +118,8 @@ pub const fn method(method: Method) -> &'static str {
         Method::Hook(_) => METHODS[0],
         Method::Listener => METHODS[1],
         Method::Closer => METHODS[2],
-        Method::Unknown(_) => METHODS[3],
+        Method::FdTable => METHODS[3],
+        Method::Unknown(_) => METHODS[4],
     }
 }
 

@@ -12,11 +12,12 @@ use proptest::sample::select;
 use super::json::StreamIdentity;
 use super::model::{Event, EventBody, ProcEvent};
 use super::names::Named;
+use crate::flow::born::{Born, BornBy};
 use crate::flow::model::{
     Actor, Change, ConnEvent, ConnId, Direction, EndedHow, Ending, Failure, ListenEvent, Method, Source,
     Traffic, Transport, UnknownReason, Unlisten,
 };
-use crate::kernel::gap::Gap;
+use crate::kernel::gap::{Gap, GapCause};
 use crate::process::identity::{ExeFile, Identity, ProcessState, Tty};
 use crate::process::info::{ExitStatus, ProcessInfo, ProcessSource};
 use crate::process::lineage::Ancestor;
@@ -147,6 +148,8 @@ pub(crate) fn outgoing() -> ConnEvent {
         mapped: false,
         netns: HOST_NETNS,
         source: Source::Live,
+        born: None,
+        kernel_socket: false,
         owner: by(&curl(), HookId::FentryTcpConnect),
         listener: None,
         begun: BootNs(BOOT - 250_000),
@@ -168,6 +171,16 @@ pub(crate) fn incoming() -> ConnEvent {
     }
 }
 
+/// Between so many seconds ago.
+fn born(at_most: u64, at_least: u64) -> Born {
+    Born {
+        earliest: Some(BootNs(BOOT - at_most * 1_000_000_000)),
+        latest: BootNs(BOOT - at_least * 1_000_000_000),
+        earliest_by: BornBy::OwnerStart,
+        latest_by: BornBy::LastActivity,
+    }
+}
+
 fn listening(local: &str) -> ListenEvent {
     ListenEvent {
         id: ConnId(3),
@@ -175,22 +188,27 @@ fn listening(local: &str) -> ListenEvent {
         local: address(local),
         netns: HOST_NETNS,
         source: Source::Live,
+        born: None,
+        kernel_socket: false,
         owner: by(&nginx(), HookId::FexitListenStart),
         socket_unit: None,
     }
 }
 
-/// For whom systemd listens, if that is known.
-fn activated(local: &str, unit: Option<&str>) -> ListenEvent {
-    let systemd = ProcessInfo {
+pub(crate) fn systemd() -> Arc<ProcessInfo> {
+    Arc::new(ProcessInfo {
         uid: 0,
         gid: 0,
         ppid: None,
         user: Some(b"root".as_slice().into()),
         placement: Some(place("/init.scope")),
         ..ProcessInfo::clone(&process(1, b"systemd", "/usr/lib/systemd/systemd", &["/sbin/init"]))
-    };
-    let owner = by(&Arc::new(systemd), HookId::FexitListenStart);
+    })
+}
+
+/// For whom systemd listens, if that is known.
+fn activated(local: &str, unit: Option<&str>) -> ListenEvent {
+    let owner = by(&systemd(), HookId::FexitListenStart);
     ListenEvent { owner, socket_unit: unit.map(Into::into), ..listening(local) }
 }
 
@@ -232,6 +250,30 @@ pub(crate) fn all() -> Vec<Event> {
         owner: unknown(UnknownReason::BeforeAttach),
         listener: None,
         ..incoming()
+    };
+    let before = ConnEvent {
+        id: ConnId(13),
+        source: Source::Snapshot,
+        born: Some(Arc::new(born(4_000, 3_150))),
+        owner: Actor { process: Some(nginx()), tid: None, method: Method::FdTable },
+        listener: None,
+        ..incoming()
+    };
+    let mut unwatched = ending(EndedHow::PeerFin, by(&nginx(), HookId::FentryTcpClose));
+    unwatched.duration = None;
+    let found = ConnEvent {
+        id: ConnId(14),
+        source: Source::Resync,
+        born: Some(Arc::new(Born { earliest: None, earliest_by: BornBy::Boot, ..born(0, 2) })),
+        kernel_socket: true,
+        owner: unknown(UnknownReason::NoHolder),
+        ..outgoing()
+    };
+    let old_listener = ListenEvent {
+        source: Source::Snapshot,
+        born: Some(Arc::new(born(4_000, 3))),
+        owner: before.owner.clone(),
+        ..listening("[::1]:8080")
     };
     let by_listener = Actor { process: Some(nginx()), tid: None, method: Method::Listener };
     let inferred = ConnEvent {
@@ -278,15 +320,30 @@ pub(crate) fn all() -> Vec<Event> {
         EventBody::Exec(ProcEvent { process: curl() }),
         EventBody::Exit(ProcEvent { process: curl() }, ExitStatus::Code(7)),
         EventBody::Exit(ProcEvent { process: nginx() }, ExitStatus::Signal(9)),
+        EventBody::Flow(Change::Close(before, unwatched)),
+        EventBody::Flow(Change::Established(found)),
+        EventBody::Flow(Change::Unlisten(
+            old_listener,
+            Unlisten { closer: by(&nginx(), HookId::FentryTcpClose), duration: None },
+        )),
         EventBody::Exec(ProcEvent { process: memfd() }),
         EventBody::Flow(Change::Listen(activated("[::]:22", Some("ssh.socket")))),
         EventBody::Flow(Change::Listen(activated("127.0.0.1:9", None))),
         EventBody::Gap(Gap {
             hook: HookId::FentryTcpClose,
-            cpu: 1,
+            cause: GapCause::RingFull,
+            cpu: Some(1),
             lost: 12,
             from: BootNs(BOOT + 19_000_000),
             to: BootNs(BOOT + 21_000_000),
+        }),
+        EventBody::Gap(Gap {
+            hook: HookId::State,
+            cause: GapCause::Skipped,
+            cpu: None,
+            lost: 1,
+            from: BootNs(BOOT + 20_000_000),
+            to: BootNs(BOOT + 22_000_000),
         }),
     ];
     bodies.into_iter().zip(1..).map(|(body, seq)| event(seq, body)).collect()
@@ -391,6 +448,7 @@ fn any_actor() -> BoxedStrategy<Actor> {
         select(HookId::ALL).prop_map(Method::Hook),
         Just(Method::Listener),
         Just(Method::Closer),
+        Just(Method::FdTable),
         select(UnknownReason::ALL).prop_map(Method::Unknown),
     ];
     (option::of(any_process()), option::of(any::<u32>()), method)
@@ -412,11 +470,20 @@ fn any_end() -> impl Strategy<Value = SocketAddr> {
         .prop_map(|(ip, port)| SocketAddr::new(ip, port))
 }
 
+fn any_born() -> impl Strategy<Value = Born> {
+    (option::of(any::<u64>()), any::<u64>(), select(BornBy::ALL), select(BornBy::ALL)).prop_map(|of| Born {
+        earliest: of.0.map(BootNs),
+        latest: BootNs(of.1),
+        earliest_by: of.2,
+        latest_by: of.3,
+    })
+}
+
 fn any_conn() -> BoxedStrategy<ConnEvent> {
     let kinds =
         (select(Direction::ALL), select(Transport::ALL), select(Source::ALL), any::<bool>(), 0..3_u32);
-    (any::<u64>(), kinds, any_end(), any_end(), any_actor(), option::of(any_actor()))
-        .prop_map(|(id, kinds, local, remote, owner, listener)| ConnEvent {
+    (any::<u64>(), kinds, any_end(), any_end(), any_actor(), option::of(any_actor()), option::of(any_born()))
+        .prop_map(|(id, kinds, local, remote, owner, listener, born)| ConnEvent {
             id: ConnId(id),
             direction: kinds.0,
             transport: kinds.1,
@@ -425,6 +492,8 @@ fn any_conn() -> BoxedStrategy<ConnEvent> {
             mapped: kinds.3,
             netns: NetNs(kinds.4),
             source: kinds.2,
+            born: born.filter(|_| kinds.2 != Source::Live).map(Arc::new),
+            kernel_socket: kinds.4 == 2,
             owner,
             listener,
             begun: BootNs(id / 2),
@@ -442,6 +511,8 @@ fn any_listen() -> BoxedStrategy<ListenEvent> {
             netns: conn.netns,
             source: conn.source,
             socket_unit: conn.id.0.is_multiple_of(3).then(|| "nginx.service".into()),
+            born: conn.born,
+            kernel_socket: conn.kernel_socket,
             owner: conn.owner,
         })
         .boxed()
@@ -492,9 +563,12 @@ pub(crate) fn any_event() -> BoxedStrategy<Event> {
         8 => change.prop_map(EventBody::Flow),
         1 => any_process().prop_map(|process| EventBody::Exec(ProcEvent { process })),
         1 => (any_process(), status).prop_map(|(process, status)| EventBody::Exit(ProcEvent { process }, status)),
-        1 => (select(HookId::ALL), any::<u16>(), any::<u64>(), any::<u64>(), any::<u64>()).prop_map(|gap| {
-            EventBody::Gap(Gap { hook: gap.0, cpu: gap.1, lost: gap.2, from: BootNs(gap.3), to: BootNs(gap.4) })
-        }),
+        1 => (select(HookId::ALL), option::of(any::<u16>()), any::<u64>(), any::<u64>(), any::<u64>()).prop_map(
+            |(hook, cpu, lost, from, to)| {
+                let cause = if cpu.is_some() { GapCause::RingFull } else { GapCause::Skipped };
+                EventBody::Gap(Gap { hook, cause, cpu, lost, from: BootNs(from), to: BootNs(to) })
+            }
+        ),
     ];
     (any::<u64>(), any::<u64>(), any::<u64>(), body)
         .prop_map(|(seq, boot, wall, body)| Event { seq, boot: BootNs(boot), wall: WallNs(wall), body })

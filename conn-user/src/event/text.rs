@@ -14,18 +14,20 @@ use jiff::tz::TimeZone;
 use unicode_width::UnicodeWidthChar;
 
 use super::address::{write_int, write_ip};
+use super::age::Age;
 use super::model::{Event, EventBody, EventKind};
 use super::names::Named;
 use super::time::TimeOfDay;
 use super::{errno, escape, human};
+use crate::flow::born::Born;
 use crate::flow::model::{
     Actor, Change, ConnEvent, Direction, Ending, Failure, ListenEvent, Method, Source, Transport, Unlisten,
     canonical_ip,
 };
-use crate::kernel::gap::Gap;
+use crate::kernel::gap::{Gap, GapCause};
 use crate::process::info::{ExitStatus, ProcessInfo};
-use crate::process::placement::{OCI_ID, Runtime};
-use crate::units::{BootNs, NetNs, WallNs};
+use crate::process::placement::Runtime;
+use crate::units::{BootNs, DurationNs, NetNs, WallNs};
 
 /// Columns of `ESTABLISHED`, the longest kind.
 const KIND_COLUMNS: usize = 11;
@@ -78,7 +80,7 @@ impl TextFormatter {
             EventBody::Gap(gap) => self.gap(event, gap),
             EventBody::Flow(change) => {
                 self.head(event);
-                self.flow(change);
+                self.flow(change, event.boot);
             }
             EventBody::Exec(exec) => {
                 self.head(event);
@@ -114,10 +116,17 @@ impl TextFormatter {
         let wall = |boot: BootNs| WallNs(event.wall.0.saturating_sub(event.boot.0).saturating_add(boot.0));
         self.line.text("--- ");
         self.line.number(gap.lost);
-        self.line.text(if gap.lost == 1 { " record lost: " } else { " records lost: " });
+        self.line.text(match (gap.cause, gap.lost) {
+            (GapCause::RingFull, 1) => " record lost: ",
+            (GapCause::RingFull, _) => " records lost: ",
+            (GapCause::Skipped, 1) => " run skipped by the kernel: ",
+            (GapCause::Skipped, _) => " runs skipped by the kernel: ",
+        });
         self.line.text(gap.hook.label());
-        self.line.text(" on CPU ");
-        self.line.number(gap.cpu);
+        if let Some(cpu) = gap.cpu {
+            self.line.text(" on CPU ");
+            self.line.number(cpu);
+        }
         self.line.text(", between ");
         self.line.with(|out| self.time.write(wall(gap.from), 6, out));
         self.line.text(" and ");
@@ -125,7 +134,7 @@ impl TextFormatter {
         self.line.text(" ---");
     }
 
-    fn flow(&mut self, change: &Change) {
+    fn flow(&mut self, change: &Change, at: BootNs) {
         match change {
             Change::Connect(conn) | Change::Established(conn) => self.conn(conn),
             Change::Accept(conn) => {
@@ -143,13 +152,13 @@ impl TextFormatter {
             }
             Change::Close(conn, ending) => {
                 self.conn(conn);
-                self.line.ending(ending);
+                self.line.ending(ending, conn.born.as_deref(), at);
                 self.line.closer(&ending.closer, &conn.owner);
             }
             Change::Listen(listener) => self.listener(listener),
             Change::Unlisten(listener, end) => {
                 self.listener(listener);
-                self.line.unlisten(end);
+                self.line.unlisten(end, listener.born.as_deref(), at);
                 self.line.closer(&end.closer, &listener.owner);
             }
         }
@@ -168,7 +177,14 @@ impl TextFormatter {
         let start = self.line.columns;
         self.line.end(conn.remote);
         self.line.pad_from(self.line.columns - start, END_COLUMNS);
-        self.common_details(&conn.owner, conn.transport, conn.mapped, conn.netns, conn.source);
+        self.common_details(
+            &conn.owner,
+            conn.transport,
+            conn.mapped,
+            conn.netns,
+            conn.source,
+            conn.kernel_socket,
+        );
     }
 
     fn listener(&mut self, listener: &ListenEvent) {
@@ -181,7 +197,14 @@ impl TextFormatter {
             self.line.detail("for ");
             self.line.word(unit.as_bytes());
         }
-        self.common_details(&listener.owner, listener.transport, mapped, listener.netns, listener.source);
+        self.common_details(
+            &listener.owner,
+            listener.transport,
+            mapped,
+            listener.netns,
+            listener.source,
+            listener.kernel_socket,
+        );
     }
 
     fn common_details(
@@ -191,12 +214,14 @@ impl TextFormatter {
         mapped: bool,
         netns: NetNs,
         source: Source,
+        kernel_socket: bool,
     ) {
         let line = &mut self.line;
         match owner.method {
             Method::Hook(_) => {}
             Method::Listener => line.detail("owner: by its listener"),
             Method::Closer => line.detail("owner: by its closer"),
+            Method::FdTable => line.detail("owner: by its descriptor"),
             Method::Unknown(reason) => {
                 line.detail("owner unknown: ");
                 line.text(reason.name());
@@ -216,7 +241,10 @@ impl TextFormatter {
             line.detail("netns=");
             line.number(netns.0);
         }
-        if source == Source::Late {
+        if kernel_socket {
+            line.detail("kernel socket");
+        }
+        if source != Source::Live {
             line.detail(source.name());
         }
     }
@@ -338,14 +366,11 @@ impl Line {
 
     /// The container, or else the unit.
     fn place(&mut self, process: &ProcessInfo) {
-        /// As `docker ps` shows ids.
-        const SHORT: usize = 12;
         let Some(place) = &process.placement else { return };
         if let Some(container) = &place.container {
             self.detail(container.runtime.map_or("container", Runtime::name));
             self.text("=");
-            let id = &*container.id;
-            self.word(if id.len() == OCI_ID { &id[..SHORT] } else { id });
+            self.word(container.short_id());
         } else if let Some(unit) = place.user_unit.as_ref().or(place.unit.as_ref()) {
             self.detail("unit=");
             self.word(unit);
@@ -409,16 +434,13 @@ impl Line {
         }
     }
 
-    fn ending(&mut self, ending: &Ending) {
+    fn ending(&mut self, ending: &Ending, born: Option<&Born>, at: BootNs) {
         self.detail(ending.how.name());
         if ending.errno != 0 {
             self.text(" ");
             self.error(ending.errno, "");
         }
-        if let Some(duration) = ending.duration {
-            self.gap();
-            self.with(|out| human::write_duration(duration, out));
-        }
+        self.lasted(ending.duration, "", "open ", born, at);
         let Some(traffic) = ending.traffic else { return };
         self.detail("in ");
         self.with(|out| human::write_bytes(traffic.bytes_in, out));
@@ -426,7 +448,7 @@ impl Line {
         self.with(|out| human::write_bytes(traffic.bytes_out, out));
         if traffic.srtt_us > 0 {
             self.detail("rtt ");
-            let rtt = crate::units::DurationNs(u64::from(traffic.srtt_us) * 1_000);
+            let rtt = DurationNs(u64::from(traffic.srtt_us) * 1_000);
             self.with(|out| human::write_duration(rtt, out));
         }
         if traffic.retransmits > 0 {
@@ -435,10 +457,25 @@ impl Line {
         }
     }
 
-    fn unlisten(&mut self, end: &Unlisten) {
-        if let Some(duration) = end.duration {
-            self.detail("after ");
+    fn unlisten(&mut self, end: &Unlisten, born: Option<&Born>, at: BootNs) {
+        self.lasted(end.duration, "after ", "after ", born, at);
+    }
+
+    /// How long something lasted that ended at `at`: exactly, or between two bounds. Each has its own word before it.
+    fn lasted(
+        &mut self,
+        exact: Option<DurationNs>,
+        word: &str,
+        age_word: &str,
+        born: Option<&Born>,
+        at: BootNs,
+    ) {
+        if let Some(duration) = exact {
+            self.detail(word);
             self.with(|out| human::write_duration(duration, out));
+        } else if let Some(born) = born {
+            self.detail(age_word);
+            self.with(|out| Age::of(born, at).write_text(out));
         }
     }
 

@@ -14,6 +14,7 @@ use crate::event::errno;
 use crate::event::model::EventKind;
 use crate::event::names::{self, ExeFlag, Named};
 use crate::flow::model::{Direction, EndedHow, Source, Transport, canonical_ip};
+use crate::flow::snapshot::model::TcpState;
 use crate::process::placement::Runtime;
 
 /// Memory that one regular expression may take, compiled.
@@ -40,6 +41,7 @@ pub(super) enum Test {
     Kind(Box<[EventKind]>),
     Transport(Box<[Transport]>),
     Family(Box<[&'static str]>),
+    State(Box<[TcpState]>),
     Netns(Ranges),
     End(Box<[EndedHow]>),
     Errno { numbers: Ranges, cancelled: bool },
@@ -165,6 +167,7 @@ impl Compiler<'_> {
             Key::Kind => Test::Kind(self.named(word)?),
             Key::Proto => Test::Transport(self.named(word)?),
             Key::Family => Test::Family(all(word, |value| self.one_of(word.key, value, &FAMILIES))?),
+            Key::State => Test::State(self.named(word)?),
             Key::Netns => Test::Netns(numbers()?),
             Key::End => Test::End(self.named(word)?),
             Key::Errno => self.errno(word)?,

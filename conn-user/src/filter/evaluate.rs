@@ -11,7 +11,7 @@ use crate::event::names::{self, ExeFlag};
 use crate::process::identity::{Sha256, Tty};
 use crate::process::info::ProcessInfo;
 use crate::process::lineage::Ancestor;
-use crate::process::placement::{Container, OCI_ID};
+use crate::process::placement::Container;
 
 impl Word {
     pub(super) fn holds(&self, view: &View<'_>) -> bool {
@@ -50,15 +50,17 @@ impl Test {
                 socket(&|socket| side.ends(socket).iter().flatten().any(|end| contain(nets, *end)))
             }
             Self::Direction(all) => socket(&|socket| socket.direction.is_some_and(|own| all.contains(&own))),
-            Self::Kind(all) => all.contains(&view.kind),
+            Self::Kind(all) => view.kind.is_some_and(|own| all.contains(&own)),
             Self::Transport(all) => socket(&|socket| all.contains(&socket.transport)),
             Self::Family(all) => {
                 socket(&|socket| all.contains(&FAMILIES[usize::from(socket.local.is_ipv6())]))
             }
+            Self::State(all) => socket(&|socket| socket.state.is_some_and(|own| all.contains(&own))),
             Self::Netns(ranges) => socket(&|socket| within(ranges, socket.netns.0)),
             Self::End(all) => view.end.is_some_and(|own| all.contains(&own)),
             Self::Errno { numbers, cancelled } => view.errno.is_some_and(|own| {
-                within(numbers, own.into()) || (*cancelled && own == 0 && view.kind == EventKind::Failed)
+                within(numbers, own.into())
+                    || (*cancelled && own == 0 && view.kind == Some(EventKind::Failed))
             }),
             Self::Source(all) => socket(&|socket| all.contains(&socket.source)),
             Self::Method(all) => socket(&|socket| all.contains(&names::method(socket.method))),
@@ -116,7 +118,7 @@ impl ProcessText {
                 place().is_some_and(|place| known(place.unit.as_deref()) || known(place.user_unit.as_deref()))
             }
             Self::Container => container(process).is_some_and(|container| {
-                any(&container.id) || texts.iter().any(|text| shortens(text, &container.id))
+                any(&container.id) || texts.iter().any(|text| shortens(text, container))
             }),
             Self::Pod => known(container(process).and_then(|container| container.pod.as_deref())),
         }
@@ -133,9 +135,10 @@ fn base_name(path: &[u8]) -> &[u8] {
 }
 
 /// Whether the text is the beginning of a long id, as `docker ps` and others show it.
-fn shortens(text: &Text, id: &[u8]) -> bool {
-    const SHORT: usize = 12;
-    matches!(text, Text::Exact(own) if own.len() >= SHORT && id.len() == OCI_ID && id.starts_with(own))
+fn shortens(text: &Text, container: &Container) -> bool {
+    let short = container.short_id();
+    short.len() < container.id.len()
+        && matches!(text, Text::Exact(own) if own.starts_with(short) && container.id.starts_with(own))
 }
 
 fn hexadecimal(hash: &Sha256) -> [u8; 64] {

@@ -94,10 +94,11 @@ keys! {
     Kind "kind" Names "Kind of the event." "kind:failed,close";
     Proto "proto" Names "Transport." "proto:mptcp";
     Family "family" Names "Family of the addresses; IPv4-mapped ones are IPv4." "family:ipv6";
+    State "state" Names "TCP state of a listed socket (only `conn list`)." "state:established,close_wait";
     Netns "netns" Numbers "Inode number of the network namespace." "netns:4026531840";
     End "end" Names "How a connection ended (only `close` events)." "end:peer_reset,timeout";
     Errno "errno" Errors "Error of a `failed` or `close` event." "errno:ECONNREFUSED";
-    Source "source" Names "Whether the connection was seen from its beginning." "source:late";
+    Source "source" Names "Whether it was seen from its beginning, or else how it became known." "source:snapshot";
     Method "method" Names "How the owner is known." "method:unknown";
 }
 

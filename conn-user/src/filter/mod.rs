@@ -13,13 +13,18 @@ pub mod suggest;
 
 mod evaluate;
 #[cfg(test)]
+mod listed_tests;
+#[cfg(test)]
 mod tests;
 mod view;
 
 use std::fmt;
 
 pub use self::error::FilterError;
+use self::key::Key;
+use self::view::View;
 use crate::event::model::{Event, EventKind};
+use crate::listing::Listed;
 
 /// A filter that is ready to be asked.
 #[derive(Clone, Debug)]
@@ -39,12 +44,42 @@ impl Filter {
         Ok(Self { expr, words })
     }
 
+    /// Likewise, for listed sockets.
+    ///
+    /// # Errors
+    /// Also a word that is about events only.
+    pub fn for_sockets(text: &str) -> Result<Self, FilterError> {
+        let filter = Self::new(text)?;
+        for word in &filter.expr.words {
+            if let (key @ (Key::Kind | Key::End | Key::Errno), Some(value)) = (word.key, word.values.first())
+            {
+                let message = format!("`{}` is about events, and a list has none", key.name());
+                let help = "a list has state:listen, state:established and the other states";
+                return Err(FilterError::new(text, value.span.clone(), message, help));
+            }
+        }
+        Ok(filter)
+    }
+
+    /// Whether a listed socket matches: all words hold for one of its holders, and the negated ones for each.
+    pub fn matches_socket(&self, listed: &Listed) -> bool {
+        let holds = |view: &View<'_>, negated: bool| {
+            self.words.iter().filter(|word| word.negated == negated).all(|word| word.holds(view))
+        };
+        if listed.holders.is_empty() {
+            let nobody = View::of_listed(listed, None);
+            return holds(&nobody, false) && holds(&nobody, true);
+        }
+        let views = || listed.holders.iter().map(|holder| View::of_listed(listed, Some(holder)));
+        views().any(|view| holds(&view, false)) && views().all(|view| holds(&view, true))
+    }
+
     /// Whether every word holds for the event. Allocates nothing.
     pub fn matches(&self, event: &Event) -> bool {
         if self.words.is_empty() {
             return true;
         }
-        let view = view::View::of(event);
+        let view = View::of(event);
         self.words.iter().all(|word| word.holds(&view))
     }
 

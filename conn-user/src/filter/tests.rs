@@ -16,6 +16,7 @@ use crate::event::model::EventBody;
 use crate::event::names;
 use crate::event::samples;
 use crate::flow::model::{Change, Direction, EndedHow, Source, Transport};
+use crate::flow::snapshot::model::TcpState;
 use crate::process::info::ProcessInfo;
 use crate::process::placement::{Placement, Runtime};
 
@@ -43,8 +44,10 @@ fn examples() {
     assert_eq!(matching("arg:\"nginx: worker process\" kind:exit"), [20]);
     assert_eq!(matching("end:peer_reset,timeout"), [12, 14]);
     assert_eq!(matching("kind:listen dport:8080"), [1]);
-    assert_eq!(matching("method:unknown"), [12]);
+    assert_eq!(matching("method:unknown"), [12, 22]);
     assert_eq!(matching("source:late dir:unknown"), [12]);
+    assert_eq!(matching("source:snapshot,resync"), [21, 22, 23]);
+    assert_eq!(matching("method:fd_table kind:unlisten"), [23]);
     assert_eq!(matching("kind:exec,exit user:ann"), [18, 19]);
     assert_eq!(matching("kind:exec,exit parent:bash"), [18, 19]);
     assert_eq!(matching("kind:exec,exit ancestor:/usr/sbin/sshd -ancestor:cron"), [18, 19]);
@@ -53,16 +56,16 @@ fn examples() {
     assert_eq!(matching("kind:exit runtime:containerd container:0f7d84f32c4d pod:/^2c48/"), [20]);
     assert_eq!(matching("kind:exit container:0f7d84f32c4"), Vec::<u64>::new(), "too short");
     assert_eq!(matching("exe_flag:writable kind:exec"), [17]);
-    assert_eq!(matching("exe_flag:memfd"), [21]);
-    assert_eq!(matching("unit:ssh.socket"), [22]);
-    assert_eq!(matching("kind:listen unit:init.scope"), [22, 23]);
+    assert_eq!(matching("exe_flag:memfd"), [24]);
+    assert_eq!(matching("unit:ssh.socket"), [25]);
+    assert_eq!(matching("kind:listen unit:init.scope"), [25, 26]);
     assert_eq!(matching("exe_sha256:00081018* kind:exec"), [18]);
 }
 
 #[test]
 fn a_process_of_a_close_is_owner_or_closer() {
     assert_eq!(matching("kind:close pid:666"), [6]);
-    assert_eq!(matching("kind:close pid:812"), [6, 14]);
+    assert_eq!(matching("kind:close pid:812"), [6, 14, 21]);
     assert_eq!(matching("kind:close -pid:666,812"), [5, 12]);
 }
 
@@ -291,6 +294,8 @@ impl Naive {
             Key::Raddr => addresses(self.side(false, "addr")),
             Key::Src => addresses(self.by_direction(true, "addr")),
             Key::Dst => addresses(self.by_direction(false, "addr")),
+            // No event has a state.
+            Key::State => false,
             Key::Netns => numbers(self.field("netns")),
             Key::Errno => {
                 let name = if value.text == "cancelled" { "cancelled" } else { &value.text };
@@ -407,6 +412,7 @@ fn values(key: Key) -> BoxedStrategy<Value> {
         (Takes::Errors, _) => {
             named(vec!["ECONNREFUSED", "ECONNRESET", "104", "0", "100-120", "cancelled", "524"])
         }
+        (Takes::Names, Key::State) => named(names::all::<TcpState>()),
         (Takes::Names, Key::ExeFlag) => named(names::all::<names::ExeFlag>()),
         (Takes::Names, Key::Runtime) => named(names::all::<Runtime>()),
         (Takes::Names, Key::Dir) => named(names::all::<Direction>()),
@@ -493,6 +499,7 @@ fn a_long_filter_is_refused_quickly() {
 
 fn names_of(key: Key) -> Option<Vec<&'static str>> {
     Some(match key {
+        Key::State => names::all::<TcpState>(),
         Key::ExeFlag => names::all::<names::ExeFlag>(),
         Key::Runtime => names::all::<Runtime>(),
         Key::Dir => names::all::<Direction>(),

@@ -1,18 +1,34 @@
-//! What a filter looks at in an event.
+//! What a filter looks at in an event or a listed socket.
 
 use std::net::SocketAddr;
 
 use crate::event::model::{Event, EventBody, EventKind};
 use crate::flow::model::{
     Change, ConnEvent, Direction, EndedHow, Ending, Failure, ListenEvent, Method, Source, Transport,
-    canonical_ip,
+    UnknownReason, canonical_ip,
 };
+use crate::flow::snapshot::model::TcpState;
+use crate::listing::{HeldBy, Listed};
 use crate::process::info::ProcessInfo;
 use crate::units::NetNs;
 
-/// An event by what filters ask for; `None`: the event has no such thing.
+/// Who opened a connection, and who was connected to.
+fn roles(
+    direction: Direction,
+    local: SocketAddr,
+    remote: SocketAddr,
+) -> (Option<SocketAddr>, Option<SocketAddr>) {
+    match direction {
+        Direction::Out => (Some(local), Some(remote)),
+        Direction::In => (Some(remote), Some(local)),
+        Direction::Unknown => (None, None),
+    }
+}
+
+/// An event or a listed socket by what filters ask for; `None`: it has no such thing.
 pub(super) struct View<'a> {
-    pub(super) kind: EventKind,
+    /// `None`: a listed socket.
+    pub(super) kind: Option<EventKind>,
     /// Opener, acceptor, listener; the process of an exec or exit.
     pub(super) owner: Option<&'a ProcessInfo>,
     pub(super) closer: Option<&'a ProcessInfo>,
@@ -30,6 +46,7 @@ pub(super) struct Socket {
     pub(super) responder: Option<SocketAddr>,
     pub(super) direction: Option<Direction>,
     pub(super) transport: Transport,
+    pub(super) state: Option<TcpState>,
     pub(super) netns: NetNs,
     pub(super) source: Source,
     pub(super) method: Method,
@@ -38,7 +55,7 @@ pub(super) struct Socket {
 impl<'a> View<'a> {
     pub(super) fn of(event: &'a Event) -> Self {
         let nothing = Self {
-            kind: event.body.kind(),
+            kind: Some(event.body.kind()),
             owner: None,
             closer: None,
             socket_unit: None,
@@ -50,6 +67,38 @@ impl<'a> View<'a> {
             EventBody::Flow(change) => nothing.with_flow(change),
             EventBody::Exec(of) | EventBody::Exit(of, _) => Self { owner: Some(&of.process), ..nothing },
             EventBody::Gap(_) => nothing,
+        }
+    }
+
+    /// A listed socket as one of its holders sees it; without any: as nobody does.
+    pub(super) fn of_listed(listed: &'a Listed, holder: Option<&'a HeldBy>) -> Self {
+        let socket = &listed.socket;
+        let (remote, (initiator, responder)) = match socket.direction {
+            Some(direction) => (Some(socket.remote), roles(direction, socket.local, socket.remote)),
+            None => (None, (None, Some(socket.local))),
+        };
+        let unknown = Method::Unknown(UnknownReason::NoHolder);
+        let socket = Socket {
+            local: socket.local,
+            remote,
+            initiator,
+            responder,
+            direction: socket.direction,
+            transport: socket.transport,
+            state: Some(socket.state),
+            netns: socket.netns,
+            source: Source::Snapshot,
+            method: if holder.is_some() { Method::FdTable } else { unknown },
+        };
+        let owner = holder.and_then(|holder| holder.process.as_deref());
+        Self {
+            kind: None,
+            owner,
+            closer: None,
+            socket_unit: listed.socket_unit.as_deref(),
+            socket: Some(socket),
+            end: None,
+            errno: None,
         }
     }
 
@@ -73,11 +122,7 @@ impl<'a> View<'a> {
     }
 
     fn with_conn(self, conn: &'a ConnEvent) -> Self {
-        let (initiator, responder) = match conn.direction {
-            Direction::Out => (Some(conn.local), Some(conn.remote)),
-            Direction::In => (Some(conn.remote), Some(conn.local)),
-            Direction::Unknown => (None, None),
-        };
+        let (initiator, responder) = roles(conn.direction, conn.local, conn.remote);
         let socket = Socket {
             local: conn.local,
             remote: Some(conn.remote),
@@ -85,6 +130,7 @@ impl<'a> View<'a> {
             responder,
             direction: Some(conn.direction),
             transport: conn.transport,
+            state: None,
             netns: conn.netns,
             source: conn.source,
             method: conn.owner.method,
@@ -101,6 +147,7 @@ impl<'a> View<'a> {
             responder: Some(local),
             direction: None,
             transport: listener.transport,
+            state: None,
             netns: listener.netns,
             source: listener.source,
             method: listener.owner.method,

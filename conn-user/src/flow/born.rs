@@ -20,15 +20,20 @@ pub struct Born {
 pub enum BornBy {
     /// The machine was not up before.
     Boot,
-    /// conntrack's time stamp (`nf_conntrack_timestamp`).
+    /// conntrack's time stamp (`nf_conntrack_timestamp`), by the wall clock: a clock that was set since shifts it. The
+    /// handshake is taken to end within a second of the SYN.
     Conntrack,
     /// A socket that never sent: `tcpi_last_data_sent` counts from the handshake (`tcp_finish_connect`,
     /// `tcp_create_openreq_child`).
     NeverSent,
+    /// A socket that never received: `tcpi_last_data_recv` counts from the handshake, likewise.
+    NeverReceived,
     /// The last data that was sent or received.
     LastActivity,
-    /// The start of the process that holds it; it may have inherited the socket, so the earliest of its holders and
-    /// their common ancestors counts.
+    /// The start of the process that holds it. It may have inherited the socket, so the earliest of its holders and
+    /// their ancestors below init counts, and there is no bound where an ancestor is not known any more (a child of
+    /// init that does not lead its session) or where init may have accepted (an incoming connection on descriptors 0
+    /// to 3 only). Whether an older process handed the socket over (`SCM_RIGHTS`) nothing tells.
     OwnerStart,
     /// It was there when the snapshot was taken.
     Snapshot,

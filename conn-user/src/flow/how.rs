@@ -98,13 +98,17 @@ pub(super) fn traffic(sock: &Sock, counters: &Counters) -> Option<Traffic> {
     if sock.flags & SockFlags::COUNTERS == 0 {
         return None;
     }
-    let fin = u64::from(sock.flags & SockFlags::PEER_FIN != 0);
-    Some(Traffic {
-        bytes_in: counters.bytes_received.saturating_sub(fin),
+    Some(payload(counters, sock.flags & SockFlags::PEER_FIN != 0))
+}
+
+/// Payload, from the kernel's counters.
+pub(super) fn payload(counters: &Counters, peer_fin: bool) -> Traffic {
+    Traffic {
+        bytes_in: counters.bytes_received.saturating_sub(peer_fin.into()),
         bytes_out: counters.bytes_sent.saturating_sub(counters.bytes_retrans),
         retransmits: counters.total_retrans,
         srtt_us: counters.srtt_us,
-    })
+    }
 }
 
 #[cfg(test)]
@@ -174,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn payload() {
+    fn traffic_is_payload() {
         let counters =
             Counters { bytes_sent: 150, bytes_retrans: 50, bytes_received: 51, total_retrans: 1, srtt_us: 9 };
         let flags = SockFlags::COUNTERS | SockFlags::PEER_FIN;

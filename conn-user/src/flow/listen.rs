@@ -3,14 +3,14 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use conn_common::record::{SockFlags, SockRecord};
+use conn_common::record::{Sock, SockFlags, SockRecord};
 
 use super::ends::{AF_INET6, address, transport};
 use super::listeners::Listener;
 use super::model::{Actor, Change, ConnId, FlowEvent, ListenEvent, Source, Unlisten, canonical_ip};
 use super::pending::HeldListen;
 use super::resolve::PortQuery;
-use super::store::Found;
+use super::store::{Found, known};
 use super::table::{BEFORE_ATTACH, FlowTable, KERNEL, hook_actor};
 use crate::process::ProcessTable;
 use crate::units::{BootNs, NetNs, Pid};
@@ -26,6 +26,14 @@ impl FlowTable {
         let sock = &record.sock;
         let addr = canonical_ip(address(sock.family, sock.laddr)).0;
         let port = if sock.flags & SockFlags::PORT_PENDING != 0 { 0 } else { sock.lport };
+        self.adopt_listener(sock);
+        if let Some(old) = self.listeners.get(sock.key)
+            && old.source == Source::Snapshot
+            && at.boot <= self.snapshot_until
+        {
+            // It began after the attach and before the snapshot.
+            self.listeners.remove(sock.key);
+        }
         if let Some(old) = self.listeners.get(sock.key) {
             let same = old.netns == sock.netns && old.addr == addr && (old.port == port || port == 0);
             if same || sock.flags & SockFlags::ADDRESS_KEY == 0 {
@@ -47,6 +55,9 @@ impl FlowTable {
             port,
             transport: transport(sock),
             since: at.boot,
+            source: Source::Live,
+            born: None,
+            kernel: sock.flags & SockFlags::KERNEL != 0,
             owner: Arc::new(hook_actor(at, &record.task, procs)),
             told: port != 0,
         };
@@ -84,6 +95,7 @@ impl FlowTable {
         let closer = hook_actor(at, &record.task, procs);
         let addr = canonical_ip(address(sock.family, sock.laddr)).0;
         let local = SocketAddr::new(addr, sock.lport);
+        self.adopt_listener(sock);
         if self.listeners.get(sock.key).is_some() {
             self.unlisten(sock.key, local, closer, at.boot, out);
             return;
@@ -101,6 +113,8 @@ impl FlowTable {
             local,
             netns: NetNs(sock.netns),
             source: Source::Late,
+            born: None,
+            kernel_socket: sock.flags & SockFlags::KERNEL != 0,
             owner: BEFORE_ATTACH,
             socket_unit: None,
         };
@@ -110,7 +124,15 @@ impl FlowTable {
         });
     }
 
-    fn unlisten(
+    /// A listener of the snapshot gets the key that its records have, where that is not the cookie.
+    fn adopt_listener(&mut self, sock: &Sock) {
+        if !self.by_cookie || self.synthetic_keys > 0 {
+            let addr = canonical_ip(address(sock.family, sock.laddr)).0;
+            self.listeners.adopt(sock.netns, SocketAddr::new(addr, sock.lport), sock.key);
+        }
+    }
+
+    pub(super) fn unlisten(
         &mut self,
         key: u64,
         local: SocketAddr,
@@ -127,7 +149,7 @@ impl FlowTable {
             out.push(FlowEvent { boot: listener.since, change: Change::Listen(listener.event()) });
             self.pending.listens.retain(|held| held.id != listener.id);
         }
-        let duration = Some(boot.since(listener.since));
+        let duration = known(listener.since).map(|since| boot.since(since));
         let change = Change::Unlisten(listener.event(), Unlisten { closer, duration });
         out.push(FlowEvent { boot, change });
     }

@@ -3,8 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use super::model::{Actor, ConnId, ListenEvent, Transport};
-use crate::flow::model::Source;
+use super::born::Born;
+use super::model::{Actor, ConnId, ListenEvent, Source, Transport};
 use crate::process::hash::IntMap;
 use crate::process::info::ProcessInfo;
 use crate::units::{BootNs, NetNs};
@@ -20,6 +20,11 @@ pub(super) struct Listener {
     pub(super) port: u16,
     pub(super) transport: Transport,
     pub(super) since: BootNs,
+    pub(super) source: Source,
+    /// Since when it listens, if it did before it was seen.
+    pub(super) born: Option<Arc<Born>>,
+    /// The kernel's own socket.
+    pub(super) kernel: bool,
     pub(super) owner: Arc<Actor>,
     /// Its listen event is out.
     pub(super) told: bool,
@@ -32,7 +37,9 @@ impl Listener {
             transport: self.transport,
             local: SocketAddr::new(self.addr, self.port),
             netns: NetNs(self.netns),
-            source: Source::Live,
+            source: self.source,
+            born: self.born.clone(),
+            kernel_socket: self.kernel,
             owner: (*self.owner).clone(),
             // Told by the station that knows the files of systemd.
             socket_unit: None,
@@ -43,16 +50,22 @@ impl Listener {
         self.owner.process.as_ref().is_some_and(|owner| owner.is_same(process))
     }
 
-    /// How well the listener fits a connection to this address: the kernel prefers the narrower (`compute_score`).
+    /// How well the listener fits a connection to this address. `IPV6_V6ONLY` no record tells.
     fn fit(&self, addr: IpAddr) -> u8 {
-        match (self.addr, addr) {
-            (own, other) if own == other && !own.is_unspecified() => 3,
-            (IpAddr::V4(own), IpAddr::V4(_)) if own.is_unspecified() => 2,
-            (IpAddr::V6(own), IpAddr::V6(_)) if own.is_unspecified() => 2,
-            // Dual stack: `::` takes IPv4 too, unless IPV6_V6ONLY, which no record tells.
-            (IpAddr::V6(own), IpAddr::V4(_)) if own.is_unspecified() => 1,
-            _ => 0,
-        }
+        fit(self.addr, false, addr)
+    }
+}
+
+/// How well a listener on address `own` fits a connection to `addr`, 0 for not at all: the kernel prefers the narrower
+/// (`compute_score`, net/ipv4/inet_hashtables.c).
+pub(super) fn fit(own: IpAddr, v6only: bool, addr: IpAddr) -> u8 {
+    match (own, addr) {
+        (own, other) if own == other && !own.is_unspecified() => 3,
+        (IpAddr::V4(own), IpAddr::V4(_)) if own.is_unspecified() => 2,
+        (IpAddr::V6(own), IpAddr::V6(_)) if own.is_unspecified() => 2,
+        // Dual stack: `::` takes IPv4 too.
+        (IpAddr::V6(own), IpAddr::V4(_)) if own.is_unspecified() && !v6only => 1,
+        _ => 0,
     }
 }
 
@@ -102,6 +115,33 @@ impl Listeners {
             }
         }
         Some(listener)
+    }
+
+    /// Gives the one listener of a snapshot at this address the key that its records have.
+    pub(super) fn adopt(&mut self, netns: u32, local: SocketAddr, key: u64) {
+        if self.by_key.contains_key(&key) {
+            return;
+        }
+        let Some(keys) = self.by_port.get(&(netns, local.port())) else { return };
+        let mut fits = keys.iter().filter_map(|key| self.by_key.get(key)).filter(|listener| {
+            matches!(listener.source, Source::Snapshot | Source::Resync) && listener.addr == local.ip()
+        });
+        let (Some(old), None) = (fits.next().map(|listener| listener.key), fits.next()) else { return };
+        if let Some(listener) = self.remove(old) {
+            self.insert(Listener { key, ..listener });
+        }
+    }
+
+    /// Whether there is a listener at exactly this address.
+    pub(super) fn is_at(&self, netns: u32, local: SocketAddr) -> bool {
+        self.by_port.get(&(netns, local.port())).is_some_and(|keys| {
+            keys.iter().filter_map(|key| self.by_key.get(key)).any(|listener| listener.addr == local.ip())
+        })
+    }
+
+    /// Every listener.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Listener> {
+        self.by_key.values()
     }
 
     /// The port of an auto-bound listener became known, and perhaps its address.
@@ -191,6 +231,9 @@ mod tests {
             port: local.port(),
             transport: Transport::Tcp,
             since: BootNs(0),
+            source: Source::Live,
+            born: None,
+            kernel: false,
             owner: Arc::new(Actor { process: Some(process(pid)), tid: None, method: Method::Listener }),
             told: true,
         }

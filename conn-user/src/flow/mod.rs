@@ -1,12 +1,14 @@
 //! What: the connection and listener tables and their life cycles.
 
 pub mod born;
+pub mod coverage;
 mod ends;
 mod hold;
 mod how;
 mod life;
 mod listen;
 mod listeners;
+pub mod merge;
 pub mod model;
 mod pending;
 pub mod resolve;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use conn_common::hook::HookId;
 
+use super::born::Born;
 use crate::process::info::ProcessInfo;
 use crate::units::{BootNs, DurationNs, NetNs, Pid};
 
@@ -61,8 +62,13 @@ pub enum Transport {
 pub enum Source {
     /// Seen from its beginning.
     Live,
-    /// Its beginning was not seen: it is older than the agent, or its beginning was lost.
+    /// Its beginning was not seen, and no snapshot had it: it is older than the agent's knowledge, or its beginning was
+    /// lost.
     Late,
+    /// It was there when the agent started.
+    Snapshot,
+    /// Records were lost, and the snapshot after the loss had it.
+    Resync,
 }
 
 /// A number that names a connection for the whole boot: connections of one agent run are numbered from 1.
@@ -88,6 +94,10 @@ pub struct ConnEvent {
     pub netns: NetNs,
     /// Whence the knowledge.
     pub source: Source,
+    /// When it was established, as far as it is known; `None`: seen from its beginning, or not known at all.
+    pub born: Option<Arc<Born>>,
+    /// The socket is the kernel's own (NFS, iSCSI, SMC, ...): no descriptor ever leads to it.
+    pub kernel_socket: bool,
     /// Opener (out) or acceptor (in).
     pub owner: Actor,
     /// Owner of the listener, for incoming connections where it is known.
@@ -118,6 +128,9 @@ pub enum Method {
     Listener,
     /// Inferred from who closed it.
     Closer,
+    /// It held a descriptor of the socket when the snapshot was taken. Several processes may; and whoever opened or
+    /// accepted it may have been another one.
+    FdTable,
     /// Not known.
     Unknown(UnknownReason),
 }
@@ -133,6 +146,17 @@ pub enum UnknownReason {
     Backend,
     /// The kernel acts for nobody (timer, packet).
     Kernel,
+    /// The snapshot found the connection in the accept queue of its listener.
+    NotAccepted,
+    /// The snapshot found a socket whose last descriptor was closed already.
+    Orphan,
+    /// The snapshot found what is left of an ended connection (TIME_WAIT).
+    TimeWait,
+    /// Records were lost, and with them who it was.
+    Lost,
+    /// The snapshot found no process that holds the socket: it is the kernel's own, in flight between two processes, or
+    /// of a process that could not be read.
+    NoHolder,
 }
 
 /// Why an outgoing connection failed.
@@ -180,6 +204,9 @@ pub enum EndedHow {
     NeverAccepted,
     /// Another error, see `errno`.
     Error,
+    /// Not known how: records were lost, and the snapshot after the loss did not have the connection any more. The
+    /// time is the snapshot's: it ended before.
+    Unseen,
 }
 
 /// Payload bytes and transport measures.
@@ -208,6 +235,10 @@ pub struct ListenEvent {
     pub netns: NetNs,
     /// Whence the knowledge.
     pub source: Source,
+    /// Since when it listens, as [`ConnEvent::born`].
+    pub born: Option<Arc<Born>>,
+    /// As [`ConnEvent::kernel_socket`].
+    pub kernel_socket: bool,
     /// Who called listen.
     pub owner: Actor,
     /// The unit for which systemd listens, where process 1 owns it and that is known.

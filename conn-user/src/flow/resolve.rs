@@ -5,11 +5,12 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{BufRead as _, BufReader};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use super::how::state::{LISTEN, SYN_SENT};
 use super::model::canonical_ip;
+use crate::kernel::tcp_file;
 use crate::units::{NetNs, Pid};
 
 /// A socket whose local end is asked for.
@@ -55,19 +56,6 @@ impl Default for ProcNet {
     }
 }
 
-/// States in `/proc/net/tcp` (include/net/tcp_states.h).
-const SYN_SENT: u8 = 2;
-const LISTEN: u8 = 10;
-
-/// A line of `/proc/net/tcp` (net/ipv4/tcp_ipv4.c `get_tcp4_sock`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Line {
-    local: SocketAddr,
-    remote: SocketAddr,
-    state: u8,
-    inode: u32,
-}
-
 impl ProcNet {
     /// A /proc that is mounted elsewhere.
     pub fn at(root: impl Into<PathBuf>) -> Self {
@@ -101,30 +89,28 @@ impl ProcNet {
             }
         }
         let mut seen_remotes = vec![0u32; by_remote.len()];
-        let mut reader = BufReader::with_capacity(1 << 16, file);
-        let mut text = String::new();
-        // The first line is a heading, which does not parse.
-        while !(by_inode.is_empty() && by_remote.is_empty()) {
-            text.clear();
-            match reader.read_line(&mut text) {
-                Ok(0) | Err(_) => break,
-                Ok(_) => {}
+        // What cannot be read gives no answer.
+        let _ = tcp_file::lines(file, |line| {
+            if line.local.port() == 0 {
+                return true;
             }
-            let Some(line) = parse(&text).filter(|line| line.local.port() != 0) else { continue };
+            let local = canonical(line.local);
             if let Some(at) = by_inode.remove(&line.inode) {
                 if queries[at].remote.is_some() || line.state == LISTEN {
-                    answers[at] = Some(line.local);
+                    answers[at] = Some(local);
                 }
             } else if line.state == SYN_SENT {
+                let remote = canonical(line.remote);
                 for (seen, &at) in seen_remotes.iter_mut().zip(&by_remote) {
-                    if queries[at].remote == Some(line.remote) {
+                    if queries[at].remote == Some(remote) {
                         *seen += 1;
                         // Two attempts to one remote end cannot be told apart without the inode.
-                        answers[at] = (*seen == 1).then_some(line.local);
+                        answers[at] = (*seen == 1).then_some(local);
                     }
                 }
             }
-        }
+            !(by_inode.is_empty() && by_remote.is_empty())
+        });
     }
 }
 
@@ -145,33 +131,8 @@ impl PortResolver for ProcNet {
     }
 }
 
-fn parse(line: &str) -> Option<Line> {
-    let mut fields = line.split_ascii_whitespace().skip(1);
-    let local = end(fields.next()?)?;
-    let remote = end(fields.next()?)?;
-    let state = u8::from_str_radix(fields.next()?, 16).ok()?;
-    // tx:rx, timer, retransmits, uid, timeout
-    let inode = fields.nth(5)?.parse().ok()?;
-    Some(Line { local, remote, state, inode })
-}
-
-/// An address in words of 32 bits in the machine's order, a colon, the port.
-fn end(text: &str) -> Option<SocketAddr> {
-    let (address, port) = text.split_once(':')?;
-    let mut bytes = [0; 16];
-    if !address.is_ascii() || (address.len() != 8 && address.len() != 32) {
-        return None;
-    }
-    for (at, word) in bytes.chunks_exact_mut(4).take(address.len() / 8).enumerate() {
-        let digits = address.get(at * 8..at * 8 + 8)?;
-        word.copy_from_slice(&u32::from_str_radix(digits, 16).ok()?.to_ne_bytes());
-    }
-    let ip: IpAddr = if address.len() == 8 {
-        Ipv4Addr::new(bytes[0], bytes[1], bytes[2], bytes[3]).into()
-    } else {
-        Ipv6Addr::from(bytes).into()
-    };
-    Some(SocketAddr::new(canonical_ip(ip).0, u16::from_str_radix(port, 16).ok()?))
+fn canonical(end: SocketAddr) -> SocketAddr {
+    SocketAddr::new(canonical_ip(end.ip()).0, end.port())
 }
 
 #[cfg(test)]
@@ -182,29 +143,6 @@ mod tests {
     use super::*;
 
     const V4: &str = "   7: 0100007F:9C40 0101010A:0050 02 00000001:00000000 01:00000060 00000001  1000        0 4711 2 0 10\n";
-    const V6: &str = "   0: 0000000000000000FFFF00000100007F:1F90 00000000000000000000000000000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4712 1 0\n";
-
-    #[cfg(target_endian = "little")]
-    #[test]
-    fn lines() {
-        let line = parse(V4).expect("v4");
-        assert_eq!(line.local.to_string(), "127.0.0.1:40000");
-        assert_eq!(line.remote.to_string(), "10.1.1.1:80");
-        assert_eq!((line.state, line.inode), (SYN_SENT, 4711));
-        let line = parse(V6).expect("v6");
-        assert_eq!(line.local.to_string(), "127.0.0.1:8080");
-        assert_eq!((line.state, line.inode), (LISTEN, 4712));
-    }
-
-    #[test]
-    fn what_is_no_line() {
-        for text in
-            ["", "  sl  local_address rem_address st", "0: 01:02 03:04 05 a b c d e 7", "0: é000000:1 x"]
-        {
-            assert_eq!(parse(text), None, "{text}");
-        }
-    }
-
     fn query(pid: u32, netns: u32, inode: u32, remote: &str) -> PortQuery {
         let remote = Some(remote.parse().expect("address"));
         PortQuery { pid: Pid(pid), netns: NetNs(netns), inode, v6: false, remote }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use conn_common::record::{Sock, SockFlags};
 
+use super::born::Born;
 use super::ends::{Ends, transport};
 use super::life::Death;
 use super::model::{Actor, ConnEvent, ConnId, Direction, Source, Transport};
@@ -30,6 +31,12 @@ pub(super) struct Conn {
     pub(super) direction: Direction,
     pub(super) transport: Transport,
     pub(super) source: Source,
+    /// When it was established, if it was there before it was seen.
+    pub(super) born: Option<Arc<Born>>,
+    /// The kernel's own socket.
+    pub(super) kernel: bool,
+    /// A snapshot found it past its beginning: established (outgoing), or accepted (incoming).
+    pub(super) under_way: bool,
     /// Its connect is not told yet: the port is missing.
     pub(super) held: bool,
     /// It ended before anybody accepted it, but may still be accepted.
@@ -52,6 +59,9 @@ impl Conn {
             direction,
             transport: transport(sock),
             source,
+            born: None,
+            kernel: sock.flags & SockFlags::KERNEL != 0,
+            under_way: false,
             held: false,
             dead: None,
         }
@@ -59,12 +69,12 @@ impl Conn {
 
     /// Incoming, and not known to be accepted.
     pub(super) fn waits(&self) -> bool {
-        self.direction == Direction::In && self.accepted.0 == 0
+        self.direction == Direction::In && self.accepted.0 == 0 && !self.under_way
     }
 
     /// Outgoing, and not known to be established.
     pub(super) fn connecting(&self) -> bool {
-        self.direction == Direction::Out && self.established.0 == 0
+        self.direction == Direction::Out && self.established.0 == 0 && !self.under_way
     }
 
     pub(super) fn event(&self) -> ConnEvent {
@@ -77,6 +87,8 @@ impl Conn {
             mapped: self.ends.mapped,
             netns: NetNs(self.netns),
             source: self.source,
+            born: self.born.clone(),
+            kernel_socket: self.kernel,
             owner: self.owner.clone(),
             listener: self.listener.as_ref().map(|listener| (**listener).clone()),
             begun: self.begun,
@@ -123,6 +135,8 @@ pub(super) struct Store {
     free: Vec<u32>,
     ended: VecDeque<(u64, u64)>,
     aliases: IntMap<(u32, Ends), u64>,
+    /// Of a snapshot, by network namespace and ends: connections whose records have another key than the snapshot.
+    renamed: IntMap<(u32, Ends), u64>,
     hand: u32,
     max: usize,
     max_ended: usize,
@@ -136,6 +150,7 @@ impl Store {
             free: Vec::new(),
             ended: VecDeque::new(),
             aliases: IntMap::default(),
+            renamed: IntMap::default(),
             hand: 0,
             max: max.clamp(1, u32::MAX as usize),
             max_ended,
@@ -167,6 +182,7 @@ impl Store {
             None if !self.aliases.is_empty() && sock.flags & SockFlags::ADDRESS_KEY == 0 => {
                 self.find_alias(sock)
             }
+            None if !self.renamed.is_empty() => self.find_renamed(sock),
             None => Found::Unknown,
         }
     }
@@ -185,6 +201,42 @@ impl Store {
             conn.key = sock.key;
         }
         Found::Live(place)
+    }
+
+    #[cold]
+    fn find_renamed(&mut self, sock: &Sock) -> Found {
+        let ends = (sock.netns, Ends::of(sock));
+        let Some(key) = self.renamed.remove(&ends) else { return Found::Unknown };
+        match self.index.remove(&key) {
+            Some(value) if value & ENDED == 0 => {
+                self.index.insert(sock.key, value);
+                let place = value as u32;
+                if let Some(conn) = self.get_mut(place) {
+                    conn.key = sock.key;
+                }
+                Found::Live(place)
+            }
+            _ => Found::Unknown,
+        }
+    }
+
+    /// Lets a connection of a snapshot, whose records have another key, be found by its ends.
+    pub(super) fn rename(&mut self, netns: u32, ends: Ends, key: u64) {
+        self.renamed.insert((netns, ends), key);
+    }
+
+    /// Of a key in the index, what it leads to.
+    pub(super) fn find_key(&self, key: u64) -> Found {
+        match self.index.get(&key) {
+            Some(&value) if value & ENDED == 0 => Found::Live(value as u32),
+            Some(&value) => Found::Ended { id: value & ID, acceptable: value & ACCEPTABLE != 0 },
+            None => Found::Unknown,
+        }
+    }
+
+    /// Every connection that lives, with its place.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &Conn)> {
+        (0..).zip(&self.slab).filter_map(|(place, conn)| Some((place, conn.as_ref()?)))
     }
 
     /// Lets a connection that was found under the socket's address be found by its ends too.
@@ -217,6 +269,11 @@ impl Store {
         }
         self.hand = if self.hand as usize + 1 < self.slab.len() { self.hand + 1 } else { 0 };
         Some(self.hand)
+    }
+
+    /// Whether the next insertion needs an eviction.
+    pub(super) fn is_full(&self) -> bool {
+        self.live() >= self.max
     }
 
     /// Adds a connection; its key leads to it from now on.

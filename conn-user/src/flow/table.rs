@@ -99,6 +99,12 @@ pub struct FlowTable {
     pub(super) pending: Pending,
     pub(super) limits: FlowLimits,
     pub(super) stats: FlowStats,
+    /// When the start-up snapshot was complete: records until then may tell what it has.
+    pub(super) snapshot_until: BootNs,
+    /// Records carry cookies; else kernel addresses, which no snapshot has.
+    pub(super) by_cookie: bool,
+    /// Sockets of snapshots that came without a cookie: how many keys were made up.
+    pub(super) synthetic_keys: u64,
     last_id: u64,
 }
 
@@ -133,6 +139,9 @@ impl FlowTable {
             pending: Pending::default(),
             limits,
             stats: FlowStats::default(),
+            snapshot_until: BootNs(0),
+            by_cookie: true,
+            synthetic_keys: 0,
             last_id: 0,
         }
     }
@@ -172,7 +181,9 @@ impl FlowTable {
             if at.hook.is_understudy() {
                 return;
             }
-            self.supersede(place, at.boot, out);
+            if !self.forget_foretold(place, at.boot) {
+                self.supersede(place, at.boot, out);
+            }
         }
         let mut ends = Ends::of(sock);
         if sock.flags & SockFlags::PORT_PENDING != 0 {
@@ -213,6 +224,15 @@ impl FlowTable {
             return;
         }
         if let Found::Live(place) = found {
+            if active && self.is_foretold(place, at.boot) {
+                // The snapshot came between this and the connect, which was before the attach.
+                if let Some(conn) = self.store.get_mut(place) {
+                    conn.established = at.boot;
+                    conn.born = None;
+                    out.push(FlowEvent { boot: at.boot, change: Change::Established(conn.event()) });
+                }
+                return;
+            }
             let Some(conn) = self.store.get_mut(place) else { return };
             if conn.connecting() {
                 conn.ends.overwrite(&Ends::of(sock));
@@ -235,7 +255,9 @@ impl FlowTable {
                 self.stats.ignored += 1;
                 return;
             }
-            self.supersede(place, at.boot, out);
+            if !self.forget_foretold(place, at.boot) {
+                self.supersede(place, at.boot, out);
+            }
         }
         let id = self.next_id();
         let direction = if active { Direction::Out } else { Direction::In };
@@ -260,7 +282,7 @@ impl FlowTable {
         let begins_anew = by_address && !doubtful;
         match self.store.find(sock) {
             Found::Live(place) => {
-                if self.store.get(place).is_some_and(Conn::waits) {
+                if self.store.get(place).is_some_and(Conn::waits) || self.is_foretold(place, at.boot) {
                     self.accept(place, sock, hook_actor(at, &record.task, procs), at.boot, out);
                     return;
                 }

@@ -207,14 +207,21 @@ fn actor(actor: &Actor) -> String {
     }
 }
 
+fn source(source: Source) -> &'static str {
+    match source {
+        Source::Live => "",
+        Source::Late => " late",
+        Source::Snapshot => " snapshot",
+        Source::Resync => " resync",
+    }
+}
+
 fn ends(conn: &ConnEvent) -> String {
     let mut text = format!("{} {:?} {}>{}", conn.id.0, conn.direction, conn.local, conn.remote);
     if conn.mapped {
         text += " mapped";
     }
-    if conn.source == Source::Late {
-        text += " late";
-    }
+    text += source(conn.source);
     text
 }
 
@@ -242,7 +249,7 @@ pub(crate) fn text(event: &FlowEvent) -> String {
             event.local,
             actor(&event.owner),
             actor(&end.closer),
-            if event.source == Source::Late { " late" } else { "" },
+            source(event.source),
         ),
     }
 }

@@ -5,19 +5,30 @@ use conn_common::record::RecordHeader;
 
 use crate::units::BootNs;
 
-/// Lost records of one hook on one CPU.
+/// Lost records of one hook.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gap {
     /// Which hook.
     pub hook: HookId,
-    /// Which CPU.
-    pub cpu: u16,
-    /// How many records.
+    /// Why.
+    pub cause: GapCause,
+    /// On which CPU; `None`: the kernel does not tell it for this cause.
+    pub cpu: Option<u16>,
+    /// How many records; at most so many where the kernel skipped a program, which may have had nothing to tell.
     pub lost: u64,
     /// Time of the last record before the loss (the attach, if there is none).
     pub from: BootNs,
-    /// Time of the first record after it (the end of the run, if there is none).
+    /// Time of the first record after it, or when the kernel's counts were read.
     pub to: BootNs,
+}
+
+/// Why records are lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum GapCause {
+    /// The ring buffer had no room.
+    RingFull,
+    /// The kernel skipped the program, and its understudy if it has one (`bpf_prog_info.recursion_misses`).
+    Skipped,
 }
 
 /// Follows the sequence of each (hook, CPU) and finds what is missing.
@@ -31,6 +42,8 @@ pub struct GapTracker {
 #[derive(Clone, Copy, Debug, Default)]
 struct Stream {
     next: u64,
+    /// Lost records that were told.
+    told: u64,
     last: Option<BootNs>,
 }
 
@@ -59,7 +72,22 @@ impl GapTracker {
         // A number that was seen already (5.10, where a tracepoint program can nest) must not count as a loss later.
         stream.next = stream.next.max(header.seq.saturating_add(1));
         stream.last = Some(boot);
-        (lost > 0).then_some(Gap { hook, cpu: header.cpu, lost, from, to: boot })
+        let stream = self.stream(hook, header.cpu);
+        stream.told += lost;
+        let cpu = Some(header.cpu);
+        (lost > 0).then_some(Gap { hook, cause: GapCause::RingFull, cpu, lost, from, to: boot })
+    }
+
+    /// Compares with the kernel's count of records for which there was no room, read before the ring was drained: a
+    /// loss behind the last record of a CPU, which no later record has shown yet.
+    pub fn on_lost(&mut self, hook: HookId, cpu: u16, lost: u64, now: BootNs) -> Option<Gap> {
+        let attached = self.attached;
+        let stream = self.stream(hook, cpu);
+        let lost = lost.saturating_sub(stream.told);
+        stream.told += lost;
+        stream.next += lost;
+        let from = stream.last.unwrap_or(attached);
+        (lost > 0).then_some(Gap { hook, cause: GapCause::RingFull, cpu: Some(cpu), lost, from, to: now })
     }
 
     /// Compares with the kernel's own count at the end of the run; the loss behind the last record, if there is one.
@@ -68,7 +96,9 @@ impl GapTracker {
         let stream = self.stream(hook, cpu);
         let lost = attempted.saturating_sub(stream.next);
         stream.next = stream.next.max(attempted);
-        (lost > 0).then(|| Gap { hook, cpu, lost, from: stream.last.unwrap_or(attached), to: now })
+        stream.told += lost;
+        let from = stream.last.unwrap_or(attached);
+        (lost > 0).then_some(Gap { hook, cause: GapCause::RingFull, cpu: Some(cpu), lost, from, to: now })
     }
 }
 
@@ -88,14 +118,18 @@ mod tests {
         RecordHeader { cpu, seq, boot_ns, ..RecordHeader::default() }
     }
 
+    fn gap(hook: HookId, cpu: u16, lost: u64, from: u64, to: u64) -> Gap {
+        let (from, to) = (BootNs(from), BootNs(to));
+        Gap { hook, cause: GapCause::RingFull, cpu: Some(cpu), lost, from, to }
+    }
+
     #[test]
     fn a_gap_is_exact_and_has_both_instants() {
         let hook = HookId::FentryTcpClose;
         let mut gaps = GapTracker::new(BootNs(5));
         assert_eq!(gaps.on_record(hook, &header(1, 0, 10)), None);
         assert_eq!(gaps.on_record(hook, &header(1, 1, 20)), None);
-        let gap = Gap { hook, cpu: 1, lost: 3, from: BootNs(20), to: BootNs(30) };
-        assert_eq!(gaps.on_record(hook, &header(1, 5, 30)), Some(gap));
+        assert_eq!(gaps.on_record(hook, &header(1, 5, 30)), Some(gap(hook, 1, 3, 20, 30)));
         assert_eq!(gaps.on_record(hook, &header(0, 0, 31)), None, "each CPU has its own sequence");
     }
 
@@ -103,8 +137,7 @@ mod tests {
     fn a_loss_before_the_first_record_begins_at_the_attach() {
         let hook = HookId::State;
         let mut gaps = GapTracker::new(BootNs(5));
-        let gap = Gap { hook, cpu: 0, lost: 2, from: BootNs(5), to: BootNs(9) };
-        assert_eq!(gaps.on_record(hook, &header(0, 2, 9)), Some(gap));
+        assert_eq!(gaps.on_record(hook, &header(0, 2, 9)), Some(gap(hook, 0, 2, 5, 9)));
     }
 
     #[test]
@@ -113,9 +146,21 @@ mod tests {
         let mut gaps = GapTracker::new(BootNs(5));
         gaps.on_record(hook, &header(0, 0, 9));
         assert_eq!(gaps.on_end(hook, 0, 1, BootNs(50)), None);
-        let gap = Gap { hook, cpu: 0, lost: 4, from: BootNs(9), to: BootNs(50) };
-        assert_eq!(gaps.on_end(hook, 0, 5, BootNs(50)), Some(gap));
+        assert_eq!(gaps.on_end(hook, 0, 5, BootNs(50)), Some(gap(hook, 0, 4, 9, 50)));
         assert_eq!(gaps.on_end(hook, 0, 5, BootNs(60)), None, "told once");
+    }
+
+    #[test]
+    fn a_loss_behind_the_last_record_shows_in_the_kernels_count() {
+        let hook = HookId::State;
+        let mut gaps = GapTracker::new(BootNs(5));
+        gaps.on_record(hook, &header(0, 0, 9));
+        assert_eq!(gaps.on_lost(hook, 0, 0, BootNs(50)), None);
+        assert_eq!(gaps.on_lost(hook, 0, 4, BootNs(50)), Some(gap(hook, 0, 4, 9, 50)));
+        assert_eq!(gaps.on_record(hook, &header(0, 5, 60)), None, "told once");
+        assert_eq!(gaps.on_record(hook, &header(0, 7, 61)), Some(gap(hook, 0, 1, 60, 61)));
+        assert_eq!(gaps.on_lost(hook, 0, 5, BootNs(70)), None);
+        assert_eq!(gaps.on_end(hook, 0, 8, BootNs(80)), None);
     }
 
     #[test]

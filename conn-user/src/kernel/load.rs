@@ -96,6 +96,7 @@ pub struct Session {
     /// Perf events that run the programs at classic tracepoints.
     tracepoints: Vec<OwnedFd>,
     counters: PerCpuArray<MapData, [u64; 2]>,
+    by_cookie: bool,
 }
 
 /// Records of one hook, as the kernel counts them.
@@ -235,7 +236,18 @@ fn attach(
     let counters = PerCpuArray::try_from(counters).map_err(|_| LoadError::Object(COUNTERS_MAP))?;
     let refused = facts.refused.values().filter_map(Probe::refusal);
     let notes = offsets.missing.iter().map(ToString::to_string).chain(refused).collect();
-    Ok((Session { plan, notes, ebpf: Some(ebpf), missed: Vec::new(), tracepoints, counters }, reader))
+    Ok((
+        Session {
+            plan,
+            notes,
+            ebpf: Some(ebpf),
+            missed: Vec::new(),
+            tracepoints,
+            counters,
+            by_cookie: cookie_helper,
+        },
+        reader,
+    ))
 }
 
 impl Session {
@@ -246,6 +258,19 @@ impl Session {
     pub fn counts(&self, hook: HookId) -> io::Result<Vec<CpuCount>> {
         let values = self.counters.get(&u32::from(hook as u16), 0).map_err(io::Error::other)?;
         Ok(values.iter().map(|&[attempted, lost]| CpuCount { attempted, lost }).collect())
+    }
+
+    /// Whether records carry the cookies of sockets; else kernel addresses.
+    pub const fn by_cookie(&self) -> bool {
+        self.by_cookie
+    }
+
+    /// What the kernel counts for every attached hook, by CPU.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn all_counts(&self) -> io::Result<Vec<(HookId, Vec<CpuCount>)>> {
+        self.plan.programs.iter().map(|planned| Ok((planned.hook, self.counts(planned.hook)?))).collect()
     }
 
     /// Detaches every program. When this returns no program writes any more, but those that run just now.

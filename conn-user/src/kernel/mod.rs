@@ -1,13 +1,20 @@
-//! The kernel's side: offsets, what this kernel offers, the attach plan, loading, and the ring reader.
+//! The kernel's side: offsets, what this kernel offers, the attach plan, loading, the ring reader, and what the kernel
+//! tells of the sockets there are.
 
 pub mod btf;
+pub mod clock;
+pub mod conntrack;
 pub mod facts;
 pub mod gap;
 mod info;
 pub mod load;
+pub mod netlink;
+pub mod netns;
 mod object;
 pub mod offsets;
 pub mod plan;
 pub mod ring;
 pub mod selftest;
+pub mod sockdiag;
+pub mod tcp_file;
 pub mod tracefs;

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use conn_common::config::{Need, OFFSET_NONE, OFFSETS, OffsetSpec};
+use conn_common::config::{Need, OFFSET_NONE, OFFSETS, ONE_BIT, OffsetSpec};
 use serde::{Deserialize, Serialize};
 
 use super::btf::{Btf, Member};
@@ -16,7 +16,7 @@ const EITHER: &[(&str, &str)] = &[
 /// Values for the read-only globals of the BPF object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Offsets {
-    /// Name of each global of [`OFFSETS`] and the offset in bytes, or [`OFFSET_NONE`].
+    /// Name of each global of [`OFFSETS`] and the offset in bytes (of a single bit: in bits), or [`OFFSET_NONE`].
     pub values: Vec<(&'static str, u32)>,
     /// Members that this kernel does not have and that the programs can do without.
     pub missing: Vec<MissingMember>,
@@ -102,6 +102,11 @@ impl Offsets {
 fn lookup(btf: &Btf, spec: &OffsetSpec) -> Result<u32, String> {
     let member = btf.member(spec.container, spec.path).map_err(|error| error.to_string())?;
     match member {
+        Member { offset, bits: Some(bits), .. } if spec.size == ONE_BIT && bits.width == 1 => offset
+            .checked_mul(8)
+            .and_then(|bit| bit.checked_add(u32::from(bits.first)))
+            .ok_or_else(|| "its offset is out of range".to_owned()),
+        _ if spec.size == ONE_BIT => Err("it is no bitfield of one bit".to_owned()),
         // One load of a bitfield's byte would also see its neighbours.
         Member { bits: Some(bits), .. } if bits.first != 0 || u32::from(bits.width) != member.size * 8 => {
             Err(format!("it is a bitfield of {} bits, not {} bytes", bits.width, spec.size))
@@ -138,6 +143,10 @@ fn loss(global: &str) -> &'static str {
         "OFF_SKC_NET" | "OFF_NET_INUM" => "the network namespace is not shown",
         "OFF_SK_LINGERTIME" => "a close that resets because of SO_LINGER 0 is not told from a normal one",
         "OFF_TCP_IS_MPTCP" => "subflows of MPTCP connections are shown as connections of their own",
+        "OFF_SK_KERN_SOCK" => "sockets of the kernel itself are not marked",
+        "OFF_TASK_CGROUPS" | "OFF_CSS_SET_DFL_CGRP" | "OFF_CGROUP_KN" | "OFF_KERNFS_ID" => {
+            "the cgroup is asked for in a slower way"
+        }
         "OFF_TASK_LOGINUID" => "the login uid is not shown",
         "OFF_MOUNT_MNT" | "OFF_MOUNT_PARENT" | "OFF_MOUNT_MOUNTPOINT" | "OFF_VFSMOUNT_ROOT" => {
             "the path of an executable ends at its mount point"
@@ -192,6 +201,15 @@ mod tests {
         assert_eq!(offsets.values, [("OFF_TASK_LOGINUID", OFFSET_NONE)]);
         assert_eq!(offsets.missing[0].loses, "the login uid is not shown");
         assert_eq!(offsets.get("OFF_TASK_LOGINUID"), None);
+    }
+
+    #[test]
+    fn a_single_bit_is_counted_in_bits() {
+        let list = [spec("F", "flag", ONE_BIT, Need::Required)];
+        assert_eq!(Offsets::resolve_list(&btf(), &list, &[]).expect("it is one").get("F"), Some(64));
+        let list = [spec("A", "a", ONE_BIT, Need::Required)];
+        let error = Offsets::resolve_list(&btf(), &list, &[]).expect_err("it is a number");
+        assert!(error.to_string().contains("member a: it is no bitfield of one bit"), "{error}");
     }
 
     #[test]

@@ -259,6 +259,23 @@ impl RingReader {
         self.view.publish();
     }
 
+    /// Hands out what was committed when it is called, and perhaps some of what comes meanwhile. Unlike
+    /// [`Self::drain_all`] it ends, however fast the programs write.
+    pub fn catch_up(&mut self, mut each: impl FnMut(&[u8])) {
+        /// Less than any record takes with its head.
+        const SMALLEST: u64 = 64;
+        let mut limit =
+            usize::try_from(self.backlog_bytes() / SMALLEST).unwrap_or(usize::MAX).saturating_add(1);
+        while limit > 0 {
+            let count = self.view.drain(limit, &mut each);
+            if count == 0 {
+                break;
+            }
+            limit -= count;
+        }
+        self.view.publish_behind();
+    }
+
     /// Bytes that wait to be read.
     pub fn backlog_bytes(&self) -> u64 {
         self.view.producer().load(Ordering::Relaxed).saturating_sub(self.view.read)

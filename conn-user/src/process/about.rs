@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use super::cgroup::{CgroupOf, ROOT_ID};
 use super::hash::IntMap;
+use super::image::scanned;
 use super::info::ProcessInfo;
 use super::placement::Placement;
-use super::procfs::ProcSource;
+use super::procfs::{ProcImage, ProcSource};
 use super::users::Users;
 
 /// Most cgroups that are remembered. A full memory is emptied: a cgroup that still exists is found again.
@@ -56,6 +57,14 @@ impl About {
             Some(cgroup) if is_same(cgroup.id, info.cgroup_id) => Some(self.remember(&cgroup)),
             _ => self.placement(info),
         };
+    }
+
+    /// A process as /proc shows it.
+    pub(super) fn scanned(&mut self, mut seen: ProcImage) -> ProcessInfo {
+        let cgroup = seen.cgroup.take();
+        let mut info = scanned(seen);
+        self.describe_seen(&mut info, cgroup);
+        info
     }
 
     fn placement(&mut self, info: &ProcessInfo) -> Option<Arc<Placement>> {

@@ -30,6 +30,13 @@ pub struct Container {
     pub pod: Option<Box<[u8]>>,
 }
 
+impl Container {
+    /// Its id as people write it: the first 12 digits of a long one, as `docker ps` shows it.
+    pub fn short_id(&self) -> &[u8] {
+        if self.id.len() == OCI_ID { &self.id[..12] } else { &self.id }
+    }
+}
+
 /// A container runtime.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Runtime {

@@ -82,13 +82,14 @@ impl Default for ProcFs {
 
 /// The members of `/proc/PID/stat` that are used.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Stat {
-    comm: Box<[u8]>,
-    ppid: u32,
+pub(super) struct Stat {
+    pub(super) comm: Box<[u8]>,
+    pub(super) ppid: u32,
+    pub(super) session: u32,
     /// Device number of the controlling terminal, 0: none.
-    tty: u32,
-    flags: u32,
-    start: BootNs,
+    pub(super) tty: u32,
+    pub(super) flags: u32,
+    pub(super) start: BootNs,
 }
 
 /// What the link `/proc/PID/exe` says.
@@ -100,7 +101,7 @@ struct Exe {
 }
 
 /// The name stands in parentheses and may itself contain some: the last one ends it.
-fn parse_stat(bytes: &[u8]) -> Option<Stat> {
+pub(super) fn parse_stat(bytes: &[u8]) -> Option<Stat> {
     let open = bytes.iter().position(|&b| b == b'(')?;
     let close = bytes.iter().rposition(|&b| b == b')')?;
     let comm = bytes.get(open + 1..close)?;
@@ -108,16 +109,12 @@ fn parse_stat(bytes: &[u8]) -> Option<Stat> {
     // The state is the third field of proc(5).
     let mut fields = rest.split_ascii_whitespace().skip(1);
     let ppid = fields.next()?.parse().ok()?;
-    let tty: i32 = fields.nth(2)?.parse().ok()?;
+    let session = fields.nth(1)?.parse().ok()?;
+    let tty: i32 = fields.next()?.parse().ok()?;
     let flags = fields.nth(1)?.parse().ok()?;
     let ticks: u64 = fields.nth(12)?.parse().ok()?;
-    Some(Stat {
-        comm: comm.into(),
-        ppid,
-        tty: tty.cast_unsigned(),
-        flags,
-        start: BootNs(ticks.checked_mul(TICK_NS)?),
-    })
+    let start = BootNs(ticks.checked_mul(TICK_NS)?);
+    Some(Stat { comm: comm.into(), ppid, session, tty: tty.cast_unsigned(), flags, start })
 }
 
 /// Whether a start from /proc is this one, exact or not.
@@ -253,10 +250,10 @@ mod tests {
 
     #[test]
     fn stat_with_a_hostile_name() {
-        let text = b"42 (a) R 1 (b) S 7 42 42 34816 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 123456 1 2 3";
+        let text = b"42 (a) R 1 (b) S 7 42 41 34816 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 123456 1 2 3";
         let stat = parse_stat(text).expect("stat");
         assert_eq!(&stat.comm[..], b"a) R 1 (b");
-        assert_eq!(stat.ppid, 7);
+        assert_eq!((stat.ppid, stat.session), (7, 41));
         assert_eq!((stat.tty, stat.flags), (34_816, 4_194_560));
         assert_eq!(stat.start, BootNs(123_456 * TICK_NS));
     }

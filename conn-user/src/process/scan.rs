@@ -31,10 +31,8 @@ impl ProcessTable {
     }
 
     fn merge(&mut self, mut seen: ProcImage) {
-        let cgroup = seen.cgroup.take();
         let Some(entry) = lookup(&mut self.slots, seen.pid, seen.start, true) else {
-            let mut info = scanned(seen);
-            self.about.describe_seen(&mut info, cgroup);
+            let info = self.about.scanned(seen);
             self.insert(info, false);
             return;
         };
@@ -43,6 +41,7 @@ impl ProcessTable {
         }
         // The start and what a hook said of the process stay: they are exact, or newer.
         let old = &entry.info;
+        let cgroup = seen.cgroup.take();
         let mut info = ProcessInfo {
             start: old.start,
             start_is_coarse: old.start_is_coarse,
@@ -58,7 +57,7 @@ impl ProcessTable {
     }
 
     /// Finds the ancestors of those that have none yet.
-    fn link(&mut self) {
+    pub(super) fn link(&mut self) {
         let lone = |entry: &Entry| entry.info.ancestors.is_empty() && entry.info.ppid.is_some();
         let lone: Vec<_> = self
             .slots
@@ -94,7 +93,7 @@ impl ProcessTable {
     }
 
     /// The process with this id when a child of it started.
-    fn parent(&self, pid: Pid, child: BootNs) -> Option<&ProcessInfo> {
+    pub(super) fn parent(&self, pid: Pid, child: BootNs) -> Option<&ProcessInfo> {
         let slot = self.slots.get(&pid.0)?;
         std::iter::once(&slot.newest)
             .chain(&slot.older)

@@ -12,7 +12,7 @@ use conn_common::record::{ExecFlags, ExecRecord, ExitRecord, ForkRecord, Task};
 use super::about::About;
 use super::entry::{Entry, Exited, Slot, entry_of, find};
 use super::hash::IntMap;
-use super::image::{executed, filename, hook_only, inherit, scanned};
+use super::image::{executed, filename, hook_only, inherit};
 use super::info::{ProcessInfo, ProcessSource, TICK_NS};
 use super::inspect::{Depth, InspectStats, Inspector};
 use super::lineage;
@@ -67,7 +67,7 @@ pub struct ProcessTable {
     limits: ProcessLimits,
     stats: ProcessStats,
     pub(super) about: About,
-    inspector: Option<Inspector>,
+    pub(super) inspector: Option<Inspector>,
 }
 
 impl std::fmt::Debug for ProcessTable {
@@ -113,16 +113,6 @@ impl ProcessTable {
     /// For a snapshot that is shown at once; a stream need not wait.
     pub fn settle(&self, patience: Duration) -> bool {
         self.inspector.as_ref().is_none_or(|inspector| inspector.settle(patience))
-    }
-
-    /// The process that has this id now, as far as is known: the owner of a socket that was found in its descriptors.
-    /// Counts as a use of the network.
-    pub fn owner(&mut self, pid: Pid) -> Option<Arc<ProcessInfo>> {
-        let entry = &mut self.slots.get_mut(&pid.0).filter(|slot| !slot.newest.exited)?.newest;
-        if !entry.used {
-            entry.first_use(self.inspector.as_ref());
-        }
-        Some(Arc::clone(&entry.info))
     }
 
     /// Takes the names of users from elsewhere than `/etc/passwd`.
@@ -294,17 +284,15 @@ impl ProcessTable {
     /// there is no room for it.
     fn creator(&mut self, pid: Pid, start: BootNs) -> Option<&mut Entry> {
         if pid.0 != 0 && find(&mut self.slots, pid, start).is_none() {
-            let mut seen = self.read_proc(pid, start)?;
-            let cgroup = seen.cgroup.take();
-            let mut info = ProcessInfo { start, start_is_coarse: false, ..scanned(seen) };
-            self.about.describe_seen(&mut info, cgroup);
+            let seen = self.read_proc(pid, start)?;
+            let mut info = ProcessInfo { start, start_is_coarse: false, ..self.about.scanned(seen) };
             info.ancestors = self.ancestors(info.ppid, start);
             self.insert(info, false);
         }
         find(&mut self.slots, pid, start)
     }
 
-    fn read_proc(&mut self, pid: Pid, start: BootNs) -> Option<ProcImage> {
+    pub(super) fn read_proc(&mut self, pid: Pid, start: BootNs) -> Option<ProcImage> {
         self.stats.proc_reads += 1;
         self.about.proc.read(pid).filter(|seen| seen.start.0 / TICK_NS == start.0 / TICK_NS)
     }

@@ -405,7 +405,7 @@ fn the_first_use_of_the_network_asks_for_everything() {
     let me = Pid(std::process::id());
     let start = table.slots[&me.0].newest.info.start;
     assert_eq!(table.stats().inspect.asked, 0, "nobody has used it");
-    let before = table.owner(me).expect("self");
+    let before = table.seen(me, start).expect("self");
     for _ in 0..3 {
         table.resolve(&task(me.0, start.0 + 5, "test"), BootNs(T0));
     }

@@ -108,8 +108,7 @@ fn user_name(uid: u32) -> Value {
 /// Once as a program that the agent sees start, once as one that was there before.
 pub(crate) fn of_a_live_process() -> Result<()> {
     let folder = Folder::new()?;
-    let hash: String =
-        Sha256::digest(fs::read(folder.program())?).iter().map(|byte| format!("{byte:02x}")).collect();
+    let hash = format!("{:x}", Sha256::digest(fs::read(folder.program())?));
     let mut early = Opener::start(&folder.program(), &folder.0)?;
     early.open()?;
     let agent = Agent::start(&[])?;

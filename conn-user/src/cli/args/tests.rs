@@ -5,6 +5,8 @@ use clap::CommandFactory;
 use super::*;
 use crate::event::samples;
 use crate::kernel::plan::Backend;
+use crate::listing::Selection;
+use crate::listing::sort::{Sort, SortKey};
 
 fn read(line: &[&str]) -> Result<TailArgs, clap::Error> {
     let words = ["conn", "tail"].iter().chain(line);
@@ -90,7 +92,7 @@ fn a_filter_that_asks_for_exec_shows_it() {
     let options = resolve(&["kind:exec"]).expect("a filter");
     let shown: Vec<_> = samples::all().into_iter().filter(|event| options.shows(event)).collect();
     let kinds: Vec<_> = shown.iter().map(|event| event.body.kind()).collect();
-    assert_eq!(kinds, [EventKind::Exec, EventKind::Exec, EventKind::Exec, EventKind::Gap]);
+    assert_eq!(kinds, [EventKind::Exec, EventKind::Exec, EventKind::Exec, EventKind::Gap, EventKind::Gap]);
 }
 
 #[test]
@@ -178,9 +180,36 @@ fn the_other_commands() {
         other => panic!("{other:?}"),
     };
     assert!(!json(&["conn", "doctor"]) && json(&["conn", "doctor", "--json"]));
-    assert!(matches!(Cli::try_parse_from(["conn", "schema"]).expect("a command").command, Command::Schema));
+    let schema = |words: &[&str]| match Cli::try_parse_from(words).expect("a command").command {
+        Command::Schema(schema) => schema.of,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(schema(&["conn", "schema"]), SchemaOf::Events);
+    assert_eq!(schema(&["conn", "schema", "list"]), SchemaOf::List);
     assert_eq!(
         Cli::try_parse_from(["conn"]).expect_err("no command").exit_code(),
         i32::from(Exit::Usage as u8)
     );
+}
+
+fn list(line: &str) -> Result<ListOptions, FilterError> {
+    let words = ["conn", "list"].into_iter().chain(line.split_whitespace()).map(OsString::from);
+    match Cli::read(words).unwrap_or_else(|error| panic!("{error}")).command {
+        Command::List(list) => list.resolve(Environment::default()),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn lists() {
+    let selection = |line| list(line).expect("a list").asked.selection;
+    assert_eq!(selection(""), Selection::Connected);
+    assert_eq!(selection("-l"), Selection::Listening);
+    assert_eq!(selection("-a"), Selection::All);
+    assert_eq!(selection("-la"), Selection::All, "as ss does");
+    let options = list("-l --sort -age -proc:sshd --json dport:22").expect("a list");
+    assert_eq!(options.asked.filter, "dport:22 -proc:sshd");
+    assert_eq!(options.sort, Some(Sort { key: SortKey::Age, reverse: true }));
+    assert!(options.json && !options.color);
+    assert!(list("kind:listen").is_err(), "a list has no events");
 }

@@ -18,7 +18,7 @@ const LONGEST: usize = 8 << 10;
 ///
 /// The cache is keyed by the identity of the `Arc`, which it holds: as long as an entry lives, its address names
 /// nothing else. What an `Arc` holds does not change, but for its identity, whose version is kept.
-pub(super) struct ProcessWriter {
+pub(crate) struct ProcessWriter {
     /// The first eight digits of the boot id.
     boot8: Box<str>,
     sets: Box<[[Option<Entry>; 2]]>,
@@ -31,12 +31,12 @@ struct Entry {
 }
 
 impl ProcessWriter {
-    pub(super) fn new(boot8: &str) -> Self {
+    pub(crate) fn new(boot8: &str) -> Self {
         Self { boot8: boot8.into(), sets: std::iter::repeat_with(|| [None, None]).take(SETS).collect() }
     }
 
     /// Appends the object.
-    pub(super) fn write(&mut self, process: &Arc<ProcessInfo>, out: &mut Vec<u8>) {
+    pub(crate) fn write(&mut self, process: &Arc<ProcessInfo>, out: &mut Vec<u8>) {
         let address = Arc::as_ptr(process).addr();
         // Allocations are multiples of 16 bytes; the multiplication spreads what is left.
         let hash = (address >> 4).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
@@ -206,14 +206,15 @@ fn write_flag(key: &[u8], value: bool, out: &mut Vec<u8>) {
     out.extend_from_slice(if value { b"true" } else { b"false" });
 }
 
-fn write_key(key: &[u8], out: &mut Vec<u8>) {
+/// Appends `,"key":`.
+pub(crate) fn write_key(key: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(b",\"");
     out.extend_from_slice(key);
     out.extend_from_slice(b"\":");
 }
 
 /// Appends a number or `null`.
-pub(super) fn write_option(value: Option<impl itoa::Integer>, out: &mut Vec<u8>) {
+pub(crate) fn write_option(value: Option<impl itoa::Integer>, out: &mut Vec<u8>) {
     match value {
         Some(value) => write_int(value, out),
         None => out.extend_from_slice(b"null"),

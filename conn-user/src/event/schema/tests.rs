@@ -1,143 +1,25 @@
 //! What the encoder writes against what the schema says, and the page of the documentation made from the schema.
 
 use std::collections::BTreeSet;
-use std::fmt::{self, Write};
+use std::fmt::Write;
 
 use proptest::prelude::*;
-use regex::Regex;
-use serde::Deserialize;
-use serde::de::{MapAccess, Visitor};
 use serde_json::Value;
 
+use super::page::{Parts, table};
+use super::validator::Validator;
 use super::*;
 use crate::event::json::JsonEncoder;
 use crate::event::model::{Event, EventKind, SCHEMA_VERSION};
 use crate::event::names;
 use crate::event::samples;
+use crate::flow::born::BornBy;
 use crate::flow::model::{Direction, EndedHow, Source, Transport, UnknownReason};
 use crate::process::info::ProcessSource;
 use crate::process::placement::Runtime;
 
 fn schema() -> Value {
     serde_json::from_str(SCHEMA).expect("the schema is JSON")
-}
-
-/// The keywords that our schema uses, strictly: a keyword or a key of an event that is not known is an error.
-struct Validator {
-    root: Value,
-}
-
-impl Validator {
-    fn resolve<'a>(&'a self, node: &'a Value) -> &'a Value {
-        let Some(reference) = node.get("$ref").and_then(Value::as_str) else { return node };
-        self.root.pointer(reference.trim_start_matches('#')).expect("a reference that exists")
-    }
-
-    /// The keys that a node and what it includes describe.
-    fn known<'a>(&'a self, node: &'a Value, keys: &mut BTreeSet<&'a str>) {
-        let node = self.resolve(node);
-        keys.extend(node["properties"].as_object().into_iter().flatten().map(|(key, _)| key.as_str()));
-        node["allOf"].as_array().into_iter().flatten().for_each(|part| self.known(part, keys));
-    }
-
-    /// `whole`: the node describes the whole object, so every key must be known.
-    fn check(&self, value: &Value, node: &Value, whole: bool) -> Result<(), String> {
-        let fail = |what: &str| Err(format!("{what}: {value} against {node}"));
-        for (keyword, rule) in node.as_object().expect("a schema is an object") {
-            let good = match keyword.as_str() {
-                "description" | "then" | "title" | "$schema" | "$id" | "$defs" => true,
-                "$ref" => return self.check(value, self.resolve(node), whole),
-                "type" => match rule {
-                    Value::Array(types) => types.iter().any(|name| has_type(value, name)),
-                    name => has_type(value, name),
-                },
-                "const" => value == rule,
-                "enum" => rule.as_array().expect("a list").contains(value),
-                "minimum" => value.as_u64().is_none_or(|number| number >= rule.as_u64().expect("a number")),
-                "maximum" => value.as_u64().is_none_or(|number| number <= rule.as_u64().expect("a number")),
-                "pattern" => {
-                    let regex = Regex::new(rule.as_str().expect("a pattern")).expect("a regular expression");
-                    value.as_str().is_none_or(|text| regex.is_match(text))
-                }
-                "items" => {
-                    value
-                        .as_array()
-                        .into_iter()
-                        .flatten()
-                        .try_for_each(|item| self.check(item, rule, true))?;
-                    true
-                }
-                "required" => rule
-                    .as_array()
-                    .expect("a list")
-                    .iter()
-                    .all(|key| value.get(key.as_str().expect("a key")).is_some()),
-                "properties" => {
-                    for (key, rule) in rule.as_object().expect("an object") {
-                        value.get(key).map_or(Ok(()), |value| self.check(value, rule, true))?;
-                    }
-                    true
-                }
-                "allOf" => {
-                    rule.as_array()
-                        .expect("a list")
-                        .iter()
-                        .try_for_each(|part| self.check(value, part, false))?;
-                    true
-                }
-                "anyOf" => {
-                    rule.as_array().expect("a list").iter().any(|part| self.check(value, part, whole).is_ok())
-                }
-                "oneOf" => {
-                    let (mut good, mut errors) = (0, String::new());
-                    for part in rule.as_array().expect("a list") {
-                        let whole = part.get("$ref").is_some();
-                        match self.check(value, part, whole) {
-                            Ok(()) => good += 1,
-                            Err(error) => _ = writeln!(errors, "{error}"),
-                        }
-                    }
-                    if good != 1 {
-                        return Err(format!("{good} alternatives fit: {errors}"));
-                    }
-                    true
-                }
-                "if" => {
-                    self.check(value, rule, false).is_err() || self.check(value, &node["then"], false).is_ok()
-                }
-                other => panic!("the validator does not know {other}"),
-            };
-            if !good {
-                return fail(keyword);
-            }
-        }
-        if whole && value.is_object() && node.get("properties").is_some() {
-            let mut known = BTreeSet::new();
-            self.known(node, &mut known);
-            if let Some(key) = value
-                .as_object()
-                .into_iter()
-                .flatten()
-                .map(|(key, _)| key)
-                .find(|key| !known.contains(key.as_str()))
-            {
-                return fail(&format!("`{key}` is not documented"));
-            }
-        }
-        Ok(())
-    }
-}
-
-fn has_type(value: &Value, name: &Value) -> bool {
-    match name.as_str().expect("a type") {
-        "object" => value.is_object(),
-        "array" => value.is_array(),
-        "string" => value.is_string(),
-        "boolean" => value.is_boolean(),
-        "integer" => value.is_u64() || value.is_i64(),
-        "null" => value.is_null(),
-        other => panic!("the validator does not know the type {other}"),
-    }
 }
 
 fn check(event: &Event) -> Result<(), String> {
@@ -203,6 +85,8 @@ fn lists_of_names_are_those_of_the_code() {
     assert_eq!(listed("/$defs/close/properties/end/enum"), names::all::<EndedHow>());
     assert_eq!(listed("/$defs/actor/properties/reason/enum"), names::all::<UnknownReason>());
     assert_eq!(listed("/$defs/actor/properties/method/enum"), names::METHODS);
+    assert_eq!(listed("/$defs/age/properties/at_least_by/enum"), names::all::<BornBy>());
+    assert_eq!(listed("/$defs/age/properties/at_most_by/enum"), names::all::<BornBy>());
     assert_eq!(schema["$defs"]["head"]["properties"]["schema"]["const"], SCHEMA_VERSION);
     let kinds = schema["oneOf"].as_array().expect("a list").len();
     assert_eq!(kinds, EventKind::ALL.len());
@@ -213,84 +97,6 @@ proptest! {
     #[test]
     fn every_event_keeps_to_the_schema(event in samples::any_event()) {
         prop_assert_eq!(check(&event), Ok(()));
-    }
-}
-
-/// A JSON object in its own order.
-struct Ordered(Vec<(String, Value)>);
-
-impl<'de> Deserialize<'de> for Ordered {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Entries;
-        impl<'de> Visitor<'de> for Entries {
-            type Value = Ordered;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Ordered, A::Error> {
-                let mut entries = Vec::new();
-                while let Some(entry) = map.next_entry()? {
-                    entries.push(entry);
-                }
-                Ok(Ordered(entries))
-            }
-        }
-        deserializer.deserialize_map(Entries)
-    }
-}
-
-#[derive(Deserialize)]
-struct Part {
-    description: String,
-    properties: Ordered,
-    required: Vec<String>,
-}
-
-#[derive(Deserialize)]
-struct Parts {
-    #[serde(rename = "$defs")]
-    parts: std::collections::BTreeMap<String, Part>,
-}
-
-fn kind_of_value(node: &Value) -> String {
-    if let Some(reference) = node.get("$ref").and_then(Value::as_str) {
-        return reference.trim_start_matches("#/$defs/").to_owned();
-    }
-    if let Some(any) = node.get("anyOf").and_then(Value::as_array) {
-        return any.iter().map(kind_of_value).collect::<Vec<_>>().join(" or ");
-    }
-    if let Some(constant) = node.get("const") {
-        return format!("`{constant}`");
-    }
-    if let Some(names) = node.get("enum").and_then(Value::as_array) {
-        return names
-            .iter()
-            .map(|name| name.as_str().map_or("null".to_owned(), |name| format!("`{name}`")))
-            .collect::<Vec<_>>()
-            .join(", ");
-    }
-    match &node["type"] {
-        Value::Array(names) => names.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" or "),
-        name if name == "array" => match node["items"].get("$ref") {
-            Some(_) => format!("list of {}", kind_of_value(&node["items"])),
-            None => "list of strings".to_owned(),
-        },
-        name => name.as_str().unwrap_or_default().to_owned(),
-    }
-}
-
-fn table(name: &str, part: &Part, page: &mut String) {
-    let _ = writeln!(page, "\n### {name}\n\n{}\n", part.description);
-    let rows = part.properties.0.iter().filter(|(key, node)| key != "kind" || node.get("enum").is_some());
-    for (at, (key, node)) in rows.enumerate() {
-        if at == 0 {
-            let _ = writeln!(page, "| key | value | meaning |\n|---|---|---|");
-        }
-        let optional = if part.required.contains(key) { "" } else { " (optional)" };
-        let meaning = node["description"].as_str().expect("every key is described");
-        let _ = writeln!(page, "| `{key}`{optional} | {} | {meaning} |", kind_of_value(node));
     }
 }
 
@@ -311,7 +117,7 @@ fn the_page_of_the_documentation_is_made_from_the_schema() {
          followed by `<field>_escaped: true`.\n\n## What several kinds share\n",
     );
     for name in
-        ["head", "socket", "connection", "actor", "listener_owner", "process", "container", "ancestor"]
+        ["head", "socket", "connection", "age", "actor", "listener_owner", "process", "container", "ancestor"]
     {
         table(name, &parts.parts[name], &mut page);
     }

@@ -1,3 +1,11 @@
 //! Everything that listens or is connected at an instant, in every network namespace.
 
+mod age;
+mod ask;
+mod direction;
 pub mod model;
+mod take;
+#[cfg(test)]
+pub(super) mod testing;
+
+pub use take::{SnapshotError, SnapshotOptions, take};

@@ -103,7 +103,10 @@ pub enum Note {
         why: String,
     },
     /// Descriptors of some processes could not be read.
-    #[error("the descriptors of {count} processes cannot be read; sockets that only they hold have no owner")]
+    #[error(
+        "the descriptors of {count} processes cannot be read; sockets that only they hold have no owner, and \
+        network namespaces in which only they are are not found"
+    )]
     HiddenProcesses {
         /// How many.
         count: usize,

@@ -37,7 +37,7 @@ pub(crate) const OPENER: &str = "opener";
 /// Connects and closes for each byte.
 pub(crate) fn opener(args: &[String]) -> Result<()> {
     let port: u16 = args.first().context("no port")?.parse().context("port")?;
-    for byte in std::io::stdin().bytes() {
+    for byte in std::io::stdin().lock().bytes() {
         byte.context("wait")?;
         let fd = sys::socket(false, false, 0)?;
         sys::connect(&fd, SocketAddr::new(V4, port)).context("connect")?;

@@ -1,0 +1,122 @@
+//! Arguments of the commands about lists of sockets.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+use super::{ColorChoice, EXIT_CODES, Environment};
+use crate::filter::{Filter, FilterError};
+use crate::listing::Selection;
+use crate::listing::json::Asked;
+use crate::listing::sort::Sort;
+
+/// Arguments of `conn list`.
+#[derive(Clone, Debug, Args)]
+#[command(after_long_help = EXIT_CODES)]
+pub struct ListArgs {
+    /// Show listeners only
+    #[arg(short, long)]
+    pub listening: bool,
+
+    /// Show everything: connections, listeners, and what only lingers (TIME_WAIT)
+    #[arg(short, long)]
+    pub all: bool,
+
+    /// Write one JSON object a line (`conn schema list` describes it)
+    #[arg(long)]
+    pub json: bool,
+
+    /// Sort by age, bytes, pid, proc, local or remote; -KEY turns the order round
+    ///
+    /// Without it: by address, listeners first.
+    #[arg(long, value_name = "KEY", allow_hyphen_values = true)]
+    pub sort: Option<Sort>,
+
+    /// When to use colour; auto: on a terminal, unless NO_COLOR is set or CLICOLOR_FORCE forces it
+    #[arg(long, value_enum, default_value_t, value_name = "WHEN")]
+    pub color: ColorChoice,
+
+    /// Show only what matches: words such as dport:443 proc:nginx -dst:10.0.0.0/8 (see docs/filter.md)
+    ///
+    /// All words must hold, a comma is OR, a leading - negates.
+    #[arg(value_name = "FILTER")]
+    pub filter: Vec<String>,
+}
+
+/// What `conn list` does.
+#[derive(Clone, Debug)]
+pub struct ListOptions {
+    /// What was asked for, as a saved list tells it.
+    pub asked: Asked,
+    /// What to show.
+    pub filter: Filter,
+    /// In which order.
+    pub sort: Option<Sort>,
+    /// As JSON.
+    pub json: bool,
+    /// With colour.
+    pub color: bool,
+}
+
+impl ListArgs {
+    /// What these arguments mean here.
+    ///
+    /// # Errors
+    /// A filter that does not exist, or is about events: [`super::Exit::Usage`].
+    pub fn resolve(&self, environment: Environment) -> Result<ListOptions, FilterError> {
+        let selection = match (self.all, self.listening) {
+            (true, _) => Selection::All,
+            (false, true) => Selection::Listening,
+            (false, false) => Selection::Connected,
+        };
+        let filter = Filter::for_sockets(&self.filter.join(" "))?;
+        Ok(ListOptions {
+            asked: Asked { selection, filter: filter.to_string() },
+            filter,
+            sort: self.sort,
+            json: self.json,
+            color: environment.color(self.color),
+        })
+    }
+}
+
+/// Arguments of `conn diff`.
+#[derive(Clone, Debug, Args)]
+#[command(after_long_help = EXIT_CODES)]
+pub struct DiffArgs {
+    /// The older list, saved with `conn list --json`; - is standard input
+    pub old: PathBuf,
+
+    /// The newer list
+    pub new: PathBuf,
+
+    /// Write one JSON object a line (see docs/list.md)
+    #[arg(long)]
+    pub json: bool,
+
+    /// End with 5 if the lists differ
+    #[arg(long)]
+    pub exit_code: bool,
+
+    /// When to use colour; auto: on a terminal, unless NO_COLOR is set or CLICOLOR_FORCE forces it
+    #[arg(long, value_enum, default_value_t, value_name = "WHEN")]
+    pub color: ColorChoice,
+}
+
+/// Arguments of `conn schema`.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct SchemaArgs {
+    /// Of what
+    #[arg(value_enum, default_value_t)]
+    pub of: SchemaOf,
+}
+
+/// What has a schema.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, ValueEnum)]
+pub enum SchemaOf {
+    /// `conn tail --json`.
+    #[default]
+    Events,
+    /// `conn list --json`.
+    List,
+}

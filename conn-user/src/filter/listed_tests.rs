@@ -1,0 +1,43 @@
+//! Filters against listed sockets.
+
+use super::*;
+use crate::listing::samples;
+
+/// Places in the sample list of what matches.
+fn matching(text: &str) -> Vec<usize> {
+    let filter = Filter::for_sockets(text).unwrap_or_else(|error| panic!("{error}"));
+    let sockets = samples::listing().sockets;
+    (0..sockets.len()).filter(|at| filter.matches_socket(&sockets[*at])).collect()
+}
+
+#[test]
+fn examples() {
+    assert_eq!(matching("").len(), samples::listing().sockets.len());
+    assert_eq!(matching("state:listen"), [1, 2, 8]);
+    assert_eq!(matching("state:listen dport:8080 family:ipv6"), [2]);
+    assert_eq!(matching("dir:out dport:443"), [7]);
+    assert_eq!(matching("dir:in sport:40005"), [5]);
+    assert_eq!(matching("netns:4026532001"), [6]);
+    assert_eq!(matching("method:unknown state:established"), [3, 6]);
+    assert_eq!(matching("unit:ssh.socket user:root"), [8]);
+    assert_eq!(matching("runtime:containerd"), [1, 2]);
+    assert_eq!(matching("source:live"), Vec::<usize>::new());
+}
+
+#[test]
+fn one_holder_must_have_all_and_none_what_is_excluded() {
+    assert_eq!(matching("proc:curl"), [0, 2]);
+    assert_eq!(matching("proc:nginx uid:33"), [1, 2]);
+    assert_eq!(matching("proc:curl uid:33"), Vec::<usize>::new(), "curl is another user");
+    assert_eq!(matching("-proc:nginx state:listen"), [8]);
+    assert_eq!(matching("-proc:curl state:listen"), [1, 8]);
+    assert_eq!(matching("-uid:0-65535"), [3, 4, 5, 6], "nobody holds them");
+}
+
+#[test]
+fn words_about_events_are_refused() {
+    for text in ["port:80 kind:listen", "-errno:0", "end:timeout"] {
+        let error = Filter::for_sockets(text).expect_err("no list has it");
+        assert!(error.to_string().contains("is about events"), "{error}");
+    }
+}

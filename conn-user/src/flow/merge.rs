@@ -1,0 +1,203 @@
+//! Snapshots meet the stream: what was there before the attach, and what a loss of records left wrong.
+//!
+//! At the start the snapshot is merged before any record is handled. A record from before its end may tell the beginning
+//! of what the snapshot has: then the record wins, see [`FlowTable::is_foretold`]. After a loss it is the other way round:
+//! first the records from before the snapshot's end are handled, then the snapshot is right about everything.
+
+mod repair;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use super::ends::Ends;
+use super::listeners::Listener;
+use super::model::{Actor, Direction, Method, Source, UnknownReason};
+use super::snapshot::model::{Holder, NoHolder, SnapSocket, Snapshot, TcpState};
+use super::store::{Conn, Found};
+use super::table::FlowTable;
+use crate::process::ProcessTable;
+use crate::units::BootNs;
+
+/// What a merge did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Merged {
+    /// Connections and listeners that were new.
+    pub added: usize,
+    /// Connections and listeners whose end had been missed.
+    pub ended: usize,
+    /// Connections of which an establishment or an accept had been missed.
+    pub advanced: usize,
+    /// Sockets for which there was no room.
+    pub not_kept: usize,
+}
+
+/// Beyond any cookie (they are counted from 1) and below any kernel address.
+const SYNTHETIC: u64 = 1 << 62;
+
+impl FlowTable {
+    /// Takes in what was there when the agent started. Nothing is told: none of it happens now. To be called after the
+    /// attach and before the first record. `by_cookie`: records carry cookies on this kernel.
+    pub fn merge_start(&mut self, snapshot: &Snapshot, by_cookie: bool, procs: &mut ProcessTable) -> Merged {
+        self.by_cookie = by_cookie;
+        self.snapshot_until = snapshot.ended;
+        let mut merged = Merged::default();
+        for socket in &snapshot.sockets {
+            if socket.state == TcpState::Listen {
+                self.add_listener(socket, Source::Snapshot, procs, &mut merged);
+            }
+        }
+        for socket in snapshot.sockets.iter().filter(|socket| is_followed(socket)) {
+            self.add_connection(socket, Source::Snapshot, procs, &mut merged);
+        }
+        merged
+    }
+
+    /// Whether a record of this time may tell of the beginning of this connection, which the start-up snapshot has.
+    pub(super) fn is_foretold(&self, place: u32, boot: BootNs) -> bool {
+        boot <= self.snapshot_until
+            && self.store.get(place).is_some_and(|conn| conn.source == Source::Snapshot && conn.under_way)
+    }
+
+    /// Forgets what the snapshot said of a connection whose beginning is told now.
+    pub(super) fn forget_foretold(&mut self, place: u32, boot: BootNs) -> bool {
+        let of_snapshot = self.store.get(place).is_some_and(|conn| conn.source == Source::Snapshot);
+        let foretold = of_snapshot && boot <= self.snapshot_until;
+        if foretold {
+            self.store.forget(place);
+        }
+        foretold
+    }
+
+    fn key(&mut self, socket: &SnapSocket) -> u64 {
+        socket.cookie.unwrap_or_else(|| {
+            self.synthetic_keys += 1;
+            SYNTHETIC + self.synthetic_keys
+        })
+    }
+
+    /// The place of the new connection; `None`: there is no room, or it is known.
+    fn add_connection(
+        &mut self,
+        socket: &SnapSocket,
+        source: Source,
+        procs: &mut ProcessTable,
+        merged: &mut Merged,
+    ) -> Option<u32> {
+        let key = self.key(socket);
+        if self.store.find_key(key) != Found::Unknown {
+            return None;
+        }
+        if self.store.is_full() {
+            merged.not_kept += 1;
+            return None;
+        }
+        let owner = owner(socket, procs);
+        let ends = ends_of(socket);
+        let direction = socket.direction.unwrap_or(Direction::Unknown);
+        let listener = match direction {
+            Direction::In => self.listener_of(socket.netns.0, socket.local, owner.process.as_deref()),
+            Direction::Out | Direction::Unknown => None,
+        };
+        let conn = Conn {
+            id: self.next_id(),
+            key,
+            begun: BootNs(0),
+            established: BootNs(0),
+            accepted: BootNs(0),
+            owner,
+            listener,
+            ends,
+            netns: socket.netns.0,
+            direction,
+            transport: socket.transport,
+            source,
+            born: socket.born.filter(|_| socket.state != TcpState::SynSent).map(Arc::new),
+            kernel: false,
+            under_way: is_under_way(socket),
+            held: false,
+            dead: None,
+        };
+        merged.added += 1;
+        let place = self.store.insert(conn);
+        if !self.by_cookie || socket.cookie.is_none() {
+            self.store.rename(socket.netns.0, ends, key);
+        }
+        Some(place)
+    }
+
+    fn add_listener(
+        &mut self,
+        socket: &SnapSocket,
+        source: Source,
+        procs: &mut ProcessTable,
+        merged: &mut Merged,
+    ) -> Option<u64> {
+        let key = self.key(socket);
+        if self.listeners.get(key).is_some() || self.store.find_key(key) != Found::Unknown {
+            return None;
+        }
+        if self.listeners.len() >= self.limits.listeners {
+            merged.not_kept += 1;
+            return None;
+        }
+        let listener = Listener {
+            id: self.next_id(),
+            key,
+            netns: socket.netns.0,
+            addr: socket.local.ip(),
+            port: socket.local.port(),
+            transport: socket.transport,
+            since: BootNs(0),
+            source,
+            born: socket.born.map(Arc::new),
+            kernel: false,
+            owner: Arc::new(owner(socket, procs)),
+            told: true,
+        };
+        merged.added += 1;
+        self.listeners.insert(listener);
+        Some(key)
+    }
+}
+
+/// What the table follows: an orphan's close and what TIME_WAIT is left of were before; a request has no full socket yet,
+/// its handshake is told when it completes.
+fn is_followed(socket: &SnapSocket) -> bool {
+    !matches!(socket.state, TcpState::Listen | TcpState::TimeWait | TcpState::SynRecv | TcpState::Close)
+        && socket.no_holder != Some(NoHolder::Orphan)
+}
+
+fn is_under_way(socket: &SnapSocket) -> bool {
+    socket.state != TcpState::SynSent && socket.no_holder != Some(NoHolder::NotAccepted)
+}
+
+fn ends_of(socket: &SnapSocket) -> Ends {
+    Ends {
+        laddr: socket.local.ip(),
+        raddr: socket.remote.ip(),
+        lport: socket.local.port(),
+        rport: socket.remote.port(),
+        mapped: socket.mapped,
+    }
+}
+
+/// Who holds the socket. Of several processes the one that started first: it opened the socket, or was there when its
+/// parent did, and the others have it from it.
+fn owner(socket: &SnapSocket, procs: &mut ProcessTable) -> Actor {
+    let unknown = |reason| Actor { process: None, tid: None, method: Method::Unknown(reason) };
+    let first = socket.holders.iter().min_by_key(|Holder { pid, start, .. }| (*start, *pid));
+    let Some(first) = first else {
+        return unknown(match socket.no_holder {
+            Some(NoHolder::NotAccepted) => UnknownReason::NotAccepted,
+            Some(NoHolder::Orphan) => UnknownReason::Orphan,
+            Some(NoHolder::TimeWait) => UnknownReason::TimeWait,
+            Some(NoHolder::NotFound) | None => UnknownReason::NoHolder,
+        });
+    };
+    match procs.seen(first.pid, first.start) {
+        Some(process) => Actor { process: Some(process), tid: None, method: Method::FdTable },
+        // It exited since.
+        None => unknown(UnknownReason::NoHolder),
+    }
+}

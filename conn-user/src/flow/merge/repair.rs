@@ -1,0 +1,195 @@
+//! After a loss: what a new snapshot has and the table has not was opened meanwhile, and the other way round.
+
+use std::collections::HashSet;
+
+use super::{Merged, ends_of, is_followed, is_under_way, owner};
+use crate::flow::ends::Ends;
+use crate::flow::life::End;
+use crate::flow::model::{Actor, Change, Direction, EndedHow, FlowEvent, Method, Source, UnknownReason};
+use crate::flow::snapshot::model::{Note, SnapSocket, Snapshot, TcpState};
+use crate::flow::store::{Conn, Found};
+use crate::flow::table::FlowTable;
+use crate::process::ProcessTable;
+use crate::units::BootNs;
+
+const LOST: Actor = Actor { process: None, tid: None, method: Method::Unknown(UnknownReason::Lost) };
+
+/// What the snapshot has, by what the table may know it by.
+#[derive(Debug, Default)]
+struct Present {
+    keys: HashSet<u64>,
+    /// Only where records or the snapshot come without cookies.
+    ends: HashSet<(u32, Ends)>,
+    by_ends: bool,
+    /// Network namespaces that were not seen, or only by /proc/net/tcp.
+    unseen: HashSet<u32>,
+}
+
+impl Present {
+    fn of(snapshot: &Snapshot, by_cookie: bool) -> Self {
+        let mut present = Self { by_ends: !by_cookie, ..Self::default() };
+        for note in &snapshot.notes {
+            if let Note::NetNs { netns, .. } | Note::ProcNet { netns, .. } = note {
+                present.unseen.insert(netns.0);
+            }
+        }
+        for socket in snapshot.sockets.iter().filter(|socket| is_followed(socket) || is_listener(socket)) {
+            present.keys.extend(socket.cookie);
+            if present.by_ends {
+                present.ends.insert((socket.netns.0, ends_of(socket)));
+            }
+        }
+        present
+    }
+
+    fn has(&self, key: u64, netns: u32, ends: &Ends) -> bool {
+        self.unseen.contains(&netns)
+            || self.keys.contains(&key)
+            || (self.by_ends && self.ends.contains(&(netns, *ends)))
+    }
+}
+
+fn is_listener(socket: &SnapSocket) -> bool {
+    socket.state == TcpState::Listen
+}
+
+impl FlowTable {
+    /// Repairs the table after records were lost, and tells what was missed, marked [`Source::Resync`]. To be called when
+    /// the records from before the end of the snapshot are handled.
+    pub fn merge_repair(
+        &mut self,
+        snapshot: &Snapshot,
+        procs: &mut ProcessTable,
+        out: &mut Vec<FlowEvent>,
+    ) -> Merged {
+        let mut merged = Merged::default();
+        let by_cookie = self.by_cookie;
+        let present = Present::of(snapshot, by_cookie);
+        self.end_absent(&present, snapshot, &mut merged, out);
+        let known_ends: HashSet<(u32, Ends)> = if by_cookie {
+            HashSet::new()
+        } else {
+            self.store.iter().map(|(_, conn)| (conn.netns, conn.ends)).collect()
+        };
+        for socket in snapshot.sockets.iter().filter(|socket| is_listener(socket)) {
+            let known = !by_cookie && self.listeners.is_at(socket.netns.0, socket.local);
+            if !known
+                && let Some(key) = self.add_listener(socket, Source::Resync, procs, &mut merged)
+                && let Some(listener) = self.listeners.get(key)
+            {
+                out.push(FlowEvent { boot: snapshot.ended, change: Change::Listen(listener.event()) });
+            }
+        }
+        for socket in snapshot.sockets.iter().filter(|socket| is_followed(socket)) {
+            if known_ends.contains(&(socket.netns.0, ends_of(socket))) {
+                continue;
+            }
+            match socket.cookie.map_or(Found::Unknown, |cookie| self.store.find_key(cookie)) {
+                Found::Live(place) => {
+                    self.advance_missed(place, socket, snapshot.ended, procs, &mut merged, out);
+                }
+                Found::Ended { .. } => {}
+                Found::Unknown => {
+                    if let Some(place) = self.add_connection(socket, Source::Resync, procs, &mut merged)
+                        && let Some(conn) = self.store.get(place)
+                    {
+                        out.extend(beginning(conn, snapshot.ended));
+                    }
+                }
+            }
+        }
+        merged
+    }
+
+    /// What lived before the snapshot began and is not in it has ended.
+    fn end_absent(
+        &mut self,
+        present: &Present,
+        snapshot: &Snapshot,
+        merged: &mut Merged,
+        out: &mut Vec<FlowEvent>,
+    ) {
+        let is_older = |conn: &Conn| {
+            conn.begun.max(conn.established).max(conn.accepted) < snapshot.began && conn.dead.is_none()
+        };
+        let gone: Vec<u32> = self
+            .store
+            .iter()
+            .filter(|(_, conn)| is_older(conn) && !present.has(conn.key, conn.netns, &conn.ends))
+            .map(|(place, _)| place)
+            .collect();
+        for place in gone {
+            let silent = self.store.get(place).is_some_and(Conn::waits);
+            merged.ended += 1;
+            if silent {
+                // Neither its accept nor its beginning was told.
+                self.store.forget(place);
+            } else {
+                let how = EndedHow::Unseen;
+                self.finish(
+                    place,
+                    End { at: snapshot.ended, how, errno: 0, closer: LOST, traffic: None },
+                    out,
+                );
+            }
+        }
+        let gone: Vec<(u64, std::net::SocketAddr)> = self
+            .listeners
+            .iter()
+            .filter(|listener| listener.since < snapshot.began && !present.unseen.contains(&listener.netns))
+            .filter(|listener| !present.keys.contains(&listener.key))
+            .map(|listener| (listener.key, (listener.addr, listener.port).into()))
+            .collect();
+        for (key, local) in gone {
+            let still = present.by_ends
+                && self.listeners.get(key).is_some_and(|listener| {
+                    snapshot.sockets.iter().any(|socket| {
+                        is_listener(socket) && socket.netns.0 == listener.netns && socket.local == local
+                    })
+                });
+            if !still {
+                merged.ended += 1;
+                self.unlisten(key, local, LOST, snapshot.ended, out);
+            }
+        }
+    }
+
+    /// The snapshot knows a connection further than the table does.
+    fn advance_missed(
+        &mut self,
+        place: u32,
+        socket: &SnapSocket,
+        at: BootNs,
+        procs: &mut ProcessTable,
+        merged: &mut Merged,
+        out: &mut Vec<FlowEvent>,
+    ) {
+        let Some(conn) = self.store.get(place) else { return };
+        if !is_under_way(socket) || !(conn.connecting() || conn.waits()) || conn.dead.is_some() {
+            return;
+        }
+        self.tell_connect(place, out);
+        let holder = owner(socket, procs);
+        let Some(conn) = self.store.get_mut(place) else { return };
+        conn.under_way = true;
+        conn.source = Source::Resync;
+        conn.born = socket.born.map(std::sync::Arc::new);
+        if conn.direction == Direction::In {
+            conn.owner = holder;
+        }
+        merged.advanced += 1;
+        out.extend(beginning(conn, at));
+    }
+}
+
+/// What a connection's beginning, which was missed, is told as.
+fn beginning(conn: &Conn, at: BootNs) -> Option<FlowEvent> {
+    let change = match conn.direction {
+        Direction::In if conn.under_way => Change::Accept(conn.event()),
+        // It is told when it is accepted.
+        Direction::In => return None,
+        Direction::Out | Direction::Unknown if conn.under_way => Change::Established(conn.event()),
+        Direction::Out | Direction::Unknown => Change::Connect(conn.event()),
+    };
+    Some(FlowEvent { boot: at, change })
+}

@@ -1,0 +1,328 @@
+//! Snapshots and records of the same sockets, in every order that the start and a loss can bring.
+
+use conn_common::record::{Sock, SockFlags};
+
+use super::Merged;
+use crate::flow::how::state::{CLOSE_WAIT, ESTABLISHED, SYN_RECV, SYN_SENT};
+use crate::flow::model::Direction;
+use crate::flow::scenarios::{CLIENT, SERVER, child, client, listener, open};
+use crate::flow::snapshot::model::{Holder, NoHolder, Note, SnapSocket, Snapshot, TcpState};
+use crate::flow::snapshot::testing as snap;
+use crate::flow::testing::{Backend, MS, Rig, sock};
+use crate::units::{BootNs, NetNs, Pid};
+
+fn holder(pid: u32) -> Holder {
+    Holder { pid: Pid(pid), start: BootNs(u64::from(pid) * 1000 * MS), fd: 3 }
+}
+
+fn held_by(socket: SnapSocket, pids: &[u32]) -> SnapSocket {
+    SnapSocket { holders: pids.iter().copied().map(holder).collect(), ..socket }
+}
+
+fn snap_client() -> SnapSocket {
+    let socket =
+        SnapSocket { cookie: Some(1), direction: Some(Direction::Out), ..snap::socket(CLIENT, SERVER) };
+    held_by(socket, &[10])
+}
+
+fn snap_child() -> SnapSocket {
+    let socket =
+        SnapSocket { cookie: Some(2), direction: Some(Direction::In), ..snap::socket(SERVER, CLIENT) };
+    held_by(socket, &[20])
+}
+
+fn snap_waiting() -> SnapSocket {
+    SnapSocket { holders: Vec::new(), inode: 0, no_holder: Some(NoHolder::NotAccepted), ..snap_child() }
+}
+
+fn snap_listener() -> SnapSocket {
+    held_by(SnapSocket { cookie: Some(3), ..snap::listener("0.0.0.0:80") }, &[20])
+}
+
+/// A snapshot that takes from now on for 10 ms.
+fn snapshot(rig: &Rig, sockets: &[SnapSocket]) -> Snapshot {
+    Snapshot {
+        began: BootNs(rig.now),
+        ended: BootNs(rig.now + 10 * MS),
+        sockets: sockets.to_vec(),
+        notes: Vec::new(),
+    }
+}
+
+fn start(rig: &mut Rig, sockets: &[SnapSocket]) -> Merged {
+    let snapshot = snapshot(rig, sockets);
+    rig.flows.merge_start(&snapshot, true, &mut rig.procs)
+}
+
+/// What a repair tells, with a snapshot that is taken now and whose earlier records are handled.
+fn repair(rig: &mut Rig, sockets: &[SnapSocket]) -> (Merged, Vec<String>) {
+    rig.now += MS;
+    let snapshot = snapshot(rig, sockets);
+    rig.now += 20 * MS;
+    let merged = rig.flows.merge_repair(&snapshot, &mut rig.procs, &mut rig.out);
+    (merged, rig.told())
+}
+
+/// Runs a scenario after a start with these sockets, on both backends.
+fn after(late: bool, sockets: &[SnapSocket], scenario: impl Fn(&mut Rig), expected: &[&str]) {
+    for backend in [Backend::Fentry, Backend::Tracepoint] {
+        let mut rig = Rig::new(backend);
+        let merged = start(&mut rig, sockets);
+        assert_eq!((merged.added, rig.told().len()), (sockets.len(), 0), "nothing is told at the start");
+        if late {
+            rig.now += 20 * MS;
+        }
+        scenario(&mut rig);
+        assert_eq!(rig.told(), expected, "{backend:?}");
+    }
+}
+
+#[test]
+fn what_was_there_has_its_holders() {
+    after(
+        true,
+        &[snap_listener(), snap_client(), snap_child()],
+        |rig| {
+            rig.closes(10, ESTABLISHED, client());
+            rig.closes(21, CLOSE_WAIT, child());
+            rig.unlistens(20, listener());
+        },
+        &[
+            "close 2 Out 127.0.0.1:40000>127.0.0.1:80 snapshot by 10(FdTable) LocalFin closer 10",
+            "close 3 In 127.0.0.1:80>127.0.0.1:40000 snapshot by 20(FdTable) PeerFin closer 21",
+            "unlisten 1 0.0.0.0:80 by 20(FdTable) closer 20 snapshot",
+        ],
+    );
+}
+
+#[test]
+fn of_several_holders_the_first_process_owns() {
+    let shared = held_by(snap_client(), &[12, 11, 13]);
+    after(
+        true,
+        &[shared],
+        |rig| rig.closes(13, ESTABLISHED, client()),
+        &["close 1 Out 127.0.0.1:40000>127.0.0.1:80 snapshot by 11(FdTable) LocalFin closer 13"],
+    );
+}
+
+#[test]
+fn what_waits_is_accepted_later() {
+    after(
+        true,
+        &[snap_listener(), snap_waiting()],
+        |rig| {
+            rig.accepts(20, child());
+            rig.closes(20, ESTABLISHED, child());
+        },
+        &[
+            "accept 2 In 127.0.0.1:80>127.0.0.1:40000 snapshot by 20 of 20(FdTable)",
+            "close 2 In 127.0.0.1:80>127.0.0.1:40000 snapshot by 20 LocalFin closer 20",
+        ],
+    );
+}
+
+#[test]
+fn an_attempt_goes_on() {
+    let attempt = SnapSocket { state: TcpState::SynSent, ..snap_client() };
+    after(
+        true,
+        &[attempt],
+        |rig| rig.established(SYN_SENT, client()),
+        &["established 1 Out 127.0.0.1:40000>127.0.0.1:80 snapshot by 10(FdTable)"],
+    );
+}
+
+/// The attach came first, then all this, then the snapshot, which has it all: each is told once, as it happened.
+#[test]
+fn what_began_between_the_attach_and_the_snapshot_is_live() {
+    for backend in [Backend::Fentry, Backend::Tracepoint] {
+        let mut rig = Rig::new(backend);
+        rig.now -= MS;
+        start(&mut rig, &[snap_listener(), snap_client(), snap_child()]);
+        rig.listens(20, listener());
+        rig.connects(10, client());
+        rig.established(SYN_RECV, child());
+        rig.established(SYN_SENT, client());
+        rig.accepts(20, child());
+        rig.closes(10, ESTABLISHED, client());
+        rig.closes(20, CLOSE_WAIT, child());
+        let told: Vec<_> = rig.told().iter().map(|line| line.split(' ').next().map(str::to_owned)).collect();
+        let kinds: Vec<_> = told.iter().map(|kind| kind.as_deref().unwrap_or_default()).collect();
+        assert_eq!(kinds, ["listen", "connect", "established", "accept", "close", "close"], "{backend:?}");
+        assert_eq!(rig.flows.stats().live, 0);
+    }
+}
+
+#[test]
+fn what_was_only_completed_after_the_attach() {
+    after(
+        false,
+        &[snap_listener(), snap_client(), snap_child()],
+        |rig| {
+            rig.established(SYN_SENT, client());
+            rig.accepts(20, child());
+        },
+        &[
+            "established 2 Out 127.0.0.1:40000>127.0.0.1:80 snapshot by 10(FdTable)",
+            "accept 3 In 127.0.0.1:80>127.0.0.1:40000 snapshot by 20 of 20(FdTable)",
+        ],
+    );
+}
+
+/// After the snapshot an accept of what it says is accepted is somebody else's descriptor.
+#[test]
+fn no_second_accept() {
+    after(true, &[snap_listener(), snap_child()], |rig| rig.accepts(21, child()), &[]);
+}
+
+#[test]
+fn remains_are_not_followed() {
+    let mut rig = Rig::new(Backend::Fentry);
+    let orphan = SnapSocket {
+        state: TcpState::FinWait1,
+        holders: Vec::new(),
+        no_holder: Some(NoHolder::Orphan),
+        ..snap_client()
+    };
+    let request = SnapSocket { cookie: Some(8), state: TcpState::SynRecv, ..snap_waiting() };
+    let rest = SnapSocket { cookie: Some(9), state: TcpState::TimeWait, ..snap_waiting() };
+    assert_eq!(start(&mut rig, &[orphan, request, rest]), Merged::default());
+}
+
+/// Records of kernels without the cookie helper carry addresses.
+#[test]
+fn by_ends_where_records_have_no_cookies() {
+    let mut rig = Rig::new(Backend::Fentry);
+    let snapshot = snapshot(&rig, &[snap_listener(), snap_client()]);
+    rig.flows.merge_start(&snapshot, false, &mut rig.procs);
+    rig.now += 20 * MS;
+    let address = |sock: Sock| Sock { key: sock.key + (0xffff << 48), flags: SockFlags::ADDRESS_KEY, ..sock };
+    rig.closes(10, ESTABLISHED, address(client()));
+    rig.unlistens(20, address(listener()));
+    assert_eq!(
+        rig.told(),
+        [
+            "close 2 Out 127.0.0.1:40000>127.0.0.1:80 snapshot by 10(FdTable) LocalFin closer 10",
+            "unlisten 1 0.0.0.0:80 by 20(FdTable) closer 20 snapshot",
+        ]
+    );
+}
+
+#[test]
+fn without_cookies_in_the_snapshot() {
+    let mut rig = Rig::new(Backend::Fentry);
+    let nameless = |socket: SnapSocket| SnapSocket { cookie: None, ..socket };
+    start(&mut rig, &[nameless(snap_listener()), nameless(snap_client()), nameless(snap_child())]);
+    rig.now += 20 * MS;
+    rig.closes(10, ESTABLISHED, client());
+    rig.unlistens(20, listener());
+    assert_eq!(rig.told().len(), 2);
+    assert_eq!(rig.flows.stats().live, 1, "each by its own ends");
+}
+
+#[test]
+fn nothing_to_repair() {
+    let mut rig = Rig::new(Backend::Fentry);
+    open(&mut rig);
+    let sockets = [snap_listener(), snap_client(), snap_child()];
+    assert_eq!(repair(&mut rig, &sockets), (Merged::default(), Vec::new()));
+    rig.closes(10, ESTABLISHED, client());
+    assert_eq!(rig.told().len(), 1, "it lives on");
+}
+
+#[test]
+fn what_was_opened_in_the_gap() {
+    let mut rig = Rig::new(Backend::Fentry);
+    let waiting = SnapSocket { cookie: Some(7), ..snap_waiting() };
+    let sockets = [snap_listener(), snap_client(), snap_child(), waiting];
+    let (merged, told) = repair(&mut rig, &sockets);
+    assert_eq!(merged, Merged { added: 4, ..Merged::default() });
+    assert_eq!(
+        told,
+        [
+            "listen 1 0.0.0.0:80 by 20(FdTable)",
+            "established 2 Out 127.0.0.1:40000>127.0.0.1:80 resync by 10(FdTable)",
+            "accept 3 In 127.0.0.1:80>127.0.0.1:40000 resync by 20(FdTable) of 20(FdTable)",
+        ]
+    );
+    assert_eq!(repair(&mut rig, &sockets), (Merged::default(), Vec::new()), "only once");
+}
+
+#[test]
+fn what_ended_in_the_gap() {
+    let mut rig = Rig::new(Backend::Fentry);
+    open(&mut rig);
+    let (merged, told) = repair(&mut rig, &[snap_listener(), snap_child()]);
+    assert_eq!(merged, Merged { ended: 1, ..Merged::default() });
+    assert_eq!(told, ["close 2 Out 127.0.0.1:40000>127.0.0.1:80 by 10 Unseen closer ?(Unknown(Lost))"]);
+    let (merged, told) = repair(&mut rig, &[]);
+    assert_eq!(merged.ended, 2);
+    assert!(told.iter().any(|line| line.starts_with("unlisten 1 0.0.0.0:80 by 20 closer ?(Unknown(Lost))")));
+    assert_eq!((rig.flows.stats().live, rig.flows.stats().listeners), (0, 0));
+}
+
+#[test]
+fn what_completed_in_the_gap() {
+    let mut rig = Rig::new(Backend::Fentry);
+    rig.listens(20, listener());
+    rig.connects(10, client());
+    rig.established(SYN_RECV, child());
+    rig.told();
+    let (merged, told) = repair(&mut rig, &[snap_listener(), snap_client(), snap_child()]);
+    assert_eq!(merged.advanced, 2);
+    assert_eq!(
+        told,
+        [
+            "established 2 Out 127.0.0.1:40000>127.0.0.1:80 resync by 10",
+            "accept 3 In 127.0.0.1:80>127.0.0.1:40000 resync by 20(FdTable) of 20",
+        ]
+    );
+}
+
+/// What began after the snapshot did cannot be in it.
+#[test]
+fn what_is_younger_than_the_snapshot_stays() {
+    let mut rig = Rig::new(Backend::Fentry);
+    let taken = snapshot(&rig, &[]);
+    open(&mut rig);
+    let merged = rig.flows.merge_repair(&taken, &mut rig.procs, &mut rig.out);
+    assert_eq!((merged, rig.told().len()), (Merged::default(), 0));
+}
+
+/// An end that came while the snapshot was taken, which still had the socket.
+#[test]
+fn what_ended_since_stays_ended() {
+    let mut rig = Rig::new(Backend::Fentry);
+    open(&mut rig);
+    rig.closes(10, ESTABLISHED, client());
+    rig.told();
+    let sockets = [snap_listener(), snap_client(), snap_child()];
+    assert_eq!(repair(&mut rig, &sockets), (Merged::default(), Vec::new()));
+}
+
+#[test]
+fn a_namespace_that_was_not_seen_proves_nothing() {
+    let mut rig = Rig::new(Backend::Fentry);
+    open(&mut rig);
+    rig.now += MS;
+    let mut snapshot = snapshot(&rig, &[]);
+    snapshot.notes.push(Note::NetNs { netns: NetNs(1), why: "no".into() });
+    let merged = rig.flows.merge_repair(&snapshot, &mut rig.procs, &mut rig.out);
+    assert_eq!((merged, rig.told().len()), (Merged::default(), 0));
+}
+
+#[test]
+fn a_full_table_counts_what_it_leaves_out() {
+    let limits = crate::flow::FlowLimits { connections: 1, listeners: 0, ..Default::default() };
+    let mut rig = Rig::with(Backend::Fentry, limits);
+    let other = SnapSocket { cookie: Some(9), ..snap::socket("127.0.0.1:5", SERVER) };
+    let merged = start(&mut rig, &[snap_listener(), snap_client(), other]);
+    assert_eq!((merged.added, merged.not_kept), (1, 2));
+    rig.now += 20 * MS;
+    rig.closes(10, ESTABLISHED, sock(9, "127.0.0.1:5", SERVER));
+    assert_eq!(
+        rig.told(),
+        ["close 2 Unknown 127.0.0.1:5>127.0.0.1:80 late by ?(Unknown(BeforeAttach)) LocalFin closer 10"]
+    );
+}

@@ -1,0 +1,16 @@
+//! Lists of sockets: a snapshot with its processes, as text and JSON, saved lists and their difference.
+
+pub mod diff;
+pub mod json;
+pub mod model;
+pub mod report;
+pub mod saved;
+pub mod schema;
+pub mod sort;
+mod table;
+pub mod text;
+
+#[cfg(test)]
+pub(crate) mod samples;
+
+pub use model::{HeldBy, Listed, Listing, Selection};

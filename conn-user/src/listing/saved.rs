@@ -1,0 +1,365 @@
+//! Lists that were saved with `conn list --json`.
+
+use std::collections::BTreeSet;
+use std::io::{self, BufRead, Read as _};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use serde::Deserialize;
+use thiserror::Error;
+
+use super::model::SCHEMA_VERSION;
+use crate::event::escape;
+use crate::event::names;
+use crate::flow::model::{Direction, Transport};
+use crate::flow::snapshot::model::TcpState;
+
+/// A longer line is none of ours: arguments are bounded, and so is what a socket's line holds of each process.
+const LONGEST_LINE: u64 = 64 << 20;
+
+/// A saved list.
+#[derive(Clone, Debug, Default)]
+pub struct Saved {
+    /// What its first line says.
+    pub about: About,
+    /// The sockets.
+    pub sockets: Vec<SavedSocket>,
+    /// What could not be seen.
+    pub notes: Vec<String>,
+}
+
+/// What a list says of itself.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
+pub struct About {
+    /// Time of the list, RFC 3339.
+    pub ts: String,
+    /// Host name.
+    pub host: String,
+    /// Id of the boot.
+    pub boot_id: String,
+    /// Which sockets were asked for.
+    pub selection: String,
+    /// The filter.
+    pub filter: String,
+    sockets: usize,
+    notes: usize,
+}
+
+/// A socket of a saved list: what two lists are compared by, and the line itself.
+#[derive(Clone, Debug)]
+pub struct SavedSocket {
+    /// The line, a JSON object.
+    pub json: String,
+    /// The socket's cookie, as it is written.
+    pub cookie: Option<String>,
+    /// TCP state.
+    pub state: TcpState,
+    /// Direction; `None`: a listener.
+    pub direction: Option<Direction>,
+    /// Transport.
+    pub transport: Transport,
+    /// Local end; port 0: none.
+    pub local: SocketAddr,
+    /// Remote end; of a listener unspecified.
+    pub remote: SocketAddr,
+    /// Network namespace.
+    pub netns: u32,
+    /// The holders, the oldest first.
+    pub holders: Vec<SavedHolder>,
+}
+
+/// A holder of a socket in a saved list.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SavedHolder {
+    /// Process id.
+    pub pid: u32,
+    /// What names the process for good; `None`: it was gone.
+    pub id: Option<String>,
+    /// Its name.
+    pub comm: Option<Vec<u8>>,
+    /// Its executable.
+    pub exe: Option<Vec<u8>>,
+    /// The executable has no name any more.
+    pub exe_deleted: bool,
+    /// Real user id.
+    pub uid: Option<u32>,
+}
+
+/// Why a file cannot be read as a list.
+#[derive(Debug, Error)]
+pub enum SavedError {
+    /// It cannot be read.
+    #[error("line {line}: {error}")]
+    Io {
+        /// Where.
+        line: usize,
+        /// What went wrong.
+        error: io::Error,
+    },
+    /// It is empty.
+    #[error("the file is empty; save a list with `conn list --json > FILE`")]
+    Empty,
+    /// A line is not what it should be.
+    #[error("line {line}: {what}; a list is what `conn list --json > FILE` writes")]
+    Line {
+        /// Where.
+        line: usize,
+        /// What is wrong.
+        what: String,
+    },
+    /// A line is missing.
+    #[error(
+        "the list is cut: its first line announces {announced} {what}, and {found} follow; save it again"
+    )]
+    Cut {
+        /// Sockets or notes.
+        what: &'static str,
+        /// How many there should be.
+        announced: usize,
+        /// How many there are.
+        found: usize,
+    },
+}
+
+/// A line as it is written.
+#[derive(Deserialize)]
+struct Head {
+    schema: u32,
+    kind: String,
+}
+
+#[derive(Deserialize)]
+struct Note {
+    text: String,
+}
+
+#[derive(Deserialize)]
+struct Socket {
+    cookie: Option<String>,
+    state: String,
+    dir: Option<String>,
+    proto: String,
+    laddr: IpAddr,
+    lport: Option<u16>,
+    raddr: Option<IpAddr>,
+    rport: Option<u16>,
+    netns: u32,
+    holders: Vec<Holder>,
+}
+
+#[derive(Deserialize)]
+struct Holder {
+    pid: u32,
+    process: Option<Process>,
+}
+
+#[derive(Deserialize)]
+struct Process {
+    id: String,
+    comm: String,
+    #[serde(default)]
+    comm_escaped: bool,
+    exe: Option<String>,
+    #[serde(default)]
+    exe_escaped: bool,
+    exe_deleted: bool,
+    uid: u32,
+}
+
+impl Saved {
+    /// Reads a list.
+    ///
+    /// # Errors
+    /// The first line that is not of a list, or that lines are missing.
+    pub fn read(mut from: impl BufRead) -> Result<Self, SavedError> {
+        let mut saved = Self::default();
+        let mut kinds = BTreeSet::new();
+        let (mut text, mut line) = (Vec::new(), 0);
+        loop {
+            line += 1;
+            text.clear();
+            let read = from.by_ref().take(LONGEST_LINE).read_until(b'\n', &mut text);
+            if read.map_err(|error| SavedError::Io { line, error })? == 0 {
+                break;
+            }
+            let text = text.trim_ascii_end();
+            if text.len() as u64 + 1 >= LONGEST_LINE {
+                return Err(SavedError::Line { line, what: "it is too long".to_owned() });
+            }
+            saved.line(text, line, &mut kinds).map_err(|what| SavedError::Line { line, what })?;
+        }
+        if !kinds.contains("list") {
+            return Err(SavedError::Empty);
+        }
+        saved.whole()?;
+        Ok(saved)
+    }
+
+    fn line(&mut self, text: &[u8], line: usize, kinds: &mut BTreeSet<String>) -> Result<(), String> {
+        let text = str::from_utf8(text).map_err(|_| "it is not UTF-8".to_owned())?;
+        let head: Head = parse(text)?;
+        if head.schema != SCHEMA_VERSION {
+            return Err(format!(
+                "it is of version {} of the schema, and this conn reads version {SCHEMA_VERSION}",
+                head.schema
+            ));
+        }
+        if (head.kind == "list") != (line == 1) {
+            return Err(if line == 1 {
+                format!("its kind is {}, and a list begins with a line of the kind list", quoted(&head.kind))
+            } else {
+                "another list begins here".to_owned()
+            });
+        }
+        match head.kind.as_str() {
+            "list" => self.about = parse(text)?,
+            "note" => self.notes.push(parse::<Note>(text)?.text),
+            "connection" | "listener" => {
+                let socket: Socket = parse(text)?;
+                self.sockets.push(socket.into_saved(text, head.kind == "listener")?);
+            }
+            // A later version may have other lines.
+            _ => {}
+        }
+        kinds.insert(head.kind);
+        Ok(())
+    }
+
+    fn whole(&self) -> Result<(), SavedError> {
+        for (what, announced, found) in [
+            ("sockets", self.about.sockets, self.sockets.len()),
+            ("notes", self.about.notes, self.notes.len()),
+        ] {
+            if announced != found {
+                return Err(SavedError::Cut { what, announced, found });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// serde's own message ends with a place in this line's text, which is told as line and column of the file.
+fn parse<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, String> {
+    serde_json::from_str(text).map_err(|error| {
+        let message = error.to_string();
+        let what = message.rsplit_once(" at line ").map_or(message.as_str(), |(what, _)| what);
+        let mut shown = Vec::new();
+        escape::text(what.as_bytes(), &mut shown);
+        format!("column {}: {}", error.column(), String::from_utf8_lossy(&shown))
+    })
+}
+
+fn quoted(text: &str) -> String {
+    let mut shown = Vec::new();
+    escape::text(text.chars().take(40).collect::<String>().as_bytes(), &mut shown);
+    format!("`{}`", String::from_utf8_lossy(&shown))
+}
+
+impl Socket {
+    fn into_saved(self, json: &str, listener: bool) -> Result<SavedSocket, String> {
+        let name = |key: &str, value: &str| format!("{} is not a value of `{key}`", quoted(value));
+        let direction = match (listener, &self.dir) {
+            (true, _) => None,
+            (false, Some(dir)) => Some(names::from_name(dir).ok_or_else(|| name("dir", dir))?),
+            (false, None) => return Err("a connection has no `dir`".to_owned()),
+        };
+        let raddr = match self.raddr {
+            Some(raddr) => raddr,
+            None if listener => Ipv4Addr::UNSPECIFIED.into(),
+            None => return Err("a connection has no `raddr`".to_owned()),
+        };
+        Ok(SavedSocket {
+            json: json.to_owned(),
+            state: names::from_name(&self.state).ok_or_else(|| name("state", &self.state))?,
+            direction,
+            transport: names::from_name(&self.proto).ok_or_else(|| name("proto", &self.proto))?,
+            local: SocketAddr::new(self.laddr, self.lport.unwrap_or(0)),
+            remote: SocketAddr::new(raddr, self.rport.unwrap_or(0)),
+            netns: self.netns,
+            cookie: self.cookie,
+            holders: self.holders.into_iter().map(Holder::into_saved).collect(),
+        })
+    }
+}
+
+impl Holder {
+    fn into_saved(self) -> SavedHolder {
+        let bytes = |text: &str, escaped| if escaped { escape::undo(text) } else { text.as_bytes().to_vec() };
+        let process = self.process;
+        SavedHolder {
+            pid: self.pid,
+            comm: process.as_ref().map(|process| bytes(&process.comm, process.comm_escaped)),
+            exe: process
+                .as_ref()
+                .and_then(|process| process.exe.as_deref().map(|exe| bytes(exe, process.exe_escaped))),
+            exe_deleted: process.as_ref().is_some_and(|process| process.exe_deleted),
+            uid: process.as_ref().map(|process| process.uid),
+            id: process.map(|process| process.id),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::listing::samples;
+
+    fn error(text: &str) -> String {
+        Saved::read(text.as_bytes()).expect_err("no list").to_string()
+    }
+
+    #[test]
+    fn a_list_reads_back() {
+        let (listing, saved) = (samples::listing(), Saved::read(samples::json().as_bytes()).expect("a list"));
+        assert_eq!(saved.about.selection, "all");
+        assert_eq!(saved.notes.len(), listing.notes.len());
+        for (saved, listed) in saved.sockets.iter().zip(&listing.sockets) {
+            let socket = &listed.socket;
+            assert_eq!((saved.local, saved.state), (socket.local, socket.state));
+            assert_eq!(saved.direction, socket.direction);
+            assert_eq!(saved.cookie, socket.cookie.map(|cookie| format!("{cookie:x}")));
+            let pids: Vec<u32> = listed.holders.iter().map(|holder| holder.pid.0).collect();
+            assert_eq!(saved.holders.iter().map(|holder| holder.pid).collect::<Vec<_>>(), pids);
+        }
+        let hostile = &saved.sockets[7].holders[0];
+        assert_eq!(hostile.comm.as_deref(), Some(&b"\x1b[2J\n\xff\\"[..]));
+        assert_eq!(saved.sockets[7].holders[1].comm, None);
+    }
+
+    #[test]
+    fn errors_name_line_and_remedy() {
+        let good = samples::json();
+        let mut lines: Vec<&str> = good.lines().collect();
+        assert!(error("").contains("conn list --json"));
+        assert!(error("LISTEN 0 128\n").starts_with("line 1: column 1: expected value"));
+        let event = r#"{"schema":1,"kind":"connect"}"#;
+        assert!(error(event).contains("its kind is `connect`"), "{}", error(event));
+        assert!(error(&good.replacen("\"schema\":1", "\"schema\":2", 1)).contains("version 2"));
+        assert!(
+            error(&good.replace("close_wait", "half\\u001b")).contains("line 10: `half\\x1b` is not a value")
+        );
+        assert!(error(&(good.clone() + &good)).contains("line 12: another list begins here"));
+        lines.pop();
+        assert!(error(&lines.join("\n")).contains("announces 9 sockets, and 8 follow"));
+        let cut = &good[..good.len() - 40];
+        assert!(error(cut).starts_with("line 10: column"), "{}", error(cut));
+    }
+
+    #[test]
+    fn lines_of_a_later_version_are_passed_over() {
+        let later = samples::json() + "{\"schema\":1,\"kind\":\"invented\"}\n";
+        assert!(Saved::read(later.as_bytes()).is_ok());
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_panics(at in 0..5_000_usize, byte in any::<u8>()) {
+            let mut bytes = samples::json().into_bytes();
+            let at = at % bytes.len();
+            bytes[at] = byte;
+            let _ = Saved::read(&bytes[..]);
+            let _ = Saved::read(&bytes[..at]);
+        }
+    }
+}

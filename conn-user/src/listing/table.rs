@@ -1,0 +1,163 @@
+//! A table of words whose columns are as wide as they must be.
+
+use std::net::SocketAddr;
+
+use crate::event::address::{write_int, write_ip};
+use crate::event::escape;
+
+/// A word, and the columns that it takes on a terminal.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Cell {
+    bytes: Vec<u8>,
+    columns: usize,
+}
+
+impl Cell {
+    /// Appends ASCII of our own.
+    pub(super) fn ascii(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        let before = self.bytes.len();
+        write(&mut self.bytes);
+        self.columns += self.bytes.len() - before;
+    }
+
+    /// Appends ASCII of our own.
+    pub(super) fn text(&mut self, ascii: &str) {
+        self.ascii(|out| out.extend_from_slice(ascii.as_bytes()));
+    }
+
+    /// Appends a number.
+    pub(super) fn number(&mut self, number: impl itoa::Integer) {
+        self.ascii(|out| write_int(number, out));
+    }
+
+    /// Appends foreign bytes, escaped.
+    pub(super) fn word(&mut self, bytes: &[u8]) {
+        self.columns += escape::word(bytes, &mut self.bytes);
+    }
+
+    /// Appends an address and port; port 0: not known.
+    pub(super) fn end(&mut self, end: SocketAddr) {
+        if end.is_ipv6() {
+            self.text("[");
+        }
+        self.ascii(|out| write_ip(end.ip(), out));
+        self.text(if end.is_ipv6() { "]:" } else { ":" });
+        match end.port() {
+            0 => self.text("?"),
+            port => self.number(port),
+        }
+    }
+
+    pub(super) const fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+}
+
+/// A column.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Column {
+    /// What stands above it.
+    pub(super) title: &'static str,
+    /// Numbers stand on the right.
+    pub(super) right: bool,
+}
+
+/// A row: a cell for each column, and an SGR sequence for the whole line.
+#[derive(Clone, Debug)]
+pub(super) struct Row<const N: usize> {
+    pub(super) cells: [Cell; N],
+    pub(super) color: Option<&'static [u8]>,
+}
+
+/// Appends the table, with a line of titles if `titles`; nothing without rows. A column that is empty in every row is left out.
+pub(super) fn write<const N: usize>(columns: &[Column; N], rows: &[Row<N>], titles: bool, out: &mut Vec<u8>) {
+    if rows.is_empty() {
+        return;
+    }
+    let mut widths = [0; N];
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(&row.cells) {
+            *width = cell.columns.max(*width);
+        }
+    }
+    let shown = widths.map(|width| width > 0);
+    if titles {
+        for (width, column) in widths.iter_mut().zip(columns) {
+            *width = column.title.len().max(*width);
+        }
+        line(columns, &widths, &shown, None, out, |at, out| {
+            let title = columns[at].title;
+            out.extend_from_slice(title.as_bytes());
+            title.len()
+        });
+    }
+    for row in rows {
+        line(columns, &widths, &shown, row.color, out, |at, out| {
+            out.extend_from_slice(&row.cells[at].bytes);
+            row.cells[at].columns
+        });
+    }
+}
+
+fn line<const N: usize>(
+    columns: &[Column; N],
+    widths: &[usize; N],
+    shown: &[bool; N],
+    color: Option<&[u8]>,
+    out: &mut Vec<u8>,
+    cell: impl Fn(usize, &mut Vec<u8>) -> usize,
+) {
+    out.extend_from_slice(color.unwrap_or_default());
+    let mut missing = 0;
+    for at in (0..N).filter(|at| shown[*at]) {
+        out.extend(std::iter::repeat_n(b' ', missing));
+        let start = out.len();
+        let used = cell(at, out);
+        let pad = widths[at].saturating_sub(used);
+        if columns[at].right {
+            out.splice(start..start, std::iter::repeat_n(b' ', pad));
+            missing = 2;
+        } else {
+            missing = pad + 2;
+        }
+    }
+    while out.last() == Some(&b' ') {
+        out.pop();
+    }
+    if color.is_some() {
+        out.extend_from_slice(b"\x1b[0m");
+    }
+    out.push(b'\n');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cell(bytes: &[u8]) -> Cell {
+        let mut cell = Cell::default();
+        if !bytes.is_empty() {
+            cell.word(bytes);
+        }
+        cell
+    }
+
+    #[test]
+    fn columns_stay_put_and_empty_ones_go() {
+        let columns = [("A", false), ("GONE", false), ("N", true), ("Z", false)]
+            .map(|(title, right)| Column { title, right });
+        let row = |cells: [&str; 4]| Row { cells: cells.map(|text| cell(text.as_bytes())), color: None };
+        let rows = [row(["x", "", "7", "end"]), row(["漢字", "", "1234", ""]), row(["", "", "", "end"])];
+        let mut out = Vec::new();
+        write(&columns, &rows, true, &mut out);
+        let expected = "A        N  Z\nx        7  end\n漢字  1234\n            end\n";
+        assert_eq!(String::from_utf8(out).expect("UTF-8"), expected);
+    }
+
+    #[test]
+    fn no_rows_no_lines() {
+        let mut out = Vec::new();
+        write(&[Column { title: "A", right: false }], &[], true, &mut out);
+        assert_eq!(out, b"");
+    }
+}
