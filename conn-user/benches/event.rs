@@ -18,21 +18,16 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
 fn process() -> Arc<ProcessInfo> {
     Arc::new(ProcessInfo {
-        pid: Pid(4242),
-        start: BootNs(1_234_567_890),
-        start_is_coarse: false,
         ppid: Some(Pid(1)),
         comm: b"curl".as_slice().into(),
         exe: Some(b"/usr/bin/curl".as_slice().into()),
-        exe_deleted: false,
         args: ["curl", "-s", "http://127.0.0.1:8080/"].map(|arg| arg.as_bytes().into()).into(),
-        args_truncated: false,
         uid: 1000,
         gid: 1000,
         login_uid: Some(1000),
         cgroup_id: 4711,
-        kernel: false,
         source: ProcessSource::Exec,
+        ..ProcessInfo::new(Pid(4242), BootNs(1_234_567_890))
     })
 }
 

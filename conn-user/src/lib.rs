@@ -4,6 +4,8 @@
 
 pub mod units;
 
+pub mod clock;
+
 pub mod kernel;
 
 pub mod process;

@@ -40,21 +40,15 @@ static ALLOCATOR: Counting = Counting;
 
 fn close() -> Event {
     let process = Arc::new(ProcessInfo {
-        pid: Pid(4242),
-        start: BootNs(1),
-        start_is_coarse: false,
         ppid: Some(Pid(1)),
         comm: b"nginx".as_slice().into(),
         exe: Some(b"/usr/sbin/nginx".as_slice().into()),
-        exe_deleted: false,
         args: [b"nginx: worker \xff".as_slice().into()].into(),
-        args_truncated: false,
         uid: 33,
         gid: 33,
-        login_uid: None,
         cgroup_id: 1,
-        kernel: false,
         source: ProcessSource::Exec,
+        ..ProcessInfo::new(Pid(4242), BootNs(1))
     });
     let actor = |hook| Actor { process: Some(Arc::clone(&process)), tid: None, method: Method::Hook(hook) };
     let conn = ConnEvent {

@@ -103,7 +103,7 @@ fn actor(truth: &Truth, fact: &Fact, backend: Backend) -> Actor {
     };
     Actor {
         process: Some(Process {
-            id: format!("boot-{}-1", image.pid),
+            id: format!("boot-{}-{}", image.pid, image.start_ticks.unwrap_or(1)),
             pid: image.pid,
             ppid: image.ppid,
             start_ns: image.start_ticks.unwrap_or(1) * 10_000_000 + 5,

@@ -1,12 +1,12 @@
 //! The agent's loop: from the bytes of the ring buffer to events, in one place and one thread.
 
 mod backlog;
-pub mod clock;
 mod pipeline;
 mod resync;
 mod run;
 mod start;
 
+pub use crate::clock;
 pub use pipeline::{Pipeline, RecordCount};
 pub use resync::ResyncStats;
 pub use run::{Consumer, Limits, run};

@@ -18,6 +18,7 @@ use crate::kernel::gap::{Gap, GapCause, GapTracker};
 use crate::kernel::load::{CpuCount, Session};
 use crate::kernel::selftest::Watch;
 use crate::process::info::{ExitStatus, ProcessSource};
+use crate::process::socket_units::SocketUnits;
 use crate::process::table::ProcessTable;
 use crate::units::BootNs;
 
@@ -36,6 +37,7 @@ pub struct Pipeline {
     flows: FlowTable,
     gaps: GapTracker,
     resolver: ProcNet,
+    socket_units: SocketUnits,
     clock: Clock,
     seq: u64,
     changes: Vec<FlowEvent>,
@@ -63,6 +65,7 @@ impl Pipeline {
             flows,
             gaps: GapTracker::new(attached),
             resolver: ProcNet::default(),
+            socket_units: SocketUnits::default(),
             clock: Clock::now(),
             seq: 0,
             changes: Vec::new(),
@@ -271,7 +274,12 @@ impl Pipeline {
 
     fn tell_changes(&mut self, tell: &mut impl FnMut(&Event)) {
         let mut changes = std::mem::take(&mut self.changes);
-        for FlowEvent { boot, change } in changes.drain(..) {
+        for FlowEvent { boot, mut change } in changes.drain(..) {
+            if let Change::Listen(listener) | Change::Unlisten(listener, _) = &mut change
+                && listener.is_systemds()
+            {
+                listener.socket_unit = self.socket_units.unit_of(listener.local);
+            }
             self.tell(boot, EventBody::Flow(change), tell);
         }
         self.changes = changes;

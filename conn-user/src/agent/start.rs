@@ -16,6 +16,8 @@ use crate::kernel::facts::KernelFacts;
 use crate::kernel::load::{self, LoadError, LoadOptions, Session};
 use crate::kernel::ring::{RingReader, Turn};
 use crate::kernel::selftest::{self, SelfTestError};
+use crate::process::inspect::Inspector;
+use crate::process::procfs::ProcFs;
 use crate::process::table::ProcessTable;
 
 /// How long the records of the self-test may take: far more than a loaded, emulated machine needs.
@@ -77,10 +79,11 @@ pub async fn start(options: AgentOptions, tell: &mut impl FnMut(&Event)) -> Resu
     load::probe(&mut facts, &offsets)?;
     let attached = boot_now();
     let (session, reader) = load::start(facts, &offsets, options.load)?;
+    let processes = ProcessTable::default().with_inspector(Inspector::start(ProcFs::default())?);
     let mut agent = Agent {
         session,
         reader,
-        pipeline: Pipeline::new(attached, ProcessTable::default(), FlowTable::default()),
+        pipeline: Pipeline::new(attached, processes, FlowTable::default()),
         notes: Vec::new(),
         resync: Resync::default(),
     };

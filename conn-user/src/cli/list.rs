@@ -1,5 +1,7 @@
 //! `conn list`: every socket, and who holds it.
 
+use std::time::Duration;
+
 use anyhow::Context as _;
 
 use super::args::{Environment, Exit, ListArgs, ListOptions};
@@ -9,6 +11,12 @@ use crate::flow::snapshot::{self, SnapshotOptions};
 use crate::listing::text::TextOptions;
 use crate::listing::{Listing, json, sort, text};
 use crate::process::ProcessTable;
+use crate::process::inspect::Inspector;
+use crate::process::procfs::ProcFs;
+use crate::process::socket_units::SocketUnits;
+
+/// How long to wait for what takes long to find out (the hashes of executables). What is not known by then is null.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Runs `conn list`.
 ///
@@ -40,8 +48,14 @@ pub fn run(args: &ListArgs) -> anyhow::Result<Exit> {
 /// Takes a snapshot, and leaves in it what is asked for.
 fn list(options: &ListOptions) -> anyhow::Result<Listing> {
     let snapshot = snapshot::take(&SnapshotOptions::default()).context("listing the sockets")?;
-    let mut processes = ProcessTable::default();
+    let inspector = Inspector::start(ProcFs::default()).context("starting a thread")?;
+    let mut processes = ProcessTable::default().with_inspector(inspector);
     let mut listing = Listing::of(snapshot, |pid, start| processes.seen(pid, start));
+    listing.name_socket_units(&mut SocketUnits::default());
+    // The table shows nothing that takes long to find out; a filter may ask for it.
+    if options.json || !options.filter.is_empty() {
+        processes.settle(PATIENCE);
+    }
     listing.sockets.retain(|listed| {
         options.asked.selection.takes(listed.socket.state) && options.filter.matches_socket(listed)
     });

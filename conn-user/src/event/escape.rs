@@ -144,6 +144,13 @@ pub fn word(bytes: &[u8], out: &mut Vec<u8>) -> usize {
     columns
 }
 
+/// Appends bytes in hexadecimal digits.
+pub fn hex_bytes(bytes: &[u8], out: &mut Vec<u8>) {
+    for byte in bytes {
+        hex(u32::from(*byte), 2, out);
+    }
+}
+
 fn hex(value: u32, digits: usize, out: &mut Vec<u8>) -> usize {
     for place in (0..digits).rev() {
         out.push(HEX[(value >> (4 * place) & 15) as usize]);

@@ -162,6 +162,13 @@ impl JsonEncoder {
         write_netns(listener.netns, listener.source, out);
         write_born(listener.born.as_deref(), listener.source, at, out);
         write_kernel_socket(listener.kernel_socket, out);
+        if listener.is_systemds() {
+            out.extend_from_slice(b",\"socket_unit\":");
+            match &listener.socket_unit {
+                Some(unit) => escape::json_string(unit.as_bytes(), false, out),
+                None => out.extend_from_slice(b"null"),
+            }
+        }
         self.owner(&listener.owner, out);
     }
 

@@ -5,6 +5,7 @@ use crate::flow::model::{Direction, EndedHow, Method, Source, Transport, Unknown
 use crate::flow::snapshot::model::TcpState;
 use crate::kernel::gap::GapCause;
 use crate::process::info::ProcessSource;
+use crate::process::placement::Runtime;
 
 /// A value that has one name everywhere.
 pub trait Named: Copy + Eq + 'static {
@@ -45,6 +46,15 @@ named!(TcpState:
     Closing = "closing",
 );
 named!(ProcessSource: Exec = "exec", Fork = "fork", ProcScan = "proc_scan", Hook = "hook");
+named!(Runtime:
+    Docker = "docker",
+    Containerd = "containerd",
+    Podman = "podman",
+    CriO = "cri-o",
+    SystemdNspawn = "systemd-nspawn",
+    Lxc = "lxc",
+);
+named!(ExeFlag: Deleted = "deleted", Memfd = "memfd", Writable = "writable");
 named!(UnknownReason:
     BeforeAttach = "before_attach",
     NeverAccepted = "never_accepted",
@@ -79,6 +89,16 @@ named!(EndedHow:
     Unseen = "unseen",
 );
 
+/// What a filter may ask of an executable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ExeFlag {
+    /// It has no name any more.
+    Deleted,
+    /// It is an anonymous file (memfd).
+    Memfd,
+    /// Every user may write it or its directory.
+    Writable,
+}
 named!(GapCause: RingFull = "ring_full", Skipped = "skipped");
 
 impl Named for super::model::EventKind {

@@ -18,7 +18,10 @@ use crate::flow::model::{
     Traffic, Transport, UnknownReason, Unlisten,
 };
 use crate::kernel::gap::{Gap, GapCause};
+use crate::process::identity::{ExeFile, Identity, ProcessState, Tty};
 use crate::process::info::{ExitStatus, ProcessInfo, ProcessSource};
+use crate::process::lineage::Ancestor;
+use crate::process::placement::Placement;
 use crate::units::{BootNs, DurationNs, NetNs, Pid, WallNs};
 
 const BOOT: u64 = 5_000_000_000_000;
@@ -35,45 +38,92 @@ pub(crate) fn identity() -> StreamIdentity {
 
 pub(crate) fn process(pid: u32, comm: &[u8], exe: &str, args: &[&str]) -> Arc<ProcessInfo> {
     Arc::new(ProcessInfo {
-        pid: Pid(pid),
-        start: BootNs(u64::from(pid) * 1_000_000),
-        start_is_coarse: false,
         ppid: Some(Pid(1)),
         comm: comm.into(),
         exe: Some(exe.as_bytes().into()),
-        exe_deleted: false,
         args: args.iter().map(|arg| arg.as_bytes().into()).collect(),
-        args_truncated: false,
         uid: 1000,
         gid: 1000,
         login_uid: Some(1000),
         cgroup_id: 4711,
-        kernel: false,
         source: ProcessSource::Exec,
+        ..ProcessInfo::new(Pid(pid), BootNs(u64::from(pid) * 1_000_000))
     })
 }
 
-pub(crate) fn curl() -> Arc<ProcessInfo> {
-    process(4242, b"curl", "/usr/bin/curl", &["curl", "-s", "http://127.0.0.1:8080/"])
+fn ancestor(pid: u32, comm: &[u8], exe: &str) -> Ancestor {
+    Ancestor { pid: Pid(pid), start: BootNs(1), comm: comm.into(), exe: Some(exe.as_bytes().into()) }
 }
 
+fn place(path: &str) -> Arc<Placement> {
+    Arc::new(Placement::of(path.as_bytes()))
+}
+
+fn state(cwd: &str, tty: Tty) -> ProcessState {
+    ProcessState { cwd: Some(cwd.as_bytes().into()), tty, netns: Some(HOST_NETNS) }
+}
+
+/// Everything is known of it; it runs in a user's session.
+pub(crate) fn curl() -> Arc<ProcessInfo> {
+    let curl = process(4242, b"curl", "/usr/bin/curl", &["curl", "-s", "http://127.0.0.1:8080/"]);
+    curl.identity.set_state(state("/home/ann", Tty::Named("pts/3".into())));
+    curl.identity.set_exe(ExeFile {
+        fs: Some(b"ext4".as_slice().into()),
+        mount: Some(b"/".as_slice().into()),
+        writable: Some(false),
+    });
+    curl.identity.set_sha256(Some(std::array::from_fn(|at| at as u8 * 8)));
+    Arc::new(ProcessInfo {
+        user: Some(b"ann".as_slice().into()),
+        placement: Some(place("/user.slice/user-1000.slice/session-3.scope")),
+        ancestors: [
+            ancestor(4100, b"bash", "/usr/bin/bash"),
+            ancestor(901, b"sshd", "/usr/sbin/sshd"),
+            ancestor(1, b"systemd", "/usr/lib/systemd/systemd"),
+        ]
+        .into(),
+        ..ProcessInfo::clone(&curl)
+    })
+}
+
+/// A worker in a container.
 pub(crate) fn nginx() -> Arc<ProcessInfo> {
-    let mut nginx =
-        ProcessInfo::clone(&process(812, b"nginx", "/usr/sbin/nginx", &["nginx: worker process"]));
-    (nginx.uid, nginx.gid, nginx.login_uid, nginx.source) = (33, 33, None, ProcessSource::Fork);
-    Arc::new(nginx)
+    let nginx = process(812, b"nginx", "/usr/sbin/nginx", &["nginx: worker process"]);
+    nginx.identity.set_state(state("/", Tty::None));
+    Arc::new(ProcessInfo {
+        uid: 33,
+        gid: 33,
+        login_uid: None,
+        source: ProcessSource::Fork,
+        user: Some(b"www-data".as_slice().into()),
+        placement: Some(place(
+            "/kubepods.slice/kubepods-burstable.slice/\
+             kubepods-burstable-pod2c48913c_b29f_11e7_9350_020968147796.slice/\
+             cri-containerd-0f7d84f32c4d7a9b9fd4c3d1c1a1e6d8b1c6a5f0c7b4a39e28f17d06c5b4a392.scope",
+        )),
+        ancestors: [ancestor(800, b"nginx", "/usr/sbin/nginx")].into(),
+        ..ProcessInfo::clone(&nginx)
+    })
 }
 
 /// A name that tries to act on the terminal, to be another line, and is no UTF-8.
 pub(crate) fn hostile() -> Arc<ProcessInfo> {
-    let mut process = ProcessInfo::clone(&process(
-        666,
-        b"\x1b[2J\n\xff\\",
-        "/tmp/\u{202e}gpj.exe",
-        &["a b", "\u{200b}", ""],
-    ));
-    (process.exe_deleted, process.args_truncated) = (true, true);
-    Arc::new(process)
+    let process = process(666, b"\x1b[2J\n\xff\\", "/tmp/\u{202e}gpj.exe", &["a b", "\u{200b}", ""]);
+    process.identity.set_state(state("/tmp/\u{200b}", Tty::Unknown));
+    process.identity.set_exe(ExeFile { writable: Some(true), ..ExeFile::default() });
+    Arc::new(ProcessInfo {
+        exe_deleted: true,
+        args_truncated: true,
+        placement: Some(place("/user.slice/user-0.slice/user@0.service/app.slice/\u{202e}x.service")),
+        ancestors: [ancestor(665, b"\x1b[2J\xff", "/tmp/\n")].into(),
+        ..ProcessInfo::clone(&process)
+    })
+}
+
+/// Memory with a name.
+pub(crate) fn memfd() -> Arc<ProcessInfo> {
+    let process = process(667, b"x", "/memfd:x", &["x"]);
+    Arc::new(ProcessInfo { exe_deleted: true, ..ProcessInfo::clone(&process) })
 }
 
 pub(crate) fn by(process: &Arc<ProcessInfo>, hook: HookId) -> Actor {
@@ -141,7 +191,25 @@ fn listening(local: &str) -> ListenEvent {
         born: None,
         kernel_socket: false,
         owner: by(&nginx(), HookId::FexitListenStart),
+        socket_unit: None,
     }
+}
+
+pub(crate) fn systemd() -> Arc<ProcessInfo> {
+    Arc::new(ProcessInfo {
+        uid: 0,
+        gid: 0,
+        ppid: None,
+        user: Some(b"root".as_slice().into()),
+        placement: Some(place("/init.scope")),
+        ..ProcessInfo::clone(&process(1, b"systemd", "/usr/lib/systemd/systemd", &["/sbin/init"]))
+    })
+}
+
+/// For whom systemd listens, if that is known.
+fn activated(local: &str, unit: Option<&str>) -> ListenEvent {
+    let owner = by(&systemd(), HookId::FexitListenStart);
+    ListenEvent { owner, socket_unit: unit.map(Into::into), ..listening(local) }
 }
 
 fn ending(how: EndedHow, closer: Actor) -> Ending {
@@ -258,6 +326,9 @@ pub(crate) fn all() -> Vec<Event> {
             old_listener,
             Unlisten { closer: by(&nginx(), HookId::FentryTcpClose), duration: None },
         )),
+        EventBody::Exec(ProcEvent { process: memfd() }),
+        EventBody::Flow(Change::Listen(activated("[::]:22", Some("ssh.socket")))),
+        EventBody::Flow(Change::Listen(activated("127.0.0.1:9", None))),
         EventBody::Gap(Gap {
             hook: HookId::FentryTcpClose,
             cause: GapCause::RingFull,
@@ -286,32 +357,87 @@ fn bytes(known: &'static [&'static str]) -> impl Strategy<Value = Box<[u8]>> {
     ]
 }
 
+fn any_place() -> impl Strategy<Value = Option<Arc<Placement>>> {
+    option::of(prop_oneof![
+        select(vec![
+            "/system.slice/nginx.service",
+            "/user.slice/user-1000.slice/user@1000.service/app.slice/curl.service",
+            "/docker/0f7d84f32c4d7a9b9fd4c3d1c1a1e6d8b1c6a5f0c7b4a39e28f17d06c5b4a392",
+            "/machine.slice/machine-nginx.scope/payload",
+            "/",
+        ])
+        .prop_map(|path| path.as_bytes().to_vec()),
+        vec(any::<u8>(), 0..20),
+    ])
+    .prop_map(|path| path.map(|path| Arc::new(Placement::of(&path))))
+}
+
+fn any_identity() -> impl Strategy<Value = Identity> {
+    let name = || bytes(&["/", "/tmp", "nginx", "/usr/sbin/nginx"]);
+    let tty = prop_oneof![Just(Tty::Unknown), Just(Tty::None), Just(Tty::Named("pts/3".into()))];
+    let state = (option::of(name()), tty, option::of(0..3_u32)).prop_map(|(cwd, tty, netns)| ProcessState {
+        cwd,
+        tty,
+        netns: netns.map(NetNs),
+    });
+    let file = (option::of(name()), option::of(name()), option::of(any::<bool>()))
+        .prop_map(|(fs, mount, writable)| ExeFile { fs, mount, writable });
+    let hash = option::of(option::of((0..2_u8).prop_map(|byte| [byte * 0xab; 32])));
+    (option::of(state), option::of(file), hash).prop_map(|(state, file, hash)| {
+        let identity = Identity::default();
+        if let Some(state) = state {
+            identity.set_state(state);
+        }
+        if let Some(file) = file {
+            identity.set_exe(file);
+        }
+        if let Some(hash) = hash {
+            identity.set_sha256(hash);
+        }
+        identity
+    })
+}
+
+fn any_ancestor() -> impl Strategy<Value = Ancestor> {
+    let exe = option::of(bytes(&["/usr/sbin/nginx", "/usr/bin/curl"]));
+    (0..6_u32, bytes(&["nginx", "curl"]), exe).prop_map(|(pid, comm, exe)| Ancestor {
+        pid: Pid(pid),
+        start: BootNs(1),
+        comm,
+        exe: exe.map(Into::into),
+    })
+}
+
 pub(crate) fn any_process() -> BoxedStrategy<Arc<ProcessInfo>> {
     let names = (
         bytes(&["nginx", "curl", "tmux: server", "kworker/0:1"]),
-        option::of(bytes(&["/usr/sbin/nginx", "/usr/bin/curl", "/tmp/a"])),
+        option::of(bytes(&["/usr/sbin/nginx", "/usr/bin/curl", "/tmp/a", "/memfd:x"])),
         vec(bytes(&["-s", "--all", "a b"]), 0..4).prop_map(Vec::into_boxed_slice),
+        option::of(bytes(&["nginx", "curl"])),
     );
     let numbers = (0..6_u32, option::of(0..6_u32), 0..3_u32, 0..3_u32, option::of(0..3_u32), any::<u64>());
-    let rest = (any::<bool>(), any::<bool>(), any::<bool>(), select(ProcessSource::ALL));
-    (names, numbers, rest)
-        .prop_map(|(names, numbers, rest)| {
+    let flags = (any::<bool>(), any::<bool>(), any::<bool>(), select(ProcessSource::ALL));
+    let identity = (any_place(), any_identity(), vec(any_ancestor(), 0..3));
+    (names, numbers, flags, identity)
+        .prop_map(|(names, numbers, flags, (placement, identity, ancestors))| {
             Arc::new(ProcessInfo {
-                pid: Pid(numbers.0),
-                start: BootNs(numbers.5),
-                start_is_coarse: false,
                 ppid: numbers.1.map(Pid),
                 comm: names.0,
-                exe: names.1,
-                exe_deleted: rest.0,
+                exe: names.1.map(Into::into),
+                exe_deleted: flags.0,
                 args: names.2,
-                args_truncated: rest.1,
+                args_truncated: flags.1,
                 uid: numbers.2,
                 gid: numbers.3,
+                user: names.3.map(Into::into),
                 login_uid: numbers.4,
                 cgroup_id: numbers.5,
-                kernel: rest.2,
-                source: rest.3,
+                kernel: flags.2,
+                source: flags.3,
+                placement,
+                identity,
+                ancestors: ancestors.into(),
+                ..ProcessInfo::new(Pid(numbers.0), BootNs(numbers.5))
             })
         })
         .boxed()
@@ -384,6 +510,7 @@ fn any_listen() -> BoxedStrategy<ListenEvent> {
             local: conn.local,
             netns: conn.netns,
             source: conn.source,
+            socket_unit: conn.id.0.is_multiple_of(3).then(|| "nginx.service".into()),
             born: conn.born,
             kernel_socket: conn.kernel_socket,
             owner: conn.owner,

@@ -1,8 +1,8 @@
 //! An event as one line for people.
 //!
 //! `time  KIND  dir  process[pid]  uid  local -> remote  details`, in columns that stay put; what comes from other
-//! programs is escaped ([`super::escape`]). User ids stay numbers: to name them would mean to ask a directory service
-//! for each line.
+//! programs is escaped ([`super::escape`]). User ids stay numbers: those of a directory service and of containers have
+//! no names here.
 
 #[cfg(test)]
 mod tests;
@@ -26,6 +26,7 @@ use crate::flow::model::{
 };
 use crate::kernel::gap::{Gap, GapCause};
 use crate::process::info::{ExitStatus, ProcessInfo};
+use crate::process::placement::Runtime;
 use crate::units::{BootNs, DurationNs, NetNs, WallNs};
 
 /// Columns of `ESTABLISHED`, the longest kind.
@@ -192,6 +193,10 @@ impl TextFormatter {
         let start = self.line.columns;
         self.line.end(SocketAddr::new(ip, listener.local.port()));
         self.line.pad_from(self.line.columns - start, 2 * END_COLUMNS + 4);
+        if let Some(unit) = listener.socket_unit.as_ref().filter(|_| listener.is_systemds()) {
+            self.line.detail("for ");
+            self.line.word(unit.as_bytes());
+        }
         self.common_details(
             &listener.owner,
             listener.transport,
@@ -223,6 +228,7 @@ impl TextFormatter {
             }
         }
         if let Some(process) = &owner.process {
+            line.place(process);
             line.exe_if_telling(process);
         }
         if transport == Transport::Mptcp {
@@ -257,7 +263,7 @@ const fn color(kind: EventKind) -> Option<&'static [u8]> {
 
 fn same(one: Option<&Arc<ProcessInfo>>, other: Option<&Arc<ProcessInfo>>) -> bool {
     match (one, other) {
-        (Some(one), Some(other)) => one.pid == other.pid && one.start == other.start,
+        (Some(one), Some(other)) => one.is_same(other),
         (None, None) => true,
         _ => false,
     }
@@ -355,6 +361,19 @@ impl Line {
         match end.port() {
             0 => self.text("?"),
             port => self.number(port),
+        }
+    }
+
+    /// The container, or else the unit.
+    fn place(&mut self, process: &ProcessInfo) {
+        let Some(place) = &process.placement else { return };
+        if let Some(container) = &place.container {
+            self.detail(container.runtime.map_or("container", Runtime::name));
+            self.text("=");
+            self.word(container.short_id());
+        } else if let Some(unit) = place.user_unit.as_ref().or(place.unit.as_ref()) {
+            self.detail("unit=");
+            self.word(unit);
         }
     }
 

@@ -12,9 +12,10 @@ use super::key::{Key, Takes};
 use super::suggest::nearest;
 use crate::event::errno;
 use crate::event::model::EventKind;
-use crate::event::names::{self, Named};
+use crate::event::names::{self, ExeFlag, Named};
 use crate::flow::model::{Direction, EndedHow, Source, Transport, canonical_ip};
 use crate::flow::snapshot::model::TcpState;
+use crate::process::placement::Runtime;
 
 /// Memory that one regular expression may take, compiled.
 const REGEX_SIZE: usize = 1 << 20;
@@ -32,6 +33,8 @@ pub struct Word {
 pub(super) enum Test {
     Process(ProcessNumber, Ranges),
     ProcessText(ProcessText, Box<[Text]>),
+    ExeFlag(Box<[ExeFlag]>),
+    Runtime(Box<[Runtime]>),
     Port(Side, Ranges),
     Address(Side, Box<[IpNet]>),
     Direction(Box<[Direction]>),
@@ -59,6 +62,15 @@ pub(super) enum ProcessText {
     Proc,
     Exe,
     Arg,
+    ExeSha256,
+    Cwd,
+    Tty,
+    User,
+    Parent,
+    Ancestor,
+    Unit,
+    Container,
+    Pod,
 }
 
 /// Which end of a connection.
@@ -130,6 +142,17 @@ impl Compiler<'_> {
             Key::Proc => Test::ProcessText(ProcessText::Proc, texts()?),
             Key::Exe => Test::ProcessText(ProcessText::Exe, texts()?),
             Key::Arg => Test::ProcessText(ProcessText::Arg, texts()?),
+            Key::ExeFlag => Test::ExeFlag(self.named(word)?),
+            Key::ExeSha256 => Test::ProcessText(ProcessText::ExeSha256, texts()?),
+            Key::Cwd => Test::ProcessText(ProcessText::Cwd, texts()?),
+            Key::Tty => Test::ProcessText(ProcessText::Tty, texts()?),
+            Key::User => Test::ProcessText(ProcessText::User, texts()?),
+            Key::Parent => Test::ProcessText(ProcessText::Parent, texts()?),
+            Key::Ancestor => Test::ProcessText(ProcessText::Ancestor, texts()?),
+            Key::Unit => Test::ProcessText(ProcessText::Unit, texts()?),
+            Key::Container => Test::ProcessText(ProcessText::Container, texts()?),
+            Key::Runtime => Test::Runtime(self.named(word)?),
+            Key::Pod => Test::ProcessText(ProcessText::Pod, texts()?),
             Key::Port => Test::Port(Side::Either, numbers()?),
             Key::Lport => Test::Port(Side::Local, numbers()?),
             Key::Rport => Test::Port(Side::Remote, numbers()?),
@@ -162,9 +185,8 @@ impl Compiler<'_> {
         let message = format!("{} is not what `{}` takes", quoted(&value.text), about.name);
         let mut help = format!("`{}` takes {}, e.g. {}", about.name, about.takes.help(), about.example);
         match key {
-            Key::Uid | Key::Gid => {
-                help.push_str("; `getent passwd NAME` and `getent group NAME` show the number of a name");
-            }
+            Key::Uid => help.push_str("; a user by its name is user:NAME"),
+            Key::Gid => help.push_str("; `getent group NAME` shows the number of a name"),
             Key::Pid | Key::Ppid => help.push_str("; a process by its name is proc:NAME"),
             _ if about.takes == Takes::Ports => {
                 help.push_str("; `getent services NAME` shows the port of a service");

@@ -7,8 +7,11 @@ use ipnet::IpNet;
 use super::compile::{FAMILIES, ProcessNumber, ProcessText, Side, Test, Text, Word};
 use super::view::{Socket, View};
 use crate::event::model::EventKind;
-use crate::event::names;
+use crate::event::names::{self, ExeFlag};
+use crate::process::identity::{Sha256, Tty};
 use crate::process::info::ProcessInfo;
+use crate::process::lineage::Ancestor;
+use crate::process::placement::Container;
 
 impl Word {
     pub(super) fn holds(&self, view: &View<'_>) -> bool {
@@ -23,7 +26,19 @@ impl Test {
             Self::Process(which, ranges) => {
                 processes(view, |process| which.of(process).is_some_and(|n| within(ranges, n)))
             }
-            Self::ProcessText(which, texts) => processes(view, |process| which.fits(process, texts)),
+            Self::ProcessText(which, texts) => {
+                processes(view, |process| which.fits(process, texts))
+                    || (matches!(which, ProcessText::Unit)
+                        && view
+                            .socket_unit
+                            .is_some_and(|unit| texts.iter().any(|text| text.matches(unit.as_bytes()))))
+            }
+            Self::ExeFlag(all) => processes(view, |process| all.iter().any(|flag| is_so(*flag, process))),
+            Self::Runtime(all) => processes(view, |process| {
+                container(process)
+                    .and_then(|container| container.runtime)
+                    .is_some_and(|own| all.contains(&own))
+            }),
             Self::Port(side, ranges) => socket(&|socket| {
                 // Port 0 is a port that is not known.
                 side.ends(socket)
@@ -80,17 +95,62 @@ impl ProcessNumber {
 impl ProcessText {
     fn fits(self, process: &ProcessInfo, texts: &[Text]) -> bool {
         let any = |bytes: &[u8]| texts.iter().any(|text| text.matches(bytes));
+        let state = || process.identity.state();
+        let place = || process.placement.as_deref();
+        let known = |bytes: Option<&[u8]>| bytes.is_some_and(any);
+        let named = |ancestor: &Ancestor| {
+            any(&ancestor.comm) || ancestor.exe.as_deref().is_some_and(|exe| any(exe) || any(base_name(exe)))
+        };
         match self {
-            Self::Proc => {
-                any(&process.comm)
-                    || process
-                        .exe
-                        .as_deref()
-                        .is_some_and(|exe| any(exe.rsplit(|byte| *byte == b'/').next().unwrap_or(exe)))
-            }
-            Self::Exe => process.exe.as_deref().is_some_and(any),
+            Self::Proc => any(&process.comm) || process.exe.as_deref().map(base_name).is_some_and(any),
+            Self::Exe => known(process.exe.as_deref()),
             Self::Arg => process.args.iter().any(|arg| any(arg)),
+            Self::ExeSha256 => process.identity.sha256().is_some_and(|hash| any(&hexadecimal(hash))),
+            Self::Cwd => known(state().and_then(|state| state.cwd.as_deref())),
+            Self::Tty => match state().map(|state| &state.tty) {
+                Some(Tty::Named(name)) => any(name.as_bytes()),
+                _ => false,
+            },
+            Self::User => known(process.user.as_deref()),
+            Self::Parent => process.ancestors.first().is_some_and(named),
+            Self::Ancestor => process.ancestors.iter().any(named),
+            Self::Unit => {
+                place().is_some_and(|place| known(place.unit.as_deref()) || known(place.user_unit.as_deref()))
+            }
+            Self::Container => container(process).is_some_and(|container| {
+                any(&container.id) || texts.iter().any(|text| shortens(text, container))
+            }),
+            Self::Pod => known(container(process).and_then(|container| container.pod.as_deref())),
         }
+    }
+}
+
+fn container(process: &ProcessInfo) -> Option<&Container> {
+    process.placement.as_ref()?.container.as_ref()
+}
+
+/// The last component of a path.
+fn base_name(path: &[u8]) -> &[u8] {
+    path.rsplit(|byte| *byte == b'/').next().unwrap_or(path)
+}
+
+/// Whether the text is the beginning of a long id, as `docker ps` and others show it.
+fn shortens(text: &Text, container: &Container) -> bool {
+    let short = container.short_id();
+    short.len() < container.id.len()
+        && matches!(text, Text::Exact(own) if own.starts_with(short) && container.id.starts_with(own))
+}
+
+fn hexadecimal(hash: &Sha256) -> [u8; 64] {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    std::array::from_fn(|at| DIGITS[usize::from(hash[at / 2] >> (4 * (1 - at % 2)) & 15)])
+}
+
+fn is_so(flag: ExeFlag, process: &ProcessInfo) -> bool {
+    match flag {
+        ExeFlag::Deleted => process.exe_deleted,
+        ExeFlag::Memfd => process.exe_is_memfd(),
+        ExeFlag::Writable => process.identity.exe().and_then(|file| file.writable).unwrap_or(false),
     }
 }
 

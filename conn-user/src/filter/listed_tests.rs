@@ -13,12 +13,14 @@ fn matching(text: &str) -> Vec<usize> {
 #[test]
 fn examples() {
     assert_eq!(matching("").len(), samples::listing().sockets.len());
-    assert_eq!(matching("state:listen"), [1, 2]);
+    assert_eq!(matching("state:listen"), [1, 2, 8]);
     assert_eq!(matching("state:listen dport:8080 family:ipv6"), [2]);
     assert_eq!(matching("dir:out dport:443"), [7]);
     assert_eq!(matching("dir:in sport:40005"), [5]);
     assert_eq!(matching("netns:4026532001"), [6]);
     assert_eq!(matching("method:unknown state:established"), [3, 6]);
+    assert_eq!(matching("unit:ssh.socket user:root"), [8]);
+    assert_eq!(matching("runtime:containerd"), [1, 2]);
     assert_eq!(matching("source:live"), Vec::<usize>::new());
 }
 
@@ -27,8 +29,8 @@ fn one_holder_must_have_all_and_none_what_is_excluded() {
     assert_eq!(matching("proc:curl"), [0, 2]);
     assert_eq!(matching("proc:nginx uid:33"), [1, 2]);
     assert_eq!(matching("proc:curl uid:33"), Vec::<usize>::new(), "curl is another user");
-    assert_eq!(matching("-proc:nginx state:listen"), Vec::<usize>::new());
-    assert_eq!(matching("-proc:curl state:listen"), [1]);
+    assert_eq!(matching("-proc:nginx state:listen"), [8]);
+    assert_eq!(matching("-proc:curl state:listen"), [1, 8]);
     assert_eq!(matching("-uid:0-65535"), [3, 4, 5, 6], "nobody holds them");
 }
 

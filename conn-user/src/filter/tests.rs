@@ -18,6 +18,7 @@ use crate::event::samples;
 use crate::flow::model::{Change, Direction, EndedHow, Source, Transport};
 use crate::flow::snapshot::model::TcpState;
 use crate::process::info::ProcessInfo;
+use crate::process::placement::{Placement, Runtime};
 
 fn filter(text: &str) -> Filter {
     Filter::new(text).unwrap_or_else(|error| panic!("{error}"))
@@ -47,6 +48,18 @@ fn examples() {
     assert_eq!(matching("source:late dir:unknown"), [12]);
     assert_eq!(matching("source:snapshot,resync"), [21, 22, 23]);
     assert_eq!(matching("method:fd_table kind:unlisten"), [23]);
+    assert_eq!(matching("kind:exec,exit user:ann"), [18, 19]);
+    assert_eq!(matching("kind:exec,exit parent:bash"), [18, 19]);
+    assert_eq!(matching("kind:exec,exit ancestor:/usr/sbin/sshd -ancestor:cron"), [18, 19]);
+    assert_eq!(matching("kind:exec unit:session-*.scope cwd:/home/* tty:pts/3"), [18]);
+    assert_eq!(matching("unit:/x\\.service$/ kind:exec"), [17]);
+    assert_eq!(matching("kind:exit runtime:containerd container:0f7d84f32c4d pod:/^2c48/"), [20]);
+    assert_eq!(matching("kind:exit container:0f7d84f32c4"), Vec::<u64>::new(), "too short");
+    assert_eq!(matching("exe_flag:writable kind:exec"), [17]);
+    assert_eq!(matching("exe_flag:memfd"), [24]);
+    assert_eq!(matching("unit:ssh.socket"), [25]);
+    assert_eq!(matching("kind:listen unit:init.scope"), [25, 26]);
+    assert_eq!(matching("exe_sha256:00081018* kind:exec"), [18]);
 }
 
 #[test]
@@ -190,6 +203,17 @@ impl Naive {
         }
     }
 
+    /// Owner and closer as the JSON shows them.
+    fn of_json(&self) -> impl Iterator<Item = &Json> {
+        [self.json.get("process"), self.json.get("closer").map(|closer| &closer["process"])]
+            .into_iter()
+            .flatten()
+    }
+
+    fn places(&self) -> impl Iterator<Item = &Placement> {
+        self.processes.iter().filter_map(|process| process.placement.as_deref())
+    }
+
     fn holds(&self, word: &Word) -> bool {
         word.values.iter().any(|value| self.fits(word.key, value)) != word.negated
     }
@@ -218,6 +242,48 @@ impl Naive {
             Key::Arg => {
                 self.processes.iter().any(|process| process.args.iter().any(|arg| text_fits(value, arg)))
             }
+            Key::ExeFlag => self.of_json().any(|process| match value.text.as_str() {
+                "deleted" => process["exe_deleted"] == true,
+                "memfd" => process["exe_memfd"] == true,
+                _ => process["exe_writable"] == true,
+            }),
+            Key::ExeSha256 | Key::Tty => self.of_json().any(|process| {
+                process[key.name()].as_str().is_some_and(|found| text_fits(value, found.as_bytes()))
+            }),
+            Key::Cwd => self.processes.iter().any(|process| {
+                let cwd = process.identity.state().and_then(|state| state.cwd.clone());
+                cwd.is_some_and(|cwd| text_fits(value, &cwd))
+            }),
+            Key::User => {
+                self.processes.iter().any(|process| process.user.iter().any(|user| text_fits(value, user)))
+            }
+            Key::Parent => self.processes.iter().any(|process| above(value, process, 1)),
+            Key::Ancestor => self.processes.iter().any(|process| above(value, process, usize::MAX)),
+            Key::Unit => {
+                self.field("socket_unit").iter().any(|unit| text_fits(value, unit.as_bytes()))
+                    || self.places().any(|place| {
+                        [&place.unit, &place.user_unit]
+                            .into_iter()
+                            .flatten()
+                            .any(|unit| text_fits(value, unit))
+                    })
+            }
+            Key::Container => self.places().any(|place| {
+                place.container.as_ref().is_some_and(|container| {
+                    let short = value.form == Form::Quoted || !value.text.contains(['*', '?', '[']);
+                    text_fits(value, &container.id)
+                        || (short
+                            && value.text == "0f7d84f32c4d"
+                            && container.id.starts_with(b"0f7d84f32c4d"))
+                })
+            }),
+            Key::Runtime => {
+                self.of_json().any(|process| process["container"]["runtime"] == value.text.as_str())
+            }
+            Key::Pod => self.places().any(|place| {
+                let pod = place.container.as_ref().and_then(|container| container.pod.as_deref());
+                pod.is_some_and(|pod| text_fits(value, pod))
+            }),
             Key::Port => numbers(both("port")),
             Key::Lport => numbers(self.side(true, "port")),
             Key::Rport => numbers(self.side(false, "port")),
@@ -240,6 +306,14 @@ impl Naive {
             }
         }
     }
+}
+
+fn above(value: &Value, process: &ProcessInfo, levels: usize) -> bool {
+    process.ancestors.iter().take(levels).any(|ancestor| {
+        let exe = ancestor.exe.as_deref().unwrap_or(&ancestor.comm);
+        let slash = exe.iter().rposition(|byte| *byte == b'/').map_or(0, |at| at + 1);
+        [&ancestor.comm, exe, &exe[slash..]].iter().any(|name| text_fits(value, name))
+    })
 }
 
 fn number_fits(value: &Value, found: &str) -> bool {
@@ -320,7 +394,12 @@ fn values(key: Key) -> BoxedStrategy<Value> {
                     "kworker/[0-9]*",
                     "/usr/*/nginx",
                     "-s",
-                    "--all"
+                    "--all",
+                    "*.service",
+                    "nginx.service",
+                    "0f7d84f32c4d",
+                    "pts/*",
+                    "/tmp"
                 ])
                 .prop_map(str::to_owned)
             ),
@@ -334,6 +413,8 @@ fn values(key: Key) -> BoxedStrategy<Value> {
             named(vec!["ECONNREFUSED", "ECONNRESET", "104", "0", "100-120", "cancelled", "524"])
         }
         (Takes::Names, Key::State) => named(names::all::<TcpState>()),
+        (Takes::Names, Key::ExeFlag) => named(names::all::<names::ExeFlag>()),
+        (Takes::Names, Key::Runtime) => named(names::all::<Runtime>()),
         (Takes::Names, Key::Dir) => named(names::all::<Direction>()),
         (Takes::Names, Key::Kind) => named(names::all::<EventKind>()),
         (Takes::Names, Key::Proto) => named(names::all::<Transport>()),
@@ -419,6 +500,8 @@ fn a_long_filter_is_refused_quickly() {
 fn names_of(key: Key) -> Option<Vec<&'static str>> {
     Some(match key {
         Key::State => names::all::<TcpState>(),
+        Key::ExeFlag => names::all::<names::ExeFlag>(),
+        Key::Runtime => names::all::<Runtime>(),
         Key::Dir => names::all::<Direction>(),
         Key::Kind => names::all::<EventKind>(),
         Key::Proto => names::all::<Transport>(),

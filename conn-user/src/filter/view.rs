@@ -32,6 +32,8 @@ pub(super) struct View<'a> {
     /// Opener, acceptor, listener; the process of an exec or exit.
     pub(super) owner: Option<&'a ProcessInfo>,
     pub(super) closer: Option<&'a ProcessInfo>,
+    /// The unit for which systemd listens.
+    pub(super) socket_unit: Option<&'a str>,
     pub(super) socket: Option<Socket>,
     pub(super) end: Option<EndedHow>,
     pub(super) errno: Option<u16>,
@@ -56,6 +58,7 @@ impl<'a> View<'a> {
             kind: Some(event.body.kind()),
             owner: None,
             closer: None,
+            socket_unit: None,
             socket: None,
             end: None,
             errno: None,
@@ -88,7 +91,15 @@ impl<'a> View<'a> {
             method: if holder.is_some() { Method::FdTable } else { unknown },
         };
         let owner = holder.and_then(|holder| holder.process.as_deref());
-        Self { kind: None, owner, closer: None, socket: Some(socket), end: None, errno: None }
+        Self {
+            kind: None,
+            owner,
+            closer: None,
+            socket_unit: listed.socket_unit.as_deref(),
+            socket: Some(socket),
+            end: None,
+            errno: None,
+        }
     }
 
     fn with_flow(self, change: &'a Change) -> Self {
@@ -141,6 +152,7 @@ impl<'a> View<'a> {
             source: listener.source,
             method: listener.owner.method,
         };
-        Self { owner: listener.owner.process.as_deref(), socket: Some(socket), ..self }
+        let socket_unit = listener.socket_unit.as_deref().filter(|_| listener.is_systemds());
+        Self { owner: listener.owner.process.as_deref(), socket_unit, socket: Some(socket), ..self }
     }
 }

@@ -116,6 +116,7 @@ impl FlowTable {
             born: None,
             kernel_socket: sock.flags & SockFlags::KERNEL != 0,
             owner: BEFORE_ATTACH,
+            socket_unit: None,
         };
         out.push(FlowEvent {
             boot: at.boot,

@@ -41,6 +41,8 @@ impl Listener {
             born: self.born.clone(),
             kernel_socket: self.kernel,
             owner: (*self.owner).clone(),
+            // Told by the station that knows the files of systemd.
+            socket_unit: None,
         }
     }
 

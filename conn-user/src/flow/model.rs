@@ -241,6 +241,8 @@ pub struct ListenEvent {
     pub kernel_socket: bool,
     /// Who called listen.
     pub owner: Actor,
+    /// The unit for which systemd listens, where process 1 owns it and that is known.
+    pub socket_unit: Option<Arc<str>>,
 }
 
 /// The end of a listener.
@@ -250,6 +252,13 @@ pub struct Unlisten {
     pub closer: Actor,
     /// How long it listened, where known.
     pub duration: Option<DurationNs>,
+}
+
+impl ListenEvent {
+    /// Whether process 1 owns it: then it is another unit's business, which is `socket_unit`, where that is known.
+    pub fn is_systemds(&self) -> bool {
+        self.owner.process.as_ref().is_some_and(|process| process.pid == Pid(1))
+    }
 }
 
 /// The IPv4 form of an IPv4-mapped address, and whether it was one.

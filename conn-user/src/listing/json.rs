@@ -100,6 +100,11 @@ impl Writer {
         if listed.listens() {
             write_key(b"v6only", out);
             out.extend_from_slice(if socket.v6only { b"true" } else { b"false" });
+            match &listed.socket_unit {
+                Some(unit) => write_text(b"socket_unit", unit.as_bytes(), out),
+                None if listed.is_systemds() => null(b"socket_unit", out),
+                None => {}
+            }
         } else {
             write_end(b",\"raddr\":\"", b",\"rport\":", socket.remote, out);
         }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::event::age::Age;
 use crate::flow::snapshot::model::{NoHolder, Note, SnapSocket, Snapshot, TcpState};
 use crate::process::info::ProcessInfo;
+use crate::process::socket_units::SocketUnits;
 use crate::units::{BootNs, Pid};
 
 /// Version of the list's schema; a field that changes its meaning or goes away raises it, a new field does not.
@@ -30,6 +31,8 @@ pub struct Listed {
     pub socket: SnapSocket,
     /// The processes that hold it, the oldest first: of a server, the one that made the socket.
     pub holders: Vec<HeldBy>,
+    /// Of a listener that process 1 holds: the unit for which it listens, where that is known.
+    pub socket_unit: Option<Arc<str>>,
 }
 
 /// A process that holds a socket.
@@ -83,6 +86,13 @@ impl Listing {
         let sockets = snapshot.sockets.into_iter().map(|socket| Listed::of(socket, &mut who)).collect();
         Self { began: snapshot.began, ended: snapshot.ended, sockets, notes: snapshot.notes }
     }
+
+    /// Names the units for which process 1 listens.
+    pub fn name_socket_units(&mut self, units: &mut SocketUnits) {
+        for listed in self.sockets.iter_mut().filter(|listed| listed.is_systemds()) {
+            listed.socket_unit = units.unit_of(listed.socket.local);
+        }
+    }
 }
 
 impl Listed {
@@ -96,12 +106,17 @@ impl Listed {
             fds.dedup();
             holders.push(HeldBy { pid, process: who(pid, start), fds });
         }
-        Self { socket, holders }
+        Self { socket, holders, socket_unit: None }
     }
 
     /// Whether it listens.
     pub const fn listens(&self) -> bool {
         matches!(self.socket.state, TcpState::Listen)
+    }
+
+    /// Whether process 1 listens: then it is another unit's business.
+    pub fn is_systemds(&self) -> bool {
+        self.listens() && self.owner().is_some_and(|owner| owner.pid == Pid(1))
     }
 
     /// The oldest holder that is known.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::json::{self, Asked};
 use super::model::{HeldBy, Listed, Listing, Selection};
-use crate::event::samples::{self, curl, hostile, nginx};
+use crate::event::samples::{self, curl, hostile, nginx, systemd};
 use crate::flow::born::{Born, BornBy};
 use crate::flow::model::{Direction, Traffic, Transport};
 use crate::flow::snapshot::model::{NoHolder, Note, SnapSocket, TcpState};
@@ -70,7 +70,7 @@ pub(crate) fn held(socket: SnapSocket, by: &[(&Arc<ProcessInfo>, u32)]) -> Liste
         .iter()
         .map(|(process, fd)| HeldBy { pid: process.pid, process: Some(Arc::clone(process)), fds: vec![*fd] })
         .collect();
-    Listed { socket, holders }
+    Listed { socket, holders, socket_unit: None }
 }
 
 /// A worker of nginx.
@@ -121,6 +121,8 @@ pub(crate) fn listing() -> Listing {
     by_the_gone.holders.push(gone);
     let mut full = listener("[::1]:8080");
     (full.recv_queue, full.v6only) = (3, true);
+    let mut activated = held(listener("[::]:22"), &[(&systemd(), 40)]);
+    activated.socket_unit = Some("ssh.socket".into());
     Listing {
         began: BootNs(ENDED.0 - 2_000_000),
         ended: ENDED,
@@ -133,6 +135,7 @@ pub(crate) fn listing() -> Listing {
             held(in_state(TcpState::TimeWait, NoHolder::TimeWait, 5), &[]),
             held(hidden, &[]),
             by_the_gone,
+            activated,
         ],
         notes: vec![Note::HiddenProcesses { count: 3 }],
     }

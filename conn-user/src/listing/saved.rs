@@ -339,9 +339,9 @@ mod tests {
         assert!(
             error(&good.replace("close_wait", "half\\u001b")).contains("line 10: `half\\x1b` is not a value")
         );
-        assert!(error(&(good.clone() + &good)).contains("line 11: another list begins here"));
+        assert!(error(&(good.clone() + &good)).contains("line 12: another list begins here"));
         lines.pop();
-        assert!(error(&lines.join("\n")).contains("announces 8 sockets, and 7 follow"));
+        assert!(error(&lines.join("\n")).contains("announces 9 sockets, and 8 follow"));
         let cut = &good[..good.len() - 40];
         assert!(error(cut).starts_with("line 10: column"), "{}", error(cut));
     }

@@ -5,9 +5,11 @@
 use super::model::{Listed, Listing};
 use super::table::{self, Cell, Column, Row};
 use crate::event::human;
+use crate::event::names::Named as _;
 use crate::flow::model::{Direction, Transport};
 use crate::flow::snapshot::model::{NoHolder, TcpState};
 use crate::process::info::ProcessInfo;
+use crate::process::placement::Runtime;
 use crate::units::{BootNs, DurationNs, NetNs};
 
 /// How to show a list.
@@ -54,7 +56,7 @@ fn row(listed: &Listed, at: BootNs, options: TextOptions) -> Row<12> {
     match listed.owner() {
         Some(owner) => {
             write_user(owner, user);
-            write_unit(owner, unit);
+            write_unit(listed, owner, unit);
         }
         // Without a holder the socket's own user may still be a trace.
         None if listed.no_holder() == Some(NoHolder::NotFound) => user.number(socket.uid),
@@ -133,10 +135,26 @@ pub(super) fn write_processes<'a>(
 }
 
 fn write_user(process: &ProcessInfo, cell: &mut Cell) {
-    cell.number(process.uid);
+    match &process.user {
+        Some(name) => cell.word(name),
+        None => cell.number(process.uid),
+    }
 }
 
-fn write_unit(_process: &ProcessInfo, _cell: &mut Cell) {}
+/// The socket unit, the container, or else the unit.
+fn write_unit(listed: &Listed, process: &ProcessInfo, cell: &mut Cell) {
+    if let Some(unit) = &listed.socket_unit {
+        return cell.word(unit.as_bytes());
+    }
+    let Some(place) = &process.placement else { return };
+    if let Some(container) = &place.container {
+        cell.text(container.runtime.map_or("container", Runtime::name));
+        cell.text(":");
+        cell.word(container.short_id());
+    } else if let Some(unit) = place.user_unit.as_ref().or(place.unit.as_ref()) {
+        cell.word(unit);
+    }
+}
 
 fn write_exe(process: &ProcessInfo, cell: &mut Cell) {
     match &process.exe {

@@ -1,6 +1,13 @@
-//! What an exec record says: path and arguments.
+//! What a record, or /proc, says of a process image.
 
-use conn_common::record::{ExecFlags, ExecRecord, Task};
+use std::sync::Arc;
+
+use conn_common::record::{ExecFlags, ExecRecord, PF_KTHREAD, Task};
+
+use super::identity::Identity;
+use super::info::{FileId, ProcessInfo, ProcessSource};
+use super::procfs::ProcImage;
+use crate::units::{BootNs, Pid};
 
 /// The name of a task without its padding.
 pub(super) fn comm(task: &Task) -> &[u8] {
@@ -13,7 +20,7 @@ pub(super) fn until_nul(bytes: &[u8]) -> &[u8] {
 }
 
 /// The path that the record carries whole, from the root.
-pub(super) fn complete_path(record: &ExecRecord) -> Option<Box<[u8]>> {
+pub(super) fn complete_path(record: &ExecRecord) -> Option<Arc<[u8]>> {
     if record.flags & ExecFlags::PATH_COMPLETE == 0 {
         return None;
     }
@@ -23,11 +30,11 @@ pub(super) fn complete_path(record: &ExecRecord) -> Option<Box<[u8]>> {
         path.push(b'/');
         path.extend_from_slice(name);
     }
-    (!path.is_empty()).then(|| path.into_boxed_slice())
+    (!path.is_empty()).then(|| path.into())
 }
 
 /// The name as it was given to exec, if any.
-pub(super) fn filename(record: &ExecRecord) -> Option<Box<[u8]>> {
+pub(super) fn filename(record: &ExecRecord) -> Option<Arc<[u8]>> {
     let name = until_nul(record.filename.get(..usize::from(record.filename_len))?);
     (!name.is_empty()).then(|| name.into())
 }
@@ -39,6 +46,66 @@ pub(super) fn split_args(bytes: &[u8]) -> Box<[Box<[u8]>]> {
     }
     let bytes = bytes.strip_suffix(&[0]).unwrap_or(bytes);
     bytes.split(|&b| b == 0).map(Into::into).collect()
+}
+
+/// What every hook carries.
+pub(super) fn hook_only(task: &Task) -> ProcessInfo {
+    ProcessInfo {
+        comm: comm(task).into(),
+        uid: task.uid,
+        gid: task.gid,
+        cgroup_id: task.cgroup_id,
+        kernel: task.flags & PF_KTHREAD != 0,
+        ..ProcessInfo::new(Pid(task.tgid), BootNs(task.start_boot_ns))
+    }
+}
+
+/// What an exec record says. `args` are the bytes behind it.
+pub(super) fn executed(record: &ExecRecord, args: &[u8]) -> ProcessInfo {
+    ProcessInfo {
+        ppid: (record.parent_tgid != 0).then_some(Pid(record.parent_tgid)),
+        exe: complete_path(record),
+        exe_deleted: record.exe_nlink == 0,
+        exe_file: FileId::from_kernel(record.exe_dev, record.exe_inode),
+        args: split_args(args),
+        args_truncated: record.flags & (ExecFlags::ARGS_TRUNCATED | ExecFlags::ARGS_FAULT) != 0,
+        login_uid: (record.login_uid != u32::MAX).then_some(record.login_uid),
+        kernel: false,
+        source: ProcessSource::Exec,
+        identity: Identity::executed_at(BootNs(record.header.boot_ns)),
+        ..hook_only(&record.task)
+    }
+}
+
+/// What a child has from its parent.
+pub(super) fn inherit(child: &mut ProcessInfo, parent: &ProcessInfo) {
+    child.exe.clone_from(&parent.exe);
+    child.exe_deleted = parent.exe_deleted;
+    child.exe_file = parent.exe_file;
+    child.args.clone_from(&parent.args);
+    child.args_truncated = parent.args_truncated;
+    child.identity = parent.identity.forked();
+    child.source = ProcessSource::Fork;
+}
+
+/// What /proc says, but for the cgroup.
+pub(super) fn scanned(seen: ProcImage) -> ProcessInfo {
+    ProcessInfo {
+        start_is_coarse: true,
+        ppid: seen.ppid,
+        comm: seen.comm,
+        exe: seen.exe,
+        exe_deleted: seen.exe_deleted,
+        exe_file: seen.exe_file,
+        args: seen.args,
+        args_truncated: seen.args_truncated,
+        uid: seen.uid,
+        gid: seen.gid,
+        login_uid: seen.login_uid,
+        kernel: seen.kernel,
+        source: ProcessSource::ProcScan,
+        ..ProcessInfo::new(seen.pid, seen.start)
+    }
 }
 
 #[cfg(test)]

@@ -1,8 +1,14 @@
 //! What is known of a process.
 
+use std::sync::Arc;
+
+use super::identity::Identity;
+use super::lineage::Ancestor;
+use super::placement::Placement;
 use crate::units::{BootNs, Pid};
 
-/// A process: (boot, tgid, start) names it once and for all.
+/// A process: (boot, tgid, start) names it once and for all. What a value holds does not change, but for
+/// [`ProcessInfo::identity`], which fills.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProcessInfo {
     /// Process id.
@@ -13,12 +19,17 @@ pub struct ProcessInfo {
     pub start_is_coarse: bool,
     /// Parent's process id, where known.
     pub ppid: Option<Pid>,
+    /// Who created it and who created that, nearest first, at most [`super::lineage::ANCESTORS_MAX`]; ends early where
+    /// one is not known. A parent that exits makes `ppid` another one's and changes nothing here.
+    pub ancestors: Arc<[Ancestor]>,
     /// Name of the group leader, attacker-controlled bytes.
     pub comm: Box<[u8]>,
     /// Path of the executable, attacker-controlled bytes; `None`: not known (kernel thread, no permission).
-    pub exe: Option<Box<[u8]>>,
+    pub exe: Option<Arc<[u8]>>,
     /// The executable has no name any more (deleted, memfd).
     pub exe_deleted: bool,
+    /// Which file it is.
+    pub exe_file: Option<FileId>,
     /// Arguments, attacker-controlled bytes.
     pub args: Box<[Box<[u8]>]>,
     /// Arguments are incomplete.
@@ -27,14 +38,43 @@ pub struct ProcessInfo {
     pub uid: u32,
     /// Real group id.
     pub gid: u32,
+    /// Name of `uid` in this machine's /etc/passwd, where it has one.
+    pub user: Option<Arc<[u8]>>,
     /// Login uid, where set and known.
     pub login_uid: Option<u32>,
     /// cgroup v2 id, 0 where unknown.
     pub cgroup_id: u64,
+    /// What its cgroup says; `None`: the cgroup's path is not known.
+    pub placement: Option<Arc<Placement>>,
     /// It is a kernel thread.
     pub kernel: bool,
     /// How name, path and arguments are known.
     pub source: ProcessSource,
+    /// What may still be found out about this image.
+    pub identity: Identity,
+    /// Held by every value about this process, whatever it executed: tells the process table whether anybody still
+    /// refers to it.
+    pub presence: Presence,
+}
+
+/// Counts who refers to a process. Any two are equal: it is no fact.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Presence(Arc<()>);
+
+impl Presence {
+    /// Whether there is another clone of it.
+    pub fn is_shared(&self) -> bool {
+        Arc::strong_count(&self.0) > 1
+    }
+}
+
+/// A file, however it is called: device and inode number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FileId {
+    /// Device, as in `st_dev`.
+    pub dev: u64,
+    /// Inode number.
+    pub inode: u64,
 }
 
 /// How a process's image is known.
@@ -62,7 +102,55 @@ pub enum ExitStatus {
 /// Unit of the start time in `/proc/PID/stat`, in nanoseconds: `USER_HZ` is 100 on every architecture that conn runs on.
 pub const TICK_NS: u64 = 10_000_000;
 
+impl FileId {
+    /// From the kernel's own encoding of the device (`MKDEV` in include/linux/kdev_t.h); `None` without an inode.
+    pub fn from_kernel(dev: u32, inode: u64) -> Option<Self> {
+        let dev = libc::makedev(dev >> 20, dev & 0xf_ffff);
+        (inode != 0).then_some(Self { dev, inode })
+    }
+}
+
 impl ProcessInfo {
+    /// A process of which nothing else is known.
+    pub fn new(pid: Pid, start: BootNs) -> Self {
+        Self {
+            pid,
+            start,
+            start_is_coarse: false,
+            ppid: None,
+            ancestors: Arc::default(),
+            comm: Box::default(),
+            exe: None,
+            exe_deleted: false,
+            exe_file: None,
+            args: Box::default(),
+            args_truncated: false,
+            uid: 0,
+            gid: 0,
+            user: None,
+            login_uid: None,
+            cgroup_id: 0,
+            placement: None,
+            kernel: false,
+            source: ProcessSource::Hook,
+            identity: Identity::default(),
+            presence: Presence::default(),
+        }
+    }
+
+    /// The start in whole ticks (1/100 s since boot), as `/proc/PID/stat` shows it: the same whether the start came
+    /// from there or, exact, from a record. With the pid it names a process of this boot: for two to share both, one
+    /// id would have to come round within 10 ms, and the kernel hands ids out in a cycle of at least 32,768
+    /// (`pid_max`), a rate of three million processes a second.
+    pub const fn start_ticks(&self) -> u64 {
+        self.start.0 / TICK_NS
+    }
+
+    /// The executable is an anonymous file (memfd_create(2)).
+    pub fn exe_is_memfd(&self) -> bool {
+        self.exe_deleted && self.exe.as_deref().is_some_and(|exe| exe.starts_with(b"/memfd:"))
+    }
+
     /// Whether this is the process (`pid`, `start`), where `start` may be exact or, from /proc, in whole ticks.
     pub fn is(&self, pid: Pid, start: BootNs, start_is_coarse: bool) -> bool {
         self.pid == pid
@@ -90,6 +178,24 @@ impl ExitStatus {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn devices_are_those_of_stat() {
+        let file = FileId::from_kernel(254 << 20 | 1, 5).expect("an inode");
+        assert_eq!((libc::major(file.dev), libc::minor(file.dev), file.inode), (254, 1, 5));
+        assert_eq!(FileId::from_kernel(1, 0), None);
+    }
+
+    #[test]
+    fn memfd_is_told_from_a_file_of_that_name() {
+        let process = |exe: &[u8], exe_deleted| ProcessInfo {
+            exe: Some(exe.into()),
+            exe_deleted,
+            ..ProcessInfo::new(Pid(1), BootNs(1))
+        };
+        assert!(process(b"/memfd:x", true).exe_is_memfd());
+        assert!(!process(b"/memfd:x", false).exe_is_memfd() && !process(b"/tmp/x", true).exe_is_memfd());
+    }
 
     #[test]
     fn exit_codes() {

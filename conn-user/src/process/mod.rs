@@ -1,12 +1,26 @@
 //! Who: the process table, from exec, fork and exit records and a scan of /proc at start.
 
+mod about;
+pub mod cgroup;
+pub mod digest;
+mod entry;
+mod exe;
 pub mod fds;
 pub mod hash;
+pub mod identity;
 mod image;
 pub mod info;
+pub mod inspect;
+pub mod lineage;
+mod mounts;
+pub mod placement;
 pub mod procfs;
+mod scan;
 mod seen;
+pub mod socket_units;
 pub mod table;
+mod tty;
+pub mod users;
 
 #[cfg(test)]
 pub(crate) mod testing;

@@ -5,12 +5,16 @@ use std::io::{self, Read as _};
 use std::os::unix::ffi::OsStringExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use conn_common::record::{EXEC_ARGS_MAX, PF_KTHREAD};
 
+use super::cgroup::{CgroupFs, CgroupOf};
+use super::identity::ProcessState;
 use super::image::{split_args, until_nul};
-use super::info::TICK_NS;
-use crate::units::{BootNs, Pid};
+use super::info::{FileId, TICK_NS};
+use super::tty;
+use crate::units::{BootNs, NetNs, Pid};
 
 /// A process as /proc shows it at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,9 +28,11 @@ pub struct ProcImage {
     /// Name of the group leader.
     pub comm: Box<[u8]>,
     /// Executable, without the mark of a deleted one.
-    pub exe: Option<Box<[u8]>>,
+    pub exe: Option<Arc<[u8]>>,
     /// The executable has no name any more.
     pub exe_deleted: bool,
+    /// Which file it is.
+    pub exe_file: Option<FileId>,
     /// Arguments.
     pub args: Box<[Box<[u8]>]>,
     /// There are more arguments than are kept ([`EXEC_ARGS_MAX`] bytes).
@@ -37,6 +43,8 @@ pub struct ProcImage {
     pub gid: u32,
     /// Login uid, where set.
     pub login_uid: Option<u32>,
+    /// Its cgroup.
+    pub cgroup: Option<CgroupOf>,
     /// It is a kernel thread.
     pub kernel: bool,
 }
@@ -51,17 +59,24 @@ pub trait ProcSource: Send {
 
     /// One process; `None` when it is gone, or became another one while it was read.
     fn read(&self, pid: Pid) -> Option<ProcImage>;
+
+    /// The cgroup of the process (`pid`, `start`); `None` when that one is gone.
+    fn cgroup_of(&self, pid: Pid, start: BootNs) -> Option<CgroupOf>;
+
+    /// The path of a cgroup, whether anything is in it or not; `None` when it is gone or out of reach.
+    fn cgroup_path(&self, id: u64) -> Option<Box<[u8]>>;
 }
 
 /// The real /proc.
 #[derive(Clone, Debug)]
 pub struct ProcFs {
     root: PathBuf,
+    cgroups: Arc<CgroupFs>,
 }
 
 impl Default for ProcFs {
     fn default() -> Self {
-        Self { root: PathBuf::from("/proc") }
+        Self::at("/proc")
     }
 }
 
@@ -71,8 +86,18 @@ pub(super) struct Stat {
     pub(super) comm: Box<[u8]>,
     pub(super) ppid: u32,
     pub(super) session: u32,
+    /// Device number of the controlling terminal, 0: none.
+    pub(super) tty: u32,
     pub(super) flags: u32,
     pub(super) start: BootNs,
+}
+
+/// What the link `/proc/PID/exe` says.
+#[derive(Debug, Default)]
+struct Exe {
+    path: Option<Arc<[u8]>>,
+    deleted: bool,
+    file: Option<FileId>,
 }
 
 /// The name stands in parentheses and may itself contain some: the last one ends it.
@@ -85,9 +110,16 @@ pub(super) fn parse_stat(bytes: &[u8]) -> Option<Stat> {
     let mut fields = rest.split_ascii_whitespace().skip(1);
     let ppid = fields.next()?.parse().ok()?;
     let session = fields.nth(1)?.parse().ok()?;
-    let flags = fields.nth(2)?.parse().ok()?;
+    let tty: i32 = fields.next()?.parse().ok()?;
+    let flags = fields.nth(1)?.parse().ok()?;
     let ticks: u64 = fields.nth(12)?.parse().ok()?;
-    Some(Stat { comm: comm.into(), ppid, session, flags, start: BootNs(ticks.checked_mul(TICK_NS)?) })
+    let start = BootNs(ticks.checked_mul(TICK_NS)?);
+    Some(Stat { comm: comm.into(), ppid, session, tty: tty.cast_unsigned(), flags, start })
+}
+
+/// Whether a start from /proc is this one, exact or not.
+fn is_same_start(seen: BootNs, start: BootNs) -> bool {
+    seen.0 / TICK_NS == start.0 / TICK_NS
 }
 
 /// The real one of the four ids behind a name in `/proc/PID/status`.
@@ -99,30 +131,51 @@ fn status_id(status: &[u8], name: &[u8]) -> Option<u32> {
 impl ProcFs {
     /// A /proc that is mounted elsewhere.
     pub fn at(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into() }
+        Self { root: root.into(), cgroups: Arc::new(CgroupFs::find()) }
+    }
+
+    /// The state of the process (`pid`, `start`), where that one is still there.
+    pub(super) fn state(&self, pid: Pid, start: BootNs) -> Option<ProcessState> {
+        let stat = self.stat(pid).filter(|stat| is_same_start(stat.start, start))?;
+        let cwd = fs::read_link(self.file(pid, "cwd")).ok();
+        let netns = fs::metadata(self.file(pid, "ns/net")).ok();
+        let state = ProcessState {
+            cwd: cwd.map(|path| path.into_os_string().into_vec().into()),
+            tty: tty::name(stat.tty),
+            netns: netns.and_then(|meta| u32::try_from(meta.ino()).ok()).map(NetNs),
+        };
+        self.is_there(pid, start).then_some(state)
+    }
+
+    /// Whether the process (`pid`, `start`) is still there.
+    pub(super) fn is_there(&self, pid: Pid, start: BootNs) -> bool {
+        self.stat(pid).is_some_and(|stat| is_same_start(stat.start, start))
     }
 
     fn stat(&self, pid: Pid) -> Option<Stat> {
         parse_stat(&fs::read(self.file(pid, "stat")).ok()?)
     }
 
-    fn file(&self, pid: Pid, name: &str) -> PathBuf {
+    /// The file of that name in the folder of a process.
+    pub(super) fn file(&self, pid: Pid, name: &str) -> PathBuf {
         let mut path = self.root.join(pid.0.to_string());
         path.push(name);
         path
     }
 
-    fn exe(&self, pid: Pid) -> (Option<Box<[u8]>>, bool) {
+    fn exe(&self, pid: Pid) -> Exe {
         const MARK: &[u8] = b" (deleted)";
         let link = self.file(pid, "exe");
-        let Ok(target) = fs::read_link(&link) else { return (None, false) };
+        let Ok(target) = fs::read_link(&link) else { return Exe::default() };
         let mut path = target.into_os_string().into_vec();
+        let meta = fs::metadata(&link).ok();
         // A file may be called so while it exists: its links tell.
-        let deleted = path.ends_with(MARK) && fs::metadata(&link).map_or(true, |meta| meta.nlink() == 0);
+        let deleted = path.ends_with(MARK) && meta.as_ref().is_none_or(|meta| meta.nlink() == 0);
         if deleted {
             path.truncate(path.len() - MARK.len());
         }
-        (Some(path.into_boxed_slice()), deleted)
+        let file = meta.map(|meta| FileId { dev: meta.dev(), inode: meta.ino() });
+        Exe { path: Some(path.into()), deleted, file }
     }
 
     fn args(&self, pid: Pid) -> (Box<[Box<[u8]>]>, bool) {
@@ -152,12 +205,13 @@ impl ProcSource for ProcFs {
         let stat = self.stat(pid)?;
         let status = fs::read(self.file(pid, "status")).ok()?;
         let kernel = stat.flags & PF_KTHREAD != 0;
-        let (exe, exe_deleted) = if kernel { (None, false) } else { self.exe(pid) };
+        let exe = if kernel { Exe::default() } else { self.exe(pid) };
         let (args, args_truncated) = if kernel { (Box::default(), false) } else { self.args(pid) };
         let login_uid = fs::read(self.file(pid, "loginuid"))
             .ok()
             .and_then(|text| std::str::from_utf8(until_nul(&text)).ok()?.trim().parse().ok())
             .filter(|&uid| uid != u32::MAX);
+        let cgroup = fs::read(self.file(pid, "cgroup")).ok().and_then(|text| self.cgroups.of_process(&text));
         // Still the same process: nothing above was read from the next one with this id.
         if self.stat(pid)?.start != stat.start {
             return None;
@@ -167,15 +221,26 @@ impl ProcSource for ProcFs {
             start: stat.start,
             ppid: (stat.ppid != 0).then_some(Pid(stat.ppid)),
             comm: stat.comm,
-            exe,
-            exe_deleted,
+            exe: exe.path,
+            exe_deleted: exe.deleted,
+            exe_file: exe.file,
             args,
             args_truncated,
             uid: status_id(&status, b"Uid:")?,
             gid: status_id(&status, b"Gid:")?,
             login_uid,
+            cgroup,
             kernel,
         })
+    }
+
+    fn cgroup_of(&self, pid: Pid, start: BootNs) -> Option<CgroupOf> {
+        let text = fs::read(self.file(pid, "cgroup")).ok()?;
+        self.cgroups.of_process(&text).filter(|_| self.is_there(pid, start))
+    }
+
+    fn cgroup_path(&self, id: u64) -> Option<Box<[u8]>> {
+        self.cgroups.path_of(id)
     }
 }
 
@@ -185,11 +250,11 @@ mod tests {
 
     #[test]
     fn stat_with_a_hostile_name() {
-        let text = b"42 (a) R 1 (b) S 7 42 41 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 123456 1 2 3";
+        let text = b"42 (a) R 1 (b) S 7 42 41 34816 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 123456 1 2 3";
         let stat = parse_stat(text).expect("stat");
         assert_eq!(&stat.comm[..], b"a) R 1 (b");
         assert_eq!((stat.ppid, stat.session), (7, 41));
-        assert_eq!(stat.flags, 4_194_560);
+        assert_eq!((stat.tty, stat.flags), (34_816, 4_194_560));
         assert_eq!(stat.start, BootNs(123_456 * TICK_NS));
     }
 

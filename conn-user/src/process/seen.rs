@@ -2,29 +2,60 @@
 
 use std::sync::Arc;
 
+use super::entry::lookup;
+use super::image::scanned;
 use super::info::ProcessInfo;
-use super::table::{ProcessTable, scanned};
+use super::lineage::ANCESTORS_MAX;
+use super::table::ProcessTable;
 use crate::units::{BootNs, Pid};
 
 impl ProcessTable {
     /// The process with this id and start, in whole ticks ([`super::info::TICK_NS`]); it is read from /proc when the
-    /// table does not have it. `None`: it is gone, and no record told of it.
+    /// table does not have it. `None`: it is gone, and no record told of it. It holds a socket, which counts as a use
+    /// of the network.
     pub fn seen(&mut self, pid: Pid, start: BootNs) -> Option<Arc<ProcessInfo>> {
-        if let Some(entry) = self.find_coarse(pid, start) {
-            return Some(Arc::clone(&entry.info));
+        if lookup(&mut self.slots, pid, start, true).is_none() {
+            let image = self.read_proc(pid, start)?;
+            let mut info = self.about.scanned(image);
+            self.read_ancestors(info.ppid, info.start);
+            info.ancestors = self.ancestors(info.ppid, info.start);
+            let info = self.insert(info, false);
+            if lookup(&mut self.slots, pid, start, true).is_none() {
+                return Some(info);
+            }
         }
-        let image = self.read_proc(pid, start)?;
-        Some(self.insert(scanned(image), false))
+        let entry = lookup(&mut self.slots, pid, start, true)?;
+        if !entry.used {
+            entry.first_use(self.inspector.as_ref());
+        }
+        Some(Arc::clone(&entry.info))
+    }
+
+    /// Reads those above a process that the table does not have: it was not filled by a scan, or records were lost.
+    fn read_ancestors(&mut self, ppid: Option<Pid>, start: BootNs) {
+        let (mut next, mut start) = (ppid, start);
+        for _ in 0..ANCESTORS_MAX {
+            let Some(pid) = next else { return };
+            if let Some(parent) = self.parent(pid, start) {
+                (next, start) = (parent.ppid, parent.start);
+                continue;
+            }
+            let Some(image) = self.about.proc.read(pid).filter(|image| image.start <= start) else { return };
+            (next, start) = (image.ppid, image.start);
+            let info = self.about.scanned(image);
+            self.insert(info, false);
+        }
     }
 
     /// Reads every process again after records of processes were lost. An image that differs from the known one is of
     /// an exec that was missed.
     pub fn refresh(&mut self) {
-        let Ok(pids) = self.proc.pids() else { return };
+        let Ok(pids) = self.about.proc.pids() else { return };
         for pid in pids {
-            let Some(image) = self.proc.read(pid) else { continue };
-            let Some(entry) = self.find_coarse(image.pid, image.start) else {
-                self.insert(scanned(image), false);
+            let Some(mut image) = self.about.proc.read(pid) else { continue };
+            let Some(entry) = lookup(&mut self.slots, image.pid, image.start, true) else {
+                let info = self.about.scanned(image);
+                self.insert(info, false);
                 continue;
             };
             let old = &entry.info;
@@ -33,14 +64,18 @@ impl ProcessTable {
             if gone || (old.exe == image.exe && (old.args == image.args || old.args_truncated)) {
                 continue;
             }
-            let info = ProcessInfo {
+            let cgroup = image.cgroup.take();
+            let mut info = ProcessInfo {
                 start: old.start,
                 start_is_coarse: old.start_is_coarse,
+                ancestors: Arc::clone(&old.ancestors),
                 cgroup_id: old.cgroup_id,
                 ..scanned(image)
             };
-            entry.info = Arc::new(info);
+            self.about.describe_seen(&mut info, cgroup);
+            entry.replace(info);
         }
+        self.link();
     }
 }
 
@@ -54,17 +89,20 @@ mod tests {
         const T0: u64 = 100 * SECOND;
         let proc = FakeProc::default();
         proc.put(11, T0, "/bin/proc");
+        proc.put(1, SECOND, "/sbin/init");
         let mut table = proc.table();
         table.on_exec(&exec_record(10, T0 + 1234, "/bin/record"), b"");
         let mut exe = |pid, start| {
             let info = table.seen(Pid(pid), BootNs(start))?;
-            Some((info.start.0, String::from_utf8(info.exe.clone()?.into_vec()).expect("text")))
+            Some((info.start.0, String::from_utf8(info.exe.as_ref()?.to_vec()).expect("text")))
         };
         assert_eq!(exe(10, T0), Some((T0 + 1234, "/bin/record".into())));
         assert_eq!(exe(11, T0), Some((T0, "/bin/proc".into())));
         assert_eq!(exe(11, T0), Some((T0, "/bin/proc".into())));
         assert_eq!(exe(11, T0 - SECOND), None, "an earlier process with that id");
         assert_eq!(exe(12, T0), None);
-        assert_eq!(proc.reads(), [11, 11, 12], "a known one is not read again");
+        assert_eq!(proc.reads(), [11, 1, 11, 12], "a known one is not read again");
+        let ancestors = &table.seen(Pid(11), BootNs(T0)).expect("known").ancestors;
+        assert_eq!(ancestors.iter().map(|ancestor| ancestor.pid.0).collect::<Vec<_>>(), [1]);
     }
 }

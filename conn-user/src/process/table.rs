@@ -4,15 +4,20 @@
 //! user, group or cgroup. /proc is read for a process that no record told of, once.
 
 use std::collections::{HashSet, VecDeque};
-use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
-use conn_common::record::{ExecFlags, ExecRecord, ExitRecord, ForkRecord, PF_KTHREAD, Task};
+use conn_common::record::{ExecFlags, ExecRecord, ExitRecord, ForkRecord, Task};
 
+use super::about::About;
+use super::entry::{Entry, Exited, Slot, entry_of, find};
 use super::hash::IntMap;
-use super::image::{comm, complete_path, filename, split_args};
-use super::info::{ProcessInfo, ProcessSource};
+use super::image::{executed, filename, hook_only, inherit};
+use super::info::{ProcessInfo, ProcessSource, TICK_NS};
+use super::inspect::{Depth, InspectStats, Inspector};
+use super::lineage;
 use super::procfs::{ProcFs, ProcImage, ProcSource};
+use super::users::Users;
 use crate::units::{BootNs, DurationNs, Pid};
 
 /// Bounds of a [`ProcessTable`].
@@ -21,7 +26,8 @@ pub struct ProcessLimits {
     /// Most processes that are remembered, exited ones included.
     pub max: usize,
     /// How long an exited process is remembered, in the time of the records: its sockets are closed after its exit
-    /// record (`do_exit`: `exit_files` and task work come after the tracepoint).
+    /// record (`do_exit`: `exit_files` and task work come after the tracepoint). One that something still refers to (a
+    /// connection, a listener) stays longer.
     pub grace: DurationNs,
 }
 
@@ -44,33 +50,15 @@ pub struct ProcessStats {
     pub not_kept: u64,
     /// Look-ups in /proc for a process that no record had told of.
     pub proc_reads: u64,
-}
-
-#[derive(Debug)]
-pub(super) struct Entry {
-    pub(super) info: Arc<ProcessInfo>,
-    /// Names the entry: its start may still become exact.
-    serial: u64,
-    exited: bool,
-}
-
-/// The processes that had one process id, the newest apart.
-#[derive(Debug)]
-struct Slot {
-    newest: Entry,
-    older: Vec<Entry>,
-}
-
-#[derive(Debug)]
-struct Exited {
-    at: BootNs,
-    pid: Pid,
-    serial: u64,
+    /// How often the memory of cgroups was full and emptied.
+    pub cgroups_forgotten: u64,
+    /// What the background did.
+    pub inspect: InspectStats,
 }
 
 /// See the module.
 pub struct ProcessTable {
-    slots: IntMap<u32, Slot>,
+    pub(super) slots: IntMap<u32, Slot>,
     exits: VecDeque<Exited>,
     known: usize,
     serial: u64,
@@ -78,7 +66,8 @@ pub struct ProcessTable {
     next_sweep: BootNs,
     limits: ProcessLimits,
     stats: ProcessStats,
-    pub(super) proc: Box<dyn ProcSource>,
+    pub(super) about: About,
+    pub(super) inspector: Option<Inspector>,
 }
 
 impl std::fmt::Debug for ProcessTable {
@@ -108,59 +97,94 @@ impl ProcessTable {
             next_sweep: BootNs(0),
             limits,
             stats: ProcessStats::default(),
-            proc,
+            about: About::new(proc),
+            inspector: None,
         }
+    }
+
+    /// Lets this one find out more in the background. Without it [`ProcessInfo::identity`] stays empty.
+    #[must_use]
+    pub fn with_inspector(mut self, inspector: Inspector) -> Self {
+        self.inspector = Some(inspector);
+        self
+    }
+
+    /// Waits until the background has answered all that was asked, but not longer than this. Returns whether it has.
+    /// For a snapshot that is shown at once; a stream need not wait.
+    pub fn settle(&self, patience: Duration) -> bool {
+        self.inspector.as_ref().is_none_or(|inspector| inspector.settle(patience))
+    }
+
+    /// Takes the names of users from elsewhere than `/etc/passwd`.
+    #[must_use]
+    pub fn with_users(mut self, users: Users) -> Self {
+        self.about.users = users;
+        self
     }
 
     /// The counters.
     pub fn stats(&self) -> ProcessStats {
-        ProcessStats { known: self.known, exited: self.exits.len(), ..self.stats }
+        ProcessStats {
+            known: self.known,
+            exited: self.exits.len(),
+            cgroups_forgotten: self.about.cgroups_forgotten,
+            inspect: self.inspector.as_ref().map(Inspector::stats).unwrap_or_default(),
+            ..self.stats
+        }
     }
 
     /// What is known of a hook's task already, and whether it has exited.
     pub fn known(&mut self, task: &Task) -> Option<(Arc<ProcessInfo>, bool)> {
-        let entry = self.find(Pid(task.tgid), BootNs(task.start_boot_ns))?;
+        let entry = find(&mut self.slots, Pid(task.tgid), BootNs(task.start_boot_ns))?;
         Some((Arc::clone(&entry.info), entry.exited))
     }
 
     /// A process was created: it is what its parent is, until it executes something.
     pub fn on_fork(&mut self, record: &ForkRecord) -> Arc<ProcessInfo> {
         self.advance(BootNs(record.header.boot_ns));
-        let parent = self.creator(Pid(record.parent_tgid), BootNs(record.parent_start_boot_ns));
-        let (pid, start) = (Pid(record.child.tgid), BootNs(record.child.start_boot_ns));
         let mut info = hook_only(&record.child);
         info.ppid = Some(Pid(record.parent_tgid));
-        let inherits = parent.as_ref().filter(|parent| parent.source != ProcessSource::Hook);
-        if let Some(parent) = inherits {
-            inherit(&mut info, parent);
+        let (mut inherits, mut copied) = (false, None);
+        if let Some(parent) = self.creator(Pid(record.parent_tgid), BootNs(record.parent_start_boot_ns)) {
+            let below = parent.below.get_or_insert_with(|| lineage::below(&parent.info));
+            info.ancestors = Arc::clone(below);
+            info.login_uid = parent.info.login_uid;
+            inherits = parent.info.source != ProcessSource::Hook;
+            let parent = Arc::clone(&parent.info);
+            copied = Some(parent.identity.clone());
+            if inherits {
+                inherit(&mut info, &parent);
+            }
+            self.about.describe(&mut info, Some(&parent));
+        } else {
+            self.about.describe(&mut info, None);
         }
-        match self.find(pid, start) {
+        match find(&mut self.slots, info.pid, info.start) {
             // A scan may have read the new process after its exec: that record is still to come. But what only the
             // scan knows is more than nothing.
-            Some(entry) if entry.info.source == ProcessSource::Exec || inherits.is_none() => {
-                entry.refresh(&record.child);
+            Some(entry) if entry.info.source == ProcessSource::Exec || !inherits => {
+                entry.refresh(&record.child, &mut self.about);
                 Arc::clone(&entry.info)
             }
             Some(entry) => {
-                entry.info = Arc::new(info);
-                Arc::clone(&entry.info)
+                let info = entry.replace(info);
+                entry.parent = copied;
+                info
             }
-            None => self.insert(info, false),
+            None => {
+                let info = self.insert(info, false);
+                if let Some(entry) = find(&mut self.slots, info.pid, info.start) {
+                    entry.parent = copied;
+                }
+                info
+            }
         }
     }
 
     /// A process executed a program. `args` are the bytes behind the record.
     pub fn on_exec(&mut self, record: &ExecRecord, args: &[u8]) -> Arc<ProcessInfo> {
         self.advance(BootNs(record.header.boot_ns));
-        let mut info = hook_only(&record.task);
-        info.ppid = (record.parent_tgid != 0).then_some(Pid(record.parent_tgid));
-        info.exe = complete_path(record);
-        info.exe_deleted = record.exe_nlink == 0;
-        info.args = split_args(args);
-        info.args_truncated = record.flags & (ExecFlags::ARGS_TRUNCATED | ExecFlags::ARGS_FAULT) != 0;
-        info.login_uid = (record.login_uid != u32::MAX).then_some(record.login_uid);
-        info.kernel = false;
-        info.source = ProcessSource::Exec;
+        let mut info = executed(record, args);
         let args_failed = record.flags & ExecFlags::ARGS_FAULT != 0;
         if info.exe.is_none() || args_failed {
             if let Some(seen) = self.read_proc(info.pid, info.start) {
@@ -175,13 +199,20 @@ impl ProcessTable {
             }
             info.exe = info.exe.or_else(|| filename(record));
         }
-        match self.find(info.pid, info.start) {
-            Some(entry) => {
-                entry.info = Arc::new(info);
-                Arc::clone(&entry.info)
-            }
+        let before = find(&mut self.slots, info.pid, info.start).map(|entry| Arc::clone(&entry.info));
+        self.about.describe(&mut info, before.as_deref());
+        info.ancestors = match &before {
+            Some(before) if !before.ancestors.is_empty() => Arc::clone(&before.ancestors),
+            _ => self.ancestors(info.ppid, info.start),
+        };
+        let info = match find(&mut self.slots, info.pid, info.start) {
+            Some(entry) => entry.replace(info),
             None => self.insert(info, false),
+        };
+        if let Some(inspector) = &self.inspector {
+            inspector.ask(&info, Depth::State, None);
         }
+        info
     }
 
     /// The last thread of a process exits. The process stays known for the grace. `None`: the idle task.
@@ -192,10 +223,12 @@ impl ProcessTable {
             return None;
         }
         let now = self.clock;
-        let Some(entry) = self.find(Pid(task.tgid), BootNs(task.start_boot_ns)) else {
-            return Some(self.insert(hook_only(task), true));
+        let Some(entry) = find(&mut self.slots, Pid(task.tgid), BootNs(task.start_boot_ns)) else {
+            let mut info = hook_only(task);
+            self.about.describe(&mut info, None);
+            return Some(self.insert(info, true));
         };
-        entry.refresh(task);
+        entry.refresh(task, &mut self.about);
         let info = Arc::clone(&entry.info);
         let exit = entry.exit(now);
         self.exits.extend(exit);
@@ -205,49 +238,14 @@ impl ProcessTable {
     /// Who a hook's task is. `now` is the record's time.
     #[inline]
     pub fn resolve(&mut self, task: &Task, now: BootNs) -> Arc<ProcessInfo> {
-        if let Some(entry) = self.find(Pid(task.tgid), BootNs(task.start_boot_ns)) {
-            entry.refresh(task);
+        if let Some(entry) = find(&mut self.slots, Pid(task.tgid), BootNs(task.start_boot_ns)) {
+            entry.refresh(task, &mut self.about);
+            if !entry.used {
+                entry.first_use(self.inspector.as_ref());
+            }
             return Arc::clone(&entry.info);
         }
         self.meet(task, now)
-    }
-
-    /// Reads every process from /proc. To be called after the programs are attached and before their records are
-    /// handled: then no process falls between the two. What exec and fork records told is left alone, so it may be
-    /// called again. Returns how many processes were read.
-    ///
-    /// # Errors
-    /// When /proc cannot be listed.
-    pub fn scan(&mut self) -> io::Result<usize> {
-        let mut read = 0;
-        for pid in self.proc.pids()? {
-            if let Some(seen) = self.proc.read(pid) {
-                self.merge(seen);
-                read += 1;
-            }
-        }
-        Ok(read)
-    }
-
-    fn merge(&mut self, seen: ProcImage) {
-        let Some(entry) = self.find_coarse(seen.pid, seen.start) else {
-            self.insert(scanned(seen), false);
-            return;
-        };
-        if entry.exited || matches!(entry.info.source, ProcessSource::Exec | ProcessSource::Fork) {
-            return;
-        }
-        // The start and what a hook said of the process stay: they are exact, or newer.
-        let old = &entry.info;
-        let info = ProcessInfo {
-            start: old.start,
-            start_is_coarse: old.start_is_coarse,
-            cgroup_id: old.cgroup_id,
-            ..scanned(seen)
-        };
-        if info != **old {
-            entry.info = Arc::new(info);
-        }
     }
 
     /// A process that is met for the first time.
@@ -255,61 +253,48 @@ impl ProcessTable {
     fn meet(&mut self, task: &Task, now: BootNs) -> Arc<ProcessInfo> {
         self.advance(now);
         let mut info = hook_only(task);
+        let mut cgroup = None;
         if task.tgid != 0
             && !info.kernel
             && let Some(seen) = self.read_proc(info.pid, info.start)
         {
             info.ppid = seen.ppid;
             info.login_uid = seen.login_uid;
+            info.ancestors = self.ancestors(seen.ppid, info.start);
+            cgroup = seen.cgroup;
             // An exiting process has no image any more.
             if seen.exe.is_some() || !seen.args.is_empty() {
                 info.exe = seen.exe;
                 info.exe_deleted = seen.exe_deleted;
+                info.exe_file = seen.exe_file;
                 info.args = seen.args;
                 info.args_truncated = seen.args_truncated;
                 info.source = ProcessSource::ProcScan;
             }
         }
-        self.insert(info, false)
+        self.about.describe_seen(&mut info, cgroup);
+        let info = self.insert(info, false);
+        if let Some(entry) = find(&mut self.slots, info.pid, info.start) {
+            entry.first_use(self.inspector.as_ref());
+        }
+        info
     }
 
-    /// The creator in a fork record, which names it only by id and start.
-    fn creator(&mut self, pid: Pid, start: BootNs) -> Option<Arc<ProcessInfo>> {
-        if let Some(entry) = self.find(pid, start) {
-            return Some(Arc::clone(&entry.info));
+    /// The creator in a fork record, which names it only by id and start. `None`: it is gone and was never known, or
+    /// there is no room for it.
+    fn creator(&mut self, pid: Pid, start: BootNs) -> Option<&mut Entry> {
+        if pid.0 != 0 && find(&mut self.slots, pid, start).is_none() {
+            let seen = self.read_proc(pid, start)?;
+            let mut info = ProcessInfo { start, start_is_coarse: false, ..self.about.scanned(seen) };
+            info.ancestors = self.ancestors(info.ppid, start);
+            self.insert(info, false);
         }
-        if pid.0 == 0 {
-            return None;
-        }
-        let seen = self.read_proc(pid, start)?;
-        let info = ProcessInfo { start, start_is_coarse: false, ..scanned(seen) };
-        Some(self.insert(info, false))
+        find(&mut self.slots, pid, start)
     }
 
     pub(super) fn read_proc(&mut self, pid: Pid, start: BootNs) -> Option<ProcImage> {
         self.stats.proc_reads += 1;
-        self.proc.read(pid).filter(|seen| {
-            use super::info::TICK_NS;
-            seen.start.0 / TICK_NS == start.0 / TICK_NS
-        })
-    }
-
-    #[inline]
-    fn find(&mut self, pid: Pid, start: BootNs) -> Option<&mut Entry> {
-        self.lookup(pid, start, false)
-    }
-
-    pub(super) fn find_coarse(&mut self, pid: Pid, start: BootNs) -> Option<&mut Entry> {
-        self.lookup(pid, start, true)
-    }
-
-    #[inline]
-    fn lookup(&mut self, pid: Pid, start: BootNs, coarse: bool) -> Option<&mut Entry> {
-        let slot = self.slots.get_mut(&pid.0)?;
-        if slot.newest.info.is(pid, start, coarse) {
-            return Some(&mut slot.newest);
-        }
-        slot.older.iter_mut().find(|entry| entry.info.is(pid, start, coarse))
+        self.about.proc.read(pid).filter(|seen| seen.start.0 / TICK_NS == start.0 / TICK_NS)
     }
 
     /// Remembers a process that is not in the table. One that has the same id and started earlier has exited, whether
@@ -321,7 +306,14 @@ impl ProcessTable {
             return info;
         }
         self.serial += 1;
-        let mut entry = Entry { info: Arc::clone(&info), serial: self.serial, exited: false };
+        let mut entry = Entry {
+            info: Arc::clone(&info),
+            serial: self.serial,
+            exited: false,
+            used: false,
+            parent: None,
+            below: None,
+        };
         if exited {
             self.exits.extend(entry.exit(self.clock));
         }
@@ -359,7 +351,7 @@ impl ProcessTable {
     /// Finds the processes whose exit records were lost.
     #[cold]
     fn sweep(&mut self) {
-        let Ok(pids) = self.proc.pids() else { return };
+        let Ok(pids) = self.about.proc.pids() else { return };
         let alive: HashSet<u32> = pids.into_iter().map(|pid| pid.0).collect();
         for (pid, slot) in &mut self.slots {
             if !alive.contains(pid) {
@@ -375,7 +367,12 @@ impl ProcessTable {
             && self.clock.since(oldest.at) > self.limits.grace
             && let Some(oldest) = self.exits.pop_front()
         {
-            self.remove(&oldest);
+            let entry = entry_of(&mut self.slots, oldest.pid, oldest.serial);
+            if entry.is_some_and(|entry| entry.is_in_use()) {
+                self.exits.push_back(Exited { at: self.clock, ..oldest });
+            } else {
+                self.remove(&oldest);
+            }
         }
     }
 
@@ -395,91 +392,6 @@ impl ProcessTable {
             return;
         }
         self.known -= 1;
-    }
-}
-
-impl Entry {
-    /// Marks it as exited; `None` when it was before.
-    fn exit(&mut self, at: BootNs) -> Option<Exited> {
-        let again = std::mem::replace(&mut self.exited, true);
-        (!again).then_some(Exited { at, pid: self.info.pid, serial: self.serial })
-    }
-
-    /// Takes over what a hook says of the process now.
-    #[inline]
-    fn refresh(&mut self, task: &Task) {
-        let info = &*self.info;
-        let same = *info.comm == *comm(task)
-            && info.uid == task.uid
-            && info.gid == task.gid
-            && info.cgroup_id == task.cgroup_id
-            && !info.start_is_coarse;
-        if !same {
-            self.update(task);
-        }
-    }
-
-    #[cold]
-    fn update(&mut self, task: &Task) {
-        let info = Arc::make_mut(&mut self.info);
-        info.start = BootNs(task.start_boot_ns);
-        info.start_is_coarse = false;
-        // What a dying process does to its ids and its cgroup says nothing of its connections.
-        if !self.exited {
-            info.comm = comm(task).into();
-            info.uid = task.uid;
-            info.gid = task.gid;
-            info.cgroup_id = task.cgroup_id;
-        }
-    }
-}
-
-fn inherit(child: &mut ProcessInfo, parent: &ProcessInfo) {
-    child.exe.clone_from(&parent.exe);
-    child.exe_deleted = parent.exe_deleted;
-    child.args.clone_from(&parent.args);
-    child.args_truncated = parent.args_truncated;
-    child.login_uid = parent.login_uid;
-    child.source = ProcessSource::Fork;
-}
-
-fn hook_only(task: &Task) -> ProcessInfo {
-    ProcessInfo {
-        pid: Pid(task.tgid),
-        start: BootNs(task.start_boot_ns),
-        start_is_coarse: false,
-        ppid: None,
-        comm: comm(task).into(),
-        exe: None,
-        exe_deleted: false,
-        args: Box::default(),
-        args_truncated: false,
-        uid: task.uid,
-        gid: task.gid,
-        login_uid: None,
-        cgroup_id: task.cgroup_id,
-        kernel: task.flags & PF_KTHREAD != 0,
-        source: ProcessSource::Hook,
-    }
-}
-
-pub(super) fn scanned(seen: ProcImage) -> ProcessInfo {
-    ProcessInfo {
-        pid: seen.pid,
-        start: seen.start,
-        start_is_coarse: true,
-        ppid: seen.ppid,
-        comm: seen.comm,
-        exe: seen.exe,
-        exe_deleted: seen.exe_deleted,
-        args: seen.args,
-        args_truncated: seen.args_truncated,
-        uid: seen.uid,
-        gid: seen.gid,
-        login_uid: seen.login_uid,
-        cgroup_id: 0,
-        kernel: seen.kernel,
-        source: ProcessSource::ProcScan,
     }
 }
 

@@ -8,9 +8,11 @@ use conn_common::record::{
     EXEC_FILENAME_MAX, EXEC_PATH_MAX, ExecFlags, ExecRecord, ExitRecord, ForkRecord, RecordHeader, Task,
 };
 
+use super::cgroup::CgroupOf;
 use super::info::TICK_NS;
 use super::procfs::{ProcImage, ProcSource};
 use super::table::{ProcessLimits, ProcessTable};
+use super::users::Users;
 use crate::units::{BootNs, Pid};
 
 /// A second.
@@ -84,6 +86,7 @@ pub(crate) fn exit_record(task: Task, boot_ns: u64) -> ExitRecord {
 pub(crate) struct FakeProc {
     images: Arc<Mutex<BTreeMap<u32, ProcImage>>>,
     reads: Arc<Mutex<Vec<u32>>>,
+    cgroups: Arc<Mutex<BTreeMap<u64, Box<[u8]>>>>,
 }
 
 impl FakeProc {
@@ -91,18 +94,34 @@ impl FakeProc {
         let image = ProcImage {
             pid: Pid(pid),
             start: BootNs(start / TICK_NS * TICK_NS),
-            ppid: Some(Pid(1)),
+            ppid: (pid != 1).then_some(Pid(1)),
             comm: b"scanned"[..].into(),
             exe: Some(exe.as_bytes().into()),
             exe_deleted: false,
+            exe_file: None,
             args: [exe.as_bytes().into()].into(),
             args_truncated: false,
             uid: 1000,
             gid: 100,
             login_uid: Some(1000),
+            cgroup: None,
             kernel: false,
         };
+        self.put_image(image);
+    }
+
+    pub(crate) fn put_image(&self, image: ProcImage) {
+        let pid = image.pid.0;
         self.images.lock().expect("lock").insert(pid, image);
+    }
+
+    /// A cgroup that exists.
+    pub(crate) fn put_cgroup(&self, id: u64, path: &str) {
+        self.cgroups.lock().expect("lock").insert(id, path.as_bytes().into());
+    }
+
+    pub(crate) fn remove_cgroup(&self, id: u64) {
+        self.cgroups.lock().expect("lock").remove(&id);
     }
 
     pub(crate) fn remove(&self, pid: u32) {
@@ -119,7 +138,7 @@ impl FakeProc {
     }
 
     pub(crate) fn table_with(&self, limits: ProcessLimits) -> ProcessTable {
-        ProcessTable::new(limits, Box::new(self.clone()))
+        ProcessTable::new(limits, Box::new(self.clone())).with_users(Users::at("/nonexistent"))
     }
 }
 
@@ -131,5 +150,15 @@ impl ProcSource for FakeProc {
     fn read(&self, pid: Pid) -> Option<ProcImage> {
         self.reads.lock().expect("lock").push(pid.0);
         self.images.lock().expect("lock").get(&pid.0).cloned()
+    }
+
+    fn cgroup_of(&self, pid: Pid, start: BootNs) -> Option<CgroupOf> {
+        let images = self.images.lock().expect("lock");
+        let image = images.get(&pid.0).filter(|image| image.start.0 / TICK_NS == start.0 / TICK_NS)?;
+        image.cgroup.clone()
+    }
+
+    fn cgroup_path(&self, id: u64) -> Option<Box<[u8]>> {
+        self.cgroups.lock().expect("lock").get(&id).cloned()
     }
 }

@@ -178,9 +178,8 @@ fn same_process(report: &mut Report, role: &str, told: &Process, truth: &Process
     }
     if let Some(ticks) = truth.start_ticks {
         report.want(&format!("{role} start, in 10 ms"), &(told.start_ns / 10_000_000), &ticks);
-    }
-    if told.id.is_empty() {
-        report.say(format!("{role}: no process id"));
+        let id = told.id.split_once('-').map(|(_, rest)| rest);
+        report.want(&format!("{role} id"), &id, &Some(format!("{}-{ticks}", truth.pid).as_str()));
     }
 }
 

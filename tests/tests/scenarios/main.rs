@@ -8,6 +8,7 @@
 mod agent;
 mod cli;
 mod compared;
+mod identity;
 mod loss;
 mod settings;
 mod storm;
@@ -52,6 +53,7 @@ fn trials() -> Result<Vec<Trial>> {
     }
     trials.push(trial("storm::one-thread", || compared::alone(|| storm::counts(1))));
     trials.push(trial("storm::two-threads", || compared::alone(|| storm::counts(2))));
+    trials.push(trial("identity::of-a-live-process", || compared::together(identity::of_a_live_process)));
     trials.push(trial("loss::is-exact", || compared::alone(loss::is_exact)));
     for (name, run) in cli::ALL {
         trials.push(trial(&format!("cli::{name}"), move || compared::together(run)));

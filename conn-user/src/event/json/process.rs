@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use crate::event::address::write_int;
-use crate::event::escape::{is_binary, json_string};
+use crate::event::escape::{self, is_binary, json_string};
 use crate::event::names::Named;
+use crate::process::identity::Tty;
 use crate::process::info::ProcessInfo;
+use crate::process::placement::Placement;
 
 /// Sets of the cache; a power of two. Two entries a set: connector and acceptor of a busy pair never evict each other.
 const SETS: usize = 256;
@@ -15,7 +17,7 @@ const LONGEST: usize = 8 << 10;
 /// Renders processes.
 ///
 /// The cache is keyed by the identity of the `Arc`, which it holds: as long as an entry lives, its address names
-/// nothing else, and what an `Arc` holds does not change.
+/// nothing else. What an `Arc` holds does not change, but for its identity, whose version is kept.
 pub(crate) struct ProcessWriter {
     /// The first eight digits of the boot id.
     boot8: Box<str>,
@@ -24,6 +26,7 @@ pub(crate) struct ProcessWriter {
 
 struct Entry {
     process: Arc<ProcessInfo>,
+    version: u8,
     json: Box<[u8]>,
 }
 
@@ -38,19 +41,33 @@ impl ProcessWriter {
         // Allocations are multiples of 16 bytes; the multiplication spreads what is left.
         let hash = (address >> 4).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
         let set = &mut self.sets[hash % SETS];
-        for entry in set.iter().flatten() {
-            if Arc::ptr_eq(&entry.process, process) {
-                out.extend_from_slice(&entry.json);
-                return;
-            }
+        // Read before the rendering: what comes meanwhile makes it anew the next time.
+        let version = process.identity.version();
+        let found = set
+            .iter_mut()
+            .find(|entry| entry.as_ref().is_some_and(|entry| Arc::ptr_eq(&entry.process, process)));
+        if let Some(Some(entry)) = &found
+            && entry.version == version
+        {
+            out.extend_from_slice(&entry.json);
+            return;
         }
         let start = out.len();
         render(&self.boot8, process, out);
         let json = &out[start..];
-        if json.len() <= LONGEST {
-            // The older entry goes.
-            set.swap(0, 1);
-            set[0] = Some(Entry { process: Arc::clone(process), json: json.into() });
+        let entry = (json.len() <= LONGEST).then(|| Entry {
+            process: Arc::clone(process),
+            version,
+            json: json.into(),
+        });
+        match found {
+            Some(old) => *old = entry,
+            None if entry.is_some() => {
+                // The older entry goes.
+                set.swap(0, 1);
+                set[0] = entry;
+            }
+            None => {}
         }
     }
 }
@@ -61,7 +78,7 @@ fn render(boot8: &str, process: &ProcessInfo, out: &mut Vec<u8>) {
     out.push(b'-');
     write_int(process.pid.0, out);
     out.push(b'-');
-    write_int(process.start.0, out);
+    write_int(process.start_ticks(), out);
     out.extend_from_slice(b"\",\"pid\":");
     write_int(process.pid.0, out);
     out.extend_from_slice(b",\"ppid\":");
@@ -69,22 +86,88 @@ fn render(boot8: &str, process: &ProcessInfo, out: &mut Vec<u8>) {
     out.extend_from_slice(b",\"start_ns\":");
     write_int(process.start.0, out);
     write_name(b"comm", Some(&process.comm), out);
-    write_name(b"exe", process.exe.as_deref(), out);
-    write_flag(b"exe_deleted", process.exe_deleted, out);
+    write_exe(process, out);
     write_args(&process.args, out);
     write_flag(b"args_truncated", process.args_truncated, out);
+    let state = process.identity.state();
+    write_name(b"cwd", state.and_then(|state| state.cwd.as_deref()), out);
+    match state.map_or(&Tty::Unknown, |state| &state.tty) {
+        Tty::Unknown => write_name(b"tty", None, out),
+        Tty::None => {}
+        Tty::Named(name) => write_name(b"tty", Some(name.as_bytes()), out),
+    }
     out.extend_from_slice(b",\"uid\":");
     write_int(process.uid, out);
     out.extend_from_slice(b",\"gid\":");
     write_int(process.gid, out);
+    write_name(b"user", process.user.as_deref(), out);
     out.extend_from_slice(b",\"login_uid\":");
     write_option(process.login_uid, out);
     out.extend_from_slice(b",\"cgroup_id\":");
     write_int(process.cgroup_id, out);
+    write_placement(process.placement.as_deref(), out);
+    out.extend_from_slice(b",\"netns\":");
+    write_option(state.and_then(|state| state.netns).map(|netns| netns.0), out);
     write_flag(b"kernel", process.kernel, out);
     out.extend_from_slice(b",\"source\":\"");
     out.extend_from_slice(process.source.name().as_bytes());
-    out.extend_from_slice(b"\"}");
+    out.extend_from_slice(b"\",\"ancestors\":[");
+    for (at, ancestor) in process.ancestors.iter().enumerate() {
+        out.extend_from_slice(if at == 0 { b"{\"pid\":".as_slice() } else { b",{\"pid\":" });
+        write_int(ancestor.pid.0, out);
+        write_name(b"comm", Some(&ancestor.comm), out);
+        write_name(b"exe", ancestor.exe.as_deref(), out);
+        out.push(b'}');
+    }
+    out.extend_from_slice(b"]}");
+}
+
+fn write_exe(process: &ProcessInfo, out: &mut Vec<u8>) {
+    let file = process.identity.exe();
+    write_name(b"exe", process.exe.as_deref(), out);
+    write_flag(b"exe_deleted", process.exe_deleted, out);
+    write_flag(b"exe_memfd", process.exe_is_memfd(), out);
+    write_name(b"exe_fs", file.and_then(|file| file.fs.as_deref()), out);
+    write_name(b"exe_mount", file.and_then(|file| file.mount.as_deref()), out);
+    match file.and_then(|file| file.writable) {
+        Some(writable) => write_flag(b"exe_writable", writable, out),
+        None => write_name(b"exe_writable", None, out),
+    }
+    match process.identity.sha256() {
+        Some(hash) => {
+            write_key(b"exe_sha256", out);
+            out.push(b'"');
+            escape::hex_bytes(hash, out);
+            out.push(b'"');
+        }
+        None => write_name(b"exe_sha256", None, out),
+    }
+}
+
+/// What does not apply is absent, what is not known is `null`.
+fn write_placement(place: Option<&Placement>, out: &mut Vec<u8>) {
+    let Some(place) = place else {
+        return out.extend_from_slice(b",\"cgroup\":null,\"unit\":null,\"container\":null");
+    };
+    write_name(b"cgroup", Some(&place.cgroup), out);
+    for (key, name) in
+        [(b"unit".as_slice(), &place.unit), (b"user_unit", &place.user_unit), (b"slice", &place.slice)]
+    {
+        if let Some(name) = name {
+            write_name(key, Some(name), out);
+        }
+    }
+    let Some(container) = &place.container else { return };
+    out.extend_from_slice(b",\"container\":{\"runtime\":");
+    match container.runtime {
+        Some(runtime) => json_string(runtime.name().as_bytes(), false, out),
+        None => out.extend_from_slice(b"null"),
+    }
+    write_name(b"id", Some(&container.id), out);
+    if let Some(pod) = &container.pod {
+        write_name(b"pod", Some(pod), out);
+    }
+    out.push(b'}');
 }
 
 fn write_name(key: &[u8], bytes: Option<&[u8]>, out: &mut Vec<u8>) {

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use serde_json::Value;
 
 use super::*;
+use crate::event::model::ProcEvent;
 use crate::event::samples;
 
 fn encode(events: &[Event]) -> String {
@@ -43,7 +44,7 @@ fn values_round_trip() {
     let json = parse(close);
     assert_eq!(json["laddr"], "127.0.0.1");
     assert_eq!(json["rport"], 8080);
-    assert_eq!(json["process"]["id"], "3f2a9c1e-4242-4242000000");
+    assert_eq!(json["process"]["id"], "3f2a9c1e-4242-424");
     assert_eq!(json["process"]["args"][2], "http://127.0.0.1:8080/");
     assert_eq!(json["bytes_in"], 5_300_000);
     assert_eq!(json["closer"]["hook"], "fentry:tcp_close");
@@ -89,6 +90,41 @@ fn the_cache_answers_for_the_right_process() {
             assert_eq!(json["pid"], process.pid.0);
         }
     }
+}
+
+/// What is found out later shows in the events that come after it.
+#[test]
+fn a_process_is_written_anew_when_more_is_known() {
+    let (mut writer, process) = (ProcessWriter::new("b"), samples::process(1, b"x", "/x", &[]));
+    let mut write = || {
+        let mut out = Vec::new();
+        writer.write(&process, &mut out);
+        serde_json::from_slice::<Value>(&out).expect("JSON")
+    };
+    assert_eq!((&write()["exe_sha256"], &write()["exe_fs"]), (&Value::Null, &Value::Null));
+    process.identity.set_sha256(Some([0xab; 32]));
+    assert_eq!(write()["exe_sha256"], "ab".repeat(32));
+    assert_eq!(write()["exe_sha256"], "ab".repeat(32), "from the cache");
+}
+
+#[test]
+fn what_does_not_apply_is_absent() {
+    let json = parse(&samples::all()[1]);
+    let process = &json["process"];
+    assert_eq!((&process["unit"], &process["tty"]), (&"session-3.scope".into(), &"pts/3".into()));
+    assert!(process.get("container").is_none() && process.get("user_unit").is_none());
+    let json = parse(&samples::all()[2]);
+    let process = &json["process"];
+    assert_eq!(process["container"]["pod"], "2c48913c-b29f-11e7-9350-020968147796");
+    assert!(process.get("tty").is_none());
+    let place = |text: &str| {
+        let json = parse(&samples::event(1, EventBody::Exec(ProcEvent { process: samples::memfd() })));
+        json["process"].get(text).cloned()
+    };
+    assert_eq!(
+        (place("cgroup"), place("unit"), place("slice")),
+        (Some(Value::Null), Some(Value::Null), None)
+    );
 }
 
 #[test]

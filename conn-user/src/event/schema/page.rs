@@ -57,7 +57,7 @@ fn kind_of_value(node: &Value) -> String {
     if let Some(names) = node.get("enum").and_then(Value::as_array) {
         return names
             .iter()
-            .map(|name| format!("`{}`", name.as_str().unwrap_or_default()))
+            .map(|name| name.as_str().map_or("null".to_owned(), |name| format!("`{name}`")))
             .collect::<Vec<_>>()
             .join(", ");
     }

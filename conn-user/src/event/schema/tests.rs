@@ -16,6 +16,7 @@ use crate::event::samples;
 use crate::flow::born::BornBy;
 use crate::flow::model::{Direction, EndedHow, Source, Transport, UnknownReason};
 use crate::process::info::ProcessSource;
+use crate::process::placement::Runtime;
 
 fn schema() -> Value {
     serde_json::from_str(SCHEMA).expect("the schema is JSON")
@@ -74,6 +75,13 @@ fn lists_of_names_are_those_of_the_code() {
     assert_eq!(listed("/$defs/socket/properties/proto/enum"), names::all::<Transport>());
     assert_eq!(listed("/$defs/socket/properties/source/enum"), names::all::<Source>());
     assert_eq!(listed("/$defs/process/properties/source/enum"), names::all::<ProcessSource>());
+    let mut runtimes: Vec<_> = names::all::<Runtime>().into_iter().map(Value::from).collect();
+    runtimes.push(Value::Null);
+    assert_eq!(
+        schema.pointer("/$defs/container/properties/runtime/enum"),
+        Some(&Value::Array(runtimes)),
+        "every runtime, or null"
+    );
     assert_eq!(listed("/$defs/close/properties/end/enum"), names::all::<EndedHow>());
     assert_eq!(listed("/$defs/actor/properties/reason/enum"), names::all::<UnknownReason>());
     assert_eq!(listed("/$defs/actor/properties/method/enum"), names::METHODS);
@@ -108,7 +116,9 @@ fn the_page_of_the_documentation_is_made_from_the_schema() {
          that are not UTF-8 has those written as the four characters `\\xNN` and its own backslashes doubled, and is\n\
          followed by `<field>_escaped: true`.\n\n## What several kinds share\n",
     );
-    for name in ["head", "socket", "connection", "age", "actor", "listener_owner", "process"] {
+    for name in
+        ["head", "socket", "connection", "age", "actor", "listener_owner", "process", "container", "ancestor"]
+    {
         table(name, &parts.parts[name], &mut page);
     }
     let _ = writeln!(

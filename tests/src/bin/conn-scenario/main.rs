@@ -33,6 +33,7 @@ fn main() -> ExitCode {
         "storm" => storm::run(&args),
         "overhead" => overhead::run(&args),
         scenario::CONNECTOR => scenario::connector(&args),
+        scenario::OPENER => scenario::opener(&args),
         scenario::WAITER => scenario::waiter(&args),
         _ => scenario(&name),
     };

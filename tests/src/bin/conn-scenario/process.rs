@@ -1,6 +1,6 @@
 //! Several processes that act in step.
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
@@ -68,9 +68,17 @@ impl Child {
 
 /// Forks; the child runs `body` and exits. Call it only while this process has one thread.
 pub(crate) fn fork(body: impl FnOnce(&Pipe) -> Result<()>) -> Result<Child> {
-    let (mine, theirs) = Pipe::pair()?;
     // SAFETY: this process has one thread, so the child may do anything.
-    let pid = check(unsafe { libc::fork() }).context("fork")?;
+    fork_by(|| check(unsafe { libc::fork() }), body)
+}
+
+/// The same with another call that forks.
+pub(crate) fn fork_by(
+    fork: impl FnOnce() -> io::Result<i32>,
+    body: impl FnOnce(&Pipe) -> Result<()>,
+) -> Result<Child> {
+    let (mine, theirs) = Pipe::pair()?;
+    let pid = fork().context("fork")?;
     if pid == 0 {
         drop(mine);
         // A child must not outlive a workload that gave up.

@@ -34,6 +34,19 @@ pub(crate) fn gettid() -> u32 {
     u32::try_from(tid).unwrap_or(0)
 }
 
+/// fork(2) of a child with this id, which must be free: a reused one.
+pub(crate) fn fork_as(pid: u32) -> io::Result<c_int> {
+    let set_tid = [pid];
+    // SAFETY: clone_args is plain data, for which all zeroes is a value.
+    let mut args: libc::clone_args = unsafe { zeroed() };
+    args.exit_signal = libc::SIGCHLD as u64;
+    args.set_tid = set_tid.as_ptr() as u64;
+    args.set_tid_size = 1;
+    // SAFETY: without CLONE_VM the child has memory of its own; `set_tid` outlives the call.
+    let result = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<libc::clone_args>()) };
+    check(c_int::try_from(result).unwrap_or(-1))
+}
+
 /// A stream socket for this family.
 pub(crate) fn socket(v6: bool, nonblocking: bool, protocol: c_int) -> io::Result<OwnedFd> {
     let family = if v6 { libc::AF_INET6 } else { libc::AF_INET };

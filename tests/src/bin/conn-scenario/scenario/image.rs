@@ -31,6 +31,20 @@ pub(crate) fn connector(args: &[String]) -> Result<()> {
     Ok(())
 }
 
+/// The hidden scenario that connects to a port for each byte of its input: `opener PORT`.
+pub(crate) const OPENER: &str = "opener";
+
+/// Connects and closes for each byte.
+pub(crate) fn opener(args: &[String]) -> Result<()> {
+    let port: u16 = args.first().context("no port")?.parse().context("port")?;
+    for byte in std::io::stdin().lock().bytes() {
+        byte.context("wait")?;
+        let fd = sys::socket(false, false, 0)?;
+        sys::connect(&fd, SocketAddr::new(V4, port)).context("connect")?;
+    }
+    Ok(())
+}
+
 /// Says who it is, then waits until its input ends.
 pub(crate) fn waiter(_: &[String]) -> Result<()> {
     emit_me()?;

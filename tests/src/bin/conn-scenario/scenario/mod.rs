@@ -11,12 +11,13 @@ mod listen;
 mod mptcp;
 mod netns;
 mod owner;
+mod pidreuse;
 mod preattach;
 mod reuse;
 
 use anyhow::Result;
 
-pub(crate) use image::{CONNECTOR, WAITER, connector, waiter};
+pub(crate) use image::{CONNECTOR, OPENER, WAITER, connector, opener, waiter};
 
 /// A scenario that this kernel cannot do, and what it lacks.
 #[derive(Debug)]
@@ -90,6 +91,12 @@ pub(crate) const ALL: &[Scenario] = &[
     s("exec-cloexec", image::exec_cloexec, "exec closes the socket of the old image"),
     s("short-lived", image::short_lived, "50 programs that live for a millisecond"),
     s("odd-args", image::odd_args, "arguments with control, quote and non-UTF-8 bytes"),
+    if_able(
+        "pidreuse",
+        pidreuse::lacks,
+        pidreuse::run,
+        "a process closes the connection of an earlier one with the same id",
+    ),
     s("preattach", preattach::run, "25 processes blocked in accept since before the agent"),
     s("reuseport", listen::reuseport, "two processes listen on one port"),
     s("queued", listen::queued, "a listener is closed with connections queued"),

@@ -1,0 +1,132 @@
+//! The processes that a table knows, by process id.
+
+use std::sync::Arc;
+
+use conn_common::record::Task;
+
+use super::about::About;
+use super::hash::IntMap;
+use super::identity::Identity;
+use super::image::comm;
+use super::info::ProcessInfo;
+use super::inspect::{Depth, Inspector};
+use super::lineage::Ancestor;
+use crate::units::{BootNs, Pid};
+
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) info: Arc<ProcessInfo>,
+    /// Names the entry: its start may still become exact.
+    pub(super) serial: u64,
+    pub(super) exited: bool,
+    /// It has used the network as what it is now, so all was asked about it.
+    pub(super) used: bool,
+    /// What was known of the parent whose copy it is.
+    pub(super) parent: Option<Identity>,
+    /// The ancestors of its children, made with the first one.
+    pub(super) below: Option<Arc<[Ancestor]>>,
+}
+
+/// The processes that had one process id, the newest apart.
+#[derive(Debug)]
+pub(super) struct Slot {
+    pub(super) newest: Entry,
+    pub(super) older: Vec<Entry>,
+}
+
+#[derive(Debug)]
+pub(super) struct Exited {
+    pub(super) at: BootNs,
+    pub(super) pid: Pid,
+    pub(super) serial: u64,
+}
+
+#[inline]
+pub(super) fn find(slots: &mut IntMap<u32, Slot>, pid: Pid, start: BootNs) -> Option<&mut Entry> {
+    lookup(slots, pid, start, false)
+}
+
+#[inline]
+pub(super) fn lookup(
+    slots: &mut IntMap<u32, Slot>,
+    pid: Pid,
+    start: BootNs,
+    coarse: bool,
+) -> Option<&mut Entry> {
+    let slot = slots.get_mut(&pid.0)?;
+    if slot.newest.info.is(pid, start, coarse) {
+        return Some(&mut slot.newest);
+    }
+    slot.older.iter_mut().find(|entry| entry.info.is(pid, start, coarse))
+}
+
+pub(super) fn entry_of(slots: &mut IntMap<u32, Slot>, pid: Pid, serial: u64) -> Option<&mut Entry> {
+    let slot = slots.get_mut(&pid.0)?;
+    std::iter::once(&mut slot.newest).chain(&mut slot.older).find(|entry| entry.serial == serial)
+}
+
+impl Entry {
+    /// The process has become another image.
+    pub(super) fn replace(&mut self, mut info: ProcessInfo) -> Arc<ProcessInfo> {
+        info.presence = self.info.presence.clone();
+        self.info = Arc::new(info);
+        self.below = None;
+        self.used = false;
+        self.parent = None;
+        Arc::clone(&self.info)
+    }
+
+    /// It uses the network for the first time as what it is now.
+    #[cold]
+    pub(super) fn first_use(&mut self, inspector: Option<&Inspector>) {
+        self.used = true;
+        let parent = self.parent.take();
+        if let Some(inspector) = inspector.filter(|_| !self.info.kernel && self.info.pid.0 != 0) {
+            inspector.ask(&self.info, Depth::All, parent);
+        }
+    }
+
+    /// Whether anything besides the table refers to the process: to what it is now, or to what it was before.
+    pub(super) fn is_in_use(&self) -> bool {
+        Arc::strong_count(&self.info) > 1 || self.info.presence.is_shared()
+    }
+
+    /// Marks it as exited; `None` when it was before.
+    pub(super) fn exit(&mut self, at: BootNs) -> Option<Exited> {
+        let again = std::mem::replace(&mut self.exited, true);
+        (!again).then_some(Exited { at, pid: self.info.pid, serial: self.serial })
+    }
+
+    /// Takes over what a hook says of the process now.
+    #[inline]
+    pub(super) fn refresh(&mut self, task: &Task, about: &mut About) {
+        let info = &*self.info;
+        let same = *info.comm == *comm(task)
+            && info.uid == task.uid
+            && info.gid == task.gid
+            && info.cgroup_id == task.cgroup_id
+            && !info.start_is_coarse;
+        if !same {
+            self.update(task, about);
+        }
+    }
+
+    #[cold]
+    fn update(&mut self, task: &Task, about: &mut About) {
+        self.below = None;
+        let info = Arc::make_mut(&mut self.info);
+        info.start = BootNs(task.start_boot_ns);
+        info.start_is_coarse = false;
+        // What a dying process does to its ids and its cgroup says nothing of its connections.
+        if !self.exited {
+            let (uid, cgroup_id) = (info.uid, info.cgroup_id);
+            info.comm = comm(task).into();
+            info.uid = task.uid;
+            info.gid = task.gid;
+            info.cgroup_id = task.cgroup_id;
+            if (uid, cgroup_id) != (task.uid, task.cgroup_id) {
+                about.describe(info, None);
+            }
+        }
+    }
+}

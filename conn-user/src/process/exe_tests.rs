@@ -1,0 +1,113 @@
+//! Against this very process and files of a folder of its own.
+
+use std::os::unix::fs::PermissionsExt as _;
+
+use super::*;
+use crate::clock::{Clock, boot_now};
+
+fn me() -> (ProcFs, Pid, BootNs) {
+    let (proc, pid) = (ProcFs::default(), Pid(std::process::id()));
+    let start = super::super::procfs::ProcSource::read(&proc, pid).expect("self").start;
+    (proc, pid, start)
+}
+
+/// A folder that is removed at the end.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str, mode: u32) -> Self {
+        let path = std::env::temp_dir().join(format!("conn-exe-{name}-{}", std::process::id()));
+        fs::create_dir(&path).expect("a folder");
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("its mode");
+        Self(path)
+    }
+
+    fn file(&self) -> (PathBuf, FileId) {
+        let path = self.0.join("exe");
+        fs::write(&path, "#!").expect("a file");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("its mode");
+        let meta = fs::metadata(&path).expect("its metadata");
+        (path, FileId { dev: meta.dev(), inode: meta.ino() })
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A process that is gone: its executable was `path`.
+fn gone(path: &Path, file: FileId, executed_in_ms: i64) -> Wanted<'_> {
+    let now = Clock::now().wall(boot_now()).0;
+    Wanted {
+        pid: Pid(u32::MAX),
+        start: BootNs(0),
+        path: Some(path.as_os_str().as_bytes()),
+        file: Some(file),
+        deleted: false,
+        executed: Some(WallNs(now.saturating_add_signed(executed_in_ms * 1_000_000))),
+    }
+}
+
+#[test]
+fn a_live_process_leads_to_its_executable() {
+    let (proc, pid, start) = me();
+    let own = fs::metadata("/proc/self/exe").expect("metadata");
+    let file = FileId { dev: 0, inode: own.ino() };
+    let path = std::env::current_exe().expect("path");
+    let wanted = Wanted {
+        pid,
+        start,
+        path: Some(path.as_os_str().as_bytes()),
+        file: Some(file),
+        deleted: false,
+        executed: None,
+    };
+    let found = Found::find(&proc, wanted).expect("found");
+    assert_eq!((found.meta.ino(), found.meta.dev()), (own.ino(), own.dev()));
+    let about = found.describe(&proc, wanted);
+    let (fs, mount) = (about.fs.expect("a file system"), about.mount.expect("a mount"));
+    assert!(!fs.is_empty() && path.as_os_str().as_bytes().starts_with(&mount), "{fs:?} {mount:?}");
+    assert!(about.writable.is_some());
+    // Another process of that id, and one that has executed something else since.
+    assert!(Found::find(&proc, Wanted { start: BootNs(start.0 + 1_000_000_000), ..wanted }).is_none());
+    let other = FileId { inode: own.ino() + 1, ..file };
+    assert!(Found::find(&proc, Wanted { file: Some(other), ..wanted }).is_none());
+}
+
+#[test]
+fn a_process_that_is_gone_leads_to_its_file_only_while_it_is_the_same() {
+    let folder = Folder::new("gone", 0o755);
+    let (path, file) = folder.file();
+    let proc = ProcFs::default();
+    let found = |wanted| Found::find(&proc, wanted).is_some();
+    assert!(found(gone(&path, file, 1_000)));
+    assert!(!found(gone(&path, file, -1_000)), "written after the exec");
+    assert!(!found(gone(&path, FileId { inode: file.inode + 1, ..file }, 1_000)));
+    assert!(!found(gone(&path, FileId { dev: file.dev + 1, ..file }, 1_000)));
+    assert!(!found(Wanted { deleted: true, ..gone(&path, file, 1_000) }));
+    assert!(!found(Wanted { executed: None, ..gone(&path, file, 1_000) }), "from when is not known");
+    assert!(!found(gone(&folder.0, file, 1_000)), "a folder");
+}
+
+#[test]
+fn who_may_write() {
+    let proc = ProcFs::default();
+    for (folder_mode, file_mode, expected) in
+        [(0o755, 0o755, false), (0o1777, 0o755, true), (0o777, 0o755, true), (0o755, 0o757, true)]
+    {
+        let folder = Folder::new(&format!("{folder_mode:o}-{file_mode:o}"), folder_mode);
+        let (path, file) = folder.file();
+        fs::set_permissions(&path, fs::Permissions::from_mode(file_mode)).expect("its mode");
+        let wanted = gone(&path, file, 1_000);
+        let found = Found::find(&proc, wanted).expect("found");
+        assert_eq!(found.describe(&proc, wanted).writable, Some(expected), "{folder_mode:o} {file_mode:o}");
+        // Another file has its name now.
+        fs::remove_file(&path).expect("removed");
+        fs::write(&path, "other").expect("a file");
+        let still = (file_mode & 2 != 0).then_some(true);
+        assert_eq!(found.describe(&proc, wanted).writable, still);
+        assert_eq!(std::io::read_to_string(found.content().expect("open")).expect("read"), "#!");
+    }
+}

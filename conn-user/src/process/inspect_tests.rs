@@ -1,0 +1,90 @@
+//! The threads, against this very process.
+
+use super::*;
+use crate::process::identity::Tty;
+use crate::process::procfs::ProcSource as _;
+
+const PATIENCE: Duration = Duration::from_mins(1);
+
+fn me() -> ProcessInfo {
+    let seen = ProcFs::default().read(Pid(std::process::id())).expect("self");
+    ProcessInfo {
+        exe: seen.exe,
+        exe_file: seen.exe_file,
+        source: ProcessSource::ProcScan,
+        ..ProcessInfo::new(seen.pid, seen.start)
+    }
+}
+
+#[test]
+fn everything_is_found_out_and_hashed_once() {
+    let inspector = Inspector::start(ProcFs::default()).expect("threads");
+    let mut all = vec![me(), me()];
+    all.push(ProcessInfo { identity: all[0].identity.forked(), source: ProcessSource::Fork, ..me() });
+    for process in &all {
+        inspector.ask(process, Depth::All, None);
+    }
+    assert!(inspector.settle(PATIENCE));
+    let exe = std::fs::read("/proc/self/exe").expect("own executable");
+    let expected: [u8; 32] =
+        sha2::Digest::finalize(sha2::Digest::chain_update(sha2::Sha256::default(), exe)).into();
+    for process in &all {
+        let state = process.identity.state().expect("a state");
+        let cwd = std::env::current_dir().expect("cwd");
+        assert_eq!(state.cwd.as_deref(), Some(cwd.as_os_str().as_encoded_bytes()));
+        assert!(state.netns.is_some() && state.tty != Tty::Unknown);
+        assert_eq!(process.identity.sha256(), Some(&expected));
+        assert!(process.identity.exe().is_some());
+    }
+    let stats = inspector.stats();
+    assert_eq!((stats.asked, stats.hashed, stats.gone, stats.dropped), (3, 1, 0, 0), "{stats:?}");
+}
+
+#[test]
+fn an_exec_asks_for_the_state_only() {
+    let inspector = Inspector::start(ProcFs::default()).expect("threads");
+    let process = me();
+    inspector.ask(&process, Depth::State, None);
+    assert!(inspector.settle(PATIENCE));
+    assert!(process.identity.state().is_some());
+    assert!(process.identity.exe().is_none() && !process.identity.sha256_settled());
+}
+
+#[test]
+fn a_child_that_is_gone_was_where_its_parent_was() {
+    let inspector = Inspector::start(ProcFs::default()).expect("threads");
+    let parent = me();
+    inspector.ask(&parent, Depth::State, None);
+    let gone = |source| ProcessInfo { source, ..ProcessInfo::new(Pid(u32::MAX), BootNs(1)) };
+    let (child, other) = (gone(ProcessSource::Fork), gone(ProcessSource::Exec));
+    for process in [&child, &other] {
+        inspector.ask(process, Depth::All, Some(parent.identity.clone()));
+    }
+    assert!(inspector.settle(PATIENCE));
+    let (state, known) =
+        (child.identity.state().expect("inherited"), parent.identity.state().expect("known"));
+    assert_eq!((&state.cwd, &state.tty, state.netns), (&known.cwd, &known.tty, None));
+    assert_eq!(other.identity.state(), None, "an exec may come after a chdir");
+    assert_eq!((inspector.stats().gone, inspector.stats().unreadable), (2, 2));
+}
+
+/// Whoever asks never waits; what does not fit is counted, and the threads end with it.
+#[test]
+fn a_full_queue_drops_and_counts() {
+    let (queue, jobs) = sync_channel(QUEUE_MAX);
+    let inspector = Inspector { queue, counts: Arc::default() };
+    let process = me();
+    for _ in 0..QUEUE_MAX {
+        inspector.ask(&process, Depth::State, None);
+    }
+    let stats = inspector.stats();
+    assert_eq!((stats.asked, stats.dropped), (QUEUE_MAX as u64, QUEUE_MAX as u64 / 2), "room is left");
+    for _ in 0..QUEUE_MAX {
+        inspector.ask(&process, Depth::All, None);
+    }
+    let stats = inspector.stats();
+    assert_eq!(stats.dropped, QUEUE_MAX as u64);
+    assert!(!inspector.settle(Duration::ZERO));
+    drop(inspector);
+    assert_eq!(jobs.into_iter().count(), QUEUE_MAX);
+}

@@ -1,0 +1,52 @@
+//! Who created a process, and who created that, up to init.
+
+use std::sync::Arc;
+
+use super::info::ProcessInfo;
+use crate::units::{BootNs, Pid};
+
+/// Most ancestors that are kept, nearest first: bounds what a chain of shells costs.
+pub const ANCESTORS_MAX: usize = 16;
+
+/// A process above another one, as it was when that one was created (or, at the scan, when it was read).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ancestor {
+    /// Process id.
+    pub pid: Pid,
+    /// Start; coarse where the process was read from /proc.
+    pub start: BootNs,
+    /// Name, attacker-controlled bytes.
+    pub comm: Box<[u8]>,
+    /// Path of the executable, attacker-controlled bytes.
+    pub exe: Option<Arc<[u8]>>,
+}
+
+impl Ancestor {
+    /// The process itself, as an ancestor of others.
+    pub fn of(process: &ProcessInfo) -> Self {
+        Self { pid: process.pid, start: process.start, comm: process.comm.clone(), exe: process.exe.clone() }
+    }
+}
+
+/// The ancestors of a child of `parent`.
+pub fn below(parent: &ProcessInfo) -> Arc<[Ancestor]> {
+    std::iter::once(Ancestor::of(parent))
+        .chain(parent.ancestors.iter().take(ANCESTORS_MAX - 1).cloned())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_chain_is_bounded_and_keeps_the_nearest() {
+        let mut process = ProcessInfo::new(Pid(1), BootNs(1));
+        for pid in 2..100 {
+            let child = ProcessInfo { ancestors: below(&process), ..ProcessInfo::new(Pid(pid), BootNs(1)) };
+            process = child;
+        }
+        assert_eq!(process.ancestors.len(), ANCESTORS_MAX);
+        assert_eq!((process.ancestors[0].pid, process.ancestors[15].pid), (Pid(98), Pid(83)));
+    }
+}

@@ -1,0 +1,142 @@
+//! What the agent finds out about a process: each fact against what the test knows of the process that it started.
+
+use std::fs;
+use std::io::{ErrorKind, Write as _};
+use std::net::TcpListener;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use sha2::{Digest as _, Sha256};
+
+use crate::agent::Agent;
+use crate::settings;
+
+/// A folder that everybody may write, with a copy of the workload.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> Result<Self> {
+        let folder = Self(std::env::temp_dir().join(format!("conn-identity-{}", std::process::id())));
+        fs::create_dir(&folder.0).context("a folder")?;
+        fs::set_permissions(&folder.0, fs::Permissions::from_mode(0o1777)).context("its mode")?;
+        fs::copy(settings::workload()?, folder.program()).context("copy the workload")?;
+        Ok(folder)
+    }
+
+    fn program(&self) -> PathBuf {
+        self.0.join("opener")
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A process that connects as often as it is told to, and ends with the test.
+struct Opener {
+    child: Child,
+    listener: TcpListener,
+}
+
+impl Opener {
+    fn start(program: &Path, folder: &Path) -> Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0").context("listen")?;
+        let port = listener.local_addr()?.port().to_string();
+        let mut command = Command::new(program);
+        command.args(["opener", &port]).current_dir(folder).stdin(Stdio::piped()).stdout(Stdio::null());
+        let deadline = Instant::now() + settings::seconds(10);
+        loop {
+            match command.spawn() {
+                Ok(child) => return Ok(Self { child, listener }),
+                // A test beside this one has forked while the copy was being written, and not executed yet.
+                Err(e) if e.kind() == ErrorKind::ExecutableFileBusy && Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                Err(e) => return Err(e).context("start the opener"),
+            }
+        }
+    }
+
+    fn open(&mut self) -> Result<()> {
+        self.child.stdin.as_mut().context("no stdin")?.write_all(b"x").context("tell the opener")?;
+        self.listener.accept().context("accept").map(drop)
+    }
+}
+
+impl Drop for Opener {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The process as it is told once its executable is hashed.
+fn hashed(agent: &Agent, opener: &mut Opener) -> Result<Value> {
+    let pid = opener.child.id();
+    let deadline = Instant::now() + settings::seconds(60);
+    loop {
+        let mark = agent.mark();
+        opener.open()?;
+        agent.fence()?;
+        let events = agent.since(mark);
+        let connect = events
+            .iter()
+            .find(|e| e.kind == "connect" && e.process.as_ref().is_some_and(|p| p.pid == pid))
+            .context("the connect is not told")?;
+        let mut event: Value = serde_json::from_str(&connect.raw)?;
+        let process = event["process"].take();
+        if !process["exe_sha256"].is_null() {
+            return Ok(process);
+        }
+        ensure!(Instant::now() < deadline, "the executable is not hashed: {process}");
+    }
+}
+
+fn user_name(uid: u32) -> Value {
+    let text = fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let mut lines = text.lines().map(|line| line.split(':').collect::<Vec<_>>());
+    let found = lines.find(|fields| fields.get(2) == Some(&uid.to_string().as_str()));
+    found.map_or(Value::Null, |fields| fields[0].into())
+}
+
+/// Once as a program that the agent sees start, once as one that was there before.
+pub(crate) fn of_a_live_process() -> Result<()> {
+    let folder = Folder::new()?;
+    let hash = format!("{:x}", Sha256::digest(fs::read(folder.program())?));
+    let mut early = Opener::start(&folder.program(), &folder.0)?;
+    early.open()?;
+    let agent = Agent::start(&[])?;
+    let mut late = Opener::start(&folder.program(), &folder.0)?;
+    for (opener, source) in [(&mut early, "proc_scan"), (&mut late, "exec")] {
+        let told = hashed(&agent, opener)?;
+        let own = std::env::current_exe()?;
+        let expected = [
+            ("exe_sha256", Value::from(hash.as_str())),
+            ("exe", folder.program().to_string_lossy().into()),
+            ("exe_writable", true.into()),
+            ("exe_deleted", false.into()),
+            ("exe_memfd", false.into()),
+            ("cwd", folder.0.to_string_lossy().into()),
+            ("user", user_name(fs::metadata("/proc/self")?.uid())),
+            ("netns", fs::metadata("/proc/self/ns/net")?.ino().into()),
+            ("source", source.into()),
+        ];
+        for (key, value) in expected {
+            ensure!(told[key] == value, "{source}: {key} is not {value}: {told}");
+        }
+        let parent = &told["ancestors"][0];
+        ensure!(
+            parent["pid"] == std::process::id() && parent["exe"] == *own.to_string_lossy(),
+            "{source}: not the parent: {told}"
+        );
+        ensure!(told["exe_fs"].is_string() && told["exe_mount"].is_string(), "{source}: {told}");
+    }
+    drop((early, late));
+    agent.stop()?.lost_nothing().map(drop)
+}
