@@ -76,11 +76,25 @@ pub struct Event {
     pub bytes_in: Option<u64>,
     /// Payload sent.
     pub bytes_out: Option<u64>,
+    /// Age of what was there before the agent.
+    pub age: Option<Age>,
     /// Records lost, for a gap.
     pub lost: Option<u64>,
+    /// Why, for a gap.
+    pub cause: Option<String>,
     /// The line as it came.
     #[serde(skip)]
     pub raw: String,
+}
+
+/// Bounds of an age.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Age {
+    /// It is no younger.
+    pub at_least_ns: u64,
+    /// It is no older, where that is known.
+    pub at_most_ns: Option<u64>,
 }
 
 /// A process in an event.

@@ -49,6 +49,8 @@ pub enum Who {
     Hook,
     /// The right one, by whichever method.
     Right,
+    /// The right one, from the descriptors that it holds.
+    FdTable,
     /// Said to be unknown.
     Unknown,
 }
@@ -114,9 +116,9 @@ pub const RULES: &[Rule] = &[
         change: |e| e.closer = Who::Unknown,
     },
     Rule {
-        reason: "the listener began before the agent attached, and there is no snapshot of sockets yet",
-        applies: |c| c.fact.kind.is_listener() && c.fact.early,
-        change: |e| e.owner = Who::Unknown,
+        reason: "it began before the agent attached: the snapshot knows who holds it, not who made it",
+        applies: |c| c.fact.early,
+        change: |e| e.owner = Who::FdTable,
     },
     Rule {
         reason: "tracepoint: CLOSE->SYN_SENT comes before the choice of the port, for which the agent waits only so long",

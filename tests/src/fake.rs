@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use crate::compare::{Truth, contradictions};
-use crate::event::{Actor, Event, Process, shown, shown_args};
+use crate::event::{Actor, Age, Event, Process, shown, shown_args};
 use crate::expect::{Backend, errno_name};
 use crate::truth::{Dir, Fact, Kind};
 
@@ -50,7 +50,11 @@ pub fn events(truth: &Truth, backend: Backend) -> Result<Vec<Event>, Vec<String>
 
 fn event(truth: &Truth, fact: &Fact, begin: Option<&Fact>, backend: Backend) -> Event {
     let owner = actor(truth, begin.unwrap_or(fact), backend);
-    let owner = if begin.is_none() { unknown("before_attach") } else { owner };
+    let owner = match (fact.early, begin) {
+        (true, _) => Actor { method: "fd_table".to_owned(), hook: None, tid: None, ..owner },
+        (false, None) => unknown("before_attach"),
+        (false, Some(_)) => owner,
+    };
     let lport = fact.sock.lport.or(Some(40_000));
     let ends = fact.kind == Kind::Close || fact.kind == Kind::Unlisten;
     Event {
@@ -69,7 +73,7 @@ fn event(truth: &Truth, fact: &Fact, begin: Option<&Fact>, backend: Backend) -> 
         raddr: fact.sock.remote.map(|r| r.ip()),
         rport: fact.sock.remote.map(|r| r.port()),
         netns: Some(fact.sock.netns),
-        source: Some(if fact.early { "late" } else { "live" }.to_owned()),
+        source: Some(if fact.early { "snapshot" } else { "live" }.to_owned()),
         process: owner.process,
         tid: owner.tid,
         method: Some(owner.method),
@@ -82,6 +86,7 @@ fn event(truth: &Truth, fact: &Fact, begin: Option<&Fact>, backend: Backend) -> 
             (Kind::Failed, 0) => Some("cancelled".to_owned()),
             _ => errno_name(fact.errno).map(str::to_owned),
         },
+        age: fact.begun_ns.map(|_| Age { at_least_ns: 0, at_most_ns: None }),
         bytes_in: fact.bytes_in,
         bytes_out: fact.bytes_out,
         ..Event::default()

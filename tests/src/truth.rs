@@ -197,6 +197,9 @@ pub struct Fact {
     pub via: Via,
     /// The connection or listener began before the agent attached.
     pub early: bool,
+    /// Of one that did: when it was established or listened, as the workload knows it.
+    #[serde(default)]
+    pub begun_ns: Option<u64>,
 }
 
 /// What a storm did. All of it in one process; the connections are too many to be told one by one.

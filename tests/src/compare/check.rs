@@ -38,6 +38,7 @@ pub(crate) fn event(
     let mut report = Report { event, fact: brief(case.fact), wrong: Vec::new() };
     socket(&mut report, case, expect);
     time(&mut report, case, expect);
+    age(&mut report, case);
     owner(&mut report, truth, case, expect);
     outcome(&mut report, case, expect);
     closer(&mut report, truth, case, expect);
@@ -78,7 +79,7 @@ fn socket(report: &mut Report, case: &Case, expect: Expect) {
             report.say(format!("community_id {:?}", event.community_id));
         }
     }
-    let source = if fact.early { "late" } else { "live" };
+    let source = if fact.early { "snapshot" } else { "live" };
     report.want("source", &event.source.as_deref(), &Some(source));
 }
 
@@ -89,6 +90,22 @@ fn time(report: &mut Report, case: &Case, expect: Expect) {
     }
     if at > fact.until_ns + CLOCK_SLACK_NS && !expect.told_late {
         report.say(format!("{} µs after it had happened", (at - fact.until_ns) / 1_000));
+    }
+}
+
+/// The age of what was there before is an interval that has the true one in it.
+fn age(report: &mut Report, case: &Case) {
+    let (event, fact) = (report.event, case.fact);
+    let Some(begun) = fact.begun_ns else { return };
+    let true_age = event.boot_ns.saturating_sub(begun);
+    match &event.age {
+        None => report.say("no age".into()),
+        Some(age) => {
+            let most = age.at_most_ns.unwrap_or(u64::MAX);
+            if age.at_least_ns > true_age + CLOCK_SLACK_NS || most.saturating_add(CLOCK_SLACK_NS) < true_age {
+                report.say(format!("age: told {} to {most} ns, true is {true_age}", age.at_least_ns));
+            }
+        }
     }
 }
 
@@ -136,6 +153,9 @@ fn actor(
         (Who::Unknown, ..) => report.say(format!("{role}: told {}, but nobody can know it", name(told))),
         (_, Some(process), Some(image)) => {
             same_process(report, role, process, image, whole);
+            if who == Who::FdTable {
+                report.want(&format!("{role} method"), &told.method.as_str(), &"fd_table");
+            }
             if who == Who::Hook {
                 report.want(&format!("{role} method"), &told.method.as_str(), &"hook");
                 let hook = told.hook.as_deref().unwrap_or_default();

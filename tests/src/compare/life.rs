@@ -66,7 +66,7 @@ pub fn contradictions(truth: &Truth) -> Vec<String> {
             | [Kind::Connect, Kind::Failed]
             | [Kind::Accept, Kind::Close]
             | [Kind::Listen, Kind::Unlisten] => true,
-            [Kind::Close] => first.end == Some(crate::truth::End::NeverAccepted),
+            [Kind::Close] => first.early || first.end == Some(crate::truth::End::NeverAccepted),
             [Kind::Unlisten] => first.early,
             _ => false,
         };

@@ -50,6 +50,7 @@ fn fact(kind: Kind, sock: SockFact, pid: Option<u32>, at: u64) -> Fact {
         bytes_out: None,
         via: Via::Syscall,
         early: false,
+        begun_ns: None,
     }
 }
 

@@ -14,7 +14,7 @@ use crate::settings;
 use crate::workload::{self, Workload};
 
 /// The scenario whose workload starts before the agent.
-const BEFORE_THE_AGENT: &str = "preattach";
+const BEFORE_THE_AGENT: [&str; 2] = ["preattach", "preexisting"];
 
 /// Tests run side by side, except a storm: that one is alone.
 static ALONE: RwLock<()> = RwLock::new(());
@@ -57,7 +57,7 @@ pub(crate) fn stop_shared() -> Result<()> {
 
 /// Compares what the agent tells of a scenario with what happened.
 pub(crate) fn scenario(name: &str) -> Result<()> {
-    if name == BEFORE_THE_AGENT {
+    if BEFORE_THE_AGENT.contains(&name) {
         return before_the_agent(name);
     }
     let agent = shared()?;
@@ -116,7 +116,7 @@ fn verify(agent: &Agent, mark: usize, lines: &[Line]) -> Result<()> {
 /// agent, and finds each event that this one leaves out.
 pub(crate) fn truth(name: &str) -> Result<()> {
     let mut workload = Workload::start(&[name])?;
-    if name == BEFORE_THE_AGENT {
+    if BEFORE_THE_AGENT.contains(&name) {
         workload.ready()?;
         workload.go()?;
     }

@@ -58,6 +58,7 @@ pub(crate) fn fact(kind: Kind, dir: Option<Dir>, sock: &SockFact, by: By, from_n
         bytes_out: None,
         via: Via::Syscall,
         early: false,
+        begun_ns: None,
     }
 }
 
@@ -134,7 +135,8 @@ pub(crate) struct Listener {
     pub(crate) fd: OwnedFd,
     pub(crate) sock: SockFact,
     addr: SocketAddr,
-    pub(crate) early: bool,
+    /// When it listened, if that was before the agent.
+    pub(crate) early: Option<u64>,
 }
 
 impl Listener {
@@ -163,7 +165,7 @@ impl Listener {
         let addr = sys::local(&fd)?;
         let sock = sock_fact(addr, None, mptcp)?;
         emit(&Line::Fact(Fact { via, ..fact(Kind::Listen, None, &sock, By::Me, from) }))?;
-        Ok(Self { fd, sock, addr, early: false })
+        Ok(Self { fd, sock, addr, early: None })
     }
 
     /// Listens without a word: the agent does not run yet.
@@ -172,7 +174,7 @@ impl Listener {
         bind_quiet(&fd, ip)?;
         sys::listen(&fd, 128)?;
         let addr = sys::local(&fd)?;
-        Ok(Self { fd, sock: sock_fact(addr, None, false)?, addr, early: true })
+        Ok(Self { fd, sock: sock_fact(addr, None, false)?, addr, early: Some(boot_ns()) })
     }
 
     /// Where a client reaches it.
@@ -195,7 +197,7 @@ impl Listener {
         let from = boot_ns();
         drop(self.fd);
         let unlisten = fact(Kind::Unlisten, None, &self.sock, By::Me, from);
-        emit(&Line::Fact(Fact { early: self.early, ..unlisten }))
+        emit(&Line::Fact(Fact { early: self.early.is_some(), begun_ns: self.early, ..unlisten }))
     }
 }
 
@@ -208,6 +210,8 @@ pub(crate) struct Conn {
     pub(crate) received: u64,
     /// From when on its end can have come.
     pub(crate) since: u64,
+    /// When it was established, if that was before the agent.
+    pub(crate) early: Option<u64>,
 }
 
 impl Conn {
@@ -239,7 +243,14 @@ impl Conn {
         let sock = sock_fact(sys::local(&fd)?, Some(sys::peer(&fd)?), mptcp)?;
         emit(&Line::Fact(Fact { via, ..fact(Kind::Connect, Some(Dir::Out), &sock, by, from) }))?;
         emit(&Line::Fact(Fact { via, ..fact(Kind::Established, Some(Dir::Out), &sock, By::Nobody, from) }))?;
-        Ok(Self { fd, sock, dir: Dir::Out, sent: 0, received: 0, since: from })
+        Ok(Self { fd, sock, dir: Dir::Out, sent: 0, received: 0, since: from, early: None })
+    }
+
+    /// A connection of before the agent, of which nothing is told but its end.
+    pub(crate) fn early(fd: OwnedFd, dir: Dir) -> Result<Self> {
+        let now = boot_ns();
+        let sock = sock_fact(sys::local(&fd)?, Some(sys::peer(&fd)?), false)?;
+        Ok(Self { fd, sock, dir, sent: 0, received: 0, since: now, early: Some(now) })
     }
 
     /// Tells that `fd` was accepted.
@@ -247,7 +258,7 @@ impl Conn {
         let sock = sock_fact(sys::local(&fd)?, Some(sys::peer(&fd)?), mptcp)?;
         emit(&Line::Fact(Fact { via, ..fact(Kind::Accept, Some(Dir::In), &sock, by, from) }))?;
         // What ends it may have come before it was accepted.
-        Ok(Self { fd, sock, dir: Dir::In, sent: 0, received: 0, since: from })
+        Ok(Self { fd, sock, dir: Dir::In, sent: 0, received: 0, since: from, early: None })
     }
 
     pub(crate) fn send(&mut self, bytes: usize) -> Result<()> {
@@ -306,7 +317,8 @@ impl Conn {
     pub(crate) fn close_silently(self) -> (u64, Summary) {
         let from = boot_ns();
         drop(self.fd);
-        (from, Summary { sock: self.sock, dir: self.dir, sent: self.sent, received: self.received })
+        let (sent, received, early) = (self.sent, self.received, self.early);
+        (from, Summary { sock: self.sock, dir: self.dir, sent, received, early })
     }
 }
 
@@ -316,6 +328,7 @@ pub(crate) struct Summary {
     pub(crate) dir: Dir,
     pub(crate) sent: u64,
     pub(crate) received: u64,
+    pub(crate) early: Option<u64>,
 }
 
 impl Summary {
@@ -325,6 +338,8 @@ impl Summary {
             end: Some(end),
             bytes_in: Some(self.received),
             bytes_out: Some(self.sent),
+            early: self.early.is_some(),
+            begun_ns: self.early,
             ..fact(Kind::Close, Some(self.dir), &self.sock, by, from)
         }))
     }

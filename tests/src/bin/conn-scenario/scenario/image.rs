@@ -81,7 +81,11 @@ fn run_connector(listener: &Listener, program: &PathBuf, exe: &str, more: &[OsSt
     let (by, client) = (By::Process(child.id()), other_end(&conn.sock, false)?);
     emit(&Line::Fact(fact(Kind::Connect, Some(Dir::Out), &client, by, from)))?;
     emit(&Line::Fact(fact(Kind::Established, Some(Dir::Out), &client, By::Nobody, from)))?;
-    Summary { sock: client, dir: Dir::Out, sent: 0, received: 0 }.ended(End::LocalFin, by, from)?;
+    Summary { sock: client, dir: Dir::Out, sent: 0, received: 0, early: None }.ended(
+        End::LocalFin,
+        by,
+        from,
+    )?;
     conn.close(End::PeerFin)
 }
 
@@ -137,7 +141,8 @@ pub(super) fn exec_cloexec() -> Result<()> {
     let from = boot_ns();
     child.pipe.meet()?;
     conn.recv_end()?;
-    let client = Summary { sock: other_end(&conn.sock, false)?, dir: Dir::Out, sent: 3, received: 0 };
+    let client =
+        Summary { sock: other_end(&conn.sock, false)?, dir: Dir::Out, sent: 3, received: 0, early: None };
     client.ended(End::LocalFin, By::Process(child.pid), from)?;
     conn.close(End::PeerFin)?;
     drop(hold);

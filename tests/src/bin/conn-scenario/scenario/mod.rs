@@ -13,6 +13,7 @@ mod netns;
 mod owner;
 mod pidreuse;
 mod preattach;
+mod preexisting;
 mod reuse;
 
 use anyhow::Result;
@@ -97,6 +98,7 @@ pub(crate) const ALL: &[Scenario] = &[
         pidreuse::run,
         "a process closes the connection of an earlier one with the same id",
     ),
+    s("preexisting", preexisting::run, "2,000 connections that were open before the agent"),
     s("preattach", preattach::run, "25 processes blocked in accept since before the agent"),
     s("reuseport", listen::reuseport, "two processes listen on one port"),
     s("queued", listen::queued, "a listener is closed with connections queued"),

@@ -23,7 +23,7 @@ pub(super) fn passed_fd() -> Result<()> {
         // The opener has closed its descriptor: this one is the last.
         let from = boot_ns();
         drop(fd);
-        Summary { sock, dir: Dir::Out, sent: 3, received: 0 }.ended(End::LocalFin, By::Me, from)
+        Summary { sock, dir: Dir::Out, sent: 3, received: 0, early: None }.ended(End::LocalFin, By::Me, from)
     })?;
     let client = |mut conn: Conn, _: &Pipe| {
         conn.send(3)?;
@@ -172,7 +172,11 @@ pub(super) fn killed() -> Result<()> {
     child.kill()?;
     for mut conn in ends {
         let sock = crate::conn::other_end(&conn.sock, false)?;
-        Summary { sock, dir: Dir::Out, sent: 3, received: 0 }.ended(End::LocalFin, By::Process(pid), from)?;
+        Summary { sock, dir: Dir::Out, sent: 3, received: 0, early: None }.ended(
+            End::LocalFin,
+            By::Process(pid),
+            from,
+        )?;
         conn.recv_end()?;
         conn.close(End::PeerFin)?;
     }

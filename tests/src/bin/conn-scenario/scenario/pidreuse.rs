@@ -73,7 +73,11 @@ pub(super) fn run() -> Result<()> {
             pipe.meet()?;
             let from = boot_ns();
             drop(fd);
-            Summary { sock, dir: Dir::Out, sent: 3, received: 0 }.ended(End::LocalFin, By::Me, from)?;
+            Summary { sock, dir: Dir::Out, sent: 3, received: 0, early: None }.ended(
+                End::LocalFin,
+                By::Me,
+                from,
+            )?;
             conn.close(End::LocalFin)
         },
     )

@@ -91,7 +91,7 @@ pub(super) fn to_self() -> Result<()> {
     ensure!(sys::peer(&fd)? == addr, "connected to somebody else");
     emit(&Line::Fact(fact(Kind::Connect, Some(Dir::Out), &sock, By::Me, from)))?;
     emit(&Line::Fact(fact(Kind::Established, Some(Dir::Out), &sock, By::Nobody, from)))?;
-    let mut conn = Conn { fd, sock, dir: Dir::Out, sent: 0, received: 0, since: from };
+    let mut conn = Conn { fd, sock, dir: Dir::Out, sent: 0, received: 0, since: from, early: None };
     conn.send(10)?;
     conn.recv(10)?;
     conn.close(End::LocalFin)
