@@ -197,9 +197,9 @@ pub struct Fact {
     pub via: Via,
     /// The connection or listener began before the agent attached.
     pub early: bool,
-    /// Of one that did: when it was established or listened, as the workload knows it.
+    /// Of one that did: it was established, or listened, between these two.
     #[serde(default)]
-    pub begun_ns: Option<u64>,
+    pub begun_ns: Option<(u64, u64)>,
 }
 
 /// What a storm did. All of it in one process; the connections are too many to be told one by one.

@@ -93,17 +93,19 @@ fn time(report: &mut Report, case: &Case, expect: Expect) {
     }
 }
 
-/// The age of what was there before is an interval that has the true one in it.
+/// The age of what was there before is an interval that has the true one in it, which the workload knows to lie between
+/// two.
 fn age(report: &mut Report, case: &Case) {
     let (event, fact) = (report.event, case.fact);
-    let Some(begun) = fact.begun_ns else { return };
-    let true_age = event.boot_ns.saturating_sub(begun);
+    let Some((first, last)) = fact.begun_ns else { return };
+    let (youngest, oldest) = (event.boot_ns.saturating_sub(last), event.boot_ns.saturating_sub(first));
     match &event.age {
         None => report.say("no age".into()),
         Some(age) => {
             let most = age.at_most_ns.unwrap_or(u64::MAX);
-            if age.at_least_ns > true_age + CLOCK_SLACK_NS || most.saturating_add(CLOCK_SLACK_NS) < true_age {
-                report.say(format!("age: told {} to {most} ns, true is {true_age}", age.at_least_ns));
+            if age.at_least_ns > oldest + CLOCK_SLACK_NS || most.saturating_add(CLOCK_SLACK_NS) < youngest {
+                let least = age.at_least_ns;
+                report.say(format!("age: told {least} to {most} ns, true is {youngest} to {oldest}"));
             }
         }
     }

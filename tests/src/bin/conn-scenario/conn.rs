@@ -135,8 +135,8 @@ pub(crate) struct Listener {
     pub(crate) fd: OwnedFd,
     pub(crate) sock: SockFact,
     addr: SocketAddr,
-    /// When it listened, if that was before the agent.
-    pub(crate) early: Option<u64>,
+    /// Between which two it began to listen, if that was before the agent.
+    pub(crate) early: Option<(u64, u64)>,
 }
 
 impl Listener {
@@ -170,11 +170,12 @@ impl Listener {
 
     /// Listens without a word: the agent does not run yet.
     pub(crate) fn early(ip: IpAddr) -> Result<Self> {
+        let from = boot_ns();
         let fd = sys::socket(ip.is_ipv6(), false, 0)?;
         bind_quiet(&fd, ip)?;
         sys::listen(&fd, 128)?;
         let addr = sys::local(&fd)?;
-        Ok(Self { fd, sock: sock_fact(addr, None, false)?, addr, early: Some(boot_ns()) })
+        Ok(Self { fd, sock: sock_fact(addr, None, false)?, addr, early: Some((from, boot_ns())) })
     }
 
     /// Where a client reaches it.
@@ -210,8 +211,8 @@ pub(crate) struct Conn {
     pub(crate) received: u64,
     /// From when on its end can have come.
     pub(crate) since: u64,
-    /// When it was established, if that was before the agent.
-    pub(crate) early: Option<u64>,
+    /// Between which two it was established, if that was before the agent.
+    pub(crate) early: Option<(u64, u64)>,
 }
 
 impl Conn {
@@ -246,11 +247,11 @@ impl Conn {
         Ok(Self { fd, sock, dir: Dir::Out, sent: 0, received: 0, since: from, early: None })
     }
 
-    /// A connection of before the agent, of which nothing is told but its end.
-    pub(crate) fn early(fd: OwnedFd, dir: Dir) -> Result<Self> {
+    /// A connection of before the agent that was established since `from`: nothing is told of it but its end.
+    pub(crate) fn early(fd: OwnedFd, dir: Dir, from: u64) -> Result<Self> {
         let now = boot_ns();
         let sock = sock_fact(sys::local(&fd)?, Some(sys::peer(&fd)?), false)?;
-        Ok(Self { fd, sock, dir, sent: 0, received: 0, since: now, early: Some(now) })
+        Ok(Self { fd, sock, dir, sent: 0, received: 0, since: now, early: Some((from, now)) })
     }
 
     /// Tells that `fd` was accepted.
@@ -328,7 +329,7 @@ pub(crate) struct Summary {
     pub(crate) dir: Dir,
     pub(crate) sent: u64,
     pub(crate) received: u64,
-    pub(crate) early: Option<u64>,
+    pub(crate) early: Option<(u64, u64)>,
 }
 
 impl Summary {

@@ -16,11 +16,12 @@ const OPEN: usize = 2_000;
 pub(super) fn run() -> Result<()> {
     sys::raise_descriptor_limit(OPEN as u64 + 100)?;
     let server = fork(|pipe| {
+        let from = sys::boot_ns();
         let listener = Listener::early(V4)?;
         pipe.tell(u64::from(listener.port()))?;
         let mut open = Vec::new();
         for _ in 0..OPEN {
-            open.push(Conn::early(sys::accept(&listener.fd, AcceptBy::Accept4)?, Dir::In)?);
+            open.push(Conn::early(sys::accept(&listener.fd, AcceptBy::Accept4)?, Dir::In, from)?);
         }
         pipe.tell(u64::from(listener.port()))?;
         for mut conn in open {
@@ -33,9 +34,10 @@ pub(super) fn run() -> Result<()> {
     let port = server.pipe.hear_port()?;
     let mut open = Vec::new();
     for _ in 0..OPEN {
+        let from = sys::boot_ns();
         let fd = sys::socket(false, false, 0)?;
         sys::connect(&fd, (V4, port).into()).context("connect")?;
-        open.push(Conn::early(fd, Dir::Out)?);
+        open.push(Conn::early(fd, Dir::Out, from)?);
     }
     server.pipe.hear_port()?;
     emit(&Line::Ready)?;
