@@ -7,11 +7,18 @@ use std::os::fd::AsRawFd as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use conn_tests::against_ss;
 use serde_json::Value;
 
 const CONN: &str = env!("CARGO_BIN_EXE_conn");
+
+/// One test at a time: between fork and exec the children of one hold the sockets of all.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 fn conn(words: &[&str]) -> Output {
     Command::new(CONN).args(words).output().expect("conn runs")
@@ -97,6 +104,7 @@ fn ends(stream: &TcpStream) -> (SocketAddr, Option<SocketAddr>) {
 
 #[test]
 fn listeners_of_both_families_and_their_holders() {
+    let _alone = alone();
     let v4 = TcpListener::bind("127.0.0.1:0").expect("a listener");
     let v6 = TcpListener::bind("[::1]:0").expect("a listener");
     let dual = TcpListener::bind("[::]:0").expect("a listener");
@@ -118,6 +126,7 @@ fn listeners_of_both_families_and_their_holders() {
 
 #[test]
 fn connections_with_direction_age_and_counters() {
+    let _alone = alone();
     let listener = TcpListener::bind("[::]:0").expect("a listener");
     let port = listener.local_addr().expect("an address").port();
     let (mut ours, theirs) = connected(&listener, SocketAddr::from(([127, 0, 0, 1], port)));
@@ -149,6 +158,7 @@ fn connections_with_direction_age_and_counters() {
 
 #[test]
 fn half_closed_and_lingering_ones() {
+    let _alone = alone();
     let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
     let to = listener.local_addr().expect("an address");
     let (ours, theirs) = connected(&listener, to);
@@ -171,6 +181,7 @@ fn half_closed_and_lingering_ones() {
 
 #[test]
 fn filters_and_order() {
+    let _alone = alone();
     let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
     let to = listener.local_addr().expect("an address");
     let pairs = [0, 1, 2].map(|_| connected(&listener, to));
@@ -192,6 +203,7 @@ fn filters_and_order() {
 
 #[test]
 fn the_table_shows_what_the_json_says() {
+    let _alone = alone();
     let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
     let (ours, _theirs) = connected(&listener, listener.local_addr().expect("an address"));
     let output = conn(&["list", "-a", "--color", "never", &format!("pid:{}", me())]);
@@ -231,6 +243,7 @@ impl Drop for Saved {
 
 #[test]
 fn differences() {
+    let _alone = alone();
     let stays = TcpListener::bind("127.0.0.1:0").expect("a listener");
     let goes = TcpListener::bind("127.0.0.1:0").expect("a listener");
     let mine = format!("pid:{}", me());
@@ -272,6 +285,7 @@ fn differences() {
 
 #[test]
 fn nobody_sees_the_sockets_and_is_told_what_is_missing() {
+    let _alone = alone();
     // SAFETY: it takes nothing and cannot fail.
     if unsafe { libc::geteuid() } != 0 {
         println!("skipped: only root can become nobody");
@@ -297,6 +311,7 @@ fn nobody_sees_the_sockets_and_is_told_what_is_missing() {
 
 #[test]
 fn agrees_with_ss() {
+    let _alone = alone();
     if Command::new("ss").arg("-V").output().is_err() {
         println!("skipped: there is no ss (package iproute2)");
         return;
@@ -314,7 +329,7 @@ fn agrees_with_ss() {
     // Half closed, and lingering.
     drop(pairs.remove(0).0);
     drop(pairs.remove(0));
-    // Other tests open and close theirs meanwhile.
+    // Others on this machine open and close theirs meanwhile.
     let ours: Vec<u16> = listeners.iter().map(|at| at.local_addr().expect("an address").port()).collect();
     let is_ours = |ends: &against_ss::Ends| {
         ours.contains(&ends.local.port()) || ends.remote.is_some_and(|remote| ours.contains(&remote.port()))

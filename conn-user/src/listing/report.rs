@@ -51,8 +51,12 @@ fn row(
     state.text(socket.state.name());
     dir.text(direction(socket.direction));
     write_holders(socket, process);
-    if let Some(uid) = socket.holders.first().and_then(|holder| holder.uid) {
-        user.number(uid);
+    if let Some(holder) = socket.holders.first() {
+        match (&holder.user, holder.uid) {
+            (Some(name), _) => user.word(name),
+            (None, Some(uid)) => user.number(uid),
+            (None, None) => {}
+        }
     }
     local.end(socket.local);
     if socket.direction.is_some() {

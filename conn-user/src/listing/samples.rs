@@ -60,7 +60,7 @@ pub(crate) fn listener(local: &str) -> SnapSocket {
         direction: None,
         traffic: None,
         send_queue: 511,
-        born: Some(born(4_100, 10)),
+        born: Some(Born { latest: ENDED, latest_by: BornBy::Snapshot, ..born(4_100, 0) }),
         ..connection()
     }
 }

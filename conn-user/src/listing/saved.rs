@@ -82,6 +82,8 @@ pub struct SavedHolder {
     pub exe_deleted: bool,
     /// Real user id.
     pub uid: Option<u32>,
+    /// Its name.
+    pub user: Option<Vec<u8>>,
 }
 
 /// Why a file cannot be read as a list.
@@ -163,6 +165,9 @@ struct Process {
     exe_escaped: bool,
     exe_deleted: bool,
     uid: u32,
+    user: Option<String>,
+    #[serde(default)]
+    user_escaped: bool,
 }
 
 impl Saved {
@@ -292,6 +297,9 @@ impl Holder {
                 .as_ref()
                 .and_then(|process| process.exe.as_deref().map(|exe| bytes(exe, process.exe_escaped))),
             exe_deleted: process.as_ref().is_some_and(|process| process.exe_deleted),
+            user: process
+                .as_ref()
+                .and_then(|process| process.user.as_deref().map(|user| bytes(user, process.user_escaped))),
             uid: process.as_ref().map(|process| process.uid),
             id: process.map(|process| process.id),
         }
@@ -343,7 +351,7 @@ mod tests {
         lines.pop();
         assert!(error(&lines.join("\n")).contains("announces 9 sockets, and 8 follow"));
         let cut = &good[..good.len() - 40];
-        assert!(error(cut).starts_with("line 10: column"), "{}", error(cut));
+        assert!(error(cut).starts_with("line 11: column"), "{}", error(cut));
     }
 
     #[test]

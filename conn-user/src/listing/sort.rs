@@ -3,14 +3,16 @@
 use std::cmp::Ordering;
 
 use super::model::Listed;
+use crate::event::age::Age;
 use crate::event::names::{self, Named};
+use crate::flow::born::BornBy;
 use crate::flow::model::Traffic;
-use crate::units::BootNs;
+use crate::units::{BootNs, DurationNs};
 
 /// What a list is sorted by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum SortKey {
-    /// The least that its age may be, the youngest first.
+    /// The least that its age may be; where only the most is known, that. The youngest first.
     Age,
     /// Bytes in both directions, the fewest first.
     Bytes,
@@ -74,7 +76,7 @@ pub fn sort(sockets: &mut [Listed], by: Option<Sort>, at: BootNs) {
 impl Sort {
     fn compare(self, one: &Listed, other: &Listed, at: BootNs) -> Ordering {
         match self.key {
-            SortKey::Age => self.order(one, other, |listed| listed.age(at).map(|age| age.at_least)),
+            SortKey::Age => self.order(one, other, |listed| listed.age(at).and_then(known)),
             SortKey::Bytes => self.order(one, other, |listed| listed.socket.traffic.map(total)),
             SortKey::Pid => self.order(one, other, |listed| listed.holders.first().map(|holder| holder.pid)),
             SortKey::Proc => {
@@ -95,6 +97,10 @@ impl Sort {
             (one, other) => other.is_some().cmp(&one.is_some()),
         }
     }
+}
+
+fn known(age: Age) -> Option<DurationNs> {
+    if age.at_least_by == BornBy::Snapshot { age.at_most } else { Some(age.at_least) }
 }
 
 fn total(traffic: Traffic) -> u64 {

@@ -4,8 +4,10 @@
 
 use super::model::{Listed, Listing};
 use super::table::{self, Cell, Column, Row};
+use crate::event::age::Age;
 use crate::event::human;
 use crate::event::names::Named as _;
+use crate::flow::born::BornBy;
 use crate::flow::model::{Direction, Transport};
 use crate::flow::snapshot::model::{NoHolder, TcpState};
 use crate::process::info::ProcessInfo;
@@ -63,7 +65,7 @@ fn row(listed: &Listed, at: BootNs, options: TextOptions) -> Row<12> {
         None => {}
     }
     if let Some(known) = listed.age(at) {
-        age.ascii(|out| known.write_text(out));
+        age.ascii(|out| write_age(&known, out));
     }
     local.end(socket.local);
     if !listed.listens() {
@@ -81,6 +83,18 @@ fn row(listed: &Listed, at: BootNs, options: TextOptions) -> Row<12> {
     }
     write_details(listed, options, exe);
     Row { cells, color: color(listed).filter(|_| options.color) }
+}
+
+/// That it is there now is no bound that is worth a word: `<5h00m`, or nothing.
+fn write_age(age: &Age, out: &mut Vec<u8>) {
+    match age.at_most {
+        _ if age.at_least_by != BornBy::Snapshot => age.write_text(out),
+        Some(at_most) => {
+            out.push(b'<');
+            human::write_duration(at_most, out);
+        }
+        None => {}
+    }
 }
 
 /// `None`: a listener.

@@ -1,10 +1,11 @@
 //! The lines against golden files, and what no line may ever do.
 
 use proptest::prelude::*;
+use unicode_width::UnicodeWidthChar;
 
 use super::*;
 use crate::event::model::ProcEvent;
-use crate::event::samples;
+use crate::event::{escape, samples};
 
 fn options() -> TextOptions {
     TextOptions { color: false, width: None, netns: Some(NetNs(4_026_531_840)), zone: TimeZone::UTC }
