@@ -343,7 +343,7 @@ mod tests {
         lines.pop();
         assert!(error(&lines.join("\n")).contains("announces 9 sockets, and 8 follow"));
         let cut = &good[..good.len() - 40];
-        assert!(error(cut).starts_with("line 10: column"), "{}", error(cut));
+        assert!(error(cut).starts_with("line 11: column"), "{}", error(cut));
     }
 
     #[test]
