@@ -41,7 +41,9 @@ mod tests {
     fn what_comes_in_comes_out() {
         let mut backlog = Backlog::default();
         let records: [&[u8]; 3] = [b"one", b"", b"three"];
-        records.iter().for_each(|record| backlog.push(record));
+        for record in records {
+            backlog.push(record);
+        }
         let mut out = Vec::new();
         backlog.each(|record| out.push(record.to_vec()));
         assert_eq!(out, records);

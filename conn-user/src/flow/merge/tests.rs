@@ -15,20 +15,20 @@ fn holder(pid: u32) -> Holder {
     Holder { pid: Pid(pid), start: BootNs(u64::from(pid) * 1000 * MS), fd: 3 }
 }
 
-fn held_by(socket: SnapSocket, pids: &[u32]) -> SnapSocket {
-    SnapSocket { holders: pids.iter().copied().map(holder).collect(), ..socket }
+fn held_by(socket: &SnapSocket, pids: &[u32]) -> SnapSocket {
+    SnapSocket { holders: pids.iter().copied().map(holder).collect(), ..socket.clone() }
 }
 
 fn snap_client() -> SnapSocket {
     let socket =
         SnapSocket { cookie: Some(1), direction: Some(Direction::Out), ..snap::socket(CLIENT, SERVER) };
-    held_by(socket, &[10])
+    held_by(&socket, &[10])
 }
 
 fn snap_child() -> SnapSocket {
     let socket =
         SnapSocket { cookie: Some(2), direction: Some(Direction::In), ..snap::socket(SERVER, CLIENT) };
-    held_by(socket, &[20])
+    held_by(&socket, &[20])
 }
 
 fn snap_waiting() -> SnapSocket {
@@ -36,7 +36,7 @@ fn snap_waiting() -> SnapSocket {
 }
 
 fn snap_listener() -> SnapSocket {
-    held_by(SnapSocket { cookie: Some(3), ..snap::listener("0.0.0.0:80") }, &[20])
+    held_by(&SnapSocket { cookie: Some(3), ..snap::listener("0.0.0.0:80") }, &[20])
 }
 
 /// A snapshot that takes from now on for 10 ms.
@@ -97,7 +97,7 @@ fn what_was_there_has_its_holders() {
 
 #[test]
 fn of_several_holders_the_first_process_owns() {
-    let shared = held_by(snap_client(), &[12, 11, 13]);
+    let shared = held_by(&snap_client(), &[12, 11, 13]);
     after(
         true,
         &[shared],
