@@ -1,34 +1,33 @@
 //! Records that wait in memory while the start-up snapshot is taken: it may take longer than the ring has room for.
 
+use bytes::{Bytes, BytesMut};
+
 /// Bytes that may wait; beyond them the ring fills, and what finds no room there is a gap.
 const MOST: usize = 16 << 20;
 
 /// Records in the order in which they came.
 #[derive(Debug, Default)]
 pub(super) struct Backlog {
-    bytes: Vec<u8>,
-    lengths: Vec<u32>,
+    bytes: BytesMut,
+    lengths: Vec<usize>,
 }
 
 impl Backlog {
     /// Takes a record.
     pub(super) fn push(&mut self, record: &[u8]) {
         self.bytes.extend_from_slice(record);
-        // Records are of some kilobytes.
-        self.lengths.push(record.len() as u32);
+        self.lengths.push(record.len());
     }
 
-    pub(super) const fn is_full(&self) -> bool {
+    pub(super) fn is_full(&self) -> bool {
         self.bytes.len() >= MOST
     }
 
     /// Hands out every record.
-    pub(super) fn each(&self, mut take: impl FnMut(&[u8])) {
-        let mut rest = self.bytes.as_slice();
-        for &length in &self.lengths {
-            let (record, after) = rest.split_at(length as usize);
-            rest = after;
-            take(record);
+    pub(super) fn each(self, mut take: impl FnMut(&[u8])) {
+        let mut rest: Bytes = self.bytes.freeze();
+        for length in self.lengths {
+            take(&rest.split_to(length));
         }
     }
 }
@@ -44,9 +43,9 @@ mod tests {
         for record in records {
             backlog.push(record);
         }
+        assert!(!backlog.is_full());
         let mut out = Vec::new();
         backlog.each(|record| out.push(record.to_vec()));
         assert_eq!(out, records);
-        assert!(!backlog.is_full());
     }
 }
