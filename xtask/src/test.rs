@@ -45,8 +45,12 @@ pub(crate) fn test(with_vm: bool) -> Result<()> {
 fn on_host(agent: &Path) -> Result<()> {
     // Packages are named by the workspace's default members: conn-ebpf builds only for its own target. All packages are
     // tested even if one fails.
-    run(workspace::cargo().args(["test", "--no-fail-fast"]).env("CONN_BIN", agent).env("CONN_STORM", "30000"))
-        .context("cargo test")
+    run(workspace::cargo()
+        .args(["test", "--no-fail-fast"])
+        .env("CONN_BIN", agent)
+        .env("CONN_STORM", "30000")
+        .env("CONN_MILLION", "1000000"))
+    .context("cargo test")
 }
 
 fn in_machines() -> Result<()> {

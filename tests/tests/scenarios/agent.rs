@@ -178,6 +178,11 @@ impl Agent {
         self.shared.lock().stderr.join("\n    ")
     }
 
+    /// Its process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Sends a signal.
     pub(crate) fn signal(&self, signal: i32) -> Result<()> {
         let pid = i32::try_from(self.child.id()).context("pid")?;

@@ -1,7 +1,8 @@
 //! The scenarios against the agent, and the agent's command line.
 //!
 //! Environment: `CONN_BIN`, `CONN_SCENARIO_BIN` (the programs), `CONN_BACKEND` (default `auto`), `CONN_TIME_FACTOR`
-//! (stretches every time limit), `CONN_STORM` (connections of the storm).
+//! (stretches every time limit), `CONN_STORM` (connections of the storm), `CONN_MILLION` (connections of the leak test, which
+//! is left out without it: machines under emulation are too slow).
 //!
 //! `truth::NAME` runs a workload without the agent, `scenario::NAME` with it.
 
@@ -9,6 +10,7 @@ mod agent;
 mod cli;
 mod compared;
 mod identity;
+mod leak;
 mod loss;
 mod settings;
 mod storm;
@@ -55,6 +57,9 @@ fn trials() -> Result<Vec<Trial>> {
     trials.push(trial("storm::two-threads", || compared::alone(|| storm::counts(2))));
     trials.push(trial("identity::of-a-live-process", || compared::together(identity::of_a_live_process)));
     trials.push(trial("loss::is-exact", || compared::alone(loss::is_exact)));
+    if let Some(connections) = leak::connections() {
+        trials.push(trial("leak::none", move || compared::alone(|| leak::none(connections))));
+    }
     for (name, run) in cli::ALL {
         trials.push(trial(&format!("cli::{name}"), move || compared::together(run)));
     }

@@ -36,6 +36,11 @@ pub(crate) fn seconds(seconds: u32) -> Duration {
     Duration::from_secs(u64::from(seconds)).mul_f64(factor.clamp(0.1, 1_000.0))
 }
 
+/// `CONN_MILLION`: connections of the leak test.
+pub(crate) fn million() -> Option<u64> {
+    std::env::var("CONN_MILLION").ok().and_then(|n| n.parse().ok())
+}
+
 /// `CONN_STORM`: connections of the storm; the default suits a virtual machine.
 pub(crate) fn storm() -> u64 {
     std::env::var("CONN_STORM").ok().and_then(|n| n.parse().ok()).unwrap_or(5_000)

@@ -89,6 +89,9 @@ fn run_connector(listener: &Listener, program: &PathBuf, exe: &str, more: &[OsSt
     conn.close(End::PeerFin)
 }
 
+/// Programs that live for a millisecond.
+const SHORT_LIVED: usize = 1_000;
+
 pub(super) fn short_lived() -> Result<()> {
     let exe = std::env::current_exe().context("own path")?;
     let name = exe.file_name().context("own name")?;
@@ -96,7 +99,7 @@ pub(super) fn short_lived() -> Result<()> {
     let relative = PathBuf::from(".").join(name);
     std::env::set_current_dir(exe.parent().context("own folder")?).context("chdir")?;
     let listener = Listener::new(V4)?;
-    for i in 0..50 {
+    for i in 0..SHORT_LIVED {
         let program = if i % 2 == 0 { &exe } else { &relative };
         run_connector(&listener, program, &exe.to_string_lossy(), &[format!("run-{i}").into()])?;
     }

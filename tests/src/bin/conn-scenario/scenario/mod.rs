@@ -90,7 +90,7 @@ pub(crate) const ALL: &[Scenario] = &[
     s("setuid", owner::setuid, "a child drops to another user, then connects"),
     s("killed", owner::killed, "kill -9 with open sockets"),
     s("exec-cloexec", image::exec_cloexec, "exec closes the socket of the old image"),
-    s("short-lived", image::short_lived, "50 programs that live for a millisecond"),
+    s("short-lived", image::short_lived, "1,000 programs that live for a millisecond"),
     s("odd-args", image::odd_args, "arguments with control, quote and non-UTF-8 bytes"),
     if_able(
         "pidreuse",
