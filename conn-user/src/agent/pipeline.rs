@@ -115,6 +115,7 @@ impl Pipeline {
         }
         let merged = self.flows.merge_repair(snapshot, &mut self.processes, &mut self.changes);
         self.coverage.repaired(snapshot.began, boot_now());
+        self.name_socket_units();
         self.tell_changes(tell);
         merged
     }
@@ -206,6 +207,9 @@ impl Pipeline {
             }
             flow => {
                 self.flows.on_record(flow, &mut self.processes, &mut self.changes);
+                if matches!(flow, Record::Listen(_) | Record::Unlisten(_)) {
+                    self.name_socket_units();
+                }
                 self.tell_changes(tell);
             }
         }
@@ -219,6 +223,7 @@ impl Pipeline {
     /// Tells what waited for more knowledge long enough.
     pub fn on_time(&mut self, now: BootNs, tell: &mut impl FnMut(&Event)) {
         self.flows.poll_pending(now, &mut self.resolver, &mut self.changes);
+        self.name_socket_units();
         self.tell_changes(tell);
     }
 
@@ -272,14 +277,21 @@ impl Pipeline {
         self.tell(gap.to, EventBody::Gap(gap), tell);
     }
 
-    fn tell_changes(&mut self, tell: &mut impl FnMut(&Event)) {
-        let mut changes = std::mem::take(&mut self.changes);
-        for FlowEvent { boot, mut change } in changes.drain(..) {
-            if let Change::Listen(listener) | Change::Unlisten(listener, _) = &mut change
+    /// Names the units for which process 1 listens. Not for every record: only where listeners can be among the changes.
+    /// (A connection may bring out a listener that waited for its port; no unit asks for such a one.)
+    fn name_socket_units(&mut self) {
+        for event in &mut self.changes {
+            if let Change::Listen(listener) | Change::Unlisten(listener, _) = &mut event.change
                 && listener.is_systemds()
             {
                 listener.socket_unit = self.socket_units.unit_of(listener.local);
             }
+        }
+    }
+
+    fn tell_changes(&mut self, tell: &mut impl FnMut(&Event)) {
+        let mut changes = std::mem::take(&mut self.changes);
+        for FlowEvent { boot, change } in changes.drain(..) {
             self.tell(boot, EventBody::Flow(change), tell);
         }
         self.changes = changes;

@@ -97,16 +97,21 @@ impl Entry {
         (!again).then_some(Exited { at, pid: self.info.pid, serial: self.serial })
     }
 
-    /// Takes over what a hook says of the process now.
+    /// Whether it is as a hook says that the process is now.
     #[inline]
-    pub(super) fn refresh(&mut self, task: &Task, about: &mut About) {
+    pub(super) fn is_as(&self, task: &Task) -> bool {
         let info = &*self.info;
-        let same = *info.comm == *comm(task)
+        *info.comm == *comm(task)
             && info.uid == task.uid
             && info.gid == task.gid
             && info.cgroup_id == task.cgroup_id
-            && !info.start_is_coarse;
-        if !same {
+            && !info.start_is_coarse
+    }
+
+    /// Takes over what a hook says of the process now.
+    #[inline]
+    pub(super) fn refresh(&mut self, task: &Task, about: &mut About) {
+        if !self.is_as(task) {
             self.update(task, about);
         }
     }
