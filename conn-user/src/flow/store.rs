@@ -178,6 +178,8 @@ impl Store {
     pub(super) fn find(&mut self, sock: &Sock) -> Found {
         match self.index.get(&sock.key) {
             Some(&value) if value & ENDED == 0 => Found::Live(value as u32),
+            // The kernel gives an address again: what ended there may be an earlier socket.
+            Some(_) if self.is_renamed(sock) => self.find_renamed(sock),
             Some(&value) => Found::Ended { id: value & ID, acceptable: value & ACCEPTABLE != 0 },
             None if !self.aliases.is_empty() && sock.flags & SockFlags::ADDRESS_KEY == 0 => {
                 self.find_alias(sock)
@@ -201,6 +203,12 @@ impl Store {
             conn.key = sock.key;
         }
         Found::Live(place)
+    }
+
+    fn is_renamed(&self, sock: &Sock) -> bool {
+        sock.flags & SockFlags::ADDRESS_KEY != 0
+            && !self.renamed.is_empty()
+            && self.renamed.contains_key(&(sock.netns, Ends::of(sock)))
     }
 
     #[cold]

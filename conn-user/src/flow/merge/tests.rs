@@ -209,6 +209,25 @@ fn by_ends_where_records_have_no_cookies() {
     );
 }
 
+/// The address of a socket that ended is given again, and the records of the new one are lost but for its close.
+#[test]
+fn an_address_that_is_used_again() {
+    let mut rig = Rig::new(Backend::Fentry);
+    let empty = snapshot(&rig, &[]);
+    rig.flows.merge_start(&empty, false, &mut rig.procs);
+    rig.now += 20 * MS;
+    let address = |sock: Sock| Sock { key: 0xffff << 48, flags: SockFlags::ADDRESS_KEY, ..sock };
+    rig.connects(10, address(sock(0, "127.0.0.1:39999", SERVER)));
+    rig.closes(10, ESTABLISHED, address(sock(0, "127.0.0.1:39999", SERVER)));
+    let (merged, _) = repair(&mut rig, &[snap_client()]);
+    assert_eq!(merged.added, 1);
+    rig.closes(10, ESTABLISHED, address(client()));
+    assert_eq!(
+        rig.told(),
+        ["close 2 Out 127.0.0.1:40000>127.0.0.1:80 resync by 10(FdTable) LocalFin closer 10"]
+    );
+}
+
 #[test]
 fn without_cookies_in_the_snapshot() {
     let mut rig = Rig::new(Backend::Fentry);
