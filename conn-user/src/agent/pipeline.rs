@@ -102,10 +102,9 @@ impl Pipeline {
         &mut self.processes
     }
 
-    /// Takes in what was there before the attach. To be called before the first record. `by_cookie`: see
-    /// [`Session::by_cookie`].
-    pub fn merge_start(&mut self, snapshot: &Snapshot, by_cookie: bool) -> Merged {
-        self.flows.merge_start(snapshot, by_cookie, &mut self.processes)
+    /// Takes in what was there before the attach. To be called before the first record.
+    pub fn merge_start(&mut self, snapshot: &Snapshot) -> Merged {
+        self.flows.merge_start(snapshot, &mut self.processes)
     }
 
     /// Repairs the tables after a loss. To be called when the records from before the snapshot's end are handled.

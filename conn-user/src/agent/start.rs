@@ -80,10 +80,11 @@ pub async fn start(options: AgentOptions, tell: &mut impl FnMut(&Event)) -> Resu
     let attached = boot_now();
     let (session, reader) = load::start(facts, &offsets, options.load)?;
     let processes = ProcessTable::default().with_inspector(Inspector::start(ProcFs::default())?);
+    let flows = FlowTable::default().with_cookies(session.by_cookie());
     let mut agent = Agent {
         session,
         reader,
-        pipeline: Pipeline::new(attached, processes, FlowTable::default()),
+        pipeline: Pipeline::new(attached, processes, flows),
         notes: Vec::new(),
         resync: Resync::default(),
     };
@@ -119,7 +120,7 @@ async fn take_in(agent: &mut Agent, tell: &mut impl FnMut(&Event)) -> Result<(),
     };
     match taken {
         Ok(snapshot) => {
-            let merged = agent.pipeline.merge_start(&snapshot, agent.session.by_cookie());
+            let merged = agent.pipeline.merge_start(&snapshot);
             agent.notes.extend(snapshot.notes.iter().map(ToString::to_string));
             if merged.not_kept > 0 {
                 agent.notes.push(format!(

@@ -35,6 +35,12 @@ impl Ends {
         Self { laddr, raddr, lport: sock.lport, rport: sock.rport, mapped: local_mapped || remote_mapped }
     }
 
+    /// Those of a listener.
+    pub(super) fn of_listener(local: SocketAddr) -> Self {
+        let raddr = if local.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        Self { laddr: local.ip(), raddr, lport: local.port(), rport: 0, mapped: false }
+    }
+
     pub(super) fn local(&self) -> SocketAddr {
         SocketAddr::new(self.laddr, self.lport)
     }

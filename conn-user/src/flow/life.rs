@@ -64,7 +64,6 @@ impl FlowTable {
         conn.ends.complete(&Ends::of(sock));
         conn.owner = owner;
         conn.accepted = boot;
-        conn.under_way = true;
         let (netns, local) = (conn.netns, conn.ends.local());
         let process = conn.owner.process.clone();
         let mut owners = self.listeners.owners(netns, local, process.as_deref());

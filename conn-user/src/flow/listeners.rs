@@ -35,7 +35,7 @@ impl Listener {
         ListenEvent {
             id: ConnId(self.id),
             transport: self.transport,
-            local: SocketAddr::new(self.addr, self.port),
+            local: self.local(),
             netns: NetNs(self.netns),
             source: self.source,
             born: self.born.clone(),
@@ -44,6 +44,10 @@ impl Listener {
             // Told by the station that knows the files of systemd.
             socket_unit: None,
         }
+    }
+
+    pub(super) fn local(&self) -> SocketAddr {
+        SocketAddr::new(self.addr, self.port)
     }
 
     fn owned_by(&self, process: &ProcessInfo) -> bool {

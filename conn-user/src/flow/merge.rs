@@ -12,9 +12,9 @@ use std::sync::Arc;
 
 use super::ends::Ends;
 use super::listeners::Listener;
-use super::model::{Actor, Direction, Method, Source, UnknownReason};
+use super::model::{Actor, Direction, Method, Source};
 use super::snapshot::model::{Holder, NoHolder, SnapSocket, Snapshot, TcpState};
-use super::store::{Conn, Found};
+use super::store::{Conn, Found, What};
 use super::table::FlowTable;
 use crate::process::ProcessTable;
 use crate::units::BootNs;
@@ -37,9 +37,8 @@ const SYNTHETIC: u64 = 1 << 62;
 
 impl FlowTable {
     /// Takes in what was there when the agent started. Nothing is told: none of it happens now. To be called after the
-    /// attach and before the first record. `by_cookie`: records carry cookies on this kernel.
-    pub fn merge_start(&mut self, snapshot: &Snapshot, by_cookie: bool, procs: &mut ProcessTable) -> Merged {
-        self.by_cookie = by_cookie;
+    /// attach and before the first record.
+    pub fn merge_start(&mut self, snapshot: &Snapshot, procs: &mut ProcessTable) -> Merged {
         self.snapshot_until = snapshot.ended;
         let mut merged = Merged::default();
         for socket in &snapshot.sockets {
@@ -53,20 +52,12 @@ impl FlowTable {
         merged
     }
 
-    /// Whether a record of this time may tell of the beginning of this connection, which the start-up snapshot has.
+    /// Whether a record of this time may tell of the beginning of this connection, which the start-up snapshot has and
+    /// of which no record has told yet.
     pub(super) fn is_foretold(&self, place: u32, boot: BootNs) -> bool {
-        boot <= self.snapshot_until
-            && self.store.get(place).is_some_and(|conn| conn.source == Source::Snapshot && conn.under_way)
-    }
-
-    /// Forgets what the snapshot said of a connection whose beginning is told now.
-    pub(super) fn forget_foretold(&mut self, place: u32, boot: BootNs) -> bool {
-        let of_snapshot = self.store.get(place).is_some_and(|conn| conn.source == Source::Snapshot);
-        let foretold = of_snapshot && boot <= self.snapshot_until;
-        if foretold {
-            self.store.forget(place);
-        }
-        foretold
+        let untold =
+            |conn: &Conn| conn.source == Source::Snapshot && conn.established.0 == 0 && conn.accepted.0 == 0;
+        boot <= self.snapshot_until && self.store.get(place).is_some_and(untold)
     }
 
     fn key(&mut self, socket: &SnapSocket) -> u64 {
@@ -89,6 +80,7 @@ impl FlowTable {
             return None;
         }
         if self.store.is_full() {
+            self.stats.connections_not_kept += 1;
             merged.not_kept += 1;
             return None;
         }
@@ -99,24 +91,13 @@ impl FlowTable {
             Direction::In => self.listener_of(socket.netns.0, socket.local, owner.process.as_deref()),
             Direction::Out | Direction::Unknown => None,
         };
+        let what = What { key, netns: socket.netns.0, ends, transport: socket.transport, kernel: false };
         let conn = Conn {
-            id: self.next_id(),
-            key,
-            begun: BootNs(0),
-            established: BootNs(0),
-            accepted: BootNs(0),
             owner,
             listener,
-            ends,
-            netns: socket.netns.0,
-            direction,
-            transport: socket.transport,
-            source,
             born: socket.born.filter(|_| socket.state != TcpState::SynSent).map(Arc::new),
-            kernel: false,
             under_way: is_under_way(socket),
-            held: false,
-            dead: None,
+            ..Conn::of(self.next_id(), what, direction, source)
         };
         merged.added += 1;
         let place = self.store.insert(conn);
@@ -138,6 +119,7 @@ impl FlowTable {
             return None;
         }
         if self.listeners.len() >= self.limits.listeners {
+            self.stats.listeners_not_kept += 1;
             merged.not_kept += 1;
             return None;
         }
@@ -183,21 +165,12 @@ fn ends_of(socket: &SnapSocket) -> Ends {
 }
 
 /// Who holds the socket. Of several processes the one that started first: it opened the socket, or was there when its
-/// parent did, and the others have it from it.
+/// parent did, and the others have it from it. One that has exited since is passed over.
 fn owner(socket: &SnapSocket, procs: &mut ProcessTable) -> Actor {
-    let unknown = |reason| Actor { process: None, tid: None, method: Method::Unknown(reason) };
-    let first = socket.holders.iter().min_by_key(|Holder { pid, start, .. }| (*start, *pid));
-    let Some(first) = first else {
-        return unknown(match socket.no_holder {
-            Some(NoHolder::NotAccepted) => UnknownReason::NotAccepted,
-            Some(NoHolder::Orphan) => UnknownReason::Orphan,
-            Some(NoHolder::TimeWait) => UnknownReason::TimeWait,
-            Some(NoHolder::NotFound) | None => UnknownReason::NoHolder,
-        });
-    };
-    match procs.seen(first.pid, first.start) {
-        Some(process) => Actor { process: Some(process), tid: None, method: Method::FdTable },
-        // It exited since.
-        None => unknown(UnknownReason::NoHolder),
-    }
+    let mut holders: Vec<&Holder> = socket.holders.iter().collect();
+    holders.sort_unstable_by_key(|holder| (holder.start, holder.pid));
+    let process = holders.iter().find_map(|holder| procs.seen(holder.pid, holder.start));
+    let why = socket.no_holder.unwrap_or(NoHolder::NotFound);
+    let method = if process.is_some() { Method::FdTable } else { Method::Unknown(why.reason()) };
+    Actor { process, tid: None, method }
 }

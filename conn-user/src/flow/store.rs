@@ -43,24 +43,47 @@ pub(super) struct Conn {
     pub(super) dead: Option<Box<Death>>,
 }
 
+/// What names a socket, and what kind it is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct What {
+    pub(super) key: u64,
+    pub(super) netns: u32,
+    pub(super) ends: Ends,
+    pub(super) transport: Transport,
+    /// The kernel's own socket.
+    pub(super) kernel: bool,
+}
+
 impl Conn {
-    /// A connection of which only the socket is known.
+    /// A connection of which only the socket is known, from a record.
     pub(super) fn new(id: u64, sock: &Sock, direction: Direction, source: Source) -> Self {
+        let what = What {
+            key: sock.key,
+            netns: sock.netns,
+            ends: Ends::of(sock),
+            transport: transport(sock),
+            kernel: sock.flags & SockFlags::KERNEL != 0,
+        };
+        Self::of(id, what, direction, source)
+    }
+
+    /// A connection of which only the socket is known.
+    pub(super) fn of(id: u64, what: What, direction: Direction, source: Source) -> Self {
         Self {
             id,
-            key: sock.key,
+            key: what.key,
             begun: BootNs(0),
             established: BootNs(0),
             accepted: BootNs(0),
             owner: BEFORE_ATTACH,
             listener: None,
-            ends: Ends::of(sock),
-            netns: sock.netns,
+            ends: what.ends,
+            netns: what.netns,
             direction,
-            transport: transport(sock),
+            transport: what.transport,
             source,
             born: None,
-            kernel: sock.flags & SockFlags::KERNEL != 0,
+            kernel: what.kernel,
             under_way: false,
             held: false,
             dead: None,
@@ -176,16 +199,14 @@ impl Store {
     /// asked for, see `Sock::key`) and under its cookie later. Such connections are also found by their ends.
     #[inline]
     pub(super) fn find(&mut self, sock: &Sock) -> Found {
-        match self.index.get(&sock.key) {
-            Some(&value) if value & ENDED == 0 => Found::Live(value as u32),
+        match self.find_key(sock.key) {
             // The kernel gives an address again: what ended there may be an earlier socket.
-            Some(_) if self.is_renamed(sock) => self.find_renamed(sock),
-            Some(&value) => Found::Ended { id: value & ID, acceptable: value & ACCEPTABLE != 0 },
-            None if !self.aliases.is_empty() && sock.flags & SockFlags::ADDRESS_KEY == 0 => {
+            Found::Ended { .. } if self.is_renamed(sock) => self.find_renamed(sock),
+            Found::Unknown if !self.aliases.is_empty() && sock.flags & SockFlags::ADDRESS_KEY == 0 => {
                 self.find_alias(sock)
             }
-            None if !self.renamed.is_empty() => self.find_renamed(sock),
-            None => Found::Unknown,
+            Found::Unknown if !self.renamed.is_empty() => self.find_renamed(sock),
+            found => found,
         }
     }
 
@@ -233,7 +254,8 @@ impl Store {
         self.renamed.insert((netns, ends), key);
     }
 
-    /// Of a key in the index, what it leads to.
+    /// What a key leads to.
+    #[inline]
     pub(super) fn find_key(&self, key: u64) -> Found {
         match self.index.get(&key) {
             Some(&value) if value & ENDED == 0 => Found::Live(value as u32),

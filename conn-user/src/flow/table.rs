@@ -75,7 +75,9 @@ pub struct FlowStats {
     pub held: usize,
     /// Connections that were dropped for want of room; what comes of them later is told as late.
     pub evicted: u64,
-    /// Listeners that were told but not remembered, for want of room.
+    /// Connections of snapshots that are not followed, for want of room.
+    pub connections_not_kept: u64,
+    /// Listeners that were told or found but not remembered, for want of room.
     pub listeners_not_kept: u64,
     /// Events that were told before their hold time was over, for want of room.
     pub released_early: u64,
@@ -146,6 +148,13 @@ impl FlowTable {
         }
     }
 
+    /// Whether the records carry the cookies of sockets; without it they do.
+    #[must_use]
+    pub const fn with_cookies(mut self, by_cookie: bool) -> Self {
+        self.by_cookie = by_cookie;
+        self
+    }
+
     /// The counters.
     pub fn stats(&self) -> FlowStats {
         FlowStats {
@@ -181,7 +190,9 @@ impl FlowTable {
             if at.hook.is_understudy() {
                 return;
             }
-            if !self.forget_foretold(place, at.boot) {
+            if self.is_foretold(place, at.boot) {
+                self.store.forget(place);
+            } else {
                 self.supersede(place, at.boot, out);
             }
         }
@@ -224,8 +235,12 @@ impl FlowTable {
             return;
         }
         if let Found::Live(place) = found {
-            if active && self.is_foretold(place, at.boot) {
-                // The snapshot came between this and the connect, which was before the attach.
+            let foretold = self.is_foretold(place, at.boot);
+            let Some(conn) = self.store.get_mut(place) else { return };
+            // Of one that is foretold the connect was before the attach.
+            if conn.connecting() || (foretold && active) {
+                conn.ends.overwrite(&Ends::of(sock));
+                self.tell_connect(place, out);
                 if let Some(conn) = self.store.get_mut(place) {
                     conn.established = at.boot;
                     conn.born = None;
@@ -233,29 +248,21 @@ impl FlowTable {
                 }
                 return;
             }
-            let Some(conn) = self.store.get_mut(place) else { return };
-            if conn.connecting() {
-                conn.ends.overwrite(&Ends::of(sock));
-                self.tell_connect(place, out);
-                if let Some(conn) = self.store.get_mut(place) {
-                    conn.established = at.boot;
-                    out.push(FlowEvent { boot: at.boot, change: Change::Established(conn.event()) });
+            if foretold {
+                self.store.forget(place);
+            } else {
+                if conn.direction == Direction::In && !active && conn.established.0 == 0 {
+                    // Accepted with data in the SYN (TCP Fast Open), before the handshake was complete.
+                    if conn.source == Source::Live {
+                        conn.established = at.boot;
+                    }
+                    return;
                 }
-                return;
-            }
-            if conn.direction == Direction::In && !active && conn.established.0 == 0 {
-                // Accepted with data in the SYN (TCP Fast Open), before the handshake was complete.
-                if conn.source == Source::Live {
-                    conn.established = at.boot;
+                let repeats = conn.waits() && !active && sock.flags & SockFlags::ADDRESS_KEY == 0;
+                if repeats || at.hook.is_understudy() {
+                    self.stats.ignored += 1;
+                    return;
                 }
-                return;
-            }
-            let repeats = conn.waits() && !active && sock.flags & SockFlags::ADDRESS_KEY == 0;
-            if repeats || at.hook.is_understudy() {
-                self.stats.ignored += 1;
-                return;
-            }
-            if !self.forget_foretold(place, at.boot) {
                 self.supersede(place, at.boot, out);
             }
         }

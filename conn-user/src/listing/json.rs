@@ -8,8 +8,8 @@ use crate::event::json::{
 };
 use crate::event::names::{self, Named};
 use crate::event::time::Rfc3339;
-use crate::flow::model::{Direction, Method, Source, UnknownReason};
-use crate::flow::snapshot::model::{NoHolder, Note};
+use crate::flow::model::{Direction, Method, Source};
+use crate::flow::snapshot::model::Note;
 use crate::units::{BootNs, WallNs};
 
 /// How a list was asked for; a saved list tells it, so that two of them can be compared.
@@ -133,7 +133,7 @@ impl Writer {
     }
 
     fn holders(&mut self, listed: &Listed, out: &mut Vec<u8>) {
-        let method = listed.no_holder().map_or(Method::FdTable, |why| Method::Unknown(reason(why)));
+        let method = listed.no_holder().map_or(Method::FdTable, |why| Method::Unknown(why.reason()));
         write_text(b"method", names::method(method).as_bytes(), out);
         if let Method::Unknown(reason) = method {
             write_text(b"reason", reason.name().as_bytes(), out);
@@ -167,16 +167,6 @@ impl Writer {
             None => out.extend_from_slice(b"null"),
         }
         out.push(b'}');
-    }
-}
-
-/// The same reason as events give it.
-pub(super) const fn reason(why: NoHolder) -> UnknownReason {
-    match why {
-        NoHolder::NotAccepted => UnknownReason::NotAccepted,
-        NoHolder::Orphan => UnknownReason::Orphan,
-        NoHolder::TimeWait => UnknownReason::TimeWait,
-        NoHolder::NotFound => UnknownReason::NoHolder,
     }
 }
 

@@ -1,6 +1,7 @@
 //! After a loss: what a new snapshot has and the table has not was opened meanwhile, and the other way round.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use super::{Merged, ends_of, is_followed, is_under_way, owner};
 use crate::flow::ends::Ends;
@@ -36,7 +37,9 @@ impl Present {
         for socket in snapshot.sockets.iter().filter(|socket| is_followed(socket) || is_listener(socket)) {
             present.keys.extend(socket.cookie);
             if present.by_ends {
-                present.ends.insert((socket.netns.0, ends_of(socket)));
+                let ends =
+                    if is_listener(socket) { Ends::of_listener(socket.local) } else { ends_of(socket) };
+                present.ends.insert((socket.netns.0, ends));
             }
         }
         present
@@ -119,38 +122,26 @@ impl FlowTable {
             .map(|(place, _)| place)
             .collect();
         for place in gone {
-            let silent = self.store.get(place).is_some_and(Conn::waits);
             merged.ended += 1;
-            if silent {
+            if self.store.get(place).is_some_and(Conn::waits) {
                 // Neither its accept nor its beginning was told.
                 self.store.forget(place);
             } else {
-                let how = EndedHow::Unseen;
-                self.finish(
-                    place,
-                    End { at: snapshot.ended, how, errno: 0, closer: LOST, traffic: None },
-                    out,
-                );
+                let (at, how) = (snapshot.ended, EndedHow::Unseen);
+                self.finish(place, End { at, how, errno: 0, closer: LOST, traffic: None }, out);
             }
         }
-        let gone: Vec<(u64, std::net::SocketAddr)> = self
+        let gone: Vec<(u64, Ends)> = self
             .listeners
             .iter()
-            .filter(|listener| listener.since < snapshot.began && !present.unseen.contains(&listener.netns))
-            .filter(|listener| !present.keys.contains(&listener.key))
-            .map(|listener| (listener.key, (listener.addr, listener.port).into()))
+            .filter(|listener| listener.since < snapshot.began)
+            .map(|listener| (listener.key, listener.netns, Ends::of_listener(listener.local())))
+            .filter(|(key, netns, ends)| !present.has(*key, *netns, ends))
+            .map(|(key, _, ends)| (key, ends))
             .collect();
-        for (key, local) in gone {
-            let still = present.by_ends
-                && self.listeners.get(key).is_some_and(|listener| {
-                    snapshot.sockets.iter().any(|socket| {
-                        is_listener(socket) && socket.netns.0 == listener.netns && socket.local == local
-                    })
-                });
-            if !still {
-                merged.ended += 1;
-                self.unlisten(key, local, LOST, snapshot.ended, out);
-            }
+        for (key, ends) in gone {
+            merged.ended += 1;
+            self.unlisten(key, ends.local(), LOST, snapshot.ended, out);
         }
     }
 
@@ -173,7 +164,7 @@ impl FlowTable {
         let Some(conn) = self.store.get_mut(place) else { return };
         conn.under_way = true;
         conn.source = Source::Resync;
-        conn.born = socket.born.map(std::sync::Arc::new);
+        conn.born = socket.born.map(Arc::new);
         if conn.direction == Direction::In {
             conn.owner = holder;
         }

@@ -8,6 +8,7 @@ use crate::flow::model::Direction;
 use crate::flow::scenarios::{CLIENT, SERVER, child, client, listener, open};
 use crate::flow::snapshot::model::{Holder, NoHolder, Note, SnapSocket, Snapshot, TcpState};
 use crate::flow::snapshot::testing as snap;
+use crate::flow::table::FlowTable;
 use crate::flow::testing::{Backend, MS, Rig, sock};
 use crate::units::{BootNs, NetNs, Pid};
 
@@ -51,7 +52,14 @@ fn snapshot(rig: &Rig, sockets: &[SnapSocket]) -> Snapshot {
 
 fn start(rig: &mut Rig, sockets: &[SnapSocket]) -> Merged {
     let snapshot = snapshot(rig, sockets);
-    rig.flows.merge_start(&snapshot, true, &mut rig.procs)
+    rig.flows.merge_start(&snapshot, &mut rig.procs)
+}
+
+/// A kernel without the cookie helper.
+fn by_address() -> Rig {
+    let mut rig = Rig::new(Backend::Fentry);
+    rig.flows = FlowTable::default().with_cookies(false);
+    rig
 }
 
 /// What a repair tells, with a snapshot that is taken now and whose earlier records are handled.
@@ -147,9 +155,18 @@ fn what_began_between_the_attach_and_the_snapshot_is_live() {
         rig.accepts(20, child());
         rig.closes(10, ESTABLISHED, client());
         rig.closes(20, CLOSE_WAIT, child());
-        let told: Vec<_> = rig.told().iter().map(|line| line.split(' ').next().map(str::to_owned)).collect();
-        let kinds: Vec<_> = told.iter().map(|kind| kind.as_deref().unwrap_or_default()).collect();
-        assert_eq!(kinds, ["listen", "connect", "established", "accept", "close", "close"], "{backend:?}");
+        assert_eq!(
+            rig.told(),
+            [
+                "listen 4 0.0.0.0:80 by 20",
+                "connect 5 Out 127.0.0.1:40000>127.0.0.1:80 by 10",
+                "established 5 Out 127.0.0.1:40000>127.0.0.1:80 by 10",
+                "accept 6 In 127.0.0.1:80>127.0.0.1:40000 by 20 of 20",
+                "close 5 Out 127.0.0.1:40000>127.0.0.1:80 by 10 LocalFin closer 10",
+                "close 6 In 127.0.0.1:80>127.0.0.1:40000 by 20 PeerFin closer 20",
+            ],
+            "{backend:?}"
+        );
         assert_eq!(rig.flows.stats().live, 0);
     }
 }
@@ -168,6 +185,29 @@ fn what_was_only_completed_after_the_attach() {
             "accept 3 In 127.0.0.1:80>127.0.0.1:40000 snapshot by 20 of 20(FdTable)",
         ],
     );
+}
+
+/// A record that is repeated, as an understudy may, tells nothing twice.
+#[test]
+fn what_was_completed_is_told_once() {
+    after(
+        false,
+        &[snap_listener(), snap_child()],
+        |rig| {
+            rig.accepts(20, child());
+            rig.accepts(20, child());
+        },
+        &["accept 2 In 127.0.0.1:80>127.0.0.1:40000 snapshot by 20 of 20(FdTable)"],
+    );
+}
+
+/// A listener that a repair finds by its address alone.
+#[test]
+fn listeners_are_there_without_cookies() {
+    let mut rig = by_address();
+    start(&mut rig, &[snap_listener()]);
+    assert_eq!(repair(&mut rig, &[snap_listener()]), (Merged::default(), Vec::new()));
+    assert_eq!(repair(&mut rig, &[]).0.ended, 1);
 }
 
 /// After the snapshot an accept of what it says is accepted is somebody else's descriptor.
@@ -193,9 +233,8 @@ fn remains_are_not_followed() {
 /// Records of kernels without the cookie helper carry addresses.
 #[test]
 fn by_ends_where_records_have_no_cookies() {
-    let mut rig = Rig::new(Backend::Fentry);
-    let snapshot = snapshot(&rig, &[snap_listener(), snap_client()]);
-    rig.flows.merge_start(&snapshot, false, &mut rig.procs);
+    let mut rig = by_address();
+    start(&mut rig, &[snap_listener(), snap_client()]);
     rig.now += 20 * MS;
     let address = |sock: Sock| Sock { key: sock.key + (0xffff << 48), flags: SockFlags::ADDRESS_KEY, ..sock };
     rig.closes(10, ESTABLISHED, address(client()));
@@ -212,9 +251,8 @@ fn by_ends_where_records_have_no_cookies() {
 /// The address of a socket that ended is given again, and the records of the new one are lost but for its close.
 #[test]
 fn an_address_that_is_used_again() {
-    let mut rig = Rig::new(Backend::Fentry);
-    let empty = snapshot(&rig, &[]);
-    rig.flows.merge_start(&empty, false, &mut rig.procs);
+    let mut rig = by_address();
+    start(&mut rig, &[]);
     rig.now += 20 * MS;
     let address = |sock: Sock| Sock { key: 0xffff << 48, flags: SockFlags::ADDRESS_KEY, ..sock };
     rig.connects(10, address(sock(0, "127.0.0.1:39999", SERVER)));

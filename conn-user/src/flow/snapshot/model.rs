@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use crate::flow::born::Born;
-use crate::flow::model::{Direction, Traffic, Transport};
+use crate::flow::model::{Direction, Traffic, Transport, UnknownReason};
 use crate::units::{BootNs, NetNs, Pid};
 
 /// Every TCP socket of the machine, as far as it could be seen.
@@ -81,6 +81,18 @@ pub enum NoHolder {
     /// It has a file, and no process that could be read holds it: the kernel's own, in flight between two processes, or
     /// of a hidden process.
     NotFound,
+}
+
+impl NoHolder {
+    /// The same as the reason why an owner is not known.
+    pub const fn reason(self) -> UnknownReason {
+        match self {
+            Self::NotAccepted => UnknownReason::NotAccepted,
+            Self::Orphan => UnknownReason::Orphan,
+            Self::TimeWait => UnknownReason::TimeWait,
+            Self::NotFound => UnknownReason::NoHolder,
+        }
+    }
 }
 
 /// What could not be seen.

@@ -14,7 +14,7 @@ use crate::flow::born::BornBy;
 use crate::flow::model::{Direction, Transport};
 use crate::flow::snapshot::model::NoHolder::{NotAccepted, NotFound, Orphan, TimeWait};
 use crate::flow::snapshot::model::TcpState;
-use crate::listing::json::{Asked, reason};
+use crate::listing::json::Asked;
 use crate::listing::model::{Listing, SCHEMA_VERSION, Selection};
 use crate::listing::samples;
 
@@ -50,7 +50,7 @@ fn lists_of_names_are_those_of_the_code() {
     assert_eq!(listed("/$defs/socket/properties/proto/enum"), names::all::<Transport>());
     assert_eq!(listed("/$defs/connection/properties/dir/enum"), names::all::<Direction>());
     assert_eq!(listed("/$defs/age/properties/at_most_by/enum"), names::all::<BornBy>());
-    let reasons = [NotAccepted, Orphan, TimeWait, NotFound].map(|why| reason(why).name());
+    let reasons = [NotAccepted, Orphan, TimeWait, NotFound].map(|why| why.reason().name());
     assert_eq!(listed("/$defs/socket/properties/reason/enum"), reasons);
     let selections = [Selection::Connected, Selection::Listening, Selection::All].map(Selection::name);
     assert_eq!(listed("/$defs/list/properties/selection/enum"), selections);
