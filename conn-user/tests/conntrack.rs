@@ -5,9 +5,9 @@ use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
+use conn_user::clock::boot_now;
 use conn_user::flow::born::{Born, BornBy};
 use conn_user::flow::snapshot::{SnapshotOptions, take};
-use conn_user::kernel::clock::boot_now;
 use rustix::net::netlink::{NETFILTER, SocketAddrNetlink};
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, recv, sendto, socket_with,

@@ -129,7 +129,7 @@ fn listeners_and_both_ends() {
 #[test]
 fn births() {
     let _alone = alone();
-    let now = || conn_user::kernel::clock::boot_now();
+    let now = || conn_user::clock::boot_now();
     let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
     let to = listener.local_addr().expect("address");
     let began = now();

@@ -6,7 +6,6 @@ mod resync;
 mod run;
 mod start;
 
-pub use crate::clock;
 pub use pipeline::{Pipeline, RecordCount};
 pub use resync::ResyncStats;
 pub use run::{Consumer, Limits, run};

@@ -6,7 +6,7 @@ use std::io;
 use conn_common::decode::{self, Record};
 use conn_common::hook::HookId;
 
-use super::clock::{Clock, boot_now};
+use crate::clock::{Clock, boot_now};
 use crate::event::model::{Event, EventBody, ProcEvent};
 use crate::flow::coverage::Coverage;
 use crate::flow::merge::Merged;
@@ -110,7 +110,8 @@ impl Pipeline {
     /// Repairs the tables after a loss. To be called when the records from before the snapshot's end are handled.
     pub fn repair(&mut self, snapshot: &Snapshot, tell: &mut impl FnMut(&Event)) -> Merged {
         if std::mem::take(&mut self.processes_lost) {
-            self.processes.refresh();
+            // Without /proc what records tell has to do.
+            let _ = self.processes.refresh();
         }
         let merged = self.flows.merge_repair(snapshot, &mut self.processes, &mut self.changes);
         self.coverage.repaired(snapshot.began, boot_now());

@@ -72,11 +72,10 @@ impl Resync {
 
     /// Begins to take a snapshot if one is due. To be called when the ring is drained.
     pub(super) fn begin_if_due(&mut self) {
-        let now = Instant::now();
-        if self.wanted && self.task.is_none() && self.pace.may(now) {
+        if self.wanted && self.task.is_none() && self.pace.may(Instant::now()) {
             self.wanted = false;
             let task = tokio::task::spawn_blocking(|| snapshot::take(&SnapshotOptions::default()));
-            self.task = Some((task, now));
+            self.task = Some((task, Instant::now()));
         }
     }
 

@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::clock::boot_now;
 use super::start::Agent;
+use crate::clock::boot_now;
 use crate::event::model::Event;
 use crate::flow::snapshot::model::Snapshot;
 use crate::kernel::ring::Turn;
 
-/// Records of one batch: bounds how long outputs and signals wait.
-const BATCH: usize = 16 * 1024;
+/// Records of one batch: bounds how long whoever else waits has to.
+pub(super) const BATCH: usize = 16 * 1024;
 /// How old the offset between the two clocks may get.
 const CLOCK_REFRESH: Duration = Duration::from_secs(1);
 

@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 use thiserror::Error;
 
 use super::backlog::Backlog;
-use super::clock::boot_now;
 use super::pipeline::Pipeline;
 use super::resync::{Resync, ResyncStats};
+use super::run::BATCH;
+use crate::clock::boot_now;
 use crate::event::model::Event;
 use crate::flow::snapshot::{self, SnapshotOptions};
 use crate::flow::table::FlowTable;
@@ -22,9 +23,6 @@ use crate::process::table::ProcessTable;
 
 /// How long the records of the self-test may take: far more than a loaded, emulated machine needs.
 const SELF_TEST_PATIENCE: Duration = Duration::from_secs(20);
-
-/// Records that are read at once while the snapshot is taken.
-const BATCH: usize = 16 * 1024;
 
 /// What the agent is asked to do.
 #[derive(Clone, Copy, Debug)]
@@ -107,15 +105,9 @@ async fn take_in(agent: &mut Agent, tell: &mut impl FnMut(&Event)) -> Result<(),
         } else {
             agent.reader.turn(BATCH, |bytes| backlog.push(bytes))
         };
-        let wait = match turn {
-            Turn::More => Duration::ZERO,
-            Turn::Nap(nap) => nap,
-            Turn::Idle => Duration::from_secs(1),
-        };
         tokio::select! {
             taken = &mut task => break taken.map_err(io::Error::other)?,
-            ready = agent.reader.readable(), if turn == Turn::Idle => ready?,
-            () = tokio::time::sleep(wait) => {}
+            rested = rest(&agent.reader, turn) => rested?,
         }
     };
     match taken {
@@ -135,6 +127,21 @@ async fn take_in(agent: &mut Agent, tell: &mut impl FnMut(&Event)) -> Result<(),
     Ok(())
 }
 
+/// Waits for what comes after a turn: records, or the end of a nap. Not for long, so that a deadline is kept.
+async fn rest(reader: &RingReader, turn: Turn) -> io::Result<()> {
+    match turn {
+        Turn::More => tokio::task::yield_now().await,
+        Turn::Nap(nap) => tokio::time::sleep(nap).await,
+        Turn::Idle => {
+            tokio::select! {
+                ready = reader.readable() => ready?,
+                () = tokio::time::sleep(Duration::from_millis(100)) => {}
+            }
+        }
+    }
+    Ok(())
+}
+
 async fn self_test(agent: &mut Agent, tell: &mut impl FnMut(&Event)) -> Result<(), StartError> {
     let (workload, watch) = selftest::prepare(&agent.session.plan)?;
     agent.pipeline.watch(watch);
@@ -147,18 +154,12 @@ async fn self_test(agent: &mut Agent, tell: &mut impl FnMut(&Event)) -> Result<(
         if finished && (complete || Instant::now() > patience) {
             break;
         }
-        let wait = match turn {
-            Turn::More => continue,
-            Turn::Nap(nap) => nap,
-            Turn::Idle => Duration::from_millis(100),
-        };
         tokio::select! {
             result = &mut workload, if !finished => {
                 finished = true;
                 result.map_err(io::Error::other)??;
             }
-            ready = agent.reader.readable() => ready?,
-            () = tokio::time::sleep(wait) => {}
+            rested = rest(&agent.reader, turn) => rested?,
         }
     }
     if let Some(watch) = agent.pipeline.watching() {

@@ -6,7 +6,7 @@ use anyhow::Context as _;
 
 use super::args::{Environment, Exit, ListArgs, ListOptions};
 use super::machine;
-use crate::agent::clock::Clock;
+use crate::clock::Clock;
 use crate::flow::snapshot::{self, SnapshotOptions};
 use crate::listing::text::TextOptions;
 use crate::listing::{Listing, json, sort, text};

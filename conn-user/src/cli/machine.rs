@@ -2,7 +2,7 @@
 
 use anyhow::Context as _;
 
-use crate::agent::clock;
+use crate::clock;
 use crate::event::json::StreamIdentity;
 use crate::units::NetNs;
 

@@ -74,7 +74,6 @@ named!(BornBy:
     LastActivity = "last_activity",
     OwnerStart = "owner_start",
     Snapshot = "snapshot",
-    EarlierSnapshot = "earlier_snapshot",
 );
 named!(EndedHow:
     LocalFin = "local_fin",

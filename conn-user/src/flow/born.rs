@@ -37,6 +37,4 @@ pub enum BornBy {
     OwnerStart,
     /// It was there when the snapshot was taken.
     Snapshot,
-    /// An earlier snapshot of the same agent did not have it.
-    EarlierSnapshot,
 }

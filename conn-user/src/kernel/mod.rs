@@ -2,7 +2,6 @@
 //! tells of the sockets there are.
 
 pub mod btf;
-pub mod clock;
 pub mod conntrack;
 pub mod facts;
 pub mod gap;

@@ -11,7 +11,7 @@ use rustix::net::{
     AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, bind, recv, sendto, socket_with,
 };
 
-use super::clock::boot_now;
+use crate::clock::boot_now;
 use crate::units::BootNs;
 
 /// The kernel fills at most this much for one receive (`netlink_dump`: 32 KiB at most, by the receiver's buffer).

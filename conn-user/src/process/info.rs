@@ -102,6 +102,11 @@ pub enum ExitStatus {
 /// Unit of the start time in `/proc/PID/stat`, in nanoseconds: `USER_HZ` is 100 on every architecture that conn runs on.
 pub const TICK_NS: u64 = 10_000_000;
 
+/// Whether two starts are the same, of which one may be exact and the other come from /proc, in whole ticks.
+pub const fn is_same_tick(one: BootNs, other: BootNs) -> bool {
+    one.0 / TICK_NS == other.0 / TICK_NS
+}
+
 impl FileId {
     /// From the kernel's own encoding of the device (`MKDEV` in include/linux/kdev_t.h); `None` without an inode.
     pub fn from_kernel(dev: u32, inode: u64) -> Option<Self> {
@@ -155,7 +160,7 @@ impl ProcessInfo {
     pub fn is(&self, pid: Pid, start: BootNs, start_is_coarse: bool) -> bool {
         self.pid == pid
             && if self.start_is_coarse || start_is_coarse {
-                self.start.0 / TICK_NS == start.0 / TICK_NS
+                is_same_tick(self.start, start)
             } else {
                 self.start == start
             }

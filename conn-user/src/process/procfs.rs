@@ -12,7 +12,7 @@ use conn_common::record::{EXEC_ARGS_MAX, PF_KTHREAD};
 use super::cgroup::{CgroupFs, CgroupOf};
 use super::identity::ProcessState;
 use super::image::{split_args, until_nul};
-use super::info::{FileId, TICK_NS};
+use super::info::{FileId, TICK_NS, is_same_tick};
 use super::tty;
 use crate::units::{BootNs, NetNs, Pid};
 
@@ -117,11 +117,6 @@ pub(super) fn parse_stat(bytes: &[u8]) -> Option<Stat> {
     Some(Stat { comm: comm.into(), ppid, session, tty: tty.cast_unsigned(), flags, start })
 }
 
-/// Whether a start from /proc is this one, exact or not.
-fn is_same_start(seen: BootNs, start: BootNs) -> bool {
-    seen.0 / TICK_NS == start.0 / TICK_NS
-}
-
 /// The real one of the four ids behind a name in `/proc/PID/status`.
 fn status_id(status: &[u8], name: &[u8]) -> Option<u32> {
     let line = status.split(|&b| b == b'\n').find_map(|line| line.strip_prefix(name))?;
@@ -136,7 +131,7 @@ impl ProcFs {
 
     /// The state of the process (`pid`, `start`), where that one is still there.
     pub(super) fn state(&self, pid: Pid, start: BootNs) -> Option<ProcessState> {
-        let stat = self.stat(pid).filter(|stat| is_same_start(stat.start, start))?;
+        let stat = self.stat(pid).filter(|stat| is_same_tick(stat.start, start))?;
         let cwd = fs::read_link(self.file(pid, "cwd")).ok();
         let netns = fs::metadata(self.file(pid, "ns/net")).ok();
         let state = ProcessState {
@@ -149,7 +144,7 @@ impl ProcFs {
 
     /// Whether the process (`pid`, `start`) is still there.
     pub(super) fn is_there(&self, pid: Pid, start: BootNs) -> bool {
-        self.stat(pid).is_some_and(|stat| is_same_start(stat.start, start))
+        self.stat(pid).is_some_and(|stat| is_same_tick(stat.start, start))
     }
 
     fn stat(&self, pid: Pid) -> Option<Stat> {

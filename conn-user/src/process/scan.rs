@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::entry::{Entry, lookup};
+use super::identity::Identity;
 use super::image::scanned;
 use super::info::{ProcessInfo, ProcessSource, TICK_NS};
 use super::lineage::{ANCESTORS_MAX, Ancestor};
@@ -19,10 +20,23 @@ impl ProcessTable {
     /// # Errors
     /// When /proc cannot be listed.
     pub fn scan(&mut self) -> io::Result<usize> {
+        self.read_all(false)
+    }
+
+    /// As [`Self::scan`], after records of processes were lost: an image that differs from the one that was told is of an
+    /// exec that was missed.
+    ///
+    /// # Errors
+    /// When /proc cannot be listed.
+    pub fn refresh(&mut self) -> io::Result<usize> {
+        self.read_all(true)
+    }
+
+    fn read_all(&mut self, lost: bool) -> io::Result<usize> {
         let mut read = 0;
         for pid in self.about.proc.pids()? {
             if let Some(seen) = self.about.proc.read(pid) {
-                self.merge(seen);
+                self.merge(seen, lost);
                 read += 1;
             }
         }
@@ -30,24 +44,26 @@ impl ProcessTable {
         Ok(read)
     }
 
-    fn merge(&mut self, mut seen: ProcImage) {
+    fn merge(&mut self, mut seen: ProcImage, lost: bool) {
         let Some(entry) = lookup(&mut self.slots, seen.pid, seen.start, true) else {
             let info = self.about.scanned(seen);
             self.insert(info, false);
             return;
         };
-        if entry.exited || matches!(entry.info.source, ProcessSource::Exec | ProcessSource::Fork) {
+        let old = &entry.info;
+        let told = matches!(old.source, ProcessSource::Exec | ProcessSource::Fork);
+        let missed = lost && told && is_another_image(old, &seen);
+        if entry.exited || (told && !missed) {
             return;
         }
         // The start and what a hook said of the process stay: they are exact, or newer.
-        let old = &entry.info;
         let cgroup = seen.cgroup.take();
         let mut info = ProcessInfo {
             start: old.start,
             start_is_coarse: old.start_is_coarse,
             ancestors: Arc::clone(&old.ancestors),
             cgroup_id: old.cgroup_id,
-            identity: old.identity.clone(),
+            identity: if missed { Identity::default() } else { old.identity.clone() },
             ..scanned(seen)
         };
         self.about.describe_seen(&mut info, cgroup);
@@ -100,5 +116,46 @@ impl ProcessTable {
             .map(|entry| &*entry.info)
             .filter(|info| info.start_ticks() <= child.0 / TICK_NS)
             .max_by_key(|info| info.start)
+    }
+}
+
+/// Whether a process executes something else than what was told of it. An exiting one has no image any more.
+fn is_another_image(told: &ProcessInfo, seen: &ProcImage) -> bool {
+    let has_image = seen.exe.is_some() || !seen.args.is_empty();
+    has_image && (told.exe != seen.exe || (told.args != seen.args && !told.args_truncated))
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::process::info::ProcessSource;
+    use crate::process::testing::{FakeProc, SECOND, exec_record};
+    use crate::units::{BootNs, Pid};
+
+    const T0: u64 = 100 * SECOND;
+
+    #[test]
+    fn only_after_a_loss_proc_is_right_about_an_image() {
+        let proc = FakeProc::default();
+        let mut table = proc.table();
+        table.on_exec(&exec_record(10, T0 + 1234, "/bin/told"), b"");
+        table.on_exec(&exec_record(11, T0 + 1234, "/bin/same"), b"/bin/same");
+        proc.put(10, T0, "/bin/missed");
+        proc.put(11, T0, "/bin/same");
+        let exe = |table: &mut crate::process::ProcessTable, pid| {
+            let info = table.seen(Pid(pid), BootNs(T0)).expect("known");
+            (String::from_utf8(info.exe.as_ref().expect("an exe").to_vec()).expect("text"), info.source)
+        };
+        table.scan().expect("read");
+        assert_eq!(exe(&mut table, 10), ("/bin/told".into(), ProcessSource::Exec));
+        let before = table.seen(Pid(11), BootNs(T0)).expect("known").identity.clone();
+        table.refresh().expect("read");
+        assert_eq!(exe(&mut table, 10), ("/bin/missed".into(), ProcessSource::ProcScan));
+        assert_eq!(exe(&mut table, 11).0, "/bin/same");
+        assert_eq!(table.seen(Pid(11), BootNs(T0)).expect("known").identity, before, "nothing was missed");
+        assert_eq!(
+            table.seen(Pid(10), BootNs(T0)).expect("known").start,
+            BootNs(T0 + 1234),
+            "exact as before"
+        );
     }
 }

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use super::entry::lookup;
-use super::image::scanned;
 use super::info::ProcessInfo;
 use super::lineage::ANCESTORS_MAX;
 use super::table::ProcessTable;
@@ -45,37 +44,6 @@ impl ProcessTable {
             let info = self.about.scanned(image);
             self.insert(info, false);
         }
-    }
-
-    /// Reads every process again after records of processes were lost. An image that differs from the known one is of
-    /// an exec that was missed.
-    pub fn refresh(&mut self) {
-        let Ok(pids) = self.about.proc.pids() else { return };
-        for pid in pids {
-            let Some(mut image) = self.about.proc.read(pid) else { continue };
-            let Some(entry) = lookup(&mut self.slots, image.pid, image.start, true) else {
-                let info = self.about.scanned(image);
-                self.insert(info, false);
-                continue;
-            };
-            let old = &entry.info;
-            // An exiting process has no image any more.
-            let gone = image.exe.is_none() && image.args.is_empty();
-            if gone || (old.exe == image.exe && (old.args == image.args || old.args_truncated)) {
-                continue;
-            }
-            let cgroup = image.cgroup.take();
-            let mut info = ProcessInfo {
-                start: old.start,
-                start_is_coarse: old.start_is_coarse,
-                ancestors: Arc::clone(&old.ancestors),
-                cgroup_id: old.cgroup_id,
-                ..scanned(image)
-            };
-            self.about.describe_seen(&mut info, cgroup);
-            entry.replace(info);
-        }
-        self.link();
     }
 }
 

@@ -13,7 +13,7 @@ use super::about::About;
 use super::entry::{Entry, Exited, Slot, entry_of, find};
 use super::hash::IntMap;
 use super::image::{executed, filename, hook_only, inherit};
-use super::info::{ProcessInfo, ProcessSource, TICK_NS};
+use super::info::{ProcessInfo, ProcessSource, is_same_tick};
 use super::inspect::{Depth, InspectStats, Inspector};
 use super::lineage;
 use super::procfs::{ProcFs, ProcImage, ProcSource};
@@ -294,7 +294,7 @@ impl ProcessTable {
 
     pub(super) fn read_proc(&mut self, pid: Pid, start: BootNs) -> Option<ProcImage> {
         self.stats.proc_reads += 1;
-        self.about.proc.read(pid).filter(|seen| seen.start.0 / TICK_NS == start.0 / TICK_NS)
+        self.about.proc.read(pid).filter(|seen| is_same_tick(seen.start, start))
     }
 
     /// Remembers a process that is not in the table. One that has the same id and started earlier has exited, whether

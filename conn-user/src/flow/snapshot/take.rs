@@ -8,7 +8,7 @@ use std::thread;
 use super::age::{self, Origins};
 use super::ask::{Asked, no_holder};
 use super::model::{Holder, Note, SnapSocket, Snapshot, TcpState};
-use crate::kernel::clock::{boot_now, suspended};
+use crate::clock::{boot_now, suspended};
 use crate::kernel::netns::{self, Namespace};
 use crate::process::fds::Descriptors;
 use crate::units::{DurationNs, NetNs};
