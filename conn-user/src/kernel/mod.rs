@@ -7,6 +7,7 @@ pub mod facts;
 pub mod gap;
 mod info;
 pub mod load;
+pub mod mounts;
 pub mod netlink;
 pub mod netns;
 mod object;

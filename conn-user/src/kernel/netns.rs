@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
+use super::mounts;
 use crate::units::NetNs;
 
 /// A network namespace and the files that stand for it.
@@ -69,35 +70,12 @@ pub fn parse_id(name: &[u8]) -> Option<NetNs> {
     std::str::from_utf8(digits).ok()?.parse().ok().map(NetNs)
 }
 
-/// The namespaces that are mounted, from `/proc/self/mountinfo` (proc(5)).
+/// The namespaces that are mounted, from `/proc/self/mountinfo`.
 fn mounted(mountinfo: &[u8]) -> impl Iterator<Item = (NetNs, PathBuf)> {
-    mountinfo.split(|&byte| byte == b'\n').filter_map(|line| {
-        let mut fields = line.split(|&byte| byte == b' ').skip(3);
-        let id = parse_id(fields.next()?)?;
-        let path = unescape(fields.next()?);
-        Some((id, PathBuf::from(std::ffi::OsString::from_vec(path))))
+    mounts::all(mountinfo).filter_map(|mount| {
+        let id = parse_id(mount.root)?;
+        Some((id, PathBuf::from(std::ffi::OsString::from_vec(mount.point))))
     })
-}
-
-/// Undoes the octal escapes of `mangle` (fs/proc_namespace.c).
-fn unescape(text: &[u8]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text;
-    while let Some((&first, after)) = rest.split_first() {
-        let escaped = after.first_chunk::<3>().filter(|_| first == b'\\').and_then(|digits| {
-            digits.iter().try_fold(0_u16, |sum, digit| {
-                (b'0'..=b'7').contains(digit).then(|| sum * 8 + u16::from(digit - b'0'))
-            })
-        });
-        if let Some(byte) = escaped.and_then(|code| u8::try_from(code).ok()) {
-            bytes.push(byte);
-            rest = after.get(3..).unwrap_or_default();
-        } else {
-            bytes.push(first);
-            rest = after;
-        }
-    }
-    bytes
 }
 
 impl Namespace {
@@ -168,11 +146,6 @@ mod tests {
     }
 
     #[test]
-    fn escapes() {
-        assert_eq!(unescape(b"a\\011b\\777\\08\\12"), b"a\tb\\777\\08\\12");
-    }
-
-    #[test]
     fn our_own_is_found_and_entered() {
         let proc = Path::new("/proc");
         let own = own(proc).expect("own");
@@ -189,7 +162,6 @@ mod tests {
         #[test]
         fn any_bytes(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             let _ = mounted(&bytes).count();
-            let _ = unescape(&bytes);
         }
     }
 }

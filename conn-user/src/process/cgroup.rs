@@ -8,6 +8,8 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use crate::kernel::mounts;
+
 /// Id of the root cgroup: `kernfs_create_root` numbers from 1.
 pub const ROOT_ID: u64 = 1;
 
@@ -89,10 +91,9 @@ fn open_by_id(mount: &File, id: u64) -> io::Result<OwnedFd> {
 
 /// The mount point of cgroup v2 with the whole hierarchy in it.
 fn mount_point(mountinfo: &[u8]) -> Option<PathBuf> {
-    mountinfo.split(|&b| b == b'\n').find_map(|line| {
-        let mount = super::mounts::parse(line)?;
-        (mount.fs == b"cgroup2").then(|| PathBuf::from(OsStr::from_bytes(&mount.point)))
-    })
+    mounts::all(mountinfo)
+        .find(|mount| mount.fs == b"cgroup2")
+        .map(|mount| PathBuf::from(OsStr::from_bytes(&mount.point)))
 }
 
 /// The path in the v2 hierarchy: the line `0::PATH`.

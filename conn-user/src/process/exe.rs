@@ -2,7 +2,6 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File, Metadata, OpenOptions};
-use std::io::{BufRead as _, BufReader};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
@@ -11,8 +10,8 @@ use std::time::{Duration, SystemTime};
 
 use super::identity::ExeFile;
 use super::info::FileId;
-use super::mounts;
 use super::procfs::ProcFs;
+use crate::kernel::mounts;
 use crate::units::{BootNs, Pid, WallNs};
 
 /// Which process's executable is meant, and what is known of it.
@@ -91,10 +90,9 @@ impl Found {
         // The mounts of the process's own namespace: ids are the same in all.
         let table =
             if self.live { proc.file(pid, "mountinfo") } else { PathBuf::from("/proc/self/mountinfo") };
-        BufReader::new(File::open(table).ok()?).split(b'\n').map_while(Result::ok).find_map(|line| {
-            let mount = mounts::parse(&line).filter(|mount| mount.id == id)?;
-            Some(ExeFile { fs: Some(mount.fs.into()), mount: Some(mount.point.into()), writable: None })
-        })
+        let text = fs::read(table).ok()?;
+        let mount = mounts::all(&text).find(|mount| mount.id == id)?;
+        Some(ExeFile { fs: Some(mount.fs.into()), mount: Some(mount.point.into()), writable: None })
     }
 
     fn writable(&self, proc: &ProcFs, wanted: Wanted<'_>) -> Option<bool> {

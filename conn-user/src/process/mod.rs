@@ -12,7 +12,6 @@ mod image;
 pub mod info;
 pub mod inspect;
 pub mod lineage;
-mod mounts;
 pub mod placement;
 pub mod procfs;
 mod scan;
