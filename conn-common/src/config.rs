@@ -4,8 +4,8 @@
 //! of its own: the verifier then sees a constant (the map is frozen), which is what lets a program load through a BTF
 //! pointer at that offset, and what removes the branches of members that a kernel lacks.
 
-/// Size of a member that is one bit: its offset is counted in bits.
-pub const ONE_BIT: u32 = 0xb17;
+/// Size of a member that is one bit: its offset is counted in bits. No number of bytes.
+pub const ONE_BIT: u32 = u32::MAX;
 
 /// An offset that this kernel does not have.
 pub const OFFSET_NONE: u32 = u32::MAX;
@@ -58,7 +58,7 @@ macro_rules! for_each_offset {
             (OFF_SK_PROTOCOL, "sock", "sk_protocol", 2, Required);
             (OFF_SK_SOCKET, "sock", "sk_socket", 8, Required);
             (OFF_SK_LINGERTIME, "sock", "sk_lingertime", 8, Optional);
-            (OFF_SK_KERN_SOCK, "sock", "sk_kern_sock", 0xb17, Optional);
+            (OFF_SK_KERN_SOCK, "sock", "sk_kern_sock", $crate::config::ONE_BIT, Optional);
             (OFF_INET_SPORT, "inet_sock", "inet_sport", 2, Required);
             (OFF_TCP_BYTES_SENT, "tcp_sock", "bytes_sent", 8, Required);
             (OFF_TCP_BYTES_RETRANS, "tcp_sock", "bytes_retrans", 8, Required);
@@ -121,7 +121,7 @@ macro_rules! for_each_offset {
 }
 
 macro_rules! specs {
-    ($(($global:ident, $container:literal, $path:literal, $size:literal, $need:ident);)*) => {
+    ($(($global:ident, $container:literal, $path:literal, $size:expr, $need:ident);)*) => {
         /// Every offset that the programs use.
         pub const OFFSETS: &[OffsetSpec] = &[$(OffsetSpec {
             global: stringify!($global),

@@ -19,7 +19,7 @@ use crate::offsets::{
     CURRENT_TASK_TYPED, OFF_FDTABLE_FD, OFF_FDTABLE_MAX_FDS, OFF_FILE_PRIVATE_DATA, OFF_FILES_FDT,
     OFF_SKC_FAMILY, OFF_SKC_STATE, OFF_TASK_FILES,
 };
-use crate::sock::{self, AF_INET, AF_INET6, Key, TCP_LISTEN};
+use crate::sock::{self, AF_INET, AF_INET6, Key, Ours, TCP_LISTEN};
 use crate::state::emit_common;
 use crate::understudy::Pair;
 
@@ -112,12 +112,25 @@ unsafe fn accept<A: Access + Key>(hook: HookId, sk: *const c_void) {
         if !ACCEPT.is_to_tell(hook, sk) || !GRAFT.is_to_tell(hook, sk) {
             return;
         }
+        tell::<A>(hook, sk, |sk| sock::ours::<A>(sk, false));
+    }
+}
+
+/// Tells of an accepted socket if it is one of IP and `admit` takes it.
+#[inline(always)]
+unsafe fn tell<A: Access + Key>(
+    hook: HookId,
+    sk: *const c_void,
+    admit: impl FnOnce(*const c_void) -> Option<Ours>,
+) {
+    // SAFETY: the caller's socket, for this access.
+    unsafe {
         let common = A::common(sk);
         let family = common.load::<u16>(OFF_SKC_FAMILY.load());
         let state = common.load::<u8>(OFF_SKC_STATE.load());
         if (family == AF_INET || family == AF_INET6)
             && state != TCP_LISTEN
-            && let Some(ours) = sock::ours::<A>(sk, false)
+            && let Some(ours) = admit(sk)
         {
             emit_common::<A>(hook, RecordKind::Accept, ours, &common, (state, state), 0);
         }
@@ -165,15 +178,7 @@ fn accepted_fd(hook: HookId, ctx: &TracePointContext) {
             debug!(&Anywhere, "accept returned descriptor {}, which is no socket any more", fd);
             return;
         }
-        let common = Probe::common(sk);
-        let family = common.load::<u16>(OFF_SKC_FAMILY.load());
-        let state = common.load::<u8>(OFF_SKC_STATE.load());
-        if (family == AF_INET || family == AF_INET6)
-            && state != TCP_LISTEN
-            && let Some(ours) = sock::handed_out::<Probe>(sk)
-        {
-            emit_common::<Probe>(hook, RecordKind::Accept, ours, &common, (state, state), 0);
-        }
+        tell::<Probe>(hook, sk, |sk| sock::handed_out::<Probe>(sk));
     }
 }
 

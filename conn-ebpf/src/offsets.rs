@@ -4,7 +4,7 @@ use aya_ebpf::Global;
 use conn_common::config::OFFSET_NONE;
 
 macro_rules! globals {
-    ($(($global:ident, $container:literal, $path:literal, $size:literal, $need:ident);)*) => {
+    ($(($global:ident, $container:literal, $path:literal, $size:expr, $need:ident);)*) => {
         $(
             #[doc = concat!("Offset of `", $container, ".", $path, "`.")]
             #[unsafe(no_mangle)]

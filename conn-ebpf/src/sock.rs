@@ -46,7 +46,6 @@ impl Key for crate::mem::Direct {
     #[inline(always)]
     unsafe fn key(sk: *const c_void, _: &Self::Common) -> (u64, u16) {
         if COOKIE_HELPER.load() != 0 {
-            // SAFETY: per the contract.
             // The helper makes the cookie when there is none; to read one that is there is cheaper.
             // SAFETY: per the contract.
             let cookie = unsafe { Self::load::<u64>(sk, OFF_SKC_COOKIE.load()) };
