@@ -47,7 +47,9 @@ pub fn run(args: &ListArgs) -> anyhow::Result<Exit> {
 
 /// Takes a snapshot, and leaves in it what is asked for.
 fn list(options: &ListOptions) -> anyhow::Result<Listing> {
-    let snapshot = snapshot::take(&SnapshotOptions::default()).context("listing the sockets")?;
+    let mut snapshot = snapshot::take(&SnapshotOptions::default()).context("listing the sockets")?;
+    // Before anything is found out about who holds them.
+    snapshot.sockets.retain(|socket| options.asked.selection.takes(socket.state));
     let inspector = Inspector::start(ProcFs::default()).context("starting a thread")?;
     let mut processes = ProcessTable::default().with_inspector(inspector);
     let mut listing = Listing::of(snapshot, |pid, start| processes.seen(pid, start));
@@ -56,9 +58,7 @@ fn list(options: &ListOptions) -> anyhow::Result<Listing> {
     if options.json || !options.filter.is_empty() {
         processes.settle(PATIENCE);
     }
-    listing.sockets.retain(|listed| {
-        options.asked.selection.takes(listed.socket.state) && options.filter.matches_socket(listed)
-    });
+    listing.sockets.retain(|listed| options.filter.matches_socket(listed));
     sort::sort(&mut listing.sockets, options.sort, listing.ended);
     Ok(listing)
 }

@@ -143,6 +143,9 @@ impl View {
         self.totals.lost = counts.values().map(|count| count.lost).sum();
         self.totals.undecoded = agent.pipeline.undecoded();
         self.totals.missed = agent.session.recursion_misses().iter().map(|(_, missed)| missed).sum();
+        let repairs = agent.resyncs();
+        self.totals.repairs = repairs.done;
+        self.totals.repairs_failed = repairs.failed;
         let mut out = Vec::new();
         if json {
             self.totals.write_json(&mut out);

@@ -12,6 +12,7 @@ pub mod names;
 pub mod schema;
 pub mod text;
 pub mod time;
+pub(crate) mod words;
 
 #[cfg(test)]
 pub(crate) mod samples;

@@ -13,10 +13,10 @@ use std::sync::Arc;
 
 use jiff::tz::TimeZone;
 
-use self::line::Line;
 use super::model::{Event, EventBody, EventKind};
 use super::names::Named;
 use super::time::TimeOfDay;
+use super::words::Words;
 use crate::flow::model::{
     Actor, Change, ConnEvent, Direction, ListenEvent, Method, Source, Transport, canonical_ip,
 };
@@ -48,14 +48,14 @@ pub struct TextOptions {
 pub struct TextFormatter {
     options: TextOptions,
     time: TimeOfDay,
-    line: Line,
+    line: Words,
 }
 
 impl TextFormatter {
     /// A formatter with these options.
     pub fn new(options: TextOptions) -> Self {
         let time = TimeOfDay::new(options.zone.clone());
-        Self { options, time, line: Line::default() }
+        Self { options, time, line: Words::default() }
     }
 
     /// Takes note that the terminal has another width now.

@@ -1,11 +1,13 @@
 //! The difference of two lists, as a table for people and as lines of JSON.
 
 use super::diff::{Changed, Difference};
+use super::model::SCHEMA_VERSION;
 use super::saved::{About, Saved, SavedSocket};
 use super::table::{self, Cell, Column, Row};
-use super::text::{direction, write_processes};
+use super::text::write_processes;
 use crate::event::address::write_int;
 use crate::event::json::{write_key, write_text};
+use crate::event::words::direction;
 
 const COLUMNS: [Column; 8] = [Column { title: "", right: false }; 8];
 
@@ -133,8 +135,13 @@ pub fn write_json(difference: &Difference<'_>, old: &Saved, new: &Saved, out: &m
     out.extend_from_slice(b"}\n");
 }
 
+fn schema(out: &mut Vec<u8>) {
+    out.extend_from_slice(b"{\"schema\":");
+    write_int(SCHEMA_VERSION, out);
+}
+
 fn begin(kind: &str, out: &mut Vec<u8>) {
-    out.extend_from_slice(b"{\"schema\":1");
+    schema(out);
     write_text(b"kind", kind.as_bytes(), out);
 }
 
@@ -145,7 +152,7 @@ fn write_socket(key: &[u8], socket: &SavedSocket, out: &mut Vec<u8>) {
 
 fn write_about(key: &[u8], about: &About, out: &mut Vec<u8>) {
     write_key(key, out);
-    out.extend_from_slice(b"{\"schema\":1");
+    schema(out);
     write_text(b"ts", about.ts.as_bytes(), out);
     write_text(b"host", about.host.as_bytes(), out);
     write_text(b"boot_id", about.boot_id.as_bytes(), out);

@@ -1,57 +1,6 @@
 //! A table of words whose columns are as wide as they must be.
 
-use std::net::SocketAddr;
-
-use crate::event::address::{write_int, write_ip};
-use crate::event::escape;
-
-/// A word, and the columns that it takes on a terminal.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Cell {
-    bytes: Vec<u8>,
-    columns: usize,
-}
-
-impl Cell {
-    /// Appends ASCII of our own.
-    pub(super) fn ascii(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
-        let before = self.bytes.len();
-        write(&mut self.bytes);
-        self.columns += self.bytes.len() - before;
-    }
-
-    /// Appends ASCII of our own.
-    pub(super) fn text(&mut self, ascii: &str) {
-        self.ascii(|out| out.extend_from_slice(ascii.as_bytes()));
-    }
-
-    /// Appends a number.
-    pub(super) fn number(&mut self, number: impl itoa::Integer) {
-        self.ascii(|out| write_int(number, out));
-    }
-
-    /// Appends foreign bytes, escaped.
-    pub(super) fn word(&mut self, bytes: &[u8]) {
-        self.columns += escape::word(bytes, &mut self.bytes);
-    }
-
-    /// Appends an address and port; port 0: not known.
-    pub(super) fn end(&mut self, end: SocketAddr) {
-        if end.is_ipv6() {
-            self.text("[");
-        }
-        self.ascii(|out| write_ip(end.ip(), out));
-        self.text(if end.is_ipv6() { "]:" } else { ":" });
-        match end.port() {
-            0 => self.text("?"),
-            port => self.number(port),
-        }
-    }
-
-    pub(super) const fn is_empty(&self) -> bool {
-        self.bytes.is_empty()
-    }
-}
+pub(super) use crate::event::words::Words as Cell;
 
 /// A column.
 #[derive(Clone, Copy, Debug)]

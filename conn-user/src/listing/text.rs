@@ -7,8 +7,9 @@ use super::table::{self, Cell, Column, Row};
 use crate::event::age::Age;
 use crate::event::human;
 use crate::event::names::Named as _;
+use crate::event::words::direction;
 use crate::flow::born::BornBy;
-use crate::flow::model::{Direction, Transport};
+use crate::flow::model::Transport;
 use crate::flow::snapshot::model::{NoHolder, TcpState};
 use crate::process::info::ProcessInfo;
 use crate::process::placement::Runtime;
@@ -65,17 +66,17 @@ fn row(listed: &Listed, at: BootNs, options: TextOptions) -> Row<12> {
         None => {}
     }
     if let Some(known) = listed.age(at) {
-        age.ascii(|out| write_age(&known, out));
+        age.with(|out| write_age(&known, out));
     }
     local.end(socket.local);
     if !listed.listens() {
         remote.end(socket.remote);
     }
     if let Some(traffic) = socket.traffic {
-        bytes_in.ascii(|out| human::write_bytes(traffic.bytes_in, out));
-        bytes_out.ascii(|out| human::write_bytes(traffic.bytes_out, out));
+        bytes_in.with(|out| human::write_bytes(traffic.bytes_in, out));
+        bytes_out.with(|out| human::write_bytes(traffic.bytes_out, out));
         if traffic.srtt_us > 0 {
-            rtt.ascii(|out| human::write_duration(DurationNs(u64::from(traffic.srtt_us) * 1_000), out));
+            rtt.with(|out| human::write_duration(DurationNs(u64::from(traffic.srtt_us) * 1_000), out));
         }
     }
     if let Some(owner) = listed.owner() {
@@ -94,16 +95,6 @@ fn write_age(age: &Age, out: &mut Vec<u8>) {
             human::write_duration(at_most, out);
         }
         None => {}
-    }
-}
-
-/// `None`: a listener.
-pub(super) const fn direction(direction: Option<Direction>) -> &'static str {
-    match direction {
-        Some(Direction::Out) => "out",
-        Some(Direction::In) => "in",
-        Some(Direction::Unknown) => "?",
-        None => "",
     }
 }
 

@@ -23,6 +23,10 @@ pub struct Totals {
     /// How often the kernel skipped a program, because one was already running on the CPU: an event that left no
     /// record, and no number in a sequence.
     pub missed: u64,
+    /// How often the tables were repaired after a loss.
+    pub repairs: u64,
+    /// Repairs for which no snapshot could be taken.
+    pub repairs_failed: u64,
 }
 
 /// Counters of a hook.
@@ -64,9 +68,14 @@ impl Totals {
             out.push(b'}');
         }
         out.push(b'}');
-        for (key, number) in
-            [("gaps", self.gaps), ("lost", self.lost), ("undecoded", self.undecoded), ("missed", self.missed)]
-        {
+        for (key, number) in [
+            ("gaps", self.gaps),
+            ("lost", self.lost),
+            ("undecoded", self.undecoded),
+            ("missed", self.missed),
+            ("repairs", self.repairs),
+            ("repairs_failed", self.repairs_failed),
+        ] {
             write_key(true, key, out);
             write_int(number, out);
         }
@@ -102,6 +111,16 @@ impl fmt::Display for Totals {
             f.write_str("nothing lost")?;
         } else {
             write!(f, "{}, {}", plural(self.gaps, "gap"), plural(self.lost, "lost record"))?;
+        }
+        if self.repairs > 0 {
+            write!(f, "\n{} after a loss", plural(self.repairs, "repair"))?;
+        }
+        if self.repairs_failed > 0 {
+            write!(
+                f,
+                "\n{} without a snapshot: the state may be wrong",
+                plural(self.repairs_failed, "failed repair")
+            )?;
         }
         if self.missed > 0 {
             write!(f, "\n{} skipped by the kernel", plural(self.missed, "program run"))?;
@@ -149,7 +168,7 @@ mod tests {
         let expected = concat!(
             r#"{"kind":"totals","events":{"connect":2,"accept":0,"established":0,"failed":0,"close":1,"listen":0,"#,
             r#""unlisten":0,"exec":0,"exit":0,"gap":1},"records":{"fentry:tcp_connect":{"seen":1234,"lost":0},"#,
-            r#""tp_btf:inet_sock_set_state":{"seen":7,"lost":12}},"gaps":1,"lost":12,"undecoded":0,"missed":0}"#,
+            r#""tp_btf:inet_sock_set_state":{"seen":7,"lost":12}},"gaps":1,"lost":12,"undecoded":0,"missed":0,"repairs":0,"repairs_failed":0}"#,
             "\n"
         );
         assert_eq!(String::from_utf8(line.clone()).expect("UTF-8"), expected);

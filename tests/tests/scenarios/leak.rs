@@ -3,7 +3,6 @@
 use anyhow::{Context, Result, ensure};
 
 use crate::agent::{Agent, Output};
-use crate::settings;
 use crate::workload;
 
 /// More than this the agent may not grow between the first and the last tenth, beside a tenth of what it had.
@@ -39,9 +38,4 @@ fn resident_kib(pid: u32) -> Result<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).context("the agent's status")?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
     line.trim().trim_end_matches(" kB").parse().with_context(|| format!("VmRSS: {line}"))
-}
-
-/// Whether this machine has the time for it: under emulation the first tenth alone would not fill the tables.
-pub(crate) fn connections() -> Option<u64> {
-    settings::million()
 }

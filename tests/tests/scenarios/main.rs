@@ -57,7 +57,7 @@ fn trials() -> Result<Vec<Trial>> {
     trials.push(trial("storm::two-threads", || compared::alone(|| storm::counts(2))));
     trials.push(trial("identity::of-a-live-process", || compared::together(identity::of_a_live_process)));
     trials.push(trial("loss::is-exact", || compared::alone(loss::is_exact)));
-    if let Some(connections) = leak::connections() {
+    if let Some(connections) = settings::million() {
         trials.push(trial("leak::none", move || compared::alone(|| leak::none(connections))));
     }
     for (name, run) in cli::ALL {

@@ -36,7 +36,8 @@ pub(crate) fn seconds(seconds: u32) -> Duration {
     Duration::from_secs(u64::from(seconds)).mul_f64(factor.clamp(0.1, 1_000.0))
 }
 
-/// `CONN_MILLION`: connections of the leak test.
+/// `CONN_MILLION`: connections of the leak test, where the machine has the time for it: under emulation the first tenth
+/// alone would not fill the tables.
 pub(crate) fn million() -> Option<u64> {
     std::env::var("CONN_MILLION").ok().and_then(|n| n.parse().ok())
 }

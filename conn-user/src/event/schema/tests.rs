@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use serde_json::Value;
 
 use super::page::{Parts, table};
-use super::validator::Validator;
+use super::validator::{Validator, names_at};
 use super::*;
 use crate::event::json::JsonEncoder;
 use crate::event::model::{Event, EventKind, SCHEMA_VERSION};
@@ -66,10 +66,7 @@ fn the_validator_refuses() {
 #[test]
 fn lists_of_names_are_those_of_the_code() {
     let schema = schema();
-    let listed = |pointer: &str| -> Vec<String> {
-        let list = schema.pointer(pointer).unwrap_or_else(|| panic!("{pointer}"));
-        serde_json::from_value(list.clone()).expect("a list of names")
-    };
+    let listed = |pointer| names_at(&schema, pointer);
     assert_eq!(listed("/$defs/head/properties/kind/enum"), names::all::<EventKind>());
     assert_eq!(listed("/$defs/connection/properties/dir/enum"), names::all::<Direction>());
     assert_eq!(listed("/$defs/socket/properties/proto/enum"), names::all::<Transport>());

@@ -11,6 +11,12 @@ pub(crate) struct Validator {
     pub(crate) root: Value,
 }
 
+/// The list of names at this place of a schema.
+pub(crate) fn names_at(schema: &Value, pointer: &str) -> Vec<String> {
+    let list = schema.pointer(pointer).unwrap_or_else(|| panic!("{pointer}"));
+    serde_json::from_value(list.clone()).expect("a list of names")
+}
+
 impl Validator {
     fn resolve<'a>(&'a self, node: &'a Value) -> &'a Value {
         let Some(reference) = node.get("$ref").and_then(Value::as_str) else { return node };

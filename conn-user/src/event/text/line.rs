@@ -1,15 +1,14 @@
 //! A line in the making.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use unicode_width::UnicodeWidthChar;
 
 use super::same;
-use crate::event::address::{write_int, write_ip};
 use crate::event::age::Age;
 use crate::event::names::Named;
-use crate::event::{errno, escape, human};
+use crate::event::words::{self, Words};
+use crate::event::{errno, human};
 use crate::flow::born::Born;
 use crate::flow::model::{Actor, Direction, Ending, Failure, Unlisten};
 use crate::process::info::ProcessInfo;
@@ -22,37 +21,10 @@ const PROCESS_COLUMNS: usize = 24;
 /// `uid=65534`
 const UID_COLUMNS: usize = 9;
 
-/// A line in the making: its bytes, and the columns they take.
-#[derive(Debug, Default)]
-pub(super) struct Line {
-    bytes: Vec<u8>,
-    pub(super) columns: usize,
-}
-
-impl Line {
+impl Words {
     pub(super) fn clear(&mut self) {
         self.bytes.clear();
         self.columns = 0;
-    }
-
-    /// Appends ASCII.
-    pub(super) fn with(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
-        let before = self.bytes.len();
-        write(&mut self.bytes);
-        self.columns += self.bytes.len() - before;
-    }
-
-    pub(super) fn text(&mut self, ascii: &str) {
-        self.with(|out| out.extend_from_slice(ascii.as_bytes()));
-    }
-
-    pub(super) fn number(&mut self, number: impl itoa::Integer) {
-        self.with(|out| write_int(number, out));
-    }
-
-    /// Appends foreign bytes, escaped.
-    pub(super) fn word(&mut self, bytes: &[u8]) {
-        self.columns += escape::word(bytes, &mut self.bytes);
     }
 
     pub(super) fn gap(&mut self) {
@@ -73,12 +45,7 @@ impl Line {
     }
 
     pub(super) fn process_head(&mut self, direction: Option<Direction>, process: Option<&Arc<ProcessInfo>>) {
-        let direction = match direction {
-            Some(Direction::Out) => "out",
-            Some(Direction::In) => "in",
-            Some(Direction::Unknown) => "?",
-            None => "",
-        };
+        let direction = words::direction(direction);
         self.text(direction);
         self.pad_from(direction.len(), DIRECTION_COLUMNS);
         self.gap();
@@ -103,18 +70,6 @@ impl Line {
         self.text("[");
         self.number(process.pid.0);
         self.text("]");
-    }
-
-    pub(super) fn end(&mut self, end: SocketAddr) {
-        if end.is_ipv6() {
-            self.text("[");
-        }
-        self.with(|out| write_ip(end.ip(), out));
-        self.text(if end.is_ipv6() { "]:" } else { ":" });
-        match end.port() {
-            0 => self.text("?"),
-            port => self.number(port),
-        }
     }
 
     /// The container, or else the unit.

@@ -9,7 +9,7 @@ use crate::event::names::{self, Named};
 use crate::event::samples::{self as events, compare_file};
 use crate::event::schema as event_schema;
 use crate::event::schema::page::{Parts, table};
-use crate::event::schema::validator::Validator;
+use crate::event::schema::validator::{Validator, names_at};
 use crate::flow::born::BornBy;
 use crate::flow::model::{Direction, Transport};
 use crate::flow::snapshot::model::NoHolder::{NotAccepted, NotFound, Orphan, TimeWait};
@@ -42,10 +42,7 @@ fn lines_keep_to_the_schema() {
 #[test]
 fn lists_of_names_are_those_of_the_code() {
     let schema = schema();
-    let listed = |pointer: &str| -> Vec<String> {
-        let list = schema.pointer(pointer).unwrap_or_else(|| panic!("{pointer}"));
-        serde_json::from_value(list.clone()).expect("a list of names")
-    };
+    let listed = |pointer| names_at(&schema, pointer);
     assert_eq!(listed("/$defs/socket/properties/state/enum"), names::all::<TcpState>());
     assert_eq!(listed("/$defs/socket/properties/proto/enum"), names::all::<Transport>());
     assert_eq!(listed("/$defs/connection/properties/dir/enum"), names::all::<Direction>());

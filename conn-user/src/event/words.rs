@@ -1,0 +1,66 @@
+//! Text for a terminal in the making.
+
+use std::net::SocketAddr;
+
+use super::address::{write_int, write_ip};
+use super::escape;
+use crate::flow::model::Direction;
+
+/// A line or a cell of a table: its bytes, and the columns that they take on a terminal.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Words {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) columns: usize,
+}
+
+impl Words {
+    /// Appends ASCII of our own.
+    pub(crate) fn with(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        let before = self.bytes.len();
+        write(&mut self.bytes);
+        self.columns += self.bytes.len() - before;
+    }
+
+    /// Appends ASCII of our own.
+    pub(crate) fn text(&mut self, ascii: &str) {
+        self.with(|out| out.extend_from_slice(ascii.as_bytes()));
+    }
+
+    /// Appends a number.
+    pub(crate) fn number(&mut self, number: impl itoa::Integer) {
+        self.with(|out| write_int(number, out));
+    }
+
+    /// Appends foreign bytes, escaped.
+    pub(crate) fn word(&mut self, bytes: &[u8]) {
+        self.columns += escape::word(bytes, &mut self.bytes);
+    }
+
+    /// Appends an address and port; port 0: not known.
+    pub(crate) fn end(&mut self, end: SocketAddr) {
+        if end.is_ipv6() {
+            self.text("[");
+        }
+        self.with(|out| write_ip(end.ip(), out));
+        self.text(if end.is_ipv6() { "]:" } else { ":" });
+        match end.port() {
+            0 => self.text("?"),
+            port => self.number(port),
+        }
+    }
+
+    /// Whether nothing was appended yet.
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+}
+
+/// The word for a direction; `None`: a listener.
+pub(crate) const fn direction(direction: Option<Direction>) -> &'static str {
+    match direction {
+        Some(Direction::Out) => "out",
+        Some(Direction::In) => "in",
+        Some(Direction::Unknown) => "?",
+        None => "",
+    }
+}
