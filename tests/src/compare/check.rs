@@ -93,9 +93,6 @@ fn time(report: &mut Report, case: &Case, expect: Expect) {
     }
 }
 
-/// The kernel's stamps count timer ticks, which come late on a machine that is emulated or overloaded.
-const LATE_TICKS_NS: u64 = 250_000_000;
-
 /// The age of what was there before is an interval that has the true one in it, which the workload knows to lie between
 /// two.
 fn age(report: &mut Report, case: &Case) {
@@ -106,7 +103,7 @@ fn age(report: &mut Report, case: &Case) {
         None => report.say("no age".into()),
         Some(age) => {
             let most = age.at_most_ns.unwrap_or(u64::MAX);
-            if age.at_least_ns > oldest + LATE_TICKS_NS || most.saturating_add(LATE_TICKS_NS) < youngest {
+            if age.at_least_ns > oldest + CLOCK_SLACK_NS || most.saturating_add(CLOCK_SLACK_NS) < youngest {
                 let least = age.at_least_ns;
                 report.say(format!("age: told {least} to {most} ns, true is {youngest} to {oldest}"));
             }
