@@ -87,10 +87,14 @@ hooks! {
     ProcessExecUnderstudy = 27, "tp_btf:sched_process_exec/understudy";
     /// As [`HookId::ProcessExit`], when the kernel skipped the first program.
     ProcessExitUnderstudy = 28, "tp_btf:sched_process_exit/understudy";
+    /// As [`HookId::SysExitAccept`], when the kernel skipped the first program.
+    SysExitAcceptUnderstudy = 29, "tracepoint:sys_exit_accept/understudy";
+    /// As [`HookId::SysExitAccept4`], when the kernel skipped the first program.
+    SysExitAccept4Understudy = 30, "tracepoint:sys_exit_accept4/understudy";
 }
 
 /// The pairs of a hook and the one that tells what it misses.
-const UNDERSTUDIES: [(HookId, HookId); 8] = [
+const UNDERSTUDIES: [(HookId, HookId); 10] = [
     (HookId::FentryTcpConnect, HookId::FentryTcpConnectUnderstudy),
     (HookId::FentryInetAccept, HookId::FentryInetAcceptUnderstudy),
     (HookId::FentrySockGraft, HookId::FentrySockGraftUnderstudy),
@@ -99,11 +103,13 @@ const UNDERSTUDIES: [(HookId, HookId); 8] = [
     (HookId::ProcessFork, HookId::ProcessForkUnderstudy),
     (HookId::ProcessExec, HookId::ProcessExecUnderstudy),
     (HookId::ProcessExit, HookId::ProcessExitUnderstudy),
+    (HookId::SysExitAccept, HookId::SysExitAcceptUnderstudy),
+    (HookId::SysExitAccept4, HookId::SysExitAccept4Understudy),
 ];
 
 impl HookId {
     /// The hook that tells what this one misses: the kernel skips a tracing program when a task was preempted inside it
-    /// and the next task of that CPU comes the same way (`__bpf_prog_enter_recur`, `__bpf_trace_run`).
+    /// and the next task of that CPU comes the same way (`__bpf_prog_enter_recur`, `__bpf_trace_run`, `trace_call_bpf_faultable`).
     pub fn understudy(self) -> Option<Self> {
         UNDERSTUDIES.iter().find(|(first, _)| *first == self).map(|(_, understudy)| *understudy)
     }

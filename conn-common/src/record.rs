@@ -271,7 +271,7 @@ pub struct ExitRecord {
     pub reserved: u32,
 }
 
-/// One entry of the per-CPU sequence table, a hook's: read by the agent at the end to find a loss at the tail.
+/// One entry of the sequence table, of a hook on a CPU: read by the agent to find a loss at the tail.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HookCounters {

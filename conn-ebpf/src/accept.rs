@@ -25,6 +25,8 @@ use crate::understudy::Pair;
 
 const ACCEPT: Pair = Pair::new(HookId::FentryInetAccept, HookId::FentryInetAcceptUnderstudy);
 const GRAFT: Pair = Pair::new(HookId::FentrySockGraft, HookId::FentrySockGraftUnderstudy);
+const ACCEPT_CALL: Pair = Pair::new(HookId::SysExitAccept, HookId::SysExitAcceptUnderstudy);
+const ACCEPT4_CALL: Pair = Pair::new(HookId::SysExitAccept4, HookId::SysExitAccept4Understudy);
 
 #[fentry(function = "__inet_accept")]
 pub(crate) fn fentry_inet_accept(ctx: FEntryContext) -> i32 {
@@ -139,13 +141,25 @@ unsafe fn tell<A: Access + Key>(
 
 #[tracepoint]
 pub(crate) fn sys_exit_accept(ctx: TracePointContext) -> u32 {
-    accepted_fd(HookId::SysExitAccept, &ctx);
+    accepted_fd(HookId::SysExitAccept, &ACCEPT_CALL, &ctx);
+    0
+}
+
+#[tracepoint]
+pub(crate) fn sys_exit_accept_understudy(ctx: TracePointContext) -> u32 {
+    accepted_fd(HookId::SysExitAcceptUnderstudy, &ACCEPT_CALL, &ctx);
     0
 }
 
 #[tracepoint]
 pub(crate) fn sys_exit_accept4(ctx: TracePointContext) -> u32 {
-    accepted_fd(HookId::SysExitAccept4, &ctx);
+    accepted_fd(HookId::SysExitAccept4, &ACCEPT4_CALL, &ctx);
+    0
+}
+
+#[tracepoint]
+pub(crate) fn sys_exit_accept4_understudy(ctx: TracePointContext) -> u32 {
+    accepted_fd(HookId::SysExitAccept4Understudy, &ACCEPT4_CALL, &ctx);
     0
 }
 
@@ -155,7 +169,7 @@ pub(crate) fn sys_exit_accept4(ctx: TracePointContext) -> u32 {
 /// agent accepts the answer only for a connection that waits to be accepted. Every read here is a call of the helper,
 /// and this is the dearest program of its backend: none is made twice.
 #[inline(always)]
-fn accepted_fd(hook: HookId, ctx: &TracePointContext) {
+fn accepted_fd(hook: HookId, pair: &Pair, ctx: &TracePointContext) {
     // SAFETY: `long ret` at 16 of the context (trace_event_raw_sys_exit: 8 common bytes, the number, the result), read
     // as a context load; everything behind goes through the helper.
     unsafe {
@@ -163,9 +177,15 @@ fn accepted_fd(hook: HookId, ctx: &TracePointContext) {
         if fd < 0 {
             return;
         }
+        // The mark is the task: the socket costs too much to find before it is known to be needed.
         let fds = if CURRENT_TASK_TYPED.load() != 0 {
-            descriptors::<Direct>(current_typed(), fd as u64)
+            let task = current_typed();
+            if !pair.is_to_tell(hook, task) {
+                return;
+            }
+            descriptors::<Direct>(task, fd as u64)
         } else {
+            // No kernel this old needs an understudy here.
             descriptors::<Probe>(current(), fd as u64)
         };
         if fds.is_null() {

@@ -2,11 +2,12 @@
 
 use core::mem::size_of;
 
+use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::helpers::bpf_get_smp_processor_id;
 use aya_ebpf::helpers::generated::bpf_ktime_get_boot_ns;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::ring_buf::RingBufEntry;
-use aya_ebpf::maps::{PerCpuArray, RingBuf};
+use aya_ebpf::maps::{Array, RingBuf};
 use conn_common::hook::{HOOK_SLOTS, HookId};
 use conn_common::record::{HookCounters, RecordHeader, RecordKind};
 
@@ -14,9 +15,10 @@ use conn_common::record::{HookCounters, RecordHeader, RecordKind};
 #[map]
 static EVENTS: RingBuf = RingBuf::with_byte_size(8 << 20, 0);
 
-/// Sequence numbers and losses, by hook and CPU.
+/// Sequence numbers and losses: of each CPU, one for each hook. Not a per-CPU map, which the agent could only read by a
+/// system call that keeps programs from running (`conn-user/src/kernel/counters.rs`); the agent sets the size.
 #[map]
-static COUNTERS: PerCpuArray<HookCounters> = PerCpuArray::with_max_entries(HOOK_SLOTS, 0);
+static COUNTERS: Array<HookCounters> = Array::with_max_entries(HOOK_SLOTS, BPF_F_MMAPABLE);
 
 /// Takes the next sequence number of this hook on this CPU and builds the header.
 ///
@@ -28,7 +30,9 @@ pub(crate) fn header(
     kind: RecordKind,
     len: usize,
 ) -> Option<(RecordHeader, *mut HookCounters)> {
-    let counters = COUNTERS.get_ptr_mut(hook as u32)?;
+    // SAFETY: the helper has no precondition.
+    let cpu = unsafe { bpf_get_smp_processor_id() };
+    let counters = COUNTERS.get_ptr_mut(cpu * HOOK_SLOTS + hook as u32)?;
     // SAFETY: the map's value, of this CPU.
     let seq = unsafe { (*counters).next_seq };
     // SAFETY: as above.
@@ -37,10 +41,9 @@ pub(crate) fn header(
         kind: kind as u16,
         hook: hook as u16,
         len: len as u16,
-        // SAFETY: the helper has no precondition.
-        cpu: unsafe { bpf_get_smp_processor_id() } as u16,
+        cpu: cpu as u16,
         seq,
-        // SAFETY: as above.
+        // SAFETY: the helper has no precondition.
         boot_ns: unsafe { bpf_ktime_get_boot_ns() },
     };
     Some((header, counters))

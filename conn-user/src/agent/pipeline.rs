@@ -1,7 +1,6 @@
 //! From bytes to events: sequence check, decoding, the process and the flow table.
 
 use std::collections::BTreeMap;
-use std::io;
 
 use conn_common::decode::{self, Record};
 use conn_common::hook::HookId;
@@ -14,8 +13,9 @@ use crate::flow::model::{Change, FlowEvent};
 use crate::flow::resolve::ProcNet;
 use crate::flow::snapshot::model::Snapshot;
 use crate::flow::table::FlowTable;
+use crate::kernel::counters::CpuCount;
 use crate::kernel::gap::{Gap, GapCause, GapTracker};
-use crate::kernel::load::{CpuCount, Session};
+use crate::kernel::load::Session;
 use crate::kernel::selftest::Watch;
 use crate::process::info::{ExitStatus, ProcessSource};
 use crate::process::socket_units::SocketUnits;
@@ -230,22 +230,17 @@ impl Pipeline {
     }
 
     /// The end of the run: compares with the kernel's own counts, so that a loss at the tail is told too.
-    ///
-    /// # Errors
-    /// When the kernel's counts cannot be read.
-    pub fn on_end(&mut self, session: &Session, tell: &mut impl FnMut(&Event)) -> io::Result<()> {
+    pub fn on_end(&mut self, session: &Session, tell: &mut impl FnMut(&Event)) {
         let now = boot_now();
         self.on_time(BootNs(u64::MAX), tell);
         for planned in &session.plan.programs {
-            for (cpu, count) in session.counts(planned.hook)?.into_iter().enumerate() {
-                let cpu = u16::try_from(cpu).unwrap_or(u16::MAX);
+            for (cpu, count) in (0_u16..).zip(session.counts(planned.hook)) {
                 if let Some(gap) = self.gaps.on_end(planned.hook, cpu, count.attempted, now) {
                     self.on_gap(gap, tell);
                 }
             }
         }
         self.audit(&[], &session.recursion_misses(), now, tell);
-        Ok(())
     }
 
     /// Records by hook, as this side counted them.

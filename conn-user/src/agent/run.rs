@@ -70,7 +70,7 @@ pub async fn run(
         }
         if audit.is_some_and(|audit| now >= audit) {
             audit = None;
-            agent.audit(&mut |event| consumer.on_event(event))?;
+            agent.audit(&mut |event| consumer.on_event(event));
             audited = agent.pipeline.records();
             turn = Turn::More;
         }
@@ -121,12 +121,11 @@ pub async fn run(
 
 impl Agent {
     /// Tells what the kernel's counts show.
-    fn audit(&mut self, tell: &mut impl FnMut(&Event)) -> io::Result<()> {
-        let counts = self.session.all_counts()?;
+    fn audit(&mut self, tell: &mut impl FnMut(&Event)) {
+        let counts = self.session.all_counts();
         let skipped = self.session.recursion_misses();
         self.reader.catch_up(|bytes| self.pipeline.on_bytes(bytes, tell));
         self.pipeline.audit(&counts, &skipped, boot_now(), tell);
-        Ok(())
     }
 
     /// Repairs the tables with what a snapshot says, after everything that came before it.
@@ -145,7 +144,7 @@ async fn finish(agent: &mut Agent, consumer: &mut impl Consumer) -> io::Result<(
     // the program, after an RCU grace period.
     tokio::time::sleep(Duration::from_millis(20)).await;
     agent.reader.drain_all(|bytes| agent.pipeline.on_bytes(bytes, &mut |event| consumer.on_event(event)));
-    agent.pipeline.on_end(&agent.session, &mut |event| consumer.on_event(event))?;
+    agent.pipeline.on_end(&agent.session, &mut |event| consumer.on_event(event));
     consumer.flush().await
 }
 

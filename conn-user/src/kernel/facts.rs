@@ -154,6 +154,10 @@ pub struct BtfFacts {
     pub functions: BTreeMap<KernelFunction, u32>,
     /// Arguments of each tracepoint that there is.
     pub tracepoints: BTreeMap<BtfTracepoint, u32>,
+    /// Programs at the tracepoints of system calls can be preempted (`trace_call_bpf_faultable` in
+    /// kernel/trace/bpf_trace.c, 7.2 on).
+    #[serde(default)]
+    pub faultable_syscalls: bool,
     /// Members that the programs do without.
     pub missing: Vec<MissingMember>,
     /// Members without which nothing works.

@@ -3,12 +3,13 @@
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 
-use aya::maps::{Map, MapData, PerCpuArray};
+use aya::maps::Map;
 use aya::programs::{BtfTracePoint, FEntry, FExit, KProbe, Program, ProgramError, TracePoint};
 use aya::{Btf, Ebpf};
 use conn_common::hook::HookId;
 use thiserror::Error;
 
+use super::counters::{Counters, CpuCount};
 use super::facts::{KernelFacts, Probe};
 use super::object::{self, COUNTERS_MAP, RING_MAP, Switches};
 use super::offsets::Offsets;
@@ -50,9 +51,12 @@ pub enum LoadError {
     /// The object lacks something that it must have: the agent and the object do not belong together.
     #[error("the BPF object has no {0}: rebuild conn with `cargo xtask build`")]
     Object(&'static str),
-    /// The ring buffer could not be mapped.
-    #[error("mapping the ring buffer: {0}")]
-    Ring(#[source] io::Error),
+    /// The ring buffer or the counters could not be mapped.
+    #[error("mapping the BPF maps: {0}")]
+    Mapping(#[source] io::Error),
+    /// How many CPUs there can be is not known.
+    #[error("reading /sys/devices/system/cpu/possible: {0}; conn needs /sys")]
+    Cpus(#[source] io::Error),
 }
 
 /// What the kernel said to a program.
@@ -95,22 +99,19 @@ pub struct Session {
     missed: Vec<(HookId, u64)>,
     /// Perf events that run the programs at classic tracepoints.
     tracepoints: Vec<OwnedFd>,
-    counters: PerCpuArray<MapData, [u64; 2]>,
+    counters: Counters,
     by_cookie: bool,
-}
-
-/// Records of one hook, as the kernel counts them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct CpuCount {
-    /// Records attempted.
-    pub attempted: u64,
-    /// Records for which the ring had no room.
-    pub lost: u64,
 }
 
 /// Reads the kernel's BTF for aya, whose programs are bound by it.
 fn aya_btf() -> Result<Btf, LoadError> {
     Btf::from_sys_fs().map_err(|error| LoadError::Btf(error.to_string()))
+}
+
+/// How many CPUs this kernel can have.
+fn possible_cpus() -> Result<u16, LoadError> {
+    let cpus = aya::util::nr_cpus().map_err(|(_, error)| LoadError::Cpus(error))?;
+    u16::try_from(cpus).map_err(|error| LoadError::Cpus(io::Error::other(error)))
 }
 
 /// Resolves the offsets of this kernel.
@@ -128,7 +129,8 @@ pub fn offsets() -> Result<Offsets, LoadError> {
 /// When BTF cannot be read, or not even a map can be made.
 pub fn probe(facts: &mut KernelFacts, offsets: &Offsets) -> Result<(), LoadError> {
     let btf = aya_btf()?;
-    let mut ebpf = match object::open(&btf, offsets, Switches::default(), PROBE_RING_BYTES) {
+    let cpus = possible_cpus()?;
+    let mut ebpf = match object::open(&btf, offsets, Switches::default(), PROBE_RING_BYTES, cpus) {
         Ok(ebpf) => ebpf,
         Err(error) => {
             let refused = Probe::Refused {
@@ -211,7 +213,8 @@ fn attach(
         }),
         log_level: options.log_level.map_or(0, |level| level as u8),
     };
-    let mut ebpf = object::open(btf, offsets, switches, options.ring_bytes)
+    let cpus = possible_cpus()?;
+    let mut ebpf = object::open(btf, offsets, switches, options.ring_bytes, cpus)
         .map_err(|error| LoadError::Maps(Box::new(error)))?;
     // Everything is loaded before anything is attached: no record is written for a plan that fails.
     for planned in &plan.programs {
@@ -219,7 +222,11 @@ fn attach(
             .map_err(|source| program_error(planned, "load", source))?;
     }
     let Some(Map::RingBuf(ring)) = ebpf.map(RING_MAP) else { return Err(LoadError::Object(RING_MAP)) };
-    let reader = RingReader::new(ring.fd().as_fd(), options.ring_bytes).map_err(LoadError::Ring)?;
+    let reader = RingReader::new(ring.fd().as_fd(), options.ring_bytes).map_err(LoadError::Mapping)?;
+    let Some(Map::Array(counters)) = ebpf.map(COUNTERS_MAP) else {
+        return Err(LoadError::Object(COUNTERS_MAP));
+    };
+    let counters = Counters::new(counters.fd().as_fd(), cpus).map_err(LoadError::Mapping)?;
     let mut tracepoints = Vec::new();
     // An understudy must run after its first program, which is before it in the plan. A tracepoint runs its programs in
     // the order of attaching (`func_add`, kernel/tracepoint.c), a trampoline in the reverse (`bpf_trampoline_link_prog`
@@ -232,8 +239,6 @@ fn attach(
             .map_err(|source| program_error(planned, "attach", source))?;
         tracepoints.extend(event);
     }
-    let counters = ebpf.take_map(COUNTERS_MAP).ok_or(LoadError::Object(COUNTERS_MAP))?;
-    let counters = PerCpuArray::try_from(counters).map_err(|_| LoadError::Object(COUNTERS_MAP))?;
     let refused = facts.refused.values().filter_map(Probe::refusal);
     let notes = offsets.missing.iter().map(ToString::to_string).chain(refused).collect();
     Ok((
@@ -252,12 +257,8 @@ fn attach(
 
 impl Session {
     /// What the kernel counted for this hook, by CPU.
-    ///
-    /// # Errors
-    /// When the map cannot be read.
-    pub fn counts(&self, hook: HookId) -> io::Result<Vec<CpuCount>> {
-        let values = self.counters.get(&u32::from(hook as u16), 0).map_err(io::Error::other)?;
-        Ok(values.iter().map(|&[attempted, lost]| CpuCount { attempted, lost }).collect())
+    pub fn counts(&self, hook: HookId) -> Vec<CpuCount> {
+        self.counters.of(hook)
     }
 
     /// Whether records carry the cookies of sockets; else kernel addresses.
@@ -266,11 +267,8 @@ impl Session {
     }
 
     /// What the kernel counts for every attached hook, by CPU.
-    ///
-    /// # Errors
-    /// When the map cannot be read.
-    pub fn all_counts(&self) -> io::Result<Vec<(HookId, Vec<CpuCount>)>> {
-        self.plan.programs.iter().map(|planned| Ok((planned.hook, self.counts(planned.hook)?))).collect()
+    pub fn all_counts(&self) -> Vec<(HookId, Vec<CpuCount>)> {
+        self.plan.programs.iter().map(|planned| (planned.hook, self.counts(planned.hook))).collect()
     }
 
     /// Detaches every program. When this returns no program writes any more, but those that run just now.

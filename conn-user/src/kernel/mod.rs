@@ -3,10 +3,12 @@
 
 pub mod btf;
 pub mod conntrack;
+pub mod counters;
 pub mod facts;
 pub mod gap;
 mod info;
 pub mod load;
+mod mapping;
 pub mod mounts;
 pub mod netlink;
 pub mod netns;

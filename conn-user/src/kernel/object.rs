@@ -2,6 +2,7 @@
 
 use aya::{Btf, Ebpf, EbpfLoader, VerifierLogLevel};
 
+use super::counters::Counters;
 use super::offsets::Offsets;
 
 /// The object, as the build script made it.
@@ -27,12 +28,13 @@ pub(super) struct Switches {
     pub(super) log_level: u8,
 }
 
-/// Creates the maps and prepares the programs; none is loaded yet.
+/// Creates the maps, for so many CPUs, and prepares the programs; none is loaded yet.
 pub(super) fn open(
     btf: &Btf,
     offsets: &Offsets,
     switches: Switches,
     ring_bytes: u32,
+    cpus: u16,
 ) -> Result<Ebpf, aya::EbpfError> {
     let values = [
         ("COOKIE_HELPER", u32::from(switches.cookie_helper)),
@@ -43,7 +45,11 @@ pub(super) fn open(
         ("STATE_TELLS_LISTEN", u32::from(switches.state_tells_listen)),
     ];
     let mut loader = EbpfLoader::new();
-    loader.btf(Some(btf)).verifier_log_level(VerifierLogLevel::STATS).map_max_entries(RING_MAP, ring_bytes);
+    loader
+        .btf(Some(btf))
+        .verifier_log_level(VerifierLogLevel::STATS)
+        .map_max_entries(RING_MAP, ring_bytes)
+        .map_max_entries(COUNTERS_MAP, Counters::entries(cpus));
     for (global, value) in &values {
         loader.override_global(global, value, true);
     }

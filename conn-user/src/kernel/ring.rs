@@ -7,13 +7,15 @@
 //! record finds it caught up. Before it goes back to epoll it publishes everything and looks again.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use std::time::{Duration, Instant};
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+
+use super::mapping::Mapping;
 
 /// Length bit: the record is reserved but not committed (`BPF_RINGBUF_BUSY_BIT`).
 const BUSY: u32 = 1 << 31;
@@ -32,34 +34,6 @@ const NAP_MIN: Duration = Duration::from_micros(200);
 const NAP_MAX: Duration = Duration::from_millis(1);
 /// This many records within [`WINDOW`] deserve the longest nap.
 const MANY: usize = 64;
-
-/// A memory map that is unmapped on drop.
-struct Mapping {
-    start: NonNull<u8>,
-    len: usize,
-}
-
-impl Mapping {
-    fn new(fd: RawFd, len: usize, offset: usize, protection: i32) -> io::Result<Self> {
-        let offset =
-            libc::off_t::try_from(offset).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
-        // SAFETY: a fresh shared mapping of a map's file; the kernel checks length, offset and protection.
-        let start =
-            unsafe { libc::mmap(std::ptr::null_mut(), len, protection, libc::MAP_SHARED, fd, offset) };
-        if start == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
-        let start = NonNull::new(start.cast()).ok_or(io::ErrorKind::AddrNotAvailable)?;
-        Ok(Self { start, len })
-    }
-}
-
-impl Drop for Mapping {
-    fn drop(&mut self) {
-        // SAFETY: the range that `new` mapped, not used after this.
-        unsafe { libc::munmap(self.start.as_ptr().cast(), self.len) };
-    }
-}
 
 /// The two positions and the data of a ring, independent of how they are mapped: what the tests drive.
 struct View {
@@ -206,10 +180,10 @@ impl RingReader {
         let consumer_page = Mapping::new(fd.as_raw_fd(), page, 0, libc::PROT_READ | libc::PROT_WRITE)?;
         let producer_pages = Mapping::new(fd.as_raw_fd(), page + 2 * data_len, page, libc::PROT_READ)?;
         // SAFETY: the data begins one page into the second mapping.
-        let data = unsafe { producer_pages.start.add(page) }.cast();
+        let data = unsafe { producer_pages.start().add(page) }.cast();
         let mut view = View {
-            consumer: consumer_page.start.cast(),
-            producer: producer_pages.start.cast(),
+            consumer: consumer_page.start().cast(),
+            producer: producer_pages.start().cast(),
             data,
             mask: data_len as u64 - 1,
             read: 0,

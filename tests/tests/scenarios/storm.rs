@@ -28,8 +28,9 @@ pub(crate) fn counts(threads: u64) -> Result<()> {
         bail!("the storm told nothing")
     };
     let backend = agent.backend;
-    let totals = agent.stop()?.lost_nothing()?;
-    let kinds = counted.recv().context("count the events")?;
+    let ended = agent.stop()?;
+    let (kinds, gaps) = counted.recv().context("count the events")?;
+    let totals = ended.lost_nothing().with_context(|| format!("{kinds:?}; the gaps: {gaps:?}"))?;
     let n = storm.connections;
     let want =
         [("connect", n), ("established", n), ("accept", n), ("close", 2 * n), ("failed", 0), ("gap", 0)];
@@ -45,20 +46,23 @@ pub(crate) fn counts(threads: u64) -> Result<()> {
     Ok(())
 }
 
-/// Counts lines by their `kind`, without reading the rest: the reader must be faster than the agent.
-fn count_kinds(stdout: ChildStdout) -> BTreeMap<String, u64> {
+/// Counts lines by their `kind`, without reading the rest: the reader must be faster than the agent. The gaps whole.
+fn count_kinds(stdout: ChildStdout) -> (BTreeMap<String, u64>, Vec<String>) {
     const KEY: &str = "\"kind\":\"";
-    let mut counts = BTreeMap::new();
+    let (mut counts, mut gaps) = (BTreeMap::new(), Vec::new());
     let mut reader = BufReader::with_capacity(1 << 20, stdout);
     let mut line = Vec::new();
     loop {
         line.clear();
         if !matches!(reader.read_until(b'\n', &mut line), Ok(n) if n > 0) {
-            return counts;
+            return (counts, gaps);
         }
         let head = String::from_utf8_lossy(&line[..line.len().min(512)]);
         let kind =
             head.split_once(KEY).and_then(|(_, rest)| rest.split_once('"')).map_or("?", |(kind, _)| kind);
+        if kind == "gap" {
+            gaps.push(String::from_utf8_lossy(&line).into_owned());
+        }
         match counts.get_mut(kind) {
             Some(count) => *count += 1,
             None => {

@@ -187,6 +187,7 @@ fn btf_facts(btf: &Result<Btf, BtfError>) -> BtfFacts {
         error: None,
         functions: KernelFunction::ALL.into_iter().filter_map(params).collect(),
         tracepoints: BtfTracepoint::ALL.into_iter().filter_map(arguments).collect(),
+        faultable_syscalls: btf.function("trace_call_bpf_faultable").is_some(),
         missing,
         fatal,
     }

@@ -305,6 +305,9 @@ fn understudy(facts: &KernelFacts, first: &PlannedProgram) -> Option<PlannedProg
         HookId::ProcessForkUnderstudy => "process_fork_understudy",
         HookId::ProcessExecUnderstudy => "process_exec_understudy",
         HookId::ProcessExitUnderstudy => "process_exit_understudy",
+        // Elsewhere the kernel runs them with preemption off.
+        HookId::SysExitAcceptUnderstudy if facts.btf.faultable_syscalls => "sys_exit_accept_understudy",
+        HookId::SysExitAccept4Understudy if facts.btf.faultable_syscalls => "sys_exit_accept4_understudy",
         _ => return None,
     };
     facts.refusal_of(program).is_none().then(|| PlannedProgram {
@@ -411,14 +414,17 @@ fn tracepoints(facts: &KernelFacts, plan: &mut Plan) -> Result<(), Refusal> {
                         Errno(errno)
                     ));
                 }
-                (None, TracepointId::Readable) => plan.programs.push(PlannedProgram {
-                    program,
-                    hook,
-                    attach: Attach::Tracepoint { category: "syscalls", name },
-                    role: Role::Accept,
-                    reason: "tells who accepted, from the descriptor that the call returned".to_owned(),
-                    passed_over: Vec::new(),
-                }),
+                (None, TracepointId::Readable) => {
+                    let first = PlannedProgram {
+                        program,
+                        hook,
+                        attach: Attach::Tracepoint { category: "syscalls", name },
+                        role: Role::Accept,
+                        reason: "tells who accepted, from the descriptor that the call returned".to_owned(),
+                        passed_over: Vec::new(),
+                    };
+                    plan.programs.extend(with_understudy(facts, first));
+                }
             }
         }
     }

@@ -22,6 +22,7 @@ fn kernel(release: &str, functions: &[(KernelFunction, u32)], exit_arguments: u3
             present: true,
             error: None,
             functions: functions.iter().copied().collect(),
+            faultable_syscalls: false,
             tracepoints: BTreeMap::from([
                 (BtfTracepoint::InetSockSetState, 3),
                 (BtfTracepoint::SchedProcessFork, 2),
