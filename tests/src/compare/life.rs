@@ -1,5 +1,7 @@
 //! Puts the facts of one connection or listener together.
 
+use std::collections::{HashMap, HashSet};
+
 use crate::compare::Truth;
 use crate::truth::{Fact, Kind};
 
@@ -24,19 +26,19 @@ const fn begins(kind: Kind) -> bool {
 /// Each fact belongs to the latest life of its socket ends that has no fact of its kind yet; the facts are in order.
 pub fn lives(facts: &[Fact]) -> Vec<Life> {
     let mut lives: Vec<Life> = Vec::new();
+    let mut of_ends: HashMap<_, Vec<usize>> = HashMap::new();
     for (i, fact) in facts.iter().enumerate() {
-        let open = lives.iter().rposition(|life| {
-            let first = &facts[life.facts[0]];
-            first.sock == fact.sock
-                && first.dir == fact.dir
-                && first.kind.is_listener() == fact.kind.is_listener()
-                // Two processes that listen on one port are told apart by who listens.
-                && (!fact.kind.is_listener() || first.pid == fact.pid)
-                && !life.facts.iter().any(|&f| facts[f].kind == fact.kind)
-        });
+        // Two processes that listen on one port are told apart by who listens.
+        let listener = fact.kind.is_listener().then_some(fact.pid);
+        let here = of_ends.entry((&fact.sock, fact.dir, listener)).or_default();
+        let lacks = |life: usize| !lives[life].facts.iter().any(|&f| facts[f].kind == fact.kind);
+        let open = here.iter().copied().rfind(|&life| lacks(life));
         match open {
             Some(life) if !begins(fact.kind) => lives[life].facts.push(i),
-            _ => lives.push(Life { facts: vec![i] }),
+            _ => {
+                here.push(lives.len());
+                lives.push(Life { facts: vec![i] });
+            }
         }
     }
     lives
@@ -75,13 +77,12 @@ pub fn contradictions(truth: &Truth) -> Vec<String> {
         }
     }
     // Each established connection has another end.
+    let ends = |f: &Fact| (f.sock.netns, f.sock.lport, f.sock.remote.map(|r| r.port()));
+    let accepted = truth.facts.iter().filter(|f| f.dir == Some(crate::truth::Dir::In));
+    let accepted: HashSet<_> = accepted.map(ends).collect();
     for out in truth.facts.iter().filter(|f| f.kind == Kind::Established) {
-        let other = truth.facts.iter().any(|f| {
-            f.dir == Some(crate::truth::Dir::In)
-                && f.sock.netns == out.sock.netns
-                && f.sock.lport == out.sock.remote.map(|r| r.port())
-                && f.sock.remote.map(|r| r.port()) == out.sock.lport
-        });
+        let (netns, local, remote) = ends(out);
+        let other = accepted.contains(&(netns, remote, local));
         let to_self = out.sock.remote.is_some_and(|r| Some(r.port()) == out.sock.lport);
         if !other && !to_self {
             wrong.push(format!("no other end: {}", super::brief(out)));

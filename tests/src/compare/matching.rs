@@ -1,5 +1,6 @@
 //! Finds the event of each fact.
 
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
 use crate::compare::{CLOCK_SLACK_NS, Life, Truth};
@@ -17,6 +18,7 @@ pub(crate) fn assign(
     events: &[&Event],
     backend: Backend,
 ) -> Vec<Vec<Option<usize>>> {
+    let by_port = ByPort::new(events);
     let mut used = vec![false; events.len()];
     let mut matched: Vec<Vec<Option<usize>>> = lives.iter().map(|l| vec![None; l.facts.len()]).collect();
     // Exact fits first: a looser fact must not take the event of a stricter one.
@@ -30,7 +32,9 @@ pub(crate) fn assign(
                 let fact = &truth.facts[index];
                 let (expect, _) = expect(&Case { fact, begin, backend });
                 let owner = begin.unwrap_or(fact).pid;
-                let best = (0..events.len())
+                let best = by_port
+                    .candidates(fact)
+                    .into_iter()
                     .filter(|&e| !used[e] && fits(fact, expect, events[e]))
                     .map(|e| (score(fact, expect, owner, events[e]), e))
                     .filter(|((in_time, _), _)| loose || *in_time)
@@ -43,6 +47,33 @@ pub(crate) fn assign(
         }
     }
     matched
+}
+
+/// Events by what must be the same in an event and its fact: looking through all of them for each takes too long where
+/// there are thousands.
+struct ByPort<'a>(HashMap<KindInNetns<'a>, BTreeMap<Option<u16>, Vec<usize>>>);
+
+type KindInNetns<'a> = (&'a str, Option<u64>);
+
+impl<'a> ByPort<'a> {
+    fn new(events: &[&'a Event]) -> Self {
+        let mut by_port: HashMap<_, BTreeMap<_, Vec<_>>> = HashMap::new();
+        for (i, event) in events.iter().enumerate() {
+            let of_kind = by_port.entry((event.kind.as_str(), event.netns)).or_default();
+            of_kind.entry(event.lport).or_default().push(i);
+        }
+        Self(by_port)
+    }
+
+    /// The events that may fit, and perhaps others.
+    fn candidates(&self, fact: &Fact) -> Vec<usize> {
+        let Some(of_kind) = self.0.get(&(fact.kind.name(), Some(fact.sock.netns))) else { return Vec::new() };
+        let port = fact.sock.lport;
+        if port.is_none() {
+            return of_kind.values().flatten().copied().collect();
+        }
+        [port, None].iter().filter_map(|port| of_kind.get(port)).flatten().copied().collect()
+    }
 }
 
 fn score(fact: &Fact, expect: Expect, owner: Option<u32>, event: &Event) -> (bool, u32) {

@@ -6,7 +6,7 @@ mod matching;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt::{self, Write as _};
 use std::net::IpAddr;
 
@@ -49,26 +49,44 @@ impl Truth {
         of_pid().filter(|p| p.from_ns <= at_ns).max_by_key(|p| p.from_ns).or_else(|| of_pid().next())
     }
 
-    /// Whether an event is about this workload: one of its processes, or one of its ports on a loopback address.
-    pub fn concerns(&self, event: &Event) -> bool {
-        let pids: BTreeSet<_> = self.processes.iter().map(|p| p.pid).collect();
-        let closer = event.closer.as_ref().and_then(|c| c.process.as_ref());
-        if [event.process.as_ref(), closer].into_iter().flatten().any(|p| pids.contains(&p.pid)) {
-            return true;
-        }
-        self.facts.iter().any(|f| {
+    /// What tells whether an event is about this workload.
+    pub fn concern(&self) -> Concern {
+        let mut ports: HashMap<_, HashSet<IpAddr>> = HashMap::new();
+        for f in &self.facts {
             let (ip, port) = match f.sock.remote {
                 Some(remote) if f.dir == Some(crate::truth::Dir::Out) => (remote.ip(), Some(remote.port())),
                 _ => (f.sock.laddr, f.sock.lport),
             };
-            let same = |a: Option<IpAddr>, p: Option<u16>| {
-                p.is_some()
-                    && p == port
-                    && a.is_some_and(|a| a == ip || a.is_unspecified() || ip.is_unspecified())
-            };
-            event.netns == Some(f.sock.netns)
-                && (same(event.laddr, event.lport) || same(event.raddr, event.rport))
-        })
+            if let Some(port) = port {
+                ports.entry((f.sock.netns, port)).or_default().insert(ip);
+            }
+        }
+        Concern { pids: self.processes.iter().map(|p| p.pid).collect(), ports }
+    }
+}
+
+/// Which events are about a workload.
+#[derive(Clone, Debug)]
+pub struct Concern {
+    pids: HashSet<u32>,
+    /// The addresses of its ports, by network namespace and port.
+    ports: HashMap<(u64, u16), HashSet<IpAddr>>,
+}
+
+impl Concern {
+    /// Whether an event is about this workload: one of its processes, or one of its ports on a loopback address.
+    pub fn has(&self, event: &Event) -> bool {
+        let closer = event.closer.as_ref().and_then(|c| c.process.as_ref());
+        if [event.process.as_ref(), closer].into_iter().flatten().any(|p| self.pids.contains(&p.pid)) {
+            return true;
+        }
+        let is_ours = |ip: Option<IpAddr>, port: Option<u16>| {
+            let ours = event.netns.zip(port).and_then(|place| self.ports.get(&place));
+            ours.zip(ip).is_some_and(|(ours, ip)| {
+                ours.contains(&ip) || ip.is_unspecified() || ours.iter().any(IpAddr::is_unspecified)
+            })
+        };
+        is_ours(event.laddr, event.lport) || is_ours(event.raddr, event.rport)
     }
 }
 
@@ -111,13 +129,15 @@ pub fn compare(truth: &Truth, events: &[Event], backend: Backend) -> Vec<Problem
             problems.push(Problem::Wrong(format!("seq {} after {}", pair[1].seq, pair[0].seq)));
         }
     }
+    let concern = truth.concern();
     let ours: Vec<&Event> =
-        events.iter().filter(|e| FLOW_KINDS.contains(&e.kind.as_str()) && truth.concerns(e)).collect();
+        events.iter().filter(|e| FLOW_KINDS.contains(&e.kind.as_str()) && concern.has(e)).collect();
     let lives = lives(&truth.facts);
     let matched = matching::assign(truth, &lives, &ours, backend);
 
+    let known: HashSet<_> = matched.iter().flatten().flatten().copied().collect();
     for (i, event) in ours.iter().enumerate() {
-        if !matched.iter().flatten().flatten().any(|&e| e == i) {
+        if !known.contains(&i) {
             problems.push(Problem::Invented(event.brief()));
         }
     }

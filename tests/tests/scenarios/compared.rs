@@ -101,7 +101,8 @@ fn verify(agent: &Agent, mark: usize, lines: &[Line]) -> Result<()> {
             continue;
         }
         let list: Vec<_> = problems.iter().map(ToString::to_string).collect();
-        let ours: Vec<_> = events.iter().filter(|e| truth.concerns(e)).map(|e| e.raw.as_str()).collect();
+        let concern = truth.concern();
+        let ours: Vec<_> = events.iter().filter(|e| concern.has(e)).map(|e| e.raw.as_str()).collect();
         bail!(
             "backend {}: {} problems\n  {}\nall that the agent told:\n  {}",
             agent.backend.name(),
