@@ -78,13 +78,13 @@ fn a_stamp_tells_the_birth_unless_it_came_late() {
     let slack = 50_000_000;
     for born in pair.born() {
         assert_eq!((born.earliest_by, born.latest_by), (BornBy::Conntrack, BornBy::Conntrack), "{born:?}");
-        let earliest = born.earliest.expect("bound").0;
+        let earliest = born.earliest().expect("bound").0;
         assert!(earliest + slack >= before.0 && earliest <= after.0 + slack, "{born:?} {before:?} {after:?}");
         assert!(born.latest.0 + slack >= after.0 && born.latest < now, "{born:?} {after:?}");
     }
     for born in older.born() {
         assert_ne!(born.earliest_by, BornBy::Conntrack, "it was picked up: {born:?}");
-        assert!(born.earliest.is_none_or(|earliest| earliest <= old_established), "{born:?}");
+        assert!(born.earliest().is_none_or(|earliest| earliest <= old_established), "{born:?}");
         assert!(born.latest >= old_established, "{born:?}");
     }
 }

@@ -140,7 +140,7 @@ fn births() {
     let from = client.local_addr().expect("address");
     let hold = |all: &Snapshot, local, remote, by| {
         let born = one(all, TcpState::Established, local, Some(remote)).born.expect("born");
-        assert!(born.earliest.is_none_or(|earliest| earliest <= established), "{born:?} {established:?}");
+        assert!(born.earliest().is_none_or(|earliest| earliest <= established), "{born:?} {established:?}");
         assert!(born.latest >= began, "{born:?} {began:?}");
         assert_eq!(born.latest_by, by, "{born:?}");
         born
@@ -273,7 +273,7 @@ fn a_socket_that_two_processes_hold() {
     assert_eq!(holders(&inherited).iter().map(|(pid, _)| *pid).collect::<Vec<_>>(), [child.pid()]);
     let born = inherited.born.expect("born");
     let start = inherited.holders[0].start;
-    assert!(born.earliest.is_none_or(|earliest| earliest < start), "{born:?} {start:?}");
+    assert!(born.earliest().is_none_or(|earliest| earliest < start), "{born:?} {start:?}");
 }
 
 /// A listener and a connection in another network namespace, which a child made.

@@ -103,7 +103,7 @@ impl Pipeline {
     }
 
     /// Takes in what was there before the attach. To be called before the first record.
-    pub fn merge_start(&mut self, snapshot: &Snapshot) -> Merged {
+    pub fn merge_start(&mut self, snapshot: Snapshot) -> Merged {
         self.flows.merge_start(snapshot, &mut self.processes)
     }
 

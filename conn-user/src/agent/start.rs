@@ -112,8 +112,8 @@ async fn take_in(agent: &mut Agent, tell: &mut impl FnMut(&Event)) -> Result<(),
     };
     match taken {
         Ok(snapshot) => {
-            let merged = agent.pipeline.merge_start(&snapshot);
             agent.notes.extend(snapshot.notes.iter().map(ToString::to_string));
+            let merged = agent.pipeline.merge_start(snapshot);
             if merged.not_kept > 0 {
                 agent.notes.push(format!(
                     "{} sockets that were there before are not followed: the tables are full",

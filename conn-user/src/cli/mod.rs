@@ -3,6 +3,7 @@
 pub mod args;
 pub mod diff;
 pub mod doctor;
+mod heap;
 pub mod list;
 mod log;
 mod machine;
@@ -17,6 +18,7 @@ use args::{Cli, Command, Exit, SchemaOf};
 
 /// Reads the command line, does what it says and tells how it ended.
 pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
+    heap::give_back();
     let cli = match Cli::read(words) {
         Ok(cli) => cli,
         // Help and version, too, come as errors; clap knows which stream and which code.

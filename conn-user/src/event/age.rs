@@ -24,7 +24,7 @@ impl Age {
     pub fn of(born: &Born, at: BootNs) -> Self {
         Self {
             at_least: at.since(born.latest),
-            at_most: born.earliest.map(|earliest| at.since(earliest)),
+            at_most: born.earliest().map(|earliest| at.since(earliest)),
             at_least_by: born.latest_by,
             at_most_by: born.earliest_by,
         }
@@ -73,7 +73,7 @@ mod tests {
 
     fn born(earliest: Option<u64>, latest: u64) -> Born {
         Born {
-            earliest: earliest.map(BootNs),
+            earliest: BootNs(earliest.unwrap_or(0)),
             latest: BootNs(latest),
             earliest_by: BornBy::OwnerStart,
             latest_by: BornBy::LastActivity,

@@ -148,7 +148,7 @@ impl JsonEncoder {
         write_end(b",\"laddr\":\"", b",\"lport\":", conn.local, out);
         write_end(b",\"raddr\":\"", b",\"rport\":", conn.remote, out);
         write_netns(conn.netns, conn.source, out);
-        write_born(conn.born.as_deref(), conn.source, at, out);
+        write_born(conn.born.as_ref(), conn.source, at, out);
         write_kernel_socket(conn.kernel_socket, out);
         self.owner(&conn.owner, out);
     }
@@ -160,7 +160,7 @@ impl JsonEncoder {
         write_family(ip, mapped, out);
         write_end(b",\"laddr\":\"", b",\"lport\":", SocketAddr::new(ip, listener.local.port()), out);
         write_netns(listener.netns, listener.source, out);
-        write_born(listener.born.as_deref(), listener.source, at, out);
+        write_born(listener.born.as_ref(), listener.source, at, out);
         write_kernel_socket(listener.kernel_socket, out);
         if listener.is_systemds() {
             out.extend_from_slice(b",\"socket_unit\":");

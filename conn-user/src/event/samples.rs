@@ -174,7 +174,7 @@ pub(crate) fn incoming() -> ConnEvent {
 /// Between so many seconds ago.
 fn born(at_most: u64, at_least: u64) -> Born {
     Born {
-        earliest: Some(BootNs(BOOT - at_most * 1_000_000_000)),
+        earliest: BootNs(BOOT - at_most * 1_000_000_000),
         latest: BootNs(BOOT - at_least * 1_000_000_000),
         earliest_by: BornBy::OwnerStart,
         latest_by: BornBy::LastActivity,
@@ -254,7 +254,7 @@ pub(crate) fn all() -> Vec<Event> {
     let before = ConnEvent {
         id: ConnId(13),
         source: Source::Snapshot,
-        born: Some(Arc::new(born(4_000, 3_150))),
+        born: Some(born(4_000, 3_150)),
         owner: Actor { process: Some(nginx()), tid: None, method: Method::FdTable },
         listener: None,
         ..incoming()
@@ -264,14 +264,14 @@ pub(crate) fn all() -> Vec<Event> {
     let found = ConnEvent {
         id: ConnId(14),
         source: Source::Resync,
-        born: Some(Arc::new(Born { earliest: None, earliest_by: BornBy::Boot, ..born(0, 2) })),
+        born: Some(Born { earliest: BootNs(0), earliest_by: BornBy::Boot, ..born(0, 2) }),
         kernel_socket: true,
         owner: unknown(UnknownReason::NoHolder),
         ..outgoing()
     };
     let old_listener = ListenEvent {
         source: Source::Snapshot,
-        born: Some(Arc::new(born(4_000, 3))),
+        born: Some(born(4_000, 3)),
         owner: before.owner.clone(),
         ..listening("[::1]:8080")
     };
@@ -472,7 +472,7 @@ fn any_end() -> impl Strategy<Value = SocketAddr> {
 
 fn any_born() -> impl Strategy<Value = Born> {
     (option::of(any::<u64>()), any::<u64>(), select(BornBy::ALL), select(BornBy::ALL)).prop_map(|of| Born {
-        earliest: of.0.map(BootNs),
+        earliest: BootNs(of.0.unwrap_or(0)),
         latest: BootNs(of.1),
         earliest_by: of.2,
         latest_by: of.3,
@@ -492,7 +492,7 @@ fn any_conn() -> BoxedStrategy<ConnEvent> {
             mapped: kinds.3,
             netns: NetNs(kinds.4),
             source: kinds.2,
-            born: born.filter(|_| kinds.2 != Source::Live).map(Arc::new),
+            born: born.filter(|_| kinds.2 != Source::Live),
             kernel_socket: kinds.4 == 2,
             owner,
             listener,

@@ -142,13 +142,13 @@ impl TextFormatter {
             }
             Change::Close(conn, ending) => {
                 self.conn(conn);
-                self.line.ending(ending, conn.born.as_deref(), at);
+                self.line.ending(ending, conn.born.as_ref(), at);
                 self.line.closer(&ending.closer, &conn.owner);
             }
             Change::Listen(listener) => self.listener(listener),
             Change::Unlisten(listener, end) => {
                 self.listener(listener);
-                self.line.unlisten(end, listener.born.as_deref(), at);
+                self.line.unlisten(end, listener.born.as_ref(), at);
                 self.line.closer(&end.closer, &listener.owner);
             }
         }

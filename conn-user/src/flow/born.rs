@@ -5,14 +5,21 @@ use crate::units::BootNs;
 /// When a connection began: somewhere between two instants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Born {
-    /// Not before; `None`: no bound but the boot.
-    pub earliest: Option<BootNs>,
+    /// Not before; 0: no bound but the boot.
+    pub earliest: BootNs,
     /// Not after.
     pub latest: BootNs,
     /// How `earliest` is known; without it [`BornBy::Boot`].
     pub earliest_by: BornBy,
     /// How `latest` is known.
     pub latest_by: BornBy,
+}
+
+impl Born {
+    /// Before which it did not begin, if there is a bound.
+    pub fn earliest(&self) -> Option<BootNs> {
+        (self.earliest.0 != 0).then_some(self.earliest)
+    }
 }
 
 /// How a bound of [`Born`] is known.

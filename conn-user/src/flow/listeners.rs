@@ -22,7 +22,7 @@ pub(super) struct Listener {
     pub(super) since: BootNs,
     pub(super) source: Source,
     /// Since when it listens, if it did before it was seen.
-    pub(super) born: Option<Arc<Born>>,
+    pub(super) born: Option<Born>,
     /// The kernel's own socket.
     pub(super) kernel: bool,
     pub(super) owner: Arc<Actor>,
@@ -38,7 +38,7 @@ impl Listener {
             local: self.local(),
             netns: NetNs(self.netns),
             source: self.source,
-            born: self.born.clone(),
+            born: self.born,
             kernel_socket: self.kernel,
             owner: (*self.owner).clone(),
             // Told by the station that knows the files of systemd.

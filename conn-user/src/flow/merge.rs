@@ -38,7 +38,9 @@ const SYNTHETIC: u64 = 1 << 62;
 impl FlowTable {
     /// Takes in what was there when the agent started. Nothing is told: none of it happens now. To be called after the
     /// attach and before the first record.
-    pub fn merge_start(&mut self, snapshot: &Snapshot, procs: &mut ProcessTable) -> Merged {
+    pub fn merge_start(&mut self, mut snapshot: Snapshot, procs: &mut ProcessTable) -> Merged {
+        /// Sockets after which the snapshot gives its memory back: it and the table would not be small together.
+        const PIECE: usize = 4096;
         self.snapshot_until = snapshot.ended;
         let mut merged = Merged::default();
         for socket in &snapshot.sockets {
@@ -46,8 +48,14 @@ impl FlowTable {
                 self.add_listener(socket, Source::Snapshot, procs, &mut merged);
             }
         }
-        for socket in snapshot.sockets.iter().filter(|socket| is_followed(socket)) {
-            self.add_connection(socket, Source::Snapshot, procs, &mut merged);
+        snapshot.sockets.reverse();
+        while let Some(socket) = snapshot.sockets.pop() {
+            if is_followed(&socket) {
+                self.add_connection(&socket, Source::Snapshot, procs, &mut merged);
+            }
+            if snapshot.sockets.len().is_multiple_of(PIECE) {
+                snapshot.sockets.shrink_to_fit();
+            }
         }
         merged
     }
@@ -95,7 +103,7 @@ impl FlowTable {
         let conn = Conn {
             owner,
             listener,
-            born: socket.born.filter(|_| socket.state != TcpState::SynSent).map(Arc::new),
+            born: socket.born.filter(|_| socket.state != TcpState::SynSent),
             under_way: is_under_way(socket),
             ..Conn::of(self.next_id(), what, direction, source)
         };
@@ -132,7 +140,7 @@ impl FlowTable {
             transport: socket.transport,
             since: BootNs(0),
             source,
-            born: socket.born.map(Arc::new),
+            born: socket.born,
             kernel: false,
             owner: Arc::new(owner(socket, procs)),
             told: true,

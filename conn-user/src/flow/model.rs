@@ -95,7 +95,7 @@ pub struct ConnEvent {
     /// Whence the knowledge.
     pub source: Source,
     /// When it was established, as far as it is known; `None`: seen from its beginning, or not known at all.
-    pub born: Option<Arc<Born>>,
+    pub born: Option<Born>,
     /// The socket is the kernel's own (NFS, iSCSI, SMC, ...): no descriptor ever leads to it.
     pub kernel_socket: bool,
     /// Opener (out) or acceptor (in).
@@ -236,7 +236,7 @@ pub struct ListenEvent {
     /// Whence the knowledge.
     pub source: Source,
     /// Since when it listens, as [`ConnEvent::born`].
-    pub born: Option<Arc<Born>>,
+    pub born: Option<Born>,
     /// As [`ConnEvent::kernel_socket`].
     pub kernel_socket: bool,
     /// Who called listen.

@@ -32,7 +32,7 @@ pub(super) struct Conn {
     pub(super) transport: Transport,
     pub(super) source: Source,
     /// When it was established, if it was there before it was seen.
-    pub(super) born: Option<Arc<Born>>,
+    pub(super) born: Option<Born>,
     /// The kernel's own socket.
     pub(super) kernel: bool,
     /// A snapshot found it past its beginning: established (outgoing), or accepted (incoming).
@@ -110,7 +110,7 @@ impl Conn {
             mapped: self.ends.mapped,
             netns: NetNs(self.netns),
             source: self.source,
-            born: self.born.clone(),
+            born: self.born,
             kernel_socket: self.kernel,
             owner: self.owner.clone(),
             listener: self.listener.as_ref().map(|listener| (**listener).clone()),

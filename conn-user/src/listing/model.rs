@@ -137,6 +137,8 @@ impl Listed {
 
 #[cfg(test)]
 mod tests {
+    use smallvec::smallvec;
+
     use super::*;
     use crate::event::samples;
     use crate::flow::snapshot::model::Holder;
@@ -146,8 +148,13 @@ mod tests {
     fn descriptors_are_gathered_by_process_and_the_oldest_comes_first() {
         let holder = |pid, start, fd| Holder { pid: Pid(pid), start: BootNs(start), fd };
         let mut socket = connection();
-        socket.holders =
-            vec![holder(9, 20, 7), holder(8, 30, 3), holder(9, 20, 4), holder(9, 20, 7), holder(9, 10, 5)];
+        socket.holders = smallvec![
+            holder(9, 20, 7),
+            holder(8, 30, 3),
+            holder(9, 20, 4),
+            holder(9, 20, 7),
+            holder(9, 10, 5)
+        ];
         let who = |pid: Pid, start: BootNs| (start.0 != 10).then(|| samples::process(pid.0, b"x", "/x", &[]));
         let listing = Listing::of(Snapshot { sockets: vec![socket], ..Snapshot::default() }, who);
         let listed = &listing.sockets[0];

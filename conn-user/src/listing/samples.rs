@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use super::json::{self, Asked};
 use super::model::{HeldBy, Listed, Listing, Selection};
 use crate::event::samples::{self, curl, hostile, nginx, systemd};
@@ -18,7 +20,7 @@ const HOST_NETNS: NetNs = NetNs(4_026_531_840);
 /// Between so many seconds ago.
 fn born(at_most: u64, at_least: u64) -> Born {
     Born {
-        earliest: Some(BootNs(ENDED.0 - at_most * 1_000_000_000)),
+        earliest: BootNs(ENDED.0 - at_most * 1_000_000_000),
         latest: BootNs(ENDED.0 - at_least * 1_000_000_000),
         earliest_by: BornBy::OwnerStart,
         latest_by: BornBy::LastActivity,
@@ -42,7 +44,7 @@ pub(crate) fn connection() -> SnapSocket {
         send_queue: 0,
         direction: Some(Direction::Out),
         traffic: Some(Traffic { bytes_in: 5_300_000, bytes_out: 78, retransmits: 2, srtt_us: 431 }),
-        holders: Vec::new(),
+        holders: SmallVec::new(),
         no_holder: None,
         born: Some(born(4_000, 3_150)),
     }
@@ -103,7 +105,7 @@ pub(crate) fn listing() -> Listing {
         recv_queue: 12,
         send_queue: 300,
         traffic: None,
-        born: Some(Born { earliest: None, earliest_by: BornBy::Boot, ..born(0, 3) }),
+        born: Some(Born { earliest: BootNs(0), earliest_by: BornBy::Boot, ..born(0, 3) }),
         ..connection()
     };
     let v6 = SnapSocket {

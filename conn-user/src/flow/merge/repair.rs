@@ -1,7 +1,6 @@
 //! After a loss: what a new snapshot has and the table has not was opened meanwhile, and the other way round.
 
 use std::collections::HashSet;
-use std::sync::Arc;
 
 use super::{Merged, ends_of, is_followed, is_under_way, owner};
 use crate::flow::ends::Ends;
@@ -164,7 +163,7 @@ impl FlowTable {
         let Some(conn) = self.store.get_mut(place) else { return };
         conn.under_way = true;
         conn.source = Source::Resync;
-        conn.born = socket.born.map(Arc::new);
+        conn.born = socket.born;
         if conn.direction == Direction::In {
             conn.owner = holder;
         }

@@ -2,6 +2,8 @@
 
 use conn_common::record::{Sock, SockFlags};
 
+use smallvec::SmallVec;
+
 use super::Merged;
 use crate::flow::how::state::{CLOSE_WAIT, ESTABLISHED, SYN_RECV, SYN_SENT};
 use crate::flow::model::Direction;
@@ -33,7 +35,7 @@ fn snap_child() -> SnapSocket {
 }
 
 fn snap_waiting() -> SnapSocket {
-    SnapSocket { holders: Vec::new(), inode: 0, no_holder: Some(NoHolder::NotAccepted), ..snap_child() }
+    SnapSocket { holders: SmallVec::new(), inode: 0, no_holder: Some(NoHolder::NotAccepted), ..snap_child() }
 }
 
 fn snap_listener() -> SnapSocket {
@@ -52,7 +54,7 @@ fn snapshot(rig: &Rig, sockets: &[SnapSocket]) -> Snapshot {
 
 fn start(rig: &mut Rig, sockets: &[SnapSocket]) -> Merged {
     let snapshot = snapshot(rig, sockets);
-    rig.flows.merge_start(&snapshot, &mut rig.procs)
+    rig.flows.merge_start(snapshot, &mut rig.procs)
 }
 
 /// A kernel without the cookie helper.
@@ -221,7 +223,7 @@ fn remains_are_not_followed() {
     let mut rig = Rig::new(Backend::Fentry);
     let orphan = SnapSocket {
         state: TcpState::FinWait1,
-        holders: Vec::new(),
+        holders: SmallVec::new(),
         no_holder: Some(NoHolder::Orphan),
         ..snap_client()
     };

@@ -27,8 +27,12 @@ pub(super) fn of_socket(
     filled: Filled,
     suspended: DurationNs,
 ) -> Born {
-    let mut born =
-        Born { earliest: None, latest: filled.to, earliest_by: BornBy::Boot, latest_by: BornBy::Snapshot };
+    let mut born = Born {
+        earliest: BootNs(0),
+        latest: filled.to,
+        earliest_by: BornBy::Boot,
+        latest_by: BornBy::Snapshot,
+    };
     // The stamps are set when the handshake is over.
     let Some(info) = info.filter(|_| !matches!(state, TcpState::SynSent | TcpState::SynRecv)) else {
         return born;
@@ -52,7 +56,7 @@ pub(super) fn of_socket(
     // On a machine that is up for longer the milliseconds may have begun anew, and the age be larger.
     if exact.is_some() && filled.to.0 < WRAP {
         let most = age.saturating_add(TICK).saturating_add(suspended.0);
-        born.earliest = Some(BootNs(filled.from.0.saturating_sub(most)));
+        born.earliest = BootNs(filled.from.0.saturating_sub(most).max(1));
         born.earliest_by = by;
     }
     born
@@ -75,7 +79,7 @@ pub(super) fn by_conntrack(born: &mut Born, start: BootNs, picked_up: bool) {
         born.latest_by = BornBy::Conntrack;
     }
     if !picked_up {
-        born.earliest = Some(start);
+        born.earliest = start;
         born.earliest_by = BornBy::Conntrack;
     }
 }
@@ -87,13 +91,14 @@ pub(super) fn by_owner(born: &mut Born, origin: BootNs, wide: DurationNs, suspen
         return;
     }
     // The owner is so young that the milliseconds did not begin anew in its time.
-    if is_exact(born.latest_by) && born.earliest.is_none() && born.latest.since(origin).0 < WRAP - 2 * TICK {
+    if is_exact(born.latest_by) && born.earliest().is_none() && born.latest.since(origin).0 < WRAP - 2 * TICK
+    {
         let most = wide.0.saturating_add(2 * TICK).saturating_add(suspended.0);
-        born.earliest = Some(BootNs(born.latest.0.saturating_sub(most)));
+        born.earliest = BootNs(born.latest.0.saturating_sub(most).max(1));
         born.earliest_by = born.latest_by;
     }
-    if born.earliest.is_none_or(|earliest| earliest < origin) {
-        born.earliest = Some(origin);
+    if born.earliest < origin {
+        born.earliest = origin;
         born.earliest_by = BornBy::OwnerStart;
     }
 }
@@ -178,7 +183,7 @@ mod tests {
     #[test]
     fn last_activity_is_the_latest() {
         let born = born(&info((3, 60_000), (5, 1_000)), NOW, 0);
-        assert_eq!((born.earliest, born.earliest_by), (None, BornBy::Boot));
+        assert_eq!((born.earliest(), born.earliest_by), (None, BornBy::Boot));
         assert_eq!((born.latest.0, born.latest_by), (NOW - 60 * SECOND + TICK, BornBy::LastActivity));
     }
 
@@ -197,7 +202,7 @@ mod tests {
         ] {
             let born = born(&info, NOW, 0);
             assert_eq!((born.earliest_by, born.latest_by), (by, by));
-            assert_eq!(born.earliest.map(|at| at.0), Some(NOW - 1000 - 60 * SECOND - TICK));
+            assert_eq!(born.earliest.0, NOW - 1000 - 60 * SECOND - TICK);
             assert_eq!(born.latest.0, NOW - 60 * SECOND + TICK);
         }
         let young = born(&info((0, 0), (0, 0)), NOW, 0);
@@ -207,7 +212,7 @@ mod tests {
     #[test]
     fn suspend_makes_it_older() {
         let born = born(&info((0, 60_000), (0, 60_000)), NOW, DAY);
-        assert_eq!(born.earliest.map(|at| at.0), Some(NOW - 1000 - 60 * SECOND - TICK - DAY));
+        assert_eq!(born.earliest.0, NOW - 1000 - 60 * SECOND - TICK - DAY);
     }
 
     #[test]
@@ -215,7 +220,7 @@ mod tests {
         for state in [TcpState::SynSent, TcpState::SynRecv] {
             let info = info((0, u32::MAX), (0, u32::MAX));
             let born = of_socket(state, Some(&info), at(NOW), DurationNs(0));
-            assert_eq!((born.earliest, born.latest.0, born.latest_by), (None, NOW, BornBy::Snapshot));
+            assert_eq!((born.earliest(), born.latest.0, born.latest_by), (None, NOW, BornBy::Snapshot));
         }
     }
 
@@ -224,15 +229,15 @@ mod tests {
     fn long_uptime() {
         let now = 100 * DAY;
         let never = born(&info((0, 60_000), (0, 60_000)), now, 0);
-        assert_eq!((never.earliest, never.latest_by), (None, BornBy::NeverSent));
+        assert_eq!((never.earliest(), never.latest_by), (None, BornBy::NeverSent));
         let mut young = never;
         by_owner(&mut young, BootNs(now - DAY), DurationNs(SECOND), DurationNs(0));
         assert_eq!(young.earliest_by, BornBy::NeverSent);
-        let earliest = young.earliest.expect("bound").0;
+        let earliest = young.earliest().expect("bound").0;
         assert!(earliest <= now - 1000 - 60 * SECOND - TICK && earliest > now - 62 * SECOND);
         let mut old = never;
         by_owner(&mut old, BootNs(now - 60 * DAY), DurationNs(SECOND), DurationNs(0));
-        assert_eq!((old.earliest, old.earliest_by), (Some(BootNs(now - 60 * DAY)), BornBy::OwnerStart));
+        assert_eq!((old.earliest(), old.earliest_by), (Some(BootNs(now - 60 * DAY)), BornBy::OwnerStart));
     }
 
     #[test]
@@ -242,7 +247,7 @@ mod tests {
         by_owner(&mut active, BootNs(NOW - SECOND), DurationNs(0), DurationNs(0));
         assert_eq!(active, before, "its owner began after it: inherited");
         by_owner(&mut active, BootNs(NOW - DAY), DurationNs(0), DurationNs(0));
-        assert_eq!((active.earliest, active.earliest_by), (Some(BootNs(NOW - DAY)), BornBy::OwnerStart));
+        assert_eq!((active.earliest(), active.earliest_by), (Some(BootNs(NOW - DAY)), BornBy::OwnerStart));
         let mut exact = born(&info((0, 60_000), (0, 60_000)), NOW, 0);
         let before = exact;
         by_owner(&mut exact, BootNs(NOW - DAY), DurationNs(0), DurationNs(0));
@@ -255,11 +260,11 @@ mod tests {
         let start = BootNs(NOW - DAY);
         let mut tracked = active;
         by_conntrack(&mut tracked, start, false);
-        assert_eq!((tracked.earliest, tracked.earliest_by), (Some(start), BornBy::Conntrack));
+        assert_eq!((tracked.earliest(), tracked.earliest_by), (Some(start), BornBy::Conntrack));
         assert_eq!((tracked.latest.0, tracked.latest_by), (start.0 + SECOND, BornBy::Conntrack));
         let mut picked_up = active;
         by_conntrack(&mut picked_up, start, true);
-        assert_eq!((picked_up.earliest, picked_up.latest), (None, start));
+        assert_eq!((picked_up.earliest(), picked_up.latest), (None, start));
         let mut other = active;
         by_conntrack(&mut other, BootNs(NOW - SECOND), false);
         assert_eq!(other, active, "later than what is known");

@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 
 use conn_common::record::Counters;
+use smallvec::SmallVec;
 
 use super::direction::{DEFAULT_PORTS, by_ends, infer, port_range, range};
 use super::model::{Note, SnapSocket, TcpState};
@@ -208,7 +209,7 @@ fn from_diag(told: &DiagSocket, netns: NetNs, suspended: DurationNs) -> Option<S
         send_queue: told.send_queue,
         direction: None,
         traffic: info.map(|info| traffic(state, info)),
-        holders: Vec::new(),
+        holders: SmallVec::new(),
         no_holder: None,
         born: Some(age::of_socket(state, info, told.filled, suspended)),
     })
@@ -263,7 +264,7 @@ fn from_line(line: &TcpLine, netns: NetNs, from: BootNs) -> Option<SnapSocket> {
         send_queue: line.send_queue,
         direction: None,
         traffic: None,
-        holders: Vec::new(),
+        holders: SmallVec::new(),
         no_holder: None,
         born: Some(age::of_socket(state, None, filled, DurationNs(0))),
     })

@@ -2,6 +2,8 @@
 
 use std::net::SocketAddr;
 
+use smallvec::SmallVec;
+
 use crate::flow::born::Born;
 use crate::flow::model::{Direction, Traffic, Transport, UnknownReason};
 use crate::units::{BootNs, NetNs, Pid};
@@ -51,7 +53,7 @@ pub struct SnapSocket {
     /// Counters, where the source tells them.
     pub traffic: Option<Traffic>,
     /// Every descriptor that holds the socket, by process id and number.
-    pub holders: Vec<Holder>,
+    pub holders: SmallVec<[Holder; 1]>,
     /// Why `holders` is empty, if it is.
     pub no_holder: Option<NoHolder>,
     /// When the connection was established, as far as it is known; `None` for a listener whose owner is not known.

@@ -2,6 +2,8 @@
 
 use std::net::SocketAddr;
 
+use smallvec::SmallVec;
+
 use super::model::{SnapSocket, TcpState};
 use crate::flow::model::Transport;
 use crate::units::NetNs;
@@ -24,7 +26,7 @@ pub(crate) fn socket(local: &str, remote: &str) -> SnapSocket {
         send_queue: 0,
         direction: None,
         traffic: None,
-        holders: Vec::new(),
+        holders: SmallVec::new(),
         no_holder: None,
         born: None,
     }
