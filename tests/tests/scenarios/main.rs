@@ -1,8 +1,8 @@
 //! The scenarios against the agent, and the agent's command line.
 //!
 //! Environment: `CONN_BIN`, `CONN_SCENARIO_BIN` (the programs), `CONN_BACKEND` (default `auto`), `CONN_TIME_FACTOR`
-//! (stretches every time limit), `CONN_STORM` (connections of the storm), `CONN_MILLION` (connections of the leak test, which
-//! is left out without it: machines under emulation are too slow).
+//! (stretches every time limit), `CONN_STORM` (connections of the storm), `CONN_MILLION` (connections of the leak test; without
+//! it the tests of memory are left out: machines under emulation are too slow).
 //!
 //! `truth::NAME` runs a workload without the agent, `scenario::NAME` with it.
 
@@ -10,8 +10,8 @@ mod agent;
 mod cli;
 mod compared;
 mod identity;
-mod leak;
 mod loss;
+mod memory;
 mod settings;
 mod storm;
 mod workload;
@@ -58,7 +58,8 @@ fn trials() -> Result<Vec<Trial>> {
     trials.push(trial("identity::of-a-live-process", || compared::together(identity::of_a_live_process)));
     trials.push(trial("loss::is-exact", || compared::alone(loss::is_exact)));
     if let Some(connections) = settings::million() {
-        trials.push(trial("leak::none", move || compared::alone(|| leak::none(connections))));
+        trials.push(trial("memory::no-leak", move || compared::alone(|| memory::no_leak(connections))));
+        trials.push(trial("memory::of-many", || compared::alone(memory::of_many)));
     }
     for (name, run) in cli::ALL {
         trials.push(trial(&format!("cli::{name}"), move || compared::together(run)));

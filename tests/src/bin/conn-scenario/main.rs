@@ -5,6 +5,7 @@
 
 mod conn;
 mod facts;
+mod many;
 mod netdev;
 mod overhead;
 mod process;
@@ -21,7 +22,7 @@ use conn_tests::truth::Line;
 use crate::scenario::Skip;
 
 const USAGE: &str = "usage: conn-scenario NAME | list | storm N [--threads T] [--payload BYTES] [--wait] | \
-                     overhead --conn PATH [--pairs N] [--connections M] [--backend B] \
+                     many N | overhead --conn PATH [--pairs N] [--connections M] [--backend B] \
                      [--one-core]";
 
 fn main() -> ExitCode {
@@ -31,6 +32,8 @@ fn main() -> ExitCode {
     let result = match name.as_str() {
         "list" => list(),
         "storm" => storm::run(&args),
+        "many" => many::run(&args),
+        many::PART => many::part(&args),
         "overhead" => overhead::run(&args),
         scenario::CONNECTOR => scenario::connector(&args),
         scenario::OPENER => scenario::opener(&args),

@@ -105,7 +105,8 @@ impl Storm {
     }
 }
 
-fn destination(i: u64) -> IpAddr {
+/// The destination of connection `i`.
+pub(crate) fn destination(i: u64) -> IpAddr {
     IpAddr::V4(Ipv4Addr::new(127, 0, 0, (i % DESTINATIONS + 1) as u8))
 }
 
