@@ -1,5 +1,6 @@
 //! Very many connections: what is over must not be kept, and what is open must be small.
 
+use std::io::BufRead as _;
 use std::process::Command;
 use std::time::Instant;
 
@@ -71,7 +72,7 @@ pub(crate) fn of_many() -> Result<()> {
 fn list() -> Result<usize> {
     let output = Command::new(settings::conn()?).args(["list", "--json"]).output().context("conn list")?;
     ensure!(output.status.success(), "conn list: {}", output.status);
-    Ok(output.stdout.iter().filter(|&&byte| byte == b'\n').count())
+    Ok(output.stdout.lines().count())
 }
 
 /// A size in a process's status.
