@@ -189,6 +189,7 @@ pub fn expect(case: &Case) -> (Expect, Vec<&'static str>) {
 pub const fn errno_name(errno: i32) -> Option<&'static str> {
     match errno {
         32 => Some("EPIPE"),
+        103 => Some("ECONNABORTED"),
         104 => Some("ECONNRESET"),
         110 => Some("ETIMEDOUT"),
         111 => Some("ECONNREFUSED"),

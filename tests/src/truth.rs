@@ -117,6 +117,8 @@ pub enum End {
     LocalReset,
     /// The peer reset it.
     PeerReset,
+    /// Somebody destroyed the socket (`SOCK_DESTROY`).
+    Killed,
     /// `connect(AF_UNSPEC)`.
     Disconnect,
     /// Nobody accepted it.
@@ -131,6 +133,7 @@ impl End {
             Self::PeerFin => "peer_fin",
             Self::LocalReset => "local_reset",
             Self::PeerReset => "peer_reset",
+            Self::Killed => "killed",
             Self::Disconnect => "disconnect",
             Self::NeverAccepted => "never_accepted",
         }
@@ -148,6 +151,8 @@ pub enum Via {
     IoUring,
     /// Without a `bind`: the port is chosen by `listen`.
     AutoBind,
+    /// To a listener with `TCP_DEFER_ACCEPT`, which leaves the handshake half-open: there is no other end.
+    DeferAccept,
 }
 
 /// A socket as the workload sees it, IPv4-mapped addresses already written as IPv4.

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use crate::compare::Truth;
-use crate::truth::{Fact, Kind};
+use crate::truth::{Fact, Kind, Via};
 
 /// The facts of one connection or one listener, as indices into [`Truth::facts`], in order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -32,7 +32,11 @@ pub fn lives(facts: &[Fact]) -> Vec<Life> {
         let listener = fact.kind.is_listener().then_some(fact.pid);
         let here = of_ends.entry((&fact.sock, fact.dir, listener)).or_default();
         let lacks = |life: usize| !lives[life].facts.iter().any(|&f| facts[f].kind == fact.kind);
-        let open = here.iter().copied().rfind(|&life| lacks(life));
+        let open = here.iter().copied().rfind(|&life| lacks(life)).or_else(|| {
+            // A listener may be destroyed by another process than its own.
+            let others = fact.kind == Kind::Unlisten;
+            others.then(|| lives.iter().rposition(|life| listens_still(facts, life, fact))).flatten()
+        });
         match open {
             Some(life) if !begins(fact.kind) => lives[life].facts.push(i),
             _ => {
@@ -42,6 +46,12 @@ pub fn lives(facts: &[Fact]) -> Vec<Life> {
         }
     }
     lives
+}
+
+/// Whether it is a listener with this fact's address that has no end yet.
+fn listens_still(facts: &[Fact], life: &Life, end: &Fact) -> bool {
+    let [listen] = life.facts[..] else { return false };
+    facts[listen].kind == Kind::Listen && facts[listen].sock == end.sock
 }
 
 /// What is wrong with the truth itself: a workload that contradicts itself proves nothing.
@@ -84,7 +94,7 @@ pub fn contradictions(truth: &Truth) -> Vec<String> {
         let (netns, local, remote) = ends(out);
         let other = accepted.contains(&(netns, remote, local));
         let to_self = out.sock.remote.is_some_and(|r| Some(r.port()) == out.sock.lport);
-        if !other && !to_self {
+        if !other && !to_self && out.via != Via::DeferAccept {
             wrong.push(format!("no other end: {}", super::brief(out)));
         }
     }

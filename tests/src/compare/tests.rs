@@ -99,6 +99,16 @@ fn wrong(kind: &str, words: &str, change: impl FnOnce(&mut Event)) {
 }
 
 #[test]
+fn a_listener_that_another_process_ends_is_one_life() {
+    let listen = |pid, at| fact(Kind::Listen, sock(80, None), Some(pid), at);
+    let end = |pid| fact(Kind::Unlisten, sock(80, None), Some(pid), 9);
+    let told = |facts: &[Fact]| lives(facts).into_iter().map(|life| life.facts).collect::<Vec<_>>();
+    assert_eq!(told(&[listen(SERVER, 1), end(CLIENT)]), [[0, 1]]);
+    // Its own comes first.
+    assert_eq!(told(&[listen(CLIENT, 1), listen(SERVER, 2), end(CLIENT)]), [vec![0, 2], vec![1]]);
+}
+
+#[test]
 fn nothing_is_wrong_with_a_perfect_agent() {
     for backend in Backend::ALL {
         let truth = truth();

@@ -13,8 +13,8 @@ use crate::agent::Agent;
 use crate::settings;
 use crate::workload::{self, Workload};
 
-/// The scenario whose workload starts before the agent.
-const BEFORE_THE_AGENT: [&str; 2] = ["preattach", "preexisting"];
+/// The scenarios whose workload starts before the agent.
+const BEFORE_THE_AGENT: [&str; 3] = ["preattach", "preexisting", "timens-preexisting"];
 
 /// Tests run side by side, except a storm: that one is alone.
 static ALONE: RwLock<()> = RwLock::new(());

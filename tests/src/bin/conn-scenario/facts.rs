@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use anyhow::{Context, Result};
 use conn_tests::truth::{Line, ProcessFact};
 
-use crate::sys::{boot_ns, check};
+use crate::sys::{boot_ns, boot_shift_s, check};
 
 /// Writes one line to standard output. Pipes take up to 4096 bytes at once (`PIPE_BUF`), which no line exceeds.
 pub(crate) fn emit(line: &Line) -> Result<()> {
@@ -55,12 +55,15 @@ fn ids() -> (u32, u32) {
     unsafe { (libc::getuid(), libc::getgid()) }
 }
 
-/// Field 22 of /proc/PID/stat. The name in field 2 may hold anything, so count from the last parenthesis.
+/// Field 22 of /proc/PID/stat, as it reads outside of any time namespace.
 pub(crate) fn start_ticks(pid: u32) -> Result<u64> {
-    stat_field(pid, 22)?.parse().context("start time of a process")
+    let ticks: u64 = stat_field(pid, 22)?.parse().context("start time of a process")?;
+    // Before 5.11 /proc does not shift it. Shifted by more than its age, it seems to start in the future.
+    let shifted = ticks > boot_ns() / 10_000_000;
+    Ok(if shifted { ticks.saturating_sub(boot_shift_s() * 100) } else { ticks })
 }
 
-/// A field of /proc/PID/stat, from 3 on.
+/// A field of /proc/PID/stat, from 3 on. The name in field 2 may hold anything, so count from the last parenthesis.
 pub(crate) fn stat_field(pid: u32, number: usize) -> Result<String> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).context("read /proc/PID/stat")?;
     let rest = stat.rsplit_once(')').context("/proc/PID/stat has no name")?.1;

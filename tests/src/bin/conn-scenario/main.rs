@@ -4,6 +4,7 @@
 //! `conn-scenario list` names the scenarios, `conn-scenario NAME` runs one.
 
 mod conn;
+mod diag;
 mod facts;
 mod many;
 mod netdev;

@@ -4,6 +4,7 @@ use std::io;
 use std::mem::{size_of, zeroed};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use libc::{c_int, c_void, socklen_t};
 
@@ -15,16 +16,31 @@ pub(crate) fn check(result: c_int) -> io::Result<c_int> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
-fn check_len(result: isize) -> io::Result<usize> {
+pub(crate) fn check_len(result: isize) -> io::Result<usize> {
     usize::try_from(result).map_err(|_| io::Error::last_os_error())
 }
 
-/// `CLOCK_BOOTTIME` in nanoseconds, the clock of the agent's `boot_ns`.
+/// By how many seconds this process's time namespace shifts its boot clock.
+static BOOT_SHIFT_S: AtomicU64 = AtomicU64::new(0);
+
+/// From now on this process and what it forks are in a time namespace that shifts the boot clock by so much.
+pub(crate) fn shift_boot_clock(seconds: u64) {
+    BOOT_SHIFT_S.store(seconds, Ordering::Relaxed);
+}
+
+/// By how many seconds this process's boot clock, and the start times that it reads in /proc
+/// (`timens_add_boottime_ns`), are ahead of the machine's.
+pub(crate) fn boot_shift_s() -> u64 {
+    BOOT_SHIFT_S.load(Ordering::Relaxed)
+}
+
+/// The machine's `CLOCK_BOOTTIME` in nanoseconds, the clock of the agent's `boot_ns`.
 pub(crate) fn boot_ns() -> u64 {
     let mut ts = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `ts` is a valid timespec that outlives the call.
     unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut ts) };
-    u64::try_from(ts.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(ts.tv_nsec).unwrap_or(0)
+    let seconds = u64::try_from(ts.tv_sec).unwrap_or(0).saturating_sub(boot_shift_s());
+    seconds * 1_000_000_000 + u64::try_from(ts.tv_nsec).unwrap_or(0)
 }
 
 /// This thread's id.

@@ -41,23 +41,23 @@ pub(super) fn refused_nonblocking() -> Result<()> {
 }
 
 /// A listener that drops every SYN: its queue has room for one, and one is in it.
-struct Full {
+pub(super) struct Full {
     listener: Listener,
     filler: Conn,
 }
 
 impl Full {
-    fn new() -> Result<Self> {
+    pub(super) fn new() -> Result<Self> {
         let listener = Listener::with(V4, 0, 0, |_| Ok(()))?;
         let filler = Conn::connect(listener_addr(&listener))?;
         Ok(Self { listener, filler })
     }
 
-    fn addr(&self) -> SocketAddr {
+    pub(super) fn addr(&self) -> SocketAddr {
         listener_addr(&self.listener)
     }
 
-    fn end(self) -> Result<()> {
+    pub(super) fn end(self) -> Result<()> {
         let mut queued = self.listener.accept()?;
         self.filler.close(End::LocalFin)?;
         queued.recv_end()?;
@@ -82,13 +82,13 @@ pub(super) fn timeout() -> Result<()> {
 }
 
 /// A connect that has got no answer yet.
-struct Pending {
-    fd: OwnedFd,
-    sock: SockFact,
-    from: u64,
+pub(super) struct Pending {
+    pub(super) fd: OwnedFd,
+    pub(super) sock: SockFact,
+    pub(super) from: u64,
 }
 
-fn pending(to: SocketAddr) -> Result<Pending> {
+pub(super) fn pending(to: SocketAddr) -> Result<Pending> {
     let fd = sys::socket(false, true, 0)?;
     let from = boot_ns();
     in_progress(sys::connect(&fd, to))?;

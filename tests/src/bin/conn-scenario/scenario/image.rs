@@ -52,7 +52,12 @@ pub(crate) fn waiter(_: &[String]) -> Result<()> {
 }
 
 /// Starts a connector, accepts its connection and tells what it did.
-fn run_connector(listener: &Listener, program: &PathBuf, exe: &str, more: &[OsString]) -> Result<()> {
+pub(super) fn run_connector(
+    listener: &Listener,
+    program: &PathBuf,
+    exe: &str,
+    more: &[OsString],
+) -> Result<()> {
     let port = OsString::from(listener.port().to_string());
     let mut args = vec![OsString::from(CONNECTOR), port];
     args.extend_from_slice(more);

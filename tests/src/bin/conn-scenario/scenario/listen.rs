@@ -88,6 +88,32 @@ pub(super) fn queued() -> Result<()> {
     server.join()
 }
 
+/// Two connections that for the clients are established and for the server half-open: with `TCP_DEFER_ACCEPT` it
+/// takes no notice of the last ACK (`tcp_check_req`). They never were sockets there, so only the clients' ends are told.
+pub(super) fn half_open() -> Result<()> {
+    let server = fork(|pipe| {
+        let defer = |fd: &_| Ok(sys::set_option(fd, libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, &30i32)?);
+        let listener = Listener::with(V4, 16, 0, defer)?;
+        pipe.tell(u64::from(listener.port()))?;
+        pipe.hear()?;
+        listener.close()?;
+        pipe.tell(0)
+    })?;
+    let to = SocketAddr::new(V4, server.pipe.hear_port()?);
+    let connect = || {
+        let (fd, from) = (sys::socket(false, false, 0)?, boot_ns());
+        sys::connect(&fd, to).context("connect")?;
+        Conn::connected(fd, By::Me, from, Via::DeferAccept, false)
+    };
+    let (mut talker, silent) = (connect()?, connect()?);
+    server.pipe.tell(0)?;
+    server.pipe.hear()?;
+    talker.send(5)?;
+    talker.recv_reset(libc::ECONNRESET)?;
+    silent.close(End::LocalFin)?;
+    server.join()
+}
+
 pub(super) fn shutdown() -> Result<()> {
     let listener = Listener::new(V4)?;
     let from = boot_ns();

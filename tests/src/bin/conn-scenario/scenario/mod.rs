@@ -1,6 +1,7 @@
 //! The scenarios.
 
 mod basic;
+mod destroy;
 mod end;
 mod fail;
 mod fastopen;
@@ -15,6 +16,7 @@ mod pidreuse;
 mod preattach;
 mod preexisting;
 mod reuse;
+mod timens;
 
 use anyhow::Result;
 
@@ -76,6 +78,26 @@ pub(crate) const ALL: &[Scenario] = &[
     s("unread", end::unread, "the client closes with unread data"),
     s("reset-by-peer", end::reset_by_peer, "the server closes with SO_LINGER 0"),
     s("reset-after-fin", end::reset_after_fin, "FIN, then RST: EPIPE at the peer"),
+    if_able(
+        "destroyed",
+        destroy::lacks,
+        destroy::connection,
+        "SOCK_DESTROY (ss -K), by its owner and by another process",
+    ),
+    if_able("destroyed-accepted", destroy::lacks, destroy::accepted, "SOCK_DESTROY of the accepted end"),
+    if_able(
+        "destroyed-queued",
+        destroy::lacks,
+        destroy::queued,
+        "SOCK_DESTROY in the accept queue, accepted later",
+    ),
+    if_able("destroyed-connecting", destroy::lacks, destroy::connecting, "SOCK_DESTROY before the answer"),
+    if_able(
+        "destroyed-listener",
+        destroy::lacks,
+        destroy::listener,
+        "SOCK_DESTROY of a listener with a connection queued",
+    ),
     s("half-closed", half::half_closed, "SHUT_WR, the peer closes, the fd is closed late"),
     s("half-closed-passive", half::half_closed_passive, "both ends shut down, both fds are closed late"),
     s("half-closed-then-closed", half::then_closed, "SHUT_WR, then close before the peer's FIN"),
@@ -102,11 +124,14 @@ pub(crate) const ALL: &[Scenario] = &[
     s("preattach", preattach::run, "25 processes blocked in accept since before the agent"),
     s("reuseport", listen::reuseport, "two processes listen on one port"),
     s("queued", listen::queued, "a listener is closed with connections queued"),
+    s("queued-half-open", listen::half_open, "a listener is closed with handshakes that never completed"),
     s("listener-shutdown", listen::shutdown, "shutdown() of a listener"),
     s("autobound", listen::autobound, "listen without bind"),
     s("listen-again", listen::again, "a listener stops and listens again, as one socket and as a new one"),
     s("listener-killed", listen::killed, "kill -9 of a listening process"),
     s("netns", netns::run, "a network namespace of its own"),
+    if_able("timens", timens::lacks, timens::run, "a time namespace: its boot clock is shifted"),
+    if_able("timens-preexisting", timens::lacks, timens::preexisting, "the same, and the agent comes later"),
     s("disconnect", reuse::disconnect, "AF_UNSPEC, then another connection on the same socket"),
     s("same-tuple", reuse::same_tuple, "twice the same four-tuple on one socket"),
     s("retry", reuse::retry, "a refused socket connects again"),
