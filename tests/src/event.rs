@@ -34,6 +34,8 @@ pub struct Event {
     pub family: Option<String>,
     /// IPv4-mapped.
     pub mapped: Option<bool>,
+    /// The kernel's own socket.
+    pub kernel_socket: bool,
     /// Local address.
     pub laddr: Option<IpAddr>,
     /// Local port.
@@ -125,6 +127,8 @@ pub struct Process {
     pub uid: u32,
     /// Group.
     pub gid: u32,
+    /// A kernel thread.
+    pub kernel: bool,
     /// Whence the knowledge.
     pub source: String,
 }

@@ -51,6 +51,8 @@ pub enum Who {
     Right,
     /// The right one, from the descriptors that it holds.
     FdTable,
+    /// A kernel thread, whichever, named by a hook.
+    KernelThread,
     /// Said to be unknown.
     Unknown,
 }
@@ -116,9 +118,30 @@ pub const RULES: &[Rule] = &[
         change: |e| e.closer = Who::Unknown,
     },
     Rule {
+        reason: "a thread of the kernel accepted it and closes it; the workload cannot know which",
+        applies: |c| c.fact.sock.kernel && c.dir_in(),
+        change: |e| {
+            e.owner = Who::KernelThread;
+            e.closer = Who::KernelThread;
+        },
+    },
+    Rule {
+        reason: "tracepoint: the kernel makes no system call accept, so its accept is told when it closes, by nobody known",
+        applies: |c| c.backend == Backend::Tracepoint && c.fact.sock.kernel && c.dir_in(),
+        change: |e| {
+            e.told_late = true;
+            e.owner = Who::Unknown;
+        },
+    },
+    Rule {
         reason: "it began before the agent attached: the snapshot knows who holds it, not who made it",
         applies: |c| c.fact.early,
         change: |e| e.owner = Who::FdTable,
+    },
+    Rule {
+        reason: "the kernel's own, from before the agent: no process ever holds it",
+        applies: |c| c.fact.early && c.fact.sock.kernel,
+        change: |e| e.owner = Who::Unknown,
     },
     Rule {
         reason: "tracepoint: CLOSE->SYN_SENT comes before the choice of the port, for which the agent waits only so long",

@@ -51,6 +51,8 @@ pub fn events(truth: &Truth, backend: Backend) -> Result<Vec<Event>, Vec<String>
 fn event(truth: &Truth, fact: &Fact, begin: Option<&Fact>, backend: Backend) -> Event {
     let owner = actor(truth, begin.unwrap_or(fact), backend);
     let owner = match (fact.early, begin) {
+        (false, Some(begin)) if by_kernel(begin) && backend == Backend::Tracepoint => unknown("backend"),
+        (true, _) if fact.sock.kernel => unknown("no_holder"),
         (true, _) => Actor { method: "fd_table".to_owned(), hook: None, tid: None, ..owner },
         (false, None) => unknown("before_attach"),
         (false, Some(_)) => owner,
@@ -68,6 +70,7 @@ fn event(truth: &Truth, fact: &Fact, begin: Option<&Fact>, backend: Backend) -> 
         proto: Some(if fact.sock.mptcp { "mptcp" } else { "tcp" }.to_owned()),
         family: Some(if fact.sock.laddr.is_ipv4() { "ipv4" } else { "ipv6" }.to_owned()),
         mapped: Some(fact.sock.mapped),
+        kernel_socket: fact.sock.kernel,
         laddr: Some(fact.sock.laddr),
         lport,
         raddr: fact.sock.remote.map(|r| r.ip()),
@@ -97,7 +100,16 @@ fn unknown(reason: &str) -> Actor {
     Actor { method: "unknown".to_owned(), reason: Some(reason.to_owned()), ..Actor::default() }
 }
 
+/// A thread of the kernel did it, of which the workload knows nothing.
+fn by_kernel(fact: &Fact) -> bool {
+    fact.sock.kernel && fact.dir == Some(Dir::In) && fact.pid.is_none()
+}
+
 fn actor(truth: &Truth, fact: &Fact, backend: Backend) -> Actor {
+    if by_kernel(fact) {
+        let worker = Process { pid: 9, comm: "kworker/0:1".to_owned(), kernel: true, ..Process::default() };
+        return Actor { process: Some(worker), method: "hook".to_owned(), ..Actor::default() };
+    }
     let Some(image) = fact.pid.and_then(|pid| truth.image(pid, fact.from_ns)) else {
         return unknown("kernel");
     };

@@ -5,6 +5,7 @@
 //! * [`expect`]: what each backend can know, in one table;
 //! * [`compare`]: none missing, none invented, each right;
 //! * [`against_ss`]: `conn list` against ss;
+//! * [`module`]: kernel modules of the test machines;
 //! * [`fake`]: an agent that knows everything, to test the comparison itself.
 
 pub mod against_ss;
@@ -12,4 +13,5 @@ pub mod compare;
 pub mod event;
 pub mod expect;
 pub mod fake;
+pub mod module;
 pub mod truth;

@@ -160,6 +160,9 @@ pub enum Via {
 pub struct SockFact {
     /// Multipath TCP.
     pub mptcp: bool,
+    /// The kernel's own: no descriptor leads to it.
+    #[serde(default)]
+    pub kernel: bool,
     /// The socket is IPv6 and its addresses are IPv4-mapped.
     pub mapped: bool,
     /// Inode of the network namespace.

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use conn_common::record::Sock;
 
-use super::ends::Ends;
 use super::listeners::Owners;
 use super::model::{Actor, Change, Direction, EndedHow, Ending, Failure, FlowEvent, Method, Source, Traffic};
 use super::store::{Conn, known};
@@ -61,7 +60,7 @@ impl FlowTable {
         out: &mut Vec<FlowEvent>,
     ) {
         let Some(conn) = self.store.get_mut(place) else { return };
-        conn.ends.complete(&Ends::of(sock));
+        conn.learn(sock);
         conn.owner = owner;
         conn.accepted = boot;
         let (netns, local) = (conn.netns, conn.ends.local());
@@ -113,6 +112,8 @@ impl FlowTable {
             None => self.listeners.owners(conn.netns, conn.ends.local(), closer.map(|process| &**process)),
         };
         let (owner, listener) = infer_owner(owners, closer);
+        // The kernel's own are accepted by whichever of its threads is free, not by who made it listen.
+        let owner = if conn.kernel { BACKEND } else { owner };
         let Some(conn) = self.store.get_mut(place) else { return };
         conn.owner = owner;
         conn.listener = listener;

@@ -96,7 +96,9 @@ impl FlowTable {
         let addr = canonical_ip(address(sock.family, sock.laddr)).0;
         let local = SocketAddr::new(addr, sock.lport);
         self.adopt_listener(sock);
-        if self.listeners.get(sock.key).is_some() {
+        if let Some(listener) = self.listeners.get_mut(sock.key) {
+            // A snapshot does not tell it.
+            listener.kernel |= sock.flags & SockFlags::KERNEL != 0;
             self.unlisten(sock.key, local, closer, at.boot, out);
             return;
         }

@@ -54,6 +54,23 @@ fn accept_that_no_hook_saw_is_inferred_at_the_close() {
 }
 
 #[test]
+fn accept_by_the_kernel_is_not_its_listeners_owners() {
+    let kernels = |sock: Sock| Sock { flags: sock.flags | SockFlags::KERNEL, ..sock };
+    both(
+        |rig| {
+            rig.listens(20, kernels(listener()));
+            rig.established(SYN_RECV, kernels(child()));
+            rig.closes(9, ESTABLISHED, kernels(child()));
+        },
+        &[
+            "listen 1 0.0.0.0:80 kernel by 20",
+            "accept 2 In 127.0.0.1:80>127.0.0.1:40000 kernel by ?(Unknown(Backend)) of 20",
+            "close 2 In 127.0.0.1:80>127.0.0.1:40000 kernel by ?(Unknown(Backend)) LocalFin closer 9",
+        ],
+    );
+}
+
+#[test]
 fn accept_inferred_at_an_end_that_its_owner_made() {
     both(
         |rig| {

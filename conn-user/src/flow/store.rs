@@ -90,6 +90,12 @@ impl Conn {
         }
     }
 
+    /// Takes over what a record tells beyond what is known: of a connection of the snapshot, whose socket it is.
+    pub(super) fn learn(&mut self, sock: &Sock) {
+        self.ends.complete(&Ends::of(sock));
+        self.kernel |= sock.flags & SockFlags::KERNEL != 0;
+    }
+
     /// Incoming, and not known to be accepted.
     pub(super) fn waits(&self) -> bool {
         self.direction == Direction::In && self.accepted.0 == 0 && !self.under_way

@@ -354,7 +354,7 @@ impl FlowTable {
             Found::Live(place) => {
                 let closer = hook_actor(at, &record.task, procs);
                 let Some(conn) = self.store.get_mut(place) else { return };
-                conn.ends.complete(&Ends::of(sock));
+                conn.learn(sock);
                 if conn.connecting() && matches!(sock.old_state, state::SYN_SENT | state::SYN_RECV) {
                     self.fail(place, 0, at.boot, out);
                     return;
@@ -377,7 +377,7 @@ impl FlowTable {
             Found::Unknown => self.end_unseen(record, at, procs, out),
             Found::Live(place) => {
                 let Some(conn) = self.store.get_mut(place) else { return };
-                conn.ends.complete(&Ends::of(sock));
+                conn.learn(sock);
                 if conn.connecting() && matches!(sock.old_state, state::SYN_SENT | state::SYN_RECV) {
                     self.fail(place, sock.err, at.boot, out);
                 } else if sock.old_state == state::SYN_SENT {

@@ -222,7 +222,11 @@ fn ends(conn: &ConnEvent) -> String {
         text += " mapped";
     }
     text += source(conn.source);
-    text
+    text + kernel(conn.kernel_socket)
+}
+
+fn kernel(kernel_socket: bool) -> &'static str {
+    if kernel_socket { " kernel" } else { "" }
 }
 
 /// An event in one line. A process is its number; how it is known follows where no hook named it.
@@ -242,11 +246,18 @@ pub(crate) fn text(event: &FlowEvent) -> String {
             let (owner, closer) = (actor(&conn.owner), actor(&end.closer));
             format!("close {} by {owner} {:?}{errno} closer {closer}", ends(conn), end.how)
         }
-        Change::Listen(event) => format!("listen {} {} by {}", event.id.0, event.local, actor(&event.owner)),
-        Change::Unlisten(event, end) => format!(
-            "unlisten {} {} by {} closer {}{}",
+        Change::Listen(event) => format!(
+            "listen {} {}{} by {}",
             event.id.0,
             event.local,
+            kernel(event.kernel_socket),
+            actor(&event.owner)
+        ),
+        Change::Unlisten(event, end) => format!(
+            "unlisten {} {}{} by {} closer {}{}",
+            event.id.0,
+            event.local,
+            kernel(event.kernel_socket),
             actor(&event.owner),
             actor(&end.closer),
             source(event.source),

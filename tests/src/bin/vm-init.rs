@@ -6,7 +6,7 @@
 //! Lines on the port: `BEGIN <backend>`, `| <what the tests printed>`, `RESULT <backend> passed=… failed=… ignored=…
 //! filtered=… seconds=…`, `NOTE <text>`, and last `END passed=… failed=… ignored=…`. Without the last one the run is void.
 
-use std::ffi::{CStr, CString};
+use std::ffi::CString;
 use std::fs::{self, File};
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::os::fd::AsRawFd as _;
@@ -16,6 +16,8 @@ use std::process::{Command, ExitStatus};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use conn_tests::module;
 
 /// The port that carries results; the first one is the console, on which the kernel writes too.
 const PORT: &str = "/dev/ttyS1";
@@ -325,19 +327,8 @@ fn loopback_up() -> io::Result<()> {
 }
 
 fn load_modules(files: &[String]) -> io::Result<()> {
-    /// Kernel: include/uapi/linux/module.h, MODULE_INIT_COMPRESSED_FILE (5.17 and later).
-    const COMPRESSED: libc::c_int = 4;
-    const NO_PARAMETERS: &CStr = c"";
-    for name in files {
-        let file = File::open(name)?;
-        let plain = Path::new(name).extension().is_some_and(|ending| ending == "ko");
-        let flags = if plain { 0 } else { COMPRESSED };
-        // SAFETY: the descriptor is open and the string is NUL-terminated.
-        let result =
-            unsafe { libc::syscall(libc::SYS_finit_module, file.as_raw_fd(), NO_PARAMETERS.as_ptr(), flags) };
-        if result != 0 {
-            return Err(io::Error::other(format!("{name}: {}", io::Error::last_os_error())));
-        }
+    for file in files {
+        module::load(Path::new(file)).map_err(|error| io::Error::other(format!("{file}: {error}")))?;
     }
     Ok(())
 }

@@ -61,6 +61,7 @@ fn socket(report: &mut Report, case: &Case, expect: Expect) {
         report.say("no conn_id".into());
     }
     report.want("proto", &event.proto.as_deref(), &Some(if fact.sock.mptcp { "mptcp" } else { "tcp" }));
+    report.want("kernel_socket", &event.kernel_socket, &fact.sock.kernel);
     // A mapped socket is shown with its IPv4 addresses.
     let family = if fact.sock.laddr.is_ipv4() { "ipv4" } else { "ipv6" };
     report.want("family", &event.family.as_deref(), &Some(family));
@@ -153,6 +154,10 @@ fn actor(
     match (who, &told.process, image) {
         (Who::Unknown, None, _) if unknown => {}
         (Who::Unknown, ..) => report.say(format!("{role}: told {}, but nobody can know it", name(told))),
+        (Who::KernelThread, Some(process), None) => {
+            report.want(&format!("{role} is a kernel thread"), &process.kernel, &true);
+            report.want(&format!("{role} method"), &told.method.as_str(), &"hook");
+        }
         (_, Some(process), Some(image)) => {
             same_process(report, role, process, image, whole);
             if who == Who::FdTable {

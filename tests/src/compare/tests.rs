@@ -27,7 +27,7 @@ const V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 fn sock(lport: u16, rport: Option<u16>) -> SockFact {
     let remote = rport.map(|port| SocketAddr::new(V4, port));
-    SockFact { mptcp: false, mapped: false, netns: 4, laddr: V4, lport: Some(lport), remote }
+    SockFact { mptcp: false, kernel: false, mapped: false, netns: 4, laddr: V4, lport: Some(lport), remote }
 }
 
 fn fact(kind: Kind, sock: SockFact, pid: Option<u32>, at: u64) -> Fact {

@@ -14,7 +14,8 @@ use crate::settings;
 use crate::workload::{self, Workload};
 
 /// The scenarios whose workload starts before the agent.
-const BEFORE_THE_AGENT: [&str; 3] = ["preattach", "preexisting", "timens-preexisting"];
+const BEFORE_THE_AGENT: [&str; 4] =
+    ["preattach", "preexisting", "timens-preexisting", "kernel-sockets-preexisting"];
 
 /// Tests run side by side, except a storm: that one is alone.
 static ALONE: RwLock<()> = RwLock::new(());

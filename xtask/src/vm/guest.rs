@@ -65,12 +65,14 @@ impl Programs {
             archive.executable(&format!("bin/{name}"), program)?;
         }
         let mut config = Vec::new();
-        for module in &kernel.modules {
+        for module in kernel.modules.iter().chain(&kernel.modules_for_tests) {
             let name = module.file_name().context("a module without a name")?.to_string_lossy();
             let content =
                 std::fs::read(module).with_context(|| format!("cannot read {}", module.display()))?;
             archive.plain(&format!("modules/{name}"), &content)?;
-            config.push(format!("module=/modules/{name}"));
+            if kernel.modules.contains(module) {
+                config.push(format!("module=/modules/{name}"));
+            }
         }
         for backend in &job.backends {
             config.push(format!("backend={backend}"));

@@ -38,6 +38,9 @@ const FLAVOUR: &str = "-cloud-amd64";
 /// Modules that are loaded in the guest when the kernel has them, each after those it depends on.
 pub(crate) const MODULES: [&str; 3] = ["veth", "inet_diag", "tcp_diag"];
 
+/// Modules that the guest has as files, for the tests to load: with them the kernel itself listens.
+const MODULES_FOR_TESTS: [&str; 2] = ["rds", "rds_tcp"];
+
 /// A kernel that is ready to boot.
 pub(crate) struct Kernel {
     /// How it is called on the command line, e.g. "6.12".
@@ -48,6 +51,8 @@ pub(crate) struct Kernel {
     pub(crate) image: PathBuf,
     /// Files of [`MODULES`], in that order.
     pub(crate) modules: Vec<PathBuf>,
+    /// Files of [`MODULES_FOR_TESTS`].
+    pub(crate) modules_for_tests: Vec<PathBuf>,
 }
 
 /// The names of all known kernels, oldest first.
@@ -133,8 +138,11 @@ fn unpacked(line: &Line, dir: &Path, package: String) -> Result<Kernel> {
     let Some(image) = named("vmlinuz") else {
         bail!("{package} holds no vmlinuz; remove {} and try again", dir.display());
     };
-    let modules = MODULES.iter().filter_map(|module| named(&format!("{module}.ko")).cloned()).collect();
-    Ok(Kernel { name: line.name, package, image: image.clone(), modules })
+    let found = |modules: &[&str]| {
+        modules.iter().filter_map(|module| named(&format!("{module}.ko")).cloned()).collect()
+    };
+    let (modules, modules_for_tests) = (found(&MODULES), found(&MODULES_FOR_TESTS));
+    Ok(Kernel { name: line.name, package, image: image.clone(), modules, modules_for_tests })
 }
 
 /// All files below a folder; none when there is no such folder.

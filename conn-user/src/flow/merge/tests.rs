@@ -105,6 +105,26 @@ fn what_was_there_has_its_holders() {
     );
 }
 
+/// `sock_diag` does not tell it, so nobody seems to hold them; the records do.
+#[test]
+fn the_kernels_own_are_flagged_by_their_records() {
+    let unheld =
+        |socket| SnapSocket { holders: SmallVec::new(), no_holder: Some(NoHolder::NotFound), ..socket };
+    let kernels = |sock: Sock| Sock { flags: sock.flags | SockFlags::KERNEL, ..sock };
+    after(
+        true,
+        &[unheld(snap_listener()), unheld(snap_client())],
+        |rig| {
+            rig.closes(9, ESTABLISHED, kernels(client()));
+            rig.unlistens(8, kernels(listener()));
+        },
+        &[
+            "close 2 Out 127.0.0.1:40000>127.0.0.1:80 snapshot kernel by ?(Unknown(NoHolder)) LocalFin closer 9",
+            "unlisten 1 0.0.0.0:80 kernel by ?(Unknown(NoHolder)) closer 8 snapshot",
+        ],
+    );
+}
+
 #[test]
 fn of_several_holders_the_first_process_owns() {
     let shared = held_by(&snap_client(), &[12, 11, 13]);

@@ -78,6 +78,7 @@ pub(crate) fn sock_fact(local: SocketAddr, remote: Option<SocketAddr>, mptcp: bo
     let (laddr, mapped) = canonical(local);
     Ok(SockFact {
         mptcp,
+        kernel: false,
         mapped: mapped && remote.is_some(),
         netns: netns()?,
         laddr: laddr.ip(),

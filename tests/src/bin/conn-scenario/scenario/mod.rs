@@ -8,6 +8,7 @@ mod fastopen;
 mod half;
 mod image;
 mod io_uring;
+mod kernel;
 mod listen;
 mod mptcp;
 mod netns;
@@ -144,5 +145,17 @@ pub(crate) const ALL: &[Scenario] = &[
         "TCP_FASTOPEN_CONNECT: the SYN goes with the data",
     ),
     if_able("io-uring", io_uring::lacks, io_uring::run, "connect and accept by io_uring"),
+    if_able(
+        "kernel-sockets",
+        kernel::lacks,
+        kernel::run,
+        "the kernel listens, accepts and closes for itself",
+    ),
+    if_able(
+        "kernel-sockets-preexisting",
+        kernel::lacks,
+        kernel::preexisting,
+        "its listener is older than the agent",
+    ),
     if_able("mptcp", mptcp::lacks, mptcp::run, "a Multipath TCP connection"),
 ];
