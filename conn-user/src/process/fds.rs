@@ -13,7 +13,7 @@ use rustix::fs::{CWD, Mode, OFlags, RawDir, openat, readlinkat_raw};
 use rustix::io::Errno;
 
 use super::hash::IntMap;
-use super::procfs::parse_stat;
+use super::procfs::read_stat;
 use crate::kernel::netns::{Namespace, parse_id};
 use crate::units::{BootNs, NetNs, Pid};
 
@@ -148,7 +148,7 @@ impl Descriptors {
         // Everything is read through this directory: it belongs to one process, even when its id is used again.
         let process = openat(root, pid.to_string(), PATH, Mode::empty())?;
         let stat = read_small(openat(&process, c"stat", FILE, Mode::empty())?, &mut room.text)?;
-        let Some(stat) = parse_stat(stat) else { return Ok(()) };
+        let Some(stat) = read_stat(stat) else { return Ok(()) };
         if stat.flags & PF_KTHREAD != 0 {
             return Ok(());
         }

@@ -5,7 +5,8 @@ use std::io::{self, Read as _};
 use std::os::unix::ffi::OsStringExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use std::thread;
 
 use conn_common::record::{EXEC_ARGS_MAX, PF_KTHREAD};
 
@@ -14,6 +15,7 @@ use super::identity::ProcessState;
 use super::image::{split_args, until_nul};
 use super::info::{FileId, TICK_NS, is_same_tick};
 use super::tty;
+use crate::clock;
 use crate::units::{BootNs, NetNs, Pid};
 
 /// A process as /proc shows it at one moment.
@@ -100,8 +102,31 @@ struct Exe {
     file: Option<FileId>,
 }
 
+/// What the bytes of a `/proc/PID/stat` say, the start on the machine's clock whichever time namespace we are in.
+pub(super) fn read_stat(bytes: &[u8]) -> Option<Stat> {
+    let mut stat = parse_stat(bytes)?;
+    if clock::is_shifted() && starts_are_shifted() {
+        stat.start = clock::of_machine(stat.start);
+    }
+    Some(stat)
+}
+
+/// Whether `/proc` shifts start times for readers in a time namespace: kernels from 5.11 on do (`do_task_stat`,
+/// `timens_add_boottime_ns`). A thread that has just started tells it: its start is now, by one clock or the other.
+fn starts_are_shifted() -> bool {
+    static SHIFTED: OnceLock<bool> = OnceLock::new();
+    *SHIFTED.get_or_init(|| {
+        let start = || parse_stat(&fs::read("/proc/thread-self/stat").ok()?).map(|stat| stat.start);
+        let Some(Some(start)) = thread::Builder::new().spawn(start).ok().and_then(|it| it.join().ok()) else {
+            return true;
+        };
+        let now = clock::boot_now().0;
+        clock::of_machine(start).0.abs_diff(now) < start.0.abs_diff(now)
+    })
+}
+
 /// The name stands in parentheses and may itself contain some: the last one ends it.
-pub(super) fn parse_stat(bytes: &[u8]) -> Option<Stat> {
+fn parse_stat(bytes: &[u8]) -> Option<Stat> {
     let open = bytes.iter().position(|&b| b == b'(')?;
     let close = bytes.iter().rposition(|&b| b == b')')?;
     let comm = bytes.get(open + 1..close)?;
@@ -148,7 +173,7 @@ impl ProcFs {
     }
 
     fn stat(&self, pid: Pid) -> Option<Stat> {
-        parse_stat(&fs::read(self.file(pid, "stat")).ok()?)
+        read_stat(&fs::read(self.file(pid, "stat")).ok()?)
     }
 
     /// The file of that name in the folder of a process.

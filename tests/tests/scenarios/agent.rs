@@ -3,12 +3,13 @@
 use std::io::{BufRead, BufReader, Read};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use conn_tests::event::{Event, Totals};
 use conn_tests::expect::Backend;
 
@@ -90,15 +91,38 @@ impl Agent {
     }
 
     pub(crate) fn start_with(arguments: &[&str], output: Output) -> Result<Self> {
-        let program = settings::conn()?;
-        let mut child = Command::new(&program)
-            .args(["tail", "--json", "--backend", &settings::backend()])
-            .args(arguments)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .with_context(|| format!("start {}", program.display()))?;
+        Self::of(spawn(&mut Self::command(arguments)?)?, output)
+    }
+
+    /// As [`Self::start`], in a time namespace whose boot clock is ahead by so many seconds.
+    pub(crate) fn start_shifted(seconds: u64) -> Result<Self> {
+        let start = move || {
+            // SAFETY: no pointers are passed; it concerns the children of this thread only.
+            let unshared = unsafe { libc::unshare(libc::CLONE_NEWTIME) };
+            ensure!(unshared == 0, "unshare(CLONE_NEWTIME): {}", std::io::Error::last_os_error());
+            // SAFETY: gettid has no arguments and cannot fail.
+            let offsets = format!("/proc/{}/timens_offsets", unsafe { libc::gettid() });
+            std::fs::write(&offsets, format!("{} {seconds} 0\n", libc::CLOCK_BOOTTIME))
+                .with_context(|| format!("write {offsets}"))?;
+            let mut command = Self::command(&[])?;
+            // SAFETY: it does nothing. With it the standard library forks; before 6.0 a child that shares the memory
+            // (`posix_spawn`) may not change its time namespace (kernel: `copy_namespaces`).
+            unsafe { command.pre_exec(|| Ok(())) };
+            spawn(&mut command)
+        };
+        // Nor may this thread start others, for the same reason.
+        let child = std::thread::spawn(start).join().map_err(|_| anyhow!("a thread panicked"))??;
+        Self::of(child, Output::Events)
+    }
+
+    fn command(arguments: &[&str]) -> Result<Command> {
+        let mut command = Command::new(settings::conn()?);
+        command.args(["tail", "--json", "--backend", &settings::backend()]).args(arguments);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Ok(command)
+    }
+
+    fn of(mut child: Child, output: Output) -> Result<Self> {
         let shared = Arc::new(Shared::default());
         shared.change(|said| (said.stdout_open, said.stderr_open) = (true, true));
         let stdout = child.stdout.take().context("no stdout")?;
@@ -249,6 +273,10 @@ impl Ended {
         );
         Ok(totals)
     }
+}
+
+fn spawn(command: &mut Command) -> Result<Child> {
+    command.spawn().with_context(|| format!("start {command:?}"))
 }
 
 fn read_events(stdout: ChildStdout, shared: &Shared) {

@@ -1,9 +1,9 @@
 //! A scenario against the agent.
 
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use conn_tests::compare::{Problem, Truth, compare};
 use conn_tests::expect::Backend;
 use conn_tests::fake;
@@ -59,7 +59,7 @@ pub(crate) fn stop_shared() -> Result<()> {
 /// Compares what the agent tells of a scenario with what happened.
 pub(crate) fn scenario(name: &str) -> Result<()> {
     if BEFORE_THE_AGENT.contains(&name) {
-        return before_the_agent(name);
+        return before_the_agent(name, || Agent::start(&[]));
     }
     let agent = shared()?;
     let mark = agent.mark();
@@ -67,13 +67,27 @@ pub(crate) fn scenario(name: &str) -> Result<()> {
     verify(&agent, mark, &lines)
 }
 
-fn before_the_agent(name: &str) -> Result<()> {
+fn before_the_agent(name: &str, start: impl FnOnce() -> Result<Agent>) -> Result<()> {
     let mut workload = Workload::start(&[name])?;
     workload.ready()?;
-    let agent = Agent::start(&[])?;
+    let agent = start()?;
     workload.go()?;
     let lines = workload.finish()?;
     verify(&agent, 0, &lines)?;
+    agent.stop()?.lost_nothing().map(drop)
+}
+
+/// An agent whose own clock, and what it reads in /proc, are shifted.
+pub(crate) fn shifted_agent() -> Result<()> {
+    const SHIFT_S: u64 = 2_000_000;
+    before_the_agent("timens-preexisting", || Agent::start_shifted(SHIFT_S))?;
+    let agent = Agent::start_shifted(SHIFT_S)?;
+    verify(&agent, 0, &workload::run(&["timens"])?)?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).context("the wall clock")?.as_nanos();
+    for event in agent.since(0) {
+        let off = now.abs_diff(event.ts_ns.into()) / 1_000_000_000;
+        ensure!(off < u128::from(SHIFT_S / 2), "the wall clock is off by {off} s: {}", event.raw);
+    }
     agent.stop()?.lost_nothing().map(drop)
 }
 

@@ -52,6 +52,10 @@ fn trials() -> Result<Vec<Trial>> {
             let trial = trial(&format!("{group}::{name}"), move || compared::together(|| run(&scenario)));
             trials.push(trial.with_ignored_flag(skip.is_some()).with_kind(kind.clone()));
         }
+        if name == "timens" {
+            let trial = trial("timens::of-the-agent", || compared::together(compared::shifted_agent));
+            trials.push(trial.with_ignored_flag(skip.is_some()).with_kind(kind));
+        }
     }
     trials.push(trial("storm::one-thread", || compared::alone(|| storm::counts(1))));
     trials.push(trial("storm::two-threads", || compared::alone(|| storm::counts(2))));
