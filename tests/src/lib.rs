@@ -5,6 +5,8 @@
 //! * [`expect`]: what each backend can know, in one table;
 //! * [`compare`]: none missing, none invented, each right;
 //! * [`against_ss`]: `conn list` against ss;
+//! * [`kernel_sockets`]: what ss shows, where there is no ss;
+//! * [`open`]: what is open by the events and by the kernel;
 //! * [`fake`]: an agent that knows everything, to test the comparison itself.
 
 pub mod against_ss;
@@ -12,4 +14,6 @@ pub mod compare;
 pub mod event;
 pub mod expect;
 pub mod fake;
+pub mod kernel_sockets;
+pub mod open;
 pub mod truth;
