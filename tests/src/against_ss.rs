@@ -208,12 +208,18 @@ fn ss_state(state: &str) -> Option<&'static str> {
     })
 }
 
-/// ss, conn, ss. What only conn saw is looked for once more: what was there briefly is gone by then, what is invented is not.
+/// ss, conn, ss, of the sockets that are `of_interest`. What only conn saw is looked for once more: what was there briefly
+/// is gone by then, what is invented is not.
 ///
 /// # Errors
 /// When one of them cannot be run or read.
-pub fn against_ss(conn_binary: &Path, ss_options: &str, conn_options: &[&str]) -> Result<Report> {
-    against(|| ss(ss_options), conn_binary, conn_options)
+pub fn against_ss(
+    conn_binary: &Path,
+    ss_options: &str,
+    conn_options: &[&str],
+    of_interest: impl Fn(&Ends) -> bool,
+) -> Result<Report> {
+    against(|| ss(ss_options), conn_binary, conn_options, of_interest)
 }
 
 /// The same with any other witness in the place of ss.
@@ -224,11 +230,15 @@ pub fn against(
     witness: impl Fn() -> Result<Sockets>,
     conn_binary: &Path,
     conn_options: &[&str],
+    of_interest: impl Fn(&Ends) -> bool,
 ) -> Result<Report> {
     let look = || -> Result<(Sockets, Report)> {
-        let before = witness()?;
-        let list = conn(conn_binary, conn_options)?;
-        let after = witness()?;
+        let mut before = witness()?;
+        let mut list = conn(conn_binary, conn_options)?;
+        let mut after = witness()?;
+        for sockets in [&mut before, &mut list, &mut after] {
+            sockets.retain(|ends, _| of_interest(ends));
+        }
         let report = compare(&before, &list, &after);
         Ok((list, report))
     };

@@ -37,7 +37,7 @@ fn ports(count: usize) -> Result<ExitCode> {
 }
 
 fn compare(conn: &Path, least: usize, ss: &str, options: &[&str]) -> Result<ExitCode> {
-    let report = against_ss(conn, ss, options)?;
+    let report = against_ss(conn, ss, options, |_| true)?;
     println!("{:>6} {:>9} {:>6} {:>6}", report.same, report.changing, report.brief, report.wrong.len());
     for wrong in &report.wrong {
         eprintln!("  {:?}\n    ss:   {:?}\n    conn: {:?}", wrong.ends, wrong.ss, wrong.conn);

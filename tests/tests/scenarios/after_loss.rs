@@ -180,21 +180,34 @@ fn repair(agent: &Agent, own: &mut Own, mark: usize) -> Result<()> {
     })
 }
 
-/// Tries until it is so; when it was, since `over`.
-fn at_last(over: Instant, mut is: impl FnMut() -> Result<Result<(), String>>) -> Result<Duration> {
+/// How long it took until it was so.
+#[derive(Debug)]
+#[expect(dead_code, reason = "for people, who read it as it is shown")]
+struct Took {
+    /// After the storm, until the attempt that succeeded began.
+    asked: Duration,
+    /// Until it was answered.
+    answered: Duration,
+    attempts: u32,
+}
+
+/// Tries until it is so.
+fn at_last(over: Instant, mut is: impl FnMut() -> Result<Result<(), String>>) -> Result<Took> {
     let limit = settings::seconds(60);
-    loop {
+    for attempts in 1.. {
+        let asked = over.elapsed();
         match is()? {
-            Ok(()) => return Ok(over.elapsed()),
+            Ok(()) => return Ok(Took { asked, answered: over.elapsed(), attempts }),
             Err(wrong) if over.elapsed() > limit => bail!("still after {limit:?}: {wrong}"),
             Err(_) => std::thread::sleep(AGAIN),
         }
     }
+    bail!("too many attempts")
 }
 
 /// Every socket of our network namespace, of whomever.
 fn list_is_right(witness: Witness, least: usize) -> Result<Result<(), String>> {
-    let report = against(|| witness.look(), &settings::conn()?, &["-a"])?;
+    let report = against(|| witness.look(), &settings::conn()?, &["-a"], |_| true)?;
     let good = report.wrong.is_empty() && report.same >= least;
     Ok(if good { Ok(()) } else { Err(format!("conn list, {least} to be the same: {report:?}")) })
 }
@@ -215,36 +228,50 @@ fn same(told: &[Open], open: &[Open]) -> Result<(), String> {
     ))
 }
 
+/// Both at the same time: how long each takes counts from the end of the storm.
+fn is_right_again(round: usize, agent: &Agent, own: &Own, witnesses: &[Witness]) -> Result<()> {
+    let over = Instant::now();
+    let backend = agent.backend.name();
+    let table = || {
+        for &witness in witnesses {
+            let took = at_last(over, || table_is_right(agent, own, witness)).context("the agent's table")?;
+            eprintln!(
+                "loss {round}, backend {backend}: the agent's table is that of {}: {took:?}",
+                witness.name()
+            );
+        }
+        Ok(())
+    };
+    let list = || {
+        for &witness in witnesses {
+            let least = own.open(witness)?.len();
+            let took = at_last(over, || list_is_right(witness, least)).context("conn list")?;
+            eprintln!(
+                "loss {round}: conn list is that of {}: {took:?}, {least} sockets of ours",
+                witness.name()
+            );
+        }
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let table = scope.spawn(table);
+        let listed: Result<()> = list();
+        table.join().map_err(|_| anyhow::anyhow!("a thread panicked"))?.and(listed)
+    })
+}
+
 /// `conn list` at once after the storm, and the table of the agent that lost records, once it is repaired, equal what the
 /// kernel says. How long that took is told, and no assertion: it depends on the machine.
 pub(crate) fn equals_the_kernel() -> Result<()> {
     let witnesses = Witness::here();
     let agent = Agent::start_with(&["--ring-size", "64K", "--no-self-test"], Output::Events)?;
-    let backend = agent.backend.name();
     let mut own = Own::start()?;
     at_last(Instant::now(), || table_is_right(&agent, &own, Witness::Proc)).context("before any loss")?;
     for round in 1..=ROUNDS {
         let mark = agent.mark();
         lose(&agent, &mut own)?;
         repair(&agent, &mut own, mark)?;
-        let over = Instant::now();
-        for &witness in &witnesses {
-            let least = own.open(witness)?.len();
-            let took = at_last(over, || list_is_right(witness, least)).context("conn list")?;
-            eprintln!(
-                "after loss {round}, backend {backend}: conn list is {} after {took:?}",
-                witness.name()
-            );
-        }
-        for &witness in &witnesses {
-            let took =
-                at_last(over, || table_is_right(&agent, &own, witness)).context("the agent's table")?;
-            eprintln!(
-                "after loss {round}, backend {backend}: the agent's table is {} after {took:?}, {} sockets",
-                witness.name(),
-                own.open(witness)?.len()
-            );
-        }
+        is_right_again(round, &agent, &own, &witnesses)?;
         own.accept_waiting()?;
         at_last(Instant::now(), || table_is_right(&agent, &own, Witness::Proc)).context("what waited")?;
     }
