@@ -1,4 +1,5 @@
-//! `conn list` against ss of iproute2: the same sockets, in the same states, held by the same processes.
+//! `conn list` against ss of iproute2: the same sockets, in the same states, of the same users and inodes, held by the same
+//! processes.
 //!
 //! Sockets come and go while both look, so ss looks before and after: where it says the same twice, `conn list` must say
 //! that too. A difference that ss itself shows is counted, and nothing else is let pass.

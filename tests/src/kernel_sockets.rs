@@ -97,6 +97,8 @@ fn parse_line(line: &str) -> Result<Line> {
     let local = end(word(1)?)?;
     let remote = if state == "LISTEN" { None } else { Some(end(word(2)?)?) };
     let (uid, inode) = (word(7)?.parse().context("uid")?, word(9)?.parse().context("inode")?);
+    // Of a handshake under way /proc shows the listener's user, ss none (`inet_req_diag_fill`, net/ipv4/inet_diag.c).
+    let uid = if state == "SYN-RECV" && inode == 0 { 0 } else { uid };
     Ok(Line { ends: Ends { local, remote }, state, uid, inode })
 }
 
@@ -169,6 +171,7 @@ mod tests {
    0: 00000000:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 1151 1 0000000000000000 100 0 0 10 0
    1: 0100007F:9C40 0200007F:0050 01 00000000:00000000 02:000004E2 00000000  1000        0 2077 2 0000000000000000 20 4 30 10 -1
    2: 0100007F:C350 0100007F:1F90 06 00000000:00000000 03:00001770 00000000     0        0 0 3 0000000000000000
+   3: 0100007F:1F90 0300007F:C351 03 00000000:00000000 01:00000063 00000000    33        0 0 1 0000000000000000
 ";
     const TCP6: &str = "\
   sl  local_address                         remote_address                        st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
@@ -192,6 +195,7 @@ mod tests {
             line("0.0.0.0:8080", None, "LISTEN", 0, 1151),
             line("127.0.0.1:40000", Some("127.0.0.2:80"), "ESTAB", 1000, 2077),
             line("127.0.0.1:50000", Some("127.0.0.1:8080"), "TIME-WAIT", 0, 0),
+            line("127.0.0.1:8080", Some("127.0.0.3:50001"), "SYN-RECV", 0, 0),
         ];
         assert_eq!(parse(TCP).expect("tcp"), four);
         let six = [
