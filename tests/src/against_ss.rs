@@ -1,4 +1,5 @@
-//! `conn list` against ss of iproute2: the same sockets, in the same states, held by the same processes.
+//! `conn list` against ss of iproute2: the same sockets, in the same states, of the same users and inodes, held by the same
+//! processes.
 //!
 //! Sockets come and go while both look, so ss looks before and after: where it says the same twice, `conn list` must say
 //! that too. A difference that ss itself shows is counted, and nothing else is let pass.
@@ -20,13 +21,17 @@ pub struct Ends {
     pub remote: Option<SocketAddr>,
 }
 
-/// What is compared: state and holders.
+/// What is compared.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Facts {
     /// TCP state, as ss writes it.
     pub state: String,
     /// The processes that hold it.
     pub pids: BTreeSet<u32>,
+    /// The user whose socket it is.
+    pub uid: u32,
+    /// Inode number; 0: it has none (any more).
+    pub inode: u64,
 }
 
 /// Sockets by their ends; the facts of those with the same ends are sorted.
@@ -73,12 +78,12 @@ pub fn compare(before: &Sockets, list: &Sockets, after: &Sockets) -> Report {
     report
 }
 
-/// What ss says; `options` such as `-tan`. `-H` and `-p` are added.
+/// What ss says; `options` such as `-tan`. `-H`, `-p` and `-e` are added.
 ///
 /// # Errors
 /// When ss cannot be run, or says something that cannot be read.
 pub fn ss(options: &str) -> Result<Sockets> {
-    let output = Command::new("ss").args(["-H", "-p", options]).output().context("running ss")?;
+    let output = Command::new("ss").args(["-H", "-p", "-e", options]).output().context("running ss")?;
     ensure!(output.status.success(), "ss: {}", String::from_utf8_lossy(&output.stderr));
     parse_ss(&String::from_utf8_lossy(&output.stdout))
 }
@@ -96,9 +101,18 @@ fn parse_ss(text: &str) -> Result<Sockets> {
             _ => Some(end(peer).with_context(|| line.to_owned())?),
         };
         let pids = line.split(",pid=").skip(1).filter_map(|rest| rest.split(',').next()?.parse().ok());
-        add(&mut sockets, Ends { local, remote }, Facts { state, pids: pids.collect() });
+        // After the names of the processes, which may be anything.
+        let details = line.rsplit_once("))").map_or(line, |(_, details)| details);
+        let (uid, inode) = (detail(details, "uid:").unwrap_or(0), detail(details, "ino:").unwrap_or(0));
+        let uid = u32::try_from(uid).with_context(|| line.to_owned())?;
+        add(&mut sockets, Ends { local, remote }, Facts { state, pids: pids.collect(), uid, inode });
     }
     Ok(sockets)
+}
+
+/// What `ss -e` says of a socket under this name; it leaves out what is 0.
+fn detail(details: &str, name: &str) -> Option<u64> {
+    details.split_ascii_whitespace().find_map(|word| word.strip_prefix(name))?.parse().ok()
 }
 
 /// `127.0.0.1:80`, `[::1]:80`, `[::ffff:127.0.0.1]:80`, `127.0.0.53%lo:53`, `*:80` (IPv6 that takes IPv4 too).
@@ -114,14 +128,16 @@ fn end(text: &str) -> Result<SocketAddr> {
     Ok(SocketAddr::new(canonical(address), port))
 }
 
-fn canonical(address: IpAddr) -> IpAddr {
+/// IPv4-mapped addresses as IPv4.
+pub(crate) fn canonical(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V6(v6) => v6.to_ipv4_mapped().map_or(address, Ipv4Addr::into),
         IpAddr::V4(_) => address,
     }
 }
 
-fn add(sockets: &mut Sockets, ends: Ends, facts: Facts) {
+/// Adds a socket.
+pub(crate) fn add(sockets: &mut Sockets, ends: Ends, facts: Facts) {
     let all = sockets.entry(ends).or_default();
     all.push(facts);
     all.sort();
@@ -166,8 +182,11 @@ fn parse_list(text: &str, netns: u64) -> Result<Sockets> {
         let remote = if state == "LISTEN" { None } else { Some(end("raddr", "rport")?) };
         let holders = line["holders"].as_array().with_context(|| line.to_string())?;
         let pids = holders.iter().filter_map(|holder| u32::try_from(holder["pid"].as_u64()?).ok()).collect();
+        let uid = line["uid"].as_u64().and_then(|uid| u32::try_from(uid).ok());
+        let uid = uid.with_context(|| line.to_string())?;
+        let inode = line["inode"].as_u64().unwrap_or(0);
         let ends = Ends { local: end("laddr", "lport")?, remote };
-        add(&mut sockets, ends, Facts { state: state.to_owned(), pids });
+        add(&mut sockets, ends, Facts { state: state.to_owned(), pids, uid, inode });
     }
     Ok(sockets)
 }
@@ -201,10 +220,23 @@ pub fn against_ss(
     conn_options: &[&str],
     of_interest: impl Fn(&Ends) -> bool,
 ) -> Result<Report> {
+    against(|| ss(ss_options), conn_binary, conn_options, of_interest)
+}
+
+/// The same with any other witness in the place of ss.
+///
+/// # Errors
+/// When one of them cannot be run or read.
+pub fn against(
+    witness: impl Fn() -> Result<Sockets>,
+    conn_binary: &Path,
+    conn_options: &[&str],
+    of_interest: impl Fn(&Ends) -> bool,
+) -> Result<Report> {
     let look = || -> Result<(Sockets, Report)> {
-        let mut before = ss(ss_options)?;
+        let mut before = witness()?;
         let mut list = conn(conn_binary, conn_options)?;
-        let mut after = ss(ss_options)?;
+        let mut after = witness()?;
         for sockets in [&mut before, &mut list, &mut after] {
             sockets.retain(|ends, _| of_interest(ends));
         }
@@ -231,7 +263,7 @@ impl Wrong {
         ss.len() == said.len()
             && ss.iter().zip(said).all(|(ss, said)| {
                 let more: Vec<_> = said.pids.difference(&ss.pids).collect();
-                ss.state == said.state
+                (&ss.state, ss.uid, ss.inode) == (&said.state, said.uid, said.inode)
                     && ss.pids.is_subset(&said.pids)
                     && !later.iter().any(|later| more.iter().any(|pid| later.pids.contains(pid)))
             })
@@ -243,18 +275,21 @@ mod tests {
     use super::*;
 
     const SS: &str = "\
-LISTEN     0      511          0.0.0.0:8080       0.0.0.0:*     users:((\"nginx\",pid=12,fd=6),(\"nginx\",pid=11,fd=6))
-LISTEN     0      128                *:22               *:*     users:((\"sshd\",pid=5,fd=3))
-LISTEN     0      128             [::]:23            [::]:*
-TIME-WAIT  0      0      127.0.0.53%lo:53       127.0.0.1:50000
-ESTAB      0      0      [::ffff:10.0.0.1]:22 [::ffff:10.0.0.2]:4000  users:((\"sshd\",pid=9,fd=4))
+LISTEN     0      511          0.0.0.0:8080       0.0.0.0:*     users:((\"nginx\",pid=12,fd=6),(\"nginx\",pid=11,fd=6)) ino:8080 sk:1 cgroup:/a ino:1 <->
+LISTEN     0      128                *:22               *:*     users:((\" ino:6 uid:6\",pid=5,fd=3)) ino:22 sk:2 v6only:0 <->
+LISTEN     0      128             [::]:23            [::]:*     ino:23 sk:3
+TIME-WAIT  0      0      127.0.0.53%lo:53       127.0.0.1:50000 ino:0 sk:4
+ESTAB      0      0      [::ffff:10.0.0.1]:22 [::ffff:10.0.0.2]:4000  users:((\"sshd\",pid=9,fd=4)) uid:1000 ino:22 sk:5
 ";
 
     fn list() -> String {
         let line = |kind: &str, state: &str, local: (&str, u16), remote: (&str, u16), pids: &[u32]| {
             let holders: Vec<_> = pids.iter().map(|pid| serde_json::json!({ "pid": pid })).collect();
+            // Any number will do.
+            let inode = (state != "time_wait").then_some(local.1);
+            let uid = if state == "established" { 1000 } else { 0 };
             let mut line = serde_json::json!({
-                "kind": kind, "state": state, "netns": 1, "holders": holders,
+                "kind": kind, "state": state, "netns": 1, "holders": holders, "inode": inode, "uid": uid,
                 "laddr": local.0, "lport": local.1,
             });
             if kind == "connection" {
@@ -309,7 +344,8 @@ ESTAB      0      0      [::ffff:10.0.0.1]:22 [::ffff:10.0.0.2]:4000  users:((\"
     fn only_what_is_gone_was_brief() {
         let ends = Ends { local: "127.0.0.1:80".parse().expect("address"), remote: None };
         let held = |pids: &[u32]| {
-            Some(vec![Facts { state: "LISTEN".to_owned(), pids: pids.iter().copied().collect() }])
+            let pids = pids.iter().copied().collect();
+            Some(vec![Facts { state: "LISTEN".to_owned(), pids, uid: 0, inode: 7 }])
         };
         let later = |pids: &[u32]| Sockets::from([(ends, held(pids).expect("facts"))]);
         let brief = |ss, conn, later: &Sockets| Wrong { ends, ss, conn }.is_brief(later);

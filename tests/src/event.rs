@@ -215,6 +215,8 @@ pub struct Totals {
     pub lost: u64,
     /// Records not understood.
     pub undecoded: u64,
+    /// Repairs after a loss.
+    pub repairs: u64,
     /// Times that a program was skipped because it ran on that CPU already, where the agent tells it.
     pub missed: Option<u64>,
 }

@@ -6,6 +6,8 @@
 //! * [`compare`]: none missing, none invented, each right;
 //! * [`against_ss`]: `conn list` against ss;
 //! * [`module`]: kernel modules of the test machines;
+//! * [`kernel_sockets`]: what ss shows, where there is no ss;
+//! * [`open`]: what is open by the events and by the kernel;
 //! * [`fake`]: an agent that knows everything, to test the comparison itself.
 
 pub mod against_ss;
@@ -13,5 +15,7 @@ pub mod compare;
 pub mod event;
 pub mod expect;
 pub mod fake;
+pub mod kernel_sockets;
 pub mod module;
+pub mod open;
 pub mod truth;

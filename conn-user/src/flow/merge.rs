@@ -10,6 +10,8 @@ mod tests;
 
 use std::sync::Arc;
 
+use conn_common::record::Sock;
+
 use super::ends::Ends;
 use super::listeners::Listener;
 use super::model::{Actor, Direction, Method, Source};
@@ -66,6 +68,28 @@ impl FlowTable {
         let untold =
             |conn: &Conn| conn.source == Source::Snapshot && conn.established.0 == 0 && conn.accepted.0 == 0;
         boot <= self.snapshot_until && self.store.get(place).is_some_and(untold)
+    }
+
+    /// Whether a snapshot found the attempt that a connect record tells of, and which one: `tcp_v4_connect` makes the socket
+    /// visible (`inet_hash_connect`) before it calls `tcp_connect`, where the record is written; a preemption between the
+    /// two may be longer than the rest of the snapshot.
+    pub(super) fn found_first(&self, place: u32, sock: &Sock) -> Option<Source> {
+        let found = |conn: &&Conn| {
+            matches!(conn.source, Source::Snapshot | Source::Resync)
+                && conn.connecting()
+                && conn.begun.0 == 0
+                && conn.netns == sock.netns
+                && conn.ends == Ends::of(sock)
+        };
+        self.store.get(place).filter(found).map(|conn| conn.source)
+    }
+
+    /// The record of an attempt that a repair has told already.
+    pub(super) fn adopt_connect(&mut self, place: u32, owner: Actor, boot: BootNs) {
+        if let Some(conn) = self.store.get_mut(place) {
+            conn.begun = boot;
+            conn.owner = owner;
+        }
     }
 
     fn key(&mut self, socket: &SnapSocket) -> u64 {

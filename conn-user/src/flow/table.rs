@@ -192,6 +192,12 @@ impl FlowTable {
             }
             if self.is_foretold(place, at.boot) {
                 self.store.forget(place);
+            } else if let Some(source) = self.found_first(place, sock) {
+                if source == Source::Resync {
+                    self.adopt_connect(place, hook_actor(at, &record.task, procs), at.boot);
+                    return;
+                }
+                self.store.forget(place);
             } else {
                 self.supersede(place, at.boot, out);
             }

@@ -6,6 +6,7 @@
 //!
 //! `truth::NAME` runs a workload without the agent, `scenario::NAME` with it.
 
+mod after_loss;
 mod agent;
 mod cli;
 mod compared;
@@ -61,6 +62,7 @@ fn trials() -> Result<Vec<Trial>> {
     trials.push(trial("storm::two-threads", || compared::alone(|| storm::counts(2))));
     trials.push(trial("identity::of-a-live-process", || compared::together(identity::of_a_live_process)));
     trials.push(trial("loss::is-exact", || compared::alone(loss::is_exact)));
+    trials.push(trial("loss::then-equals-ss", || compared::alone(after_loss::equals_the_kernel)));
     if let Some(connections) = settings::million() {
         trials.push(trial("memory::no-leak", move || compared::alone(|| memory::no_leak(connections))));
         trials.push(trial("memory::of-many", || compared::alone(memory::of_many)));

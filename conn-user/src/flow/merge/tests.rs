@@ -359,6 +359,32 @@ fn what_completed_in_the_gap() {
     );
 }
 
+/// The kernel shows the socket before the hook of its connect runs.
+#[test]
+fn a_connect_that_is_told_after_the_snapshot_saw_it() {
+    let attempt = SnapSocket { state: TcpState::SynSent, ..snap_client() };
+    let mut rig = Rig::new(Backend::Fentry);
+    let (merged, told) = repair(&mut rig, std::slice::from_ref(&attempt));
+    assert_eq!((merged.added, told.len()), (1, 1));
+    assert!(
+        told[0].starts_with("connect 1 Out 127.0.0.1:40000>127.0.0.1:80 resync by 10(FdTable)"),
+        "{told:?}"
+    );
+    rig.connects(10, client());
+    assert_eq!(rig.told(), [""; 0], "it is told already");
+    rig.established(SYN_SENT, client());
+    assert_eq!(rig.told(), ["established 1 Out 127.0.0.1:40000>127.0.0.1:80 resync by 10"]);
+    rig.connects(10, client());
+    assert_eq!(rig.told().len(), 2, "now the socket begins another one");
+
+    // At the start nothing was told of it.
+    let mut rig = Rig::new(Backend::Fentry);
+    start(&mut rig, &[attempt]);
+    rig.now += 20 * MS;
+    rig.connects(10, client());
+    assert_eq!(rig.told(), ["connect 2 Out 127.0.0.1:40000>127.0.0.1:80 by 10"]);
+}
+
 /// What began after the snapshot did cannot be in it.
 #[test]
 fn what_is_younger_than_the_snapshot_stays() {
