@@ -57,7 +57,9 @@ pub fn by_kernel(sockets: &Sockets) -> Vec<Open> {
 pub fn differences(first: &[Open], second: &[Open]) -> (Vec<Open>, Vec<Open>) {
     let count = |list: &[Open]| {
         let mut counts = BTreeMap::<Open, usize>::new();
-        list.iter().for_each(|open| *counts.entry(*open).or_default() += 1);
+        for open in list {
+            *counts.entry(*open).or_default() += 1;
+        }
         counts
     };
     let (first, second) = (count(first), count(second));

@@ -88,6 +88,7 @@ impl FlowTable {
             }
             match socket.cookie.map_or(Found::Unknown, |cookie| self.store.find_key(cookie)) {
                 Found::Live(place) => {
+                    self.take_holder(place, socket, procs);
                     self.advance_missed(place, socket, snapshot.ended, procs, &mut merged, out);
                 }
                 Found::Ended { .. } => {}
@@ -141,6 +142,15 @@ impl FlowTable {
         for (key, ends) in gone {
             merged.ended += 1;
             self.unlisten(key, ends.local(), LOST, snapshot.ended, out);
+        }
+    }
+
+    /// Of a connection whose beginning was lost, and more of it not, the snapshot knows who holds it. No event tells an
+    /// owner that becomes known later; the next one of this connection names it.
+    fn take_holder(&mut self, place: u32, socket: &SnapSocket, procs: &mut ProcessTable) {
+        let Some(conn) = self.store.get_mut(place) else { return };
+        if conn.source == Source::Late && conn.owner.process.is_none() && !socket.holders.is_empty() {
+            conn.owner = owner(socket, procs);
         }
     }
 

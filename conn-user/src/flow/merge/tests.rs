@@ -385,6 +385,21 @@ fn a_connect_that_is_told_after_the_snapshot_saw_it() {
     assert_eq!(rig.told(), ["connect 2 Out 127.0.0.1:40000>127.0.0.1:80 by 10"]);
 }
 
+/// The connect was lost, the establishment was not.
+#[test]
+fn whose_connect_alone_was_lost() {
+    let mut rig = Rig::new(Backend::Fentry);
+    rig.established(SYN_SENT, client());
+    let told = rig.told();
+    assert!(told[0].contains("by ?(Unknown(BeforeAttach))"), "{told:?}");
+    rig.now += 20 * MS;
+    let (merged, told) = repair(&mut rig, &[snap_client()]);
+    assert_eq!((merged, told), (Merged::default(), Vec::new()), "nothing happened");
+    rig.closes(10, ESTABLISHED, client());
+    let told = rig.told();
+    assert!(told[0].contains("by 10(FdTable)"), "{told:?}");
+}
+
 /// What began after the snapshot did cannot be in it.
 #[test]
 fn what_is_younger_than_the_snapshot_stays() {
