@@ -91,10 +91,12 @@ hooks! {
     SysExitAcceptUnderstudy = 29, "tracepoint:sys_exit_accept/understudy";
     /// As [`HookId::SysExitAccept4`], when the kernel skipped the first program.
     SysExitAccept4Understudy = 30, "tracepoint:sys_exit_accept4/understudy";
+    /// As [`HookId::FexitListenStart`], when the kernel skipped the first program.
+    FexitListenStartUnderstudy = 31, "fexit:inet_csk_listen_start/understudy";
 }
 
 /// The pairs of a hook and the one that tells what it misses.
-const UNDERSTUDIES: [(HookId, HookId); 10] = [
+const UNDERSTUDIES: [(HookId, HookId); 11] = [
     (HookId::FentryTcpConnect, HookId::FentryTcpConnectUnderstudy),
     (HookId::FentryInetAccept, HookId::FentryInetAcceptUnderstudy),
     (HookId::FentrySockGraft, HookId::FentrySockGraftUnderstudy),
@@ -105,6 +107,7 @@ const UNDERSTUDIES: [(HookId, HookId); 10] = [
     (HookId::ProcessExit, HookId::ProcessExitUnderstudy),
     (HookId::SysExitAccept, HookId::SysExitAcceptUnderstudy),
     (HookId::SysExitAccept4, HookId::SysExitAccept4Understudy),
+    (HookId::FexitListenStart, HookId::FexitListenStartUnderstudy),
 ];
 
 impl HookId {

@@ -13,11 +13,20 @@ use crate::mem::{Direct, Probe};
 use crate::offsets::OFF_SKC_STATE;
 use crate::sock::{self, TCP_CLOSE, TCP_LISTEN};
 use crate::state::emit_sock;
+use crate::understudy::Pair;
+
+const LISTEN: Pair = Pair::new(HookId::FexitListenStart, HookId::FexitListenStartUnderstudy);
 
 #[fexit(function = "inet_csk_listen_start")]
 pub(crate) fn fexit_listen_start(ctx: FExitContext) -> i32 {
     // int inet_csk_listen_start(struct sock *sk): the result follows the argument.
-    listening(ctx.arg(0), ctx.arg(1));
+    listening(HookId::FexitListenStart, ctx.arg(0), ctx.arg(1));
+    0
+}
+
+#[fexit(function = "inet_csk_listen_start")]
+pub(crate) fn fexit_listen_start_understudy(ctx: FExitContext) -> i32 {
+    listening(HookId::FexitListenStartUnderstudy, ctx.arg(0), ctx.arg(1));
     0
 }
 
@@ -25,18 +34,19 @@ pub(crate) fn fexit_listen_start(ctx: FExitContext) -> i32 {
 /// offset into the context and the compiler joins two branches that differ only in it.
 #[fexit(function = "inet_csk_listen_start")]
 pub(crate) fn fexit_listen_start_2_args(ctx: FExitContext) -> i32 {
-    listening(ctx.arg(0), ctx.arg(2));
+    listening(HookId::FexitListenStart, ctx.arg(0), ctx.arg(2));
     0
 }
 
 #[inline(always)]
-fn listening(sk: *const c_void, failed: i32) {
+fn listening(hook: HookId, sk: *const c_void, failed: i32) {
     // SAFETY: the function's first argument.
     unsafe {
         if failed == 0
+            && LISTEN.is_to_tell(hook, sk)
             && let Some(ours) = sock::ours::<Direct>(sk, false)
         {
-            emit_sock::<Direct>(HookId::FexitListenStart, RecordKind::Listen, ours, TCP_CLOSE, TCP_LISTEN, 0);
+            emit_sock::<Direct>(hook, RecordKind::Listen, ours, TCP_CLOSE, TCP_LISTEN, 0);
         }
     }
 }

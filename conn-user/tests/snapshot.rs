@@ -449,6 +449,23 @@ fn equals_proc_net_tcp() {
     drop(waiting);
 }
 
+/// What is left of ended connections is most of the sockets of a busy server, and nothing that the agent follows.
+#[test]
+fn without_what_is_left_of_ended_connections() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+    let client = TcpStream::connect(listener.local_addr().expect("address")).expect("connect");
+    let (server, from) = listener.accept().expect("accept");
+    // The side that closes first keeps TIME_WAIT.
+    drop(client);
+    drop(server);
+    let states = |options: &SnapshotOptions| -> Vec<TcpState> {
+        let all = take(options).expect("snapshot");
+        all.sockets.iter().filter(|socket| socket.local == from).map(|socket| socket.state).collect()
+    };
+    assert_eq!(states(&SnapshotOptions::default()), [TcpState::TimeWait]);
+    assert_eq!(states(&SnapshotOptions::living()), []);
+}
+
 #[test]
 fn what_cannot_be_seen_is_said() {
     let _alone = alone();
@@ -458,6 +475,6 @@ fn what_cannot_be_seen_is_said() {
     for note in &all.notes {
         assert!(matches!(note, Note::HiddenProcesses { .. }), "{note}");
     }
-    let missing = SnapshotOptions { proc: "/nonexistent".into() };
+    let missing = SnapshotOptions { proc: "/nonexistent".into(), ..SnapshotOptions::default() };
     assert!(take(&missing).is_err_and(|error| error.to_string().contains("/nonexistent")));
 }

@@ -74,7 +74,7 @@ impl Resync {
     pub(super) fn begin_if_due(&mut self) {
         if self.wanted && self.task.is_none() && self.pace.may(Instant::now()) {
             self.wanted = false;
-            let task = tokio::task::spawn_blocking(|| snapshot::take(&SnapshotOptions::default()));
+            let task = tokio::task::spawn_blocking(|| snapshot::take(&SnapshotOptions::living()));
             self.task = Some((task, Instant::now()));
         }
     }

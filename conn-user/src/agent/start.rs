@@ -98,7 +98,7 @@ pub async fn start(options: AgentOptions, tell: &mut impl FnMut(&Event)) -> Resu
 /// Takes in what was there before the attach. The records that come meanwhile are handled afterwards.
 async fn take_in(agent: &mut Agent, tell: &mut impl FnMut(&Event)) -> Result<(), StartError> {
     let mut backlog = Backlog::default();
-    let mut task = tokio::task::spawn_blocking(|| snapshot::take(&SnapshotOptions::default()));
+    let mut task = tokio::task::spawn_blocking(|| snapshot::take(&SnapshotOptions::living()));
     let taken = loop {
         let turn = if backlog.is_full() {
             Turn::Nap(Duration::from_millis(10))

@@ -27,6 +27,12 @@ impl FlowTable {
         let addr = canonical_ip(address(sock.family, sock.laddr)).0;
         let port = if sock.flags & SockFlags::PORT_PENDING != 0 { 0 } else { sock.lport };
         self.adopt_listener(sock);
+        let by_cookie = sock.flags & SockFlags::ADDRESS_KEY == 0;
+        if at.hook.is_understudy() && by_cookie && matches!(self.store.find(sock), Found::Ended { .. }) {
+            // It repeats what was told, of a listener that has ended since.
+            self.stats.ignored += 1;
+            return;
+        }
         if let Some(old) = self.listeners.get(sock.key)
             && old.source == Source::Snapshot
             && at.boot <= self.snapshot_until

@@ -30,6 +30,8 @@ const TOKEN_LOCAL: u16 = 2;
 /// The eleven states that have a number in include/net/tcp_states.h and a name in ss: not `TCP_BOUND_INACTIVE`, and
 /// `TCP_NEW_SYN_RECV` comes with `TCP_SYN_RECV` (`inet_diag_dump_icsk`).
 const STATES: u32 = 0xffe;
+/// `TCP_TIME_WAIT` (include/net/tcp_states.h).
+const TIME_WAIT: u32 = 6;
 /// Length of `struct inet_diag_msg`.
 const MESSAGE: usize = 72;
 
@@ -123,12 +125,17 @@ impl TcpInfo {
 }
 
 /// Appends what `each` makes of every TCP and MPTCP socket of the thread's network namespace, MPTCP first; a kernel
-/// without MPTCP has none. The kernel's table changes while it is walked: a socket may come twice (with one cookie), and
+/// without MPTCP has none. Without `time_wait` the kernel leaves out what is left of ended connections. The kernel's table changes while it is walked: a socket may come twice (with one cookie), and
 /// one that shares its hash bucket with another that goes away may be skipped (`inet_diag_dump_icsk` counts places).
 ///
 /// # Errors
 /// When the kernel refuses or answers what cannot be read; `out` is then incomplete.
-pub fn sockets<T>(out: &mut Vec<T>, mut each: impl FnMut(DiagSocket) -> Option<T>) -> Result<(), DumpError> {
+pub fn sockets<T>(
+    out: &mut Vec<T>,
+    time_wait: bool,
+    mut each: impl FnMut(DiagSocket) -> Option<T>,
+) -> Result<(), DumpError> {
+    let states = if time_wait { STATES } else { STATES & !(1 << TIME_WAIT) };
     let mut netlink = Netlink::open(SOCK_DIAG)?;
     for mptcp in [true, false] {
         for family in [AF_INET, AF_INET6] {
@@ -136,7 +143,7 @@ pub fn sockets<T>(out: &mut Vec<T>, mut each: impl FnMut(DiagSocket) -> Option<T
             let shared = RefCell::new(&mut *out);
             let done = netlink.dump(
                 BY_FAMILY,
-                &request(family, mptcp),
+                &request(family, mptcp, states),
                 || shared.borrow_mut().truncate(before),
                 |message, filled| {
                     shared.borrow_mut().extend(each(parse(message, mptcp, filled)?));
@@ -153,11 +160,11 @@ pub fn sockets<T>(out: &mut Vec<T>, mut each: impl FnMut(DiagSocket) -> Option<T
 }
 
 /// `struct inet_diag_req_v2`, and the protocol where it does not fit in.
-fn request(family: u8, mptcp: bool) -> Vec<u8> {
+fn request(family: u8, mptcp: bool, states: u32) -> Vec<u8> {
     let mut body = vec![0; 56];
     // A kernel that does not know the attribute looks for protocol 0, which nobody is.
     body[..3].copy_from_slice(&[family, if mptcp { 0 } else { TCP }, 1 << (INFO - 1)]);
-    body[4..8].copy_from_slice(&STATES.to_ne_bytes());
+    body[4..8].copy_from_slice(&states.to_ne_bytes());
     if mptcp {
         body.extend(8_u16.to_ne_bytes());
         body.extend(REQ_PROTOCOL.to_ne_bytes());
@@ -360,7 +367,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
         let local = listener.local_addr().expect("address");
         let mut all = Vec::new();
-        sockets(&mut all, Some).expect("sock_diag");
+        sockets(&mut all, true, Some).expect("sock_diag");
         let found: Vec<_> = all.iter().filter(|socket| socket.local == local && socket.state == 10).collect();
         assert_eq!(found.len(), 1);
         assert!(found[0].inode != 0 && found[0].cookie != 0 && found[0].filled.from <= found[0].filled.to);

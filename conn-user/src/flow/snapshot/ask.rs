@@ -27,6 +27,7 @@ use crate::units::{BootNs, DurationNs, NetNs};
 pub(super) struct Asked<'a> {
     pub(super) proc: &'a Path,
     pub(super) suspended: DurationNs,
+    pub(super) time_wait: bool,
     pub(super) sockets: Vec<SnapSocket>,
     pub(super) notes: Vec<Note>,
 }
@@ -69,7 +70,7 @@ impl Asked<'_> {
         let suspended = self.suspended;
         let before = self.sockets.len();
         let mut mptcp = Mptcp::default();
-        sockets(&mut self.sockets, |told| {
+        sockets(&mut self.sockets, self.time_wait, |told| {
             let mut socket = from_diag(&told, netns, suspended)?;
             match told.kind {
                 DiagKind::Tcp => Some(socket),
@@ -93,13 +94,32 @@ impl Asked<'_> {
 
     fn fall_back(&mut self, netns: NetNs, thread: &Path, why: &dyn std::error::Error) {
         let before = self.sockets.len();
-        match read_files(thread, netns, &mut self.sockets) {
+        match self.read_files(thread, netns) {
             Ok(()) => self.notes.push(Note::ProcNet { netns, why: why.to_string() }),
             Err(error) => {
                 self.sockets.truncate(before);
                 self.notes.push(Note::NetNs { netns, why: format!("{why}; /proc/net/tcp: {error}") });
             }
         }
+    }
+
+    /// Reads `net/tcp` and `net/tcp6` of a thread's /proc directory.
+    fn read_files(&mut self, thread: &Path, netns: NetNs) -> io::Result<()> {
+        let time_wait = self.time_wait;
+        let is_wanted = |socket: &SnapSocket| time_wait || socket.state != TcpState::TimeWait;
+        for name in ["net/tcp", "net/tcp6"] {
+            let from = boot_now();
+            let file = match File::open(thread.join(name)) {
+                // A kernel without IPv6.
+                Err(error) if error.kind() == io::ErrorKind::NotFound && name == "net/tcp6" => continue,
+                other => other?,
+            };
+            lines(file, |line| {
+                self.sockets.extend(from_line(line, netns, from).filter(is_wanted));
+                true
+            })?;
+        }
+        Ok(())
     }
 
     /// Sorts what was told of a namespace, and drops what was told twice.
@@ -228,23 +248,6 @@ fn traffic(state: TcpState, info: &TcpInfo) -> Traffic {
     payload(&counters, peer_fin)
 }
 
-/// Reads `net/tcp` and `net/tcp6` of a thread's /proc directory.
-fn read_files(thread: &Path, netns: NetNs, all: &mut Vec<SnapSocket>) -> io::Result<()> {
-    for name in ["net/tcp", "net/tcp6"] {
-        let from = boot_now();
-        let file = match File::open(thread.join(name)) {
-            // A kernel without IPv6.
-            Err(error) if error.kind() == io::ErrorKind::NotFound && name == "net/tcp6" => continue,
-            other => other?,
-        };
-        lines(file, |line| {
-            all.extend(from_line(line, netns, from));
-            true
-        })?;
-    }
-    Ok(())
-}
-
 fn from_line(line: &TcpLine, netns: NetNs, from: BootNs) -> Option<SnapSocket> {
     let state = TcpState::from_number(line.state)?;
     let (local, remote, mapped) = canonical(line.local, line.remote);
@@ -304,7 +307,13 @@ mod tests {
     use crate::flow::snapshot::testing::{listener, socket};
 
     fn asked(sockets: Vec<SnapSocket>) -> Asked<'static> {
-        Asked { proc: Path::new("/proc"), suspended: DurationNs(0), sockets, notes: Vec::new() }
+        Asked {
+            proc: Path::new("/proc"),
+            suspended: DurationNs(0),
+            time_wait: true,
+            sockets,
+            notes: Vec::new(),
+        }
     }
 
     fn with(cookie: Option<u64>, inode: u64, state: TcpState) -> SnapSocket {

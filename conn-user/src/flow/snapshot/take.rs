@@ -18,11 +18,20 @@ use crate::units::{DurationNs, NetNs};
 pub struct SnapshotOptions {
     /// Where /proc is mounted.
     pub proc: PathBuf,
+    /// Whether what is left of ended connections (TIME_WAIT) is wanted: on a busy server it is most of the sockets.
+    pub time_wait: bool,
+}
+
+impl SnapshotOptions {
+    /// For the agent, which follows what lives.
+    pub fn living() -> Self {
+        Self { time_wait: false, ..Self::default() }
+    }
 }
 
 impl Default for SnapshotOptions {
     fn default() -> Self {
-        Self { proc: PathBuf::from("/proc") }
+        Self { proc: PathBuf::from("/proc"), time_wait: true }
     }
 }
 
@@ -64,7 +73,8 @@ pub fn take(options: &SnapshotOptions) -> Result<Snapshot, SnapshotError> {
     let suspended = suspended();
     let found = netns::discover(proc).map_err(no_proc)?;
     let own = netns::own(proc).map_err(no_proc)?;
-    let mut asked = Asked { proc, suspended, sockets: Vec::new(), notes: Vec::new() };
+    let mut asked =
+        Asked { proc, suspended, time_wait: options.time_wait, sockets: Vec::new(), notes: Vec::new() };
     ask_all(&mut asked, &found, own)?;
     let descriptors = Descriptors::read(proc).map_err(no_proc)?;
     // Those that only a descriptor keeps: rare, so they are asked for after their holders.

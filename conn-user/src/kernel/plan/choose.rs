@@ -305,6 +305,10 @@ fn understudy(facts: &KernelFacts, first: &PlannedProgram) -> Option<PlannedProg
         HookId::ProcessForkUnderstudy => "process_fork_understudy",
         HookId::ProcessExecUnderstudy => "process_exec_understudy",
         HookId::ProcessExitUnderstudy => "process_exit_understudy",
+        // Kernels with the other form of the function do not preempt programs.
+        HookId::FexitListenStartUnderstudy if first.program == "fexit_listen_start" => {
+            "fexit_listen_start_understudy"
+        }
         // Elsewhere the kernel runs them with preemption off.
         HookId::SysExitAcceptUnderstudy if facts.btf.faultable_syscalls => "sys_exit_accept_understudy",
         HookId::SysExitAccept4Understudy if facts.btf.faultable_syscalls => "sys_exit_accept4_understudy",
