@@ -462,7 +462,9 @@ fn without_what_is_left_of_ended_connections() {
         let all = take(options).expect("snapshot");
         all.sockets.iter().filter(|socket| socket.local == from).map(|socket| socket.state).collect()
     };
-    assert_eq!(states(&SnapshotOptions::default()), [TcpState::TimeWait]);
+    // A child that another test starts may hold the sockets until it executes its program.
+    let is_left = || states(&SnapshotOptions::default()) == [TcpState::TimeWait];
+    assert!((0..100).any(|_| is_left()), "{:?}", states(&SnapshotOptions::default()));
     assert_eq!(states(&SnapshotOptions::living()), []);
 }
 
