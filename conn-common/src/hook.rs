@@ -112,7 +112,8 @@ const UNDERSTUDIES: [(HookId, HookId); 11] = [
 
 impl HookId {
     /// The hook that tells what this one misses: the kernel skips a tracing program when a task was preempted inside it
-    /// and the next task of that CPU comes the same way (`__bpf_prog_enter_recur`, `__bpf_trace_run`, `trace_call_bpf_faultable`).
+    /// and the next task of that CPU comes the same way (`__bpf_prog_enter_recur`, `__bpf_trace_run`,
+    /// `trace_call_bpf_faultable`).
     pub fn understudy(self) -> Option<Self> {
         UNDERSTUDIES.iter().find(|(first, _)| *first == self).map(|(_, understudy)| *understudy)
     }

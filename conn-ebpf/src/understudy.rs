@@ -2,9 +2,10 @@
 //!
 //! A tracing program runs with migration disabled, but in newer kernels it can be preempted. If the next task of that
 //! CPU comes the same way, the kernel skips the program for it (`__bpf_prog_enter_recur` in kernel/bpf/trampoline.c,
-//! `__bpf_trace_run` and `trace_call_bpf_faultable` in kernel/trace/bpf_trace.c) and the event would be lost without a number. The guard is per
-//! program, so a second program runs. It tells nothing when the first one has left a mark for this very socket or task.
-//! A preemption between the two moves the mark: then an event is told twice, and the agent drops the second.
+//! `__bpf_trace_run` and `trace_call_bpf_faultable` in kernel/trace/bpf_trace.c) and the event would be lost without a
+//! number. The guard is per program, so a second program runs. It tells nothing when the first one has left a mark for
+//! this very socket or task. A preemption between the two moves the mark: then an event is told twice, and the agent
+//! drops the second.
 
 use core::ffi::c_void;
 

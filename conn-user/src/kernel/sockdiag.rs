@@ -125,8 +125,9 @@ impl TcpInfo {
 }
 
 /// Appends what `each` makes of every TCP and MPTCP socket of the thread's network namespace, MPTCP first; a kernel
-/// without MPTCP has none. Without `time_wait` the kernel leaves out what is left of ended connections. The kernel's table changes while it is walked: a socket may come twice (with one cookie), and
-/// one that shares its hash bucket with another that goes away may be skipped (`inet_diag_dump_icsk` counts places).
+/// without MPTCP has none. Without `time_wait` the kernel leaves out what is left of ended connections. Its table changes
+/// while it is walked: a socket may come twice (with one cookie), and one that shares its hash bucket with another that
+/// goes away may be skipped (`inet_diag_dump_icsk` counts places).
 ///
 /// # Errors
 /// When the kernel refuses or answers what cannot be read; `out` is then incomplete.

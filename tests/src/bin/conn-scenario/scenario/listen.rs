@@ -59,15 +59,20 @@ pub(super) fn reuseport() -> Result<()> {
     })
 }
 
-/// Three connections that nobody accepts; one of them has sent, one has closed already.
-pub(super) fn queued() -> Result<()> {
-    let server = fork(|pipe| {
-        let listener = Listener::new(V4)?;
+/// A process that listens, accepts nothing, and closes its listener when it is told to.
+fn fork_idle(listen: impl FnOnce() -> Result<Listener>) -> Result<Child> {
+    fork(|pipe| {
+        let listener = listen()?;
         pipe.tell(u64::from(listener.port()))?;
         pipe.hear()?;
         listener.close()?;
         pipe.tell(0)
-    })?;
+    })
+}
+
+/// Three connections that nobody accepts; one of them has sent, one has closed already.
+pub(super) fn queued() -> Result<()> {
+    let server = fork_idle(|| Listener::new(V4))?;
     let to = SocketAddr::new(V4, server.pipe.hear_port()?);
     let begun = boot_ns();
     let idle = Conn::connect(to)?;
@@ -91,14 +96,8 @@ pub(super) fn queued() -> Result<()> {
 /// Two connections that for the clients are established and for the server half-open: with `TCP_DEFER_ACCEPT` it
 /// takes no notice of the last ACK (`tcp_check_req`). They never were sockets there, so only the clients' ends are told.
 pub(super) fn half_open() -> Result<()> {
-    let server = fork(|pipe| {
-        let defer = |fd: &_| Ok(sys::set_option(fd, libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, &30i32)?);
-        let listener = Listener::with(V4, 16, 0, defer)?;
-        pipe.tell(u64::from(listener.port()))?;
-        pipe.hear()?;
-        listener.close()?;
-        pipe.tell(0)
-    })?;
+    let defer = |fd: &_| Ok(sys::set_option(fd, libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, &30i32)?);
+    let server = fork_idle(|| Listener::with(V4, 16, 0, defer))?;
     let to = SocketAddr::new(V4, server.pipe.hear_port()?);
     let connect = || {
         let (fd, from) = (sys::socket(false, false, 0)?, boot_ns());
