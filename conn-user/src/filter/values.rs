@@ -214,10 +214,6 @@ impl<'a> Reader<'a> {
             let message = format!("{} is too large", quoted(text));
             return Err(self.error(value, message, format!("`{}` goes up to {highest}", key.name())));
         }
-        if high > highest {
-            let message = format!("{} is too large", quoted(&value.text));
-            return Err(self.error(value, message, format!("`{}` goes up to {highest}", key.name())));
-        }
         Ok((low, high))
     }
 
