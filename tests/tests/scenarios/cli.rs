@@ -2,7 +2,6 @@
 
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
@@ -11,6 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use conn_tests::event::{Event, Totals};
 
 use crate::agent::{Agent, read_all, refused_connection};
+use crate::copied::{self, Copied};
 use crate::settings;
 use crate::workload;
 
@@ -162,41 +162,15 @@ fn usage(arguments: &[&str], named: &str) -> Result<()> {
     Ok(())
 }
 
-/// A copy of the agent where everybody may execute it.
-struct Copy(PathBuf);
-
-impl Copy {
-    fn new(name: &str) -> Result<Self> {
-        let folder = std::env::temp_dir().join(format!("conn-test-{}-{name}", std::process::id()));
-        std::fs::create_dir_all(&folder).context("make a folder")?;
-        let copy = Self(folder);
-        open_to_all(&copy.0)?;
-        std::fs::copy(settings::conn()?, copy.program()).context("copy conn")?;
-        open_to_all(&copy.program())?;
-        Ok(copy)
-    }
-
-    fn program(&self) -> PathBuf {
-        self.0.join("conn")
-    }
-}
-
-impl Drop for Copy {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
-fn open_to_all(path: &Path) -> Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).context("chmod")
-}
-
 fn nobody_may_not() -> Result<()> {
     const NOBODY: u32 = 65_534;
-    let copy = Copy::new("nobody")?;
+    // Nobody may not look into the folder of the build.
+    let copied = Copied::new(&settings::conn()?, "nobody", 0o755)?;
     let run = |arguments: &[&str]| {
-        Command::new(copy.program()).args(arguments).uid(NOBODY).gid(NOBODY).output().context("run conn")
+        let mut command = Command::new(copied.program());
+        command.args(arguments).uid(NOBODY).gid(NOBODY);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        copied::spawn(&mut command).and_then(Child::wait_with_output).context("run conn")
     };
     let output = run(&["tail"])?;
     want_code(&output, 3)?;
@@ -212,9 +186,7 @@ fn nobody_may_not() -> Result<()> {
 const MISSING: [libc::c_ulong; 2] = [21, 38];
 
 fn one_capability_missing() -> Result<()> {
-    let copy = Copy::new("perfmon")?;
-    let mut command = Command::new(copy.program());
-    command.arg("tail");
+    let mut command = command(&["tail"])?;
     // SAFETY: the closure only makes prctl calls, which are safe between fork and exec.
     unsafe {
         command.pre_exec(|| {

@@ -1,42 +1,19 @@
 //! What the agent finds out about a process: each fact against what the test knows of the process that it started.
 
 use std::fs;
-use std::io::{ErrorKind, Write as _};
+use std::io::Write as _;
 use std::net::TcpListener;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::MetadataExt as _;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 use crate::agent::Agent;
+use crate::copied::{self, Copied};
 use crate::settings;
-
-/// A folder that everybody may write, with a copy of the workload.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new() -> Result<Self> {
-        let folder = Self(std::env::temp_dir().join(format!("conn-identity-{}", std::process::id())));
-        fs::create_dir(&folder.0).context("a folder")?;
-        fs::set_permissions(&folder.0, fs::Permissions::from_mode(0o1777)).context("its mode")?;
-        fs::copy(settings::workload()?, folder.program()).context("copy the workload")?;
-        Ok(folder)
-    }
-
-    fn program(&self) -> PathBuf {
-        self.0.join("opener")
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
 
 /// A process that connects as often as it is told to, and ends with the test.
 struct Opener {
@@ -45,22 +22,13 @@ struct Opener {
 }
 
 impl Opener {
-    fn start(program: &Path, folder: &Path) -> Result<Self> {
+    fn start(copied: &Copied) -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").context("listen")?;
         let port = listener.local_addr()?.port().to_string();
-        let mut command = Command::new(program);
-        command.args(["opener", &port]).current_dir(folder).stdin(Stdio::piped()).stdout(Stdio::null());
-        let deadline = Instant::now() + settings::seconds(10);
-        loop {
-            match command.spawn() {
-                Ok(child) => return Ok(Self { child, listener }),
-                // A test beside this one has forked while the copy was being written, and not executed yet.
-                Err(e) if e.kind() == ErrorKind::ExecutableFileBusy && Instant::now() < deadline => {
-                    std::thread::sleep(Duration::from_millis(1));
-                }
-                Err(e) => return Err(e).context("start the opener"),
-            }
-        }
+        let mut command = Command::new(copied.program());
+        command.args(["opener", &port]).current_dir(copied.folder()).stdin(Stdio::piped()).stdout(Stdio::null());
+        let child = copied::spawn(&mut command).context("start the opener")?;
+        Ok(Self { child, listener })
     }
 
     fn open(&mut self) -> Result<()> {
@@ -107,22 +75,23 @@ fn user_name(uid: u32) -> Value {
 
 /// Once as a program that the agent sees start, once as one that was there before.
 pub(crate) fn of_a_live_process() -> Result<()> {
-    let folder = Folder::new()?;
-    let hash = format!("{:x}", Sha256::digest(fs::read(folder.program())?));
-    let mut early = Opener::start(&folder.program(), &folder.0)?;
+    // Everybody may write the folder.
+    let copied = Copied::new(&settings::workload()?, "opener", 0o1777)?;
+    let hash = format!("{:x}", Sha256::digest(fs::read(copied.program())?));
+    let mut early = Opener::start(&copied)?;
     early.open()?;
     let agent = Agent::start(&[])?;
-    let mut late = Opener::start(&folder.program(), &folder.0)?;
+    let mut late = Opener::start(&copied)?;
     for (opener, source) in [(&mut early, "proc_scan"), (&mut late, "exec")] {
         let told = hashed(&agent, opener)?;
         let own = std::env::current_exe()?;
         let expected = [
             ("exe_sha256", Value::from(hash.as_str())),
-            ("exe", folder.program().to_string_lossy().into()),
+            ("exe", copied.program().to_string_lossy().into()),
             ("exe_writable", true.into()),
             ("exe_deleted", false.into()),
             ("exe_memfd", false.into()),
-            ("cwd", folder.0.to_string_lossy().into()),
+            ("cwd", copied.folder().to_string_lossy().into()),
             ("user", user_name(fs::metadata("/proc/self")?.uid())),
             ("netns", fs::metadata("/proc/self/ns/net")?.ino().into()),
             ("source", source.into()),

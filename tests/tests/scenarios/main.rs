@@ -10,10 +10,12 @@ mod after_loss;
 mod agent;
 mod cli;
 mod compared;
+mod copied;
 mod identity;
 mod loss;
 mod memory;
 mod settings;
+mod slowest;
 mod storm;
 mod workload;
 
@@ -34,6 +36,7 @@ fn main() -> ExitCode {
     };
     let conclusion = libtest_mimic::run(&arguments, trials);
     let stopped = compared::stop_shared();
+    slowest::print();
     if let Err(e) = &stopped {
         eprintln!("scenarios: FAILED at the end: {e:#}");
     }
@@ -74,5 +77,6 @@ fn trials() -> Result<Vec<Trial>> {
 }
 
 fn trial(name: &str, run: impl FnOnce() -> Result<()> + Send + 'static) -> Trial {
-    Trial::test(name, move || run().map_err(|e| Failed::from(format!("{e:#}"))))
+    let timed = name.to_owned();
+    Trial::test(name, move || slowest::timed(timed, run).map_err(|e| Failed::from(format!("{e:#}"))))
 }
