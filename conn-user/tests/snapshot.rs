@@ -184,7 +184,7 @@ fn who_holds_nothing() {
     let all = std::iter::repeat_with(snapshot)
         .inspect(|_| std::thread::sleep(std::time::Duration::from_millis(20)))
         .take(250)
-        .find(|all| all.sockets.iter().any(|s| s.local == from && s.state == TcpState::FinWait2))
+        .find(|all| all.sockets.iter().any(|s| s.local == from && s.remote == to && s.state == TcpState::FinWait2))
         .expect("FIN_WAIT2");
     let orphan = one(&all, TcpState::FinWait2, from, Some(to));
     assert_eq!((orphan.no_holder, orphan.direction), (Some(NoHolder::Orphan), Some(Direction::Out)));
@@ -453,14 +453,17 @@ fn equals_proc_net_tcp() {
 #[test]
 fn without_what_is_left_of_ended_connections() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
-    let client = TcpStream::connect(listener.local_addr().expect("address")).expect("connect");
+    let to = listener.local_addr().expect("address");
+    let client = TcpStream::connect(to).expect("connect");
     let (server, from) = listener.accept().expect("accept");
     // The side that closes first keeps TIME_WAIT.
     drop(client);
     drop(server);
     let states = |options: &SnapshotOptions| -> Vec<TcpState> {
         let all = take(options).expect("snapshot");
-        all.sockets.iter().filter(|socket| socket.local == from).map(|socket| socket.state).collect()
+        // After many connections the port alone is no key: each peer may have one in TIME_WAIT with it.
+        let ours = |socket: &&Socket| socket.local == from && socket.remote == to;
+        all.sockets.iter().filter(ours).map(|socket| socket.state).collect()
     };
     // A child that another test starts may hold the sockets until it executes its program.
     let is_left = || states(&SnapshotOptions::default()) == [TcpState::TimeWait];
