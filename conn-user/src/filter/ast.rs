@@ -31,7 +31,7 @@ pub struct Word {
 pub struct Value {
     /// How it was written.
     pub form: Form,
-    /// Its text: without quotes and slashes.
+    /// Its text: without quotes, slashes and `@`.
     pub text: String,
     /// Where it stands, with quotes and slashes.
     pub span: Span,
@@ -46,6 +46,8 @@ pub enum Form {
     Quoted,
     /// In slashes: `/^nginx/`, a regular expression.
     Regex,
+    /// Behind an `@`: `@shells`, the values of a list.
+    List,
 }
 
 impl fmt::Display for Expr {
@@ -78,6 +80,7 @@ impl fmt::Display for Value {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.form {
             Form::Bare => f.write_str(&self.text),
+            Form::List => write!(f, "@{}", self.text),
             Form::Regex => write!(f, "/{}/", self.text),
             Form::Quoted => {
                 f.write_char('"')?;

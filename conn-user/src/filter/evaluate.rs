@@ -2,9 +2,8 @@
 
 use std::net::SocketAddr;
 
-use ipnet::IpNet;
-
-use super::compile::{FAMILIES, ProcessNumber, ProcessText, Side, Test, Text, Word};
+use super::compile::{FAMILIES, ProcessNumber, ProcessText, Side, Test, Word};
+use super::values::Texts;
 use super::view::{Socket, View};
 use crate::event::model::EventKind;
 use crate::event::names::{self, ExeFlag};
@@ -24,14 +23,12 @@ impl Test {
         let socket = |ask: &dyn Fn(&Socket) -> bool| view.socket.as_ref().is_some_and(ask);
         match self {
             Self::Process(which, ranges) => {
-                processes(view, |process| which.of(process).is_some_and(|n| within(ranges, n)))
+                processes(view, |process| which.of(process).is_some_and(|n| ranges.contains(n.into())))
             }
             Self::ProcessText(which, texts) => {
                 processes(view, |process| which.fits(process, texts))
                     || (matches!(which, ProcessText::Unit)
-                        && view
-                            .socket_unit
-                            .is_some_and(|unit| texts.iter().any(|text| text.matches(unit.as_bytes()))))
+                        && view.socket_unit.is_some_and(|unit| texts.matches(unit.as_bytes())))
             }
             Self::ExeFlag(all) => processes(view, |process| all.iter().any(|flag| is_so(*flag, process))),
             Self::Runtime(all) => processes(view, |process| {
@@ -44,10 +41,10 @@ impl Test {
                 side.ends(socket)
                     .iter()
                     .flatten()
-                    .any(|end| end.port() != 0 && within(ranges, end.port().into()))
+                    .any(|end| end.port() != 0 && ranges.contains(end.port().into()))
             }),
             Self::Address(side, nets) => {
-                socket(&|socket| side.ends(socket).iter().flatten().any(|end| contain(nets, *end)))
+                socket(&|socket| side.ends(socket).iter().flatten().any(|end| nets.contains(end.ip())))
             }
             Self::Direction(all) => socket(&|socket| socket.direction.is_some_and(|own| all.contains(&own))),
             Self::Kind(all) => view.kind.is_some_and(|own| all.contains(&own)),
@@ -56,10 +53,10 @@ impl Test {
                 socket(&|socket| all.contains(&FAMILIES[usize::from(socket.local.is_ipv6())]))
             }
             Self::State(all) => socket(&|socket| socket.state.is_some_and(|own| all.contains(&own))),
-            Self::Netns(ranges) => socket(&|socket| within(ranges, socket.netns.0)),
+            Self::Netns(ranges) => socket(&|socket| ranges.contains(socket.netns.0.into())),
             Self::End(all) => view.end.is_some_and(|own| all.contains(&own)),
             Self::Errno { numbers, cancelled } => view.errno.is_some_and(|own| {
-                within(numbers, own.into())
+                numbers.contains(own.into())
                     || (*cancelled && own == 0 && view.kind == Some(EventKind::Failed))
             }),
             Self::Source(all) => socket(&|socket| all.contains(&socket.source)),
@@ -71,14 +68,6 @@ impl Test {
 /// Owner or closer: a closed connection concerns both.
 fn processes(view: &View<'_>, ask: impl Fn(&ProcessInfo) -> bool) -> bool {
     view.owner.is_some_and(&ask) || view.closer.is_some_and(&ask)
-}
-
-fn within(ranges: &[(u32, u32)], number: u32) -> bool {
-    ranges.iter().any(|(low, high)| (*low..=*high).contains(&number))
-}
-
-fn contain(nets: &[IpNet], end: SocketAddr) -> bool {
-    nets.iter().any(|net| net.contains(&end.ip()))
 }
 
 impl ProcessNumber {
@@ -93,8 +82,8 @@ impl ProcessNumber {
 }
 
 impl ProcessText {
-    fn fits(self, process: &ProcessInfo, texts: &[Text]) -> bool {
-        let any = |bytes: &[u8]| texts.iter().any(|text| text.matches(bytes));
+    fn fits(self, process: &ProcessInfo, texts: &Texts) -> bool {
+        let any = |bytes: &[u8]| texts.matches(bytes);
         let state = || process.identity.state();
         let place = || process.placement.as_deref();
         let known = |bytes: Option<&[u8]>| bytes.is_some_and(any);
@@ -118,7 +107,7 @@ impl ProcessText {
                 place().is_some_and(|place| known(place.unit.as_deref()) || known(place.user_unit.as_deref()))
             }
             Self::Container => container(process).is_some_and(|container| {
-                any(&container.id) || texts.iter().any(|text| shortens(text, container))
+                any(&container.id) || texts.exact().iter().any(|text| shortens(text, container))
             }),
             Self::Pod => known(container(process).and_then(|container| container.pod.as_deref())),
         }
@@ -130,15 +119,14 @@ fn container(process: &ProcessInfo) -> Option<&Container> {
 }
 
 /// The last component of a path.
-fn base_name(path: &[u8]) -> &[u8] {
+pub(super) fn base_name(path: &[u8]) -> &[u8] {
     path.rsplit(|byte| *byte == b'/').next().unwrap_or(path)
 }
 
 /// Whether the text is the beginning of a long id, as `docker ps` and others show it.
-fn shortens(text: &Text, container: &Container) -> bool {
+fn shortens(text: &[u8], container: &Container) -> bool {
     let short = container.short_id();
-    short.len() < container.id.len()
-        && matches!(text, Text::Exact(own) if own.starts_with(short) && container.id.starts_with(own))
+    short.len() < container.id.len() && text.starts_with(short) && container.id.starts_with(text)
 }
 
 fn hexadecimal(hash: &Sha256) -> [u8; 64] {

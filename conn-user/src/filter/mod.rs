@@ -3,25 +3,30 @@
 //! A filter is a row of words `key:value`, all of which must hold. `-` before a word negates it, a comma between
 //! values is OR. A text becomes an [`ast::Expr`] ([`parse`]), which [`compile`] turns into typed matchers once.
 
+pub mod anchor;
 pub mod ast;
 pub mod compile;
 pub mod error;
 pub mod glob;
 pub mod key;
+pub mod names;
 pub mod parse;
 pub mod suggest;
 
 mod evaluate;
 #[cfg(test)]
 mod listed_tests;
+mod ranges;
 #[cfg(test)]
 mod tests;
+mod values;
 mod view;
 
 use std::fmt;
 
 pub use self::error::FilterError;
 use self::key::Key;
+pub use self::names::Names;
 use self::view::View;
 use crate::event::model::{Event, EventKind};
 use crate::listing::Listed;
@@ -34,13 +39,22 @@ pub struct Filter {
 }
 
 impl Filter {
-    /// Reads and compiles a filter. The empty text is the filter that everything passes.
+    /// Reads and compiles a filter that may name what [`Names::builtin`] has. The empty text is the filter that
+    /// everything passes.
     ///
     /// # Errors
     /// The first thing that is wrong, with its place and what to write instead.
     pub fn new(text: &str) -> Result<Self, FilterError> {
+        Self::with_names(text, Names::builtin())
+    }
+
+    /// Reads and compiles a filter that may name these zones and lists; they are looked up now, once.
+    ///
+    /// # Errors
+    /// As [`Self::new`]; of a wrong value in a list the place is that of the list's name.
+    pub fn with_names(text: &str, names: &Names) -> Result<Self, FilterError> {
         let expr = parse::parse(text)?;
-        let words = compile::compile(text, &expr)?;
+        let words = compile::compile(text, &expr, names)?;
         Ok(Self { expr, words })
     }
 

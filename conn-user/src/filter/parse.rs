@@ -3,10 +3,11 @@
 //! ```text
 //! filter = { blank } [ word { blank word } ] { blank }
 //! word   = [ "-" ] key ":" value { "," value }
-//! value  = regex | quoted | bare
+//! value  = regex | quoted | list | bare
 //! regex  = "/" pattern "/"           up to the first "/" that ends the value; "\/" for a slash, no blank, no quote,
 //!                                    a comma only inside [] or {}
 //! quoted = '"' text '"'              "\"" and "\\" inside
+//! list   = "@" name                  the values of a list
 //! bare   = anything else without blank and comma
 //! ```
 
@@ -33,6 +34,35 @@ pub fn parse(text: &str) -> Result<Expr, FilterError> {
         words.push(parser.word()?);
     }
     Ok(Expr { words })
+}
+
+/// Reads a value of a list: as in a filter, but that blanks and commas are text.
+///
+/// # Errors
+/// What is wrong with it, with `span` as its place.
+pub(super) fn listed(text: &str, span: Span) -> Result<Value, (String, String)> {
+    let value = |form, text: &str| Value { form, text: text.to_owned(), span: span.clone() };
+    if text.is_empty() {
+        return Err(("a value is empty".to_owned(), "write \"\" in quotes for the empty text".to_owned()));
+    }
+    if text.starts_with('"') {
+        let parser = Parser { text, at: 0 };
+        return match parser.quoted() {
+            Ok((inside, used)) if used == text.len() => Ok(value(Form::Quoted, &inside)),
+            Ok(_) => {
+                Err((format!("{} goes on behind its quote", quoted(text)), "end the value there".to_owned()))
+            }
+            Err(error) => Err((error.message, error.help.unwrap_or_default())),
+        };
+    }
+    if text.starts_with('@') {
+        let help = "a list holds values only; a text with an @ needs double quotes";
+        return Err((format!("{} is a list", quoted(text)), help.to_owned()));
+    }
+    Ok(match regex_at(text) {
+        Some(pattern) if pattern.len() + 2 == text.len() => value(Form::Regex, pattern),
+        _ => value(Form::Bare, text),
+    })
 }
 
 struct Parser<'a> {
@@ -128,7 +158,10 @@ impl<'a> Parser<'a> {
             (Form::Regex, pattern.to_owned(), pattern.len() + 2)
         } else {
             let end = rest.find(|c: char| c == ',' || c.is_whitespace()).unwrap_or(rest.len());
-            (Form::Bare, rest[..end].to_owned(), end)
+            match rest[..end].strip_prefix('@') {
+                Some(list) => (Form::List, list.to_owned(), end),
+                None => (Form::Bare, rest[..end].to_owned(), end),
+            }
         };
         if used == 0 {
             let about = key.about();
