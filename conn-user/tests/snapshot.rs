@@ -184,7 +184,9 @@ fn who_holds_nothing() {
     let all = std::iter::repeat_with(snapshot)
         .inspect(|_| std::thread::sleep(std::time::Duration::from_millis(20)))
         .take(250)
-        .find(|all| all.sockets.iter().any(|s| s.local == from && s.remote == to && s.state == TcpState::FinWait2))
+        .find(|all| {
+            all.sockets.iter().any(|s| s.local == from && s.remote == to && s.state == TcpState::FinWait2)
+        })
         .expect("FIN_WAIT2");
     let orphan = one(&all, TcpState::FinWait2, from, Some(to));
     assert_eq!((orphan.no_holder, orphan.direction), (Some(NoHolder::Orphan), Some(Direction::Out)));

@@ -320,6 +320,6 @@ fn is_self_test(watch: &Watch, body: &EventBody) -> bool {
             }
         },
         EventBody::Exec(event) | EventBody::Exit(event, _) => watch.is_child(event.process.pid),
-        EventBody::Gap(_) => false,
+        EventBody::Gap(_) | EventBody::Alert(_) => false,
     }
 }
