@@ -464,7 +464,7 @@ fn without_what_is_left_of_ended_connections() {
     let states = |options: &SnapshotOptions| -> Vec<TcpState> {
         let all = take(options).expect("snapshot");
         // After many connections the port alone is no key: each peer may have one in TIME_WAIT with it.
-        let ours = |socket: &&Socket| socket.local == from && socket.remote == to;
+        let ours = |socket: &&SnapSocket| socket.local == from && socket.remote == to;
         all.sockets.iter().filter(ours).map(|socket| socket.state).collect()
     };
     // A child that another test starts may hold the sockets until it executes its program.

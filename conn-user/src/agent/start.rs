@@ -20,17 +20,20 @@ use crate::kernel::selftest::{self, SelfTestError};
 use crate::process::inspect::Inspector;
 use crate::process::procfs::ProcFs;
 use crate::process::table::ProcessTable;
+use crate::rules::RuleSet;
 
 /// How long the records of the self-test may take: far more than a loaded, emulated machine needs.
 const SELF_TEST_PATIENCE: Duration = Duration::from_secs(20);
 
 /// What the agent is asked to do.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct AgentOptions {
     /// Backend, ring and diagnostics.
     pub load: LoadOptions,
     /// Whether to prove that every hook delivers.
     pub self_test: bool,
+    /// What is anomalous; `None`: nothing is judged.
+    pub rules: Option<RuleSet>,
 }
 
 /// An agent that traces.
@@ -88,7 +91,7 @@ pub async fn start(options: AgentOptions, tell: &mut impl FnMut(&Event)) -> Resu
     };
     // After the attach: what is born later has a record, what was born earlier is in /proc.
     agent.pipeline.processes().scan()?;
-    take_in(&mut agent, tell).await?;
+    take_in(&mut agent, options.rules.as_ref(), tell).await?;
     if options.self_test {
         self_test(&mut agent, tell).await?;
     }
@@ -96,7 +99,11 @@ pub async fn start(options: AgentOptions, tell: &mut impl FnMut(&Event)) -> Resu
 }
 
 /// Takes in what was there before the attach. The records that come meanwhile are handled afterwards.
-async fn take_in(agent: &mut Agent, tell: &mut impl FnMut(&Event)) -> Result<(), StartError> {
+async fn take_in(
+    agent: &mut Agent,
+    rules: Option<&RuleSet>,
+    tell: &mut impl FnMut(&Event),
+) -> Result<(), StartError> {
     let mut backlog = Backlog::default();
     let mut task = tokio::task::spawn_blocking(|| snapshot::take(&SnapshotOptions::living()));
     let taken = loop {
@@ -122,6 +129,9 @@ async fn take_in(agent: &mut Agent, tell: &mut impl FnMut(&Event)) -> Result<(),
             }
         }
         Err(error) => agent.notes.push(format!("what was there before is not known: {error}")),
+    }
+    if let Some(rules) = rules {
+        agent.pipeline.set_rules(rules, tell);
     }
     backlog.each(|bytes| agent.pipeline.on_bytes(bytes, tell));
     Ok(())

@@ -11,6 +11,7 @@ use std::env;
 use std::ffi::{OsStr, OsString};
 use std::io::{self, IsTerminal};
 use std::num::NonZeroU64;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -31,7 +32,8 @@ Exit codes:
   2  wrong usage: a flag or a filter that does not exist
   3  not permitted: a capability is missing
   4  this kernel cannot do it, or the self-test failed
-  5  the lists differ (conn diff --exit-code)";
+  5  the lists differ (conn diff --exit-code)
+  6  an alert was shown (conn tail --exit-code)";
 
 /// How the program ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -49,6 +51,8 @@ pub enum Exit {
     Unsupported = 4,
     /// The lists differ, and that was asked for.
     Differs = 5,
+    /// An alert was shown, and that was asked for.
+    Alerts = 6,
 }
 
 impl From<Exit> for ExitCode {
@@ -126,6 +130,22 @@ pub struct TailArgs {
     /// Size of the ring buffer between kernel and agent: a power of two from 64K to 1G
     #[arg(long, value_name = "SIZE", default_value = "8M", value_parser = parse_ring_size)]
     pub ring_size: u32,
+
+    /// Use the rules of this folder (may be given several times) in the place of the built-in ones
+    #[arg(long = "rules", value_name = "DIR", conflicts_with = "no_rules")]
+    pub rules: Vec<PathBuf>,
+
+    /// Judge nothing: no alerts
+    #[arg(long)]
+    pub no_rules: bool,
+
+    /// Show alerts alone
+    #[arg(long, conflicts_with_all = ["kinds", "all", "no_rules"])]
+    pub alerts: bool,
+
+    /// Exit with code 6 if an alert was shown
+    #[arg(long, conflicts_with = "no_rules")]
+    pub exit_code: bool,
 
     /// Show only what matches: words such as port:443 proc:nginx -dst:10.0.0.0/8 (see docs/filter.md)
     ///
@@ -212,6 +232,21 @@ pub struct TailOptions {
     pub ring_size: u32,
     /// What to show.
     pub filter: Filter,
+    /// Which rules judge.
+    pub rules: RuleChoice,
+    /// Say by the exit code whether an alert was shown.
+    pub exit_code: bool,
+}
+
+/// Which rules judge what happens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RuleChoice {
+    /// None.
+    None,
+    /// The built-in ones.
+    Default,
+    /// Those of these folders.
+    Folders(Vec<PathBuf>),
 }
 
 /// How events are written.
@@ -294,7 +329,9 @@ impl TailArgs {
     /// A filter that does not exist: [`Exit::Usage`].
     pub fn resolve(&self, environment: Environment) -> Result<TailOptions, FilterError> {
         let filter = Filter::new(&self.filter.join(" "))?;
-        let kinds = if self.all {
+        let kinds = if self.alerts {
+            [EventKind::Alert].into_iter().collect()
+        } else if self.all {
             KindSet::ALL
         } else if self.kinds.is_empty() {
             let asked = [EventKind::Exec, EventKind::Exit].into_iter().filter(|kind| filter.asks_for(*kind));
@@ -313,6 +350,12 @@ impl TailArgs {
             bpf_log: self.bpf_log,
             ring_size: self.ring_size,
             filter,
+            rules: match &self.rules {
+                _ if self.no_rules => RuleChoice::None,
+                none if none.is_empty() => RuleChoice::Default,
+                folders => RuleChoice::Folders(folders.clone()),
+            },
+            exit_code: self.exit_code,
         })
     }
 }

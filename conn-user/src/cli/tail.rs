@@ -46,6 +46,7 @@ async fn tail(options: TailOptions) -> anyhow::Result<Exit> {
             log_level: options.bpf_log.then_some(aya_log::Level::Trace),
         },
         self_test: options.self_test,
+        rules: None,
     };
     let (limits, bpf_log) = (Limits { duration: options.duration }, options.bpf_log);
     let json = options.format == Format::Json;

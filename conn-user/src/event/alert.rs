@@ -141,6 +141,8 @@ pub struct Alert {
     pub covered: Covered,
     /// The smallest exception that silences it: a filter for the rule's `except`. `None`: no filter can.
     pub silence: Option<Box<str>>,
+    /// When this step was found.
+    pub at: BootNs,
     /// When it was raised.
     pub raised: BootNs,
     /// How often the same was found since the alert was last told, and not told.

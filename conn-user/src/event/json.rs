@@ -74,7 +74,18 @@ impl JsonEncoder {
         self.head(event, out);
         match &event.body {
             EventBody::Flow(change) => self.flow(change, event.boot, out),
-            EventBody::Exec(exec) => self.process(Some(&exec.process), b",\"process\":", out),
+            EventBody::Exec(exec) => {
+                self.process(Some(&exec.process), b",\"process\":", out);
+                if let Some(conn) = &exec.stdio {
+                    out.extend_from_slice(b",\"stdio\":{\"dir\":\"");
+                    out.extend_from_slice(conn.direction.name().as_bytes());
+                    out.push(b'"');
+                    write_end(b",\"laddr\":\"", b",\"lport\":", conn.local, out);
+                    write_end(b",\"raddr\":\"", b",\"rport\":", conn.remote, out);
+                    self.conn_id(conn.id, out);
+                    out.push(b'}');
+                }
+            }
             EventBody::Exit(exit, status) => {
                 self.process(Some(&exit.process), b",\"process\":", out);
                 let (key, number): (&[u8], u8) = match status {

@@ -177,6 +177,7 @@ impl Naive {
             ) => (conn.owner.process.clone(), None),
             EventBody::Flow(Change::Listen(listener)) => (listener.owner.process.clone(), None),
             EventBody::Exec(of) | EventBody::Exit(of, _) => (Some(of.process.clone()), None),
+            EventBody::Alert(alert) => (alert.subject.process().cloned(), None),
             EventBody::Gap(_) => (None, None),
         };
         let processes =

@@ -88,9 +88,9 @@ pub struct Alerts {
 impl Alerts {
     pub(super) fn raise(
         &mut self,
-        place: u32,
-        rule: &Rule,
+        (place, rule): (u32, &Rule),
         found: Found,
+        severity: Severity,
         now: BootNs,
         coverage: &Coverage,
     ) -> Option<AlertId> {
@@ -110,12 +110,13 @@ impl Alerts {
         let alert = Alert {
             id,
             phase: Phase::Raised,
-            severity: rule.severity,
+            severity,
             rule: Arc::clone(&rule.about),
             covered: covered(coverage, found.judged_from, now),
             subject: found.subject,
             evidence: found.evidence,
             silence: found.silence,
+            at: now,
             raised: now,
             repeats,
         };
@@ -137,13 +138,13 @@ impl Alerts {
         open.alert.severity = severity;
         open.alert.evidence = evidence;
         let repeats = take_repeats(&mut self.recent, open.same, now);
-        self.told.push(Alert { phase: Phase::Escalated, repeats, ..open.alert.clone() });
+        self.told.push(Alert { phase: Phase::Escalated, at: now, repeats, ..open.alert.clone() });
     }
 
     pub(super) fn resolve(&mut self, id: AlertId, evidence: Vec<Evidence>, now: BootNs) {
         let Some(Open { alert, same, .. }) = self.open.remove(&id.0) else { return };
         let repeats = take_repeats(&mut self.recent, same, now);
-        self.told.push(Alert { phase: Phase::Resolved, evidence, repeats, ..alert });
+        self.told.push(Alert { phase: Phase::Resolved, at: now, evidence, repeats, ..alert });
         while self.by_age.front().is_some_and(|first| !self.open.contains_key(&first.0)) {
             self.by_age.pop_front();
         }

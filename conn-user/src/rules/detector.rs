@@ -8,6 +8,7 @@ use crate::event::model::{Event, EventBody};
 use crate::filter::names::Names;
 use crate::flow::coverage::Coverage;
 use crate::flow::model::{Change, ConnEvent, ConnId, Direction, ListenEvent, Source};
+use crate::flow::table::FlowTable;
 use crate::process::hash::IntMap;
 use crate::units::BootNs;
 
@@ -15,6 +16,12 @@ use crate::units::BootNs;
 pub trait Flows {
     /// The connection or `None`: it ended, or was never followed.
     fn connection(&self, id: ConnId) -> Option<ConnEvent>;
+}
+
+impl Flows for FlowTable {
+    fn connection(&self, id: ConnId) -> Option<ConnEvent> {
+        self.connection(id)
+    }
 }
 
 /// What of an event wakes a detector up. A set.
@@ -129,7 +136,12 @@ impl Scene<'_> {
 
     /// Raises an alert, unless the same one is open or was told within the rule's throttle.
     pub fn raise(&mut self, rule: &Rule, found: Found) -> Option<AlertId> {
-        self.alerts.raise(self.rule, rule, found, self.now, self.coverage)
+        self.raise_as(rule, found, rule.severity)
+    }
+
+    /// Likewise, with another severity than the rule's.
+    pub fn raise_as(&mut self, rule: &Rule, found: Found, severity: Severity) -> Option<AlertId> {
+        self.alerts.raise((self.rule, rule), found, severity, self.now, self.coverage)
     }
 
     /// Tells that it got worse.

@@ -13,9 +13,11 @@ use crate::event::alert::{Alert, Evidence};
 use crate::event::model::{Event, EventBody};
 use crate::filter::names::Names;
 use crate::flow::coverage::Coverage;
-use crate::flow::model::{Change, ConnId, Ending, Failure};
+use crate::flow::model::{
+    Actor, Change, ConnEvent, ConnId, EndedHow, Ending, Failure, Method, UnknownReason,
+};
 use crate::process::hash::IntMap;
-use crate::units::{BootNs, DurationNs};
+use crate::units::{BootNs, DurationNs, WallNs};
 
 /// How long an event of a process waits whose executable is still being looked at, before rules on late facts judge it a
 /// second time: the inspector needs some milliseconds.
@@ -123,6 +125,16 @@ impl Engine {
             _ => self.judge(event, flows),
         }
         if self.alerts.has_told() { self.alerts.take() } else { Vec::new() }
+    }
+
+    /// A connection is not followed any more, and nothing tells its end.
+    pub fn forget(&mut self, conn: ConnEvent, now: BootNs, flows: &dyn Flows) -> Vec<Alert> {
+        let closer = Actor { process: None, tid: None, method: Method::Unknown(UnknownReason::Lost) };
+        let ending = Ending { how: EndedHow::Unseen, errno: 0, closer, duration: None, traffic: None };
+        let id = conn.id;
+        let body = EventBody::Flow(Change::Close(conn, ending));
+        self.end(id, &Event { seq: 0, boot: now, wall: WallNs(0), body }, flows);
+        self.alerts.take()
     }
 
     /// When [`Self::on_time`] must be called next.

@@ -1,20 +1,15 @@
-//! Connections that are open for long.
+//! Connections that are open for long: told by timers while they are open, whether anything is sent or not.
+//!
+//! One that was there before it was seen counts from the latest instant at which it can have begun: it is told as soon as it
+//! is certain, and the evidence says how old it may be at most.
 
-use super::detector::{Detector, Scene, Triggers};
-use super::model::{LongRule, Rule};
-use crate::event::model::Event;
+mod each;
+mod sum;
+
+use super::detector::Detector;
+use super::model::LongRule;
 
 /// The detector of such a rule.
-pub(super) fn detector(_rule: &LongRule) -> Box<dyn Detector> {
-    Box::new(Nothing)
-}
-
-struct Nothing;
-
-impl Detector for Nothing {
-    fn triggers(&self) -> Triggers {
-        Triggers::BEGIN
-    }
-
-    fn on_match(&mut self, _rule: &Rule, _event: &Event, _scene: &mut Scene<'_>) {}
+pub(super) fn detector(rule: &LongRule) -> Box<dyn Detector> {
+    if rule.sum { Box::new(sum::Sum::new(rule)) } else { Box::new(each::Each::new(rule)) }
 }
