@@ -196,7 +196,7 @@ impl Pipeline {
                             && before.args == process.args
                     });
                 if !repeats {
-                    self.tell(boot, EventBody::Exec(ProcEvent { process }), tell);
+                    self.tell(boot, EventBody::Exec(ProcEvent { process, stdio: None }), tell);
                 }
             }
             Record::Exit(exit) => {
@@ -204,7 +204,7 @@ impl Pipeline {
                     && self.processes.known(&exit.task).is_some_and(|(_, exited)| exited);
                 if let Some(process) = self.processes.on_exit(exit).filter(|_| !repeats) {
                     let status = ExitStatus::from_kernel(exit.exit_code);
-                    self.tell(boot, EventBody::Exit(ProcEvent { process }, status), tell);
+                    self.tell(boot, EventBody::Exit(ProcEvent { process, stdio: None }, status), tell);
                 }
             }
             flow => {

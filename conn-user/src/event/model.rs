@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::alert::Alert;
-use crate::flow::model::Change;
+use crate::flow::model::{Change, ConnEvent};
 use crate::kernel::gap::Gap;
 use crate::process::info::{ExitStatus, ProcessInfo};
 use crate::units::{BootNs, WallNs};
@@ -128,4 +128,6 @@ impl EventBody {
 pub struct ProcEvent {
     /// The process after it.
     pub process: Arc<ProcessInfo>,
+    /// Of an exec: the TCP connection that is its standard input or output, where one is.
+    pub stdio: Option<Box<ConnEvent>>,
 }
