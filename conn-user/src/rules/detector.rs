@@ -1,6 +1,7 @@
 //! What a detector is, and what it may do.
 
-use super::alerts::{Alerts, Found};
+use super::alerts::{Alerts, Found, Life};
+use super::exits::Exits;
 use super::model::Rule;
 use super::timers::{Alarm, TimerId, Timers};
 use crate::event::alert::{AlertId, Evidence, Severity};
@@ -10,6 +11,7 @@ use crate::flow::coverage::Coverage;
 use crate::flow::model::{Change, ConnEvent, ConnId, Direction, ListenEvent, Source};
 use crate::flow::table::FlowTable;
 use crate::process::hash::IntMap;
+use crate::process::info::{ExitStatus, ProcessInfo};
 use crate::units::BootNs;
 
 /// Where the engine finds connections that live.
@@ -90,6 +92,15 @@ pub trait Detector: Send {
     /// The end of a connection or listener that it follows (see [`Scene::follow`]): a `Close`, `Failed` or `Unlisten`.
     fn on_end(&mut self, _rule: &Rule, _event: &Event, _scene: &mut Scene<'_>) {}
 
+    /// The end of a process that it follows (see [`Scene::follow_process`]).
+    fn on_exit(&mut self, _rule: &Rule, _process: &ProcessInfo, _status: ExitStatus, _scene: &mut Scene<'_>) {
+    }
+
+    /// What it does not remember any more, for want of room: it may judge wrongly what is not in its memory.
+    fn forgotten(&self) -> u64 {
+        0
+    }
+
     /// A timer of its own is due.
     fn on_timer(&mut self, _rule: &Rule, _token: u64, _scene: &mut Scene<'_>) {}
 }
@@ -113,15 +124,31 @@ pub struct Scene<'a> {
     pub(super) timers: &'a mut Timers,
     pub(super) followed: &'a mut IntMap<u64, Followers>,
     pub(super) alerts: &'a mut Alerts,
+    pub(super) exits: &'a mut Exits,
+    /// The event is judged late, and its connection or listener has ended since.
+    pub(super) is_over: bool,
 }
 
 impl Scene<'_> {
     /// Has the detector told of the end of this connection or listener.
     pub fn follow(&mut self, id: ConnId) {
+        if self.is_over {
+            return;
+        }
         let followers = self.followed.entry(id.0).or_default();
         if !followers.contains(&self.rule) {
             followers.push(self.rule);
         }
+    }
+
+    /// Has the detector told of the end of this process.
+    pub fn follow_process(&mut self, process: &ProcessInfo) {
+        self.exits.follow(process, self.rule);
+    }
+
+    /// How this process ended, if it did of late.
+    pub fn exit_of(&self, process: &ProcessInfo) -> Option<ExitStatus> {
+        self.exits.of(process)
     }
 
     /// Sets a timer.
@@ -140,7 +167,10 @@ impl Scene<'_> {
     }
 
     /// Likewise, with another severity than the rule's.
-    pub fn raise_as(&mut self, rule: &Rule, found: Found, severity: Severity) -> Option<AlertId> {
+    pub fn raise_as(&mut self, rule: &Rule, mut found: Found, severity: Severity) -> Option<AlertId> {
+        if self.is_over && matches!(found.life, Life::With(_)) {
+            found.life = Life::Moment;
+        }
         self.alerts.raise((self.rule, rule), found, severity, self.now, self.coverage)
     }
 

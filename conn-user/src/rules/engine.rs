@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::alerts::{AlertStats, Alerts};
 use super::detector::{Detector, Flows, Followers, Scene, Triggers};
+use super::exits::Exits;
 use super::index::Index;
 use super::model::{Detect, Rule};
 use super::set::RuleSet;
@@ -38,11 +39,21 @@ pub struct EngineStats {
     pub followed: usize,
     /// Events that were not judged by late facts, for want of room.
     pub late_dropped: u64,
+    /// What detectors do not remember any more, for want of room.
+    pub forgotten: u64,
 }
 
 struct Running {
     rule: Arc<Rule>,
     detector: Box<dyn Detector>,
+}
+
+/// A connection or listener with events that wait for facts.
+#[derive(Default)]
+struct LateSubject {
+    events: u32,
+    /// It has ended.
+    is_over: bool,
 }
 
 /// Rules at work.
@@ -55,7 +66,9 @@ pub struct Engine {
     timers: Timers,
     followed: IntMap<u64, Followers>,
     alerts: Alerts,
+    exits: Exits,
     late: IntMap<u64, Event>,
+    late_subjects: IntMap<u64, LateSubject>,
     late_last: u64,
     candidates: Vec<u32>,
     stats: EngineStats,
@@ -89,7 +102,9 @@ impl Engine {
             timers: Timers::default(),
             followed: IntMap::default(),
             alerts: Alerts::default(),
+            exits: Exits::default(),
             late: IntMap::default(),
+            late_subjects: IntMap::default(),
             late_last: 0,
             candidates: Vec::new(),
             stats: EngineStats::default(),
@@ -122,6 +137,14 @@ impl Engine {
                 self.end(conn.id, event, flows);
             }
             EventBody::Flow(Change::Unlisten(listener, _)) => self.end(listener.id, event, flows),
+            EventBody::Exit(exit, status) => {
+                for place in self.exits.add(&exit.process, *status) {
+                    self.with(place, event.boot, flows, |detector, rule, scene| {
+                        detector.on_exit(rule, &exit.process, *status, scene);
+                    });
+                }
+                self.judge(event, flows);
+            }
             _ => self.judge(event, flows),
         }
         if self.alerts.has_told() { self.alerts.take() } else { Vec::new() }
@@ -169,6 +192,8 @@ impl Engine {
             alerts: self.alerts.stats(),
             timers: self.timers.len(),
             followed: self.followed.len(),
+            forgotten: self.exits.unfollowed()
+                + self.running.iter().map(|running| running.detector.forgotten()).sum::<u64>(),
             ..self.stats
         }
     }
@@ -210,20 +235,41 @@ impl Engine {
         let at = BootNs(event.boot.0.saturating_add(LATE_FACTS.0));
         self.timers.set(at, super::timers::Alarm { rule: OWN, token: self.late_last });
         self.late.insert(self.late_last, event.clone());
+        if let Some(id) = subject(event) {
+            self.late_subjects.entry(id.0).or_default().events += 1;
+        }
     }
 
     fn judge_late(&mut self, event: &Event, now: BootNs, flows: &dyn Flows) {
+        let is_over = subject(event).is_some_and(|id| self.is_over(id));
         let mut candidates = Vec::new();
         self.index.candidates(Triggers::of(event), event, &mut candidates);
         for place in candidates {
             let rule = &self.running[place as usize].rule;
             if self.index.is_late(place) && rule.selects(event) {
-                self.with(place, now, flows, |detector, rule, scene| detector.on_match(rule, event, scene));
+                self.with(place, now, flows, |detector, rule, scene| {
+                    scene.is_over = is_over;
+                    detector.on_match(rule, event, scene);
+                });
             }
         }
     }
 
+    /// Whether it has ended. To be asked once for each event that waited.
+    fn is_over(&mut self, id: ConnId) -> bool {
+        let Some(subject) = self.late_subjects.get_mut(&id.0) else { return false };
+        let is_over = subject.is_over;
+        subject.events -= 1;
+        if subject.events == 0 {
+            self.late_subjects.remove(&id.0);
+        }
+        is_over
+    }
+
     fn end(&mut self, id: ConnId, event: &Event, flows: &dyn Flows) {
+        if let Some(subject) = self.late_subjects.get_mut(&id.0) {
+            subject.is_over = true;
+        }
         if let Some(followers) = self.followed.remove(&id.0) {
             for place in followers {
                 self.with(place, event.boot, flows, |detector, rule, scene| {
@@ -252,9 +298,18 @@ impl Engine {
             timers: &mut self.timers,
             followed: &mut self.followed,
             alerts: &mut self.alerts,
+            exits: &mut self.exits,
+            is_over: false,
         };
         act(running.detector.as_mut(), &running.rule, &mut scene);
     }
+}
+
+/// The connection or listener that an event is about.
+fn subject(event: &Event) -> Option<ConnId> {
+    super::detector::connection(event)
+        .map(|conn| conn.id)
+        .or_else(|| super::detector::listener(event).map(|listener| listener.id))
 }
 
 /// What a connection or a listener was when it ended.

@@ -7,12 +7,14 @@
 pub mod alerts;
 pub mod detector;
 pub mod engine;
+mod exits;
 mod index;
 pub mod long;
 pub mod missing;
 pub mod model;
 pub mod path;
 pub mod process;
+mod program;
 pub mod server;
 pub mod set;
 mod silence;

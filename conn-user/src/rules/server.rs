@@ -1,20 +1,22 @@
 //! Listeners that should not be.
 
-use super::detector::{Detector, Scene, Triggers};
-use super::model::{Rule, ServerRule};
-use crate::event::model::Event;
+mod accept;
+mod join;
+mod listener;
+mod places;
+mod takeover;
+mod widened;
+
+use super::detector::Detector;
+use super::model::ServerRule;
 
 /// The detector of such a rule.
-pub(super) fn detector(_rule: ServerRule) -> Box<dyn Detector> {
-    Box::new(Nothing)
-}
-
-struct Nothing;
-
-impl Detector for Nothing {
-    fn triggers(&self) -> Triggers {
-        Triggers::BEGIN
+pub(super) fn detector(rule: ServerRule) -> Box<dyn Detector> {
+    match rule {
+        ServerRule::Listener => Box::new(listener::Listener),
+        ServerRule::Takeover => Box::<takeover::Takeover>::default(),
+        ServerRule::Join => Box::<join::Join>::default(),
+        ServerRule::Widened => Box::<widened::Widened>::default(),
+        ServerRule::Accept => Box::<accept::Accept>::default(),
     }
-
-    fn on_match(&mut self, _rule: &Rule, _event: &Event, _scene: &mut Scene<'_>) {}
 }
