@@ -1,13 +1,13 @@
 //! Filters against listed sockets.
 
 use super::*;
-use crate::listing::samples;
+use crate::listing::{Listing, samples};
 
 /// Places in the sample list of what matches.
 fn matching(text: &str) -> Vec<usize> {
     let filter = Filter::for_sockets(text).unwrap_or_else(|error| panic!("{error}"));
-    let sockets = samples::listing().sockets;
-    (0..sockets.len()).filter(|at| filter.matches_socket(&sockets[*at])).collect()
+    let Listing { sockets, ended, .. } = samples::listing();
+    (0..sockets.len()).filter(|at| filter.matches_socket(&sockets[*at], ended)).collect()
 }
 
 #[test]
