@@ -106,6 +106,18 @@ pub(super) enum Side {
 }
 
 impl Word {
+    /// Whether it asks for gaps: by their kind, or by what only they have.
+    pub(super) fn is_about_gaps(&self) -> bool {
+        self.names_kind(EventKind::Gap)
+            || matches!(self.test, Test::Cause(_) | Test::Amount(Amount::Cpu | Amount::Lost, _))
+    }
+
+    /// Whether it asks for this kind: by name, or by what only that has.
+    pub(super) fn asks_for(&self, kind: EventKind) -> bool {
+        let exits = matches!(self.test, Test::Amount(Amount::Code | Amount::Signal, _));
+        !self.negated && (self.names_kind(kind) || (exits && kind == EventKind::Exit))
+    }
+
     /// Whether it looks at kinds and names this one.
     pub(super) fn names_kind(&self, kind: EventKind) -> bool {
         matches!(&self.test, Test::Kind(kinds) if kinds.contains(&kind))

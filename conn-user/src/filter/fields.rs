@@ -157,7 +157,9 @@ pub(super) fn age(view: &View<'_>) -> Option<(u64, u64)> {
             born.filter(|_| source != Source::Live).map(|born| Age::of(born, event.boot))
         }
     }?;
-    Some((age.at_least.0, age.at_most.map_or(u64::MAX, |at_most| at_most.0)))
+    let (one, other) = (age.at_least.0, age.at_most.map_or(u64::MAX, |at_most| at_most.0));
+    // Bounds from different sources may contradict each other.
+    Some((one.min(other), one.max(other)))
 }
 
 impl Flag {

@@ -104,18 +104,18 @@ impl Filter {
     }
 
     /// Whether a stream with this filter shows the event: what matches, and every gap, because what was lost may
-    /// have matched; only a word that names gaps (`-kind:gap`) hides them.
+    /// have matched; only a word about gaps (`-kind:gap`, `lost:>100`) hides them.
     pub fn passes(&self, event: &Event) -> bool {
         let gap = event.body.kind() == EventKind::Gap;
-        if gap && !self.words.iter().any(|word| word.names_kind(EventKind::Gap)) {
+        if gap && !self.words.iter().any(compile::Word::is_about_gaps) {
             return true;
         }
         self.matches(event)
     }
 
-    /// Whether a word asks for this kind by name (`kind:exec`): then it is shown although it is not by default.
+    /// Whether a word asks for this kind (`kind:exec`, `code:1`): then it is shown although it is not by default.
     pub fn asks_for(&self, kind: EventKind) -> bool {
-        self.words.iter().any(|word| !word.negated && word.names_kind(kind))
+        self.words.iter().any(|word| word.asks_for(kind))
     }
 
     /// Whether it is the filter that everything passes.

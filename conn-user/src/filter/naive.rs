@@ -82,15 +82,25 @@ impl Naive {
     }
 
     pub(super) fn holds(&self, word: &Word) -> bool {
-        let listed = |list: &str| {
-            let (_, values) = properties::LISTS.iter().find(|(name, _)| *name == list).expect("a list");
-            values.iter().any(|text| self.fits(word.key, &as_in_a_list(text)))
+        let values: Vec<Value> = word.values.iter().flat_map(expanded).collect();
+        let fits = match word.key {
+            Key::Age => self.is_so_old(&values),
+            key => values.iter().any(|value| self.fits(key, value)),
         };
-        let fits = |value: &Value| match value.form {
-            Form::List => listed(&value.text),
-            _ => self.fits(word.key, value),
+        fits != word.negated
+    }
+
+    /// Whether every age that it may have fits a value: both bounds, and what lies between them where something changes.
+    fn is_so_old(&self, values: &[Value]) -> bool {
+        let Some(least) = self.at("age", "at_least_ns").first().map(|least| number(least)) else {
+            return false;
         };
-        word.values.iter().any(fits) != word.negated
+        let most = self.at("age", "at_most_ns").first().map_or(u64::MAX.into(), |most| number(most));
+        let changes = values.iter().flat_map(|value| value.text.split('-')).map(number);
+        let between = changes.flat_map(|at| [at.saturating_sub(1), at, at + 1]).chain([least, most]);
+        between
+            .filter(|age| (least.min(most)..=least.max(most)).contains(age))
+            .all(|age| values.iter().any(|value| number_fits(value, &age.to_string())))
     }
 
     /// Texts in an object at a path below the event, or below the processes.
@@ -229,12 +239,7 @@ impl Naive {
                 equal(self.field("kernel_socket")) || (absent && value.text == "false")
             }
             Key::CommunityId | Key::SocketUnit => texts(self.field(key.name())),
-            Key::Age => {
-                let most = self.at("age", "at_most_ns");
-                let most = most.first().cloned().unwrap_or_else(|| u64::MAX.to_string());
-                let least = self.at("age", "at_least_ns");
-                least.first().is_some_and(|least| number_fits(value, least) && number_fits(value, &most))
-            }
+            Key::Age => panic!("ages are intervals"),
             Key::Duration => numbers(self.field("duration_ns")),
             Key::ConnectTime => numbers(self.field("connect_ns")),
             Key::After => numbers(self.field("after_ns")),
@@ -364,6 +369,15 @@ fn is_in(net: &str, found: &str) -> bool {
     let (found, found_size) = bits(found.parse().expect("address"));
     let prefix = if prefix.is_empty() { size } else { prefix.parse().expect("prefix") };
     size == found_size && (0..prefix).all(|bit| (net ^ found) >> (127 - bit) & 1 == 0)
+}
+
+/// The values that a value stands for: of a list, those of the list.
+fn expanded(value: &Value) -> Vec<Value> {
+    if value.form != Form::List {
+        return vec![value.clone()];
+    }
+    let (_, values) = properties::LISTS.iter().find(|(name, _)| *name == value.text).expect("a list");
+    values.iter().map(|text| as_in_a_list(text)).collect()
 }
 
 /// A value of a list of the tests: none has an escape.

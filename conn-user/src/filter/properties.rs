@@ -1,5 +1,7 @@
 //! Properties: printing, the naive evaluator, anchors, and texts that are no filters.
 
+use std::sync::Arc;
+
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -8,7 +10,11 @@ use super::ast::{Expr, Form, Value, Word};
 use super::key::{Key, Takes};
 use super::naive::Naive;
 use super::*;
+use crate::event::model::EventBody;
 use crate::event::samples;
+use crate::flow::model::{Actor, Change};
+use crate::process::identity::Identity;
+use crate::process::info::ProcessInfo;
 
 fn value(form: Form, text: impl Into<String>) -> Value {
     Value { form, text: text.into(), span: 0..0 }
@@ -46,6 +52,8 @@ fn values(key: Key) -> BoxedStrategy<Value> {
                 ">1d",
                 "0s-5000000000000ms",
                 ">=18446744073s",
+                "0s-1d",
+                "1d-300d",
             ])
             .prop_map(str::to_owned),
         ),
@@ -182,6 +190,33 @@ fn anchored() -> BoxedStrategy<Expr> {
     vec(word, 0..3).prop_map(|words| Expr { words }).boxed()
 }
 
+fn without_late_facts(mut event: Event) -> Event {
+    let forget = |process: &mut Arc<ProcessInfo>| {
+        *process = Arc::new(ProcessInfo { identity: Identity::default(), ..ProcessInfo::clone(process) });
+    };
+    let forget_all = |actors: &mut [Option<&mut Actor>]| {
+        actors.iter_mut().flatten().filter_map(|actor| actor.process.as_mut()).for_each(forget);
+    };
+    match &mut event.body {
+        EventBody::Flow(
+            Change::Connect(conn)
+            | Change::Accept(conn)
+            | Change::Established(conn)
+            | Change::Failed(conn, _),
+        ) => forget_all(&mut [Some(&mut conn.owner), conn.listener.as_mut()]),
+        EventBody::Flow(Change::Close(conn, ending)) => {
+            forget_all(&mut [Some(&mut conn.owner), conn.listener.as_mut(), Some(&mut ending.closer)]);
+        }
+        EventBody::Flow(Change::Listen(listener)) => forget_all(&mut [Some(&mut listener.owner)]),
+        EventBody::Flow(Change::Unlisten(listener, end)) => {
+            forget_all(&mut [Some(&mut listener.owner), Some(&mut end.closer)]);
+        }
+        EventBody::Exec(of) | EventBody::Exit(of, _) => forget(&mut of.process),
+        EventBody::Gap(_) => {}
+    }
+    event
+}
+
 fn compiled(expr: &Expr) -> Result<Filter, TestCaseError> {
     let filter = Filter::with_names(&expr.to_string(), &tests::names());
     filter.map_err(|error| TestCaseError::fail(error.to_string()))
@@ -223,6 +258,14 @@ proptest! {
         // One exact word and its anchor say the same.
         if let [Word { negated: false, .. }] = &expr.words[..] && anchor.is_some() {
             prop_assert_eq!(fits, filter.matches(&event), "{}: {:?}", expr, anchor);
+        }
+    }
+
+    #[test]
+    fn late_facts_change_only_who_needs_them(expr in any_expr(), event in samples::any_event()) {
+        let filter = compiled(&expr)?;
+        if !filter.needs_late_facts() {
+            prop_assert_eq!(filter.matches(&event), filter.matches(&without_late_facts(event)), "{}", expr);
         }
     }
 

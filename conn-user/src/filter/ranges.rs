@@ -127,7 +127,9 @@ impl IpSet {
     /// The addresses of networks.
     pub(super) fn of(nets: &[IpNet]) -> Self {
         let mut ranges = IpRanges::default();
-        nets.iter().for_each(|net| ranges.add(*net));
+        for net in nets {
+            ranges.add(*net);
+        }
         ranges.into()
     }
 

@@ -86,6 +86,8 @@ fn gaps_pass_unless_named() {
     assert!(!filter("port:80").matches(&gap) && filter("port:80").passes(&gap));
     assert!(filter("kind:connect").passes(&gap));
     assert!(!filter("-kind:gap").passes(&gap));
+    assert!(filter("lost:1").passes(&gap) && !filter("lost:>1").passes(&gap));
+    assert!(filter("code:>0").asks_for(EventKind::Exit) && !filter("-signal:9").asks_for(EventKind::Exit));
     assert!(filter("kind:exec").asks_for(EventKind::Exec) && !filter("-kind:exec").asks_for(EventKind::Exec));
 }
 
