@@ -81,7 +81,8 @@ fn close() -> Event {
 fn a_warm_path_allocates_nothing() {
     let event = close();
     let filter = Filter::new(
-        "kind:close port:400-500 proc:ngin* exe:/nginx$/ -dst:10.0.0.0/8 errno:ECONNRESET end:peer_reset",
+        "kind:close port:400-500 proc:ngin* exe:/nginx$/ -dst:10.0.0.0/8,rfc1918 errno:ECONNRESET end:peer_reset \
+         duration:>1s,<1ms bytes_in:1M-6M retransmits:<10 closer:* hook:fentry:* mapped:false community_id:1:*",
     )
     .expect("a filter");
     let identity =

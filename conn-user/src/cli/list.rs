@@ -58,7 +58,8 @@ fn list(options: &ListOptions) -> anyhow::Result<Listing> {
     if options.json || !options.filter.is_empty() {
         processes.settle(PATIENCE);
     }
-    listing.sockets.retain(|listed| options.filter.matches_socket(listed));
+    let at = listing.ended;
+    listing.sockets.retain(|listed| options.filter.matches_socket(listed, at));
     sort::sort(&mut listing.sockets, options.sort, listing.ended);
     Ok(listing)
 }

@@ -131,7 +131,7 @@ impl JsonEncoder {
             Change::Established(conn) => {
                 self.conn(conn, at, out);
                 out.extend_from_slice(b",\"connect_ns\":");
-                write_duration(connect_time(conn), out);
+                write_duration(conn.connect_time(), out);
             }
             Change::Failed(conn, failure) => {
                 self.conn(conn, at, out);
@@ -234,11 +234,6 @@ impl JsonEncoder {
             None => out.extend_from_slice(b"null"),
         }
     }
-}
-
-/// From the SYN to the end of the handshake.
-fn connect_time(conn: &ConnEvent) -> Option<DurationNs> {
-    conn.established.filter(|_| conn.begun.0 != 0).map(|established| established.since(conn.begun))
 }
 
 fn write_gap(gap: &Gap, out: &mut Vec<u8>) {

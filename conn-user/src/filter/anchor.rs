@@ -4,7 +4,7 @@
 //! values of its anchor, looks up the probes of an event, and asks only what it finds, and the filters without an
 //! anchor.
 
-use super::compile::{ProcessText, Side, Test, Word};
+use super::compile::{ProcessNumber, ProcessText, Side, Test, Word};
 use super::values::Texts;
 use super::view::View;
 use super::{Filter, evaluate};
@@ -147,11 +147,12 @@ impl Filter {
     }
 
     /// Whether a word looks at what is found out about a process in the background and may come after its events:
-    /// `exe_flag:writable`, `exe_sha256`, `cwd`, `tty`.
+    /// `exe_flag:writable`, `exe_sha256`, `exe_fs`, `exe_mount`, `cwd`, `tty`, `process_netns`.
     pub fn needs_late_facts(&self) -> bool {
         self.words.iter().any(|word| match &word.test {
             Test::ExeFlag(flags) => flags.contains(&ExeFlag::Writable),
             Test::ProcessText(what, _) => what.is_late(),
+            Test::Process(ProcessNumber::Netns, _) => true,
             _ => false,
         })
     }
@@ -159,6 +160,6 @@ impl Filter {
 
 impl ProcessText {
     const fn is_late(self) -> bool {
-        matches!(self, Self::ExeSha256 | Self::Cwd | Self::Tty)
+        matches!(self, Self::ExeSha256 | Self::ExeFs | Self::ExeMount | Self::Cwd | Self::Tty)
     }
 }

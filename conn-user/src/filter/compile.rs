@@ -2,14 +2,17 @@
 
 use super::ast::{self, Expr};
 use super::error::FilterError;
+use super::fields::{Amount, Flag, Role};
 use super::key::Key;
 use super::names::Names;
 use super::ranges::{IpSet, Ranges};
 use super::values::{Reader, Texts};
 use crate::event::model::EventKind;
 use crate::event::names::{self, ExeFlag};
-use crate::flow::model::{Direction, EndedHow, Source, Transport};
+use crate::flow::model::{Direction, EndedHow, Source, Transport, UnknownReason};
 use crate::flow::snapshot::model::TcpState;
+use crate::kernel::gap::GapCause;
+use crate::process::info::ProcessSource;
 use crate::process::placement::Runtime;
 
 /// A word, ready to be asked.
@@ -36,9 +39,25 @@ pub(super) enum Test {
     State(Box<[TcpState]>),
     Netns(Ranges<u64>),
     End(Box<[EndedHow]>),
-    Errno { numbers: Ranges<u64>, cancelled: bool },
+    Errno {
+        numbers: Ranges<u64>,
+        cancelled: bool,
+    },
     Source(Box<[Source]>),
-    Method(Box<[&'static str]>),
+    Method(Role, Box<[&'static str]>),
+    Reason(Role, Box<[UnknownReason]>),
+    /// Closer or listener by name.
+    Named(Role, Texts),
+    ProcessSource(Box<[ProcessSource]>),
+    AncestorPid(Ranges<u64>),
+    Tid(Ranges<u64>),
+    Hook(Texts),
+    SocketUnit(Texts),
+    CommunityId(Texts),
+    Cause(Box<[GapCause]>),
+    Age(Ranges<u64>),
+    Amount(Amount, Ranges<u64>),
+    Flag(Flag, Box<[&'static str]>),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -47,13 +66,19 @@ pub(super) enum ProcessNumber {
     Ppid,
     Uid,
     Gid,
+    LoginUid,
+    CgroupId,
+    Netns,
 }
 
 #[derive(Clone, Copy, Debug)]
 pub(super) enum ProcessText {
     Proc,
+    Comm,
     Exe,
     Arg,
+    ExeFs,
+    ExeMount,
     ExeSha256,
     Cwd,
     Tty,
@@ -61,6 +86,9 @@ pub(super) enum ProcessText {
     Parent,
     Ancestor,
     Unit,
+    UserUnit,
+    Slice,
+    Cgroup,
     Container,
     Pod,
 }
@@ -78,6 +106,18 @@ pub(super) enum Side {
 }
 
 impl Word {
+    /// Whether it asks for gaps: by their kind, or by what only they have.
+    pub(super) fn is_about_gaps(&self) -> bool {
+        self.names_kind(EventKind::Gap)
+            || matches!(self.test, Test::Cause(_) | Test::Amount(Amount::Cpu | Amount::Lost, _))
+    }
+
+    /// Whether it asks for this kind: by name, or by what only that has.
+    pub(super) fn asks_for(&self, kind: EventKind) -> bool {
+        let exits = matches!(self.test, Test::Amount(Amount::Code | Amount::Signal, _));
+        !self.negated && (self.names_kind(kind) || (exits && kind == EventKind::Exit))
+    }
+
     /// Whether it looks at kinds and names this one.
     pub(super) fn names_kind(&self, kind: EventKind) -> bool {
         matches!(&self.test, Test::Kind(kinds) if kinds.contains(&kind))
@@ -138,9 +178,51 @@ fn test(reader: &Reader<'_>, word: &ast::Word) -> Result<Test, FilterError> {
             Test::Errno { numbers, cancelled }
         }
         Key::Source => Test::Source(reader.named(word)?),
-        Key::Method => Test::Method(reader.one_of(word, &names::METHODS)?),
+        Key::Method => Test::Method(Role::Owner, reader.one_of(word, &names::METHODS)?),
+        Key::CloserMethod => Test::Method(Role::Closer, reader.one_of(word, &names::METHODS)?),
+        Key::ListenerMethod => Test::Method(Role::Listener, reader.one_of(word, &names::METHODS)?),
+        Key::Reason => Test::Reason(Role::Owner, reader.named(word)?),
+        Key::CloserReason => Test::Reason(Role::Closer, reader.named(word)?),
+        Key::ListenerReason => Test::Reason(Role::Listener, reader.named(word)?),
+        Key::Closer => Test::Named(Role::Closer, texts()?),
+        Key::Listener => Test::Named(Role::Listener, texts()?),
+        Key::Comm => Test::ProcessText(ProcessText::Comm, texts()?),
+        Key::ExeFs => Test::ProcessText(ProcessText::ExeFs, texts()?),
+        Key::ExeMount => Test::ProcessText(ProcessText::ExeMount, texts()?),
+        Key::UserUnit => Test::ProcessText(ProcessText::UserUnit, texts()?),
+        Key::Slice => Test::ProcessText(ProcessText::Slice, texts()?),
+        Key::Cgroup => Test::ProcessText(ProcessText::Cgroup, texts()?),
+        Key::LoginUid => Test::Process(ProcessNumber::LoginUid, numbers()?),
+        Key::CgroupId => Test::Process(ProcessNumber::CgroupId, numbers()?),
+        Key::ProcessNetns => Test::Process(ProcessNumber::Netns, numbers()?),
+        Key::ProcessSource => Test::ProcessSource(reader.named(word)?),
+        Key::AncestorPid => Test::AncestorPid(numbers()?),
+        Key::Tid => Test::Tid(numbers()?),
+        Key::Hook => Test::Hook(texts()?),
+        Key::SocketUnit => Test::SocketUnit(texts()?),
+        Key::CommunityId => Test::CommunityId(texts()?),
+        Key::Cause => Test::Cause(reader.named(word)?),
+        Key::Age => Test::Age(numbers()?),
+        Key::Duration => Test::Amount(Amount::Duration, numbers()?),
+        Key::ConnectTime => Test::Amount(Amount::ConnectTime, numbers()?),
+        Key::After => Test::Amount(Amount::After, numbers()?),
+        Key::BytesIn => Test::Amount(Amount::BytesIn, numbers()?),
+        Key::BytesOut => Test::Amount(Amount::BytesOut, numbers()?),
+        Key::Retransmits => Test::Amount(Amount::Retransmits, numbers()?),
+        Key::Srtt => Test::Amount(Amount::Srtt, numbers()?),
+        Key::Code => Test::Amount(Amount::Code, numbers()?),
+        Key::Signal => Test::Amount(Amount::Signal, numbers()?),
+        Key::Cpu => Test::Amount(Amount::Cpu, numbers()?),
+        Key::Lost => Test::Amount(Amount::Lost, numbers()?),
+        Key::Mapped => Test::Flag(Flag::Mapped, reader.one_of(word, &FLAGS)?),
+        Key::KernelSocket => Test::Flag(Flag::KernelSocket, reader.one_of(word, &FLAGS)?),
+        Key::Kernel => Test::Flag(Flag::Kernel, reader.one_of(word, &FLAGS)?),
+        Key::ArgsTruncated => Test::Flag(Flag::ArgsTruncated, reader.one_of(word, &FLAGS)?),
     })
 }
+
+/// The values of keys that take flags.
+pub(super) const FLAGS: [&str; 2] = ["false", "true"];
 
 /// The values of `family`.
 pub(super) const FAMILIES: [&str; 2] = ["ipv4", "ipv6"];

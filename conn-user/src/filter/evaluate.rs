@@ -2,11 +2,13 @@
 
 use std::net::SocketAddr;
 
-use super::compile::{FAMILIES, ProcessNumber, ProcessText, Side, Test, Word};
+use super::compile::{FAMILIES, FLAGS, ProcessNumber, ProcessText, Side, Test, Word};
+use super::fields::{self, Role};
 use super::values::Texts;
 use super::view::{Socket, View};
 use crate::event::model::EventKind;
 use crate::event::names::{self, ExeFlag};
+use crate::flow::model::Method;
 use crate::process::identity::{Sha256, Tty};
 use crate::process::info::ProcessInfo;
 use crate::process::lineage::Ancestor;
@@ -23,7 +25,7 @@ impl Test {
         let socket = |ask: &dyn Fn(&Socket) -> bool| view.socket.as_ref().is_some_and(ask);
         match self {
             Self::Process(which, ranges) => {
-                processes(view, |process| which.of(process).is_some_and(|n| ranges.contains(n.into())))
+                processes(view, |process| which.of(process).is_some_and(|number| ranges.contains(number)))
             }
             Self::ProcessText(which, texts) => {
                 processes(view, |process| which.fits(process, texts))
@@ -60,7 +62,46 @@ impl Test {
                     || (*cancelled && own == 0 && view.kind == Some(EventKind::Failed))
             }),
             Self::Source(all) => socket(&|socket| all.contains(&socket.source)),
-            Self::Method(all) => socket(&|socket| all.contains(&names::method(socket.method))),
+            Self::Method(role, all) => {
+                role.method(view).is_some_and(|method| all.contains(&names::method(method)))
+            }
+            Self::Reason(role, all) => role.reason(view).is_some_and(|reason| all.contains(&reason)),
+            Self::Named(role, texts) => role
+                .of(view)
+                .and_then(|actor| actor.process.as_deref())
+                .is_some_and(|process| is_named(&process.comm, process.exe.as_deref(), texts)),
+            Self::ProcessSource(all) => processes(view, |process| all.contains(&process.source)),
+            Self::AncestorPid(ranges) => processes(view, |process| {
+                process.ancestors.iter().any(|ancestor| ranges.contains(ancestor.pid.0.into()))
+            }),
+            Self::Tid(ranges) => {
+                let tid = |role: Role| role.of(view).and_then(|actor| actor.tid);
+                [Role::Owner, Role::Closer]
+                    .into_iter()
+                    .filter_map(tid)
+                    .any(|tid| ranges.contains(tid.0.into()))
+            }
+            Self::Hook(texts) => {
+                let named = |role: Role| match role.method(view) {
+                    Some(Method::Hook(hook)) => Some(hook),
+                    _ => None,
+                };
+                [named(Role::Owner), named(Role::Closer), fields::gap(view).map(|gap| gap.hook)]
+                    .into_iter()
+                    .flatten()
+                    .any(|hook| texts.matches(hook.label().as_bytes()))
+            }
+            Self::SocketUnit(texts) => view.socket_unit.is_some_and(|unit| texts.matches(unit.as_bytes())),
+            Self::CommunityId(texts) => fields::community_id(view).is_some_and(|id| texts.matches(&id)),
+            Self::Cause(all) => fields::gap(view).is_some_and(|gap| all.contains(&gap.cause)),
+            // What is only perhaps so old does not hold.
+            Self::Age(ranges) => fields::age(view).is_some_and(|(low, high)| ranges.contains_all(low, high)),
+            Self::Amount(amount, ranges) => amount.of(view).is_some_and(|amount| ranges.contains(amount)),
+            Self::Flag(flag, all) => {
+                let asked = |is: bool| all.contains(&FLAGS[usize::from(is)]);
+                flag.of(view).is_some_and(asked)
+                    || processes(view, |process| flag.of_process(process).is_some_and(asked))
+            }
         }
     }
 }
@@ -71,12 +112,16 @@ fn processes(view: &View<'_>, ask: impl Fn(&ProcessInfo) -> bool) -> bool {
 }
 
 impl ProcessNumber {
-    fn of(self, process: &ProcessInfo) -> Option<u32> {
+    fn of(self, process: &ProcessInfo) -> Option<u64> {
         match self {
-            Self::Pid => Some(process.pid.0),
-            Self::Ppid => process.ppid.map(|pid| pid.0),
-            Self::Uid => Some(process.uid),
-            Self::Gid => Some(process.gid),
+            Self::Pid => Some(process.pid.0.into()),
+            Self::Ppid => process.ppid.map(|pid| pid.0.into()),
+            Self::Uid => Some(process.uid.into()),
+            Self::Gid => Some(process.gid.into()),
+            Self::LoginUid => process.login_uid.map(u64::from),
+            // 0: not known.
+            Self::CgroupId => Some(process.cgroup_id).filter(|id| *id != 0),
+            Self::Netns => process.identity.state()?.netns.map(|netns| netns.0.into()),
         }
     }
 }
@@ -87,12 +132,14 @@ impl ProcessText {
         let state = || process.identity.state();
         let place = || process.placement.as_deref();
         let known = |bytes: Option<&[u8]>| bytes.is_some_and(any);
-        let named = |ancestor: &Ancestor| {
-            any(&ancestor.comm) || ancestor.exe.as_deref().is_some_and(|exe| any(exe) || any(base_name(exe)))
-        };
+        let named = |ancestor: &Ancestor| is_named(&ancestor.comm, ancestor.exe.as_deref(), texts);
+        let file = || process.identity.exe();
         match self {
             Self::Proc => any(&process.comm) || process.exe.as_deref().map(base_name).is_some_and(any),
+            Self::Comm => any(&process.comm),
             Self::Exe => known(process.exe.as_deref()),
+            Self::ExeFs => known(file().and_then(|file| file.fs.as_deref())),
+            Self::ExeMount => known(file().and_then(|file| file.mount.as_deref())),
             Self::Arg => process.args.iter().any(|arg| any(arg)),
             Self::ExeSha256 => process.identity.sha256().is_some_and(|hash| any(&hexadecimal(hash))),
             Self::Cwd => known(state().and_then(|state| state.cwd.as_deref())),
@@ -106,6 +153,9 @@ impl ProcessText {
             Self::Unit => {
                 place().is_some_and(|place| known(place.unit.as_deref()) || known(place.user_unit.as_deref()))
             }
+            Self::UserUnit => known(place().and_then(|place| place.user_unit.as_deref())),
+            Self::Slice => known(place().and_then(|place| place.slice.as_deref())),
+            Self::Cgroup => known(place().map(|place| &*place.cgroup)),
             Self::Container => container(process).is_some_and(|container| {
                 any(&container.id) || texts.exact().iter().any(|text| shortens(text, container))
             }),
@@ -116,6 +166,11 @@ impl ProcessText {
 
 fn container(process: &ProcessInfo) -> Option<&Container> {
     process.placement.as_ref()?.container.as_ref()
+}
+
+/// Whether a process has such a name: its comm, its exe, or the last part of that.
+fn is_named(comm: &[u8], exe: Option<&[u8]>, texts: &Texts) -> bool {
+    texts.matches(comm) || exe.is_some_and(|exe| texts.matches(exe) || texts.matches(base_name(exe)))
 }
 
 /// The last component of a path.

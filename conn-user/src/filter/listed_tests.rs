@@ -1,13 +1,13 @@
 //! Filters against listed sockets.
 
 use super::*;
-use crate::listing::samples;
+use crate::listing::{Listing, samples};
 
 /// Places in the sample list of what matches.
 fn matching(text: &str) -> Vec<usize> {
     let filter = Filter::for_sockets(text).unwrap_or_else(|error| panic!("{error}"));
-    let sockets = samples::listing().sockets;
-    (0..sockets.len()).filter(|at| filter.matches_socket(&sockets[*at])).collect()
+    let Listing { sockets, ended, .. } = samples::listing();
+    (0..sockets.len()).filter(|at| filter.matches_socket(&sockets[*at], ended)).collect()
 }
 
 #[test]
@@ -22,6 +22,10 @@ fn examples() {
     assert_eq!(matching("unit:ssh.socket user:root"), [8]);
     assert_eq!(matching("runtime:containerd"), [1, 2]);
     assert_eq!(matching("source:live"), Vec::<usize>::new());
+    assert_eq!(matching("dst:external"), [7]);
+    assert_eq!(matching("bytes_in:>5M mapped:false"), [0]);
+    assert_eq!(matching("age:>50m"), [0]);
+    assert_eq!(matching("reason:time_wait"), [5]);
 }
 
 #[test]
@@ -36,7 +40,7 @@ fn one_holder_must_have_all_and_none_what_is_excluded() {
 
 #[test]
 fn words_about_events_are_refused() {
-    for text in ["port:80 kind:listen", "-errno:0", "end:timeout"] {
+    for text in ["port:80 kind:listen", "-errno:0", "end:timeout", "duration:>1h", "closer:nginx"] {
         let error = Filter::for_sockets(text).expect_err("no list has it");
         assert!(error.to_string().contains("is about events"), "{error}");
     }

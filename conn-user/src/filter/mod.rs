@@ -13,9 +13,15 @@ pub mod names;
 pub mod parse;
 pub mod suggest;
 
+mod amount;
 mod evaluate;
+mod fields;
 #[cfg(test)]
 mod listed_tests;
+#[cfg(test)]
+mod naive;
+#[cfg(test)]
+mod properties;
 mod ranges;
 #[cfg(test)]
 mod tests;
@@ -25,11 +31,11 @@ mod view;
 use std::fmt;
 
 pub use self::error::FilterError;
-use self::key::Key;
 pub use self::names::Names;
 use self::view::View;
 use crate::event::model::{Event, EventKind};
 use crate::listing::Listed;
+use crate::units::BootNs;
 
 /// A filter that is ready to be asked.
 #[derive(Clone, Debug)]
@@ -65,9 +71,8 @@ impl Filter {
     pub fn for_sockets(text: &str) -> Result<Self, FilterError> {
         let filter = Self::new(text)?;
         for word in &filter.expr.words {
-            if let (key @ (Key::Kind | Key::End | Key::Errno), Some(value)) = (word.key, word.values.first())
-            {
-                let message = format!("`{}` is about events, and a list has none", key.name());
+            if let (true, Some(value)) = (word.key.is_of_events(), word.values.first()) {
+                let message = format!("`{}` is about events, and a list has none", word.key.name());
                 let help = "a list has state:listen, state:established and the other states";
                 return Err(FilterError::new(text, value.span.clone(), message, help));
             }
@@ -76,15 +81,16 @@ impl Filter {
     }
 
     /// Whether a listed socket matches: all words hold for one of its holders, and the negated ones for each.
-    pub fn matches_socket(&self, listed: &Listed) -> bool {
+    /// `at` is the time of the list, for ages.
+    pub fn matches_socket(&self, listed: &Listed, at: BootNs) -> bool {
         let holds = |view: &View<'_>, negated: bool| {
             self.words.iter().filter(|word| word.negated == negated).all(|word| word.holds(view))
         };
         if listed.holders.is_empty() {
-            let nobody = View::of_listed(listed, None);
+            let nobody = View::of_listed(listed, None, at);
             return holds(&nobody, false) && holds(&nobody, true);
         }
-        let views = || listed.holders.iter().map(|holder| View::of_listed(listed, Some(holder)));
+        let views = || listed.holders.iter().map(|holder| View::of_listed(listed, Some(holder), at));
         views().any(|view| holds(&view, false)) && views().all(|view| holds(&view, true))
     }
 
@@ -98,18 +104,18 @@ impl Filter {
     }
 
     /// Whether a stream with this filter shows the event: what matches, and every gap, because what was lost may
-    /// have matched; only a word that names gaps (`-kind:gap`) hides them.
+    /// have matched; only a word about gaps (`-kind:gap`, `lost:>100`) hides them.
     pub fn passes(&self, event: &Event) -> bool {
         let gap = event.body.kind() == EventKind::Gap;
-        if gap && !self.words.iter().any(|word| word.names_kind(EventKind::Gap)) {
+        if gap && !self.words.iter().any(compile::Word::is_about_gaps) {
             return true;
         }
         self.matches(event)
     }
 
-    /// Whether a word asks for this kind by name (`kind:exec`): then it is shown although it is not by default.
+    /// Whether a word asks for this kind (`kind:exec`, `code:1`): then it is shown although it is not by default.
     pub fn asks_for(&self, kind: EventKind) -> bool {
-        self.words.iter().any(|word| !word.negated && word.names_kind(kind))
+        self.words.iter().any(|word| word.asks_for(kind))
     }
 
     /// Whether it is the filter that everything passes.

@@ -56,7 +56,7 @@ pub(super) fn listed(text: &str, span: Span) -> Result<Value, (String, String)> 
         };
     }
     if text.starts_with('@') {
-        let help = "a list holds values only; a text with an @ needs double quotes";
+        let help = "a list holds values only; a text that begins with @ needs double quotes";
         return Err((format!("{} is a list", quoted(text)), help.to_owned()));
     }
     Ok(match regex_at(text) {
@@ -142,7 +142,7 @@ impl<'a> Parser<'a> {
             return self.error(span, format!("{} is not a key", quoted(name)), help);
         }
         let help = match nearest(name, Key::names()) {
-            Some(near) => format!("did you mean `{near}`? The keys are {}", known()),
+            Some(near) => format!("did you mean `{near}`? docs/filter.md has all keys"),
             None => format!("the keys are {}", known()),
         };
         self.error(span, format!("unknown key {}", quoted(name)), help)

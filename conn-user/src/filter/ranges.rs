@@ -57,8 +57,14 @@ impl<T: Number> Ranges<T> {
     }
 
     pub(super) fn contains(&self, number: T) -> bool {
-        let after = self.0.partition_point(|(low, _)| *low <= number);
-        after.checked_sub(1).and_then(|at| self.0.get(at)).is_some_and(|(_, high)| number <= *high)
+        self.contains_all(number, number)
+    }
+
+    /// Whether every number of an inclusive range is in it.
+    pub(super) fn contains_all(&self, low: T, high: T) -> bool {
+        // What touches was joined: it is in one range or not in it.
+        let after = self.0.partition_point(|(own, _)| *own <= low);
+        after.checked_sub(1).and_then(|at| self.0.get(at)).is_some_and(|(_, own)| high <= *own)
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (T, T)> {
@@ -121,7 +127,9 @@ impl IpSet {
     /// The addresses of networks.
     pub(super) fn of(nets: &[IpNet]) -> Self {
         let mut ranges = IpRanges::default();
-        nets.iter().for_each(|net| ranges.add(*net));
+        for net in nets {
+            ranges.add(*net);
+        }
         ranges.into()
     }
 
@@ -178,6 +186,8 @@ mod tests {
                 let inside = ranges.iter().any(|(low, high)| (*low..=*high).contains(&number));
                 prop_assert_eq!(set.contains(number), inside);
                 prop_assert_eq!(other.contains(number), !inside);
+                let both = set.contains(number) && number.checked_add(1).is_some_and(|next| set.contains(next));
+                prop_assert_eq!(set.contains_all(number, number.saturating_add(1)), both || (inside && number == u32::MAX));
             }
             let all: Vec<_> = set.iter().collect();
             prop_assert!(all.windows(2).all(|pair| u64::from(pair[0].1) + 1 < u64::from(pair[1].0)), "{all:?}");

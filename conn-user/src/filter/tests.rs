@@ -1,24 +1,17 @@
 //! The language: examples, errors as people see them, a naive evaluator, and the page of the documentation.
 
 use std::fmt::Write;
-use std::net::IpAddr;
 
-use proptest::collection::vec;
-use proptest::prelude::*;
-use proptest::sample::select;
-use serde_json::Value as Json;
-
-use super::ast::{Expr, Form, Value, Word};
-use super::key::{Key, Takes};
+use super::key::Key;
+use super::names::Zone;
 use super::*;
-use crate::event::json::JsonEncoder;
-use crate::event::model::EventBody;
 use crate::event::names;
 use crate::event::samples;
-use crate::flow::model::{Change, Direction, EndedHow, Source, Transport};
+use crate::flow::model::{Direction, EndedHow, Source, Transport, UnknownReason};
 use crate::flow::snapshot::model::TcpState;
-use crate::process::info::ProcessInfo;
-use crate::process::placement::{Placement, Runtime};
+use crate::kernel::gap::GapCause;
+use crate::process::info::ProcessSource;
+use crate::process::placement::Runtime;
 
 fn filter(text: &str) -> Filter {
     Filter::new(text).unwrap_or_else(|error| panic!("{error}"))
@@ -93,19 +86,120 @@ fn gaps_pass_unless_named() {
     assert!(!filter("port:80").matches(&gap) && filter("port:80").passes(&gap));
     assert!(filter("kind:connect").passes(&gap));
     assert!(!filter("-kind:gap").passes(&gap));
+    assert!(filter("lost:1").passes(&gap) && !filter("lost:>1").passes(&gap));
+    assert!(filter("code:>0").asks_for(EventKind::Exit) && !filter("-signal:9").asks_for(EventKind::Exit));
     assert!(filter("kind:exec").asks_for(EventKind::Exec) && !filter("-kind:exec").asks_for(EventKind::Exec));
 }
 
+/// Names with a few of their own.
+pub(super) fn names() -> Names {
+    let mut names = Names::builtin().clone();
+    let office = Zone::In(["10.0.1.0/24".parse().expect("a network")].into());
+    names.set_zone("office", office).expect("a name");
+    for (name, values) in properties::LISTS {
+        let values = values.iter().map(|value| (*value).to_owned()).collect();
+        names.set_list(name, values).expect("a name");
+    }
+    names
+}
+
 #[test]
-fn no_key_looks_like_a_short_flag() {
-    // `conn tail -proc:x` reaches the filter because no flag is -p; -h and -V are flags.
-    assert!(Key::names().all(|name| !name.starts_with(['h', 'V'])));
+fn zones_are_values_of_addresses() {
+    assert_eq!(matching("kind:connect dst:loopback"), [2, 9]);
+    assert_eq!(matching("kind:connect dst:internal"), [2, 9]);
+    assert_eq!(matching("kind:connect dst:external"), [7]);
+    assert_eq!(matching("kind:connect -dst:loopback,2001:db8::/64"), [7]);
+    assert_eq!(matching("kind:connect dst:any"), [2, 7, 9]);
+    assert!(Filter::new("dst:office").is_err());
+    assert!(Filter::with_names("dst:office,-src", &names()).is_err());
+}
+
+#[test]
+fn lists_are_values_of_any_key() {
+    let mut names = names();
+    let mut matching = |list: &[&str], text: &str| -> Vec<u64> {
+        names.set_list("x", list.iter().map(|value| (*value).to_owned()).collect()).expect("a name");
+        let filter = Filter::with_names(text, &names).unwrap_or_else(|error| panic!("{error}"));
+        samples::all().iter().filter(|event| filter.matches(event)).map(|event| event.seq).collect()
+    };
+    assert_eq!(matching(&["curl", "/^ngi/"], "kind:exec,exit proc:@x"), [18, 19, 20]);
+    assert_eq!(matching(&["\"curl\"", "n*"], "kind:exec,exit proc:@x"), [18, 19, 20]);
+    assert_eq!(matching(&["nginx: worker process"], "kind:exit arg:@x"), [20], "blanks are text");
+    assert_eq!(matching(&["1-79", ">=443"], "kind:connect dport:@x,80"), [2, 7, 9]);
+    assert_eq!(matching(&["external", "10.0.0.0/8"], "kind:connect dst:@x"), [7]);
+    assert_eq!(matching(&["ECONNREFUSED"], "errno:@x"), [8]);
+    assert_eq!(matching(&["failed"], "kind:@x errno:cancelled"), [10]);
+    assert_eq!(matching(&[], "kind:exit proc:@x"), Vec::<u64>::new(), "an empty list has nothing");
+    assert_eq!(matching(&[], "kind:exit -proc:@x"), [19, 20]);
+    assert_eq!(matching(&["curl"], "proc:\"@x\""), Vec::<u64>::new(), "a text in quotes is no list");
+}
+
+#[test]
+fn numbers_are_compared() {
+    assert_eq!(matching("kind:close duration:>1s"), [5, 6, 14]);
+    assert_eq!(matching("duration:>1d1h"), [16]);
+    assert_eq!(matching("duration:<=1.23456789s"), [5, 6, 14]);
+    assert_eq!(matching("duration:<1.23456789s,2d-3d"), Vec::<u64>::new());
+    assert_eq!(matching("bytes_in:5M-6M bytes_out:<79 retransmits:>=2 srtt:431us-1ms"), [5, 6, 14, 21]);
+    assert_eq!(matching("connect_time:>=250us"), [4]);
+    assert_eq!(matching("after:200us-1ms"), [8]);
+    assert_eq!(matching("kind:connect dport:>8079"), [2, 9]);
+    assert_eq!(matching("kind:connect dport:<8080"), [7]);
+    assert_eq!(matching("kind:exit code:>0"), [19]);
+    assert_eq!(matching("signal:9"), [20]);
+    assert_eq!(matching("lost:>=12 cpu:<2 cause:ring_full"), [27]);
+}
+
+#[test]
+fn an_age_must_fit_as_a_whole() {
+    assert_eq!(matching("age:>50m"), [21], "at least 3150 s");
+    assert_eq!(matching("age:>1h"), Vec::<u64>::new(), "perhaps");
+    assert_eq!(matching("age:3s-2h"), [21, 23]);
+    assert_eq!(matching("age:<2h"), [21, 23], "nothing tells how old the third is at most");
+}
+
+#[test]
+fn fields_of_their_own() {
+    assert_eq!(matching("closer:nginx kind:close"), [14, 21]);
+    assert_eq!(matching("closer_reason:kernel"), [12]);
+    assert_eq!(matching("closer_method:closer"), [14]);
+    assert_eq!(matching("listener:/usr/sbin/nginx"), [3]);
+    assert_eq!(matching("listener_reason:before_attach"), [13]);
+    assert_eq!(matching("reason:no_holder"), [22]);
+    assert_eq!(matching("kernel_socket:true"), [22]);
+    assert_eq!(matching("hook:kprobe:*"), [6, 7, 8]);
+    assert_eq!(matching("hook:fentry:tcp_close kind:gap"), [27]);
+    assert_eq!(matching("socket_unit:*"), [25]);
+    assert_eq!(matching("exe_fs:ext4 exe_mount:/ kind:exec login_uid:1000 ancestor_pid:901"), [18]);
+    assert_eq!(matching("slice:user-1000.slice kind:exec cgroup:*session-3* process_netns:>0"), [18]);
+    assert_eq!(matching("user_unit:* kind:exec args_truncated:true kernel:false"), [17]);
+    assert_eq!(matching("process_source:fork kind:exit"), [20]);
+    assert_eq!(matching("mapped:true kind:listen,connect"), [9, 15]);
+}
+
+#[test]
+fn late_facts_are_known_by_their_words() {
+    for (text, late) in [
+        ("proc:x exe_flag:deleted,memfd", false),
+        ("proc:x -exe_flag:deleted,writable", true),
+        ("exe_sha256:0*", true),
+        ("cwd:/tmp", true),
+        ("-tty:*", true),
+        ("exe_fs:tmpfs", true),
+        ("process_netns:1", true),
+        ("netns:1 unit:x cgroup:/ user:root", false),
+    ] {
+        assert_eq!(filter(text).needs_late_facts(), late, "{text}");
+    }
 }
 
 /// Errors as people see them; the file is read by people too.
 #[test]
 fn errors() {
     let mut shown = String::new();
+    let mut names = names();
+    names.set_list("regexes", vec!["/(/".to_owned()]).expect("a name");
+    names.set_list("nested", vec!["@text".to_owned()]).expect("a name");
     for text in [
         "nginx",
         "8080",
@@ -130,6 +224,16 @@ fn errors() {
         "dst:example",
         "dst:@cdn",
         "proc:@",
+        "dst:@text",
+        "proc:@regexes",
+        "dport:@ports,@port",
+        "proc:@nested",
+        "uid:>4294967295",
+        "port:<0",
+        "duration:5s",
+        "duration:>5",
+        "bytes_in:>1KB",
+        "mapped:yes",
         "dst:10.0.0.1:80",
         "dst:10.0.0.0/33",
         "kind:conect",
@@ -146,363 +250,13 @@ fn errors() {
         "proc:x 漢字:\u{1b}[2J \u{202e}",
         "漢字:1 port:x",
     ] {
-        let error = Filter::new(text).expect_err(text);
+        let error = Filter::with_names(text, &names).expect_err(text);
         let _ = writeln!(shown, "$ {}\n{error}\n", text.escape_debug());
     }
     samples::compare_file(concat!(env!("CARGO_MANIFEST_DIR"), "/src/filter/errors.txt"), &shown);
 }
 
-/// What the words of an event are, by its JSON and its processes, and by no code of the filter.
-struct Naive {
-    json: Json,
-    processes: Vec<ProcessInfo>,
-}
-
-impl Naive {
-    fn of(event: &Event) -> Self {
-        let mut line = Vec::new();
-        JsonEncoder::new(&samples::identity()).encode(event, &mut line);
-        let (owner, closer) = match &event.body {
-            EventBody::Flow(Change::Close(conn, ending)) => {
-                (conn.owner.process.clone(), ending.closer.process.clone())
-            }
-            EventBody::Flow(Change::Unlisten(listener, end)) => {
-                (listener.owner.process.clone(), end.closer.process.clone())
-            }
-            EventBody::Flow(
-                Change::Connect(conn)
-                | Change::Accept(conn)
-                | Change::Established(conn)
-                | Change::Failed(conn, _),
-            ) => (conn.owner.process.clone(), None),
-            EventBody::Flow(Change::Listen(listener)) => (listener.owner.process.clone(), None),
-            EventBody::Exec(of) | EventBody::Exit(of, _) => (Some(of.process.clone()), None),
-            EventBody::Alert(alert) => (alert.subject.process().cloned(), None),
-            EventBody::Gap(_) => (None, None),
-        };
-        let processes =
-            [owner, closer].into_iter().flatten().map(|process| ProcessInfo::clone(&process)).collect();
-        Self { json: serde_json::from_slice(&line).expect("JSON"), processes }
-    }
-
-    fn field(&self, key: &str) -> Vec<String> {
-        match self.json.get(key) {
-            None | Some(Json::Null) => Vec::new(),
-            Some(Json::String(text)) => vec![text.clone()],
-            Some(other) => vec![other.to_string()],
-        }
-    }
-
-    /// Local, or remote, end.
-    fn side(&self, local: bool, what: &str) -> Vec<String> {
-        self.field(&format!("{}{what}", if local { 'l' } else { 'r' }))
-    }
-
-    fn by_direction(&self, initiator: bool, what: &str) -> Vec<String> {
-        match self.json.get("dir").and_then(Json::as_str) {
-            Some("out") => self.side(initiator, what),
-            Some("in") => self.side(!initiator, what),
-            None if !initiator => self.side(true, what),
-            _ => Vec::new(),
-        }
-    }
-
-    /// Owner and closer as the JSON shows them.
-    fn of_json(&self) -> impl Iterator<Item = &Json> {
-        [self.json.get("process"), self.json.get("closer").map(|closer| &closer["process"])]
-            .into_iter()
-            .flatten()
-    }
-
-    fn places(&self) -> impl Iterator<Item = &Placement> {
-        self.processes.iter().filter_map(|process| process.placement.as_deref())
-    }
-
-    fn holds(&self, word: &Word) -> bool {
-        word.values.iter().any(|value| self.fits(word.key, value)) != word.negated
-    }
-
-    fn fits(&self, key: Key, value: &Value) -> bool {
-        let numbers = |found: Vec<String>| found.iter().any(|found| number_fits(value, found));
-        let addresses = |found: Vec<String>| found.iter().any(|found| address_fits(value, found));
-        let of_process = |read: &dyn Fn(&ProcessInfo) -> Option<u32>| {
-            self.processes.iter().filter_map(read).any(|number| number_fits(value, &number.to_string()))
-        };
-        let both = |what: &str| [self.side(true, what), self.side(false, what)].concat();
-        match key {
-            Key::Pid => of_process(&|process| Some(process.pid.0)),
-            Key::Ppid => of_process(&|process| process.ppid.map(|pid| pid.0)),
-            Key::Uid => of_process(&|process| Some(process.uid)),
-            Key::Gid => of_process(&|process| Some(process.gid)),
-            Key::Proc => self.processes.iter().any(|process| {
-                let exe = process.exe.as_deref().unwrap_or(&process.comm);
-                let slash = exe.iter().rposition(|byte| *byte == b'/').map_or(0, |at| at + 1);
-                text_fits(value, &process.comm) || text_fits(value, &exe[slash..])
-            }),
-            Key::Exe => self
-                .processes
-                .iter()
-                .any(|process| process.exe.as_ref().is_some_and(|exe| text_fits(value, exe))),
-            Key::Arg => {
-                self.processes.iter().any(|process| process.args.iter().any(|arg| text_fits(value, arg)))
-            }
-            Key::ExeFlag => self.of_json().any(|process| match value.text.as_str() {
-                "deleted" => process["exe_deleted"] == true,
-                "memfd" => process["exe_memfd"] == true,
-                _ => process["exe_writable"] == true,
-            }),
-            Key::ExeSha256 | Key::Tty => self.of_json().any(|process| {
-                process[key.name()].as_str().is_some_and(|found| text_fits(value, found.as_bytes()))
-            }),
-            Key::Cwd => self.processes.iter().any(|process| {
-                let cwd = process.identity.state().and_then(|state| state.cwd.clone());
-                cwd.is_some_and(|cwd| text_fits(value, &cwd))
-            }),
-            Key::User => {
-                self.processes.iter().any(|process| process.user.iter().any(|user| text_fits(value, user)))
-            }
-            Key::Parent => self.processes.iter().any(|process| above(value, process, 1)),
-            Key::Ancestor => self.processes.iter().any(|process| above(value, process, usize::MAX)),
-            Key::Unit => {
-                self.field("socket_unit").iter().any(|unit| text_fits(value, unit.as_bytes()))
-                    || self.places().any(|place| {
-                        [&place.unit, &place.user_unit]
-                            .into_iter()
-                            .flatten()
-                            .any(|unit| text_fits(value, unit))
-                    })
-            }
-            Key::Container => self.places().any(|place| {
-                place.container.as_ref().is_some_and(|container| {
-                    let short = value.form == Form::Quoted || !value.text.contains(['*', '?', '[']);
-                    text_fits(value, &container.id)
-                        || (short
-                            && value.text == "0f7d84f32c4d"
-                            && container.id.starts_with(b"0f7d84f32c4d"))
-                })
-            }),
-            Key::Runtime => {
-                self.of_json().any(|process| process["container"]["runtime"] == value.text.as_str())
-            }
-            Key::Pod => self.places().any(|place| {
-                let pod = place.container.as_ref().and_then(|container| container.pod.as_deref());
-                pod.is_some_and(|pod| text_fits(value, pod))
-            }),
-            Key::Port => numbers(both("port")),
-            Key::Lport => numbers(self.side(true, "port")),
-            Key::Rport => numbers(self.side(false, "port")),
-            Key::Sport => numbers(self.by_direction(true, "port")),
-            Key::Dport => numbers(self.by_direction(false, "port")),
-            Key::Ip => addresses(both("addr")),
-            Key::Laddr => addresses(self.side(true, "addr")),
-            Key::Raddr => addresses(self.side(false, "addr")),
-            Key::Src => addresses(self.by_direction(true, "addr")),
-            Key::Dst => addresses(self.by_direction(false, "addr")),
-            // No event has a state.
-            Key::State => false,
-            Key::Netns => numbers(self.field("netns")),
-            Key::Errno => {
-                let name = if value.text == "cancelled" { "cancelled" } else { &value.text };
-                self.field("error").iter().any(|error| error == name) || numbers(self.field("errno"))
-            }
-            Key::Dir | Key::Kind | Key::Proto | Key::Family | Key::End | Key::Source | Key::Method => {
-                self.field(key.name()).contains(&value.text)
-            }
-        }
-    }
-}
-
-fn above(value: &Value, process: &ProcessInfo, levels: usize) -> bool {
-    process.ancestors.iter().take(levels).any(|ancestor| {
-        let exe = ancestor.exe.as_deref().unwrap_or(&ancestor.comm);
-        let slash = exe.iter().rposition(|byte| *byte == b'/').map_or(0, |at| at + 1);
-        [&ancestor.comm, exe, &exe[slash..]].iter().any(|name| text_fits(value, name))
-    })
-}
-
-fn number_fits(value: &Value, found: &str) -> bool {
-    let (low, high) = value.text.split_once('-').unwrap_or((&value.text, &value.text));
-    let number = |text: &str| text.parse::<u64>().ok();
-    match (number(low), number(high), number(found)) {
-        (Some(low), Some(high), Some(found)) => low <= found && found <= high,
-        _ => false,
-    }
-}
-
-fn address_fits(value: &Value, found: &str) -> bool {
-    let bits = |ip: IpAddr| match ip {
-        IpAddr::V4(v4) => (u128::from(v4.to_bits()) << 96, 32),
-        IpAddr::V6(v6) => (v6.to_bits(), 128),
-    };
-    let (address, prefix) = value.text.split_once('/').unwrap_or((&value.text, ""));
-    let (net, size) = bits(address.parse().expect("address"));
-    let (found, found_size) = bits(found.parse().expect("address"));
-    let prefix = if prefix.is_empty() { size } else { prefix.parse().expect("prefix") };
-    size == found_size && (0..prefix).all(|bit| (net ^ found) >> (127 - bit) & 1 == 0)
-}
-
-fn text_fits(value: &Value, found: &[u8]) -> bool {
-    match value.form {
-        Form::Bare => glob::tests::naive(value.text.as_bytes(), found),
-        Form::Quoted => value.text.as_bytes() == found,
-        Form::Regex => regex::bytes::Regex::new(&value.text).expect("regex").is_match(found),
-        Form::List => panic!("lists are expanded"),
-    }
-}
-
-fn value(form: Form, text: impl Into<String>) -> Value {
-    Value { form, text: text.into(), span: 0..0 }
-}
-
-fn bare(texts: impl Strategy<Value = String> + 'static) -> BoxedStrategy<Value> {
-    texts.prop_map(|text| value(Form::Bare, text)).boxed()
-}
-
-fn named(names: Vec<&'static str>) -> BoxedStrategy<Value> {
-    bare(select(names).prop_map(str::to_owned))
-}
-
-/// Values that a key takes, near those that the events of the tests have.
-fn values(key: Key) -> BoxedStrategy<Value> {
-    match (key.about().takes, key) {
-        (Takes::Numbers, _) => bare(prop_oneof![
-            (0..6_u32).prop_map(|number| number.to_string()),
-            (0..4_u32, 0..4_u32).prop_map(|(low, more)| format!("{low}-{}", low + more)),
-        ]),
-        (Takes::Ports, _) => bare(prop_oneof![
-            select(vec!["80", "443", "8080", "0-79", "1-65535"]).prop_map(str::to_owned),
-            any::<u16>().prop_map(|port| port.to_string()),
-        ]),
-        (Takes::Addresses, _) => bare(prop_oneof![
-            select(vec![
-                "10.0.1.1",
-                "10.0.0.0/8",
-                "10.0.1.9/24",
-                "0.0.0.0/0",
-                "2001:db8::1",
-                "2001:db8::/32",
-                "::/0"
-            ])
-            .prop_map(str::to_owned),
-            (any::<u128>(), 0..=128_u8)
-                .prop_map(|(bits, prefix)| format!("{}/{prefix}", std::net::Ipv6Addr::from(bits)))
-                .prop_filter("mapped networks have a test of their own", |net| !net.starts_with("::ffff:")),
-        ]),
-        (Takes::Text, _) => prop_oneof![
-            bare(
-                select(vec![
-                    "nginx",
-                    "curl",
-                    "n*",
-                    "*",
-                    "?url",
-                    "kworker/[0-9]*",
-                    "/usr/*/nginx",
-                    "-s",
-                    "--all",
-                    "*.service",
-                    "nginx.service",
-                    "0f7d84f32c4d",
-                    "pts/*",
-                    "/tmp"
-                ])
-                .prop_map(str::to_owned)
-            ),
-            select(vec!["tmux: server", "a b", "nginx", "n*", "\"\\", ""])
-                .prop_map(|text| value(Form::Quoted, text)),
-            select(vec!["^ng", "url$", "(?i)NGINX", "[^a-z,]", "a{1,2}", "\\/usr", "."])
-                .prop_map(|text| value(Form::Regex, text)),
-        ]
-        .boxed(),
-        (Takes::Errors, _) => {
-            named(vec!["ECONNREFUSED", "ECONNRESET", "104", "0", "100-120", "cancelled", "524"])
-        }
-        (Takes::Names, Key::State) => named(names::all::<TcpState>()),
-        (Takes::Names, Key::ExeFlag) => named(names::all::<names::ExeFlag>()),
-        (Takes::Names, Key::Runtime) => named(names::all::<Runtime>()),
-        (Takes::Names, Key::Dir) => named(names::all::<Direction>()),
-        (Takes::Names, Key::Kind) => named(names::all::<EventKind>()),
-        (Takes::Names, Key::Proto) => named(names::all::<Transport>()),
-        (Takes::Names, Key::End) => named(names::all::<EndedHow>()),
-        (Takes::Names, Key::Source) => named(names::all::<Source>()),
-        (Takes::Names, Key::Family) => named(vec!["ipv4", "ipv6"]),
-        (Takes::Names, _) => named(names::METHODS.to_vec()),
-    }
-}
-
-fn any_expr() -> BoxedStrategy<Expr> {
-    let word = select(Key::ALL).prop_flat_map(|key| {
-        (any::<bool>(), vec(values(key), 1..4)).prop_map(move |(negated, values)| Word {
-            negated,
-            key,
-            values,
-        })
-    });
-    vec(word, 0..4).prop_map(|words| Expr { words }).boxed()
-}
-
-fn without_spans(mut expr: Expr) -> Expr {
-    for value in expr.words.iter_mut().flat_map(|word| &mut word.values) {
-        value.span = 0..0;
-    }
-    expr
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1024))]
-
-    #[test]
-    fn what_is_printed_reads_back(expr in any_expr()) {
-        let printed = expr.to_string();
-        prop_assert_eq!(without_spans(parse::parse(&printed).map_err(|error| TestCaseError::fail(error.to_string()))?), expr);
-    }
-
-    #[test]
-    fn compiled_equals_naive(expr in any_expr(), event in samples::any_event()) {
-        let filter = Filter::new(&expr.to_string()).map_err(|error| TestCaseError::fail(error.to_string()))?;
-        let naive = Naive::of(&event);
-        prop_assert_eq!(filter.matches(&event), expr.words.iter().all(|word| naive.holds(word)), "{}", expr);
-    }
-
-    #[test]
-    fn any_text_is_read_or_refused(text in any::<String>()) {
-        refused_or_stable(&text)?;
-    }
-
-    #[test]
-    fn near_texts_are_read_or_refused(text in "(-?(port|proc|exe|dst|kind|errno|x):?[a-z0-9/\"\\\\,{}\\[\\]*. :-]{0,12} ?){0,4}") {
-        refused_or_stable(&text)?;
-    }
-}
-
-/// No text panics, an error can be shown, and a filter means the same after printing.
-fn refused_or_stable(text: &str) -> Result<(), TestCaseError> {
-    match Filter::new(text) {
-        Ok(filter) => {
-            let printed = filter.to_string();
-            let again = parse::parse(&printed).map_err(|error| TestCaseError::fail(error.to_string()))?;
-            prop_assert_eq!(without_spans(again), without_spans(parse::parse(text).expect("it was read")));
-        }
-        Err(error) => {
-            let shown = error.to_string();
-            prop_assert!(
-                !shown.lines().any(|line| line.chars().any(crate::event::escape::is_hidden)),
-                "{shown:?}"
-            );
-            prop_assert!(shown.contains('^'));
-        }
-    }
-    Ok(())
-}
-
-#[test]
-fn a_long_filter_is_refused_quickly() {
-    assert!(Filter::new(&"port:1,".repeat(100_000)).is_err());
-    let many = format!("port:1{}", ",1".repeat(5_000));
-    assert!(Filter::new(&many).is_ok());
-}
-
-fn names_of(key: Key) -> Option<Vec<&'static str>> {
+pub(super) fn names_of(key: Key) -> Option<Vec<&'static str>> {
     Some(match key {
         Key::State => names::all::<TcpState>(),
         Key::ExeFlag => names::all::<names::ExeFlag>(),
@@ -513,7 +267,10 @@ fn names_of(key: Key) -> Option<Vec<&'static str>> {
         Key::End => names::all::<EndedHow>(),
         Key::Source => names::all::<Source>(),
         Key::Family => vec!["ipv4", "ipv6"],
-        Key::Method => names::METHODS.to_vec(),
+        Key::Method | Key::CloserMethod | Key::ListenerMethod => names::METHODS.to_vec(),
+        Key::Reason | Key::CloserReason | Key::ListenerReason => names::all::<UnknownReason>(),
+        Key::ProcessSource => names::all::<ProcessSource>(),
+        Key::Cause => names::all::<GapCause>(),
         _ => return None,
     })
 }
@@ -534,6 +291,15 @@ fn the_page_of_the_documentation_is_made_from_the_keys() {
         let _ =
             writeln!(rows, "| `{}`{alias} | {} | {takes} | `{}` |", about.name, about.meaning, about.example);
     }
-    let page = PAGE.replace("@KEYS@\n", &rows);
+    let mut zones = String::new();
+    for (name, zone) in Names::builtin().zones() {
+        let (nets, outside) = match zone {
+            Zone::In(nets) => (nets, ""),
+            Zone::NotIn(nets) => (nets, "all but "),
+        };
+        let nets: Vec<_> = nets.iter().map(|net| format!("`{net}`")).collect();
+        let _ = writeln!(zones, "| `{name}` | {outside}{} |", nets.join(", "));
+    }
+    let page = PAGE.replace("@KEYS@\n", &rows).replace("@ZONES@\n", &zones);
     samples::compare_file(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/filter.md"), &page);
 }

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use regex::bytes::{Regex, RegexBuilder};
 
+use super::amount;
 use super::ast::{self, Form, Value};
 use super::error::{FilterError, quoted};
 use super::glob::Glob;
@@ -116,15 +117,12 @@ impl<'a> Reader<'a> {
 
     fn unknown_list(&self, value: &Value) -> FilterError {
         let lists = || self.names.lists().map(|(name, _)| name);
-        let known = if lists().next().is_none() {
-            "there are no lists".to_owned()
-        } else {
-            format!("the lists are {}", lists().collect::<Vec<_>>().join(", "))
-        };
-        let text = "a text with an @ at its start needs double quotes";
+        let known = lists().collect::<Vec<_>>().join(", ");
+        let text = "a text that begins with @ needs double quotes";
         let help = match nearest(&value.text, lists()) {
-            Some(near) => format!("did you mean `@{near}`? {known}; {text}"),
-            None => format!("{known}; {text}"),
+            Some(near) => format!("did you mean `@{near}`? The lists are {known}"),
+            None if known.is_empty() => format!("there are no lists; {text}"),
+            None => format!("the lists are {known}; {text}"),
         };
         self.error(value, format!("unknown list {}", quoted(&value.text)), help)
     }
@@ -164,16 +162,57 @@ impl<'a> Reader<'a> {
         self.all(word, |value| self.range(word.key, value)).map(Ranges::new)
     }
 
+    /// A number, a range or a comparison as the range of numbers that it stands for.
     fn range(&self, key: Key, value: &Value) -> Result<(u64, u64), FilterError> {
         if value.form == Form::Regex {
             return Err(self.takes(key, value));
         }
-        let highest = if key.about().takes == Takes::Numbers { u32::MAX.into() } else { u16::MAX.into() };
-        let (low, high) = value.text.split_once('-').unwrap_or((&value.text, &value.text));
-        let (Some(low), Some(high)) = (number(low), number(high)) else { return Err(self.takes(key, value)) };
-        if low > high {
-            let message = format!("the range {} ends before it begins", quoted(&value.text));
-            return Err(self.error(value, message, format!("write {}:{high}-{low}", key.name())));
+        let takes = key.about().takes;
+        let highest = match takes {
+            Takes::Ports | Takes::Errors => u16::MAX.into(),
+            Takes::Numbers => u32::MAX.into(),
+            _ => u64::MAX,
+        };
+        let read = |text: &str| match takes {
+            Takes::Bytes => amount::bytes(text),
+            Takes::Durations => amount::duration(text),
+            _ => amount::digits(text),
+        };
+        let text = value.text.as_str();
+        let compared = |text| read(text).ok_or_else(|| self.takes(key, value));
+        let (low, high) = if let Some(text) = text.strip_prefix(">=") {
+            (Some(compared(text)?), Some(highest))
+        } else if let Some(text) = text.strip_prefix("<=") {
+            (Some(0), Some(compared(text)?))
+        } else if let Some(text) = text.strip_prefix('>') {
+            (compared(text)?.checked_add(1), Some(highest))
+        } else if let Some(text) = text.strip_prefix('<') {
+            (Some(0), compared(text)?.checked_sub(1))
+        } else if let Some((low, high)) = text.split_once('-') {
+            let (low_number, high_number) = (compared(low)?, compared(high)?);
+            if low_number > high_number {
+                let message = format!("the range {} ends before it begins", quoted(text));
+                return Err(self.error(value, message, format!("write {}:{high}-{low}", key.name())));
+            }
+            (Some(low_number), Some(high_number))
+        } else if takes == Takes::Durations {
+            // To the nanosecond, nothing is.
+            return Err(self.takes(key, value));
+        } else {
+            let number = compared(text)?;
+            (Some(number), Some(number))
+        };
+        let (Some(low), Some(high)) = (low, high) else {
+            let message = format!("nothing is {}", quoted(text));
+            return Err(self.error(
+                value,
+                message,
+                "write a smaller number behind > or a larger one behind <",
+            ));
+        };
+        if low > highest || high > highest {
+            let message = format!("{} is too large", quoted(text));
+            return Err(self.error(value, message, format!("`{}` goes up to {highest}", key.name())));
         }
         if high > highest {
             let message = format!("{} is too large", quoted(&value.text));
@@ -319,9 +358,4 @@ impl<'a> Reader<'a> {
         })?;
         Ok((Ranges::new(numbers), cancelled))
     }
-}
-
-fn number(text: &str) -> Option<u64> {
-    // Digits only: FromStr takes a sign too.
-    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
 }

@@ -8,10 +8,10 @@ use crate::flow::model::{
     Change, ConnEvent, Direction, EndedHow, Ending, Failure, ListenEvent, Method, Source, Transport,
     UnknownReason, canonical_ip,
 };
-use crate::flow::snapshot::model::TcpState;
+use crate::flow::snapshot::model::{NoHolder, TcpState};
 use crate::listing::{HeldBy, Listed};
 use crate::process::info::ProcessInfo;
-use crate::units::NetNs;
+use crate::units::{BootNs, NetNs};
 
 /// Who opened a connection, and who was connected to.
 fn roles(
@@ -26,8 +26,18 @@ fn roles(
     }
 }
 
-/// An event or a listed socket by what filters ask for; `None`: it has no such thing.
+/// What is looked at.
+#[derive(Clone, Copy)]
+pub(super) enum Origin<'a> {
+    Event(&'a Event),
+    /// At the time of its list.
+    Listed(&'a Listed, BootNs),
+}
+
+/// An event or a listed socket by what filters ask for; `None`: it has no such thing. What few ask for is read from
+/// the origin when it is ([`super::fields`]).
 pub(super) struct View<'a> {
+    pub(super) origin: Origin<'a>,
     /// `None`: a listed socket.
     pub(super) kind: Option<EventKind>,
     /// Opener, acceptor, listener; the process of an exec or exit.
@@ -56,6 +66,7 @@ pub(super) struct Socket {
 impl<'a> View<'a> {
     pub(super) fn of(event: &'a Event) -> Self {
         let nothing = Self {
+            origin: Origin::Event(event),
             kind: Some(event.body.kind()),
             owner: None,
             closer: None,
@@ -77,14 +88,14 @@ impl<'a> View<'a> {
         }
     }
 
-    /// A listed socket as one of its holders sees it; without any: as nobody does.
-    pub(super) fn of_listed(listed: &'a Listed, holder: Option<&'a HeldBy>) -> Self {
+    /// A listed socket as one of its holders sees it; without any: as nobody does. `at` is the time of the list.
+    pub(super) fn of_listed(listed: &'a Listed, holder: Option<&'a HeldBy>, at: BootNs) -> Self {
         let socket = &listed.socket;
         let (remote, (initiator, responder)) = match socket.direction {
             Some(direction) => (Some(socket.remote), roles(direction, socket.local, socket.remote)),
             None => (None, (None, Some(socket.local))),
         };
-        let unknown = Method::Unknown(UnknownReason::NoHolder);
+        let why = listed.no_holder().map_or(UnknownReason::NoHolder, NoHolder::reason);
         let socket = Socket {
             local: socket.local,
             remote,
@@ -95,10 +106,11 @@ impl<'a> View<'a> {
             state: Some(socket.state),
             netns: socket.netns,
             source: Source::Snapshot,
-            method: if holder.is_some() { Method::FdTable } else { unknown },
+            method: if holder.is_some() { Method::FdTable } else { Method::Unknown(why) },
         };
         let owner = holder.and_then(|holder| holder.process.as_deref());
         Self {
+            origin: Origin::Listed(listed, at),
             kind: None,
             owner,
             closer: None,

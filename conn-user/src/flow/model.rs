@@ -254,6 +254,13 @@ pub struct Unlisten {
     pub duration: Option<DurationNs>,
 }
 
+impl ConnEvent {
+    /// From the SYN to the end of the handshake, where both were seen.
+    pub fn connect_time(&self) -> Option<DurationNs> {
+        self.established.filter(|_| self.begun.0 != 0).map(|established| established.since(self.begun))
+    }
+}
+
 impl ListenEvent {
     /// Whether process 1 owns it: then it is another unit's business, which is `socket_unit`, where that is known.
     pub fn is_systemds(&self) -> bool {
