@@ -9,6 +9,8 @@ mod sum;
 use super::detector::Detector;
 use super::model::LongRule;
 
+pub(super) use each::since;
+
 /// The detector of such a rule.
 pub(super) fn detector(rule: &LongRule) -> Box<dyn Detector> {
     if rule.sum { Box::new(sum::Sum::new(rule)) } else { Box::new(each::Each::new(rule)) }

@@ -1,20 +1,19 @@
-//! Listeners and connections that are absent.
+//! What should be there and is not: expected listeners and expected connections.
+//!
+//! Told when a timer is due, never by looking again and again. How the last one went is the cause that the alert names.
 
-use super::detector::{Detector, Scene, Triggers};
-use super::model::{MissingRule, Rule};
-use crate::event::model::Event;
+mod cause;
+mod every;
+mod present;
+
+use super::detector::Detector;
+use super::model::{Expect, MissingRule};
 
 /// The detector of such a rule.
-pub(super) fn detector(_rule: &MissingRule) -> Box<dyn Detector> {
-    Box::new(Nothing)
-}
-
-struct Nothing;
-
-impl Detector for Nothing {
-    fn triggers(&self) -> Triggers {
-        Triggers::BEGIN
+pub(super) fn detector(rule: &MissingRule) -> Box<dyn Detector> {
+    match rule.expect {
+        Expect::Listeners(least) => Box::new(present::Present::listeners(least, rule.grace)),
+        Expect::Open(least) => Box::new(present::Present::connections(least, rule.grace)),
+        Expect::Every(every) => Box::new(every::Every::new(every, rule.grace)),
     }
-
-    fn on_match(&mut self, _rule: &Rule, _event: &Event, _scene: &mut Scene<'_>) {}
 }
