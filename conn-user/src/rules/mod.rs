@@ -16,6 +16,8 @@ pub mod process;
 pub mod server;
 pub mod set;
 mod silence;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod timers;
 
 pub use engine::Engine;
