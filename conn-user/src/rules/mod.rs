@@ -18,6 +18,8 @@ mod program;
 pub mod server;
 pub mod set;
 mod silence;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod timers;
 
 pub use engine::Engine;
