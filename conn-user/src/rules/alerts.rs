@@ -59,7 +59,10 @@ pub struct AlertStats {
 #[derive(Debug)]
 struct Recent {
     id: AlertId,
+    /// When it was told last.
     at: BootNs,
+    /// Its number in the order of [`Alerts::recent_order`].
+    serial: u64,
     repeats: u64,
 }
 
@@ -80,7 +83,8 @@ pub struct Alerts {
     /// Alerts that end with a connection or listener.
     bound: IntMap<u64, smallvec::SmallVec<[AlertId; 2]>>,
     recent: IntMap<u64, Recent>,
-    recent_order: VecDeque<(u64, BootNs)>,
+    recent_order: VecDeque<(u64, u64)>,
+    serial: u64,
     told: Vec<Alert>,
     stats: AlertStats,
 }
@@ -120,7 +124,7 @@ impl Alerts {
             raised: now,
             repeats,
         };
-        self.remember(key, Recent { id, at: now, repeats: 0 });
+        self.remember(key, id, now);
         self.told.push(alert.clone());
         if found.life != Life::Moment {
             if let Life::With(conn) = found.life {
@@ -199,13 +203,15 @@ impl Alerts {
         }
     }
 
-    fn remember(&mut self, key: u64, recent: Recent) {
-        self.recent_order.push_back((key, recent.at));
-        self.recent.insert(key, recent);
+    fn remember(&mut self, key: u64, id: AlertId, at: BootNs) {
+        self.serial += 1;
+        let serial = self.serial;
+        self.recent_order.push_back((key, serial));
+        self.recent.insert(key, Recent { id, at, serial, repeats: 0 });
         while self.recent_order.len() > RECENT_MAX {
-            let Some((oldest, at)) = self.recent_order.pop_front() else { return };
+            let Some((oldest, serial)) = self.recent_order.pop_front() else { return };
             // A later finding of the same has its own place in the order.
-            if self.recent.get(&oldest).is_some_and(|recent| recent.at == at) {
+            if self.recent.get(&oldest).is_some_and(|recent| recent.serial == serial) {
                 self.recent.remove(&oldest);
                 self.stats.forgotten += 1;
             }

@@ -6,6 +6,7 @@ use super::model::Rule;
 use super::timers::{Alarm, TimerId, Timers};
 use crate::event::alert::{AlertId, Evidence, Severity};
 use crate::event::model::{Event, EventBody};
+use crate::filter::Filter;
 use crate::filter::names::Names;
 use crate::flow::coverage::Coverage;
 use crate::flow::model::{Change, ConnEvent, ConnId, Direction, ListenEvent, Source};
@@ -88,6 +89,14 @@ pub trait Detector: Send {
 
     /// An event of its triggers that the rule's filters let pass.
     fn on_match(&mut self, rule: &Rule, event: &Event, scene: &mut Scene<'_>);
+
+    /// Other events of its triggers that it is asked about, besides those that the rule matches.
+    fn also(&self) -> Option<&Filter> {
+        None
+    }
+
+    /// An event that [`Self::also`] matches; it may match the rule too.
+    fn on_also(&mut self, _rule: &Rule, _event: &Event, _scene: &mut Scene<'_>) {}
 
     /// The end of a connection or listener that it follows (see [`Scene::follow`]): a `Close`, `Failed` or `Unlisten`.
     fn on_end(&mut self, _rule: &Rule, _event: &Event, _scene: &mut Scene<'_>) {}

@@ -92,7 +92,8 @@ impl Engine {
             .iter()
             .map(|rule| Running { detector: detector(&rule.detect), rule: Arc::clone(rule) })
             .collect();
-        let index = Index::new(running.iter().map(|of| (&*of.rule, of.detector.triggers())));
+        let index =
+            Index::new(running.iter().map(|of| (&*of.rule, of.detector.triggers(), of.detector.also())));
         Self {
             running,
             index,
@@ -211,13 +212,19 @@ impl Engine {
         self.index.candidates(triggers, event, &mut candidates);
         let mut waits = false;
         for &place in &candidates {
-            let rule = &self.running[place as usize].rule;
+            let Running { rule, detector } = &self.running[place as usize];
+            let also = detector.also().is_some_and(|filter| filter.matches(event));
             if rule.selects(event) {
                 self.with(place, event.boot, flows, |detector, rule, scene| {
                     detector.on_match(rule, event, scene);
                 });
             } else {
                 waits |= self.index.is_late(place);
+            }
+            if also {
+                self.with(place, event.boot, flows, |detector, rule, scene| {
+                    detector.on_also(rule, event, scene);
+                });
             }
         }
         self.candidates = candidates;

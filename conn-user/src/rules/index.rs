@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use super::detector::Triggers;
 use super::model::Rule;
 use crate::event::model::Event;
+use crate::filter::Filter;
 use crate::filter::anchor::{Anchor, Probe, probes};
 use crate::process::hash::IntMap;
 
@@ -30,15 +31,18 @@ struct Table {
 }
 
 impl Index {
-    pub(super) fn new<'a>(rules: impl Iterator<Item = (&'a Rule, Triggers)>) -> Self {
+    /// Of rules with the triggers of their detectors, and the other filter that those ask.
+    pub(super) fn new<'a>(rules: impl Iterator<Item = (&'a Rule, Triggers, Option<&'a Filter>)>) -> Self {
         let mut index = Self::default();
-        for (place, (rule, triggers)) in (0..).zip(rules) {
+        for (place, (rule, triggers, also)) in (0..).zip(rules) {
             index.late.push(
                 rule.matches.needs_late_facts() || rule.except.iter().any(|one| one.needs_late_facts()),
             );
-            let anchor = rule.matches.anchor();
-            for trigger in triggers.each() {
-                index.by_trigger[trigger].file(place, anchor.as_ref());
+            for filter in [Some(&rule.matches), also].into_iter().flatten() {
+                let anchor = filter.anchor();
+                for trigger in triggers.each() {
+                    index.by_trigger[trigger].file(place, anchor.as_ref());
+                }
             }
         }
         index

@@ -9,7 +9,7 @@ mod sum;
 use super::detector::Detector;
 use super::model::LongRule;
 
-pub(super) use each::since;
+pub(in crate::rules) use each::since;
 
 /// The detector of such a rule.
 pub(super) fn detector(rule: &LongRule) -> Box<dyn Detector> {

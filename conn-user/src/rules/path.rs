@@ -1,20 +1,22 @@
 //! Connections on unusual paths.
 
-use super::detector::{Detector, Scene, Triggers};
-use super::model::{PathRule, Rule};
-use crate::event::model::Event;
+mod beacon;
+mod fan_out;
+mod first_seen;
+mod forbidden;
+mod pivot;
+mod score;
+
+use super::detector::Detector;
+use super::model::PathRule;
 
 /// The detector of such a rule.
-pub(super) fn detector(_rule: &PathRule) -> Box<dyn Detector> {
-    Box::new(Nothing)
-}
-
-struct Nothing;
-
-impl Detector for Nothing {
-    fn triggers(&self) -> Triggers {
-        Triggers::BEGIN
+pub(super) fn detector(rule: &PathRule) -> Box<dyn Detector> {
+    match rule {
+        PathRule::Forbidden => Box::new(forbidden::Forbidden),
+        PathRule::FirstSeen { by, learn } => Box::new(first_seen::FirstSeen::new(by, *learn)),
+        PathRule::Pivot { to, within } => Box::new(pivot::Pivot::new(to, *within)),
+        PathRule::FanOut { of, limit, window } => Box::new(fan_out::FanOut::new(*of, *limit, *window)),
+        PathRule::Beacon { score, at_least } => Box::new(beacon::Beacon::new(*score, *at_least)),
     }
-
-    fn on_match(&mut self, _rule: &Rule, _event: &Event, _scene: &mut Scene<'_>) {}
 }

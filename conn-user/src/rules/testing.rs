@@ -206,7 +206,12 @@ impl Rig {
     }
 
     /// A process opens a connection, which is established at once, and closes it.
-    pub(crate) fn open_and_close(&mut self, process: &Arc<ProcessInfo>, remote: &str, traffic: Option<Traffic>) {
+    pub(crate) fn open_and_close(
+        &mut self,
+        process: &Arc<ProcessInfo>,
+        remote: &str,
+        traffic: Option<Traffic>,
+    ) {
         let id = self.open(process, remote);
         self.close(id, EndedHow::LocalFin, traffic);
     }
@@ -302,12 +307,12 @@ impl Rig {
 
     /// A process executes a program: it is as given after it.
     pub(crate) fn exec(&mut self, process: &Arc<ProcessInfo>) {
-        self.body(EventBody::Exec(ProcEvent { process: Arc::clone(process) }));
+        self.body(EventBody::Exec(ProcEvent { process: Arc::clone(process), stdio: None }));
     }
 
     /// A process exits.
     pub(crate) fn exit(&mut self, process: &Arc<ProcessInfo>, status: ExitStatus) {
-        self.body(EventBody::Exit(ProcEvent { process: Arc::clone(process) }, status));
+        self.body(EventBody::Exit(ProcEvent { process: Arc::clone(process), stdio: None }, status));
     }
 
     /// So many records are lost since then.

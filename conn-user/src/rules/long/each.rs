@@ -46,7 +46,7 @@ impl Each {
 }
 
 /// From when on a connection is certainly open.
-pub(super) fn since(conn: &ConnEvent, now: BootNs) -> BootNs {
+pub(in crate::rules) fn since(conn: &ConnEvent, now: BootNs) -> BootNs {
     conn.established.or(conn.born.map(|born| born.latest)).unwrap_or(now)
 }
 
