@@ -5,6 +5,8 @@
 
 mod each;
 mod sum;
+#[cfg(test)]
+mod tests;
 
 use super::detector::Detector;
 use super::model::LongRule;

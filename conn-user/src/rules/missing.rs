@@ -5,6 +5,8 @@
 mod cause;
 mod every;
 mod present;
+#[cfg(test)]
+mod tests;
 
 use super::detector::Detector;
 use super::model::{Expect, MissingRule};

@@ -2,6 +2,8 @@
 
 mod network;
 mod stdio;
+#[cfg(test)]
+mod tests;
 
 use super::detector::{Detector, Scene, Triggers};
 use super::model::{ProcessRule, Rule};

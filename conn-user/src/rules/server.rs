@@ -5,6 +5,8 @@ mod join;
 mod listener;
 mod places;
 mod takeover;
+#[cfg(test)]
+mod tests;
 mod widened;
 
 use super::detector::Detector;
