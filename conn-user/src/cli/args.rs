@@ -17,12 +17,11 @@ use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
-use jiff::SignedDuration;
 
 pub use self::list::{DiffArgs, ListArgs, ListOptions, SchemaArgs, SchemaOf};
 use crate::event::model::{Event, EventKind};
 use crate::event::names;
-use crate::filter::{Filter, FilterError};
+use crate::filter::{Filter, FilterError, amount};
 use crate::kernel::plan::BackendChoice;
 
 const EXIT_CODES: &str = "\
@@ -376,8 +375,8 @@ fn kind_parser() -> impl TypedValueParser<Value = EventKind> {
 /// Reads a duration such as `10s`, `2m`, `1h30m`.
 fn parse_duration(text: &str) -> Result<Duration, String> {
     let wrong = || "write a time such as 10s, 2m, 1h30m or 36h".to_owned();
-    let duration: SignedDuration = text.parse().map_err(|_| wrong())?;
-    let duration = Duration::try_from(duration).map_err(|_| wrong())?;
+    let duration =
+        amount::duration(text).map(|duration| Duration::from_nanos(duration.0)).ok_or_else(wrong)?;
     if duration.is_zero() { Err("it must be longer than nothing".to_owned()) } else { Ok(duration) }
 }
 

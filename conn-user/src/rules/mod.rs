@@ -5,9 +5,12 @@
 //! of the events and of the [`timers`]: a recorded stream gives the alerts that the live one gave.
 
 pub mod alerts;
+pub mod defaults;
 pub mod detector;
 pub mod engine;
 mod exits;
+pub mod file;
+pub mod host;
 mod index;
 pub mod long;
 pub mod missing;
