@@ -18,6 +18,7 @@ use std::time::Duration;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
+pub use super::rules::RuleChoice;
 pub use self::list::{DiffArgs, ListArgs, ListOptions, SchemaArgs, SchemaOf};
 use crate::event::model::{Event, EventKind};
 use crate::event::names;
@@ -235,17 +236,6 @@ pub struct TailOptions {
     pub rules: RuleChoice,
     /// Say by the exit code whether an alert was shown.
     pub exit_code: bool,
-}
-
-/// Which rules judge what happens.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum RuleChoice {
-    /// None.
-    None,
-    /// The built-in ones.
-    Default,
-    /// Those of these folders.
-    Folders(Vec<PathBuf>),
 }
 
 /// How events are written.

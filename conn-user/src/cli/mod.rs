@@ -7,6 +7,7 @@ mod heap;
 pub mod list;
 mod log;
 mod machine;
+pub mod rules;
 mod signals;
 pub mod tail;
 

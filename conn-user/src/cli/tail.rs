@@ -11,7 +11,7 @@ use super::args::{Environment, Exit, Format, TailArgs, TailOptions};
 use super::{log, machine, signals};
 use crate::agent::{self, Agent, AgentOptions, Consumer, Limits, StartError};
 use crate::event::json::JsonEncoder;
-use crate::event::model::Event;
+use crate::event::model::{Event, EventKind};
 use crate::event::text::{TextFormatter, TextOptions};
 use crate::kernel::load::{LoadError, LoadOptions};
 use crate::output::sink::{LineSink, SinkError};
@@ -37,6 +37,10 @@ pub fn run(args: &TailArgs) -> anyhow::Result<Exit> {
 }
 
 async fn tail(options: TailOptions) -> anyhow::Result<Exit> {
+    let rules = match options.rules.load() {
+        Ok(rules) => rules,
+        Err(exit) => return Ok(exit),
+    };
     let stop = signals::stop().context("installing signal handlers")?;
     tokio::pin!(stop);
     let agent_options = AgentOptions {
@@ -46,7 +50,7 @@ async fn tail(options: TailOptions) -> anyhow::Result<Exit> {
             log_level: options.bpf_log.then_some(aya_log::Level::Trace),
         },
         self_test: options.self_test,
-        rules: None,
+        rules,
     };
     let (limits, bpf_log) = (Limits { duration: options.duration }, options.bpf_log);
     let json = options.format == Format::Json;
@@ -81,7 +85,7 @@ async fn tail(options: TailOptions) -> anyhow::Result<Exit> {
         Err(error) => return Err(error).context("tracing"),
     }
     view.totals(&agent, json)?;
-    Ok(Exit::Done)
+    Ok(view.exit())
 }
 
 /// What a failed start means to whoever called.
@@ -154,6 +158,14 @@ impl View {
             writeln!(out, "{}", self.totals)?;
         }
         io::stderr().write_all(&out).context("writing the totals to standard error")
+    }
+}
+
+impl View {
+    /// How the run ends: with alerts, where that was asked for.
+    fn exit(&self) -> Exit {
+        let alerts = self.totals.events(EventKind::Alert);
+        if self.options.exit_code && alerts > 0 { Exit::Alerts } else { Exit::Done }
     }
 }
 
