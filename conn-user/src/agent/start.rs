@@ -4,6 +4,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use thiserror::Error;
+use tokio::sync::mpsc;
 
 use super::backlog::Backlog;
 use super::pipeline::Pipeline;
@@ -47,12 +48,19 @@ pub struct Agent {
     /// What could not be seen of the state before the attach.
     pub notes: Vec<String>,
     pub(super) resync: Resync,
+    pub(super) reloads: mpsc::Receiver<RuleSet>,
+    rules: mpsc::Sender<RuleSet>,
 }
 
 impl Agent {
     /// How often the tables were repaired after a loss.
     pub const fn resyncs(&self) -> ResyncStats {
         self.resync.stats()
+    }
+
+    /// Where other rules are handed in while the agent runs: they are put in force as a whole.
+    pub fn rules(&self) -> mpsc::Sender<RuleSet> {
+        self.rules.clone()
     }
 }
 
@@ -82,12 +90,15 @@ pub async fn start(options: AgentOptions, tell: &mut impl FnMut(&Event)) -> Resu
     let (session, reader) = load::start(facts, &offsets, options.load)?;
     let processes = ProcessTable::default().with_inspector(Inspector::start(ProcFs::default())?);
     let flows = FlowTable::default().with_cookies(session.by_cookie());
+    let (rules, reloads) = mpsc::channel(1);
     let mut agent = Agent {
         session,
         reader,
         pipeline: Pipeline::new(attached, processes, flows),
         notes: Vec::new(),
         resync: Resync::default(),
+        reloads,
+        rules,
     };
     // After the attach: what is born later has a record, what was born earlier is in /proc.
     agent.pipeline.processes().scan()?;

@@ -75,6 +75,8 @@ pub struct Cli {
 pub enum Command {
     /// Show connections as they happen
     Tail(TailArgs),
+    /// Run without a terminal: alerts to a file and to syslog
+    Agent(AgentArgs),
     /// Say what this kernel and these privileges allow, and what is missing
     Doctor(DoctorArgs),
     /// Show every socket there is, and who holds it
@@ -152,6 +154,15 @@ pub struct TailArgs {
     /// All words must hold, a comma is OR, a leading - negates.
     #[arg(value_name = "FILTER")]
     pub filter: Vec<String>,
+}
+
+/// Arguments of `conn agent`.
+#[derive(Clone, Debug, Args)]
+#[command(after_long_help = EXIT_CODES)]
+pub struct AgentArgs {
+    /// Its configuration; without it the built-in rules hold, and alerts go to standard output and /dev/log
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
 }
 
 /// Arguments of `conn doctor`.
@@ -374,7 +385,7 @@ const SMALLEST_RING: u64 = 64 << 10;
 const LARGEST_RING: u64 = 1 << 30;
 
 /// Reads a size such as `8M`, `512KiB`, `1048576`.
-fn parse_ring_size(text: &str) -> Result<u32, String> {
+pub(super) fn parse_ring_size(text: &str) -> Result<u32, String> {
     let wrong = || "write a size such as 512K, 8M or 1G".to_owned();
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);

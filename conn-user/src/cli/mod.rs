@@ -1,6 +1,8 @@
 //! The commands of the binary `conn`.
 
+pub mod agent;
 pub mod args;
+pub mod config;
 pub mod diff;
 pub mod doctor;
 mod heap;
@@ -27,6 +29,7 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     let result = match cli.command {
         Command::Tail(args) => tail::run(&args),
+        Command::Agent(args) => agent::run(&args),
         Command::Doctor(args) => doctor::run(args.json),
         Command::List(args) => list::run(&args),
         Command::Diff(args) => diff::run(&args),

@@ -4,16 +4,18 @@ use std::io::{self, Write as _};
 use std::num::NonZeroU64;
 
 use anyhow::Context as _;
+use clap::ValueEnum as _;
 use jiff::tz::TimeZone;
 use tokio::io::Stdout;
 
-use super::args::{Environment, Exit, Format, TailArgs, TailOptions};
+use super::args::{Environment, Exit, Format, TailArgs, TailOptions, parse_ring_size};
 use super::{log, machine, signals};
 use crate::agent::{self, Agent, AgentOptions, Consumer, Limits, StartError};
 use crate::event::json::JsonEncoder;
 use crate::event::model::{Event, EventKind};
 use crate::event::text::{TextFormatter, TextOptions};
 use crate::kernel::load::{LoadError, LoadOptions};
+use crate::kernel::plan::BackendChoice;
 use crate::output::sink::{LineSink, SinkError};
 use crate::output::totals::{HookTotals, Totals};
 
@@ -62,12 +64,7 @@ async fn tail(options: TailOptions) -> anyhow::Result<Exit> {
     };
     let mut agent = match started {
         Ok(agent) => agent,
-        Err(error) => {
-            let exit = exit_of(&error);
-            let hint = if matches!(exit, Exit::Error) { "" } else { "; `conn doctor` tells more" };
-            eprintln!("conn: {:#}{hint}", anyhow::Error::from(error));
-            return Ok(exit);
-        }
+        Err(error) => return Ok(not_started(error)),
     };
     if bpf_log {
         log::show(&mut agent.session).context("reading the diagnostics of the BPF programs")?;
@@ -86,6 +83,25 @@ async fn tail(options: TailOptions) -> anyhow::Result<Exit> {
     }
     view.totals(&agent, json)?;
     Ok(view.exit())
+}
+
+/// Tells why it did not start.
+pub(super) fn not_started(error: StartError) -> Exit {
+    let exit = exit_of(&error);
+    let hint = if matches!(exit, Exit::Error) { "" } else { "; `conn doctor` tells more" };
+    eprintln!("conn: {:#}{hint}", anyhow::Error::from(error));
+    exit
+}
+
+/// How to load the programs, by words of a configuration.
+pub(super) fn load_options(backend: Option<&str>, ring_size: Option<&str>) -> Result<LoadOptions, String> {
+    let backend = match backend {
+        Some(name) => BackendChoice::from_str(name, false)
+            .map_err(|_| format!("`{name}` is no backend: auto, fentry, kprobe or tracepoint"))?,
+        None => BackendChoice::default(),
+    };
+    let ring_bytes = parse_ring_size(ring_size.unwrap_or("8M")).map_err(|why| format!("`ring_size`: {why}"))?;
+    Ok(LoadOptions { backend, ring_bytes, log_level: None })
 }
 
 /// What a failed start means to whoever called.
