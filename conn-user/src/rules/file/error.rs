@@ -220,7 +220,7 @@ mod tests {
         assert_eq!(of(6..9), (2, 2, two.to_owned(), "two".to_owned()));
         assert_eq!(of(13..18), (2, 8, two.to_owned(), "three".to_owned()));
         assert_eq!(of(13..25), (2, 8, two.to_owned(), "three".to_owned()), "to the end of its line");
-        assert_eq!(of(11..13), (2, 6, two.to_owned(), "ä".to_owned()), "begins within a character");
+        assert_eq!(of(11..12), (2, 6, two.to_owned(), "ä".to_owned()), "begins within a character");
         assert_eq!(of(99..999), (3, 5, "four".to_owned(), String::new()));
     }
 
