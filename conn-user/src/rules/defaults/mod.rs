@@ -1,5 +1,8 @@
 //! The rules that hold with no configuration. `docs/rules.md` shows them.
 
+#[cfg(test)]
+mod tests;
+
 use super::file::{self, RuleErrors};
 use super::host::Host;
 use super::set::RuleSet;
