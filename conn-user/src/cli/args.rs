@@ -3,6 +3,7 @@
 //! Two stages: clap reads the words ([`Cli::read`]), then [`TailArgs::resolve`] makes of them what the program does, given
 //! the [`Environment`]. Neither has side effects.
 
+mod check;
 mod list;
 #[cfg(test)]
 mod tests;
@@ -18,8 +19,9 @@ use std::time::Duration;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
-pub use super::rules::RuleChoice;
+pub use self::check::CheckArgs;
 pub use self::list::{DiffArgs, ListArgs, ListOptions, SchemaArgs, SchemaOf};
+pub use super::rules::RuleChoice;
 use crate::event::model::{Event, EventKind};
 use crate::event::names;
 use crate::filter::{Filter, FilterError, amount};
@@ -29,7 +31,7 @@ const EXIT_CODES: &str = "\
 Exit codes:
   0  done; also when the reader of the output went away
   1  any other error
-  2  wrong usage: a flag or a filter that does not exist
+  2  wrong usage: a flag, a filter or a rule that is none
   3  not permitted: a capability is missing
   4  this kernel cannot do it, or the self-test failed
   5  the lists differ (conn diff --exit-code)
@@ -43,7 +45,7 @@ pub enum Exit {
     Done = 0,
     /// Any other error.
     Error = 1,
-    /// A flag or a filter that does not exist. clap exits with the same number.
+    /// A flag, a filter or a rule that is none. clap exits with the same number.
     Usage = 2,
     /// A capability is missing.
     NotPermitted = 3,
@@ -83,6 +85,8 @@ pub enum Command {
     List(ListArgs),
     /// Say what changed from one saved list to another
     Diff(DiffArgs),
+    /// Say whether rule files are right, or print the built-in rules
+    Check(CheckArgs),
     /// Print the JSON Schema of `conn tail --json` or `conn list --json`
     Schema(SchemaArgs),
 }

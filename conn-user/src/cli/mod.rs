@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod args;
+pub mod check;
 pub mod config;
 pub mod diff;
 pub mod doctor;
@@ -33,6 +34,7 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Doctor(args) => doctor::run(args.json),
         Command::List(args) => list::run(&args),
         Command::Diff(args) => diff::run(&args),
+        Command::Check(args) => check::run(&args),
         Command::Schema(args) => print(match args.of {
             SchemaOf::Events => crate::event::schema::SCHEMA.as_bytes(),
             SchemaOf::List => crate::listing::schema::SCHEMA.as_bytes(),

@@ -17,6 +17,19 @@ pub const FILES: [(&str, &str); 6] = [
     ("missing.toml", include_str!("missing.toml")),
 ];
 
+/// The default rules as one rule file.
+pub fn text() -> String {
+    let mut text = String::from(
+        "# The built-in rules of conn. A folder with this file has them all, to be changed; a file that says\n\
+         # use = \"defaults\" has them as they are, and [[override]] changes single keys. See docs/rules.md.\n",
+    );
+    for (_, file) in FILES {
+        text.push('\n');
+        text.push_str(file);
+    }
+    text
+}
+
 /// The default rules with the zones of this host.
 ///
 /// # Errors

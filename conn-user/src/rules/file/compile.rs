@@ -157,7 +157,7 @@ impl Compiler<'_> {
             }
             (RuleKind::Path, _) => Detect::Path(PathRule::Beacon {
                 score: self.read(draft, "score", |node| node.score("score")).unwrap_or(0.9),
-                at_least: count(self, "at_least").unwrap_or(20),
+                at_least: self.read(draft, "at_least", judged).unwrap_or(20),
             }),
             (RuleKind::Process, Some("network")) => Detect::Process(ProcessRule::Network),
             (RuleKind::Process, Some("replaced")) => Detect::Process(ProcessRule::Replaced),
@@ -387,6 +387,15 @@ impl Compiler<'_> {
         let help = format!("{near}{what} {}", known.join(", "));
         self.problems.push(Problem::new(at, format!("unknown {}", quoted(word)), help));
     }
+}
+
+/// As many connections as the detector can judge by, and keeps.
+fn judged(node: &Node) -> Result<u32, Problem> {
+    let count = node.count("at_least")?;
+    if (4..=64).contains(&count) {
+        return Ok(count);
+    }
+    Err(Problem::new(&node.at, format!("`at_least` cannot be {count}"), "write a whole number from 4 to 64"))
 }
 
 /// The next severity.

@@ -197,8 +197,8 @@ impl fmt::Display for RuleErrors {
     }
 }
 
-/// A path as people see it.
-pub(super) fn shown(path: &Path) -> String {
+/// A path as people see it: harmless for a terminal.
+pub fn shown(path: &Path) -> String {
     let mut shown = Vec::new();
     escape::text(path.as_os_str().as_encoded_bytes(), &mut shown);
     String::from_utf8_lossy(&shown).into_owned()

@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use self::compile::Compiler;
 use self::draft::Draft;
-pub use self::error::{Place, RuleError, RuleErrors};
+pub use self::error::{Place, RuleError, RuleErrors, shown};
 use self::error::{Problem, Problems};
 use self::text::Texts;
 use self::value::{Field, Node, Value};

@@ -129,7 +129,7 @@ pub(super) const SHAPES: &[Shape] = &[
         "One process connects to one peer at regular intervals.",
         &[
             key("score", "a number from 0 to 1", Is("`0.9`"), "how regular from which on; 1 is a clock"),
-            key("at_least", COUNT, Is("`20`"), "fewest connections that are judged"),
+            key("at_least", COUNT, Is("`20`"), "fewest connections that are judged, 4 to 64"),
         ],
     ),
     process("network", "A process that matches opens, accepts or listens.", USES),
