@@ -8,6 +8,8 @@ mod compile;
 mod draft;
 mod error;
 mod naming;
+#[cfg(test)]
+mod page;
 mod shape;
 #[cfg(test)]
 mod tests;
