@@ -16,7 +16,7 @@ mod tests;
 mod text;
 mod value;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -129,7 +129,7 @@ fn document(text: &str, number: usize, problems: &mut Problems) -> Document {
         problems.push(error);
     }
     let problems = if document.broken { &mut ignored } else { problems };
-    let mut ids = HashMap::new();
+    let mut ids = HashSet::new();
     for Field { name, at, node } in fields {
         match name.as_str() {
             "zones" => document.zones = Some(node),
@@ -156,7 +156,7 @@ fn document(text: &str, number: usize, problems: &mut Problems) -> Document {
         }
     }
     document.rules.retain(|draft| {
-        let first = ids.insert(draft.id.clone(), ()).is_none();
+        let first = ids.insert(draft.id.clone());
         if !first {
             let message = format!("the id {} is used twice in this file", quoted(&draft.id));
             problems.push(Problem::new(&draft.at, message, "give one of the rules another id"));
@@ -210,12 +210,11 @@ fn drafts<'a>(
     let mut drafts: Vec<Draft> = Vec::new();
     let mut places: HashMap<&str, usize> = HashMap::new();
     for draft in documents.clone().flat_map(|document| &document.rules) {
-        match places.get(draft.id.as_str()) {
-            Some(place) => drafts[*place] = draft.clone(),
-            None => {
-                places.insert(&draft.id, drafts.len());
-                drafts.push(draft.clone());
-            }
+        if let Some(place) = places.get(draft.id.as_str()) {
+            drafts[*place] = draft.clone();
+        } else {
+            places.insert(&draft.id, drafts.len());
+            drafts.push(draft.clone());
         }
     }
     for change in documents.flat_map(|document| &document.overrides) {

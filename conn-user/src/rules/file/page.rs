@@ -24,7 +24,7 @@ fn keys(keys: &[Key]) -> String {
     for Key { name, takes, default, meaning } in keys {
         let default = match default {
             Without::Required => "must be there",
-            Without::Is(value) if value.is_empty() => "nothing",
+            Without::Is("") => "nothing",
             Without::Is(value) => value,
         };
         let _ = writeln!(table, "| `{name}` | {takes} | {default} | {meaning} |");
