@@ -223,6 +223,9 @@ pub struct ExecRecord {
     pub task: Task,
     /// Inode number of the executable.
     pub exe_inode: u64,
+    /// Keys ([`Sock::key`]) of the TCP sockets that are descriptors 0 (standard input) and 1 (standard output); 0: it is
+    /// none, or none that conn names.
+    pub stdio: [u64; 2],
     /// Device of its file system (`super_block.s_dev`, kernel encoding: major << 20 | minor).
     pub exe_dev: u32,
     /// Hard links of the executable; 0: deleted or memfd.
@@ -336,19 +339,20 @@ layout!(EstablishedRecord, size = 88, sock = 24);
 layout!(ForkRecord, size = 96, child = 24, parent_tgid = 80, parent_start_boot_ns = 88);
 layout!(
     ExecRecord,
-    size = 1392,
+    size = 1408,
     task = 24,
     exe_inode = 80,
-    exe_dev = 88,
-    exe_nlink = 92,
-    parent_tgid = 96,
-    login_uid = 100,
-    filename_len = 104,
-    path_len = 106,
-    args_len = 108,
-    flags = 110,
-    filename = 112,
-    path = 368
+    stdio = 88,
+    exe_dev = 104,
+    exe_nlink = 108,
+    parent_tgid = 112,
+    login_uid = 116,
+    filename_len = 120,
+    path_len = 122,
+    args_len = 124,
+    flags = 126,
+    filename = 128,
+    path = 384
 );
 layout!(ExitRecord, size = 88, task = 24, exit_code = 80);
 layout!(HookCounters, size = 16, next_seq = 0, lost = 8);

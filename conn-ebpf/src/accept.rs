@@ -13,12 +13,10 @@ use aya_log_ebpf::debug;
 use conn_common::hook::HookId;
 use conn_common::record::RecordKind;
 
+use crate::fd;
 use crate::log::Anywhere;
 use crate::mem::{Access, Common as _, Direct, Probe, current, current_typed};
-use crate::offsets::{
-    CURRENT_TASK_TYPED, OFF_FDTABLE_FD, OFF_FDTABLE_MAX_FDS, OFF_FILE_PRIVATE_DATA, OFF_FILES_FDT,
-    OFF_SKC_FAMILY, OFF_SKC_STATE, OFF_TASK_FILES,
-};
+use crate::offsets::{CURRENT_TASK_TYPED, OFF_SKC_FAMILY, OFF_SKC_STATE};
 use crate::sock::{self, AF_INET, AF_INET6, Key, Ours, TCP_LISTEN};
 use crate::state::emit_common;
 use crate::understudy::Pair;
@@ -173,8 +171,8 @@ fn accepted_fd(hook: HookId, pair: &Pair, ctx: &TracePointContext) {
     // SAFETY: `long ret` at 16 of the context (trace_event_raw_sys_exit: 8 common bytes, the number, the result), read
     // as a context load; everything behind goes through the helper.
     unsafe {
-        let fd = ctx.as_ptr().byte_add(16).cast::<i64>().read_volatile();
-        if fd < 0 {
+        let number = ctx.as_ptr().byte_add(16).cast::<i64>().read_volatile();
+        if number < 0 {
             return;
         }
         // The mark is the task: the socket costs too much to find before it is known to be needed.
@@ -183,38 +181,19 @@ fn accepted_fd(hook: HookId, pair: &Pair, ctx: &TracePointContext) {
             if !pair.is_to_tell(hook, task) {
                 return;
             }
-            descriptors::<Direct>(task, fd as u64)
+            fd::descriptors::<Direct>(task, number as u64)
         } else {
             // No kernel this old needs an understudy here.
-            descriptors::<Probe>(current(), fd as u64)
+            fd::descriptors::<Probe>(current(), number as u64)
         };
         if fds.is_null() {
             return;
         }
-        let file = Probe::pointer(fds.byte_add(fd as usize * 8), 0);
-        let socket = Probe::pointer(file, OFF_FILE_PRIVATE_DATA.load());
-        let (back, sk) = sock::file_and_sk(socket);
-        if socket.is_null() || back != file {
-            debug!(&Anywhere, "accept returned descriptor {}, which is no socket any more", fd);
+        let sk = fd::sock(fds, number as u64);
+        if sk.is_null() {
+            debug!(&Anywhere, "accept returned descriptor {}, which is no socket any more", number);
             return;
         }
         tell::<Probe>(hook, sk, |sk| sock::handed_out::<Probe>(sk));
-    }
-}
-
-/// The array of a task's descriptors; null where this one is not in it.
-#[inline(always)]
-unsafe fn descriptors<A: Access>(task: *const c_void, fd: u64) -> *const c_void {
-    // SAFETY: the caller's task, for this access.
-    unsafe {
-        let files = A::pointer(task, OFF_TASK_FILES.load());
-        if files.is_null() {
-            return core::ptr::null();
-        }
-        let table = A::pointer(files, OFF_FILES_FDT.load());
-        if table.is_null() || fd >= u64::from(A::load::<u32>(table, OFF_FDTABLE_MAX_FDS.load())) {
-            return core::ptr::null();
-        }
-        A::pointer(table, OFF_FDTABLE_FD.load())
     }
 }

@@ -15,15 +15,17 @@ use conn_common::record::{
     EXEC_ARGS_MAX, EXEC_FILENAME_MAX, EXEC_PATH_MAX, ExecFlags, ExecRecord, RecordKind,
 };
 
+use crate::fd;
 use crate::log::Anywhere;
-use crate::mem::{Access as _, Probe, current, probe};
+use crate::mem::{Access as _, Common as _, Probe, current, probe};
 use crate::offsets::{
     OFF_BPRM_FILE, OFF_BPRM_FILENAME, OFF_DENTRY_NAME, OFF_DENTRY_PARENT, OFF_FILE_INODE,
     OFF_FILE_PATH_DENTRY, OFF_FILE_PATH_MNT, OFF_INODE_INO, OFF_INODE_NLINK, OFF_INODE_SB, OFF_MM_ARG_END,
-    OFF_MM_ARG_START, OFF_MOUNT_MNT, OFF_MOUNT_MOUNTPOINT, OFF_MOUNT_PARENT, OFF_SB_DEV, OFF_TASK_LOGINUID,
-    OFF_TASK_MM, OFF_TASK_REAL_PARENT, OFF_TASK_TGID, OFF_VFSMOUNT_ROOT,
+    OFF_MM_ARG_START, OFF_MOUNT_MNT, OFF_MOUNT_MOUNTPOINT, OFF_MOUNT_PARENT, OFF_SB_DEV, OFF_SKC_FAMILY,
+    OFF_TASK_LOGINUID, OFF_TASK_MM, OFF_TASK_REAL_PARENT, OFF_TASK_TGID, OFF_VFSMOUNT_ROOT,
 };
 use crate::ring::{header, output};
+use crate::sock::{self, AF_INET, AF_INET6, Key as _};
 use crate::task;
 use crate::understudy::Pair;
 
@@ -88,6 +90,8 @@ fn execs(hook: HookId, slot: u32, ctx: &BtfTracePointContext) -> i32 {
         let super_block = Probe::pointer(inode, OFF_INODE_SB.load());
         (*record).exe_dev = probe(super_block, OFF_SB_DEV.load());
 
+        (*record).stdio = [standard(task, 0), standard(task, 1)];
+
         let name = Probe::pointer(bprm, OFF_BPRM_FILENAME.load());
         let filename = (&raw mut (*record).filename).cast();
         let read = bpf_probe_read_kernel_str(filename, EXEC_FILENAME_MAX as u32, name);
@@ -114,6 +118,25 @@ fn execs(hook: HookId, slot: u32, ctx: &BtfTracePointContext) -> i32 {
         output(core::slice::from_raw_parts(scratch.cast(), size_of::<ExecRecord>() + args_len), counters);
     }
     0
+}
+
+/// The key of the TCP socket that is this descriptor, 0 without.
+#[inline(always)]
+unsafe fn standard(task: *const c_void, number: u64) -> u64 {
+    // SAFETY: the running task, read by the helper, as everything behind it.
+    unsafe {
+        let fds = fd::descriptors::<Probe>(task, number);
+        if fds.is_null() {
+            return 0;
+        }
+        let sk = fd::sock(fds, number);
+        if sk.is_null() || sock::handed_out::<Probe>(sk).is_none() {
+            return 0;
+        }
+        let common = Probe::common(sk);
+        let family = common.load::<u16>(OFF_SKC_FAMILY.load());
+        if family == AF_INET || family == AF_INET6 { Probe::key(sk, &common).0 } else { 0 }
+    }
 }
 
 /// Writes the names from the file up to the root of its mount namespace; the bytes written, and flags.

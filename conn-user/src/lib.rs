@@ -18,6 +18,8 @@ pub mod listing;
 
 pub mod filter;
 
+pub mod rules;
+
 pub mod output;
 
 pub mod agent;

@@ -6,6 +6,7 @@ use conn_common::decode::{self, Record};
 use conn_common::hook::HookId;
 
 use crate::clock::{Clock, boot_now};
+use crate::event::alert::Alert;
 use crate::event::model::{Event, EventBody, ProcEvent};
 use crate::flow::coverage::Coverage;
 use crate::flow::merge::Merged;
@@ -20,6 +21,7 @@ use crate::kernel::selftest::Watch;
 use crate::process::info::{ExitStatus, ProcessSource};
 use crate::process::socket_units::SocketUnits;
 use crate::process::table::ProcessTable;
+use crate::rules::{Engine, RuleSet};
 use crate::units::BootNs;
 
 /// Records of one hook.
@@ -48,6 +50,7 @@ pub struct Pipeline {
     undecoded: u64,
     records: u64,
     coverage: Coverage,
+    attached: BootNs,
     /// Skipped runs that were told, by hook, and until when.
     skipped: BTreeMap<HookId, u64>,
     skipped_until: BootNs,
@@ -55,6 +58,7 @@ pub struct Pipeline {
     loss: bool,
     /// Among them some of processes.
     processes_lost: bool,
+    engine: Option<Engine>,
 }
 
 impl Pipeline {
@@ -75,10 +79,12 @@ impl Pipeline {
             undecoded: 0,
             records: 0,
             coverage: Coverage::new(attached),
+            attached,
             skipped: BTreeMap::new(),
             skipped_until: attached,
             loss: false,
             processes_lost: false,
+            engine: None,
         }
     }
 
@@ -118,6 +124,37 @@ impl Pipeline {
         self.name_socket_units();
         self.tell_changes(tell);
         merged
+    }
+
+    /// Puts rules in force, in the place of those before. They judge what is there now, and what comes.
+    pub fn set_rules(&mut self, rules: &RuleSet, tell: &mut impl FnMut(&Event)) {
+        let now = boot_now();
+        let retired = self.engine.as_mut().map(|engine| engine.retire(now)).unwrap_or_default();
+        self.tell_alerts(retired, tell);
+        let mut engine = Engine::new(rules, self.attached);
+        let mut existing = Vec::new();
+        for change in self.flows.existing() {
+            existing.push(FlowEvent { boot: now, change });
+        }
+        std::mem::swap(&mut self.changes, &mut existing);
+        self.name_socket_units();
+        std::mem::swap(&mut self.changes, &mut existing);
+        let wall = self.clock.wall(now);
+        let events = existing.into_iter().map(|FlowEvent { boot, change }| Event {
+            seq: 0,
+            boot,
+            wall,
+            body: EventBody::Flow(change),
+        });
+        let alerts = engine.start(now, events, &self.flows);
+        self.engine = Some(engine);
+        self.flows.take_forgotten();
+        self.tell_alerts(alerts, tell);
+    }
+
+    /// The rules at work.
+    pub const fn engine(&self) -> Option<&Engine> {
+        self.engine.as_ref()
     }
 
     /// Whether records were lost since the last call.
@@ -196,7 +233,9 @@ impl Pipeline {
                             && before.args == process.args
                     });
                 if !repeats {
-                    self.tell(boot, EventBody::Exec(ProcEvent { process }), tell);
+                    let stdio = exec.stdio.iter().find_map(|key| self.flows.connection_of(*key));
+                    let stdio = stdio.map(Box::new);
+                    self.tell(boot, EventBody::Exec(ProcEvent { process, stdio }), tell);
                 }
             }
             Record::Exit(exit) => {
@@ -204,7 +243,7 @@ impl Pipeline {
                     && self.processes.known(&exit.task).is_some_and(|(_, exited)| exited);
                 if let Some(process) = self.processes.on_exit(exit).filter(|_| !repeats) {
                     let status = ExitStatus::from_kernel(exit.exit_code);
-                    self.tell(boot, EventBody::Exit(ProcEvent { process }, status), tell);
+                    self.tell(boot, EventBody::Exit(ProcEvent { process, stdio: None }, status), tell);
                 }
             }
             flow => {
@@ -219,7 +258,8 @@ impl Pipeline {
 
     /// When [`Self::on_time`] must be called next.
     pub fn next_deadline(&self) -> Option<BootNs> {
-        self.flows.next_deadline()
+        let rules = self.engine.as_ref().and_then(Engine::next_deadline);
+        [self.flows.next_deadline(), rules].into_iter().flatten().min()
     }
 
     /// Tells what waited for more knowledge long enough.
@@ -227,6 +267,14 @@ impl Pipeline {
         self.flows.poll_pending(now, &mut self.resolver, &mut self.changes);
         self.name_socket_units();
         self.tell_changes(tell);
+        // At the end of a run the flow table lets go of what waits; the rules' time is the real one.
+        let now = now.min(boot_now());
+        if let Some(engine) = &mut self.engine
+            && engine.next_deadline().is_some_and(|deadline| deadline <= now)
+        {
+            let alerts = engine.on_time(now, &self.flows);
+            self.tell_alerts(alerts, tell);
+        }
     }
 
     /// The end of the run: compares with the kernel's own counts, so that a loss at the tail is told too.
@@ -292,6 +340,13 @@ impl Pipeline {
             self.tell(boot, EventBody::Flow(change), tell);
         }
         self.changes = changes;
+        let forgotten = self.flows.take_forgotten();
+        let Some(engine) = &mut self.engine else { return };
+        let mut alerts = Vec::new();
+        for conn in forgotten {
+            alerts.extend(engine.forget(conn, boot_now(), &self.flows));
+        }
+        self.tell_alerts(alerts, tell);
     }
 
     fn tell(&mut self, boot: BootNs, body: EventBody, tell: &mut impl FnMut(&Event)) {
@@ -299,7 +354,20 @@ impl Pipeline {
             return;
         }
         self.seq += 1;
-        tell(&Event { seq: self.seq, boot, wall: self.clock.wall(boot), body });
+        let event = Event { seq: self.seq, boot, wall: self.clock.wall(boot), body };
+        tell(&event);
+        if let Some(engine) = &mut self.engine {
+            let alerts = engine.on_event(&event, &self.flows);
+            self.tell_alerts(alerts, tell);
+        }
+    }
+
+    fn tell_alerts(&mut self, alerts: Vec<Alert>, tell: &mut impl FnMut(&Event)) {
+        for alert in alerts {
+            self.seq += 1;
+            let (boot, wall) = (alert.at, self.clock.wall(alert.at));
+            tell(&Event { seq: self.seq, boot, wall, body: EventBody::Alert(Box::new(alert)) });
+        }
     }
 }
 
@@ -320,6 +388,6 @@ fn is_self_test(watch: &Watch, body: &EventBody) -> bool {
             }
         },
         EventBody::Exec(event) | EventBody::Exit(event, _) => watch.is_child(event.process.pid),
-        EventBody::Gap(_) => false,
+        EventBody::Gap(_) | EventBody::Alert(_) => false,
     }
 }

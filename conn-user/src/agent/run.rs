@@ -64,6 +64,9 @@ pub async fn run(
         if agent.pipeline.next_deadline().is_some_and(|deadline| deadline <= boot_now()) {
             agent.pipeline.on_time(boot_now(), &mut |event| consumer.on_event(event));
         }
+        if let Ok(rules) = agent.reloads.try_recv() {
+            agent.pipeline.set_rules(&rules, &mut |event| consumer.on_event(event));
+        }
         let now = Instant::now();
         if audit.is_none() && agent.pipeline.records() != audited {
             audit = Some(now + AUDIT);
@@ -109,6 +112,9 @@ pub async fn run(
                     () = until(end) => {}
                     () = until_boot(agent.pipeline.next_deadline()) => {}
                     () = until(audit) => {}
+                    Some(rules) = agent.reloads.recv() => {
+                        agent.pipeline.set_rules(&rules, &mut |event| consumer.on_event(event));
+                    }
                     taken = agent.resync.taken() => {
                         agent.repair(taken, &mut |event| consumer.on_event(event));
                     }

@@ -4,6 +4,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use thiserror::Error;
+use tokio::sync::mpsc;
 
 use super::backlog::Backlog;
 use super::pipeline::Pipeline;
@@ -20,17 +21,20 @@ use crate::kernel::selftest::{self, SelfTestError};
 use crate::process::inspect::Inspector;
 use crate::process::procfs::ProcFs;
 use crate::process::table::ProcessTable;
+use crate::rules::RuleSet;
 
 /// How long the records of the self-test may take: far more than a loaded, emulated machine needs.
 const SELF_TEST_PATIENCE: Duration = Duration::from_secs(20);
 
 /// What the agent is asked to do.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct AgentOptions {
     /// Backend, ring and diagnostics.
     pub load: LoadOptions,
     /// Whether to prove that every hook delivers.
     pub self_test: bool,
+    /// What is anomalous; `None`: nothing is judged.
+    pub rules: Option<RuleSet>,
 }
 
 /// An agent that traces.
@@ -44,12 +48,19 @@ pub struct Agent {
     /// What could not be seen of the state before the attach.
     pub notes: Vec<String>,
     pub(super) resync: Resync,
+    pub(super) reloads: mpsc::Receiver<RuleSet>,
+    rules: mpsc::Sender<RuleSet>,
 }
 
 impl Agent {
     /// How often the tables were repaired after a loss.
     pub const fn resyncs(&self) -> ResyncStats {
         self.resync.stats()
+    }
+
+    /// Where other rules are handed in while the agent runs: they are put in force as a whole.
+    pub fn rules(&self) -> mpsc::Sender<RuleSet> {
+        self.rules.clone()
     }
 }
 
@@ -79,16 +90,19 @@ pub async fn start(options: AgentOptions, tell: &mut impl FnMut(&Event)) -> Resu
     let (session, reader) = load::start(facts, &offsets, options.load)?;
     let processes = ProcessTable::default().with_inspector(Inspector::start(ProcFs::default())?);
     let flows = FlowTable::default().with_cookies(session.by_cookie());
+    let (rules, reloads) = mpsc::channel(1);
     let mut agent = Agent {
         session,
         reader,
         pipeline: Pipeline::new(attached, processes, flows),
         notes: Vec::new(),
         resync: Resync::default(),
+        reloads,
+        rules,
     };
     // After the attach: what is born later has a record, what was born earlier is in /proc.
     agent.pipeline.processes().scan()?;
-    take_in(&mut agent, tell).await?;
+    take_in(&mut agent, options.rules.as_ref(), tell).await?;
     if options.self_test {
         self_test(&mut agent, tell).await?;
     }
@@ -96,7 +110,11 @@ pub async fn start(options: AgentOptions, tell: &mut impl FnMut(&Event)) -> Resu
 }
 
 /// Takes in what was there before the attach. The records that come meanwhile are handled afterwards.
-async fn take_in(agent: &mut Agent, tell: &mut impl FnMut(&Event)) -> Result<(), StartError> {
+async fn take_in(
+    agent: &mut Agent,
+    rules: Option<&RuleSet>,
+    tell: &mut impl FnMut(&Event),
+) -> Result<(), StartError> {
     let mut backlog = Backlog::default();
     let mut task = tokio::task::spawn_blocking(|| snapshot::take(&SnapshotOptions::living()));
     let taken = loop {
@@ -122,6 +140,9 @@ async fn take_in(agent: &mut Agent, tell: &mut impl FnMut(&Event)) -> Result<(),
             }
         }
         Err(error) => agent.notes.push(format!("what was there before is not known: {error}")),
+    }
+    if let Some(rules) = rules {
+        agent.pipeline.set_rules(rules, tell);
     }
     backlog.each(|bytes| agent.pipeline.on_bytes(bytes, tell));
     Ok(())

@@ -3,6 +3,7 @@
 //! Two stages: clap reads the words ([`Cli::read`]), then [`TailArgs::resolve`] makes of them what the program does, given
 //! the [`Environment`]. Neither has side effects.
 
+mod check;
 mod list;
 #[cfg(test)]
 mod tests;
@@ -11,27 +12,30 @@ use std::env;
 use std::ffi::{OsStr, OsString};
 use std::io::{self, IsTerminal};
 use std::num::NonZeroU64;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
-use jiff::SignedDuration;
 
+pub use self::check::CheckArgs;
 pub use self::list::{DiffArgs, ListArgs, ListOptions, SchemaArgs, SchemaOf};
+pub use super::rules::RuleChoice;
 use crate::event::model::{Event, EventKind};
 use crate::event::names;
-use crate::filter::{Filter, FilterError};
+use crate::filter::{Filter, FilterError, amount};
 use crate::kernel::plan::BackendChoice;
 
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done; also when the reader of the output went away
   1  any other error
-  2  wrong usage: a flag or a filter that does not exist
+  2  wrong usage: a flag, a filter or a rule that is none
   3  not permitted: a capability is missing
   4  this kernel cannot do it, or the self-test failed
-  5  the lists differ (conn diff --exit-code)";
+  5  the lists differ (conn diff --exit-code)
+  6  an alert was shown (conn tail --exit-code)";
 
 /// How the program ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -41,7 +45,7 @@ pub enum Exit {
     Done = 0,
     /// Any other error.
     Error = 1,
-    /// A flag or a filter that does not exist. clap exits with the same number.
+    /// A flag, a filter or a rule that is none. clap exits with the same number.
     Usage = 2,
     /// A capability is missing.
     NotPermitted = 3,
@@ -49,6 +53,8 @@ pub enum Exit {
     Unsupported = 4,
     /// The lists differ, and that was asked for.
     Differs = 5,
+    /// An alert was shown, and that was asked for.
+    Alerts = 6,
 }
 
 impl From<Exit> for ExitCode {
@@ -71,12 +77,16 @@ pub struct Cli {
 pub enum Command {
     /// Show connections as they happen
     Tail(TailArgs),
+    /// Run without a terminal: alerts to a file and to syslog
+    Agent(AgentArgs),
     /// Say what this kernel and these privileges allow, and what is missing
     Doctor(DoctorArgs),
     /// Show every socket there is, and who holds it
     List(ListArgs),
     /// Say what changed from one saved list to another
     Diff(DiffArgs),
+    /// Say whether rule files are right, or print the built-in rules
+    Check(CheckArgs),
     /// Print the JSON Schema of `conn tail --json` or `conn list --json`
     Schema(SchemaArgs),
 }
@@ -127,11 +137,36 @@ pub struct TailArgs {
     #[arg(long, value_name = "SIZE", default_value = "8M", value_parser = parse_ring_size)]
     pub ring_size: u32,
 
+    /// Use the rules of this folder (may be given several times) in the place of the built-in ones
+    #[arg(long = "rules", value_name = "DIR", conflicts_with = "no_rules")]
+    pub rules: Vec<PathBuf>,
+
+    /// Judge nothing: no alerts
+    #[arg(long)]
+    pub no_rules: bool,
+
+    /// Show alerts alone
+    #[arg(long, conflicts_with_all = ["kinds", "all", "no_rules"])]
+    pub alerts: bool,
+
+    /// Exit with code 6 if an alert was shown
+    #[arg(long, conflicts_with = "no_rules")]
+    pub exit_code: bool,
+
     /// Show only what matches: words such as port:443 proc:nginx -dst:10.0.0.0/8 (see docs/filter.md)
     ///
     /// All words must hold, a comma is OR, a leading - negates.
     #[arg(value_name = "FILTER")]
     pub filter: Vec<String>,
+}
+
+/// Arguments of `conn agent`.
+#[derive(Clone, Debug, Args)]
+#[command(after_long_help = EXIT_CODES)]
+pub struct AgentArgs {
+    /// Its configuration; without it the built-in rules hold, and alerts go to standard output and /dev/log
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
 }
 
 /// Arguments of `conn doctor`.
@@ -212,6 +247,10 @@ pub struct TailOptions {
     pub ring_size: u32,
     /// What to show.
     pub filter: Filter,
+    /// Which rules judge.
+    pub rules: RuleChoice,
+    /// Say by the exit code whether an alert was shown.
+    pub exit_code: bool,
 }
 
 /// How events are written.
@@ -294,7 +333,9 @@ impl TailArgs {
     /// A filter that does not exist: [`Exit::Usage`].
     pub fn resolve(&self, environment: Environment) -> Result<TailOptions, FilterError> {
         let filter = Filter::new(&self.filter.join(" "))?;
-        let kinds = if self.all {
+        let kinds = if self.alerts {
+            [EventKind::Alert].into_iter().collect()
+        } else if self.all {
             KindSet::ALL
         } else if self.kinds.is_empty() {
             let asked = [EventKind::Exec, EventKind::Exit].into_iter().filter(|kind| filter.asks_for(*kind));
@@ -313,6 +354,12 @@ impl TailArgs {
             bpf_log: self.bpf_log,
             ring_size: self.ring_size,
             filter,
+            rules: match &self.rules {
+                _ if self.no_rules => RuleChoice::None,
+                none if none.is_empty() => RuleChoice::Default,
+                folders => RuleChoice::Folders(folders.clone()),
+            },
+            exit_code: self.exit_code,
         })
     }
 }
@@ -333,8 +380,8 @@ fn kind_parser() -> impl TypedValueParser<Value = EventKind> {
 /// Reads a duration such as `10s`, `2m`, `1h30m`.
 fn parse_duration(text: &str) -> Result<Duration, String> {
     let wrong = || "write a time such as 10s, 2m, 1h30m or 36h".to_owned();
-    let duration: SignedDuration = text.parse().map_err(|_| wrong())?;
-    let duration = Duration::try_from(duration).map_err(|_| wrong())?;
+    let duration =
+        amount::duration(text).map(|duration| Duration::from_nanos(duration.0)).ok_or_else(wrong)?;
     if duration.is_zero() { Err("it must be longer than nothing".to_owned()) } else { Ok(duration) }
 }
 
@@ -342,7 +389,7 @@ const SMALLEST_RING: u64 = 64 << 10;
 const LARGEST_RING: u64 = 1 << 30;
 
 /// Reads a size such as `8M`, `512KiB`, `1048576`.
-fn parse_ring_size(text: &str) -> Result<u32, String> {
+pub(super) fn parse_ring_size(text: &str) -> Result<u32, String> {
     let wrong = || "write a size such as 512K, 8M or 1G".to_owned();
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);

@@ -1,12 +1,16 @@
 //! The commands of the binary `conn`.
 
+pub mod agent;
 pub mod args;
+pub mod check;
+pub mod config;
 pub mod diff;
 pub mod doctor;
 mod heap;
 pub mod list;
 mod log;
 mod machine;
+pub mod rules;
 mod signals;
 pub mod tail;
 
@@ -26,9 +30,11 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     let result = match cli.command {
         Command::Tail(args) => tail::run(&args),
+        Command::Agent(args) => agent::run(&args),
         Command::Doctor(args) => doctor::run(args.json),
         Command::List(args) => list::run(&args),
         Command::Diff(args) => diff::run(&args),
+        Command::Check(args) => check::run(&args),
         Command::Schema(args) => print(match args.of {
             SchemaOf::Events => crate::event::schema::SCHEMA.as_bytes(),
             SchemaOf::List => crate::listing::schema::SCHEMA.as_bytes(),

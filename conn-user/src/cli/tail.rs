@@ -4,16 +4,18 @@ use std::io::{self, Write as _};
 use std::num::NonZeroU64;
 
 use anyhow::Context as _;
+use clap::ValueEnum as _;
 use jiff::tz::TimeZone;
 use tokio::io::Stdout;
 
-use super::args::{Environment, Exit, Format, TailArgs, TailOptions};
+use super::args::{Environment, Exit, Format, TailArgs, TailOptions, parse_ring_size};
 use super::{log, machine, signals};
 use crate::agent::{self, Agent, AgentOptions, Consumer, Limits, StartError};
 use crate::event::json::JsonEncoder;
-use crate::event::model::Event;
+use crate::event::model::{Event, EventKind};
 use crate::event::text::{TextFormatter, TextOptions};
 use crate::kernel::load::{LoadError, LoadOptions};
+use crate::kernel::plan::BackendChoice;
 use crate::output::sink::{LineSink, SinkError};
 use crate::output::totals::{HookTotals, Totals};
 
@@ -37,6 +39,10 @@ pub fn run(args: &TailArgs) -> anyhow::Result<Exit> {
 }
 
 async fn tail(options: TailOptions) -> anyhow::Result<Exit> {
+    let rules = match options.rules.load() {
+        Ok(rules) => rules,
+        Err(exit) => return Ok(exit),
+    };
     let stop = signals::stop().context("installing signal handlers")?;
     tokio::pin!(stop);
     let agent_options = AgentOptions {
@@ -46,6 +52,7 @@ async fn tail(options: TailOptions) -> anyhow::Result<Exit> {
             log_level: options.bpf_log.then_some(aya_log::Level::Trace),
         },
         self_test: options.self_test,
+        rules,
     };
     let (limits, bpf_log) = (Limits { duration: options.duration }, options.bpf_log);
     let json = options.format == Format::Json;
@@ -57,12 +64,7 @@ async fn tail(options: TailOptions) -> anyhow::Result<Exit> {
     };
     let mut agent = match started {
         Ok(agent) => agent,
-        Err(error) => {
-            let exit = exit_of(&error);
-            let hint = if matches!(exit, Exit::Error) { "" } else { "; `conn doctor` tells more" };
-            eprintln!("conn: {:#}{hint}", anyhow::Error::from(error));
-            return Ok(exit);
-        }
+        Err(error) => return Ok(not_started(error)),
     };
     if bpf_log {
         log::show(&mut agent.session).context("reading the diagnostics of the BPF programs")?;
@@ -80,7 +82,26 @@ async fn tail(options: TailOptions) -> anyhow::Result<Exit> {
         Err(error) => return Err(error).context("tracing"),
     }
     view.totals(&agent, json)?;
-    Ok(Exit::Done)
+    Ok(view.exit())
+}
+
+/// Tells why it did not start.
+pub(super) fn not_started(error: StartError) -> Exit {
+    let exit = exit_of(&error);
+    let hint = if matches!(exit, Exit::Error) { "" } else { "; `conn doctor` tells more" };
+    eprintln!("conn: {:#}{hint}", anyhow::Error::from(error));
+    exit
+}
+
+/// How to load the programs, by words of a configuration.
+pub(super) fn load_options(backend: Option<&str>, ring_size: Option<&str>) -> Result<LoadOptions, String> {
+    let backend = match backend {
+        Some(name) => BackendChoice::from_str(name, false)
+            .map_err(|_| format!("`{name}` is no backend: auto, fentry, kprobe or tracepoint"))?,
+        None => BackendChoice::default(),
+    };
+    let ring_bytes = parse_ring_size(ring_size.unwrap_or("8M")).map_err(|why| format!("`ring_size`: {why}"))?;
+    Ok(LoadOptions { backend, ring_bytes, log_level: None })
 }
 
 /// What a failed start means to whoever called.
@@ -153,6 +174,14 @@ impl View {
             writeln!(out, "{}", self.totals)?;
         }
         io::stderr().write_all(&out).context("writing the totals to standard error")
+    }
+}
+
+impl View {
+    /// How the run ends: with alerts, where that was asked for.
+    fn exit(&self) -> Exit {
+        let alerts = self.totals.events(EventKind::Alert);
+        if self.options.exit_code && alerts > 0 { Exit::Alerts } else { Exit::Done }
     }
 }
 

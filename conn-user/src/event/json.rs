@@ -1,5 +1,6 @@
 //! An event as one line of JSON: the keys, and their order, of `docs/events.md` and [`super::schema`].
 
+mod alert;
 pub(crate) mod process;
 #[cfg(test)]
 mod tests;
@@ -50,6 +51,8 @@ pub struct JsonEncoder {
     host: Vec<u8>,
     /// `,"conn_id":"…-…-`
     conn_id: Vec<u8>,
+    /// `…-…-`, what names of this run begin with.
+    run: Vec<u8>,
 }
 
 impl JsonEncoder {
@@ -61,8 +64,9 @@ impl JsonEncoder {
         host.extend_from_slice(b",\"boot_id\":");
         escape::json_string(identity.boot_id.as_bytes(), false, &mut host);
         host.extend_from_slice(b",\"kind\":\"");
-        let conn_id = format!(",\"conn_id\":\"{boot8}-{:x}-", identity.agent_start.0).into_bytes();
-        Self { time: Rfc3339::default(), processes: ProcessWriter::new(&boot8), host, conn_id }
+        let run = format!("{boot8}-{:x}-", identity.agent_start.0).into_bytes();
+        let conn_id = [b",\"conn_id\":\"".as_slice(), &run].concat();
+        Self { time: Rfc3339::default(), processes: ProcessWriter::new(&boot8), host, conn_id, run }
     }
 
     /// Appends the event as one line, with its newline.
@@ -70,7 +74,18 @@ impl JsonEncoder {
         self.head(event, out);
         match &event.body {
             EventBody::Flow(change) => self.flow(change, event.boot, out),
-            EventBody::Exec(exec) => self.process(Some(&exec.process), b",\"process\":", out),
+            EventBody::Exec(exec) => {
+                self.process(Some(&exec.process), b",\"process\":", out);
+                if let Some(conn) = &exec.stdio {
+                    out.extend_from_slice(b",\"stdio\":{\"dir\":\"");
+                    out.extend_from_slice(conn.direction.name().as_bytes());
+                    out.push(b'"');
+                    write_end(b",\"laddr\":\"", b",\"lport\":", conn.local, out);
+                    write_end(b",\"raddr\":\"", b",\"rport\":", conn.remote, out);
+                    self.conn_id(conn.id, out);
+                    out.push(b'}');
+                }
+            }
             EventBody::Exit(exit, status) => {
                 self.process(Some(&exit.process), b",\"process\":", out);
                 let (key, number): (&[u8], u8) = match status {
@@ -81,6 +96,7 @@ impl JsonEncoder {
                 write_int(number, out);
             }
             EventBody::Gap(gap) => write_gap(gap, out),
+            EventBody::Alert(alert) => self.alert(alert, event.boot, out),
         }
         out.extend_from_slice(b"}\n");
     }

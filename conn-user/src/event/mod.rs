@@ -2,6 +2,7 @@
 
 pub mod address;
 pub mod age;
+pub mod alert;
 pub mod community;
 pub mod errno;
 pub mod escape;

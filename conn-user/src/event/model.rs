@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::flow::model::Change;
+use super::alert::Alert;
+use crate::flow::model::{Change, ConnEvent};
 use crate::kernel::gap::Gap;
 use crate::process::info::{ExitStatus, ProcessInfo};
 use crate::units::{BootNs, WallNs};
@@ -38,6 +39,8 @@ pub enum EventBody {
     Exit(ProcEvent, ExitStatus),
     /// Records were lost.
     Gap(Gap),
+    /// A rule found something, or what it found got worse or is over.
+    Alert(Box<Alert>),
 }
 
 /// The kinds of events, for `--kind`, filters and the schema.
@@ -63,11 +66,13 @@ pub enum EventKind {
     Exit,
     /// See [`EventBody::Gap`].
     Gap,
+    /// See [`EventBody::Alert`].
+    Alert,
 }
 
 impl EventKind {
     /// Every kind, in the order of the documentation.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Connect,
         Self::Accept,
         Self::Established,
@@ -78,6 +83,7 @@ impl EventKind {
         Self::Exec,
         Self::Exit,
         Self::Gap,
+        Self::Alert,
     ];
 
     /// The name in JSON, text and filters.
@@ -93,6 +99,7 @@ impl EventKind {
             Self::Exec => "exec",
             Self::Exit => "exit",
             Self::Gap => "gap",
+            Self::Alert => "alert",
         }
     }
 }
@@ -111,6 +118,7 @@ impl EventBody {
             Self::Exec(_) => EventKind::Exec,
             Self::Exit(..) => EventKind::Exit,
             Self::Gap(_) => EventKind::Gap,
+            Self::Alert(_) => EventKind::Alert,
         }
     }
 }
@@ -120,4 +128,6 @@ impl EventBody {
 pub struct ProcEvent {
     /// The process after it.
     pub process: Arc<ProcessInfo>,
+    /// Of an exec: the TCP connection that is its standard input or output, as it was opened or accepted.
+    pub stdio: Option<Box<ConnEvent>>,
 }

@@ -1,5 +1,6 @@
 //! The names of the model's values: the same in JSON, text, filters and the schema.
 
+use super::alert::{Phase, RuleKind, Severity};
 use crate::flow::born::BornBy;
 use crate::flow::model::{Direction, EndedHow, Method, Source, Transport, UnknownReason};
 use crate::flow::snapshot::model::TcpState;
@@ -54,6 +55,9 @@ named!(Runtime:
     SystemdNspawn = "systemd-nspawn",
     Lxc = "lxc",
 );
+named!(Phase: Raised = "raised", Escalated = "escalated", Resolved = "resolved");
+named!(Severity: Info = "info", Low = "low", Medium = "medium", High = "high", Critical = "critical");
+named!(RuleKind: Path = "path", Process = "process", Server = "server", Long = "long", Missing = "missing");
 named!(ExeFlag: Deleted = "deleted", Memfd = "memfd", Writable = "writable");
 named!(UnknownReason:
     BeforeAttach = "before_attach",

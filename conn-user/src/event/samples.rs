@@ -9,6 +9,7 @@ use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::select;
 
+use super::alert::{Alert, AlertId, Covered, Evidence, Phase, RuleKind, RuleRef, Severity, Subject, Value};
 use super::json::StreamIdentity;
 use super::model::{Event, EventBody, ProcEvent};
 use super::names::Named;
@@ -226,6 +227,30 @@ pub(crate) fn event(seq: u64, body: EventBody) -> Event {
     Event { seq, boot: BootNs(BOOT + seq * 1_000_000), wall: WallNs(WALL + seq * 1_000_000), body }
 }
 
+fn alert(phase: Phase, subject: Subject, covered: Covered) -> Alert {
+    Alert {
+        id: AlertId(7),
+        phase,
+        severity: Severity::High,
+        rule: Arc::new(RuleRef {
+            id: "path.metadata".into(),
+            kind: RuleKind::Path,
+            title: "a program asks the cloud's metadata service".into(),
+            attack: ["T1552.005".into()].into(),
+        }),
+        subject,
+        evidence: vec![
+            Evidence::duration("open_for", DurationNs(3_725_000_000_000)),
+            Evidence::number("bytes_out", 42),
+        ],
+        covered,
+        silence: None,
+        at: BootNs(BOOT),
+        raised: BootNs(BOOT),
+        repeats: 0,
+    }
+}
+
 /// One event of each kind and shape.
 pub(crate) fn all() -> Vec<Event> {
     let v6 = ConnEvent {
@@ -316,19 +341,43 @@ pub(crate) fn all() -> Vec<Event> {
                 duration: Some(DurationNs(90_061_000_000_000)),
             },
         )),
-        EventBody::Exec(ProcEvent { process: hostile() }),
-        EventBody::Exec(ProcEvent { process: curl() }),
-        EventBody::Exit(ProcEvent { process: curl() }, ExitStatus::Code(7)),
-        EventBody::Exit(ProcEvent { process: nginx() }, ExitStatus::Signal(9)),
+        EventBody::Exec(ProcEvent { process: hostile(), stdio: None }),
+        EventBody::Exec(ProcEvent { process: curl(), stdio: None }),
+        EventBody::Exit(ProcEvent { process: curl(), stdio: None }, ExitStatus::Code(7)),
+        EventBody::Exit(ProcEvent { process: nginx(), stdio: None }, ExitStatus::Signal(9)),
         EventBody::Flow(Change::Close(before, unwatched)),
         EventBody::Flow(Change::Established(found)),
         EventBody::Flow(Change::Unlisten(
             old_listener,
             Unlisten { closer: by(&nginx(), HookId::FentryTcpClose), duration: None },
         )),
-        EventBody::Exec(ProcEvent { process: memfd() }),
+        EventBody::Exec(ProcEvent { process: memfd(), stdio: None }),
         EventBody::Flow(Change::Listen(activated("[::]:22", Some("ssh.socket")))),
         EventBody::Flow(Change::Listen(activated("127.0.0.1:9", None))),
+        EventBody::Exec(ProcEvent { process: memfd(), stdio: Some(Box::new(outgoing())) }),
+        EventBody::Alert(Box::new(Alert {
+            silence: Some("exe:/usr/bin/curl dport:443".into()),
+            ..alert(Phase::Raised, Subject::Connection(Box::new(outgoing())), Covered::All)
+        })),
+        EventBody::Alert(Box::new(Alert {
+            evidence: vec![
+                Evidence::text("args", *b"\x1b[2J\xff"),
+                Evidence { name: "score", value: Value::Score(0.975) },
+                Evidence { name: "from", value: Value::End(address("203.0.113.9:0")) },
+                Evidence {
+                    name: "via",
+                    value: Value::List(vec![Value::Process(nginx()), Value::Process(hostile())]),
+                },
+            ],
+            repeats: 3,
+            ..alert(Phase::Escalated, Subject::Process(hostile()), Covered::Except { lost: 12 })
+        })),
+        EventBody::Alert(Box::new(alert(
+            Phase::Resolved,
+            Subject::Listener(Box::new(listening("[::]:8080"))),
+            Covered::Since(BootNs(BOOT)),
+        ))),
+        EventBody::Alert(Box::new(alert(Phase::Raised, Subject::Absence, Covered::Unknown))),
         EventBody::Gap(Gap {
             hook: HookId::FentryTcpClose,
             cause: GapCause::RingFull,
@@ -561,8 +610,8 @@ pub(crate) fn any_event() -> BoxedStrategy<Event> {
         prop_oneof![any::<u8>().prop_map(ExitStatus::Code), any::<u8>().prop_map(ExitStatus::Signal)];
     let body = prop_oneof![
         8 => change.prop_map(EventBody::Flow),
-        1 => any_process().prop_map(|process| EventBody::Exec(ProcEvent { process })),
-        1 => (any_process(), status).prop_map(|(process, status)| EventBody::Exit(ProcEvent { process }, status)),
+        1 => any_process().prop_map(|process| EventBody::Exec(ProcEvent { process, stdio: None })),
+        1 => (any_process(), status).prop_map(|(process, status)| EventBody::Exit(ProcEvent { process, stdio: None }, status)),
         1 => (select(HookId::ALL), option::of(any::<u16>()), any::<u64>(), any::<u64>(), any::<u64>()).prop_map(
             |(hook, cpu, lost, from, to)| {
                 let cause = if cpu.is_some() { GapCause::RingFull } else { GapCause::Skipped };

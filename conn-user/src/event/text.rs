@@ -4,6 +4,7 @@
 //! programs is escaped ([`super::escape`]). User ids stay numbers: those of a directory service and of containers have
 //! no names here.
 
+mod alert;
 mod line;
 #[cfg(test)]
 mod tests;
@@ -68,6 +69,10 @@ impl TextFormatter {
         self.line.clear();
         match &event.body {
             EventBody::Gap(gap) => self.gap(event, gap),
+            EventBody::Alert(alert) => {
+                self.head(event);
+                self.line.alert(alert);
+            }
             EventBody::Flow(change) => {
                 self.head(event);
                 self.flow(change, event.boot);
@@ -89,7 +94,11 @@ impl TextFormatter {
             }
         }
         let width = self.options.width.filter(|_| event.body.kind() == EventKind::Exec);
-        self.line.finish(width, color(event.body.kind()).filter(|_| self.options.color), out);
+        let color = match &event.body {
+            EventBody::Alert(alert) => Some(alert::color(alert)),
+            body => color(body.kind()),
+        };
+        self.line.finish(width, color.filter(|_| self.options.color), out);
     }
 
     fn head(&mut self, event: &Event) {

@@ -1,13 +1,15 @@
 //! Numbers with units, as conn itself writes them: `1h30m`, `1.5s`, `5.1K`.
 
+use crate::units::DurationNs;
+
 /// Digits and nothing else.
 pub(super) fn digits(text: &str) -> Option<u64> {
     // FromStr takes a sign too.
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
 }
 
-/// Nanoseconds of a duration: one or more numbers, each with its unit.
-pub(super) fn duration(text: &str) -> Option<u64> {
+/// A duration: one or more numbers, each with its unit. `None`: it is none, or longer than 584 years.
+pub fn duration(text: &str) -> Option<DurationNs> {
     if text.is_empty() {
         return None;
     }
@@ -31,7 +33,7 @@ pub(super) fn duration(text: &str) -> Option<u64> {
         total = total.checked_add(scaled(number, scale)?)?;
         rest = behind;
     }
-    Some(total)
+    Some(DurationNs(total))
 }
 
 /// A number of bytes, without a unit, or in powers of 1024.
@@ -92,7 +94,7 @@ mod tests {
             ("99999999999999w", None),
             ("1.2.3s", None),
         ] {
-            assert_eq!(duration(text), expected, "{text}");
+            assert_eq!(duration(text).map(|duration| duration.0), expected, "{text}");
         }
     }
 

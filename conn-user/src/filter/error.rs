@@ -33,7 +33,7 @@ impl FilterError {
 }
 
 /// A word of a filter as error messages quote it.
-pub(super) fn quoted(word: &str) -> String {
+pub(crate) fn quoted(word: &str) -> String {
     format!("`{}`", short(word))
 }
 
@@ -50,18 +50,29 @@ fn harmless(c: char) -> char {
     if escape::is_hidden(c) || c.width().unwrap_or(0) == 0 { '\u{fffd}' } else { c }
 }
 
-fn write_harmless(text: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    text.chars().try_for_each(|c| f.write_char(harmless(c)))
+/// A text made harmless for a terminal.
+pub(crate) struct Harmless<'a>(pub(crate) &'a str);
+
+impl fmt::Display for Harmless<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.chars().try_for_each(|c| f.write_char(harmless(c)))
+    }
 }
 
-impl fmt::Display for FilterError {
+/// A line of text, and below it a caret under each column of the span, or one behind its start if it is empty.
+pub(crate) struct Marked<'a> {
+    /// The line.
+    pub(crate) line: &'a str,
+    /// What is marked of it, in bytes.
+    pub(crate) span: Span,
+}
+
+impl fmt::Display for Marked<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write_harmless(&self.message, f)?;
-        f.write_char('\n')?;
         // What the caret points at must stand above it: one column each, whatever it is.
         let (mut line, mut marks) = (String::new(), String::new());
         let mut reached = 0;
-        for (at, c) in self.text.char_indices() {
+        for (at, c) in self.line.char_indices() {
             let shown = harmless(c);
             line.push(shown);
             let mark = if self.span.contains(&at) { '^' } else { ' ' };
@@ -69,17 +80,20 @@ impl fmt::Display for FilterError {
             reached = at + c.len_utf8();
         }
         if self.span.is_empty() || self.span.start >= reached {
-            let before = self.text.get(..self.span.start).unwrap_or(&self.text);
+            let before = self.line.get(..self.span.start).unwrap_or(self.line);
             let column: usize = before.chars().map(|c| harmless(c).width().unwrap_or(0)).sum();
             marks = " ".repeat(column) + "^";
         }
-        writeln!(f, "  {line}")?;
-        write!(f, "  {}", marks.trim_end())?;
+        write!(f, "  {line}\n  {}", marks.trim_end())
+    }
+}
+
+impl fmt::Display for FilterError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let marked = Marked { line: &self.text, span: self.span.clone() };
+        write!(f, "{}\n{marked}", Harmless(&self.message))?;
         match &self.help {
-            Some(help) => {
-                f.write_char('\n')?;
-                write_harmless(help, f)
-            }
+            Some(help) => write!(f, "\n{}", Harmless(help)),
             None => Ok(()),
         }
     }

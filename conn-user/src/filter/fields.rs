@@ -2,6 +2,7 @@
 
 use super::view::{Origin, View};
 use crate::event::age::Age;
+use crate::event::alert::Subject;
 use crate::event::community;
 use crate::event::model::{Event, EventBody};
 use crate::flow::model::{
@@ -57,20 +58,34 @@ fn change<'a>(view: &View<'a>) -> Option<&'a Change> {
     }
 }
 
-fn conn_of(change: &Change) -> Option<&ConnEvent> {
-    match change {
-        Change::Connect(conn)
-        | Change::Accept(conn)
-        | Change::Established(conn)
-        | Change::Failed(conn, _)
-        | Change::Close(conn, _) => Some(conn),
-        Change::Listen(_) | Change::Unlisten(..) => None,
+/// The connection, also that of an alert.
+fn conn<'a>(view: &View<'a>) -> Option<&'a ConnEvent> {
+    let Origin::Event(event) = view.origin else { return None };
+    match &event.body {
+        EventBody::Flow(
+            Change::Connect(conn)
+            | Change::Accept(conn)
+            | Change::Established(conn)
+            | Change::Failed(conn, _)
+            | Change::Close(conn, _),
+        ) => Some(conn),
+        EventBody::Alert(alert) => match &alert.subject {
+            Subject::Connection(conn) => Some(conn),
+            _ => None,
+        },
+        _ => None,
     }
 }
 
-fn listener_of(change: &Change) -> Option<&ListenEvent> {
-    match change {
-        Change::Listen(listener) | Change::Unlisten(listener, _) => Some(listener),
+/// The listener, also that of an alert.
+fn listener<'a>(view: &View<'a>) -> Option<&'a ListenEvent> {
+    let Origin::Event(event) = view.origin else { return None };
+    match &event.body {
+        EventBody::Flow(Change::Listen(listener) | Change::Unlisten(listener, _)) => Some(listener),
+        EventBody::Alert(alert) => match &alert.subject {
+            Subject::Listener(listener) => Some(listener),
+            _ => None,
+        },
         _ => None,
     }
 }
@@ -148,8 +163,7 @@ pub(super) fn age(view: &View<'_>) -> Option<(u64, u64)> {
     let age = match view.origin {
         Origin::Listed(listed, at) => listed.age(at),
         Origin::Event(event) => {
-            let change = change(view)?;
-            let (born, source) = match (conn_of(change), listener_of(change)) {
+            let (born, source) = match (conn(view), listener(view)) {
                 (Some(conn), _) => (conn.born.as_ref(), conn.source),
                 (_, Some(listener)) => (listener.born.as_ref(), listener.source),
                 (None, None) => return None,
@@ -168,14 +182,12 @@ impl Flag {
         match (self, view.origin) {
             (Self::Mapped, Origin::Listed(listed, _)) => Some(listed.socket.mapped),
             (Self::Mapped, Origin::Event(_)) => {
-                let change = change(view)?;
                 let listens = |listener: &ListenEvent| canonical_ip(listener.local.ip()).1;
-                conn_of(change).map(|conn| conn.mapped).or_else(|| listener_of(change).map(listens))
+                conn(view).map(|conn| conn.mapped).or_else(|| listener(view).map(listens))
             }
             (Self::KernelSocket, Origin::Event(_)) => {
-                let change = change(view)?;
-                let conn = conn_of(change).map(|conn| conn.kernel_socket);
-                conn.or_else(|| listener_of(change).map(|listener| listener.kernel_socket))
+                let conn = conn(view).map(|conn| conn.kernel_socket);
+                conn.or_else(|| listener(view).map(|listener| listener.kernel_socket))
             }
             (Self::KernelSocket, Origin::Listed(..)) | (Self::Kernel | Self::ArgsTruncated, _) => None,
         }
@@ -194,18 +206,17 @@ impl Flag {
 impl Role {
     /// Who it is in the event.
     pub(super) fn of<'a>(self, view: &View<'a>) -> Option<&'a Actor> {
-        let change = change(view)?;
         match self {
             Self::Owner => {
-                let conn = conn_of(change).map(|conn| &conn.owner);
-                conn.or_else(|| listener_of(change).map(|listener| &listener.owner))
+                let conn = conn(view).map(|conn| &conn.owner);
+                conn.or_else(|| listener(view).map(|listener| &listener.owner))
             }
-            Self::Closer => match change {
+            Self::Closer => match change(view)? {
                 Change::Close(_, ending) => Some(&ending.closer),
                 Change::Unlisten(_, end) => Some(&end.closer),
                 _ => None,
             },
-            Self::Listener => match change {
+            Self::Listener => match change(view)? {
                 Change::Accept(conn) => conn.listener.as_ref(),
                 _ => None,
             },

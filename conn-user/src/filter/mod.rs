@@ -3,6 +3,7 @@
 //! A filter is a row of words `key:value`, all of which must hold. `-` before a word negates it, a comma between
 //! values is OR. A text becomes an [`ast::Expr`] ([`parse`]), which [`compile`] turns into typed matchers once.
 
+pub mod amount;
 pub mod anchor;
 pub mod ast;
 pub mod compile;
@@ -13,7 +14,6 @@ pub mod names;
 pub mod parse;
 pub mod suggest;
 
-mod amount;
 mod evaluate;
 mod fields;
 #[cfg(test)]

@@ -175,7 +175,7 @@ impl<'a> Reader<'a> {
         };
         let read = |text: &str| match takes {
             Takes::Bytes => amount::bytes(text),
-            Takes::Durations => amount::duration(text),
+            Takes::Durations => amount::duration(text).map(|duration| duration.0),
             _ => amount::digits(text),
         };
         let text = value.text.as_str();

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use crate::event::alert::Subject;
 use crate::event::model::{Event, EventBody, EventKind};
 use crate::flow::model::{
     Change, ConnEvent, Direction, EndedHow, Ending, Failure, ListenEvent, Method, Source, Transport,
@@ -77,6 +78,12 @@ impl<'a> View<'a> {
         match &event.body {
             EventBody::Flow(change) => nothing.with_flow(change),
             EventBody::Exec(of) | EventBody::Exit(of, _) => Self { owner: Some(&of.process), ..nothing },
+            EventBody::Alert(alert) => match &alert.subject {
+                Subject::Connection(conn) => nothing.with_conn(conn),
+                Subject::Listener(listener) => nothing.with_listener(listener),
+                Subject::Process(process) => Self { owner: Some(process), ..nothing },
+                Subject::Absence => nothing,
+            },
             EventBody::Gap(_) => nothing,
         }
     }

@@ -156,10 +156,15 @@ const ID: u64 = ACCEPTABLE - 1;
 /// Most connections that are remembered by address and by ends, see [`Store::find`].
 const ALIASES_MAX: usize = 16_384;
 
+/// Most connections that wait to be asked for by [`Store::take_forgotten`].
+const FORGOTTEN_MAX: usize = 1024;
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Store {
     index: IntMap<u64, u64>,
+    /// The places of connections by their numbers.
+    by_id: IntMap<u64, u32>,
     slab: Vec<Option<Conn>>,
     free: Vec<u32>,
     ended: VecDeque<(u64, u64)>,
@@ -167,6 +172,8 @@ pub(super) struct Store {
     /// Of a snapshot, by network namespace and ends: connections whose records have another key than the snapshot.
     renamed: IntMap<(u32, Ends), u64>,
     hand: u32,
+    /// Connections that were taken out without an end, since somebody asked.
+    forgotten: Vec<ConnEvent>,
     max: usize,
     max_ended: usize,
 }
@@ -175,12 +182,14 @@ impl Store {
     pub(super) fn new(max: usize, max_ended: usize) -> Self {
         Self {
             index: IntMap::default(),
+            by_id: IntMap::default(),
             slab: Vec::new(),
             free: Vec::new(),
             ended: VecDeque::new(),
             aliases: IntMap::default(),
             renamed: IntMap::default(),
             hand: 0,
+            forgotten: Vec::new(),
             max: max.clamp(1, u32::MAX as usize),
             max_ended,
         }
@@ -314,7 +323,7 @@ impl Store {
 
     /// Adds a connection; its key leads to it from now on.
     pub(super) fn insert(&mut self, conn: Conn) -> u32 {
-        let key = conn.key;
+        let (key, id) = (conn.key, conn.id);
         let place = if let Some(place) = self.free.pop() {
             self.slab[place as usize] = Some(conn);
             place
@@ -323,6 +332,7 @@ impl Store {
             (self.slab.len() - 1) as u32
         };
         self.index.insert(key, u64::from(place));
+        self.by_id.insert(id, place);
         place
     }
 
@@ -331,13 +341,28 @@ impl Store {
         let conn = self.slab.get_mut(place as usize)?.take()?;
         self.free.push(place);
         self.index.remove(&conn.key);
+        self.by_id.remove(&conn.id);
+        if self.forgotten.len() < FORGOTTEN_MAX {
+            self.forgotten.push(conn.event());
+        }
         Some(conn)
+    }
+
+    /// The connection with this number.
+    pub(super) fn by_id(&self, id: u64) -> Option<&Conn> {
+        self.get(*self.by_id.get(&id)?)
+    }
+
+    /// The connections that were taken out without an end since the last call.
+    pub(super) fn take_forgotten(&mut self) -> Vec<ConnEvent> {
+        std::mem::take(&mut self.forgotten)
     }
 
     /// Takes a connection out and remembers that it ended.
     pub(super) fn end(&mut self, place: u32, acceptable: bool) -> Option<Conn> {
         let conn = self.slab.get_mut(place as usize)?.take()?;
         self.free.push(place);
+        self.by_id.remove(&conn.id);
         self.mark_ended(conn.key, conn.id, acceptable);
         Some(conn)
     }

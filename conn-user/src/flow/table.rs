@@ -17,7 +17,9 @@ use super::ends::{AF_INET6, Ends};
 use super::how::{self, state};
 use super::life::{Death, End};
 use super::listeners::{Listeners, Owners};
-use super::model::{Actor, Change, Direction, EndedHow, FlowEvent, Method, Source, UnknownReason};
+use super::model::{
+    Actor, Change, ConnEvent, ConnId, Direction, EndedHow, FlowEvent, Method, Source, UnknownReason,
+};
 use super::pending::{HeldConnect, HeldDeath, Pending};
 use super::resolve::PortQuery;
 use super::store::{Conn, Found, Store};
@@ -164,6 +166,40 @@ impl FlowTable {
             held: self.pending.len(),
             ..self.stats
         }
+    }
+
+    /// The connection with this number, while it lives.
+    pub fn connection(&self, id: ConnId) -> Option<ConnEvent> {
+        self.store.by_id(id.0).map(Conn::event)
+    }
+
+    /// The connection of the socket with this key (`Sock::key`), while it lives.
+    pub fn connection_of(&self, key: u64) -> Option<ConnEvent> {
+        match self.store.find_key(key) {
+            Found::Live(place) if key != 0 => self.store.get(place).map(Conn::event),
+            _ => None,
+        }
+    }
+
+    /// Connections that are not followed any more although nothing told their end: there was no room, or a record told
+    /// the beginning of one that the start-up snapshot had. Since the last call; at most about a thousand.
+    pub fn take_forgotten(&mut self) -> Vec<ConnEvent> {
+        self.store.take_forgotten()
+    }
+
+    /// What is there now, as the change that made it so. Of a connection that nobody accepted yet there is nothing to
+    /// tell.
+    pub fn existing(&self) -> impl Iterator<Item = Change> {
+        let listeners = self.listeners.iter().map(|listener| Change::Listen(listener.event()));
+        let connections =
+            self.store.iter().filter(|(_, conn)| !conn.waits() && conn.dead.is_none()).map(|(_, conn)| {
+                match conn.direction {
+                    Direction::In => Change::Accept(conn.event()),
+                    Direction::Out if conn.connecting() => Change::Connect(conn.event()),
+                    Direction::Out | Direction::Unknown => Change::Established(conn.event()),
+                }
+            });
+        listeners.chain(connections)
     }
 
     /// Follows one record and appends what it tells. Records must come in the order of the ring. Process records are

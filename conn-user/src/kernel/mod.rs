@@ -7,6 +7,7 @@ pub mod counters;
 pub mod facts;
 pub mod gap;
 mod info;
+pub mod interfaces;
 pub mod load;
 mod mapping;
 pub mod mounts;

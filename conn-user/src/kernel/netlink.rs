@@ -78,10 +78,11 @@ impl Netlink {
     ///
     /// # Errors
     /// When the kernel refuses it.
-    pub fn open(protocol: Protocol) -> Result<Self, DumpError> {
+    pub fn open(protocol: impl Into<Option<Protocol>>) -> Result<Self, DumpError> {
+        let protocol = protocol.into();
         let open = || {
             let socket =
-                socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, Some(protocol))?;
+                socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol)?;
             bind(&socket, &SocketAddrNetlink::new(0, 0))?;
             Ok(socket)
         };

@@ -1,4 +1,5 @@
 //! Where events go, and what is said at the end.
 
 pub mod sink;
+pub mod syslog;
 pub mod totals;

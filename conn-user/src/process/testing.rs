@@ -56,6 +56,7 @@ pub(crate) fn exec_record(tgid: u32, start: u64, path: &str) -> ExecRecord {
         header: header(start + 1),
         task: task(tgid, start, &name[..name.len().min(15)]),
         exe_inode: 5,
+        stdio: [0; 2],
         exe_dev: 1,
         exe_nlink: 1,
         parent_tgid: 1,

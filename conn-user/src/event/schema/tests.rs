@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::page::{Parts, table};
 use super::validator::{Validator, names_at};
 use super::*;
+use crate::event::alert::{Phase, RuleKind, Severity};
 use crate::event::json::JsonEncoder;
 use crate::event::model::{Event, EventKind, SCHEMA_VERSION};
 use crate::event::names;
@@ -82,6 +83,9 @@ fn lists_of_names_are_those_of_the_code() {
     assert_eq!(listed("/$defs/close/properties/end/enum"), names::all::<EndedHow>());
     assert_eq!(listed("/$defs/actor/properties/reason/enum"), names::all::<UnknownReason>());
     assert_eq!(listed("/$defs/actor/properties/method/enum"), names::METHODS);
+    assert_eq!(listed("/$defs/alert_body/properties/phase/enum"), names::all::<Phase>());
+    assert_eq!(listed("/$defs/alert_body/properties/severity/enum"), names::all::<Severity>());
+    assert_eq!(listed("/$defs/alert_body/properties/rule_kind/enum"), names::all::<RuleKind>());
     assert_eq!(listed("/$defs/age/properties/at_least_by/enum"), names::all::<BornBy>());
     assert_eq!(listed("/$defs/age/properties/at_most_by/enum"), names::all::<BornBy>());
     assert_eq!(schema["$defs"]["head"]["properties"]["schema"]["const"], SCHEMA_VERSION);
@@ -113,15 +117,27 @@ fn the_page_of_the_documentation_is_made_from_the_schema() {
          that are not UTF-8 has those written as the four characters `\\xNN` and its own backslashes doubled, and is\n\
          followed by `<field>_escaped: true`.\n\n## What several kinds share\n",
     );
-    for name in
-        ["head", "socket", "connection", "age", "actor", "listener_owner", "process", "container", "ancestor"]
-    {
+    for name in [
+        "head",
+        "socket",
+        "connection",
+        "age",
+        "actor",
+        "listener_owner",
+        "process",
+        "container",
+        "ancestor",
+        "stdio",
+        "alert_body",
+        "coverage",
+    ] {
         table(name, &parts.parts[name], &mut page);
     }
     let _ = writeln!(
         page,
         "\n## Kinds\n\n`connect`, `accept`, `established`, `failed` and `close` have head, socket, connection and the owner's\n\
-         `actor` keys; `listen` and `unlisten` have head, socket and the owner's; `exec`, `exit` and `gap` have the head."
+         `actor` keys; `listen` and `unlisten` have head, socket and the owner's; `exec`, `exit` and `gap` have the head, `alert` has it and the keys of what it is\n\
+         about."
     );
     for kind in EventKind::ALL {
         table(kind.name(), &parts.parts[kind.name()], &mut page);

@@ -27,7 +27,9 @@ impl Validator {
     fn known<'a>(&'a self, node: &'a Value, keys: &mut BTreeSet<&'a str>) {
         let node = self.resolve(node);
         keys.extend(node["properties"].as_object().into_iter().flatten().map(|(key, _)| key.as_str()));
-        node["allOf"].as_array().into_iter().flatten().for_each(|part| self.known(part, keys));
+        for keyword in ["allOf", "anyOf"] {
+            node[keyword].as_array().into_iter().flatten().for_each(|part| self.known(part, keys));
+        }
     }
 
     /// `whole`: the node describes the whole object, so every key must be known.

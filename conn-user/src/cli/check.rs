@@ -1,0 +1,155 @@
+//! `conn check`: whether rule files are right.
+
+use std::fmt::Write as _;
+
+use serde::Serialize;
+
+use super::args::{CheckArgs, Exit};
+use crate::rules::defaults;
+use crate::rules::file::{self, Checked, RuleErrors};
+use crate::rules::host::Host;
+
+/// Runs `conn check`. No rule is tried: this needs no privileges, and the zones of this host are empty.
+///
+/// # Errors
+/// When the output cannot be written.
+pub fn run(args: &CheckArgs) -> anyhow::Result<Exit> {
+    if args.defaults {
+        return super::print(defaults::text().as_bytes());
+    }
+    let checked = file::check(&args.paths, &Host::default());
+    let exit = if checked.rules.is_ok() { Exit::Done } else { Exit::Usage };
+    if args.json {
+        super::print(json(&checked).as_bytes())?;
+    } else {
+        if let Err(errors) = &checked.rules {
+            eprintln!("{errors}");
+        }
+        super::print(text(&checked).as_bytes())?;
+    }
+    Ok(exit)
+}
+
+/// The files with their numbers of rules, and the sum. Of wrong ones nothing: the errors name them.
+fn text(checked: &Checked) -> String {
+    let mut out = String::new();
+    let Ok(set) = &checked.rules else { return out };
+    for (path, rules) in &checked.files {
+        let _ = writeln!(out, "{}: {}", file::shown(path), count(*rules, "rule"));
+    }
+    let _ = write!(out, "{} ok", count(set.rules.len() + checked.disabled, "rule"));
+    if checked.disabled > 0 {
+        let _ = write!(out, ", {} of them not enabled", checked.disabled);
+    }
+    out.push('\n');
+    out
+}
+
+fn count(number: usize, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+}
+
+#[derive(Serialize)]
+struct Report {
+    kind: &'static str,
+    ok: bool,
+    files: Vec<FileReport>,
+    /// How many are in force; absent with errors.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rules: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    disabled: Option<usize>,
+    errors: Vec<ErrorReport>,
+    more_errors: usize,
+}
+
+#[derive(Serialize)]
+struct FileReport {
+    path: String,
+    rules: usize,
+}
+
+#[derive(Serialize)]
+struct ErrorReport {
+    file: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    line: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    column: Option<usize>,
+    message: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    help: Option<String>,
+}
+
+fn json(checked: &Checked) -> String {
+    let nothing = RuleErrors::default();
+    let (set, errors) = match &checked.rules {
+        Ok(set) => (Some(set), &nothing),
+        Err(errors) => (None, errors),
+    };
+    let error = |error: &file::RuleError| ErrorReport {
+        file: file::shown(&error.file),
+        line: error.place.as_ref().map(|place| place.line),
+        column: error.place.as_ref().map(|place| place.column),
+        message: error.message.clone(),
+        help: error.help.clone(),
+    };
+    let files =
+        checked.files.iter().map(|(path, rules)| FileReport { path: file::shown(path), rules: *rules });
+    let report = Report {
+        kind: "check",
+        ok: set.is_some(),
+        files: files.collect(),
+        rules: set.map(|set| set.rules.len()),
+        disabled: set.map(|_| checked.disabled),
+        errors: errors.errors.iter().map(error).collect(),
+        more_errors: errors.more,
+    };
+    // Text and numbers alone always become JSON.
+    let mut out = serde_json::to_string(&report).unwrap_or_default();
+    out.push('\n');
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+
+    fn checked(text: &str, name: &str) -> Checked {
+        let path = std::env::temp_dir().join(format!("conn-check-{}-{name}.toml", std::process::id()));
+        std::fs::write(&path, text).expect("a file");
+        let checked = file::check(std::slice::from_ref(&path), &Host::default());
+        std::fs::remove_file(&path).expect("removed");
+        checked
+    }
+
+    const RIGHT: &str = "[[rule]]\nid = 'a'\nkind = 'path'\nfind = 'forbidden'\nmatch = 'dport:1'\n\
+                         [[rule]]\nid = 'b'\nkind = 'path'\nfind = 'forbidden'\nmatch = ''\nenabled = false\n";
+
+    #[test]
+    fn right_files_are_counted() {
+        let checked = checked(RIGHT, "right");
+        let shown = text(&checked);
+        assert!(shown.ends_with(".toml: 2 rules\n2 rules ok, 1 of them not enabled\n"), "{shown}");
+        let json: serde_json::Value = serde_json::from_str(&json(&checked)).expect("JSON");
+        assert_eq!((&json["ok"], &json["rules"], &json["disabled"]), (&true.into(), &1.into(), &1.into()));
+    }
+
+    #[test]
+    fn wrong_ones_are_told() {
+        let checked = checked("[[rule]]\nid = 'a'\nkind = 'paht'\n", "wrong");
+        assert_eq!(text(&checked), "");
+        let json: serde_json::Value = serde_json::from_str(&json(&checked)).expect("JSON");
+        let error = &json["errors"][0];
+        assert_eq!((&json["ok"], &error["line"], &error["column"]), (&false.into(), &3.into(), &8.into()));
+        assert_eq!(error["message"], "unknown `paht`");
+    }
+
+    #[test]
+    fn nothing_to_check_is_an_error() {
+        let args = CheckArgs { paths: vec![PathBuf::from("/nowhere/at/all")], json: false, defaults: false };
+        assert_eq!(run(&args).expect("printed"), Exit::Usage);
+    }
+}

@@ -1,0 +1,40 @@
+//! Which rules a command judges by.
+
+use std::path::PathBuf;
+
+use super::args::Exit;
+use crate::rules::host::Host;
+use crate::rules::{RuleSet, defaults, file};
+
+/// Which rules judge what happens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RuleChoice {
+    /// None.
+    None,
+    /// The built-in ones.
+    Default,
+    /// Those of these folders.
+    Folders(Vec<PathBuf>),
+}
+
+impl RuleChoice {
+    /// Reads them. What is wrong with them is told here, as is what of this host could not be read.
+    pub(super) fn load(&self) -> Result<Option<RuleSet>, Exit> {
+        if *self == Self::None {
+            return Ok(None);
+        }
+        let host = Host::read();
+        for note in host.notes() {
+            eprintln!("conn: note: {note}");
+        }
+        let rules = match self {
+            Self::None => return Ok(None),
+            Self::Default => defaults::set(&host),
+            Self::Folders(folders) => file::load(folders, &host),
+        };
+        rules.map(Some).map_err(|errors| {
+            eprintln!("conn: {errors}");
+            Exit::Usage
+        })
+    }
+}

@@ -1,0 +1,130 @@
+//! An alert as one line: what, of whom, why it was judged so, and what silences it.
+
+use crate::event::alert::{Alert, Covered, Phase, Severity, Subject, Value};
+use crate::event::human;
+use crate::event::names::Named;
+use crate::event::words::Words;
+use crate::flow::model::Direction;
+use crate::process::info::ProcessInfo;
+
+/// Columns of `CRITICAL`.
+const SEVERITY_COLUMNS: usize = 8;
+
+/// An SGR sequence for the line: by severity, and faint once it is over.
+pub(super) const fn color(alert: &Alert) -> &'static [u8] {
+    match (alert.phase, alert.severity) {
+        (Phase::Resolved, _) => b"\x1b[2m",
+        (_, Severity::Critical) => b"\x1b[1;37;41m",
+        (_, Severity::High) => b"\x1b[1;31m",
+        (_, Severity::Medium) => b"\x1b[1;33m",
+        (_, Severity::Low) => b"\x1b[36m",
+        (_, Severity::Info) => b"\x1b[34m",
+    }
+}
+
+impl Words {
+    pub(super) fn alert(&mut self, alert: &Alert) {
+        let severity = alert.severity.name();
+        self.with(|out| out.extend(severity.bytes().map(|byte| byte.to_ascii_uppercase())));
+        self.pad_from(severity.len(), SEVERITY_COLUMNS);
+        self.detail("a");
+        self.number(alert.id.0);
+        self.text(match alert.phase {
+            Phase::Raised => "",
+            Phase::Escalated => " escalated",
+            Phase::Resolved => " resolved",
+        });
+        self.gap();
+        self.word(alert.rule.id.as_bytes());
+        self.text(": ");
+        self.word(alert.rule.title.as_bytes());
+        self.subject(&alert.subject);
+        for evidence in &alert.evidence {
+            self.detail(evidence.name);
+            self.text("=");
+            self.value(&evidence.value);
+        }
+        match alert.covered {
+            Covered::All => {}
+            Covered::Since(_) => self.detail("(not watched before the agent began)"),
+            Covered::Except { lost } => {
+                self.detail("(lost meanwhile: ");
+                self.number(lost);
+                self.text(")");
+            }
+            Covered::Unknown => self.detail("(records were lost meanwhile)"),
+        }
+        if alert.repeats > 0 {
+            self.detail("and again: ");
+            self.number(alert.repeats);
+        }
+        if let (Some(silence), Phase::Raised) = (&alert.silence, alert.phase) {
+            self.detail("silence: ");
+            // A filter of our own making, which quotes what it must; for a terminal it is escaped once more.
+            self.word(silence.as_bytes());
+        }
+    }
+
+    fn subject(&mut self, subject: &Subject) {
+        match subject {
+            Subject::Connection(conn) => {
+                self.actor(conn.owner.process.as_deref());
+                self.gap();
+                self.end(conn.local);
+                self.text(match conn.direction {
+                    Direction::Out => " -> ",
+                    Direction::In => " <- ",
+                    Direction::Unknown => " -- ",
+                });
+                self.end(conn.remote);
+            }
+            Subject::Listener(listener) => {
+                self.actor(listener.owner.process.as_deref());
+                self.gap();
+                self.end(listener.local);
+            }
+            Subject::Process(process) => self.actor(Some(process)),
+            Subject::Absence => {}
+        }
+    }
+
+    /// The process, and by whom it came to be: `sshd[1] > bash[2] > nc[3]`.
+    fn actor(&mut self, process: Option<&ProcessInfo>) {
+        self.gap();
+        let Some(process) = process else { return self.text("?") };
+        for ancestor in process.ancestors.iter().rev() {
+            self.word(&ancestor.comm);
+            self.text("[");
+            self.number(ancestor.pid.0);
+            self.text("] > ");
+        }
+        self.process(process);
+        self.detail("uid=");
+        self.number(process.uid);
+        self.place(process);
+        self.detail("exe=");
+        self.exe(process);
+    }
+
+    fn value(&mut self, value: &Value) {
+        match value {
+            Value::Text(text) => self.word(text),
+            Value::Number(number) => self.number(*number),
+            Value::Duration(duration) => self.with(|out| human::write_duration(*duration, out)),
+            Value::Score(score) => self.text(&format!("{score:.3}")),
+            Value::End(end) if end.port() == 0 => {
+                self.with(|out| crate::event::address::write_ip(end.ip(), out));
+            }
+            Value::End(end) => self.end(*end),
+            Value::Process(process) => self.process(process),
+            Value::List(values) => {
+                for (at, value) in values.iter().enumerate() {
+                    if at > 0 {
+                        self.text(",");
+                    }
+                    self.value(value);
+                }
+            }
+        }
+    }
+}

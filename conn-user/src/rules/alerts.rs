@@ -1,0 +1,241 @@
+//! The life of alerts: raised, escalated, resolved, each told once; the same finding not again and again.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::model::Rule;
+use crate::event::alert::{Alert, AlertId, Covered, Evidence, Phase, Severity, Subject};
+use crate::flow::coverage::{Coverage, Seen};
+use crate::flow::model::ConnId;
+use crate::process::hash::IntMap;
+use crate::units::BootNs;
+
+/// Most alerts that are open at once. Beyond them the oldest is told as resolved for want of room.
+const OPEN_MAX: usize = 16_384;
+/// Most findings that are remembered to be told only once; the oldest is forgotten.
+const RECENT_MAX: usize = 65_536;
+
+/// What a detector found.
+#[derive(Debug)]
+pub struct Found {
+    /// What is the same about two findings of one rule that are told once.
+    pub same: u64,
+    /// What it is about.
+    pub subject: Subject,
+    /// What it was judged by.
+    pub evidence: Vec<Evidence>,
+    /// The exception that silences it.
+    pub silence: Option<Box<str>>,
+    /// The beginning of the span that was judged; its end is now.
+    pub judged_from: BootNs,
+    /// How it ends.
+    pub life: Life,
+}
+
+/// How an alert ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Life {
+    /// It is over when it is told.
+    Moment,
+    /// With this connection or listener.
+    With(ConnId),
+    /// When its detector says so.
+    Detector,
+}
+
+/// Counters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AlertStats {
+    /// Alerts raised.
+    pub raised: u64,
+    /// Findings that were not told, because the same had been.
+    pub repeats: u64,
+    /// Alerts that were ended for want of room.
+    pub evicted: u64,
+    /// Findings that were forgotten for want of room: the same may have been told again.
+    pub forgotten: u64,
+}
+
+#[derive(Debug)]
+struct Recent {
+    id: AlertId,
+    /// When it was told last.
+    at: BootNs,
+    /// Its number in the order of [`Alerts::recent_order`].
+    serial: u64,
+    repeats: u64,
+}
+
+#[derive(Debug)]
+struct Open {
+    alert: Alert,
+    rule: u32,
+    same: u64,
+}
+
+/// The alerts of an engine.
+#[derive(Debug, Default)]
+pub struct Alerts {
+    last: u64,
+    open: IntMap<u64, Open>,
+    /// Ids of open alerts by age; some are closed already.
+    by_age: VecDeque<AlertId>,
+    /// Alerts that end with a connection or listener.
+    bound: IntMap<u64, smallvec::SmallVec<[AlertId; 2]>>,
+    recent: IntMap<u64, Recent>,
+    recent_order: VecDeque<(u64, u64)>,
+    serial: u64,
+    told: Vec<Alert>,
+    stats: AlertStats,
+}
+
+impl Alerts {
+    pub(super) fn raise(
+        &mut self,
+        (place, rule): (u32, &Rule),
+        found: Found,
+        severity: Severity,
+        now: BootNs,
+        coverage: &Coverage,
+    ) -> Option<AlertId> {
+        let key = mix(found.same, place.into());
+        let repeats = match self.recent.get_mut(&key) {
+            Some(recent) if self.open.contains_key(&recent.id.0) || now.since(recent.at) < rule.throttle => {
+                recent.repeats += 1;
+                self.stats.repeats += 1;
+                return None;
+            }
+            Some(recent) => recent.repeats,
+            None => 0,
+        };
+        self.last += 1;
+        self.stats.raised += 1;
+        let id = AlertId(self.last);
+        let alert = Alert {
+            id,
+            phase: Phase::Raised,
+            severity,
+            rule: Arc::clone(&rule.about),
+            covered: covered(coverage, found.judged_from, now),
+            subject: found.subject,
+            evidence: found.evidence,
+            silence: found.silence,
+            at: now,
+            raised: now,
+            repeats,
+        };
+        self.remember(key, id, now);
+        self.told.push(alert.clone());
+        if found.life != Life::Moment {
+            if let Life::With(conn) = found.life {
+                self.bound.entry(conn.0).or_default().push(id);
+            }
+            self.open.insert(id.0, Open { alert, rule: place, same: key });
+            self.by_age.push_back(id);
+            self.make_room(now);
+        }
+        Some(id)
+    }
+
+    pub(super) fn escalate(&mut self, id: AlertId, severity: Severity, evidence: Vec<Evidence>, now: BootNs) {
+        let Some(open) = self.open.get_mut(&id.0) else { return };
+        open.alert.severity = severity;
+        open.alert.evidence = evidence;
+        let repeats = take_repeats(&mut self.recent, open.same, now);
+        self.told.push(Alert { phase: Phase::Escalated, at: now, repeats, ..open.alert.clone() });
+    }
+
+    pub(super) fn resolve(&mut self, id: AlertId, evidence: Vec<Evidence>, now: BootNs) {
+        let Some(Open { alert, same, .. }) = self.open.remove(&id.0) else { return };
+        let repeats = take_repeats(&mut self.recent, same, now);
+        self.told.push(Alert { phase: Phase::Resolved, at: now, evidence, repeats, ..alert });
+        while self.by_age.front().is_some_and(|first| !self.open.contains_key(&first.0)) {
+            self.by_age.pop_front();
+        }
+    }
+
+    /// A connection or listener ended: so do the alerts that are bound to it.
+    pub(super) fn on_end(&mut self, id: ConnId, evidence: impl Fn() -> Vec<Evidence>, now: BootNs) {
+        if self.bound.is_empty() {
+            return;
+        }
+        for alert in self.bound.remove(&id.0).unwrap_or_default() {
+            self.resolve(alert, evidence(), now);
+        }
+    }
+
+    /// Ends the alerts of these rules: they are not in force any more.
+    pub(super) fn end_rules(&mut self, gone: impl Fn(u32) -> bool, now: BootNs) {
+        let mut ids: Vec<u64> =
+            self.open.iter().filter(|(_, open)| gone(open.rule)).map(|(id, _)| *id).collect();
+        ids.sort_unstable();
+        for id in ids {
+            self.resolve(
+                AlertId(id),
+                vec![Evidence::text("why", *b"the rule is not in force any more")],
+                now,
+            );
+        }
+    }
+
+    /// Whether something waits to be told.
+    pub(super) const fn has_told(&self) -> bool {
+        !self.told.is_empty()
+    }
+
+    /// What is to be told, in its order.
+    pub(super) fn take(&mut self) -> Vec<Alert> {
+        std::mem::take(&mut self.told)
+    }
+
+    /// The counters.
+    pub const fn stats(&self) -> AlertStats {
+        self.stats
+    }
+
+    fn make_room(&mut self, now: BootNs) {
+        while self.open.len() > OPEN_MAX {
+            let Some(oldest) = self.by_age.pop_front() else { return };
+            if self.open.contains_key(&oldest.0) {
+                self.stats.evicted += 1;
+                self.resolve(oldest, vec![Evidence::text("why", *b"too many alerts are open")], now);
+            }
+        }
+    }
+
+    fn remember(&mut self, key: u64, id: AlertId, at: BootNs) {
+        self.serial += 1;
+        let serial = self.serial;
+        self.recent_order.push_back((key, serial));
+        self.recent.insert(key, Recent { id, at, serial, repeats: 0 });
+        while self.recent_order.len() > RECENT_MAX {
+            let Some((oldest, serial)) = self.recent_order.pop_front() else { return };
+            // A later finding of the same has its own place in the order.
+            if self.recent.get(&oldest).is_some_and(|recent| recent.serial == serial) {
+                self.recent.remove(&oldest);
+                self.stats.forgotten += 1;
+            }
+        }
+    }
+}
+
+/// The findings that were not told since the last step; from now on they are counted anew.
+fn take_repeats(recent: &mut IntMap<u64, Recent>, key: u64, now: BootNs) -> u64 {
+    recent.get_mut(&key).map_or(0, |recent| {
+        recent.at = recent.at.max(now);
+        std::mem::take(&mut recent.repeats)
+    })
+}
+
+fn mix(one: u64, other: u64) -> u64 {
+    (one ^ other.rotate_left(32)).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29) ^ other
+}
+
+fn covered(coverage: &Coverage, from: BootNs, to: BootNs) -> Covered {
+    match coverage.of(from, to) {
+        Seen::All => Covered::All,
+        Seen::Since(since) => Covered::Since(since),
+        Seen::Except(losses) => Covered::Except { lost: losses.iter().map(|loss| loss.gap.lost).sum() },
+        Seen::Unknown => Covered::Unknown,
+    }
+}

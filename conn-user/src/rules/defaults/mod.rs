@@ -1,0 +1,39 @@
+//! The rules that hold with no configuration. `docs/rules.md` shows them.
+
+#[cfg(test)]
+mod tests;
+
+use super::file::{self, RuleErrors};
+use super::host::Host;
+use super::set::RuleSet;
+
+/// Their files, by name.
+pub const FILES: [(&str, &str); 6] = [
+    ("lists.toml", include_str!("lists.toml")),
+    ("path.toml", include_str!("path.toml")),
+    ("process.toml", include_str!("process.toml")),
+    ("server.toml", include_str!("server.toml")),
+    ("long.toml", include_str!("long.toml")),
+    ("missing.toml", include_str!("missing.toml")),
+];
+
+/// The default rules as one rule file.
+pub fn text() -> String {
+    let mut text = String::from(
+        "# The built-in rules of conn. A folder with this file has them all, to be changed; a file that says\n\
+         # use = \"defaults\" has them as they are, and [[override]] changes single keys. See docs/rules.md.\n",
+    );
+    for (_, file) in FILES {
+        text.push('\n');
+        text.push_str(file);
+    }
+    text
+}
+
+/// The default rules with the zones of this host.
+///
+/// # Errors
+/// None but by a mistake in this program: a test compiles them.
+pub fn set(host: &Host) -> Result<RuleSet, RuleErrors> {
+    file::built_in(host)
+}

@@ -1,0 +1,158 @@
+//! That the default rules are right, documented, and what `docs/rules.md` shows.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use super::*;
+use crate::event::alert::RuleKind;
+use crate::event::model::{EventBody, ProcEvent};
+use crate::flow::model::{Direction, Source};
+use crate::rules::model::Rule;
+use crate::rules::testing::{Rig, child, process, seconds};
+
+#[test]
+fn every_default_rule_compiles_and_has_its_own_id() {
+    let set = set(&Host::default()).unwrap_or_else(|errors| panic!("{errors}"));
+    let ids: HashSet<&str> = set.rules.iter().map(|rule| &*rule.about.id).collect();
+    assert_eq!(ids.len(), set.rules.len());
+    for kind in [RuleKind::Path, RuleKind::Process, RuleKind::Server, RuleKind::Long] {
+        assert!(set.rules.iter().any(|rule| rule.about.kind == kind), "{kind:?}");
+    }
+}
+
+/// Rules of a text, by way of a file.
+fn read(name: &str, text: &str) -> RuleSet {
+    let path = std::env::temp_dir().join(format!("conn-defaults-{name}-{}.toml", std::process::id()));
+    std::fs::write(&path, text).expect("a file");
+    let set = file::load(std::slice::from_ref(&path), &Host::default());
+    std::fs::remove_file(&path).expect("removed");
+    set.unwrap_or_else(|errors| panic!("{errors}"))
+}
+
+#[test]
+fn printed_and_read_again_they_are_the_same() {
+    let (own, again) = (set(&Host::default()).expect("right"), read("printed", &text()));
+    assert_eq!(format!("{:?}", own.rules), format!("{:?}", again.rules));
+}
+
+/// The examples of the rules without a default, read as rules.
+#[test]
+fn the_examples_of_missing_compile() {
+    let (_, text) = FILES.iter().find(|(name, _)| *name == "missing.toml").expect("the file");
+    let rules: Vec<&str> =
+        text.lines().skip(1).filter_map(|line| line.strip_prefix('#')).map(str::trim_start).collect();
+    let rules = rules.join("\n");
+    assert_eq!(read("missing", &rules).rules.len(), 3);
+}
+
+/// An engine with all default rules.
+fn rig() -> Rig {
+    let set = set(&Host::default()).expect("right");
+    let mut rig = Rig::before(set.rules.iter().map(|rule| Rule::clone(rule)).collect());
+    rig.begin();
+    rig
+}
+
+/// Ids of the rules that raised something.
+fn raised(rig: &mut Rig) -> Vec<String> {
+    let mut ids: Vec<String> = rig.told().iter().map(|alert| alert.rule.id.to_string()).collect();
+    ids.sort();
+    ids.dedup();
+    ids
+}
+
+#[test]
+fn what_intruders_do_is_told() {
+    type Act = fn(&mut Rig);
+    let acts: [(&str, &[&str], Act); 9] = [
+        ("bash with /dev/tcp", &["process.shell"], |rig| {
+            rig.open(&process(7, "/usr/bin/bash"), "203.0.113.9:4443");
+        }),
+        ("a shell on a socket", &["process.reverse-shell"], |rig| {
+            let python = process(7, "/usr/bin/python3.11");
+            let shell = child(&python, 8, "/usr/bin/dash");
+            let conn = rig.connection(Direction::Out, Some(&python), None, "203.0.113.9:4443", Source::Live);
+            rig.body(EventBody::Exec(ProcEvent { process: shell, stdio: Some(Box::new(conn)) }));
+        }),
+        ("netcat under another name", &["process.drop-place"], |rig| {
+            rig.open(&process(7, "/tmp/kworker"), "203.0.113.9:4443");
+        }),
+        ("python at 443", &["server.interpreter"], |rig| {
+            rig.listen(&process(7, "/usr/bin/python3.11"), "0.0.0.0:443");
+        }),
+        ("something at 443", &["server.well-known"], |rig| {
+            rig.listen(&process(7, "/opt/x/y"), "[::]:443");
+        }),
+        ("no file", &["process.memfd"], |rig| {
+            let mut memfd = process(7, "/memfd:x");
+            Arc::make_mut(&mut memfd).exe_deleted = true;
+            rig.open(&memfd, "203.0.113.9:443");
+        }),
+        ("cat connects", &["process.coreutils"], |rig| {
+            rig.open(&process(7, "/usr/bin/cat"), "10.0.0.7:80");
+        }),
+        ("credentials of the cloud", &["path.metadata"], |rig| {
+            rig.open(&process(7, "/usr/bin/curl"), "169.254.169.254:80");
+        }),
+        ("from outside to an inner host", &["path.pivot-admin", "path.pivot-tool"], |rig| {
+            let server = process(7, "/usr/sbin/sshd");
+            rig.accept(&server, "192.0.2.1:22", "203.0.113.9:4443");
+            let ssh = child(&child(&server, 100_001, "/usr/bin/bash"), 100_002, "/usr/bin/ssh");
+            rig.open(&ssh, "10.0.0.8:22");
+        }),
+    ];
+    for (name, expected, act) in acts {
+        let mut rig = rig();
+        act(&mut rig);
+        assert_eq!(raised(&mut rig), *expected, "{name}");
+    }
+}
+
+#[test]
+fn what_servers_do_is_not() {
+    let mut rig = rig();
+    let started = 100_001;
+    for (exe, local) in [
+        ("/usr/sbin/sshd", "0.0.0.0:22"),
+        ("/usr/sbin/nginx", "[::]:443"),
+        ("/usr/lib/postgresql/15/bin/postgres", "0.0.0.0:5432"),
+        ("/usr/bin/python3.11", "127.0.0.1:631"),
+    ] {
+        rig.listen(&process(started, exe), local);
+    }
+    for (exe, remote) in [
+        ("/usr/lib/apt/methods/http", "151.101.2.132:80"),
+        ("/root/.cargo/bin/cargo", "151.101.2.137:443"),
+        ("/usr/bin/git-remote-https", "140.82.121.4:443"),
+        ("/usr/bin/curl", "203.0.113.1:443"),
+        ("/usr/bin/python3.11", "203.0.113.1:443"),
+        ("/usr/bin/pgbench", "127.0.0.1:5432"),
+        ("/usr/bin/ssh", "127.0.0.1:22"),
+        ("/tmp/go-build12/b001/x.test", "127.0.0.1:4000"),
+    ] {
+        rig.open_and_close(&process(started, exe), remote, None);
+    }
+    let nginx = process(started, "/usr/sbin/nginx");
+    for peer in 1..250 {
+        rig.accept(&nginx, "192.0.2.1:443", &format!("203.0.113.{peer}:50000"));
+    }
+    rig.open(&nginx, "10.0.0.20:8080");
+    // sshd hands the connection to itself as standard input; the user's shell has a terminal.
+    let sshd = process(started, "/usr/sbin/sshd");
+    let conn =
+        rig.connection(Direction::In, Some(&sshd), Some("192.0.2.1:22"), "203.0.113.9:4443", Source::Live);
+    let session = child(&sshd, started + 1, "/usr/lib/openssh/sshd-session");
+    rig.body(EventBody::Exec(ProcEvent { process: session, stdio: Some(Box::new(conn)) }));
+    rig.exec(&process(started + 2, "/usr/bin/bash"));
+    assert_eq!(raised(&mut rig), Vec::<String>::new());
+}
+
+#[test]
+fn what_stays_open_is_told_in_time() {
+    let mut rig = rig();
+    rig.open(&process(100_001, "/usr/bin/curl"), "203.0.113.9:443");
+    rig.pass(seconds(3_599));
+    assert_eq!(raised(&mut rig), Vec::<String>::new());
+    rig.pass(seconds(2));
+    assert_eq!(raised(&mut rig), ["long.external"]);
+}

@@ -1,0 +1,225 @@
+//! What a detector is, and what it may do.
+
+use super::alerts::{Alerts, Found, Life};
+use super::exits::Exits;
+use super::model::Rule;
+use super::timers::{Alarm, TimerId, Timers};
+use crate::event::alert::{AlertId, Evidence, Severity};
+use crate::event::model::{Event, EventBody};
+use crate::filter::Filter;
+use crate::filter::names::Names;
+use crate::flow::coverage::Coverage;
+use crate::flow::model::{Change, ConnEvent, ConnId, Direction, ListenEvent, Source};
+use crate::flow::table::FlowTable;
+use crate::process::hash::IntMap;
+use crate::process::info::{ExitStatus, ProcessInfo};
+use crate::units::BootNs;
+
+/// Where the engine finds connections that live.
+pub trait Flows {
+    /// The connection or `None`: it ended, or was never followed.
+    fn connection(&self, id: ConnId) -> Option<ConnEvent>;
+}
+
+impl Flows for FlowTable {
+    fn connection(&self, id: ConnId) -> Option<ConnEvent> {
+        self.connection(id)
+    }
+}
+
+/// What of an event wakes a detector up. A set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Triggers(u8);
+
+impl Triggers {
+    /// A connection begins: an outgoing attempt, an accept, or one that was there before it was seen. Of a connection whose
+    /// connect was lost, its establishment.
+    pub const BEGIN: Self = Self(1);
+    /// A connection is open: established, accepted, or there before it was seen.
+    pub const OPEN: Self = Self(1 << 1);
+    /// Something listens, also what did at the start.
+    pub const LISTEN: Self = Self(1 << 2);
+    /// An attempt failed.
+    pub const FAILED: Self = Self(1 << 3);
+    /// A program was executed.
+    pub const EXEC: Self = Self(1 << 4);
+    /// How many there are.
+    pub const COUNT: usize = 5;
+
+    /// Both.
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// Whether they have one in common.
+    pub const fn meet(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
+
+    /// Each as a number below [`Self::COUNT`].
+    pub fn each(self) -> impl Iterator<Item = usize> {
+        (0..Self::COUNT).filter(move |bit| self.0 & 1 << bit != 0)
+    }
+
+    /// What this event is.
+    pub fn of(event: &Event) -> Self {
+        match &event.body {
+            EventBody::Flow(Change::Connect(_)) => Self::BEGIN,
+            EventBody::Flow(Change::Accept(_)) => Self::BEGIN.and(Self::OPEN),
+            EventBody::Flow(Change::Established(conn)) => match conn.source {
+                Source::Live => Self::OPEN,
+                Source::Late | Source::Snapshot | Source::Resync => Self::BEGIN.and(Self::OPEN),
+            },
+            EventBody::Flow(Change::Failed(..)) => Self::FAILED,
+            EventBody::Flow(Change::Listen(_)) => Self::LISTEN,
+            EventBody::Exec(_) => Self::EXEC,
+            _ => Self(0),
+        }
+    }
+}
+
+/// One rule at work.
+pub trait Detector: Send {
+    /// Which events it is asked about.
+    fn triggers(&self) -> Triggers;
+
+    /// The engine begins. Whatever was there before comes next as events with [`Source::Snapshot`].
+    fn on_start(&mut self, _rule: &Rule, _scene: &mut Scene<'_>) {}
+
+    /// An event of its triggers that the rule's filters let pass.
+    fn on_match(&mut self, rule: &Rule, event: &Event, scene: &mut Scene<'_>);
+
+    /// Other events of its triggers that it is asked about, besides those that the rule matches.
+    fn also(&self) -> Option<&Filter> {
+        None
+    }
+
+    /// An event that [`Self::also`] matches; it may match the rule too.
+    fn on_also(&mut self, _rule: &Rule, _event: &Event, _scene: &mut Scene<'_>) {}
+
+    /// The end of a connection or listener that it follows (see [`Scene::follow`]): a `Close`, `Failed` or `Unlisten`.
+    fn on_end(&mut self, _rule: &Rule, _event: &Event, _scene: &mut Scene<'_>) {}
+
+    /// The end of a process that it follows (see [`Scene::follow_process`]).
+    fn on_exit(&mut self, _rule: &Rule, _process: &ProcessInfo, _status: ExitStatus, _scene: &mut Scene<'_>) {
+    }
+
+    /// What it does not remember any more, for want of room: it may judge wrongly what is not in its memory.
+    fn forgotten(&self) -> u64 {
+        0
+    }
+
+    /// A timer of its own is due.
+    fn on_timer(&mut self, _rule: &Rule, _token: u64, _scene: &mut Scene<'_>) {}
+}
+
+/// Which rules follow a connection.
+pub(super) type Followers = smallvec::SmallVec<[u32; 4]>;
+
+/// What a detector may look at and do.
+pub struct Scene<'a> {
+    /// The instant of the event, or at which the timer was due.
+    pub now: BootNs,
+    /// When the engine began.
+    pub began: BootNs,
+    /// The zones and lists.
+    pub names: &'a Names,
+    /// What was seen.
+    pub coverage: &'a Coverage,
+    /// The connections that live.
+    pub flows: &'a dyn Flows,
+    pub(super) rule: u32,
+    pub(super) timers: &'a mut Timers,
+    pub(super) followed: &'a mut IntMap<u64, Followers>,
+    pub(super) alerts: &'a mut Alerts,
+    pub(super) exits: &'a mut Exits,
+    /// The event is judged late, and its connection or listener has ended since.
+    pub(super) is_over: bool,
+}
+
+impl Scene<'_> {
+    /// Has the detector told of the end of this connection or listener.
+    pub fn follow(&mut self, id: ConnId) {
+        if self.is_over {
+            return;
+        }
+        let followers = self.followed.entry(id.0).or_default();
+        if !followers.contains(&self.rule) {
+            followers.push(self.rule);
+        }
+    }
+
+    /// Has the detector told of the end of this process.
+    pub fn follow_process(&mut self, process: &ProcessInfo) {
+        self.exits.follow(process, self.rule);
+    }
+
+    /// How this process ended, if it did of late.
+    pub fn exit_of(&self, process: &ProcessInfo) -> Option<ExitStatus> {
+        self.exits.of(process)
+    }
+
+    /// Sets a timer.
+    pub fn set_timer(&mut self, at: BootNs, token: u64) -> TimerId {
+        self.timers.set(at, Alarm { rule: self.rule, token })
+    }
+
+    /// Takes it back. It must not have fired.
+    pub fn cancel_timer(&mut self, timer: TimerId) {
+        self.timers.cancel(timer);
+    }
+
+    /// Raises an alert, unless the same one is open or was told within the rule's throttle.
+    pub fn raise(&mut self, rule: &Rule, found: Found) -> Option<AlertId> {
+        self.raise_as(rule, found, rule.severity)
+    }
+
+    /// Likewise, with another severity than the rule's.
+    pub fn raise_as(&mut self, rule: &Rule, mut found: Found, severity: Severity) -> Option<AlertId> {
+        if self.is_over && matches!(found.life, Life::With(_)) {
+            found.life = Life::Moment;
+        }
+        self.alerts.raise((self.rule, rule), found, severity, self.now, self.coverage)
+    }
+
+    /// Tells that it got worse.
+    pub fn escalate(&mut self, id: AlertId, severity: Severity, evidence: Vec<Evidence>) {
+        self.alerts.escalate(id, severity, evidence, self.now);
+    }
+
+    /// Tells that it is over. One that is bound to a connection or a listener is resolved by its end.
+    pub fn resolve(&mut self, id: AlertId, evidence: Vec<Evidence>) {
+        self.alerts.resolve(id, evidence, self.now);
+    }
+}
+
+/// The connection that an event is about.
+pub fn connection(event: &Event) -> Option<&ConnEvent> {
+    match &event.body {
+        EventBody::Flow(
+            Change::Connect(conn)
+            | Change::Accept(conn)
+            | Change::Established(conn)
+            | Change::Failed(conn, _)
+            | Change::Close(conn, _),
+        ) => Some(conn),
+        _ => None,
+    }
+}
+
+/// The listener that an event is about.
+pub fn listener(event: &Event) -> Option<&ListenEvent> {
+    match &event.body {
+        EventBody::Flow(Change::Listen(listener) | Change::Unlisten(listener, _)) => Some(listener),
+        _ => None,
+    }
+}
+
+/// The port of the side that was connected to; of a connection of unknown direction the remote one.
+pub fn service_port(conn: &ConnEvent) -> u16 {
+    match conn.direction {
+        Direction::In => conn.local.port(),
+        Direction::Out | Direction::Unknown => conn.remote.port(),
+    }
+}

@@ -1,0 +1,359 @@
+//! The engine: events in, alerts out. Its clock is that of the events and of the timers that it asks for.
+
+use std::sync::Arc;
+
+use super::alerts::{AlertStats, Alerts};
+use super::detector::{Detector, Flows, Followers, Scene, Triggers};
+use super::exits::Exits;
+use super::index::Index;
+use super::model::{Detect, Rule};
+use super::set::RuleSet;
+use super::timers::Timers;
+use super::{long, missing, path, process, server};
+use crate::event::alert::{Alert, Evidence};
+use crate::event::model::{Event, EventBody};
+use crate::filter::names::Names;
+use crate::flow::coverage::Coverage;
+use crate::flow::model::{
+    Actor, Change, ConnEvent, ConnId, EndedHow, Ending, Failure, Method, UnknownReason,
+};
+use crate::process::hash::IntMap;
+use crate::units::{BootNs, DurationNs, WallNs};
+
+/// How long an event of a process waits whose executable is still being looked at, before rules on late facts judge it a
+/// second time: the inspector needs some milliseconds.
+const LATE_FACTS: DurationNs = DurationNs(50_000_000);
+/// Most events that wait so.
+const LATE_MAX: usize = 4096;
+/// Rule number of the engine's own timers.
+const OWN: u32 = u32::MAX;
+
+/// Counters of an [`Engine`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EngineStats {
+    /// Of its alerts.
+    pub alerts: AlertStats,
+    /// Timers that wait.
+    pub timers: usize,
+    /// Connections and listeners that are followed.
+    pub followed: usize,
+    /// Events that were not judged by late facts, for want of room.
+    pub late_dropped: u64,
+    /// What detectors do not remember any more, for want of room.
+    pub forgotten: u64,
+}
+
+struct Running {
+    rule: Arc<Rule>,
+    detector: Box<dyn Detector>,
+}
+
+/// A connection or listener with events that wait for facts.
+#[derive(Default)]
+struct LateSubject {
+    events: u32,
+    /// It has ended.
+    is_over: bool,
+}
+
+/// Rules at work.
+pub struct Engine {
+    running: Vec<Running>,
+    index: Index,
+    names: Arc<Names>,
+    began: BootNs,
+    coverage: Coverage,
+    timers: Timers,
+    followed: IntMap<u64, Followers>,
+    alerts: Alerts,
+    exits: Exits,
+    late: IntMap<u64, Event>,
+    late_subjects: IntMap<u64, LateSubject>,
+    late_last: u64,
+    candidates: Vec<u32>,
+    stats: EngineStats,
+}
+
+fn detector(detect: &Detect) -> Box<dyn Detector> {
+    match detect {
+        Detect::Path(rule) => path::detector(rule),
+        Detect::Process(rule) => process::detector(*rule),
+        Detect::Server(rule) => server::detector(*rule),
+        Detect::Long(rule) => long::detector(rule),
+        Detect::Missing(rule) => missing::detector(rule),
+    }
+}
+
+impl Engine {
+    /// An engine that begins at this instant: when the programs were attached.
+    pub fn new(rules: &RuleSet, began: BootNs) -> Self {
+        let running: Vec<Running> = rules
+            .rules
+            .iter()
+            .map(|rule| Running { detector: detector(&rule.detect), rule: Arc::clone(rule) })
+            .collect();
+        let index =
+            Index::new(running.iter().map(|of| (&*of.rule, of.detector.triggers(), of.detector.also())));
+        Self {
+            running,
+            index,
+            names: Arc::clone(&rules.names),
+            began,
+            coverage: Coverage::new(began),
+            timers: Timers::default(),
+            followed: IntMap::default(),
+            alerts: Alerts::default(),
+            exits: Exits::default(),
+            late: IntMap::default(),
+            late_subjects: IntMap::default(),
+            late_last: 0,
+            candidates: Vec::new(),
+            stats: EngineStats::default(),
+        }
+    }
+
+    /// Begins. To be called when the tables know what was there before, and before the first event; `existing` are what
+    /// was there, as events.
+    pub fn start(
+        &mut self,
+        now: BootNs,
+        existing: impl IntoIterator<Item = Event>,
+        flows: &dyn Flows,
+    ) -> Vec<Alert> {
+        for place in 0..self.running.len() {
+            self.with(place as u32, now, flows, |detector, rule, scene| detector.on_start(rule, scene));
+        }
+        for event in existing {
+            self.judge(&event, flows);
+        }
+        self.alerts.take()
+    }
+
+    /// Judges an event.
+    pub fn on_event(&mut self, event: &Event, flows: &dyn Flows) -> Vec<Alert> {
+        match &event.body {
+            EventBody::Gap(gap) => self.coverage.lose(gap.clone()),
+            EventBody::Flow(Change::Close(conn, _) | Change::Failed(conn, _)) => {
+                self.judge(event, flows);
+                self.end(conn.id, event, flows);
+            }
+            EventBody::Flow(Change::Unlisten(listener, _)) => self.end(listener.id, event, flows),
+            EventBody::Exit(exit, status) => {
+                for place in self.exits.add(&exit.process, *status) {
+                    self.with(place, event.boot, flows, |detector, rule, scene| {
+                        detector.on_exit(rule, &exit.process, *status, scene);
+                    });
+                }
+                self.judge(event, flows);
+            }
+            _ => self.judge(event, flows),
+        }
+        if self.alerts.has_told() { self.alerts.take() } else { Vec::new() }
+    }
+
+    /// A connection is not followed any more, and nothing tells its end.
+    pub fn forget(&mut self, conn: ConnEvent, now: BootNs, flows: &dyn Flows) -> Vec<Alert> {
+        let closer = Actor { process: None, tid: None, method: Method::Unknown(UnknownReason::Lost) };
+        let ending = Ending { how: EndedHow::Unseen, errno: 0, closer, duration: None, traffic: None };
+        let id = conn.id;
+        let body = EventBody::Flow(Change::Close(conn, ending));
+        self.end(id, &Event { seq: 0, boot: now, wall: WallNs(0), body }, flows);
+        self.alerts.take()
+    }
+
+    /// When [`Self::on_time`] must be called next.
+    pub fn next_deadline(&self) -> Option<BootNs> {
+        self.timers.next()
+    }
+
+    /// Lets the timers fire that are due.
+    pub fn on_time(&mut self, now: BootNs, flows: &dyn Flows) -> Vec<Alert> {
+        while let Some((at, alarm)) = self.timers.due(now) {
+            if alarm.rule == OWN {
+                if let Some(event) = self.late.remove(&alarm.token) {
+                    self.judge_late(&event, at, flows);
+                }
+            } else {
+                self.with(alarm.rule, at, flows, |detector, rule, scene| {
+                    detector.on_timer(rule, alarm.token, scene);
+                });
+            }
+        }
+        self.alerts.take()
+    }
+
+    /// The rules and how long each is in force.
+    pub fn rules(&self) -> impl Iterator<Item = &Rule> {
+        self.running.iter().map(|running| &*running.rule)
+    }
+
+    /// The counters.
+    pub fn stats(&self) -> EngineStats {
+        EngineStats {
+            alerts: self.alerts.stats(),
+            timers: self.timers.len(),
+            followed: self.followed.len(),
+            forgotten: self.exits.unfollowed()
+                + self.running.iter().map(|running| running.detector.forgotten()).sum::<u64>(),
+            ..self.stats
+        }
+    }
+
+    /// Ends every alert that is open, because other rules take over.
+    pub fn retire(&mut self, now: BootNs) -> Vec<Alert> {
+        self.alerts.end_rules(|_| true, now);
+        self.alerts.take()
+    }
+
+    fn judge(&mut self, event: &Event, flows: &dyn Flows) {
+        let triggers = Triggers::of(event);
+        let mut candidates = std::mem::take(&mut self.candidates);
+        candidates.clear();
+        self.index.candidates(triggers, event, &mut candidates);
+        let mut waits = false;
+        for &place in &candidates {
+            let Running { rule, detector } = &self.running[place as usize];
+            let also = detector.also().is_some_and(|filter| filter.matches(event));
+            if rule.selects(event) {
+                self.with(place, event.boot, flows, |detector, rule, scene| {
+                    detector.on_match(rule, event, scene);
+                });
+            } else {
+                waits |= self.index.is_late(place);
+            }
+            if also {
+                self.with(place, event.boot, flows, |detector, rule, scene| {
+                    detector.on_also(rule, event, scene);
+                });
+            }
+        }
+        self.candidates = candidates;
+        if waits && is_unsettled(event) {
+            self.wait_for_facts(event);
+        }
+    }
+
+    fn wait_for_facts(&mut self, event: &Event) {
+        if self.late.len() >= LATE_MAX {
+            self.stats.late_dropped += 1;
+            return;
+        }
+        self.late_last += 1;
+        let at = BootNs(event.boot.0.saturating_add(LATE_FACTS.0));
+        self.timers.set(at, super::timers::Alarm { rule: OWN, token: self.late_last });
+        self.late.insert(self.late_last, event.clone());
+        if let Some(id) = subject(event) {
+            self.late_subjects.entry(id.0).or_default().events += 1;
+        }
+    }
+
+    fn judge_late(&mut self, event: &Event, now: BootNs, flows: &dyn Flows) {
+        let is_over = subject(event).is_some_and(|id| self.is_over(id));
+        let mut candidates = Vec::new();
+        self.index.candidates(Triggers::of(event), event, &mut candidates);
+        for place in candidates {
+            let rule = &self.running[place as usize].rule;
+            if self.index.is_late(place) && rule.selects(event) {
+                self.with(place, now, flows, |detector, rule, scene| {
+                    scene.is_over = is_over;
+                    detector.on_match(rule, event, scene);
+                });
+            }
+        }
+    }
+
+    /// Whether it has ended. To be asked once for each event that waited.
+    fn is_over(&mut self, id: ConnId) -> bool {
+        let Some(subject) = self.late_subjects.get_mut(&id.0) else { return false };
+        let is_over = subject.is_over;
+        subject.events -= 1;
+        if subject.events == 0 {
+            self.late_subjects.remove(&id.0);
+        }
+        is_over
+    }
+
+    fn end(&mut self, id: ConnId, event: &Event, flows: &dyn Flows) {
+        if let Some(subject) = self.late_subjects.get_mut(&id.0) {
+            subject.is_over = true;
+        }
+        if let Some(followers) = self.followed.remove(&id.0) {
+            for place in followers {
+                self.with(place, event.boot, flows, |detector, rule, scene| {
+                    detector.on_end(rule, event, scene);
+                });
+            }
+        }
+        self.alerts.on_end(id, || ending(event), event.boot);
+    }
+
+    fn with(
+        &mut self,
+        place: u32,
+        now: BootNs,
+        flows: &dyn Flows,
+        act: impl FnOnce(&mut dyn Detector, &Rule, &mut Scene<'_>),
+    ) {
+        let Some(running) = self.running.get_mut(place as usize) else { return };
+        let mut scene = Scene {
+            now,
+            began: self.began,
+            names: &self.names,
+            coverage: &self.coverage,
+            flows,
+            rule: place,
+            timers: &mut self.timers,
+            followed: &mut self.followed,
+            alerts: &mut self.alerts,
+            exits: &mut self.exits,
+            is_over: false,
+        };
+        act(running.detector.as_mut(), &running.rule, &mut scene);
+    }
+}
+
+/// The connection or listener that an event is about.
+fn subject(event: &Event) -> Option<ConnId> {
+    super::detector::connection(event)
+        .map(|conn| conn.id)
+        .or_else(|| super::detector::listener(event).map(|listener| listener.id))
+}
+
+/// What a connection or a listener was when it ended.
+fn ending(event: &Event) -> Vec<Evidence> {
+    let mut evidence = Vec::new();
+    match &event.body {
+        EventBody::Flow(Change::Close(_, Ending { how, duration, traffic, .. })) => {
+            use crate::event::names::Named as _;
+            evidence.push(Evidence::text("end", how.name().as_bytes()));
+            evidence.extend(duration.map(|duration| Evidence::duration("duration", duration)));
+            if let Some(traffic) = traffic {
+                evidence.push(Evidence::number("bytes_in", traffic.bytes_in));
+                evidence.push(Evidence::number("bytes_out", traffic.bytes_out));
+            }
+        }
+        EventBody::Flow(Change::Failed(_, Failure { errno, after })) => {
+            let error = crate::event::errno::name(*errno).unwrap_or("cancelled");
+            evidence.push(Evidence::text("error", error.as_bytes()));
+            evidence.extend(after.map(|after| Evidence::duration("duration", after)));
+        }
+        EventBody::Flow(Change::Unlisten(_, end)) => {
+            evidence.extend(end.duration.map(|duration| Evidence::duration("duration", duration)));
+        }
+        _ => {}
+    }
+    evidence
+}
+
+/// Whether facts of the event's process may still come.
+fn is_unsettled(event: &Event) -> bool {
+    let process = match &event.body {
+        EventBody::Exec(exec) => Some(&exec.process),
+        _ => match (super::detector::connection(event), super::detector::listener(event)) {
+            (Some(conn), _) => conn.owner.process.as_ref(),
+            (None, Some(listener)) => listener.owner.process.as_ref(),
+            (None, None) => None,
+        },
+    };
+    process.is_some_and(|process| process.identity.exe().is_none() || !process.identity.sha256_settled())
+}

@@ -1,0 +1,241 @@
+//! Rule files: folders of `*.toml` become a [`RuleSet`]. Reference: `docs/rules.md`.
+//!
+//! Files are read in the order of their names, folder after folder. A zone or list of a later file replaces the earlier one
+//! of that name, a rule that of its id, and an `[[override]]` changes single keys. Then everything is compiled. All that is
+//! wrong is told at once; a set with an error is none.
+
+mod compile;
+mod draft;
+mod error;
+mod naming;
+#[cfg(test)]
+mod page;
+mod shape;
+#[cfg(test)]
+mod tests;
+mod text;
+mod value;
+
+use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use self::compile::Compiler;
+use self::draft::Draft;
+pub use self::error::{Place, RuleError, RuleErrors, shown};
+use self::error::{Problem, Problems};
+use self::text::Texts;
+use self::value::{Field, Node, Value};
+use super::defaults;
+use super::host::Host;
+use super::set::RuleSet;
+use crate::filter::Names;
+use crate::filter::error::quoted;
+use crate::filter::suggest::nearest;
+
+/// What was found in rule files.
+#[derive(Debug)]
+pub struct Checked {
+    /// Each file with the number of its rules, in the order in which they were read.
+    pub files: Vec<(PathBuf, usize)>,
+    /// The rules that are in force, or all that is wrong.
+    pub rules: Result<RuleSet, RuleErrors>,
+    /// How many rules are right but not in force (`enabled = false`).
+    pub disabled: usize,
+}
+
+/// Reads rule folders (or single files). The zones of every filter, those of this host and the lists of the default rules
+/// are there to be named; the default rules are only if a file says `use = "defaults"`.
+///
+/// # Errors
+/// Everything that is wrong with files and rules; then nothing is loaded.
+pub fn load(paths: &[PathBuf], host: &Host) -> Result<RuleSet, RuleErrors> {
+    check(paths, host).rules
+}
+
+/// Likewise, and tells what was read.
+pub fn check(paths: &[PathBuf], host: &Host) -> Checked {
+    let mut errors = RuleErrors::default();
+    let mut texts = Texts::default();
+    for path in paths {
+        texts.read(path, &mut errors);
+    }
+    assemble(texts, errors, host, false)
+}
+
+/// The default rules, and nothing else.
+///
+/// # Errors
+/// None but by a mistake in this program: a test compiles them.
+pub(super) fn built_in(host: &Host) -> Result<RuleSet, RuleErrors> {
+    assemble(Texts::default(), RuleErrors::default(), host, true).rules
+}
+
+/// A file, read.
+#[derive(Debug, Default)]
+struct Document {
+    zones: Option<Node>,
+    lists: Option<Node>,
+    rules: Vec<Draft>,
+    overrides: Vec<Draft>,
+    /// It says `use = "defaults"`.
+    uses_defaults: bool,
+    /// It is not TOML all through: what it lacks may be there once it is.
+    broken: bool,
+}
+
+fn assemble(mut texts: Texts, mut errors: RuleErrors, host: &Host, defaults: bool) -> Checked {
+    let mut problems = Problems::default();
+    let files = texts.len();
+    for (name, text) in defaults::FILES {
+        texts.add(PathBuf::from(format!("{name} (built in)")), (*text).to_owned());
+    }
+    let documents: Vec<Document> =
+        (0..texts.len()).map(|number| document(texts.text(number), number, &mut problems)).collect();
+    let (own, built_in) = documents.split_at(files);
+    let defaults = defaults || own.iter().any(|document| document.uses_defaults);
+    // A file that could not be read may have what seems to be missing.
+    let broken = !errors.is_empty() || own.iter().any(|document| document.broken);
+
+    let names = names(built_in.iter().chain(own), host, &mut problems);
+    let rules = if defaults { built_in } else { &[] };
+    let drafts = drafts(rules.iter().chain(own), broken, &mut problems);
+    let mut compiler = Compiler { names: &names, texts: &texts, problems: &mut problems };
+    let (mut enabled, mut disabled) = (Vec::with_capacity(drafts.len()), 0);
+    for (rule, is_enabled) in drafts.iter().filter_map(|draft| compiler.rule(draft)) {
+        if is_enabled {
+            enabled.push(Arc::new(rule));
+        } else {
+            disabled += 1;
+        }
+    }
+    let counts = own
+        .iter()
+        .enumerate()
+        .map(|(number, document)| (texts.path(number).to_owned(), document.rules.len()));
+    let files = counts.collect();
+    errors.extend(problems, &texts);
+    let set = RuleSet { rules: enabled, names: Arc::new(names) };
+    Checked { files, rules: if errors.is_empty() { Ok(set) } else { Err(errors) }, disabled }
+}
+
+/// Reads a text as far as one can without the others.
+fn document(text: &str, number: usize, problems: &mut Problems) -> Document {
+    let (fields, errors) = value::parse(text, number);
+    let mut document = Document { broken: !errors.is_empty(), ..Document::default() };
+    // What follows from what could not be read is not told.
+    let mut ignored = Problems::default();
+    for error in errors {
+        problems.push(error);
+    }
+    let problems = if document.broken { &mut ignored } else { problems };
+    let mut ids = HashSet::new();
+    for Field { name, at, node } in fields {
+        match name.as_str() {
+            "zones" => document.zones = Some(node),
+            "lists" => document.lists = Some(node),
+            "rule" => document.rules = many("rule", node, problems),
+            "override" => document.overrides = many("override", node, problems),
+            "use" => match &node.value {
+                Value::Text(text) if text == "defaults" => document.uses_defaults = true,
+                _ => problems.push(Problem::new(
+                    &node.at,
+                    "there is nothing of this name to use",
+                    "use = \"defaults\"",
+                )),
+            },
+            _ => {
+                let known = ["zones", "lists", "rule", "override", "use"];
+                let near =
+                    nearest(&name, known).map_or_else(String::new, |near| format!("did you mean `{near}`? "));
+                let help = format!(
+                    "{near}a rule file has [zones], [lists], [[rule]], [[override]] and use = \"defaults\""
+                );
+                problems.push(Problem::new(&at, format!("unknown key {}", quoted(&name)), help));
+            }
+        }
+    }
+    document.rules.retain(|draft| {
+        let first = ids.insert(draft.id.clone());
+        if !first {
+            let message = format!("the id {} is used twice in this file", quoted(&draft.id));
+            problems.push(Problem::new(&draft.at, message, "give one of the rules another id"));
+        }
+        first
+    });
+    if document.broken {
+        document.rules.clear();
+        document.overrides.clear();
+    }
+    document
+}
+
+fn many(what: &str, node: Node, problems: &mut Problems) -> Vec<Draft> {
+    let takes = format!("[[{what}]] and the keys below it");
+    let Value::Array(nodes) = node.value else {
+        problems.push(node.wrong(what, &takes));
+        return Vec::new();
+    };
+    let mut drafts = Vec::with_capacity(nodes.len());
+    for node in nodes {
+        match Draft::new(what, node) {
+            Ok(draft) => drafts.push(draft),
+            Err(problem) => problems.push(problem),
+        }
+    }
+    drafts
+}
+
+fn names<'a>(documents: impl Iterator<Item = &'a Document>, host: &Host, problems: &mut Problems) -> Names {
+    let mut names = Names::builtin().clone();
+    host.name_in(&mut names);
+    let mut ignored = Problems::default();
+    for document in documents {
+        let problems = if document.broken { &mut ignored } else { &mut *problems };
+        if let Some(zones) = &document.zones {
+            naming::zones(zones, &mut names, problems);
+        }
+        if let Some(lists) = &document.lists {
+            naming::lists(lists, &mut names, problems);
+        }
+    }
+    names
+}
+
+fn drafts<'a>(
+    documents: impl Iterator<Item = &'a Document> + Clone,
+    broken: bool,
+    problems: &mut Problems,
+) -> Vec<Draft> {
+    let mut drafts: Vec<Draft> = Vec::new();
+    let mut places: HashMap<&str, usize> = HashMap::new();
+    for draft in documents.clone().flat_map(|document| &document.rules) {
+        if let Some(place) = places.get(draft.id.as_str()) {
+            drafts[*place] = draft.clone();
+        } else {
+            places.insert(&draft.id, drafts.len());
+            drafts.push(draft.clone());
+        }
+    }
+    for change in documents.flat_map(|document| &document.overrides) {
+        match places.get(change.id.as_str()) {
+            Some(place) => drafts[*place].change(change.clone(), problems),
+            None if broken => {}
+            None => {
+                let near = nearest(&change.id, places.keys().copied());
+                let help = match near {
+                    Some(near) => format!("did you mean `{near}`?"),
+                    None => "the default rules are there to be overridden with use = \"defaults\"; \
+                             `conn check --defaults` prints them"
+                        .to_owned(),
+                };
+                problems.push(Problem::new(
+                    &change.at,
+                    format!("there is no rule {}", quoted(&change.id)),
+                    help,
+                ));
+            }
+        }
+    }
+    drafts
+}

@@ -1,0 +1,121 @@
+//! The texts of rule files, and how they are found.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use super::error::{At, Place, RuleError, RuleErrors, place};
+
+/// Largest file that is read.
+const SIZE_MAX: u64 = 1 << 20;
+/// Most files that are read.
+const FILES_MAX: usize = 1_024;
+
+/// Texts with the paths of their files.
+#[derive(Debug, Default)]
+pub(super) struct Texts(Vec<(PathBuf, String)>);
+
+impl Texts {
+    /// Adds a text and returns its number.
+    pub(super) fn add(&mut self, path: PathBuf, text: String) -> usize {
+        self.0.push((path, text));
+        self.0.len() - 1
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub(super) fn path(&self, text: usize) -> &Path {
+        self.0.get(text).map_or_else(|| Path::new(""), |(path, _)| path)
+    }
+
+    pub(super) fn text(&self, text: usize) -> &str {
+        self.0.get(text).map_or("", |(_, text)| text)
+    }
+
+    pub(super) fn place(&self, at: &At) -> Option<Place> {
+        self.0.get(at.text).map(|(_, text)| place(text, &at.span))
+    }
+
+    /// Reads a file, or every `*.toml` of a folder in the order of their names. Files whose name begins with a dot are
+    /// no rule files: editors make them.
+    pub(super) fn read(&mut self, path: &Path, errors: &mut RuleErrors) {
+        match std::fs::metadata(path) {
+            Ok(about) if about.is_dir() => match folder(path) {
+                Ok(files) => {
+                    for file in files {
+                        self.read_file(&file, errors);
+                    }
+                }
+                Err(error) => errors.push(unreadable(path, "folder", &error)),
+            },
+            Ok(_) => self.read_file(path, errors),
+            Err(error) => errors.push(unreadable(path, "file or folder", &error)),
+        }
+    }
+
+    fn read_file(&mut self, path: &Path, errors: &mut RuleErrors) {
+        let error = match contents(path) {
+            Ok(bytes) if bytes.len() as u64 > SIZE_MAX => {
+                let help = "split it, or use networks, ranges and globs that stand for many";
+                RuleError::of_file(path, format!("it is larger than {} MiB", SIZE_MAX >> 20), help)
+            }
+            Ok(_) if self.0.len() >= FILES_MAX => {
+                let help = "put several rules into one file";
+                RuleError::of_file(path, format!("there are more than {FILES_MAX} rule files"), help)
+            }
+            Ok(bytes) => match String::from_utf8(bytes) {
+                Ok(text) => {
+                    self.add(path.to_owned(), text);
+                    return;
+                }
+                Err(error) => not_text(path, error.as_bytes(), error.utf8_error().valid_up_to()),
+            },
+            Err(error) => unreadable(path, "file", &error),
+        };
+        errors.push(error);
+    }
+}
+
+fn folder(path: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(path)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let name = name.as_encoded_bytes();
+        if name.ends_with(b".toml") && !name.starts_with(b".") {
+            files.push(entry.path());
+        }
+    }
+    files.sort_unstable();
+    Ok(files)
+}
+
+fn contents(path: &Path) -> io::Result<Vec<u8>> {
+    // A pipe would block, a device never end.
+    if !std::fs::metadata(path)?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
+    }
+    let mut bytes = Vec::new();
+    File::open(path)?.take(SIZE_MAX + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn unreadable(path: &Path, what: &str, error: &io::Error) -> RuleError {
+    let help = match error.kind() {
+        io::ErrorKind::NotFound => "rules are in files *.toml; create it, or name another one",
+        io::ErrorKind::PermissionDenied => "let this user read it",
+        _ => "name a folder with files *.toml, or one such file",
+    };
+    RuleError::of_file(path, format!("cannot read this {what}: {error}"), help)
+}
+
+fn not_text(path: &Path, bytes: &[u8], valid: usize) -> RuleError {
+    let text = String::from_utf8_lossy(bytes);
+    // What is valid is the same in both.
+    let place = place(&text, &(valid..valid + '\u{fffd}'.len_utf8()));
+    let message = "this is not UTF-8".to_owned();
+    let help = Some("TOML is UTF-8; a path that is not is matched by a glob: exe:/opt/caf?".to_owned());
+    RuleError { file: path.to_owned(), place: Some(place), message, help }
+}

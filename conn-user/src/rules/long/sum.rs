@@ -1,0 +1,195 @@
+//! All connections of one executable to one peer together: many of half an hour are as long as one of a day.
+//!
+//! What is summed is the time during which connections were open, each for itself: two at once count twice. Connections that
+//! are open are in the sum with what they have lasted; a timer waits for the instant at which the level is reached.
+
+use std::hash::{BuildHasher as _, Hash as _, Hasher as _};
+use std::net::IpAddr;
+
+use super::super::alerts::{Found, Life};
+use super::super::detector::{Detector, Scene, Triggers, connection};
+use super::super::model::{LongRule, Rule};
+use super::super::silence;
+use super::super::timers::TimerId;
+use super::each::since;
+use crate::event::alert::{AlertId, Evidence, Severity, Subject};
+use crate::event::model::Event;
+use crate::flow::model::{ConnEvent, ConnId};
+use crate::process::hash::{IntBuild, IntMap};
+use crate::units::{BootNs, DurationNs};
+
+/// Most pairs of an executable and a peer that are summed; then the one that was used longest ago goes.
+const PAIRS_MAX: usize = 16_384;
+/// A pair without a connection for so long begins anew.
+const FORGET: DurationNs = DurationNs(24 * 3600 * 1_000_000_000);
+
+#[derive(Debug, Default)]
+struct Pair {
+    /// Of the connections that ended.
+    past: DurationNs,
+    /// Open ones.
+    open: u32,
+    /// Sum of the beginnings of the open ones, in nanoseconds.
+    begun: u128,
+    connections: u64,
+    used: BootNs,
+    level: usize,
+    timer: Option<TimerId>,
+    alert: Option<AlertId>,
+}
+
+impl Pair {
+    fn total(&self, now: BootNs) -> DurationNs {
+        let open = (u128::from(now.0) * u128::from(self.open)).saturating_sub(self.begun);
+        DurationNs(self.past.0.saturating_add(u64::try_from(open).unwrap_or(u64::MAX)))
+    }
+}
+
+/// See the module.
+pub(super) struct Sum {
+    levels: Box<[(DurationNs, Severity)]>,
+    pairs: IntMap<u64, Pair>,
+    /// The pair and the beginning of each open connection.
+    open: IntMap<u64, (u64, BootNs)>,
+    evicted: u64,
+}
+
+/// The executable (or name) and the peer.
+fn pair_of(conn: &ConnEvent) -> u64 {
+    let mut hash = IntBuild::default().build_hasher();
+    if let Some(process) = conn.owner.process.as_deref() {
+        process.exe.as_deref().unwrap_or(&process.comm).hash(&mut hash);
+    }
+    match conn.remote.ip() {
+        IpAddr::V4(ip) => hash.write_u32(ip.to_bits()),
+        IpAddr::V6(ip) => hash.write(&ip.octets()),
+    }
+    hash.finish()
+}
+
+impl Sum {
+    pub(super) fn new(rule: &LongRule) -> Self {
+        Self { levels: rule.levels.clone(), pairs: IntMap::default(), open: IntMap::default(), evicted: 0 }
+    }
+
+    /// Waits for the instant at which the sum reaches the next level, if the connections that are open stay so.
+    fn wait(&mut self, key: u64, scene: &mut Scene<'_>) {
+        let Some(pair) = self.pairs.get_mut(&key) else { return };
+        if let Some(timer) = pair.timer.take() {
+            scene.cancel_timer(timer);
+        }
+        let Some((level, _)) = self.levels.get(pair.level) else { return };
+        if pair.open > 0 {
+            let missing = level.0.saturating_sub(pair.total(scene.now).0).div_ceil(u64::from(pair.open));
+            pair.timer = Some(scene.set_timer(BootNs(scene.now.0.saturating_add(missing)), key));
+        }
+    }
+
+    fn make_room(&mut self) {
+        if self.pairs.len() <= PAIRS_MAX {
+            return;
+        }
+        let oldest = self
+            .pairs
+            .iter()
+            .filter(|(_, pair)| pair.open == 0 && pair.alert.is_none())
+            .min_by_key(|(_, pair)| pair.used);
+        if let Some(key) = oldest.map(|(key, _)| *key) {
+            self.pairs.remove(&key);
+            self.evicted += 1;
+        }
+    }
+}
+
+impl Detector for Sum {
+    fn triggers(&self) -> Triggers {
+        Triggers::OPEN
+    }
+
+    fn on_match(&mut self, _rule: &Rule, event: &Event, scene: &mut Scene<'_>) {
+        let Some(conn) = connection(event) else { return };
+        let key = pair_of(conn);
+        let full = self.pairs.len() >= PAIRS_MAX && !self.pairs.contains_key(&key);
+        if full {
+            self.make_room();
+            if self.pairs.len() >= PAIRS_MAX {
+                self.evicted += 1;
+                return;
+            }
+        }
+        let begun = since(conn, event.boot);
+        if self.open.insert(conn.id.0, (key, begun)).is_some() {
+            return;
+        }
+        scene.follow(conn.id);
+        let pair = self.pairs.entry(key).or_default();
+        if pair.open == 0 && pair.alert.is_none() && event.boot.since(pair.used) > FORGET {
+            *pair = Pair::default();
+        }
+        pair.open += 1;
+        pair.begun += u128::from(begun.0);
+        pair.connections += 1;
+        pair.used = event.boot;
+        self.wait(key, scene);
+    }
+
+    fn on_end(&mut self, _rule: &Rule, event: &Event, scene: &mut Scene<'_>) {
+        let Some(conn) = connection(event) else { return };
+        let Some((key, begun)) = self.open.remove(&conn.id.0) else { return };
+        let Some(pair) = self.pairs.get_mut(&key) else { return };
+        pair.open = pair.open.saturating_sub(1);
+        pair.begun = pair.begun.saturating_sub(u128::from(begun.0));
+        pair.past = DurationNs(pair.past.0.saturating_add(event.boot.since(begun).0));
+        pair.used = event.boot;
+        if pair.open == 0
+            && let Some(alert) = pair.alert.take()
+        {
+            let evidence = evidence(pair, event.boot);
+            // It begins anew: else the next connection, however short, would be told at once.
+            *pair = Pair { used: event.boot, ..Pair::default() };
+            scene.resolve(alert, evidence);
+        }
+        self.wait(key, scene);
+    }
+
+    fn on_timer(&mut self, rule: &Rule, token: u64, scene: &mut Scene<'_>) {
+        let Some(pair) = self.pairs.get_mut(&token) else { return };
+        pair.timer = None;
+        let total = pair.total(scene.now);
+        let passed = self.levels.iter().take_while(|(after, _)| *after <= total).count();
+        if passed > pair.level
+            && let Some(&(level, severity)) = self.levels.get(passed - 1)
+        {
+            pair.level = passed;
+            let mut evidence = evidence(pair, scene.now);
+            evidence.push(Evidence::duration("level", level));
+            match pair.alert {
+                Some(alert) => scene.escalate(alert, severity, evidence),
+                None => {
+                    let mut open = self.open.iter().filter(|(_, (key, _))| *key == token);
+                    let example = open.find_map(|(id, _)| scene.flows.connection(ConnId(*id)));
+                    if let Some(conn) = example {
+                        let found = Found {
+                            same: token,
+                            silence: silence::of_connection(&conn, true),
+                            subject: Subject::Connection(Box::new(conn)),
+                            evidence,
+                            judged_from: scene.began,
+                            life: Life::Detector,
+                        };
+                        pair.alert = scene.raise_as(rule, found, severity);
+                    }
+                }
+            }
+        }
+        self.wait(token, scene);
+    }
+}
+
+fn evidence(pair: &Pair, now: BootNs) -> Vec<Evidence> {
+    vec![
+        Evidence::duration("open_in_all", pair.total(now)),
+        Evidence::number("connections", pair.connections),
+        Evidence::number("open_now", pair.open.into()),
+    ]
+}

@@ -1,0 +1,61 @@
+//! How the last of what is missing went.
+
+use std::sync::Arc;
+
+use super::super::detector::Scene;
+use crate::event::alert::{Evidence, Value};
+use crate::event::model::{Event, EventBody};
+use crate::event::names::Named as _;
+use crate::flow::model::{Actor, Change};
+use crate::process::info::{ExitStatus, ProcessInfo};
+
+/// The end of a listener or a connection, and of the process that owned it.
+#[derive(Debug)]
+pub(super) struct Cause {
+    how: &'static str,
+    owner: Option<Arc<ProcessInfo>>,
+    closer: Option<Arc<ProcessInfo>>,
+    exited: Option<ExitStatus>,
+}
+
+impl Cause {
+    /// Of the end that this event tells. The owner's exit is told before it or after it: the latter comes to
+    /// [`Self::on_exit`].
+    pub(super) fn of(event: &Event, scene: &mut Scene<'_>) -> Option<Self> {
+        let (how, owner, closer): (_, &Actor, Option<&Actor>) = match &event.body {
+            EventBody::Flow(Change::Unlisten(listener, end)) => {
+                ("closed", &listener.owner, Some(&end.closer))
+            }
+            EventBody::Flow(Change::Close(conn, end)) => (end.how.name(), &conn.owner, Some(&end.closer)),
+            EventBody::Flow(Change::Failed(conn, _)) => ("failed", &conn.owner, None),
+            _ => return None,
+        };
+        let owner = owner.process.clone();
+        let exited = owner.as_deref().and_then(|owner| scene.exit_of(owner));
+        if let (Some(owner), None) = (&owner, exited) {
+            scene.follow_process(owner);
+        }
+        Some(Self { how, owner, closer: closer.and_then(|closer| closer.process.clone()), exited })
+    }
+
+    /// A process ended.
+    pub(super) fn on_exit(&mut self, process: &ProcessInfo, status: ExitStatus) {
+        if self.owner.as_deref().is_some_and(|owner| owner.is_same(process)) {
+            self.exited = Some(status);
+        }
+    }
+
+    pub(super) fn evidence(&self, evidence: &mut Vec<Evidence>) {
+        let cause = match self.exited {
+            Some(ExitStatus::Code(code)) => format!("process exited with code {code}"),
+            Some(ExitStatus::Signal(signal)) => format!("process killed by signal {signal}"),
+            None => self.how.to_owned(),
+        };
+        evidence.push(Evidence::text("cause", cause.into_bytes()));
+        let process = |name, process: &Option<Arc<ProcessInfo>>| {
+            process.clone().map(|process| Evidence { name, value: Value::Process(process) })
+        };
+        evidence.extend(process("was", &self.owner));
+        evidence.extend(process("closed_by", &self.closer));
+    }
+}

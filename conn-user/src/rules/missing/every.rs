@@ -1,0 +1,106 @@
+//! A connection at least once in a time.
+
+use super::super::alerts::{Found, Life};
+use super::super::detector::{Detector, Scene, Triggers, connection};
+use super::super::long::since;
+use super::super::model::Rule;
+use super::super::timers::TimerId;
+use super::cause::Cause;
+use crate::event::alert::{AlertId, Evidence, Subject};
+use crate::event::model::Event;
+use crate::process::info::{ExitStatus, ProcessInfo};
+use crate::units::{BootNs, DurationNs};
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Every {
+    every: DurationNs,
+    grace: DurationNs,
+    /// The last one, or the beginning of the watch.
+    last: BootNs,
+    seen: u64,
+    timer: Option<TimerId>,
+    cause: Option<Cause>,
+    alert: Option<AlertId>,
+}
+
+impl Every {
+    pub(super) fn new(every: DurationNs, grace: DurationNs) -> Self {
+        Self { every, grace, last: BootNs(0), seen: 0, timer: None, cause: None, alert: None }
+    }
+
+    /// Waits for the instant at which the next one is overdue.
+    fn wait(&mut self, scene: &mut Scene<'_>) {
+        if let Some(timer) = self.timer.take() {
+            scene.cancel_timer(timer);
+        }
+        let due = self.last.0.saturating_add(self.every.0).saturating_add(self.grace.0);
+        self.timer = Some(scene.set_timer(BootNs(due), 0));
+    }
+
+    fn evidence(&self, rule: &Rule, scene: &Scene<'_>) -> Vec<Evidence> {
+        let mut evidence = vec![
+            Evidence::text("expected", rule.matches.to_string().into_bytes()),
+            Evidence::duration("every", self.every),
+            Evidence::duration("absent_for", scene.now.since(self.last)),
+            Evidence::number("seen", self.seen),
+        ];
+        match &self.cause {
+            Some(cause) => cause.evidence(&mut evidence),
+            None if self.seen > 0 => {}
+            None => evidence.push(Evidence::text("cause", *b"never seen")),
+        }
+        evidence
+    }
+}
+
+impl Detector for Every {
+    fn triggers(&self) -> Triggers {
+        Triggers::OPEN
+    }
+
+    fn on_start(&mut self, _rule: &Rule, scene: &mut Scene<'_>) {
+        self.last = scene.now;
+        self.wait(scene);
+    }
+
+    fn on_match(&mut self, rule: &Rule, event: &Event, scene: &mut Scene<'_>) {
+        let Some(conn) = connection(event) else { return };
+        self.seen += 1;
+        scene.follow(conn.id);
+        if let Some(alert) = self.alert.take() {
+            let evidence = self.evidence(rule, scene);
+            scene.resolve(alert, evidence);
+        }
+        self.cause = None;
+        // One that was there before may have been established long ago: the watch began later.
+        self.last = self.last.max(since(conn, event.boot));
+        self.wait(scene);
+    }
+
+    fn on_end(&mut self, _rule: &Rule, event: &Event, scene: &mut Scene<'_>) {
+        self.cause = Cause::of(event, scene);
+    }
+
+    fn on_exit(&mut self, _rule: &Rule, process: &ProcessInfo, status: ExitStatus, _scene: &mut Scene<'_>) {
+        if let Some(cause) = &mut self.cause {
+            cause.on_exit(process, status);
+        }
+    }
+
+    fn on_timer(&mut self, rule: &Rule, _token: u64, scene: &mut Scene<'_>) {
+        let found = Found {
+            same: 0,
+            subject: Subject::Absence,
+            evidence: self.evidence(rule, scene),
+            silence: None,
+            judged_from: self.last,
+            life: Life::Detector,
+        };
+        self.alert = scene.raise(rule, found);
+        // See `Present::on_timer`.
+        let again = self.alert.is_none();
+        let due = BootNs(scene.now.0.saturating_add(rule.throttle.0.max(1)));
+        self.timer = again.then(|| scene.set_timer(due, 0));
+    }
+}

@@ -1,0 +1,161 @@
+//! At least so many listeners, or open connections.
+
+use std::collections::HashSet;
+
+use super::super::alerts::{Found, Life};
+use super::super::detector::{Detector, Scene, Triggers, connection, listener};
+use super::super::model::Rule;
+use super::super::timers::TimerId;
+use super::cause::Cause;
+use crate::event::alert::{AlertId, Evidence, Subject};
+use crate::event::model::Event;
+use crate::flow::model::ConnId;
+use crate::process::hash::IntBuild;
+use crate::process::info::{ExitStatus, ProcessInfo};
+use crate::units::{BootNs, DurationNs};
+
+/// Most that are counted at once; what is beyond them is taken for present, and counted as forgotten.
+const COUNTED_MAX: usize = 1 << 20;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Present {
+    triggers: Triggers,
+    least: usize,
+    grace: DurationNs,
+    present: HashSet<u64, IntBuild>,
+    absent: Option<Absent>,
+    ever: bool,
+    cause: Option<Cause>,
+    alert: Option<AlertId>,
+    not_counted: u64,
+}
+
+#[derive(Debug)]
+struct Absent {
+    since: BootNs,
+    timer: Option<TimerId>,
+}
+
+impl Present {
+    pub(super) fn listeners(least: u32, grace: DurationNs) -> Self {
+        Self::new(Triggers::LISTEN, least, grace)
+    }
+
+    pub(super) fn connections(least: u32, grace: DurationNs) -> Self {
+        Self::new(Triggers::OPEN, least, grace)
+    }
+
+    fn new(triggers: Triggers, least: u32, grace: DurationNs) -> Self {
+        Self {
+            triggers,
+            least: least as usize,
+            grace,
+            present: HashSet::default(),
+            absent: None,
+            ever: false,
+            cause: None,
+            alert: None,
+            not_counted: 0,
+        }
+    }
+
+    /// Too few: the grace begins, unless it did before.
+    fn miss(&mut self, scene: &mut Scene<'_>) {
+        if self.absent.is_none() && self.present.len() < self.least {
+            let due = BootNs(scene.now.0.saturating_add(self.grace.0));
+            self.absent = Some(Absent { since: scene.now, timer: Some(scene.set_timer(due, 0)) });
+        }
+    }
+
+    fn evidence(&self, rule: &Rule, since: BootNs, scene: &Scene<'_>) -> Vec<Evidence> {
+        let mut evidence = vec![
+            Evidence::text("expected", rule.matches.to_string().into_bytes()),
+            Evidence::number("at_least", self.least as u64),
+            Evidence::number("present", self.present.len() as u64),
+            Evidence::duration("absent_for", scene.now.since(since)),
+        ];
+        match &self.cause {
+            Some(cause) => cause.evidence(&mut evidence),
+            None if self.ever => {}
+            None => evidence.push(Evidence::text("cause", *b"never seen")),
+        }
+        evidence
+    }
+}
+
+impl Detector for Present {
+    fn triggers(&self) -> Triggers {
+        self.triggers
+    }
+
+    fn on_start(&mut self, _rule: &Rule, scene: &mut Scene<'_>) {
+        self.miss(scene);
+    }
+
+    fn on_match(&mut self, rule: &Rule, event: &Event, scene: &mut Scene<'_>) {
+        let id: Option<ConnId> =
+            connection(event).map(|conn| conn.id).or_else(|| listener(event).map(|listener| listener.id));
+        let Some(id) = id else { return };
+        if self.present.len() >= COUNTED_MAX {
+            self.not_counted += 1;
+            return;
+        }
+        if !self.present.insert(id.0) {
+            return;
+        }
+        scene.follow(id);
+        self.ever = true;
+        if self.present.len() < self.least {
+            return;
+        }
+        let Some(absent) = self.absent.take() else { return };
+        if let Some(timer) = absent.timer {
+            scene.cancel_timer(timer);
+        }
+        if let Some(alert) = self.alert.take() {
+            let evidence = self.evidence(rule, absent.since, scene);
+            scene.resolve(alert, evidence);
+        }
+        self.cause = None;
+    }
+
+    fn on_end(&mut self, _rule: &Rule, event: &Event, scene: &mut Scene<'_>) {
+        let id =
+            connection(event).map(|conn| conn.id).or_else(|| listener(event).map(|listener| listener.id));
+        if id.is_some_and(|id| self.present.remove(&id.0)) && self.present.len() < self.least {
+            self.cause = Cause::of(event, scene);
+            self.miss(scene);
+        }
+    }
+
+    fn on_exit(&mut self, _rule: &Rule, process: &ProcessInfo, status: ExitStatus, _scene: &mut Scene<'_>) {
+        if let Some(cause) = &mut self.cause {
+            cause.on_exit(process, status);
+        }
+    }
+
+    fn forgotten(&self) -> u64 {
+        self.not_counted
+    }
+
+    fn on_timer(&mut self, rule: &Rule, _token: u64, scene: &mut Scene<'_>) {
+        let Some(since) = self.absent.as_ref().map(|absent| absent.since) else { return };
+        let found = Found {
+            same: 0,
+            subject: Subject::Absence,
+            evidence: self.evidence(rule, since, scene),
+            silence: None,
+            judged_from: since,
+            life: Life::Detector,
+        };
+        self.alert = scene.raise(rule, found);
+        // Told too short a time ago to be told again: if it lasts, it must be told all the same.
+        let again = self.alert.is_none();
+        let due = BootNs(scene.now.0.saturating_add(rule.throttle.0.max(1)));
+        let timer = again.then(|| scene.set_timer(due, 0));
+        if let Some(absent) = &mut self.absent {
+            absent.timer = timer;
+        }
+    }
+}

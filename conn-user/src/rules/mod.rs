@@ -1,0 +1,29 @@
+//! What is anomalous: the rules, the five kinds of detectors, and the alerts they raise.
+//!
+//! A rule is a filter and a question ([`model`]). The [`engine`] finds by an [`index`] which rules an event may concern,
+//! asks their filters, and hands the event to the rule's [`detector`], one a rule, in the folder of its kind. Time is that
+//! of the events and of the [`timers`]: a recorded stream gives the alerts that the live one gave.
+
+pub mod alerts;
+pub mod defaults;
+pub mod detector;
+pub mod engine;
+mod exits;
+pub mod file;
+pub mod host;
+mod index;
+pub mod long;
+pub mod missing;
+pub mod model;
+pub mod path;
+pub mod process;
+mod program;
+pub mod server;
+pub mod set;
+mod silence;
+#[cfg(test)]
+pub(crate) mod testing;
+pub mod timers;
+
+pub use engine::Engine;
+pub use set::RuleSet;

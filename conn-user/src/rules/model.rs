@@ -1,0 +1,168 @@
+//! A rule, compiled: what it looks at and what it asks.
+
+use std::sync::Arc;
+
+use crate::event::alert::{RuleRef, Severity};
+use crate::filter::Filter;
+use crate::units::DurationNs;
+
+/// A rule. Its kind is that of `detect`.
+#[derive(Clone, Debug)]
+pub struct Rule {
+    /// What alerts say of it.
+    pub about: Arc<RuleRef>,
+    /// Severity of its alerts when they are raised.
+    pub severity: Severity,
+    /// Which events it looks at.
+    pub matches: Filter,
+    /// Which of these it does not.
+    pub except: Box<[Filter]>,
+    /// For how long the same finding is not told again.
+    pub throttle: DurationNs,
+    /// What it asks.
+    pub detect: Detect,
+}
+
+/// What a rule asks of the events that it looks at.
+#[derive(Clone, Debug)]
+pub enum Detect {
+    /// Kind `path`.
+    Path(PathRule),
+    /// Kind `process`.
+    Process(ProcessRule),
+    /// Kind `server`.
+    Server(ServerRule),
+    /// Kind `long`.
+    Long(LongRule),
+    /// Kind `missing`.
+    Missing(MissingRule),
+}
+
+/// `find = …` of a rule of kind `path`.
+#[derive(Clone, Debug)]
+pub enum PathRule {
+    /// `"forbidden"`: whatever matches.
+    Forbidden,
+    /// `"first-seen"`: the first of its sort since the agent began, after `learn` has passed. A sort is made by `by`.
+    FirstSeen {
+        /// What makes two connections the same path.
+        by: Box<[PathKey]>,
+        /// So long after the start everything is learnt and nothing told; what is there at the start is learnt too.
+        learn: DurationNs,
+    },
+    /// `"pivot"`: a process that a matching connection reached (or its descendant) opens one that matches `to`.
+    Pivot {
+        /// Which connections out are a pivot's.
+        to: Filter,
+        /// How long after the accepted connection's end still.
+        within: DurationNs,
+    },
+    /// `"fan-out"`: more than `limit` distinct peers or ports for one process within `window`.
+    FanOut {
+        /// What is counted.
+        of: FanOutOf,
+        /// How many are normal.
+        limit: u32,
+        /// The window.
+        window: DurationNs,
+    },
+    /// `"beacon"`: connections of one process to one peer at regular intervals.
+    Beacon {
+        /// Score (0 to 1) from which it is told.
+        score: f64,
+        /// Fewest connections that are judged.
+        at_least: u32,
+    },
+}
+
+/// What is the same of two connections on the same path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum PathKey {
+    /// `"exe"`: path of the executable.
+    Exe,
+    /// `"unit"`: systemd unit, or the executable where there is none.
+    Unit,
+    /// `"user"`: user id.
+    User,
+    /// `"zone"`: most specific zone of the remote address.
+    Zone,
+    /// `"net"`: /24 or /64 of the remote address.
+    Net,
+    /// `"ip"`: the remote address.
+    Ip,
+    /// `"port"`: port of the side that was connected to.
+    Port,
+    /// `"dir"`: direction.
+    Direction,
+}
+
+/// What a fan-out rule counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum FanOutOf {
+    /// `"peers"`: remote addresses.
+    Peers,
+    /// `"ports"`: ports of one remote address.
+    Ports,
+}
+
+/// `find = …` of a rule of kind `process`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ProcessRule {
+    /// `"network"`: a matching process opens, accepts or listens.
+    Network,
+    /// `"replaced"`: a matching process uses the network whose executable's path leads to another file now, or to none.
+    Replaced,
+    /// `"stdio"`: a program is executed whose standard input or output is a TCP connection.
+    Stdio,
+}
+
+/// `find = …` of a rule of kind `server`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ServerRule {
+    /// `"listener"`: whatever matches.
+    Listener,
+    /// `"takeover"`: another executable listens at a place where one listened before.
+    Takeover,
+    /// `"join"`: a process of another executable or user listens beside others at the same place (`SO_REUSEPORT`).
+    Join,
+    /// `"widened"`: an executable that listened on loopback only listens on a wider address, at the same port.
+    Widened,
+    /// `"accept"`: the first connection that a matching listener accepts.
+    Accept,
+}
+
+/// A rule of kind `long`.
+#[derive(Clone, Debug)]
+pub struct LongRule {
+    /// Open longer than each of these, ascending, with the severity from then on.
+    pub levels: Box<[(DurationNs, Severity)]>,
+    /// `sum = true`: not each connection, but all of one executable and peer together.
+    pub sum: bool,
+}
+
+/// A rule of kind `missing`.
+#[derive(Clone, Debug)]
+pub struct MissingRule {
+    /// What must be there.
+    pub expect: Expect,
+    /// How long it may be absent.
+    pub grace: DurationNs,
+}
+
+/// What must be there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expect {
+    /// `expect = "listener"`: at least so many matching listeners.
+    Listeners(u32),
+    /// `expect = "connection"`: at least so many matching connections open.
+    Open(u32),
+    /// `expect = "connection"`, `every`: a matching connection established or accepted at least once in this time.
+    Every(DurationNs),
+}
+
+impl Rule {
+    /// Whether its filters let an event pass.
+    pub fn selects(&self, event: &crate::event::model::Event) -> bool {
+        self.matches.matches(event) && !self.except.iter().any(|except| except.matches(event))
+    }
+}

@@ -1,0 +1,22 @@
+//! Connections on unusual paths.
+
+mod beacon;
+mod fan_out;
+mod first_seen;
+mod forbidden;
+mod pivot;
+mod score;
+
+use super::detector::Detector;
+use super::model::PathRule;
+
+/// The detector of such a rule.
+pub(super) fn detector(rule: &PathRule) -> Box<dyn Detector> {
+    match rule {
+        PathRule::Forbidden => Box::new(forbidden::Forbidden),
+        PathRule::FirstSeen { by, learn } => Box::new(first_seen::FirstSeen::new(by, *learn)),
+        PathRule::Pivot { to, within } => Box::new(pivot::Pivot::new(to, *within)),
+        PathRule::FanOut { of, limit, window } => Box::new(fan_out::FanOut::new(*of, *limit, *window)),
+        PathRule::Beacon { score, at_least } => Box::new(beacon::Beacon::new(*score, *at_least)),
+    }
+}

@@ -1,0 +1,226 @@
+//! `find = "beacon"`: a program that connects to one peer like a clock.
+//!
+//! For each program, remote address and port the last connections are kept: when each began and, once it has ended, how much
+//! it sent. The score is the mean of the regularity of the intervals and of the sizes, see [`super::score`]; while no sizes
+//! are known, that of the intervals alone.
+
+use std::collections::VecDeque;
+
+use super::score::{median, score};
+use crate::event::alert::{Evidence, Subject, Value};
+use crate::event::model::{Event, EventBody};
+use crate::flow::model::{Change, ConnEvent, Source};
+use crate::process::hash::IntMap;
+use crate::rules::alerts::{Found, Life};
+use crate::rules::detector::{Detector, Scene, Triggers, connection, service_port};
+use crate::rules::model::Rule;
+use crate::rules::{program, silence};
+use crate::units::{BootNs, DurationNs};
+
+/// Connections of a path that are judged.
+const KEPT: usize = 64;
+/// Most paths; the one that was used longest ago is forgotten.
+const PATHS_MAX: usize = 16_384;
+/// Most open connections whose size is waited for.
+const OPEN_MAX: usize = 65_536;
+
+#[derive(Debug, Default)]
+struct Path {
+    begun: VecDeque<BootNs>,
+    sizes: VecDeque<u64>,
+    used: BootNs,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Beacon {
+    limit: f64,
+    at_least: usize,
+    paths: IntMap<u64, Path>,
+    /// The paths of open connections.
+    open: IntMap<u64, u64>,
+    forgotten: u64,
+    numbers: Vec<u64>,
+}
+
+impl Beacon {
+    pub(super) fn new(limit: f64, at_least: u32) -> Self {
+        Self {
+            limit,
+            at_least: (at_least as usize).clamp(4, KEPT),
+            paths: IntMap::default(),
+            open: IntMap::default(),
+            forgotten: 0,
+            numbers: Vec::new(),
+        }
+    }
+
+    fn make_room(&mut self) {
+        if self.paths.len() < PATHS_MAX {
+            return;
+        }
+        // A tenth at once: to find the oldest costs a walk through all.
+        let mut uses: Vec<BootNs> = self.paths.values().map(|path| path.used).collect();
+        let (_, &mut until, _) = uses.select_nth_unstable(PATHS_MAX / 10);
+        self.paths.retain(|_, path| path.used > until);
+        self.forgotten += (uses.len() - self.paths.len()) as u64;
+    }
+
+    /// The score, with its measures, where enough is known.
+    fn judge(&mut self, path: u64) -> Option<(f64, Vec<Evidence>)> {
+        let path = self.paths.get(&path).filter(|path| path.begun.len() >= self.at_least)?;
+        let numbers = &mut self.numbers;
+        numbers.clear();
+        numbers
+            .extend(path.begun.iter().zip(path.begun.iter().skip(1)).map(|(one, next)| next.since(*one).0));
+        let of_intervals = score(numbers);
+        let interval = DurationNs(median(numbers));
+        let mut evidence = vec![
+            Evidence::number("connections", path.begun.len() as u64),
+            Evidence::duration("interval", interval),
+            Evidence { name: "interval_score", value: Value::Score(of_intervals) },
+        ];
+        let mut total = of_intervals;
+        if path.sizes.len() + 1 >= self.at_least {
+            numbers.clear();
+            // A connection that sends nothing is as regular as one that sends a byte.
+            numbers.extend(path.sizes.iter().map(|size| size.saturating_add(1)));
+            let of_sizes = score(numbers);
+            evidence.push(Evidence::number("size", median(numbers) - 1));
+            evidence.push(Evidence { name: "size_score", value: Value::Score(of_sizes) });
+            total = f64::midpoint(of_intervals, of_sizes);
+        }
+        evidence.insert(0, Evidence { name: "score", value: Value::Score(total) });
+        Some((total, evidence))
+    }
+}
+
+fn path_of(conn: &ConnEvent) -> u64 {
+    let name = conn.owner.process.as_deref().map(program::name);
+    program::same(&(name, conn.remote.ip(), service_port(conn)))
+}
+
+impl Detector for Beacon {
+    fn triggers(&self) -> Triggers {
+        Triggers::BEGIN
+    }
+
+    fn on_match(&mut self, rule: &Rule, event: &Event, scene: &mut Scene<'_>) {
+        let Some(conn) = connection(event) else { return };
+        // When what was there before began is not known.
+        if conn.source != Source::Live {
+            return;
+        }
+        let key = path_of(conn);
+        if !self.paths.contains_key(&key) {
+            self.make_room();
+        }
+        let path = self.paths.entry(key).or_default();
+        // An event that is judged late comes out of its order.
+        if path.begun.back().is_some_and(|last| event.boot <= *last) {
+            return;
+        }
+        if path.begun.len() == KEPT {
+            path.begun.pop_front();
+        }
+        path.begun.push_back(event.boot);
+        path.used = event.boot;
+        let first = path.begun.front().copied().unwrap_or(event.boot);
+        if self.open.len() < OPEN_MAX {
+            self.open.insert(conn.id.0, key);
+            scene.follow(conn.id);
+        }
+        let Some((score, evidence)) = self.judge(key).filter(|(score, _)| *score >= self.limit) else {
+            return;
+        };
+        debug_assert!(score <= 1.0);
+        let found = Found {
+            same: key,
+            evidence,
+            silence: silence::of_connection(conn, true),
+            judged_from: first,
+            life: Life::Moment,
+            subject: Subject::Connection(Box::new(conn.clone())),
+        };
+        scene.raise(rule, found);
+    }
+
+    fn on_end(&mut self, _rule: &Rule, event: &Event, _scene: &mut Scene<'_>) {
+        let Some(conn) = connection(event) else { return };
+        let Some(key) = self.open.remove(&conn.id.0) else { return };
+        let size = match &event.body {
+            EventBody::Flow(Change::Close(_, ending)) => ending.traffic.map(|traffic| traffic.bytes_out),
+            _ => None,
+        };
+        if let (Some(size), Some(path)) = (size, self.paths.get_mut(&key)) {
+            if path.sizes.len() == KEPT {
+                path.sizes.pop_front();
+            }
+            path.sizes.push_back(size);
+        }
+    }
+
+    fn forgotten(&self) -> u64 {
+        self.forgotten
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::model::Traffic;
+    use crate::rules::model::{Detect, PathRule};
+    use crate::rules::testing::{Rig, evidence, process, rule};
+    use crate::units::DurationNs;
+
+    fn rig() -> Rig {
+        let detect = PathRule::Beacon { score: 0.9, at_least: 12 };
+        Rig::new(rule(Detect::Path(detect), "dir:out"))
+    }
+
+    /// Connections at these distances, milliseconds.
+    fn connect(rig: &mut Rig, distances: impl IntoIterator<Item = u64>) -> usize {
+        let agent = process(10, "/usr/local/bin/agent");
+        let mut told = 0;
+        for (at, distance) in (0..).zip(distances) {
+            rig.pass(DurationNs(distance * 1_000_000));
+            let traffic = Traffic { bytes_out: 300 + at % 3, ..Traffic::default() };
+            rig.open_and_close(&agent, "203.0.113.9:443", Some(traffic));
+            told += rig.told().len();
+        }
+        told
+    }
+
+    #[test]
+    fn a_clock_with_jitter_is_told_once() {
+        let mut rig = rig();
+        assert_eq!(connect(&mut rig, (0..11).map(|at| 60_000 + at * 7919 % 2_000)), 0, "too few");
+        let agent = process(10, "/usr/local/bin/agent");
+        rig.pass(DurationNs(60_500_000_000));
+        rig.open(&agent, "203.0.113.9:443");
+        let alert = rig.only();
+        assert_eq!(evidence(&alert, "connections"), Some(&Value::Number(12)));
+        let Some(Value::Duration(interval)) = evidence(&alert, "interval") else { panic!("{alert:?}") };
+        assert!((60..62).contains(&(interval.0 / 1_000_000_000)), "{interval:?}");
+        assert_eq!(connect(&mut rig, (0..20).map(|_| 60_000)), 0, "within the throttle");
+    }
+
+    #[test]
+    fn people_are_no_clock() {
+        let mut rig = rig();
+        let bursts =
+            (0..60).map(|at| if at % 6 == 0 { 97_000 + at * 13_001 } else { 150 + at * at % 37 * 90 });
+        assert_eq!(connect(&mut rig, bursts), 0);
+    }
+
+    #[test]
+    fn other_peers_are_apart() {
+        let mut rig = rig();
+        let agent = process(10, "/usr/local/bin/agent");
+        for at in 0..64 {
+            rig.pass(DurationNs(1_000_000_000));
+            rig.open_and_close(&agent, &format!("203.0.113.{at}:443"), None);
+        }
+        assert!(rig.told().is_empty());
+    }
+}

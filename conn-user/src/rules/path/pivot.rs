@@ -1,0 +1,268 @@
+//! `find = "pivot"`: who came in goes on. A process that accepted a connection which the rule matches, or a process that it
+//! started since, opens one that `to` matches.
+//!
+//! A server accepts for many and forks a child for each: of an ancestor counts the connection that it accepted last before
+//! it started the child through which the path goes. Of the process itself each counts that is open, or ended not longer than
+//! `within` ago; the latest is shown. A server that asks others in the course of its work (a proxy, an application with a
+//! database) is a pivot by trade: such are the rule's exceptions.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use crate::event::alert::{Evidence, Subject, Value};
+use crate::event::model::Event;
+use crate::filter::Filter;
+use crate::flow::model::{ConnEvent, ConnId, Direction};
+use crate::process::hash::IntMap;
+use crate::process::info::{ProcessInfo, is_same_tick};
+use crate::rules::alerts::{Found, Life};
+use crate::rules::detector::{Detector, Scene, Triggers, connection, service_port};
+use crate::rules::model::Rule;
+use crate::rules::{program, silence};
+use crate::units::{BootNs, DurationNs, Pid};
+
+/// Most accepted connections that are remembered; the oldest is forgotten.
+const ENTRIES_MAX: usize = 16_384;
+
+#[derive(Debug)]
+struct Entry {
+    id: ConnId,
+    at: BootNs,
+    ended: Option<BootNs>,
+    from: SocketAddr,
+    local: SocketAddr,
+    process: Arc<ProcessInfo>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Pivot {
+    to: Filter,
+    within: DurationNs,
+    /// By the id of the process that accepted, in the order of time.
+    entries: IntMap<u32, VecDeque<Entry>>,
+    /// The order in which they came, to forget the oldest.
+    order: VecDeque<(u32, ConnId)>,
+    /// Who accepted those that are open.
+    open: IntMap<u64, u32>,
+    forgotten: u64,
+}
+
+impl Pivot {
+    pub(super) fn new(to: &Filter, within: DurationNs) -> Self {
+        Self {
+            to: to.clone(),
+            within,
+            entries: IntMap::default(),
+            order: VecDeque::new(),
+            open: IntMap::default(),
+            forgotten: 0,
+        }
+    }
+
+    fn remove(&mut self, pid: u32, id: ConnId) {
+        if let Some(own) = self.entries.get_mut(&pid) {
+            own.retain(|entry| entry.id != id);
+            if own.is_empty() {
+                self.entries.remove(&pid);
+            }
+        }
+        self.open.remove(&id.0);
+    }
+
+    /// The connection by which this process was reached, that was accepted no later than `until`.
+    fn entry(&self, pid: Pid, start: BootNs, until: BootNs, now: BootNs) -> Option<&Entry> {
+        self.entries.get(&pid.0)?.iter().rev().find(|entry| {
+            entry.at <= until
+                && is_same_tick(entry.process.start, start)
+                && entry.ended.is_none_or(|ended| now.since(ended) <= self.within)
+        })
+    }
+
+    /// The way in of this process or of the nearest ancestor that has one, and the processes in between.
+    fn way_in(&self, process: &ProcessInfo, now: BootNs) -> Option<(&Entry, usize)> {
+        if let Some(entry) = self.entry(process.pid, process.start, now, now) {
+            return Some((entry, 0));
+        }
+        let mut child_started = process.start;
+        for (depth, ancestor) in (1..).zip(&*process.ancestors) {
+            if let Some(entry) = self.entry(ancestor.pid, ancestor.start, child_started, now) {
+                return Some((entry, depth));
+            }
+            child_started = ancestor.start;
+        }
+        None
+    }
+}
+
+/// `sshd[1]`, `bash[2]`, `ssh[3]`: from the one that was reached to the one that connects.
+fn chain(process: &ProcessInfo, depth: usize) -> Value {
+    let name = |comm: &[u8], pid: Pid| {
+        let mut text = comm.to_vec();
+        text.extend_from_slice(format!("[{pid}]").as_bytes());
+        Value::Text(text.into())
+    };
+    let above = process.ancestors.iter().take(depth).rev().map(|one| name(&one.comm, one.pid));
+    Value::List(above.chain([name(&process.comm, process.pid)]).collect())
+}
+
+impl Detector for Pivot {
+    fn triggers(&self) -> Triggers {
+        Triggers::BEGIN
+    }
+
+    fn also(&self) -> Option<&Filter> {
+        Some(&self.to)
+    }
+
+    fn on_match(&mut self, _rule: &Rule, event: &Event, scene: &mut Scene<'_>) {
+        let Some(conn) = connection(event).filter(|conn| conn.direction == Direction::In) else { return };
+        let Some(process) = &conn.owner.process else { return };
+        if self.open.contains_key(&conn.id.0) {
+            return;
+        }
+        // One that was there before was accepted at some time since its process started.
+        let at = conn.established.or(conn.born.map(|born| born.earliest)).unwrap_or(event.boot);
+        let entry = Entry {
+            id: conn.id,
+            at,
+            ended: None,
+            from: conn.remote,
+            local: conn.local,
+            process: Arc::clone(process),
+        };
+        scene.follow(conn.id);
+        self.open.insert(conn.id.0, process.pid.0);
+        let own = self.entries.entry(process.pid.0).or_default();
+        // The id is another process's now.
+        own.retain(|entry| entry.process.is_same(process));
+        own.push_back(entry);
+        self.order.push_back((process.pid.0, conn.id));
+        if self.order.len() > ENTRIES_MAX
+            && let Some((pid, id)) = self.order.pop_front()
+        {
+            self.forgotten += u64::from(self.open.contains_key(&id.0));
+            self.remove(pid, id);
+        }
+    }
+
+    fn on_also(&mut self, rule: &Rule, event: &Event, scene: &mut Scene<'_>) {
+        let Some(conn) = connection(event).filter(|conn| conn.direction == Direction::Out) else { return };
+        let excepted = rule.except.iter().any(|except| except.matches(event));
+        let Some(process) = conn.owner.process.as_deref().filter(|_| !excepted) else { return };
+        let Some((entry, depth)) = self.way_in(process, event.boot) else { return };
+        let found = Found {
+            same: program::same(&(
+                program::name(process),
+                entry.from.ip(),
+                conn.remote.ip(),
+                service_port(conn),
+            )),
+            evidence: evidence(entry, process, depth, event.boot),
+            silence: silence::of_connection(conn, false),
+            judged_from: entry.at,
+            life: Life::With(conn.id),
+            subject: Subject::Connection(Box::new(ConnEvent::clone(conn))),
+        };
+        scene.raise(rule, found);
+    }
+
+    fn on_end(&mut self, _rule: &Rule, event: &Event, scene: &mut Scene<'_>) {
+        let Some(conn) = connection(event) else { return };
+        let Some(pid) = self.open.remove(&conn.id.0) else { return };
+        let own = self.entries.get_mut(&pid);
+        if let Some(entry) = own.and_then(|own| own.iter_mut().find(|entry| entry.id == conn.id)) {
+            entry.ended = Some(event.boot);
+            scene.set_timer(BootNs(event.boot.0.saturating_add(self.within.0).saturating_add(1)), pid.into());
+        }
+    }
+
+    fn on_timer(&mut self, _rule: &Rule, token: u64, scene: &mut Scene<'_>) {
+        let pid = token as u32;
+        let within = self.within;
+        if let Some(own) = self.entries.get_mut(&pid) {
+            own.retain(|entry| entry.ended.is_none_or(|ended| scene.now.since(ended) <= within));
+            if own.is_empty() {
+                self.entries.remove(&pid);
+            }
+        }
+    }
+
+    fn forgotten(&self) -> u64 {
+        self.forgotten
+    }
+}
+
+fn evidence(entry: &Entry, process: &ProcessInfo, depth: usize, now: BootNs) -> Vec<Evidence> {
+    vec![
+        Evidence { name: "from", value: Value::End(entry.from) },
+        Evidence { name: "entered_at", value: Value::End(entry.local) },
+        Evidence { name: "entered", value: Value::Process(Arc::clone(&entry.process)) },
+        Evidence { name: "via", value: chain(process, depth) },
+        Evidence::duration("after", now.since(entry.at)),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::alert::Phase;
+    use crate::flow::model::EndedHow;
+    use crate::rules::model::{Detect, PathRule};
+    use crate::rules::testing::{Rig, child, evidence, process, rule, seconds};
+
+    fn rig() -> Rig {
+        let to = Filter::new("dir:out raddr:rfc1918").expect("a filter");
+        let detect = PathRule::Pivot { to, within: seconds(60) };
+        Rig::new(rule(Detect::Path(detect), "dir:in raddr:external"))
+    }
+
+    /// The engine begins at 1,000 s; a pid in ticks of 10 ms is the start: 100,000 is then.
+    const THEN: u32 = 100_000;
+
+    #[test]
+    fn through_a_session_with_the_chain() {
+        let mut rig = rig();
+        let sshd = process(800, "/usr/sbin/sshd");
+        rig.accept(&sshd, "10.0.0.1:22", "203.0.113.1:5000");
+        rig.accept(&sshd, "10.0.0.1:22", "203.0.113.2:5000");
+        rig.pass(seconds(1));
+        let session = child(&sshd, THEN + 100, "/usr/sbin/sshd");
+        let shell = child(&session, THEN + 101, "/bin/bash");
+        let ssh = child(&shell, THEN + 102, "/usr/bin/ssh");
+        rig.pass(seconds(1));
+        // Accepted after the session began: not its way in.
+        rig.accept(&sshd, "10.0.0.1:22", "203.0.113.3:5000");
+        rig.pass(seconds(5));
+        rig.connect(&ssh, "10.0.0.9:22");
+        let alert = rig.only();
+        assert_eq!(evidence(&alert, "from"), Some(&Value::End("203.0.113.2:5000".parse().expect("end"))));
+        let names = ["sshd[800]", "sshd[100100]", "bash[100101]", "ssh[100102]"];
+        let via = names.iter().map(|name| Value::Text(name.as_bytes().into())).collect();
+        assert_eq!(evidence(&alert, "via"), Some(&Value::List(via)));
+    }
+
+    #[test]
+    fn what_is_no_pivot() {
+        let mut rig = rig();
+        let web = process(801, "/usr/sbin/web");
+        let inside = rig.accept(&web, "10.0.0.1:80", "10.0.0.7:5000");
+        rig.connect(&web, "10.0.0.9:5432");
+        rig.close(inside, EndedHow::PeerFin, None);
+        let outside = rig.accept(&web, "10.0.0.1:80", "203.0.113.1:5000");
+        rig.connect(&web, "198.51.100.4:443");
+        rig.connect(&process(802, "/usr/bin/cron"), "10.0.0.9:5432");
+        rig.close(outside, EndedHow::PeerFin, None);
+        rig.pass(seconds(61));
+        rig.connect(&web, "10.0.0.9:5432");
+        assert!(rig.told().is_empty(), "from inside, to outside, by another, too late");
+        assert_eq!(rig.timers(), 0);
+        let again = rig.accept(&web, "10.0.0.1:80", "203.0.113.1:5000");
+        rig.close(again, EndedHow::PeerFin, None);
+        rig.pass(seconds(59));
+        let id = rig.connect(&web, "10.0.0.9:5432");
+        rig.fail(id, 111);
+        assert_eq!(rig.phases(), [(1, Phase::Raised), (1, Phase::Resolved)]);
+    }
+}

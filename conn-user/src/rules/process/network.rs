@@ -1,0 +1,59 @@
+//! `find = "network"`: a matching process opens, accepts or listens.
+
+use std::sync::Arc;
+
+use crate::event::alert::{Evidence, Subject};
+use crate::event::model::Event;
+use crate::flow::model::ConnId;
+use crate::process::info::ProcessInfo;
+use crate::rules::alerts::{Found, Life};
+use crate::rules::detector::{Detector, Scene, Triggers, connection, listener};
+use crate::rules::model::Rule;
+use crate::rules::{program, silence};
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Network;
+
+/// A use of the network by a process that is known.
+#[derive(Debug)]
+pub(super) struct Use {
+    pub(super) id: ConnId,
+    pub(super) process: Arc<ProcessInfo>,
+    subject: Subject,
+}
+
+impl Use {
+    /// What an event of [`Triggers::BEGIN`] or [`Triggers::LISTEN`] tells of; `None`: by whom is not known.
+    pub(super) fn of(event: &Event) -> Option<Self> {
+        if let Some(conn) = connection(event) {
+            let process = Arc::clone(conn.owner.process.as_ref()?);
+            return Some(Self { id: conn.id, process, subject: Subject::Connection(Box::new(conn.clone())) });
+        }
+        let listener = listener(event)?;
+        let process = Arc::clone(listener.owner.process.as_ref()?);
+        Some(Self { id: listener.id, process, subject: Subject::Listener(Box::new(listener.clone())) })
+    }
+
+    /// A program and user are told once, whatever they do.
+    pub(super) fn raise(self, rule: &Rule, evidence: Vec<Evidence>, scene: &mut Scene<'_>) {
+        let Self { id, process, subject } = self;
+        let same = program::same(&(program::name(&process), process.uid));
+        let silence = silence::of_process(&process);
+        let (judged_from, life) = (scene.now, Life::With(id));
+        scene.raise(rule, Found { same, subject, evidence, silence, judged_from, life });
+    }
+}
+
+impl Detector for Network {
+    fn triggers(&self) -> Triggers {
+        Triggers::BEGIN.and(Triggers::LISTEN)
+    }
+
+    fn on_match(&mut self, rule: &Rule, event: &Event, scene: &mut Scene<'_>) {
+        // A rule on processes says nothing of one that is not known, even if its filter only excludes.
+        if let Some(used) = Use::of(event) {
+            used.raise(rule, Vec::new(), scene);
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! `find = "stdio"`: a program is executed whose standard input or output is a TCP connection, as that of a reverse
+//! shell is (and of what inetd, or systemd with `Accept=yes`, starts).
+
+use std::sync::Arc;
+
+use crate::event::alert::{Evidence, Subject, Value};
+use crate::event::model::{Event, EventBody};
+use crate::flow::model::Method;
+use crate::rules::alerts::{Found, Life};
+use crate::rules::detector::{Detector, Scene, Triggers};
+use crate::rules::model::Rule;
+use crate::rules::{program, silence};
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Stdio;
+
+impl Detector for Stdio {
+    fn triggers(&self) -> Triggers {
+        Triggers::EXEC
+    }
+
+    fn on_match(&mut self, rule: &Rule, event: &Event, scene: &mut Scene<'_>) {
+        let EventBody::Exec(exec) = &event.body else { return };
+        let Some(conn) = &exec.stdio else { return };
+        let process = &exec.process;
+        let mut conn = conn.clone();
+        if !conn.owner.process.as_ref().is_some_and(|owner| owner.is_same(process)) {
+            conn.owner.method = Method::FdTable;
+            conn.owner.tid = None;
+        }
+        conn.owner.process = Some(Arc::clone(process));
+        let args = process.args.iter().map(|arg| Value::Text(arg.clone())).collect();
+        let mut evidence = vec![Evidence { name: "args", value: Value::List(args) }];
+        if let Some(exe) = &process.exe {
+            evidence.insert(0, Evidence::text("exe", &**exe));
+        }
+        let found = Found {
+            same: program::same(&(process.pid.0, process.start_ticks())),
+            evidence,
+            silence: silence::of_process(process),
+            judged_from: scene.now,
+            life: Life::With(conn.id),
+            subject: Subject::Connection(conn),
+        };
+        scene.raise(rule, found);
+    }
+}

@@ -1,0 +1,45 @@
+//! Processes that use the network, each with its benign twin.
+
+use std::sync::Arc;
+
+use crate::event::alert::{Phase, Subject, Value};
+use crate::event::model::{EventBody, ProcEvent};
+use crate::flow::model::{Direction, EndedHow, Source};
+use crate::rules::model::{Detect, ProcessRule};
+use crate::rules::testing::{Rig, child, evidence, process, rule, seconds};
+
+#[test]
+fn use_of_the_network_is_told_once_a_program() {
+    let rule = rule(Detect::Process(ProcessRule::Network), "exe:/tmp/*");
+    let mut rig = Rig::new(rule);
+    rig.connect(&process(10, "/usr/bin/curl"), "203.0.113.9:443");
+    assert!(rig.told().is_empty());
+    let id = rig.connect(&process(11, "/tmp/x"), "203.0.113.9:443");
+    assert_eq!(rig.only().silence.as_deref(), Some("exe:/tmp/x"));
+    rig.connect(&process(12, "/tmp/x"), "203.0.113.10:443");
+    rig.fail(id, 111);
+    assert_eq!(rig.phases(), [(1, Phase::Resolved)]);
+    rig.pass(seconds(3_601));
+    rig.listen(&process(13, "/tmp/x"), "0.0.0.0:4444");
+    let alert = rig.only();
+    assert_eq!((alert.id.0, alert.repeats), (2, 0));
+}
+
+#[test]
+fn a_shell_on_a_connection() {
+    let mut rig = Rig::new(rule(Detect::Process(ProcessRule::Stdio), "-ancestor:sshd"));
+    let python = process(10, "/usr/bin/python3");
+    let shell = child(&python, 11, "/bin/sh");
+    let conn = rig.connection(Direction::Out, Some(&python), None, "203.0.113.9:443", Source::Live);
+    let id = rig.opens(conn.clone(), crate::flow::model::Change::Connect);
+    rig.exec(&shell);
+    assert!(rig.told().is_empty(), "its standard input is none");
+    let stdio = Some(Box::new(conn));
+    rig.body(EventBody::Exec(ProcEvent { process: Arc::clone(&shell), stdio }));
+    let alert = rig.only();
+    assert_eq!(evidence(&alert, "args"), Some(&Value::List(vec![Value::Text(b"/bin/sh"[..].into())])));
+    let Subject::Connection(subject) = &alert.subject else { panic!("{alert:?}") };
+    assert!(subject.owner.process.as_ref().is_some_and(|owner| owner.is_same(&shell)));
+    rig.close(id, EndedHow::PeerFin, None);
+    assert_eq!(rig.phases(), [(1, Phase::Resolved)]);
+}

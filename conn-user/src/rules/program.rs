@@ -1,0 +1,60 @@
+//! Which program a process runs, as detectors tell one from another.
+
+use std::hash::{DefaultHasher, Hash, Hasher as _};
+use std::sync::Arc;
+
+use crate::flow::model::ListenEvent;
+use crate::process::info::ProcessInfo;
+
+/// The path of the executable, or the name of the process where that is not known.
+pub(super) fn name(process: &ProcessInfo) -> &[u8] {
+    process.exe.as_deref().unwrap_or(&process.comm)
+}
+
+/// One number for a finding: the same in every run. The hash is one of the slow ones, because names are chosen by
+/// whoever starts the process.
+pub(super) fn same(what: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    what.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// Who listens, as far as two listeners are compared.
+#[derive(Clone, Debug)]
+pub(super) struct Server {
+    pub(super) process: Arc<ProcessInfo>,
+    /// The unit for which process 1 listens.
+    socket_unit: Option<Arc<str>>,
+}
+
+impl Server {
+    /// Who owns the listener; `None`: that is not known.
+    pub(super) fn of(listener: &ListenEvent) -> Option<Self> {
+        let process = Arc::clone(listener.owner.process.as_ref()?);
+        let socket_unit = listener.socket_unit.clone().filter(|_| listener.is_systemds());
+        Some(Self { process, socket_unit })
+    }
+
+    /// Whether both are the same service: of the same executable (whichever file has its path now) or of the same unit. A
+    /// socket unit is the service that it is for, by its name.
+    pub(super) fn is_same_service(&self, other: &Self) -> bool {
+        if let (Some(own), Some(others)) = (self.unit(), other.unit())
+            && own == others
+        {
+            return true;
+        }
+        // Process 1 listens for many.
+        self.socket_unit.is_none()
+            && other.socket_unit.is_none()
+            && name(&self.process) == name(&other.process)
+    }
+
+    /// The unit without its type: `ssh` of `ssh.socket` and of `ssh.service`. A session or a slice is no service.
+    fn unit(&self) -> Option<&[u8]> {
+        let unit = match &self.socket_unit {
+            Some(unit) => unit.as_bytes(),
+            None => self.process.placement.as_deref()?.unit.as_deref()?,
+        };
+        unit.strip_suffix(b".service").or_else(|| unit.strip_suffix(b".socket"))
+    }
+}

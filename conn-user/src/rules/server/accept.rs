@@ -1,0 +1,62 @@
+//! `find = "accept"`: the first connection that a matching listener accepts.
+
+use super::places::Places;
+use crate::event::alert::{Evidence, Subject};
+use crate::event::model::Event;
+use crate::flow::model::Direction;
+use crate::rules::alerts::{Found, Life};
+use crate::rules::detector::{Detector, Scene, Triggers, connection};
+use crate::rules::model::Rule;
+use crate::rules::{program, silence};
+
+/// Most listeners that are remembered as told.
+const TOLD_MAX: usize = 16_384;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Accept {
+    /// One number a place and executable.
+    told: Places<u64, ()>,
+}
+
+impl Default for Accept {
+    fn default() -> Self {
+        Self { told: Places::new(TOLD_MAX) }
+    }
+}
+
+impl Detector for Accept {
+    fn triggers(&self) -> Triggers {
+        Triggers::OPEN
+    }
+
+    fn on_match(&mut self, rule: &Rule, event: &Event, scene: &mut Scene<'_>) {
+        let Some(conn) = connection(event).filter(|conn| conn.direction == Direction::In) else { return };
+        // The listener's own address is not known here: one at a wildcard accepts at many.
+        let server = conn.listener.as_ref().and_then(|listener| listener.process.as_ref());
+        let server = server.or(conn.owner.process.as_ref());
+        let port = conn.local.port();
+        let same = program::same(&(server.map(|process| program::name(process)), port, conn.netns));
+        if self.told.get_mut(&same).is_some() {
+            return;
+        }
+        self.told.entry(same, || ());
+        let mut evidence = vec![Evidence::number("port", port.into())];
+        if let Some(exe) = server.and_then(|process| process.exe.as_deref()) {
+            evidence.push(Evidence::text("exe", exe));
+        }
+        let found = Found {
+            same,
+            evidence,
+            silence: silence::of_connection(conn, false),
+            judged_from: scene.began,
+            life: Life::With(conn.id),
+            subject: Subject::Connection(Box::new(conn.clone())),
+        };
+        scene.raise(rule, found);
+    }
+
+    fn forgotten(&self) -> u64 {
+        self.told.forgotten()
+    }
+}

@@ -1,0 +1,55 @@
+//! `find = "listener"`: something matching listens, or did already at the start.
+
+use crate::event::alert::{Evidence, Subject, Value};
+use crate::event::model::Event;
+use crate::flow::model::ListenEvent;
+use crate::rules::alerts::{Found, Life};
+use crate::rules::detector::{self, Detector, Scene, Triggers};
+use crate::rules::model::Rule;
+use crate::rules::{program, silence};
+use crate::units::BootNs;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Listener;
+
+impl Detector for Listener {
+    fn triggers(&self) -> Triggers {
+        Triggers::LISTEN
+    }
+
+    fn on_match(&mut self, rule: &Rule, event: &Event, scene: &mut Scene<'_>) {
+        let Some(listener) = detector::listener(event) else { return };
+        let mut evidence = vec![
+            Evidence { name: "listens_on", value: Value::End(listener.local) },
+            Evidence::number("port", listener.local.port().into()),
+        ];
+        if let Some(exe) = listener.owner.process.as_ref().and_then(|process| process.exe.as_deref()) {
+            evidence.push(Evidence::text("exe", exe));
+        }
+        if let Some(born) = &listener.born {
+            evidence.push(Evidence::duration("listens_for", scene.now.since(born.latest)));
+        }
+        raise(rule, listener, evidence, scene.now, scene);
+    }
+}
+
+/// Raises an alert about a listener, which ends with it: one an executable and place.
+pub(super) fn raise(
+    rule: &Rule,
+    listener: &ListenEvent,
+    evidence: Vec<Evidence>,
+    judged_from: BootNs,
+    scene: &mut Scene<'_>,
+) {
+    let owner = listener.owner.process.as_deref().map(program::name);
+    let found = Found {
+        same: program::same(&(owner, listener.local, listener.netns)),
+        subject: Subject::Listener(Box::new(listener.clone())),
+        evidence,
+        silence: silence::of_listener(listener),
+        judged_from,
+        life: Life::With(listener.id),
+    };
+    scene.raise(rule, found);
+}

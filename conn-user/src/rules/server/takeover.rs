@@ -1,0 +1,81 @@
+//! `find = "takeover"`: another executable listens at a place where one listened before. A replaced binary of the same
+//! path and another program of the same unit are the same service.
+
+use smallvec::SmallVec;
+
+use super::places::{Places, overlap, plain};
+use crate::event::alert::{Evidence, Value};
+use crate::event::model::Event;
+use crate::rules::detector::{Detector, Scene, Triggers, listener};
+use crate::rules::model::Rule;
+use crate::rules::program::Server;
+use crate::units::{BootNs, NetNs};
+use std::net::IpAddr;
+
+/// Most ports whose owners are remembered.
+const PLACES_MAX: usize = 16_384;
+/// Most addresses of a port that are; then the oldest goes.
+const ADDRESSES_MAX: usize = 16;
+
+/// Who listened there last.
+#[derive(Debug)]
+struct Owner {
+    ip: IpAddr,
+    server: Server,
+    since: BootNs,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Takeover {
+    ports: Places<(NetNs, u16), SmallVec<[Owner; 1]>>,
+    forgotten: u64,
+}
+
+impl Default for Takeover {
+    fn default() -> Self {
+        Self { ports: Places::new(PLACES_MAX), forgotten: 0 }
+    }
+}
+
+impl Detector for Takeover {
+    fn triggers(&self) -> Triggers {
+        Triggers::LISTEN
+    }
+
+    fn on_match(&mut self, rule: &Rule, event: &Event, scene: &mut Scene<'_>) {
+        let Some(listener) = listener(event) else { return };
+        let (end, now) = (plain(listener.local), scene.now);
+        let Some(server) = Server::of(listener).filter(|_| end.port() != 0) else { return };
+        let owners = self.ports.entry((listener.netns, end.port()), SmallVec::new);
+        let before = || owners.iter().filter(|owner| overlap(owner.ip, end.ip()));
+        // Several may share it (addresses of which one is the wildcard): one of the same service is enough.
+        if !before().any(|owner| owner.server.is_same_service(&server))
+            && let Some(owner) = before().max_by_key(|owner| owner.since)
+        {
+            let evidence = vec![
+                Evidence { name: "before", value: Value::Process(owner.server.process.clone()) },
+                Evidence::duration("before_since", now.since(owner.since)),
+                Evidence { name: "after", value: Value::Process(server.process.clone()) },
+            ];
+            super::listener::raise(rule, listener, evidence, owner.since, scene);
+        }
+        let since = listener.born.as_ref().map_or(now, |born| born.latest);
+        let new = Owner { ip: end.ip(), server, since };
+        match owners.iter_mut().find(|owner| owner.ip == end.ip()) {
+            Some(owner) if owner.server.is_same_service(&new.server) => owner.server = new.server,
+            Some(owner) => *owner = new,
+            None => {
+                if owners.len() >= ADDRESSES_MAX {
+                    owners.remove(0);
+                    self.forgotten += 1;
+                }
+                owners.push(new);
+            }
+        }
+    }
+
+    fn forgotten(&self) -> u64 {
+        self.forgotten + self.ports.forgotten()
+    }
+}

@@ -1,0 +1,15 @@
+//! The rules of a run, with the zones and lists that they name.
+
+use std::sync::Arc;
+
+use super::model::Rule;
+use crate::filter::names::Names;
+
+/// Rules in the order in which they were read; ids are unique.
+#[derive(Clone, Debug)]
+pub struct RuleSet {
+    /// The rules that are in force.
+    pub rules: Vec<Arc<Rule>>,
+    /// Zones and lists.
+    pub names: Arc<Names>,
+}

@@ -1,0 +1,71 @@
+//! The smallest exception that silences a finding: a filter that says what is particular about it.
+
+use crate::filter::ast::{Form, Value};
+use crate::filter::glob::Glob;
+use crate::flow::model::{ConnEvent, ListenEvent};
+use crate::process::info::ProcessInfo;
+
+use super::detector::service_port;
+
+/// `exe:… dport:… dst:…` of a connection. `address`: also which remote address.
+pub(super) fn of_connection(conn: &ConnEvent, address: bool) -> Option<Box<str>> {
+    let mut words = of_process(conn.owner.process.as_deref()?)?.into_string();
+    words.push_str(&format!(" dport:{}", service_port(conn)));
+    if address {
+        words.push_str(&format!(" raddr:{}", conn.remote.ip()));
+    }
+    Some(words.into())
+}
+
+/// `exe:… lport:…` of a listener.
+pub(super) fn of_listener(listener: &ListenEvent) -> Option<Box<str>> {
+    let process = of_process(listener.owner.process.as_deref()?)?;
+    let words = match &listener.socket_unit {
+        Some(unit) => format!("unit:{}", quoted(unit)),
+        None => process.into_string(),
+    };
+    Some(format!("{words} lport:{}", listener.local.port()).into())
+}
+
+/// `exe:…`, or `proc:…` where the executable is not known. `None`: its name is not text, no filter can say it.
+pub(super) fn of_process(process: &ProcessInfo) -> Option<Box<str>> {
+    match &process.exe {
+        Some(exe) => Some(format!("exe:{}", quoted(str::from_utf8(exe).ok()?)).into()),
+        None => Some(format!("proc:{}", quoted(str::from_utf8(&process.comm).ok()?)).into()),
+    }
+}
+
+/// A value as the filter language takes it: in quotes where a character of it has a meaning.
+fn quoted(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:".contains(c);
+    let bare = !text.is_empty() && text.chars().all(plain) && !Glob::is_glob(text) && !is_regex(text);
+    let form = if bare { Form::Bare } else { Form::Quoted };
+    Value { form, text: text.to_owned(), span: 0..0 }.to_string()
+}
+
+/// `/bin/` would be a regular expression.
+fn is_regex(text: &str) -> bool {
+    text.len() > 1 && text.starts_with('/') && text.ends_with('/')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::filter::Filter;
+    use crate::units::{BootNs, Pid};
+
+    #[test]
+    fn any_name_can_be_silenced() {
+        for exe in
+            ["/usr/bin/x", "/tmp/a b", "/tmp/\"q\"\\", "/tmp/*", "/x/", "@list", ">5", "", "/t,b", "/é"]
+        {
+            let process =
+                ProcessInfo { exe: Some(exe.as_bytes().into()), ..ProcessInfo::new(Pid(1), BootNs(1)) };
+            let words = of_process(&process).expect("text");
+            let filter = Filter::new(&words).unwrap_or_else(|error| panic!("{exe}: {error}"));
+            assert_eq!(filter.to_string(), *words);
+        }
+        let process = ProcessInfo { comm: [0xff].into(), ..ProcessInfo::new(Pid(1), BootNs(1)) };
+        assert_eq!(of_process(&process), None);
+    }
+}

@@ -1,0 +1,383 @@
+//! A rig for detectors: processes, an engine with one rule on a clock that the test moves, and the events of a machine.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use conn_common::hook::HookId;
+
+use super::alerts::AlertStats;
+use super::detector::Flows;
+use super::model::{Detect, Rule};
+use super::{Engine, RuleSet};
+use crate::event::alert::{Alert, Evidence, Phase, RuleKind, RuleRef, Severity, Value};
+use crate::event::model::{Event, EventBody, ProcEvent};
+use crate::event::samples;
+use crate::filter::{Filter, Names};
+use crate::flow::born::Born;
+use crate::flow::model::{
+    Change, ConnEvent, ConnId, Direction, EndedHow, Ending, Failure, ListenEvent, Source, Traffic, Transport,
+    UnknownReason, Unlisten,
+};
+use crate::kernel::gap::{Gap, GapCause};
+use crate::process::identity::ExeFile;
+use crate::process::info::{ExitStatus, ProcessInfo};
+use crate::process::lineage;
+use crate::units::{BootNs, DurationNs, NetNs, Pid, WallNs};
+
+/// A second in nanoseconds.
+pub(crate) const SECOND: u64 = 1_000_000_000;
+/// When engines of rigs begin.
+pub(crate) const BEGAN: BootNs = BootNs(1_000 * SECOND);
+
+/// So many seconds.
+pub(crate) const fn seconds(count: u64) -> DurationNs {
+    DurationNs(count * SECOND)
+}
+
+/// A child of init with everything known; its start is its pid in ticks.
+pub(crate) fn process(pid: u32, exe: &str) -> Arc<ProcessInfo> {
+    let init = ProcessInfo { comm: b"systemd"[..].into(), ..ProcessInfo::new(Pid(1), BootNs(0)) };
+    child(&init, pid, exe)
+}
+
+/// Likewise, of another parent.
+pub(crate) fn child(parent: &ProcessInfo, pid: u32, exe: &str) -> Arc<ProcessInfo> {
+    let name = exe.rsplit('/').next().unwrap_or_default().as_bytes();
+    let process = ProcessInfo {
+        start: BootNs(u64::from(pid) * 10_000_000),
+        ppid: Some(parent.pid),
+        ancestors: lineage::below(parent),
+        comm: name[..name.len().min(15)].into(),
+        ..ProcessInfo::clone(&samples::process(pid, b"", exe, &[exe]))
+    };
+    process.identity.set_exe(ExeFile { writable: Some(false), ..ExeFile::default() });
+    process.identity.set_sha256(None);
+    Arc::new(process)
+}
+
+/// A rule of this id `test`, medium, that tells the same again after an hour.
+pub(crate) fn rule(detect: Detect, matches: &str) -> Rule {
+    let kind = match detect {
+        Detect::Path(_) => RuleKind::Path,
+        Detect::Process(_) => RuleKind::Process,
+        Detect::Server(_) => RuleKind::Server,
+        Detect::Long(_) => RuleKind::Long,
+        Detect::Missing(_) => RuleKind::Missing,
+    };
+    Rule {
+        about: Arc::new(RuleRef { id: "test".into(), kind, title: "A test".into(), attack: Box::default() }),
+        severity: Severity::Medium,
+        matches: Filter::new(matches).expect("a filter"),
+        except: Box::default(),
+        throttle: seconds(3_600),
+        detect,
+    }
+}
+
+/// The evidence of this name.
+pub(crate) fn evidence<'a>(alert: &'a Alert, name: &str) -> Option<&'a Value> {
+    let found = |evidence: &&Evidence| evidence.name == name;
+    alert.evidence.iter().find(found).map(|evidence| &evidence.value)
+}
+
+#[derive(Default)]
+struct Living(BTreeMap<u64, ConnEvent>);
+
+impl Flows for Living {
+    fn connection(&self, id: ConnId) -> Option<ConnEvent> {
+        self.0.get(&id.0).cloned()
+    }
+}
+
+/// See the module. What happens, happens at [`Rig::now`]; [`Rig::pass`] lets time pass and timers fire.
+pub(crate) struct Rig {
+    engine: Engine,
+    pub(crate) now: BootNs,
+    living: Living,
+    listeners: BTreeMap<u64, ListenEvent>,
+    /// What was there before; `None`: the engine has begun.
+    existing: Option<Vec<Event>>,
+    last_id: u64,
+    seq: u64,
+    told: Vec<Alert>,
+}
+
+impl Rig {
+    /// An engine with this rule that has begun, with nothing there before.
+    pub(crate) fn new(rule: Rule) -> Self {
+        let mut rig = Self::before(vec![rule]);
+        rig.begin();
+        rig
+    }
+
+    /// An engine that has not begun: what happens until [`Self::begin`] was there before, and is told as a snapshot has
+    /// it. Listeners and connections only.
+    pub(crate) fn before(rules: Vec<Rule>) -> Self {
+        let rules = RuleSet {
+            rules: rules.into_iter().map(Arc::new).collect(),
+            names: Arc::new(Names::builtin().clone()),
+        };
+        Self {
+            engine: Engine::new(&rules, BEGAN),
+            now: BEGAN,
+            living: Living::default(),
+            listeners: BTreeMap::new(),
+            existing: Some(Vec::new()),
+            last_id: 0,
+            seq: 0,
+            told: Vec::new(),
+        }
+    }
+
+    /// The engine begins.
+    pub(crate) fn begin(&mut self) {
+        let existing = self.existing.take().unwrap_or_default();
+        self.told.extend(self.engine.start(self.now, existing, &self.living));
+    }
+
+    /// Takes the alerts that were told since the last call.
+    pub(crate) fn told(&mut self) -> Vec<Alert> {
+        std::mem::take(&mut self.told)
+    }
+
+    /// Takes them, each as its number and phase.
+    pub(crate) fn phases(&mut self) -> Vec<(u64, Phase)> {
+        self.told().iter().map(|alert| (alert.id.0, alert.phase)).collect()
+    }
+
+    /// Takes the only one.
+    pub(crate) fn only(&mut self) -> Alert {
+        let mut told = self.told();
+        assert_eq!(told.len(), 1, "alerts: {told:#?}");
+        told.remove(0)
+    }
+
+    /// Timers that wait.
+    pub(crate) fn timers(&self) -> usize {
+        self.engine.stats().timers
+    }
+
+    /// Connections and listeners that are followed.
+    pub(crate) fn followed(&self) -> usize {
+        self.engine.stats().followed
+    }
+
+    /// Counters of the alerts.
+    pub(crate) fn stats(&self) -> AlertStats {
+        self.engine.stats().alerts
+    }
+
+    /// Lets time pass; each timer fires at its time.
+    pub(crate) fn pass(&mut self, time: DurationNs) {
+        let end = BootNs(self.now.0 + time.0);
+        while let Some(due) = self.engine.next_deadline().filter(|due| *due <= end) {
+            self.now = due.max(self.now);
+            self.told.extend(self.engine.on_time(self.now, &self.living));
+        }
+        self.now = end;
+    }
+
+    /// A process opens a connection from 10.0.0.1 (or ::1), which is not established yet.
+    pub(crate) fn connect(&mut self, process: &Arc<ProcessInfo>, remote: &str) -> ConnId {
+        self.connect_as(Some(process), remote)
+    }
+
+    /// Likewise; the process may be unknown.
+    pub(crate) fn connect_as(&mut self, process: Option<&Arc<ProcessInfo>>, remote: &str) -> ConnId {
+        let conn = self.connection(Direction::Out, process, None, remote, Source::Live);
+        self.opens(conn, Change::Connect)
+    }
+
+    /// The connection is established.
+    pub(crate) fn established(&mut self, id: ConnId) {
+        let now = self.now;
+        let conn = self.living.0.get_mut(&id.0).expect("a connection that lives");
+        conn.established = Some(now);
+        let conn = conn.clone();
+        self.tell(Change::Established(conn));
+    }
+
+    /// A process opens a connection, which is established at once.
+    pub(crate) fn open(&mut self, process: &Arc<ProcessInfo>, remote: &str) -> ConnId {
+        let id = self.connect(process, remote);
+        self.established(id);
+        id
+    }
+
+    /// A process opens a connection, which is established at once, and closes it.
+    pub(crate) fn open_and_close(
+        &mut self,
+        process: &Arc<ProcessInfo>,
+        remote: &str,
+        traffic: Option<Traffic>,
+    ) {
+        let id = self.open(process, remote);
+        self.close(id, EndedHow::LocalFin, traffic);
+    }
+
+    /// A process accepts a connection on `local` from `remote`.
+    pub(crate) fn accept(&mut self, process: &Arc<ProcessInfo>, local: &str, remote: &str) -> ConnId {
+        let mut conn = self.connection(Direction::In, Some(process), Some(local), remote, Source::Live);
+        conn.established = Some(self.now);
+        conn.begun = BootNs(0);
+        conn.listener = Some(conn.owner.clone());
+        self.opens(conn, Change::Accept)
+    }
+
+    /// A connection that was there before, at most as old as its process. `local`: as of an incoming one.
+    pub(crate) fn existing(
+        &mut self,
+        direction: Direction,
+        process: &Arc<ProcessInfo>,
+        local: Option<&str>,
+        remote: &str,
+    ) -> ConnId {
+        let mut conn = self.connection(direction, Some(process), local, remote, Source::Snapshot);
+        conn.begun = BootNs(0);
+        conn.born = Some(Born {
+            earliest: process.start,
+            latest: self.now,
+            earliest_by: crate::flow::born::BornBy::OwnerStart,
+            latest_by: crate::flow::born::BornBy::Snapshot,
+        });
+        self.opens(conn, Change::Established)
+    }
+
+    /// The attempt fails.
+    pub(crate) fn fail(&mut self, id: ConnId, errno: i32) {
+        let conn = self.living.0.remove(&id.0).expect("a connection that lives");
+        let after = Some(self.now.since(conn.begun));
+        let errno = u16::try_from(errno).expect("an errno");
+        self.tell(Change::Failed(conn, Failure { errno, after }));
+    }
+
+    /// The connection ends; its owner is who closed it.
+    pub(crate) fn close(&mut self, id: ConnId, how: EndedHow, traffic: Option<Traffic>) {
+        let conn = self.living.0.remove(&id.0).expect("a connection that lives");
+        let duration = conn.established.map(|since| self.now.since(since));
+        let ending = Ending { how, errno: 0, closer: conn.owner.clone(), duration, traffic };
+        self.tell(Change::Close(conn, ending));
+    }
+
+    /// A process begins to listen.
+    pub(crate) fn listen(&mut self, process: &Arc<ProcessInfo>, local: &str) -> ConnId {
+        self.listen_as(process, local, |_| {})
+    }
+
+    /// Likewise, of a listener that is changed before it is told.
+    pub(crate) fn listen_as(
+        &mut self,
+        process: &Arc<ProcessInfo>,
+        local: &str,
+        change: impl FnOnce(&mut ListenEvent),
+    ) -> ConnId {
+        let mut listener = ListenEvent {
+            id: self.next_id(),
+            transport: Transport::Tcp,
+            local: local.parse().expect("an address"),
+            netns: NetNs(1),
+            source: if self.existing.is_some() { Source::Snapshot } else { Source::Live },
+            born: None,
+            kernel_socket: false,
+            owner: samples::by(process, HookId::FexitListenStart),
+            socket_unit: None,
+        };
+        change(&mut listener);
+        let id = listener.id;
+        self.listeners.insert(id.0, listener.clone());
+        self.tell(Change::Listen(listener));
+        id
+    }
+
+    /// The listener ends, by its owner.
+    pub(crate) fn unlisten(&mut self, id: ConnId) {
+        let closer = self.listeners.get(&id.0).expect("a listener").owner.clone();
+        self.unlisten_by(id, closer.process.as_ref());
+    }
+
+    /// The listener ends; `None`: it is not known by whom.
+    pub(crate) fn unlisten_by(&mut self, id: ConnId, closer: Option<&Arc<ProcessInfo>>) {
+        let listener = self.listeners.remove(&id.0).expect("a listener");
+        let closer = closer.map_or(samples::unknown(UnknownReason::Lost), |closer| {
+            samples::by(closer, HookId::FentryTcpClose)
+        });
+        self.tell(Change::Unlisten(listener, Unlisten { closer, duration: None }));
+    }
+
+    /// A process executes a program: it is as given after it.
+    pub(crate) fn exec(&mut self, process: &Arc<ProcessInfo>) {
+        self.body(EventBody::Exec(ProcEvent { process: Arc::clone(process), stdio: None }));
+    }
+
+    /// A process exits.
+    pub(crate) fn exit(&mut self, process: &Arc<ProcessInfo>, status: ExitStatus) {
+        self.body(EventBody::Exit(ProcEvent { process: Arc::clone(process), stdio: None }, status));
+    }
+
+    /// So many records are lost since then.
+    pub(crate) fn gap(&mut self, from: BootNs, lost: u64) {
+        let (cause, hook, to) = (GapCause::RingFull, HookId::State, self.now);
+        self.body(EventBody::Gap(Gap { hook, cause, cpu: Some(0), lost, from, to }));
+    }
+
+    /// Tells any event.
+    pub(crate) fn body(&mut self, body: EventBody) {
+        self.seq += 1;
+        let event = Event { seq: self.seq, boot: self.now, wall: WallNs(self.now.0), body };
+        match &mut self.existing {
+            Some(existing) => existing.push(event),
+            None => self.told.extend(self.engine.on_event(&event, &self.living)),
+        }
+    }
+
+    /// A connection as it may be changed before [`Self::opens`] tells it.
+    pub(crate) fn connection(
+        &mut self,
+        direction: Direction,
+        process: Option<&Arc<ProcessInfo>>,
+        local: Option<&str>,
+        remote: &str,
+        source: Source,
+    ) -> ConnEvent {
+        let id = self.next_id();
+        let remote: SocketAddr = remote.parse().expect("an address");
+        let host = if remote.is_ipv4() { "10.0.0.1" } else { "::1" };
+        let ephemeral = SocketAddr::new(host.parse().expect("an address"), 32_768 + (id.0 % 28_000) as u16);
+        ConnEvent {
+            id,
+            direction,
+            transport: Transport::Tcp,
+            local: local.map_or(ephemeral, |local| local.parse().expect("an address")),
+            remote,
+            mapped: false,
+            netns: NetNs(1),
+            source,
+            born: None,
+            kernel_socket: false,
+            owner: process.map_or(samples::unknown(UnknownReason::Lost), |process| {
+                samples::by(process, HookId::FentryTcpConnect)
+            }),
+            listener: None,
+            begun: self.now,
+            established: None,
+        }
+    }
+
+    /// A connection begins to live and is told of.
+    pub(crate) fn opens(&mut self, conn: ConnEvent, as_change: impl FnOnce(ConnEvent) -> Change) -> ConnId {
+        let id = conn.id;
+        self.living.0.insert(id.0, conn.clone());
+        self.tell(as_change(conn));
+        id
+    }
+
+    fn tell(&mut self, change: Change) {
+        self.body(EventBody::Flow(change));
+    }
+
+    fn next_id(&mut self) -> ConnId {
+        self.last_id += 1;
+        ConnId(self.last_id)
+    }
+}
