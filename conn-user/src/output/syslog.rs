@@ -54,7 +54,7 @@ impl Syslog {
         self.message.clear();
         let priority = FACILITY << 3 | level(severity);
         let time = jiff::Timestamp::from_nanosecond(i128::from(at.0)).unwrap_or_default();
-        let time = time.to_zoned(self.zone.clone()).strftime("%b %e %H:%M:%S").to_string();
+        let time = time.to_zoned_datetime(self.zone.clone()).strftime("%b %e %H:%M:%S").to_string();
         // Writing to memory cannot fail.
         let _ = write!(self.message, "<{priority}>{time} conn[{}]: ", std::process::id());
         let room = LONGEST.saturating_sub(self.message.len());
