@@ -12,6 +12,8 @@ use crate::units::BootNs;
 
 /// Most alerts that are open at once. Beyond them the oldest is told as resolved for want of room.
 const OPEN_MAX: usize = 16_384;
+/// So many closed alerts may be in the order of age beside as many as are open.
+const SLACK: usize = 1_024;
 /// Most findings that are remembered to be told only once; the oldest is forgotten.
 const RECENT_MAX: usize = 65_536;
 
@@ -131,6 +133,10 @@ impl Alerts {
                 self.bound.entry(conn.0).or_default().push(id);
             }
             self.open.insert(id.0, Open { alert, rule: place, same: key });
+            // One that stays open at the front keeps those behind it that are closed.
+            if self.by_age.len() > 2 * self.open.len() + SLACK {
+                self.by_age.retain(|id| self.open.contains_key(&id.0));
+            }
             self.by_age.push_back(id);
             self.make_room(now);
         }

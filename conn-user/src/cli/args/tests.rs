@@ -92,7 +92,8 @@ fn a_filter_that_asks_for_exec_shows_it() {
     let options = resolve(&["kind:exec"]).expect("a filter");
     let shown: Vec<_> = samples::all().into_iter().filter(|event| options.shows(event)).collect();
     let kinds: Vec<_> = shown.iter().map(|event| event.body.kind()).collect();
-    assert_eq!(kinds, [EventKind::Exec, EventKind::Exec, EventKind::Exec, EventKind::Gap, EventKind::Gap]);
+    use EventKind::{Exec, Gap};
+    assert_eq!(kinds, [Exec, Exec, Exec, Exec, Gap, Gap]);
 }
 
 #[test]

@@ -124,6 +124,7 @@ impl Detector for Sum {
         scene.follow(conn.id);
         let pair = self.pairs.entry(key).or_default();
         if pair.open == 0 && pair.alert.is_none() && event.boot.since(pair.used) > FORGET {
+            // None waits: a timer is set only while one is open.
             *pair = Pair::default();
         }
         pair.open += 1;
@@ -145,6 +146,9 @@ impl Detector for Sum {
             && let Some(alert) = pair.alert.take()
         {
             let evidence = evidence(pair, event.boot);
+            if let Some(timer) = pair.timer.take() {
+                scene.cancel_timer(timer);
+            }
             // It begins anew: else the next connection, however short, would be told at once.
             *pair = Pair { used: event.boot, ..Pair::default() };
             scene.resolve(alert, evidence);

@@ -1,5 +1,7 @@
 //! `find = "stdio"`: a program is executed whose standard input or output is a TCP connection, as that of a reverse
 //! shell is (and of what inetd, or systemd with `Accept=yes`, starts).
+//!
+//! One connection is told once by a rule, about the first program on it: what a shell starts inherits it.
 
 use std::sync::Arc;
 
@@ -9,7 +11,7 @@ use crate::flow::model::Method;
 use crate::rules::alerts::{Found, Life};
 use crate::rules::detector::{Detector, Scene, Triggers};
 use crate::rules::model::Rule;
-use crate::rules::{program, silence};
+use crate::rules::silence;
 
 /// See the module.
 #[derive(Debug)]
@@ -36,7 +38,7 @@ impl Detector for Stdio {
             evidence.insert(0, Evidence::text("exe", &**exe));
         }
         let found = Found {
-            same: program::same(&(process.pid.0, process.start_ticks())),
+            same: conn.id.0,
             evidence,
             silence: silence::of_process(process),
             judged_from: scene.now,

@@ -35,11 +35,17 @@ fn a_shell_on_a_connection() {
     rig.exec(&shell);
     assert!(rig.told().is_empty(), "its standard input is none");
     let stdio = Some(Box::new(conn));
+    let inherited = stdio.clone();
     rig.body(EventBody::Exec(ProcEvent { process: Arc::clone(&shell), stdio }));
     let alert = rig.only();
     assert_eq!(evidence(&alert, "args"), Some(&Value::List(vec![Value::Text(b"/bin/sh"[..].into())])));
     let Subject::Connection(subject) = &alert.subject else { panic!("{alert:?}") };
     assert!(subject.owner.process.as_ref().is_some_and(|owner| owner.is_same(&shell)));
+    // What the shell runs inherits it.
+    let child = process(11, "/bin/bash");
+    rig.body(EventBody::Exec(ProcEvent { process: child, stdio: inherited }));
+    assert!(rig.told().is_empty());
     rig.close(id, EndedHow::PeerFin, None);
-    assert_eq!(rig.phases(), [(1, Phase::Resolved)]);
+    let alert = rig.only();
+    assert_eq!((alert.id.0, alert.phase, alert.repeats), (1, Phase::Resolved, 1));
 }
