@@ -84,9 +84,45 @@ pub struct Event {
     pub lost: Option<u64>,
     /// Why, for a gap.
     pub cause: Option<String>,
+    /// The alert, for an alert.
+    pub alert: Option<Alert>,
     /// The line as it came.
     #[serde(skip)]
     pub raw: String,
+    /// `CLOCK_BOOTTIME` when it had been read.
+    #[serde(skip)]
+    pub read_ns: u64,
+}
+
+/// What an alert says.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Alert {
+    /// Names it through all its steps.
+    pub id: String,
+    /// Which step.
+    pub phase: String,
+    /// How bad.
+    pub severity: String,
+    /// Of which rule.
+    pub rule: String,
+    /// Whether all was seen of what it judges.
+    pub coverage: Coverage,
+}
+
+/// Whether all was seen.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Coverage {
+    /// `all`, or what not.
+    pub seen: String,
+}
+
+fn boot_now() -> u64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `now` is a valid place for the answer.
+    unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut now) };
+    now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned()
 }
 
 /// Bounds of an age.
@@ -157,6 +193,7 @@ impl Event {
     pub fn parse(line: &str) -> serde_json::Result<Self> {
         let mut event: Self = serde_json::from_str(line)?;
         line.clone_into(&mut event.raw);
+        event.read_ns = boot_now();
         Ok(event)
     }
 

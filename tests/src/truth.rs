@@ -19,6 +19,13 @@ pub enum Line {
         /// What it lacks.
         reason: String,
     },
+    /// An alert that the agent must raise, escalate or resolve.
+    Alert(AlertFact),
+    /// Rules that a workload violates.
+    Rules {
+        /// In the form of a rule file.
+        toml: String,
+    },
     /// A storm is over.
     Storm(StormFact),
     /// A scenario, as `conn-scenario list` describes it.
@@ -208,6 +215,46 @@ pub struct Fact {
     /// Of one that did: it was established, or listened, between these two.
     #[serde(default)]
     pub begun_ns: Option<(u64, u64)>,
+}
+
+/// A step in the life of an alert.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// It is told for the first time.
+    Raised,
+    /// It became worse.
+    Escalated,
+    /// It is over.
+    Resolved,
+}
+
+impl Phase {
+    /// The name in JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Raised => "raised",
+            Self::Escalated => "escalated",
+            Self::Resolved => "resolved",
+        }
+    }
+}
+
+/// An alert that must be told.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AlertFact {
+    /// Of which rule.
+    pub rule: String,
+    /// Which step.
+    pub phase: Phase,
+    /// The process that it is about; `None`: it is about an absence.
+    pub pid: Option<u32>,
+    /// `CLOCK_BOOTTIME` before which it was not due.
+    pub from_ns: u64,
+    /// `CLOCK_BOOTTIME` by which it was due.
+    pub until_ns: u64,
+    /// It is due at an instant, not with an event of the kernel.
+    pub timer: bool,
 }
 
 /// What a storm did. All of it in one process; the connections are too many to be told one by one.

@@ -73,9 +73,13 @@ mod tests {
     fn nothing_is_needed_and_nothing_unknown_is_taken() {
         let config: Config = toml::from_str("").expect("empty");
         assert_eq!(config, Config::default());
-        let text = "rules = ['/etc/conn/rules.d']\n[alerts]\nsyslog = ''\n[events]\nfile = '-'\nfilter = 'dir:out'";
+        let text =
+            "rules = ['/etc/conn/rules.d']\n[alerts]\nsyslog = ''\n[events]\nfile = '-'\nfilter = 'dir:out'";
         let config: Config = toml::from_str(text).expect("all keys");
-        assert_eq!((config.events.filter.as_str(), config.alerts.syslog.as_os_str().is_empty()), ("dir:out", true));
+        assert_eq!(
+            (config.events.filter.as_str(), config.alerts.syslog.as_os_str().is_empty()),
+            ("dir:out", true)
+        );
         let error = toml::from_str::<Config>("[alerts]\nsyslogg = 'x'").expect_err("unknown").to_string();
         assert!(error.contains("line 2, column 1") && error.contains("`syslog`"), "{error}");
     }

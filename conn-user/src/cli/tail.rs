@@ -100,7 +100,8 @@ pub(super) fn load_options(backend: Option<&str>, ring_size: Option<&str>) -> Re
             .map_err(|_| format!("`{name}` is no backend: auto, fentry, kprobe or tracepoint"))?,
         None => BackendChoice::default(),
     };
-    let ring_bytes = parse_ring_size(ring_size.unwrap_or("8M")).map_err(|why| format!("`ring_size`: {why}"))?;
+    let ring_bytes =
+        parse_ring_size(ring_size.unwrap_or("8M")).map_err(|why| format!("`ring_size`: {why}"))?;
     Ok(LoadOptions { backend, ring_bytes, log_level: None })
 }
 

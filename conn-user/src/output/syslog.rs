@@ -40,13 +40,7 @@ pub struct Syslog {
 impl Syslog {
     /// Messages go to the socket at this path, times are in this zone.
     pub fn new(path: impl Into<PathBuf>, zone: TimeZone) -> Self {
-        Self {
-            path: path.into(),
-            socket: None,
-            zone,
-            message: Vec::new(),
-            stats: SyslogStats::default(),
-        }
+        Self { path: path.into(), socket: None, zone, message: Vec::new(), stats: SyslogStats::default() }
     }
 
     /// Sends a message, which must be escaped. Never waits.

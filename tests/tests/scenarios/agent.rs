@@ -118,10 +118,6 @@ impl Agent {
     fn command(arguments: &[&str]) -> Result<Command> {
         let mut command = Command::new(settings::conn()?);
         command.args(["tail", "--json", "--backend", &settings::backend()]).args(arguments);
-        // What is judged is another matter than what is seen.
-        if !arguments.contains(&"--rules") {
-            command.arg("--no-rules");
-        }
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         Ok(command)
     }

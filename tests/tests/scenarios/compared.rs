@@ -10,6 +10,7 @@ use conn_tests::fake;
 use conn_tests::truth::Line;
 
 use crate::agent::Agent;
+use crate::alerts;
 use crate::settings;
 use crate::workload::{self, Workload};
 
@@ -33,12 +34,12 @@ pub(crate) fn alone(run: impl FnOnce() -> Result<()>) -> Result<()> {
     run()
 }
 
-/// One agent for all scenarios, started with the first: loading BPF programs is slow under emulation.
+/// One agent for all scenarios and violations, started with the first: loading BPF programs is slow under emulation.
 static SHARED: Mutex<Option<Result<Arc<Agent>, String>>> = Mutex::new(None);
 
-fn shared() -> Result<Arc<Agent>> {
+pub(crate) fn shared() -> Result<Arc<Agent>> {
     let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
-    let agent = shared.get_or_insert_with(|| Agent::start(&[]).map(Arc::new).map_err(|e| format!("{e:#}")));
+    let agent = shared.get_or_insert_with(|| alerts::agent().map(Arc::new).map_err(|e| format!("{e:#}")));
     match agent {
         Ok(agent) => Ok(Arc::clone(agent)),
         Err(e) => bail!("{e}"),

@@ -26,7 +26,11 @@ impl Opener {
         let listener = TcpListener::bind("127.0.0.1:0").context("listen")?;
         let port = listener.local_addr()?.port().to_string();
         let mut command = Command::new(copied.program());
-        command.args(["opener", &port]).current_dir(copied.folder()).stdin(Stdio::piped()).stdout(Stdio::null());
+        command
+            .args(["opener", &port])
+            .current_dir(copied.folder())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null());
         let child = copied::spawn(&mut command).context("start the opener")?;
         Ok(Self { child, listener })
     }

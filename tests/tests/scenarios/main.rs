@@ -4,10 +4,11 @@
 //! (stretches every time limit), `CONN_STORM` (connections of the storm), `CONN_MILLION` (connections of the leak test; without
 //! it the tests of memory, and of the tables after losses that go on, are left out: machines under emulation are too slow).
 //!
-//! `truth::NAME` runs a workload without the agent, `scenario::NAME` with it.
+//! `truth::NAME` runs a workload without the agent, `scenario::NAME` with it; `alert::NAME` violates rules.
 
 mod after_loss;
 mod agent;
+mod alerts;
 mod cli;
 mod compared;
 mod copied;
@@ -36,6 +37,8 @@ fn main() -> ExitCode {
     };
     let conclusion = libtest_mimic::run(&arguments, trials);
     let stopped = compared::stop_shared();
+    alerts::clean();
+    alerts::print_delays();
     slowest::print();
     if let Err(e) = &stopped {
         eprintln!("scenarios: FAILED at the end: {e:#}");
@@ -60,6 +63,10 @@ fn trials() -> Result<Vec<Trial>> {
             let trial = trial("timens::of-the-agent", || compared::together(compared::shifted_agent));
             trials.push(trial.with_ignored_flag(skip.is_some()).with_kind(kind));
         }
+    }
+    for name in alerts::names()? {
+        let run = move || compared::together(|| alerts::violated(name, compared::shared));
+        trials.push(trial(&format!("alert::{name}"), run));
     }
     trials.push(trial("storm::one-thread", || compared::alone(|| storm::counts(1))));
     trials.push(trial("storm::two-threads", || compared::alone(|| storm::counts(2))));

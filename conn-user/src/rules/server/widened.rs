@@ -34,11 +34,13 @@ struct Place {
 pub(super) struct Widened {
     places: Places<Key, Place>,
     wide: IntMap<u64, Key>,
+    /// Wider listeners beyond what is remembered at once.
+    not_followed: u64,
 }
 
 impl Default for Widened {
     fn default() -> Self {
-        Self { places: Places::new(PLACES_MAX), wide: IntMap::default() }
+        Self { places: Places::new(PLACES_MAX), wide: IntMap::default(), not_followed: 0 }
     }
 }
 
@@ -70,7 +72,9 @@ impl Detector for Widened {
             ];
             super::listener::raise(rule, listener, evidence, since, scene);
         }
-        if self.wide.insert(listener.id.0, key).is_none() {
+        if self.wide.len() >= PLACES_MAX {
+            self.not_followed += 1;
+        } else if self.wide.insert(listener.id.0, key).is_none() {
             place.wide += 1;
             scene.follow(listener.id);
         }
@@ -86,6 +90,6 @@ impl Detector for Widened {
     }
 
     fn forgotten(&self) -> u64 {
-        self.places.forgotten()
+        self.places.forgotten() + self.not_followed
     }
 }

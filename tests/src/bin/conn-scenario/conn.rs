@@ -288,6 +288,12 @@ impl Conn {
         Ok(())
     }
 
+    /// Wants the peer's FIN, and closes then.
+    pub(crate) fn wait_for_end(mut self) -> Result<()> {
+        self.recv_end()?;
+        self.close(End::PeerFin)
+    }
+
     /// Wants the peer's reset, and tells that it ended this side.
     pub(crate) fn recv_reset(&self, errno: i32) -> Result<()> {
         match sys::recv(&self.fd, &mut [0]) {

@@ -1,7 +1,8 @@
 //! A workload that does known things with TCP over loopback and prints what it did, as JSON lines: the ground truth
 //! of the scenario tests. It knows nothing of the agent.
 //!
-//! `conn-scenario list` names the scenarios, `conn-scenario NAME` runs one.
+//! `conn-scenario list` names the scenarios, `conn-scenario NAME` runs one; `conn-scenario violation` and `conn-scenario
+//! violation NAME` likewise what rules are violated by.
 
 mod conn;
 mod diag;
@@ -14,6 +15,7 @@ mod scenario;
 mod storm;
 mod sys;
 mod uring;
+mod violation;
 
 use std::process::ExitCode;
 
@@ -22,7 +24,7 @@ use conn_tests::truth::Line;
 
 use crate::scenario::Skip;
 
-const USAGE: &str = "usage: conn-scenario NAME | list | storm N [--threads T] [--payload BYTES] [--wait] | \
+const USAGE: &str = "usage: conn-scenario NAME | list | violation [NAME] | storm N [--threads T] [--payload BYTES] [--wait] | \
                      many N | overhead --conn PATH [--pairs N] [--connections M] [--backend B] \
                      [--one-core]";
 
@@ -36,6 +38,8 @@ fn main() -> ExitCode {
         "many" => many::run(&args),
         many::PART => many::part(&args),
         "overhead" => overhead::run(&args),
+        "violation" => violation::run(&args),
+        violation::ACTOR => violation::actor(&args),
         scenario::CONNECTOR => scenario::connector(&args),
         scenario::OPENER => scenario::opener(&args),
         scenario::WAITER => scenario::waiter(&args),

@@ -2,7 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd as _, AsRawFd};
 use std::os::unix::net::UnixStream;
 
 use anyhow::{Context, Result};
@@ -18,6 +18,12 @@ impl Pipe {
     pub(crate) fn pair() -> Result<(Self, Self)> {
         let (a, b) = UnixStream::pair().context("socketpair")?;
         Ok((Self(a), Self(b)))
+    }
+
+    /// The pipe that this program was started with as its standard input.
+    pub(crate) fn of_stdin() -> Result<Self> {
+        let fd = io::stdin().as_fd().try_clone_to_owned().context("standard input")?;
+        Ok(Self(fd.into()))
     }
 
     pub(crate) fn tell(&self, number: u64) -> Result<()> {
@@ -39,6 +45,11 @@ impl Pipe {
     pub(crate) fn meet(&self) -> Result<()> {
         self.tell(0)?;
         self.hear().map(drop)
+    }
+
+    /// The socket, to be given to another program.
+    pub(crate) fn into_stream(self) -> UnixStream {
+        self.0
     }
 
     pub(crate) fn raw(&self) -> i32 {

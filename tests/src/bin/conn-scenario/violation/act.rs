@@ -1,0 +1,118 @@
+//! What violations are made of.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use conn_tests::truth::{AlertFact, Line, Phase};
+
+use crate::conn::{Conn, Listener, bind_quiet};
+use crate::facts::emit;
+use crate::process::{Child, fork};
+use crate::sys::{self, boot_ns};
+
+/// Every address of this machine.
+pub(super) const ANY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+
+/// An address of the zone `inner`.
+pub(super) const fn inner(host: u8) -> IpAddr {
+    IpAddr::V4(Ipv4Addr::new(127, 1, 0, host))
+}
+
+/// An address of the zone `outer`.
+pub(super) const fn outer(host: u8) -> IpAddr {
+    IpAddr::V4(Ipv4Addr::new(127, 2, 0, host))
+}
+
+/// Tells an alert that a kernel event between `from_ns` and now must give, about this process.
+pub(super) fn told(rule: &str, phase: Phase, pid: u32, from_ns: u64) -> Result<()> {
+    let fact = AlertFact {
+        rule: rule.to_owned(),
+        phase,
+        pid: Some(pid),
+        from_ns,
+        until_ns: boot_ns(),
+        timer: false,
+    };
+    emit(&Line::Alert(fact))
+}
+
+/// Tells an alert that is due `after` an event that came between `from_ns` and `until_ns`; about a process, or an absence.
+pub(super) fn due(
+    rule: &str,
+    phase: Phase,
+    pid: Option<u32>,
+    (from_ns, until_ns): (u64, u64),
+    after: Duration,
+) -> Result<()> {
+    let after = u64::try_from(after.as_nanos()).context("a time")?;
+    let (from_ns, until_ns) = (from_ns + after, until_ns + after);
+    emit(&Line::Alert(AlertFact { rule: rule.to_owned(), phase, pid, from_ns, until_ns, timer: true }))
+}
+
+/// This process's id.
+pub(super) fn me() -> u32 {
+    std::process::id()
+}
+
+/// A server in a process of its own that takes connections, waits for the end of each, and ends when it is told to.
+pub(super) struct Server {
+    child: Child,
+    pub(super) port: u16,
+}
+
+impl Server {
+    /// One that listens at all addresses and takes so many connections.
+    pub(super) fn of(connections: usize) -> Result<Self> {
+        let child = fork(|pipe| {
+            sys::set_name(c"v-server")?;
+            let listener = Listener::new(ANY)?;
+            pipe.tell(u64::from(listener.port()))?;
+            for _ in 0..connections {
+                listener.accept()?.wait_for_end()?;
+            }
+            pipe.hear()?;
+            listener.close()
+        })?;
+        let port = child.pipe.hear_port()?;
+        Ok(Self { child, port })
+    }
+
+    /// Where it is reached at an address.
+    pub(super) const fn at(&self, ip: IpAddr) -> SocketAddr {
+        SocketAddr::new(ip, self.port)
+    }
+
+    /// Ends it: it has taken all connections.
+    pub(super) fn end(self) -> Result<()> {
+        self.child.pipe.tell(0)?;
+        self.child.join()
+    }
+}
+
+/// Connects from an address of this machine.
+pub(super) fn connect_from(from: IpAddr, to: SocketAddr) -> Result<Conn> {
+    let fd = sys::socket(false, false, 0)?;
+    bind_quiet(&fd, from)?;
+    Conn::connect_on(fd, to, false)
+}
+
+/// A socket bound to an address, which may share its port if it is to.
+pub(super) fn bound(at: SocketAddr, share: bool) -> Result<OwnedFd> {
+    let fd = sys::socket(false, false, 0)?;
+    let option = if share { libc::SO_REUSEPORT } else { libc::SO_REUSEADDR };
+    sys::set_option(&fd, libc::SOL_SOCKET, option, &1i32)?;
+    sys::bind(&fd, at).with_context(|| format!("bind {at}"))?;
+    Ok(fd)
+}
+
+/// A port that nobody has at the moment.
+pub(super) fn free_port() -> Result<u16> {
+    let fd = sys::socket(false, false, 0)?;
+    bind_quiet(&fd, ANY)
+}
+
+pub(super) fn pause(milliseconds: u64) {
+    std::thread::sleep(Duration::from_millis(milliseconds));
+}
