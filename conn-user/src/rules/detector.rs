@@ -43,8 +43,8 @@ impl Triggers {
     pub const FAILED: Self = Self(1 << 3);
     /// A program was executed.
     pub const EXEC: Self = Self(1 << 4);
-    /// How many there are.
-    pub const COUNT: usize = 5;
+    /// Everything.
+    pub const ALL: Self = Self(0b1_1111);
 
     /// Both.
     #[must_use]
@@ -55,11 +55,6 @@ impl Triggers {
     /// Whether they have one in common.
     pub const fn meet(self, other: Self) -> bool {
         self.0 & other.0 != 0
-    }
-
-    /// Each as a number below [`Self::COUNT`].
-    pub fn each(self) -> impl Iterator<Item = usize> {
-        (0..Self::COUNT).filter(move |bit| self.0 & 1 << bit != 0)
     }
 
     /// What this event is.
