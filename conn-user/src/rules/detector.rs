@@ -165,6 +165,12 @@ impl Scene<'_> {
         self.timers.cancel(timer);
     }
 
+    /// Whether [`Self::raise`] would only count this finding of the rule as a repeat; then it is counted. To be asked first
+    /// where events may find the same again and again: to put together what is told costs more than to judge it.
+    pub fn is_told(&mut self, rule: &Rule, same: u64) -> bool {
+        self.alerts.is_told((self.rule, rule), same, self.now)
+    }
+
     /// Raises an alert, unless the same one is open or was told within the rule's throttle.
     pub fn raise(&mut self, rule: &Rule, found: Found) -> Option<AlertId> {
         self.raise_as(rule, found, rule.severity)

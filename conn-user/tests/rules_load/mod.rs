@@ -56,6 +56,35 @@ pub(crate) fn defaults_and(count: usize) -> RuleSet {
     set
 }
 
+/// Rules that find something in [`events`].
+#[allow(dead_code, reason = "the benchmark has no use for them")]
+pub(crate) fn that_find() -> RuleSet {
+    let names = Names::builtin();
+    let found = [
+        (RuleKind::Path, Detect::Path(PathRule::Forbidden), "dir:out dport:5432"),
+        (RuleKind::Process, Detect::Process(ProcessRule::Network), "proc:java"),
+        (RuleKind::Process, Detect::Process(ProcessRule::Network), "unit:nginx.service"),
+        (RuleKind::Server, Detect::Server(ServerRule::Listener), "lport:8081"),
+        (RuleKind::Server, Detect::Server(ServerRule::Accept), "dir:in dport:22"),
+    ];
+    let rules = found.into_iter().map(|(kind, detect, text)| {
+        Arc::new(Rule {
+            about: Arc::new(RuleRef {
+                id: text.into(),
+                kind,
+                title: "one that finds".into(),
+                attack: Box::default(),
+            }),
+            severity: Severity::Low,
+            matches: filter(text, names),
+            except: Box::default(),
+            throttle: MINUTE,
+            detect,
+        })
+    });
+    RuleSet { rules: rules.collect(), names: Arc::new(names.clone()) }
+}
+
 fn filter(text: &str, names: &Names) -> Filter {
     Filter::with_names(text, names).unwrap_or_else(|error| panic!("{text}: {error}"))
 }
