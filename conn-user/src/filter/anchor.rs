@@ -1,8 +1,10 @@
-//! What an event must have for a filter to match: the key of an index over many filters.
+//! What an event must have for a filter to match: the keys of an index over many filters.
 //!
-//! A filter whose [`Anchor`] fits no [`Probe`] of an event cannot match it. So an index files each filter under the
-//! values of its anchor, looks up the probes of an event, and asks only what it finds, and the filters without an
+//! A filter of which an [`Anchor`] fits no [`Probe`] of an event cannot match it. So an index files each filter under the
+//! values of one of its anchors, looks up the probes of an event, and asks only what it finds, and the filters without an
 //! anchor.
+
+use std::net::IpAddr;
 
 use super::compile::{ProcessNumber, ProcessText, Side, Test, Word};
 use super::values::Texts;
@@ -10,50 +12,100 @@ use super::view::View;
 use super::{Filter, evaluate};
 use crate::event::model::{Event, EventKind};
 use crate::event::names::ExeFlag;
+use crate::flow::model::{Direction, canonical_ip};
 
-/// Most ports that a range of an anchor may have: each is an entry of the index.
-const PORTS_MAX: u64 = 64;
+/// An anchor with more ports than these says little of an event.
+const PORTS_WIDE: u64 = 1_024;
+/// One with more addresses: of a /12, or of a /48.
+const V4_WIDE: u64 = 1 << 20;
+const V6_WIDE: u128 = 1 << 80;
+/// The shortest beginning of a text that says something.
+pub const PREFIX_MIN: usize = 4;
 
-/// Exact values, one of which an event must have at a place.
+/// Values, one of which an event must have at a place.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Anchor {
-    /// Port of the side that was connected to, or of a listener (`dport`), ascending, never 0.
-    ResponderPort(Box<[u16]>),
-    /// Path of the executable of a process.
-    Exe(Box<[Box<[u8]>]>),
-    /// Unit of a process, or socket unit of a listener.
-    Unit(Box<[Box<[u8]>]>),
-    /// Name of a process: its comm, or the last part of its exe.
-    Proc(Box<[Box<[u8]>]>),
-    /// User of a process.
-    User(Box<[Box<[u8]>]>),
+    /// Ports of an end, inclusive ranges, ascending, without 0.
+    Port(Side, Box<[(u32, u32)]>),
+    /// Addresses of an end.
+    Address(Side, Addresses),
+    /// Real user ids of a process, inclusive ranges.
+    Uid(Box<[(u32, u32)]>),
+    /// Texts.
+    Text(Place, Beginnings),
 }
 
-/// A value that an event has at a place of [`Anchor`].
+/// Inclusive ranges of addresses.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Addresses {
+    /// IPv4.
+    pub v4: Box<[(u32, u32)]>,
+    /// IPv6.
+    pub v6: Box<[(u128, u128)]>,
+}
+
+/// Texts, and what others begin with.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Beginnings {
+    /// Whole texts.
+    pub exact: Box<[Box<[u8]>]>,
+    /// What a glob has before its first `*`, `?` or `[`: at least [`PREFIX_MIN`] bytes.
+    pub prefixes: Box<[Box<[u8]>]>,
+}
+
+/// Where a text of an [`Anchor`] is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Place {
+    /// Path of the executable of a process.
+    Exe,
+    /// Unit of a process, or socket unit of a listener.
+    Unit,
+    /// Name of a process: its comm, or the last part of its exe.
+    Proc,
+    /// User of a process.
+    User,
+}
+
+impl Place {
+    /// How many there are.
+    pub const COUNT: usize = 4;
+}
+
+/// A value that an event has at a place of an [`Anchor`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Probe<'a> {
-    /// See [`Anchor::ResponderPort`].
-    ResponderPort(u16),
-    /// See [`Anchor::Exe`].
-    Exe(&'a [u8]),
-    /// See [`Anchor::Unit`].
-    Unit(&'a [u8]),
-    /// See [`Anchor::Proc`].
-    Proc(&'a [u8]),
-    /// See [`Anchor::User`].
-    User(&'a [u8]),
+    /// See [`Anchor::Port`].
+    Port(Side, u16),
+    /// See [`Anchor::Address`]. Never an IPv4-mapped one.
+    Address(Side, IpAddr),
+    /// See [`Anchor::Uid`].
+    Uid(u32),
+    /// See [`Anchor::Text`].
+    Text(Place, &'a [u8]),
+}
+
+fn has<T: Copy + Ord>(ranges: &[(T, T)], value: T) -> bool {
+    ranges.iter().any(|(low, high)| (*low..=*high).contains(&value))
 }
 
 impl Anchor {
     /// Whether the value is one of the anchor's, at its place.
     pub fn fits(&self, probe: Probe<'_>) -> bool {
-        let has = |values: &[Box<[u8]>], value: &[u8]| values.iter().any(|own| **own == *value);
         match (self, probe) {
-            (Self::ResponderPort(ports), Probe::ResponderPort(port)) => ports.contains(&port),
-            (Self::Exe(values), Probe::Exe(value))
-            | (Self::Unit(values), Probe::Unit(value))
-            | (Self::Proc(values), Probe::Proc(value))
-            | (Self::User(values), Probe::User(value)) => has(values, value),
+            (Self::Port(side, ports), Probe::Port(of, port)) => *side == of && has(ports, port.into()),
+            (Self::Address(side, all), Probe::Address(of, ip)) => {
+                *side == of
+                    && match ip {
+                        IpAddr::V4(ip) => has(&all.v4, ip.to_bits()),
+                        IpAddr::V6(ip) => has(&all.v6, ip.to_bits()),
+                    }
+            }
+            (Self::Uid(uids), Probe::Uid(uid)) => has(uids, uid),
+            (Self::Text(place, texts), Probe::Text(of, text)) => {
+                *place == of
+                    && (texts.exact.iter().any(|own| **own == *text)
+                        || texts.prefixes.iter().any(|own| text.starts_with(own)))
+            }
             _ => false,
         }
     }
@@ -62,80 +114,127 @@ impl Anchor {
         if word.negated {
             return None;
         }
-        let exact = |texts: &Texts| texts.are_exact().then(|| texts.exact().into());
+        let numbers = |(low, high): (u64, u64)| Some((u32::try_from(low).ok()?, clamp(high)));
+        let texts = |place, texts: &Texts| {
+            let prefixes = texts.prefixes(PREFIX_MIN)?;
+            Some(Self::Text(place, Beginnings { exact: texts.exact().into(), prefixes }))
+        };
         match &word.test {
-            Test::Port(Side::Responder, ranges) => {
-                let mut ports = Vec::new();
-                for (low, high) in ranges.iter() {
-                    if high - low >= PORTS_MAX {
-                        return None;
-                    }
-                    // Port 0 is a port that is not known, and matches nothing.
-                    ports.extend(
-                        (low..=high).filter_map(|port| u16::try_from(port).ok()).filter(|port| *port != 0),
-                    );
-                }
-                Some(Self::ResponderPort(ports.into()))
+            Test::Port(side, ranges) => {
+                // Port 0 is a port that is not known, and matches nothing.
+                let ports = ranges.iter().filter_map(numbers).map(|(low, high)| (low.max(1), high));
+                Some(Self::Port(*side, ports.filter(|(low, high)| low <= high).collect()))
             }
-            Test::ProcessText(ProcessText::Exe, texts) => exact(texts).map(Self::Exe),
-            Test::ProcessText(ProcessText::Unit, texts) => exact(texts).map(Self::Unit),
-            Test::ProcessText(ProcessText::Proc, texts) => exact(texts).map(Self::Proc),
-            Test::ProcessText(ProcessText::User, texts) => exact(texts).map(Self::User),
+            Test::Address(side, set) => {
+                let (v4, v6) = set.ranges();
+                Some(Self::Address(*side, Addresses { v4: v4.collect(), v6: v6.collect() }))
+            }
+            Test::Process(ProcessNumber::Uid, ranges) => {
+                Some(Self::Uid(ranges.iter().filter_map(numbers).collect()))
+            }
+            Test::ProcessText(ProcessText::Exe, own) => texts(Place::Exe, own),
+            Test::ProcessText(ProcessText::Unit, own) => texts(Place::Unit, own),
+            Test::ProcessText(ProcessText::Proc, own) => texts(Place::Proc, own),
+            Test::ProcessText(ProcessText::User, own) => texts(Place::User, own),
             _ => None,
         }
     }
 
-    /// Less is more selective: by place, then by the number of values.
-    fn rank(&self) -> (u8, usize) {
+    /// Whether it fits a large part of all events.
+    pub fn is_wide(&self) -> bool {
+        let count = |ranges: &[(u32, u32)]| -> u64 {
+            ranges.iter().map(|(low, high)| u64::from(high - low) + 1).sum()
+        };
         match self {
-            Self::ResponderPort(ports) => (0, ports.len()),
-            Self::Exe(values) => (1, values.len()),
-            Self::Unit(values) => (2, values.len()),
-            Self::Proc(values) => (3, values.len()),
-            Self::User(values) => (4, values.len()),
+            Self::Port(_, ports) => count(ports) > PORTS_WIDE,
+            Self::Uid(uids) => count(uids) > PORTS_WIDE,
+            Self::Address(_, all) => {
+                let v6 = all.v6.iter().fold(0_u128, |sum, (low, high)| sum.saturating_add(high - low));
+                count(&all.v4) > V4_WIDE || v6 > V6_WIDE
+            }
+            Self::Text(..) => false,
         }
     }
+
+    /// Less is more selective: by place, then by the number of values.
+    pub fn rank(&self) -> (u8, usize) {
+        match self {
+            Self::Port(_, ports) => (0, ports.len()),
+            Self::Address(_, all) => (2, all.v4.len() + all.v6.len()),
+            Self::Uid(uids) => (5, uids.len()),
+            Self::Text(place, texts) => {
+                let place = match place {
+                    Place::Exe => 1,
+                    Place::Unit => 3,
+                    Place::Proc => 4,
+                    Place::User => 6,
+                };
+                // The beginning of a text says less than the whole.
+                (place + if texts.prefixes.is_empty() { 0 } else { 10 }, texts.exact.len())
+            }
+        }
+    }
+}
+
+fn clamp(number: u64) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
 }
 
 /// Visits what an event has at the places of anchors, each value perhaps more than once. Allocates nothing.
 pub fn probes<'a>(event: &'a Event, mut visit: impl FnMut(Probe<'a>)) {
     let view = View::of(event);
-    if let Some(end) = view.socket.as_ref().and_then(|socket| socket.responder)
-        && end.port() != 0
-    {
-        visit(Probe::ResponderPort(end.port()));
+    if let Some(socket) = &view.socket {
+        for side in Side::ALL {
+            for end in side.ends(socket).into_iter().flatten() {
+                if end.port() != 0 {
+                    visit(Probe::Port(side, end.port()));
+                }
+                visit(Probe::Address(side, canonical_ip(end.ip()).0));
+            }
+        }
     }
+    let mut text = |place, text| visit(Probe::Text(place, text));
     if let Some(unit) = view.socket_unit {
-        visit(Probe::Unit(unit.as_bytes()));
+        text(Place::Unit, unit.as_bytes());
     }
     let same = match (view.owner, view.closer) {
         (Some(owner), Some(closer)) => std::ptr::eq(owner, closer),
         _ => false,
     };
-    for process in [view.owner, view.closer.filter(|_| !same)].into_iter().flatten() {
-        visit(Probe::Proc(&process.comm));
+    let processes = [view.owner, view.closer.filter(|_| !same)];
+    for process in processes.into_iter().flatten() {
+        text(Place::Proc, &process.comm);
         if let Some(exe) = process.exe.as_deref() {
-            visit(Probe::Exe(exe));
+            text(Place::Exe, exe);
             let base = evaluate::base_name(exe);
             if *base != *process.comm {
-                visit(Probe::Proc(base));
+                text(Place::Proc, base);
             }
         }
         if let Some(place) = process.placement.as_deref() {
-            [&place.unit, &place.user_unit].into_iter().flatten().for_each(|unit| visit(Probe::Unit(unit)));
+            [&place.unit, &place.user_unit].into_iter().flatten().for_each(|unit| text(Place::Unit, unit));
         }
         if let Some(user) = process.user.as_deref() {
-            visit(Probe::User(user));
+            text(Place::User, user);
         }
     }
+    processes.into_iter().flatten().for_each(|process| visit(Probe::Uid(process.uid)));
 }
 
 impl Filter {
-    /// What an event must have for the filter to match it: the most selective word that is not negated and whose
-    /// values are all exact; `None`: there is none. A port comes before an exe, a unit, a name and a user; of two words
-    /// on the same the one with fewer values. Without values (of an empty list) the filter matches nothing.
-    pub fn anchor(&self) -> Option<Anchor> {
-        self.words.iter().filter_map(Anchor::of).min_by_key(Anchor::rank)
+    /// What an event must have for the filter to match it, of each word that tells. One without values (of an empty list)
+    /// fits nothing, and so does the filter.
+    pub fn anchors(&self) -> impl Iterator<Item = Anchor> {
+        self.words.iter().filter_map(Anchor::of)
+    }
+
+    /// Whether an event of a connection in this direction can match: no word on directions excludes it. `None`: of an event
+    /// that has no direction.
+    pub fn may_go(&self, direction: Option<Direction>) -> bool {
+        self.words.iter().all(|word| match &word.test {
+            Test::Direction(all) => direction.is_some_and(|own| all.contains(&own)) != word.negated,
+            _ => true,
+        })
     }
 
     /// Whether an event of this kind can match: no word on kinds excludes it.

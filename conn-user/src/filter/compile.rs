@@ -94,15 +94,23 @@ pub(super) enum ProcessText {
 }
 
 /// Which end of a connection.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Side {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Side {
+    /// Whichever.
     Either,
+    /// This host's.
     Local,
+    /// The peer's.
     Remote,
     /// Who opened it.
     Initiator,
     /// Who was connected to.
     Responder,
+}
+
+impl Side {
+    /// Every one, in the order of their numbers.
+    pub const ALL: [Self; 5] = [Self::Either, Self::Local, Self::Remote, Self::Initiator, Self::Responder];
 }
 
 impl Word {

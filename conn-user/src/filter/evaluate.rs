@@ -198,7 +198,7 @@ fn is_so(flag: ExeFlag, process: &ProcessInfo) -> bool {
 }
 
 impl Side {
-    fn ends(self, socket: &Socket) -> [Option<SocketAddr>; 2] {
+    pub(super) fn ends(self, socket: &Socket) -> [Option<SocketAddr>; 2] {
         match self {
             Self::Either => [Some(socket.local), socket.remote],
             Self::Local => [Some(socket.local), None],

@@ -47,6 +47,15 @@ impl Glob {
         text.contains(['*', '?', '['])
     }
 
+    /// What every text that fits begins with.
+    pub fn prefix(&self) -> Box<[u8]> {
+        let byte = |part: &Part| match part {
+            Part::Byte(byte) => Some(*byte),
+            Part::AnyByte | Part::AnyRun | Part::Set { .. } => None,
+        };
+        self.parts.iter().map_while(byte).collect()
+    }
+
     /// Whether the whole of `bytes` fits. Time is at most the product of the lengths.
     pub fn matches(&self, bytes: &[u8]) -> bool {
         let (mut part, mut at) = (0, 0);

@@ -145,6 +145,13 @@ impl IpSet {
         }
     }
 
+    /// Its inclusive ranges, ascending: of IPv4 and of IPv6.
+    pub(super) fn ranges(
+        &self,
+    ) -> (impl Iterator<Item = (u32, u32)> + '_, impl Iterator<Item = (u128, u128)> + '_) {
+        (self.v4.iter(), self.v6.iter())
+    }
+
     /// How many addresses of the family of `ip` it has, less one for each range; cut at the largest number.
     pub(super) fn size(&self, ip: IpAddr) -> u128 {
         let sum = |size: u128, (low, high): (u128, u128)| size.saturating_add(high - low);

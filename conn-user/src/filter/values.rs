@@ -54,9 +54,13 @@ impl Texts {
         &self.exact
     }
 
-    /// Whether all of them must fit as they are.
-    pub(super) fn are_exact(&self) -> bool {
-        self.patterns.is_empty()
+    /// What those that need not fit as they are begin with; `None`: of one that is not known, or is shorter than this.
+    pub(super) fn prefixes(&self, shortest: usize) -> Option<Box<[Box<[u8]>]>> {
+        let prefix = |pattern: &Pattern| match pattern {
+            Pattern::Glob(glob) => Some(glob.prefix()).filter(|prefix| prefix.len() >= shortest),
+            Pattern::Regex(_) => None,
+        };
+        self.patterns.iter().map(prefix).collect()
     }
 }
 

@@ -92,6 +92,18 @@ pub struct Alerts {
 }
 
 impl Alerts {
+    /// Whether the same finding was told and is not to be told again; then it is counted as a repeat.
+    pub(super) fn is_told(&mut self, (place, rule): (u32, &Rule), same: u64, now: BootNs) -> bool {
+        match self.recent.get_mut(&mix(same, place.into())) {
+            Some(recent) if self.open.contains_key(&recent.id.0) || now.since(recent.at) < rule.throttle => {
+                recent.repeats += 1;
+                self.stats.repeats += 1;
+                true
+            }
+            _ => false,
+        }
+    }
+
     pub(super) fn raise(
         &mut self,
         (place, rule): (u32, &Rule),
@@ -100,16 +112,11 @@ impl Alerts {
         now: BootNs,
         coverage: &Coverage,
     ) -> Option<AlertId> {
+        if self.is_told((place, rule), found.same, now) {
+            return None;
+        }
         let key = mix(found.same, place.into());
-        let repeats = match self.recent.get_mut(&key) {
-            Some(recent) if self.open.contains_key(&recent.id.0) || now.since(recent.at) < rule.throttle => {
-                recent.repeats += 1;
-                self.stats.repeats += 1;
-                return None;
-            }
-            Some(recent) => recent.repeats,
-            None => 0,
-        };
+        let repeats = self.recent.get(&key).map_or(0, |recent| recent.repeats);
         self.last += 1;
         self.stats.raised += 1;
         let id = AlertId(self.last);

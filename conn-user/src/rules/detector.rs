@@ -43,8 +43,8 @@ impl Triggers {
     pub const FAILED: Self = Self(1 << 3);
     /// A program was executed.
     pub const EXEC: Self = Self(1 << 4);
-    /// How many there are.
-    pub const COUNT: usize = 5;
+    /// Everything.
+    pub const ALL: Self = Self(0b1_1111);
 
     /// Both.
     #[must_use]
@@ -55,11 +55,6 @@ impl Triggers {
     /// Whether they have one in common.
     pub const fn meet(self, other: Self) -> bool {
         self.0 & other.0 != 0
-    }
-
-    /// Each as a number below [`Self::COUNT`].
-    pub fn each(self) -> impl Iterator<Item = usize> {
-        (0..Self::COUNT).filter(move |bit| self.0 & 1 << bit != 0)
     }
 
     /// What this event is.
@@ -168,6 +163,12 @@ impl Scene<'_> {
     /// Takes it back. It must not have fired.
     pub fn cancel_timer(&mut self, timer: TimerId) {
         self.timers.cancel(timer);
+    }
+
+    /// Whether [`Self::raise`] would only count this finding of the rule as a repeat; then it is counted. To be asked first
+    /// where events may find the same again and again: to put together what is told costs more than to judge it.
+    pub fn is_told(&mut self, rule: &Rule, same: u64) -> bool {
+        self.alerts.is_told((self.rule, rule), same, self.now)
     }
 
     /// Raises an alert, unless the same one is open or was told within the rule's throttle.

@@ -249,9 +249,10 @@ impl Engine {
 
     fn judge_late(&mut self, event: &Event, now: BootNs, flows: &dyn Flows) {
         let is_over = subject(event).is_some_and(|id| self.is_over(id));
-        let mut candidates = Vec::new();
+        let mut candidates = std::mem::take(&mut self.candidates);
+        candidates.clear();
         self.index.candidates(Triggers::of(event), event, &mut candidates);
-        for place in candidates {
+        for &place in &candidates {
             let rule = &self.running[place as usize].rule;
             if self.index.is_late(place) && rule.selects(event) {
                 self.with(place, now, flows, |detector, rule, scene| {
@@ -260,6 +261,7 @@ impl Engine {
                 });
             }
         }
+        self.candidates = candidates;
     }
 
     /// Whether it has ended. To be asked once for each event that waited.

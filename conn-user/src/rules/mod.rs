@@ -21,6 +21,7 @@ mod program;
 pub mod server;
 pub mod set;
 mod silence;
+mod spans;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod timers;

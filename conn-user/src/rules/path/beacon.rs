@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 
-use super::score::{median, score};
+use super::score::score;
 use crate::event::alert::{Evidence, Subject, Value};
 use crate::event::model::{Event, EventBody};
 use crate::flow::model::{Change, ConnEvent, Source};
@@ -66,32 +66,52 @@ impl Beacon {
         self.forgotten += (uses.len() - self.paths.len()) as u64;
     }
 
-    /// The score, with its measures, where enough is known.
-    fn judge(&mut self, path: u64) -> Option<(f64, Vec<Evidence>)> {
+    /// The measures, where enough is known.
+    fn judge(&mut self, path: u64) -> Option<Measures> {
         let path = self.paths.get(&path).filter(|path| path.begun.len() >= self.at_least)?;
         let numbers = &mut self.numbers;
         numbers.clear();
         numbers
             .extend(path.begun.iter().zip(path.begun.iter().skip(1)).map(|(one, next)| next.since(*one).0));
-        let of_intervals = score(numbers);
-        let interval = DurationNs(median(numbers));
-        let mut evidence = vec![
-            Evidence::number("connections", path.begun.len() as u64),
-            Evidence::duration("interval", interval),
-            Evidence { name: "interval_score", value: Value::Score(of_intervals) },
-        ];
-        let mut total = of_intervals;
-        if path.sizes.len() + 1 >= self.at_least {
+        let (of_intervals, interval) = score(numbers);
+        let connections = path.begun.len() as u64;
+        let of_sizes = (path.sizes.len() + 1 >= self.at_least).then(|| {
             numbers.clear();
             // A connection that sends nothing is as regular as one that sends a byte.
             numbers.extend(path.sizes.iter().map(|size| size.saturating_add(1)));
-            let of_sizes = score(numbers);
-            evidence.push(Evidence::number("size", median(numbers) - 1));
-            evidence.push(Evidence { name: "size_score", value: Value::Score(of_sizes) });
-            total = f64::midpoint(of_intervals, of_sizes);
+            let (score, size) = score(numbers);
+            (score, size.saturating_sub(1))
+        });
+        Some(Measures { connections, intervals: (of_intervals, DurationNs(interval)), sizes: of_sizes })
+    }
+}
+
+/// How regular the connections of a path are, each with what is usual.
+#[derive(Debug)]
+struct Measures {
+    connections: u64,
+    intervals: (f64, DurationNs),
+    sizes: Option<(f64, u64)>,
+}
+
+impl Measures {
+    fn score(&self) -> f64 {
+        self.sizes.map_or(self.intervals.0, |(of_sizes, _)| f64::midpoint(self.intervals.0, of_sizes))
+    }
+
+    fn evidence(&self) -> Vec<Evidence> {
+        let score = |name, score| Evidence { name, value: Value::Score(score) };
+        let mut evidence = vec![
+            score("score", self.score()),
+            Evidence::number("connections", self.connections),
+            Evidence::duration("interval", self.intervals.1),
+            score("interval_score", self.intervals.0),
+        ];
+        if let Some((of_sizes, size)) = self.sizes {
+            evidence.push(Evidence::number("size", size));
+            evidence.push(score("size_score", of_sizes));
         }
-        evidence.insert(0, Evidence { name: "score", value: Value::Score(total) });
-        Some((total, evidence))
+        evidence
     }
 }
 
@@ -130,13 +150,16 @@ impl Detector for Beacon {
             self.open.insert(conn.id.0, key);
             scene.follow(conn.id);
         }
-        let Some((score, evidence)) = self.judge(key).filter(|(score, _)| *score >= self.limit) else {
+        let Some(measures) = self.judge(key).filter(|measures| measures.score() >= self.limit) else {
             return;
         };
-        debug_assert!(score <= 1.0);
+        debug_assert!(measures.score() <= 1.0);
+        if scene.is_told(rule, key) {
+            return;
+        }
         let found = Found {
             same: key,
-            evidence,
+            evidence: measures.evidence(),
             silence: silence::of_connection(conn, true),
             judged_from: first,
             life: Life::Moment,

@@ -19,8 +19,12 @@ impl Detector for Forbidden {
     fn on_match(&mut self, rule: &Rule, event: &Event, scene: &mut Scene<'_>) {
         let Some(conn) = connection(event) else { return };
         let name = conn.owner.process.as_deref().map(program::name);
+        let same = program::same(&(name, conn.remote.ip(), service_port(conn)));
+        if scene.is_told(rule, same) {
+            return;
+        }
         let found = Found {
-            same: program::same(&(name, conn.remote.ip(), service_port(conn))),
+            same,
             evidence: Vec::new(),
             silence: silence::of_connection(conn, true),
             judged_from: event.boot,

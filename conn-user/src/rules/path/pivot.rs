@@ -152,13 +152,13 @@ impl Detector for Pivot {
         let excepted = rule.except.iter().any(|except| except.matches(event));
         let Some(process) = conn.owner.process.as_deref().filter(|_| !excepted) else { return };
         let Some((entry, depth)) = self.way_in(process, event.boot) else { return };
+        let (from, to) = (entry.from.ip(), conn.remote.ip());
+        let same = program::same(&(program::name(process), from, to, service_port(conn)));
+        if scene.is_told(rule, same) {
+            return;
+        }
         let found = Found {
-            same: program::same(&(
-                program::name(process),
-                entry.from.ip(),
-                conn.remote.ip(),
-                service_port(conn),
-            )),
+            same,
             evidence: evidence(entry, process, depth, event.boot),
             silence: silence::of_connection(conn, false),
             judged_from: entry.at,

@@ -10,12 +10,13 @@
 //!
 //! The score is the mean of both.
 
-/// The score of these numbers, between 0 and 1; they are sorted by it. Fewer than three tell nothing: 0.
-pub(super) fn score(numbers: &mut [u64]) -> f64 {
-    if numbers.len() < 3 {
-        return 0.0;
-    }
+/// The score of these numbers, between 0 and 1, and their median. Fewer than three tell nothing: 0. The numbers are used up.
+pub(super) fn score(numbers: &mut [u64]) -> (f64, u64) {
     numbers.sort_unstable();
+    let typical = numbers.get(numbers.len() / 2).copied().unwrap_or(0);
+    if numbers.len() < 3 {
+        return (0.0, typical);
+    }
     let (low, middle, high) = (quantile(numbers, 1), quantile(numbers, 2), quantile(numbers, 3));
     let spread = high - low;
     let skew = if spread > 0.0 && middle > low && middle < high {
@@ -23,17 +24,13 @@ pub(super) fn score(numbers: &mut [u64]) -> f64 {
     } else {
         0.0
     };
-    let mut deviations: Vec<u64> =
-        numbers.iter().map(|number| (to_float(*number) - middle).abs().round() as u64).collect();
-    deviations.sort_unstable();
-    let deviation = quantile(&deviations, 2);
+    for number in &mut *numbers {
+        *number = (to_float(*number) - middle).abs().round() as u64;
+    }
+    numbers.sort_unstable();
+    let deviation = quantile(numbers, 2);
     let dispersion = if middle > 0.0 { (1.0 - deviation / middle).max(0.0) } else { 0.0 };
-    ((1.0 - skew.abs()) + dispersion) / 2.0
-}
-
-/// The median of numbers that [`score`] has sorted; 0 of none.
-pub(super) fn median(sorted: &[u64]) -> u64 {
-    sorted.get(sorted.len() / 2).copied().unwrap_or(0)
+    (f64::midpoint(1.0 - skew.abs(), dispersion), typical)
 }
 
 /// A quartile of sorted numbers, between two of them where it falls there (method 7 of Hyndman and Fan).
@@ -57,7 +54,7 @@ mod tests {
     use super::*;
 
     fn of(numbers: &[u64]) -> f64 {
-        score(&mut numbers.to_vec())
+        score(&mut numbers.to_vec()).0
     }
 
     fn near(one: f64, other: f64) -> bool {

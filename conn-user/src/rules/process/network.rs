@@ -23,6 +23,22 @@ pub(super) struct Use {
     subject: Subject,
 }
 
+/// A program and user are told once, whatever they do.
+fn same(process: &ProcessInfo) -> u64 {
+    program::same(&(program::name(process), process.uid))
+}
+
+/// Who uses the network, as [`Use`] has it.
+pub(super) fn user(event: &Event) -> Option<&Arc<ProcessInfo>> {
+    let owner = connection(event).map(|conn| &conn.owner);
+    owner.or_else(|| listener(event).map(|listener| &listener.owner))?.process.as_ref()
+}
+
+/// Whether it was told of this process's program.
+pub(super) fn is_told(process: &ProcessInfo, rule: &Rule, scene: &mut Scene<'_>) -> bool {
+    scene.is_told(rule, same(process))
+}
+
 impl Use {
     /// What an event of [`Triggers::BEGIN`] or [`Triggers::LISTEN`] tells of; `None`: by whom is not known.
     pub(super) fn of(event: &Event) -> Option<Self> {
@@ -35,10 +51,10 @@ impl Use {
         Some(Self { id: listener.id, process, subject: Subject::Listener(Box::new(listener.clone())) })
     }
 
-    /// A program and user are told once, whatever they do.
+    /// Raises the alert, unless it was told.
     pub(super) fn raise(self, rule: &Rule, evidence: Vec<Evidence>, scene: &mut Scene<'_>) {
         let Self { id, process, subject } = self;
-        let same = program::same(&(program::name(&process), process.uid));
+        let same = same(&process);
         let silence = silence::of_process(&process);
         let (judged_from, life) = (scene.now, Life::With(id));
         scene.raise(rule, Found { same, subject, evidence, silence, judged_from, life });
@@ -52,7 +68,9 @@ impl Detector for Network {
 
     fn on_match(&mut self, rule: &Rule, event: &Event, scene: &mut Scene<'_>) {
         // A rule on processes says nothing of one that is not known, even if its filter only excludes.
-        if let Some(used) = Use::of(event) {
+        if user(event).is_some_and(|process| !is_told(process, rule, scene))
+            && let Some(used) = Use::of(event)
+        {
             used.raise(rule, Vec::new(), scene);
         }
     }

@@ -20,6 +20,9 @@ impl Detector for Listener {
 
     fn on_match(&mut self, rule: &Rule, event: &Event, scene: &mut Scene<'_>) {
         let Some(listener) = detector::listener(event) else { return };
+        if scene.is_told(rule, same(listener)) {
+            return;
+        }
         let mut evidence = vec![
             Evidence { name: "listens_on", value: Value::End(listener.local) },
             Evidence::number("port", listener.local.port().into()),
@@ -34,6 +37,11 @@ impl Detector for Listener {
     }
 }
 
+fn same(listener: &ListenEvent) -> u64 {
+    let owner = listener.owner.process.as_deref().map(program::name);
+    program::same(&(owner, listener.local, listener.netns))
+}
+
 /// Raises an alert about a listener, which ends with it: one an executable and place.
 pub(super) fn raise(
     rule: &Rule,
@@ -42,9 +50,8 @@ pub(super) fn raise(
     judged_from: BootNs,
     scene: &mut Scene<'_>,
 ) {
-    let owner = listener.owner.process.as_deref().map(program::name);
     let found = Found {
-        same: program::same(&(owner, listener.local, listener.netns)),
+        same: same(listener),
         subject: Subject::Listener(Box::new(listener.clone())),
         evidence,
         silence: silence::of_listener(listener),
