@@ -126,12 +126,9 @@ impl Pipeline {
         merged
     }
 
-    /// Puts rules in force, in the place of those before. They judge what is there now, and what comes.
+    /// Puts rules in force, in the place of those before. New ones judge what is there now, and what comes.
     pub fn set_rules(&mut self, rules: &RuleSet, tell: &mut impl FnMut(&Event)) {
         let now = boot_now();
-        let retired = self.engine.as_mut().map(|engine| engine.retire(now)).unwrap_or_default();
-        self.tell_alerts(retired, tell);
-        let mut engine = Engine::new(rules, self.attached);
         let mut existing = Vec::new();
         for change in self.flows.existing() {
             existing.push(FlowEvent { boot: now, change });
@@ -146,8 +143,13 @@ impl Pipeline {
             wall,
             body: EventBody::Flow(change),
         });
-        let alerts = engine.start(now, events, &self.flows);
-        self.engine = Some(engine);
+        let alerts = match &mut self.engine {
+            Some(engine) => engine.set_rules(rules, now, events, &self.flows),
+            None => {
+                let engine = self.engine.insert(Engine::new(rules, self.attached));
+                engine.start(now, events, &self.flows)
+            }
+        };
         self.flows.take_forgotten();
         self.tell_alerts(alerts, tell);
     }

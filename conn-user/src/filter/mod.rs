@@ -44,6 +44,13 @@ pub struct Filter {
     words: Box<[compile::Word]>,
 }
 
+/// By their texts: two that name zones or lists are the same only where the names are.
+impl PartialEq for Filter {
+    fn eq(&self, other: &Self) -> bool {
+        self.to_string() == other.to_string()
+    }
+}
+
 impl Filter {
     /// Reads and compiles a filter that may name what [`Names::builtin`] has. The empty text is the filter that
     /// everything passes.

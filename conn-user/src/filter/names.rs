@@ -46,7 +46,7 @@ pub enum NameError {
 pub const ANY: &str = "any";
 
 /// Zones and lists by name.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Names {
     zones: BTreeMap<Box<str>, Known>,
     lists: BTreeMap<Box<str>, Box<[String]>>,
@@ -56,6 +56,13 @@ pub struct Names {
 struct Known {
     zone: Zone,
     set: IpSet,
+}
+
+impl PartialEq for Known {
+    fn eq(&self, other: &Self) -> bool {
+        // The set is made from it.
+        self.zone == other.zone
+    }
 }
 
 const LOOPBACK: &[&str] = &["127.0.0.0/8", "::1/128"];

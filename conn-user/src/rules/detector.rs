@@ -43,6 +43,8 @@ impl Triggers {
     pub const FAILED: Self = Self(1 << 3);
     /// A program was executed.
     pub const EXEC: Self = Self(1 << 4);
+    /// Nothing.
+    pub const NONE: Self = Self(0);
     /// Everything.
     pub const ALL: Self = Self(0b1_1111);
 
@@ -69,7 +71,15 @@ impl Triggers {
             EventBody::Flow(Change::Failed(..)) => Self::FAILED,
             EventBody::Flow(Change::Listen(_)) => Self::LISTEN,
             EventBody::Exec(_) => Self::EXEC,
-            _ => Self(0),
+            _ => Self::NONE,
+        }
+    }
+
+    /// What an event is that tells what was there when the rule began.
+    pub fn of_existing(event: &Event) -> Self {
+        match &event.body {
+            EventBody::Flow(Change::Established(_)) => Self::BEGIN.and(Self::OPEN),
+            _ => Self::of(event),
         }
     }
 }
@@ -79,8 +89,13 @@ pub trait Detector: Send {
     /// Which events it is asked about.
     fn triggers(&self) -> Triggers;
 
-    /// The engine begins. Whatever was there before comes next as events with [`Source::Snapshot`].
+    /// The rule begins. Whatever was there before comes next as events ([`Scene::existing`]).
     fn on_start(&mut self, _rule: &Rule, _scene: &mut Scene<'_>) {}
+
+    /// Whether it asks the rule's exceptions itself: then [`Self::on_match`] gets what they hold for, too.
+    fn asks_exceptions(&self) -> bool {
+        false
+    }
 
     /// An event of its triggers that the rule's filters let pass.
     fn on_match(&mut self, rule: &Rule, event: &Event, scene: &mut Scene<'_>);
@@ -116,8 +131,10 @@ pub(super) type Followers = smallvec::SmallVec<[u32; 4]>;
 pub struct Scene<'a> {
     /// The instant of the event, or at which the timer was due.
     pub now: BootNs,
-    /// When the engine began.
+    /// When the rule began: with the engine, or when it was put in force.
     pub began: BootNs,
+    /// The event tells what was there when the rule began.
+    pub existing: bool,
     /// The zones and lists.
     pub names: &'a Names,
     /// What was seen.

@@ -1,5 +1,8 @@
 //! The engine: events in, alerts out. Its clock is that of the events and of the timers that it asks for.
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 
 use super::alerts::{AlertStats, Alerts};
@@ -46,6 +49,21 @@ pub struct EngineStats {
 struct Running {
     rule: Arc<Rule>,
     detector: Box<dyn Detector>,
+    /// From when on it judges.
+    began: BootNs,
+    /// Another rule took over. Its place stays taken: alerts and timers know rules by their place.
+    is_retired: bool,
+}
+
+/// The detector of a rule that is not in force any more.
+struct Retired;
+
+impl Detector for Retired {
+    fn triggers(&self) -> Triggers {
+        Triggers::NONE
+    }
+
+    fn on_match(&mut self, _rule: &Rule, _event: &Event, _scene: &mut Scene<'_>) {}
 }
 
 /// A connection or listener with events that wait for facts.
@@ -61,7 +79,6 @@ pub struct Engine {
     running: Vec<Running>,
     index: Index,
     names: Arc<Names>,
-    began: BootNs,
     coverage: Coverage,
     timers: Timers,
     followed: IntMap<u64, Followers>,
@@ -87,18 +104,12 @@ fn detector(detect: &Detect) -> Box<dyn Detector> {
 impl Engine {
     /// An engine that begins at this instant: when the programs were attached.
     pub fn new(rules: &RuleSet, began: BootNs) -> Self {
-        let running: Vec<Running> = rules
-            .rules
-            .iter()
-            .map(|rule| Running { detector: detector(&rule.detect), rule: Arc::clone(rule) })
-            .collect();
-        let index =
-            Index::new(running.iter().map(|of| (&*of.rule, of.detector.triggers(), of.detector.also())));
+        let running: Vec<Running> = rules.rules.iter().map(|rule| Running::new(rule, began)).collect();
+        let index = index(&running);
         Self {
             running,
             index,
             names: Arc::clone(&rules.names),
-            began,
             coverage: Coverage::new(began),
             timers: Timers::default(),
             followed: IntMap::default(),
@@ -120,13 +131,56 @@ impl Engine {
         existing: impl IntoIterator<Item = Event>,
         flows: &dyn Flows,
     ) -> Vec<Alert> {
-        for place in 0..self.running.len() {
+        self.begin_from(0, now, existing, flows);
+        self.alerts.take()
+    }
+
+    /// Puts other rules in force. A rule that stays as it is goes on: with what it remembers, its timers and alerts. The
+    /// alerts of those that go, or change, are resolved. A new one begins now, with `existing` as in [`Self::start`].
+    pub fn set_rules(
+        &mut self,
+        rules: &RuleSet,
+        now: BootNs,
+        existing: impl IntoIterator<Item = Event>,
+        flows: &dyn Flows,
+    ) -> Vec<Alert> {
+        let same_names = *self.names == *rules.names;
+        let mut new: Vec<&Arc<Rule>> = rules.rules.iter().collect();
+        for running in self.running.iter_mut().filter(|running| !running.is_retired) {
+            match new.iter().position(|rule| same_names && ***rule == *running.rule) {
+                Some(at) => drop(new.swap_remove(at)),
+                None => (running.is_retired, running.detector) = (true, Box::new(Retired)),
+            }
+        }
+        let Self { running, alerts, timers, .. } = self;
+        let is_gone = |place: u32| running.get(place as usize).is_some_and(|running| running.is_retired);
+        alerts.end_rules(is_gone, now);
+        timers.cancel_rules(is_gone);
+        let first = self.running.len();
+        self.running.extend(new.into_iter().map(|rule| Running::new(rule, now)));
+        self.names = Arc::clone(&rules.names);
+        self.index = index(&self.running);
+        self.begin_from(first, now, existing, flows);
+        self.alerts.take()
+    }
+
+    /// Lets the rules from this place on begin.
+    fn begin_from(
+        &mut self,
+        first: usize,
+        now: BootNs,
+        existing: impl IntoIterator<Item = Event>,
+        flows: &dyn Flows,
+    ) {
+        if first == self.running.len() {
+            return;
+        }
+        for place in first..self.running.len() {
             self.with(place as u32, now, flows, |detector, rule, scene| detector.on_start(rule, scene));
         }
         for event in existing {
-            self.judge(&event, flows);
+            self.judge(&event, Some(first as u32), flows);
         }
-        self.alerts.take()
     }
 
     /// Judges an event.
@@ -134,7 +188,7 @@ impl Engine {
         match &event.body {
             EventBody::Gap(gap) => self.coverage.lose(gap.clone()),
             EventBody::Flow(Change::Close(conn, _) | Change::Failed(conn, _)) => {
-                self.judge(event, flows);
+                self.judge(event, None, flows);
                 self.end(conn.id, event, flows);
             }
             EventBody::Flow(Change::Unlisten(listener, _)) => self.end(listener.id, event, flows),
@@ -144,9 +198,9 @@ impl Engine {
                         detector.on_exit(rule, &exit.process, *status, scene);
                     });
                 }
-                self.judge(event, flows);
+                self.judge(event, None, flows);
             }
-            _ => self.judge(event, flows),
+            _ => self.judge(event, None, flows),
         }
         if self.alerts.has_told() { self.alerts.take() } else { Vec::new() }
     }
@@ -182,9 +236,9 @@ impl Engine {
         self.alerts.take()
     }
 
-    /// The rules and how long each is in force.
+    /// The rules in force.
     pub fn rules(&self) -> impl Iterator<Item = &Rule> {
-        self.running.iter().map(|running| &*running.rule)
+        self.running.iter().filter(|running| !running.is_retired).map(|running| &*running.rule)
     }
 
     /// The counters.
@@ -199,23 +253,19 @@ impl Engine {
         }
     }
 
-    /// Ends every alert that is open, because other rules take over.
-    pub fn retire(&mut self, now: BootNs) -> Vec<Alert> {
-        self.alerts.end_rules(|_| true, now);
-        self.alerts.take()
-    }
-
-    fn judge(&mut self, event: &Event, flows: &dyn Flows) {
-        let triggers = Triggers::of(event);
+    /// `existing`: the event tells what was there when the rules from this place on began, and is for them only.
+    fn judge(&mut self, event: &Event, existing: Option<u32>, flows: &dyn Flows) {
+        let triggers = existing.map_or_else(|| Triggers::of(event), |_| Triggers::of_existing(event));
         let mut candidates = std::mem::take(&mut self.candidates);
         candidates.clear();
         self.index.candidates(triggers, event, &mut candidates);
         let mut waits = false;
-        for &place in &candidates {
-            let Running { rule, detector } = &self.running[place as usize];
-            let also = detector.also().is_some_and(|filter| filter.matches(event));
-            if rule.selects(event) {
+        for &place in candidates.iter().filter(|place| existing.is_none_or(|first| **place >= first)) {
+            let running = &self.running[place as usize];
+            let also = running.detector.also().is_some_and(|filter| filter.matches(event));
+            if running.selects(event) {
                 self.with(place, event.boot, flows, |detector, rule, scene| {
+                    scene.existing = existing.is_some();
                     detector.on_match(rule, event, scene);
                 });
             } else {
@@ -223,6 +273,7 @@ impl Engine {
             }
             if also {
                 self.with(place, event.boot, flows, |detector, rule, scene| {
+                    scene.existing = existing.is_some();
                     detector.on_also(rule, event, scene);
                 });
             }
@@ -253,8 +304,7 @@ impl Engine {
         candidates.clear();
         self.index.candidates(Triggers::of(event), event, &mut candidates);
         for &place in &candidates {
-            let rule = &self.running[place as usize].rule;
-            if self.index.is_late(place) && rule.selects(event) {
+            if self.index.is_late(place) && self.running[place as usize].selects(event) {
                 self.with(place, now, flows, |detector, rule, scene| {
                     scene.is_over = is_over;
                     detector.on_match(rule, event, scene);
@@ -299,7 +349,8 @@ impl Engine {
         let Some(running) = self.running.get_mut(place as usize) else { return };
         let mut scene = Scene {
             now,
-            began: self.began,
+            began: running.began,
+            existing: false,
             names: &self.names,
             coverage: &self.coverage,
             flows,
@@ -312,6 +363,21 @@ impl Engine {
         };
         act(running.detector.as_mut(), &running.rule, &mut scene);
     }
+}
+
+impl Running {
+    fn new(rule: &Arc<Rule>, began: BootNs) -> Self {
+        Self { detector: detector(&rule.detect), rule: Arc::clone(rule), began, is_retired: false }
+    }
+
+    fn selects(&self, event: &Event) -> bool {
+        let excepts = || !self.detector.asks_exceptions() && self.rule.excepts(event);
+        self.rule.matches.matches(event) && !excepts()
+    }
+}
+
+fn index(running: &[Running]) -> Index {
+    Index::new(running.iter().map(|of| (&*of.rule, of.detector.triggers(), of.detector.also())))
 }
 
 /// The connection or listener that an event is about.

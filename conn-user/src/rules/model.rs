@@ -7,7 +7,7 @@ use crate::filter::Filter;
 use crate::units::DurationNs;
 
 /// A rule. Its kind is that of `detect`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Rule {
     /// What alerts say of it.
     pub about: Arc<RuleRef>,
@@ -24,7 +24,7 @@ pub struct Rule {
 }
 
 /// What a rule asks of the events that it looks at.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Detect {
     /// Kind `path`.
     Path(PathRule),
@@ -39,7 +39,7 @@ pub enum Detect {
 }
 
 /// `find = …` of a rule of kind `path`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum PathRule {
     /// `"forbidden"`: whatever matches.
     Forbidden,
@@ -132,7 +132,7 @@ pub enum ServerRule {
 }
 
 /// A rule of kind `long`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct LongRule {
     /// Open longer than each of these, ascending, with the severity from then on.
     pub levels: Box<[(DurationNs, Severity)]>,
@@ -141,7 +141,7 @@ pub struct LongRule {
 }
 
 /// A rule of kind `missing`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct MissingRule {
     /// What must be there.
     pub expect: Expect,
@@ -163,6 +163,11 @@ pub enum Expect {
 impl Rule {
     /// Whether its filters let an event pass.
     pub fn selects(&self, event: &crate::event::model::Event) -> bool {
-        self.matches.matches(event) && !self.except.iter().any(|except| except.matches(event))
+        self.matches.matches(event) && !self.excepts(event)
+    }
+
+    /// Whether one of its exceptions holds for an event.
+    pub fn excepts(&self, event: &crate::event::model::Event) -> bool {
+        self.except.iter().any(|except| except.matches(event))
     }
 }

@@ -35,6 +35,20 @@ pub(super) fn of_process(process: &ProcessInfo) -> Option<Box<str>> {
     }
 }
 
+/// `exe:… unit:…`, or `exe:… parent:…` where no unit is: what a program does that may do anything, like a shell, is particular
+/// by where it was started.
+pub(super) fn of_started(process: &ProcessInfo) -> Option<Box<str>> {
+    let program = of_process(process)?;
+    let unit =
+        process.placement.as_deref().and_then(|place| place.user_unit.as_deref().or(place.unit.as_deref()));
+    if let Some(unit) = unit.filter(|unit| unit.ends_with(b".service")) {
+        return Some(format!("{program} unit:{}", quoted(str::from_utf8(unit).ok()?)).into());
+    }
+    let parent = process.ancestors.first().filter(|parent| parent.pid.0 != 1);
+    let parent = parent.and_then(|parent| str::from_utf8(&parent.comm).ok());
+    Some(parent.map_or(program.clone(), |parent| format!("{program} parent:{}", quoted(parent)).into()))
+}
+
 /// A value as the filter language takes it: in quotes where a character of it has a meaning.
 fn quoted(text: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:".contains(c);

@@ -81,6 +81,11 @@ pub(crate) fn evidence<'a>(alert: &'a Alert, name: &str) -> Option<&'a Value> {
     alert.evidence.iter().find(found).map(|evidence| &evidence.value)
 }
 
+fn set(rules: Vec<Rule>) -> RuleSet {
+    let names = Arc::new(Names::builtin().clone());
+    RuleSet { rules: rules.into_iter().map(Arc::new).collect(), names }
+}
+
 #[derive(Default)]
 struct Living(BTreeMap<u64, ConnEvent>);
 
@@ -114,12 +119,8 @@ impl Rig {
     /// An engine that has not begun: what happens until [`Self::begin`] was there before, and is told as a snapshot has
     /// it. Listeners and connections only.
     pub(crate) fn before(rules: Vec<Rule>) -> Self {
-        let rules = RuleSet {
-            rules: rules.into_iter().map(Arc::new).collect(),
-            names: Arc::new(Names::builtin().clone()),
-        };
         Self {
-            engine: Engine::new(&rules, BEGAN),
+            engine: Engine::new(&set(rules), BEGAN),
             now: BEGAN,
             living: Living::default(),
             listeners: BTreeMap::new(),
@@ -134,6 +135,17 @@ impl Rig {
     pub(crate) fn begin(&mut self) {
         let existing = self.existing.take().unwrap_or_default();
         self.told.extend(self.engine.start(self.now, existing, &self.living));
+    }
+
+    /// Other rules are put in force.
+    pub(crate) fn set_rules(&mut self, rules: Vec<Rule>) {
+        let rules = set(rules);
+        let open = self.living.0.values().map(|conn| Change::Established(conn.clone()));
+        let listening = self.listeners.values().map(|listener| Change::Listen(listener.clone()));
+        let now = self.now;
+        let event = |change| Event { seq: 0, boot: now, wall: WallNs(now.0), body: EventBody::Flow(change) };
+        let existing: Vec<Event> = open.chain(listening).map(event).collect();
+        self.told.extend(self.engine.set_rules(&rules, now, existing, &self.living));
     }
 
     /// Takes the alerts that were told since the last call.

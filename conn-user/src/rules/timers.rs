@@ -78,6 +78,15 @@ impl Timers {
         }
     }
 
+    /// Takes back those of some rules.
+    pub fn cancel_rules(&mut self, gone: impl Fn(u32) -> bool) {
+        let ids: Vec<u32> =
+            self.heap.iter().copied().filter(|id| gone(self.slots[*id as usize].alarm.rule)).collect();
+        for id in ids {
+            self.cancel(TimerId(id));
+        }
+    }
+
     /// The first one that is due, if any.
     pub fn due(&mut self, now: BootNs) -> Option<(BootNs, Alarm)> {
         let &first = self.heap.first()?;

@@ -58,7 +58,11 @@ impl Compiler<'_> {
             },
             matches: self.matches(draft, shape)?,
             except: draft.except.iter().filter_map(|node| self.filter("except", node)).collect(),
-            throttle: self.duration(draft, "throttle", true).unwrap_or(DurationNs(HOUR)),
+            throttle: self.duration(draft, "throttle", true).unwrap_or(match shape.kind {
+                // Each absence is one of its own, and has had its grace.
+                RuleKind::Missing => DurationNs(0),
+                _ => DurationNs(HOUR),
+            }),
             detect: detect?,
         };
         let enabled = self.bool(draft, "enabled").unwrap_or(true);

@@ -61,7 +61,12 @@ pub(super) const COMMON: &[Key] = &[
     key("match", "a filter", Required, "which events it looks at; `\"\"` is all that its question is about"),
     key("except", "a filter, or several", Is("none"), "which of these it does not"),
     key("attack", "ATT&CK ids", Is("none"), "technique ids, e.g. `[\"T1071\", \"T1059.004\"]`"),
-    key("throttle", TIME, Is("`1h`"), "the same finding is told once in this time; `\"0s\"`: each time"),
+    key(
+        "throttle",
+        TIME,
+        Is("`1h`, of `missing` `0s`"),
+        "the same finding is told once in this time; `\"0s\"`: each time",
+    ),
     key("enabled", "true or false", Is("`true`"), "whether it is in force"),
 ];
 

@@ -52,6 +52,10 @@ impl Cause {
             None => self.how.to_owned(),
         };
         evidence.push(Evidence::text("cause", cause.into_bytes()));
+        if self.exited.is_some() && self.how != "closed" {
+            // A client that ends because the other side hung up: both are the cause.
+            evidence.push(Evidence::text("end", self.how.as_bytes()));
+        }
         let process = |name, process: &Option<Arc<ProcessInfo>>| {
             process.clone().map(|process| Evidence { name, value: Value::Process(process) })
         };

@@ -8,7 +8,7 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use crate::event::alert::{AlertId, Evidence, Subject, Value};
 use crate::event::model::Event;
-use crate::flow::model::ConnEvent;
+use crate::flow::model::{ConnEvent, Source};
 use crate::process::hash::IntMap;
 use crate::process::info::ProcessInfo;
 use crate::rules::alerts::{Found, Life};
@@ -104,7 +104,11 @@ impl Detector for FanOut {
     }
 
     fn on_match(&mut self, rule: &Rule, event: &Event, scene: &mut Scene<'_>) {
-        let Some(conn) = connection(event) else { return };
+        // When those that were there before were opened is not known: not within one window.
+        let Some(conn) = connection(event).filter(|conn| conn.source == Source::Live && !scene.existing)
+        else {
+            return;
+        };
         let Some(process) = conn.owner.process.as_deref() else { return };
         let key = self.group_of(conn, process);
         let item = self.item_of(conn);
@@ -200,6 +204,7 @@ impl Detector for FanOut {
 mod tests {
     use super::*;
     use crate::event::alert::Phase;
+    use crate::flow::model::Direction;
     use crate::rules::model::{Detect, PathRule};
     use crate::rules::testing::{Rig, evidence, process, rule, seconds};
 
@@ -244,6 +249,17 @@ mod tests {
         for at in 0..200 {
             rig.connect(&busy, &format!("10.0.3.{}:443", at % 10));
         }
+        assert!(rig.told().is_empty());
+    }
+
+    #[test]
+    fn what_was_there_before_was_not_opened_at_once() {
+        let detect = PathRule::FanOut { of: FanOutOf::Peers, limit: 10, window: seconds(60) };
+        let mut rig = Rig::before(vec![rule(Detect::Path(detect), "dir:out")]);
+        for at in 1..=40 {
+            rig.existing(Direction::Out, &process(11, "/usr/bin/pool"), None, &format!("10.0.3.{at}:443"));
+        }
+        rig.begin();
         assert!(rig.told().is_empty());
     }
 

@@ -98,7 +98,8 @@ impl Detector for FirstSeen {
     fn on_match(&mut self, rule: &Rule, event: &Event, scene: &mut Scene<'_>) {
         let Some(conn) = connection(event) else { return };
         let path = self.path(conn, scene.names);
-        let learns = conn.source == Source::Snapshot || scene.now.since(scene.began) < self.learn;
+        let learns =
+            scene.existing || conn.source == Source::Snapshot || scene.now.since(scene.began) < self.learn;
         if !self.is_first(path) || learns {
             return;
         }

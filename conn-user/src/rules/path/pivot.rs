@@ -116,6 +116,11 @@ impl Detector for Pivot {
         Some(&self.to)
     }
 
+    /// They are about the connection out: a server that is excepted is a way in all the same.
+    fn asks_exceptions(&self) -> bool {
+        true
+    }
+
     fn on_match(&mut self, _rule: &Rule, event: &Event, scene: &mut Scene<'_>) {
         let Some(conn) = connection(event).filter(|conn| conn.direction == Direction::In) else { return };
         let Some(process) = &conn.owner.process else { return };
@@ -149,8 +154,7 @@ impl Detector for Pivot {
 
     fn on_also(&mut self, rule: &Rule, event: &Event, scene: &mut Scene<'_>) {
         let Some(conn) = connection(event).filter(|conn| conn.direction == Direction::Out) else { return };
-        let excepted = rule.except.iter().any(|except| except.matches(event));
-        let Some(process) = conn.owner.process.as_deref().filter(|_| !excepted) else { return };
+        let Some(process) = conn.owner.process.as_deref().filter(|_| !rule.excepts(event)) else { return };
         let Some((entry, depth)) = self.way_in(process, event.boot) else { return };
         let (from, to) = (entry.from.ip(), conn.remote.ip());
         let same = program::same(&(program::name(process), from, to, service_port(conn)));
@@ -241,6 +245,20 @@ mod tests {
         let names = ["sshd[800]", "sshd[100100]", "bash[100101]", "ssh[100102]"];
         let via = names.iter().map(|name| Value::Text(name.as_bytes().into())).collect();
         assert_eq!(evidence(&alert, "via"), Some(&Value::List(via)));
+    }
+
+    #[test]
+    fn exceptions_are_about_the_way_out() {
+        let to = Filter::new("dir:out raddr:rfc1918").expect("a filter");
+        let detect = PathRule::Pivot { to, within: seconds(60) };
+        let except = [Filter::new("proc:web").expect("a filter")].into();
+        let mut rig = Rig::new(Rule { except, ..rule(Detect::Path(detect), "dir:in raddr:external") });
+        let web = process(801, "/usr/sbin/web");
+        rig.accept(&web, "10.0.0.1:80", "203.0.113.1:5000");
+        rig.connect(&web, "10.0.0.9:5432");
+        assert!(rig.told().is_empty(), "its own work");
+        rig.connect(&child(&web, THEN, "/usr/bin/curl"), "10.0.0.9:8000");
+        assert_eq!(rig.only().phase, Phase::Raised);
     }
 
     #[test]

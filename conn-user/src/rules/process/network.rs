@@ -55,7 +55,7 @@ impl Use {
     pub(super) fn raise(self, rule: &Rule, evidence: Vec<Evidence>, scene: &mut Scene<'_>) {
         let Self { id, process, subject } = self;
         let same = same(&process);
-        let silence = silence::of_process(&process);
+        let silence = silence::of_started(&process);
         let (judged_from, life) = (scene.now, Life::With(id));
         scene.raise(rule, Found { same, subject, evidence, silence, judged_from, life });
     }

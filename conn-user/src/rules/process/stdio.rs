@@ -40,7 +40,7 @@ impl Detector for Stdio {
         let found = Found {
             same: conn.id.0,
             evidence,
-            silence: silence::of_process(process),
+            silence: silence::of_started(process),
             judged_from: scene.now,
             life: Life::With(conn.id),
             subject: Subject::Connection(conn),

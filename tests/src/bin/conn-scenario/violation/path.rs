@@ -148,7 +148,7 @@ id = "v.path-beacon"
 kind = "path"
 find = "beacon"
 match = 'proc:v-beacon dir:out'
-score = 0.8
+score = 0.7
 at_least = 8
 "#,
     run: || {
@@ -161,7 +161,7 @@ at_least = 8
         let mut from = boot_ns();
         for call in 0..8u64 {
             // By the clock, however long the call took.
-            let due = from + call * 500_000_000;
+            let due = from + call * 800_000_000;
             pause(due.saturating_sub(boot_ns()) / 1_000_000);
             if call == 7 {
                 from = boot_ns();

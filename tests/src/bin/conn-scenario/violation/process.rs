@@ -63,9 +63,10 @@ throttle = "0s"
             let conn = Conn::connect(to)?;
             let from = boot_ns();
             let mut shell = waiting(conn.fd, "v-stdio")?;
-            told("v.process-stdio", Phase::Raised, shell.id(), from)?;
             let pid = shell.id();
             ensure!(shell.wait().context("wait")?.success(), "the actor");
+            // The exec is told somewhat after its starter can know of it.
+            told("v.process-stdio", Phase::Raised, pid, from)?;
             told("v.process-stdio", Phase::Resolved, pid, from)
         })?;
         let conn = listener.accept()?;
