@@ -146,7 +146,8 @@ impl Pipeline {
         let alerts = match &mut self.engine {
             Some(engine) => engine.set_rules(rules, now, events, &self.flows),
             None => {
-                let engine = self.engine.insert(Engine::new(rules, self.attached));
+                let engine = Engine::new(rules, self.attached).with_comparer(self.processes.comparer());
+                let engine = self.engine.insert(engine);
                 engine.start(now, events, &self.flows)
             }
         };

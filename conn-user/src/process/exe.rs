@@ -2,13 +2,16 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File, Metadata, OpenOptions};
+use std::io;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use super::identity::ExeFile;
+use rustix::fs::{Mode, OFlags, ResolveFlags};
+
+use super::identity::{ExeFile, Replaced};
 use super::info::FileId;
 use super::procfs::ProcFs;
 use crate::kernel::mounts;
@@ -116,6 +119,57 @@ impl Found {
     }
 }
 
+/// Whether `path`, that of the executable of the process (`pid`, `start`), leads to the file that the process runs. `None`:
+/// that cannot be known: the process is gone or out of reach, or the path is not one from the root.
+///
+/// The kernel itself follows the name: the link `/proc/PID/exe` shows where the file was moved to, and ` (deleted)` when it
+/// was unlinked or another one was renamed over it (`d_path`, fs/d_path.c). Only then the path is looked up, in the root of
+/// the process: that of a container is not ours.
+pub(super) fn replaced(proc: &ProcFs, pid: Pid, start: BootNs, path: &[u8]) -> Option<Replaced> {
+    const MARK: &[u8] = b" (deleted)";
+    if !path.starts_with(b"/") {
+        return None;
+    }
+    let link = proc.file(pid, "exe");
+    let running = fs::metadata(&link).ok()?;
+    let name = fs::read_link(&link).ok()?;
+    let replaced = if name.as_os_str().as_bytes() == path && !path.ends_with(MARK) {
+        Replaced::No
+    } else {
+        let is_it = |meta: &Metadata| meta.ino() == running.ino() && meta.dev() == running.dev();
+        match inside(proc, pid, path) {
+            Ok(meta) if is_it(&meta) => Replaced::No,
+            Ok(_) => Replaced::Other,
+            Err(error) if is_nothing(&error) => {
+                // After a chroot(2) the path is still one of the root of its mounts, which is ours where the mounts are.
+                let ours = fs::metadata(proc.file(pid, "ns/mnt")).ok()?.ino()
+                    == fs::metadata("/proc/self/ns/mnt").ok()?.ino();
+                let outside = if ours { fs::metadata(OsStr::from_bytes(path)) } else { Err(error) };
+                match outside {
+                    Ok(meta) if is_it(&meta) => Replaced::No,
+                    Ok(_) => Replaced::Other,
+                    Err(error) if is_nothing(&error) => Replaced::Gone,
+                    Err(_) => return None,
+                }
+            }
+            Err(_) => return None,
+        }
+    };
+    proc.is_there(pid, start).then_some(replaced)
+}
+
+fn is_nothing(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}
+
+/// What is at the path in the root of a process; links in it, absolute ones too, do not lead out of that.
+fn inside(proc: &ProcFs, pid: Pid, path: &[u8]) -> io::Result<Metadata> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let root = rustix::fs::open(proc.file(pid, "root"), flags | OFlags::DIRECTORY, Mode::empty())?;
+    let file = rustix::fs::openat2(root, path, flags, Mode::empty(), ResolveFlags::IN_ROOT)?;
+    File::from(file).metadata()
+}
+
 fn time(seconds: i64, nanoseconds: i64) -> SystemTime {
     let whole = Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
     SystemTime::UNIX_EPOCH + whole + Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(0))
@@ -123,4 +177,4 @@ fn time(seconds: i64, nanoseconds: i64) -> SystemTime {
 
 #[cfg(test)]
 #[path = "exe_tests.rs"]
-mod tests;
+pub(crate) mod tests;

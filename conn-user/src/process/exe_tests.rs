@@ -108,6 +108,74 @@ fn who_may_write() {
         fs::write(&path, "other").expect("a file");
         let still = (file_mode & 2 != 0).then_some(true);
         assert_eq!(found.describe(&proc, wanted).writable, still);
-        assert_eq!(std::io::read_to_string(found.content().expect("open")).expect("read"), "#!");
+        assert_eq!(io::read_to_string(found.content().expect("open")).expect("read"), "#!");
     }
+}
+
+/// A copy of sleep(1) that runs, and is ended with the test.
+pub(crate) struct Sleeper {
+    folder: Folder,
+    child: std::process::Child,
+}
+
+impl Sleeper {
+    pub(crate) fn start(name: &str) -> Self {
+        let folder = Folder::new(name, 0o755);
+        let path = folder.0.join("sleeper");
+        fs::copy("/bin/sleep", &path).expect("a copy");
+        let start = || std::process::Command::new(&path).arg("600").spawn();
+        // A child that another test forked meanwhile may hold the copy open for writing until its exec.
+        let child = std::iter::repeat_with(start).inspect(|_| std::thread::yield_now()).find(
+            |started| !matches!(started, Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy),
+        );
+        Self { folder, child: child.expect("endless").expect("a process") }
+    }
+
+    pub(crate) fn path(&self) -> PathBuf {
+        self.folder.0.join("sleeper")
+    }
+
+    /// It as /proc shows it.
+    pub(crate) fn process(&self) -> crate::process::info::ProcessInfo {
+        let pid = Pid(self.child.id());
+        let image = super::super::procfs::ProcSource::read(&ProcFs::default(), pid).expect("it runs");
+        super::super::image::scanned(image)
+    }
+
+    /// Another file takes its name.
+    pub(crate) fn replace(&self) {
+        let new = self.folder.0.join("new");
+        fs::write(&new, "another").expect("a file");
+        fs::rename(new, self.path()).expect("renamed");
+    }
+}
+
+impl Drop for Sleeper {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn what_became_of_the_executable_of_a_running_process() {
+    let (sleeper, proc) = (Sleeper::start("replaced"), ProcFs::default());
+    let (process, path) = (sleeper.process(), sleeper.path());
+    let now = || replaced(&proc, process.pid, process.start, path.as_os_str().as_bytes());
+    assert_eq!(now(), Some(Replaced::No));
+    let aside = sleeper.folder.0.join("aside");
+    fs::rename(&path, &aside).expect("moved");
+    assert_eq!(now(), Some(Replaced::Gone), "moved away");
+    std::os::unix::fs::symlink(&aside, &path).expect("a link");
+    assert_eq!(now(), Some(Replaced::No), "a link leads to it");
+    fs::remove_file(&path).expect("removed");
+    fs::rename(&aside, &path).expect("moved back");
+    assert_eq!(now(), Some(Replaced::No));
+    sleeper.replace();
+    assert_eq!(now(), Some(Replaced::Other));
+    fs::remove_file(&path).expect("removed");
+    assert_eq!(now(), Some(Replaced::Gone));
+    assert_eq!(replaced(&proc, process.pid, process.start, b"sleeper"), None, "not from the root");
+    let other = BootNs(process.start.0 + 1_000_000_000);
+    assert_eq!(replaced(&proc, process.pid, other, path.as_os_str().as_bytes()), None, "another process");
 }

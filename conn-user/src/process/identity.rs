@@ -3,9 +3,10 @@
 //! Shared by everything that holds the process: a connection that was opened before its opener's executable was
 //! hashed is closed with the hash.
 
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use crate::units::{BootNs, NetNs};
+use crate::units::{BootNs, DurationNs, NetNs};
 
 /// Facts of a process image that may still come. Two are equal when they are the same.
 #[derive(Clone, Debug, Default)]
@@ -15,6 +16,11 @@ pub struct Identity(Arc<Cells>);
 struct Cells {
     state: OnceLock<ProcessState>,
     exe: Arc<ExeCells>,
+    /// When its executable was compared last, in nanoseconds since boot; 0: never. Of each process by itself: another one
+    /// of the same image may have another root.
+    compared: AtomicU64,
+    /// A [`Replaced`], or 0.
+    replaced: AtomicU8,
 }
 
 #[derive(Debug, Default)]
@@ -61,6 +67,31 @@ pub struct ExeFile {
     pub writable: Option<bool>,
 }
 
+/// Whether the path of a process's executable still leads to the file that it runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Replaced {
+    /// It does.
+    No = 1,
+    /// It leads to another file.
+    Other = 2,
+    /// It leads to none.
+    Gone = 3,
+    /// That cannot be known: the process is gone, or out of reach.
+    Unknown = 4,
+}
+
+impl Replaced {
+    /// In a word.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::No => "no",
+            Self::Other => "other",
+            Self::Gone => "gone",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
 impl PartialEq for Identity {
     fn eq(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
@@ -73,7 +104,7 @@ impl Identity {
     /// Of an image that was executed at this instant.
     pub fn executed_at(at: BootNs) -> Self {
         let exe = Arc::new(ExeCells { executed: Some(at), ..ExeCells::default() });
-        Self(Arc::new(Cells { state: OnceLock::new(), exe }))
+        Self(Arc::new(Cells { exe, ..Cells::default() }))
     }
 
     /// When the image was executed, where that was seen.
@@ -84,7 +115,7 @@ impl Identity {
     /// For a new process with the same executable.
     #[must_use]
     pub fn forked(&self) -> Self {
-        Self(Arc::new(Cells { state: OnceLock::new(), exe: Arc::clone(&self.0.exe) }))
+        Self(Arc::new(Cells { exe: Arc::clone(&self.0.exe), ..Cells::default() }))
     }
 
     /// The state of the process, once known.
@@ -105,6 +136,36 @@ impl Identity {
     /// Whether the hash is known, or known to be out of reach.
     pub fn sha256_settled(&self) -> bool {
         self.0.exe.sha256.get().is_some()
+    }
+
+    /// What the last comparison of the executable with its path said; `None`: there was none, or it is under way.
+    pub fn replaced(&self) -> Option<Replaced> {
+        match self.0.replaced.load(Ordering::Relaxed) {
+            1 => Some(Replaced::No),
+            2 => Some(Replaced::Other),
+            3 => Some(Replaced::Gone),
+            4 => Some(Replaced::Unknown),
+            _ => None,
+        }
+    }
+
+    /// Tells what a comparison said.
+    pub fn set_replaced(&self, replaced: Replaced) {
+        self.0.replaced.store(replaced as u8, Ordering::Relaxed);
+    }
+
+    /// Whether it is time to compare: never twice within `every`, and not again once the file was replaced, for it does not
+    /// come back. Then what was known is forgotten.
+    pub fn is_to_be_compared(&self, now: BootNs, every: DurationNs) -> bool {
+        let last = BootNs(self.0.compared.load(Ordering::Relaxed));
+        let known = self.replaced();
+        if matches!(known, Some(Replaced::Other | Replaced::Gone)) || (last.0 != 0 && now.since(last) < every)
+        {
+            return false;
+        }
+        self.0.compared.store(now.0.max(1), Ordering::Relaxed);
+        self.0.replaced.store(0, Ordering::Relaxed);
+        true
     }
 
     /// Grows with what is known: what was made from an older one must be made anew.
@@ -144,6 +205,21 @@ mod tests {
         parent.set_sha256(Some([7; 32]));
         assert_eq!((child.state(), child.sha256()), (None, Some(&[7; 32])));
         assert_ne!(parent, child);
+    }
+
+    #[test]
+    fn an_executable_is_compared_once_in_a_while_until_it_is_replaced() {
+        let (identity, every) = (Identity::default(), DurationNs(60));
+        assert!(
+            identity.is_to_be_compared(BootNs(0), every) && !identity.is_to_be_compared(BootNs(59), every)
+        );
+        identity.set_replaced(Replaced::No);
+        assert_eq!(identity.replaced(), Some(Replaced::No));
+        assert!(identity.forked().is_to_be_compared(BootNs(2), every), "each process by itself");
+        assert!(identity.is_to_be_compared(BootNs(100), every));
+        assert_eq!(identity.replaced(), None, "under way");
+        identity.set_replaced(Replaced::Gone);
+        assert!(!identity.is_to_be_compared(BootNs(1_000), every));
     }
 
     #[test]

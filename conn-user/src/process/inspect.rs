@@ -13,8 +13,8 @@ use std::thread;
 use std::time::Duration;
 
 use super::digest::{self, Cache, FileState, SIZE_MAX};
-use super::exe::{Found, Wanted};
-use super::identity::{Identity, ProcessState};
+use super::exe::{self, Found, Wanted};
+use super::identity::{Identity, ProcessState, Replaced};
 use super::info::{FileId, ProcessInfo, ProcessSource};
 use super::procfs::ProcFs;
 use crate::clock::Clock;
@@ -44,6 +44,12 @@ pub struct InspectStats {
     pub too_large: u64,
     /// Executables that could not be read, or changed while they were.
     pub unreadable: u64,
+    /// Executables to compare with what their path leads to.
+    pub compare_asked: u64,
+    /// Of these, not compared because too much waited.
+    pub compare_dropped: u64,
+    /// Of these, those of processes that were gone or out of reach.
+    pub compare_failed: u64,
 }
 
 #[derive(Debug, Default)]
@@ -56,6 +62,9 @@ struct Counts {
     hash_dropped: AtomicU64,
     too_large: AtomicU64,
     unreadable: AtomicU64,
+    compare_asked: AtomicU64,
+    compare_dropped: AtomicU64,
+    compare_failed: AtomicU64,
 }
 
 fn count(counter: &AtomicU64) {
@@ -85,9 +94,19 @@ struct Request {
     parent: Option<Identity>,
 }
 
+/// An executable to compare with what its path leads to.
+#[derive(Debug)]
+struct Comparison {
+    pid: Pid,
+    start: BootNs,
+    exe: Arc<[u8]>,
+    identity: Identity,
+}
+
 #[derive(Debug)]
 enum Job {
     Inspect(Box<Request>),
+    Compare(Box<Comparison>),
     Settle(SyncSender<()>),
 }
 
@@ -95,6 +114,39 @@ enum Job {
 enum HashJob {
     Hash(File, FileState, Identity),
     Settle(SyncSender<()>),
+}
+
+/// Has executables compared with what their paths lead to now. The threads do not end before it is dropped too.
+#[derive(Clone, Debug)]
+pub struct Comparer {
+    queue: SyncSender<Job>,
+    counts: Arc<Counts>,
+}
+
+impl Comparer {
+    /// Asks for a process; the answer comes to [`Identity::replaced`]. Never waits: what does not fit is counted. Returns
+    /// whether an answer may come.
+    pub fn ask(&self, process: &ProcessInfo) -> bool {
+        let Some(exe) = process.exe.clone() else { return false };
+        count(&self.counts.compare_asked);
+        let (pid, start, identity) = (process.pid, process.start, process.identity.clone());
+        let comparison = Comparison { pid, start, exe, identity };
+        let asked = send(&self.queue, &self.counts, QUEUE_MAX / 2, || Job::Compare(Box::new(comparison)));
+        if !asked {
+            count(&self.counts.compare_dropped);
+        }
+        asked
+    }
+}
+
+/// Sends a job, if fewer wait than there is room for.
+fn send(queue: &SyncSender<Job>, counts: &Counts, room: usize, job: impl FnOnce() -> Job) -> bool {
+    let waiting = counts.waiting.fetch_add(1, Ordering::Relaxed);
+    let sent = waiting < room && queue.try_send(job()).is_ok();
+    if !sent {
+        counts.waiting.fetch_sub(1, Ordering::Relaxed);
+    }
+    sent
 }
 
 /// Asks the threads. They end when it is dropped.
@@ -124,7 +176,6 @@ impl Inspector {
     /// Asks for a process. Never waits: what does not fit is counted.
     pub(super) fn ask(&self, process: &ProcessInfo, depth: Depth, parent: Option<Identity>) {
         count(&self.counts.asked);
-        let waiting = self.counts.waiting.fetch_add(1, Ordering::Relaxed);
         // A storm of programs leaves room for those that use the network.
         let room = if depth == Depth::State { QUEUE_MAX / 2 } else { QUEUE_MAX };
         let request = || Request {
@@ -137,10 +188,14 @@ impl Inspector {
             identity: process.identity.clone(),
             parent: parent.filter(|_| process.source == ProcessSource::Fork),
         };
-        if waiting >= room || self.queue.try_send(Job::Inspect(Box::new(request()))).is_err() {
-            self.counts.waiting.fetch_sub(1, Ordering::Relaxed);
+        if !send(&self.queue, &self.counts, room, || Job::Inspect(Box::new(request()))) {
             count(&self.counts.dropped);
         }
+    }
+
+    /// For those who only have executables compared.
+    pub fn comparer(&self) -> Comparer {
+        Comparer { queue: self.queue.clone(), counts: Arc::clone(&self.counts) }
     }
 
     /// Waits until all that was asked is answered, but not longer than this. Returns whether it is.
@@ -160,6 +215,9 @@ impl Inspector {
             hash_dropped: read(&self.counts.hash_dropped),
             too_large: read(&self.counts.too_large),
             unreadable: read(&self.counts.unreadable),
+            compare_asked: read(&self.counts.compare_asked),
+            compare_dropped: read(&self.counts.compare_dropped),
+            compare_failed: read(&self.counts.compare_failed),
         }
     }
 }
@@ -178,6 +236,14 @@ impl Worker {
                 Job::Inspect(request) => {
                     self.counts.waiting.fetch_sub(1, Ordering::Relaxed);
                     self.inspect(&request);
+                }
+                Job::Compare(of) => {
+                    self.counts.waiting.fetch_sub(1, Ordering::Relaxed);
+                    let replaced = exe::replaced(&self.proc, of.pid, of.start, &of.exe);
+                    if replaced.is_none() {
+                        count(&self.counts.compare_failed);
+                    }
+                    of.identity.set_replaced(replaced.unwrap_or(Replaced::Unknown));
                 }
                 // What is asked here lies before it in the other queue.
                 Job::Settle(done) => drop(self.hash_queue.send(HashJob::Settle(done))),

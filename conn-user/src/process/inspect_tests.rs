@@ -88,3 +88,26 @@ fn a_full_queue_drops_and_counts() {
     drop(inspector);
     assert_eq!(jobs.into_iter().count(), QUEUE_MAX);
 }
+
+#[test]
+fn executables_are_compared_in_the_background_and_counted() {
+    let inspector = Inspector::start(ProcFs::default()).expect("threads");
+    let comparer = inspector.comparer();
+    let (process, nameless) = (me(), ProcessInfo { exe: None, ..me() });
+    let gone = ProcessInfo { exe: Some(b"/x"[..].into()), ..ProcessInfo::new(Pid(u32::MAX), BootNs(1)) };
+    assert!(comparer.ask(&process) && comparer.ask(&gone) && !comparer.ask(&nameless));
+    assert!(inspector.settle(PATIENCE));
+    assert_eq!(process.identity.replaced(), Some(Replaced::No));
+    assert_eq!(gone.identity.replaced(), Some(Replaced::Unknown));
+    let stats = inspector.stats();
+    assert_eq!((stats.compare_asked, stats.compare_dropped, stats.compare_failed), (2, 0, 1));
+}
+
+#[test]
+fn comparisons_leave_room_in_the_queue() {
+    let (queue, _jobs) = sync_channel(QUEUE_MAX);
+    let inspector = Inspector { queue, counts: Arc::default() };
+    let (comparer, process) = (inspector.comparer(), me());
+    let asked = (0..QUEUE_MAX).filter(|_| comparer.ask(&process)).count();
+    assert_eq!((asked, inspector.stats().compare_dropped), (QUEUE_MAX / 2, QUEUE_MAX as u64 / 2));
+}

@@ -22,6 +22,8 @@ mod tty;
 pub mod users;
 
 #[cfg(test)]
+pub(crate) use exe::tests::Sleeper;
+#[cfg(test)]
 pub(crate) mod testing;
 
 pub use table::ProcessTable;

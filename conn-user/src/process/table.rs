@@ -14,7 +14,7 @@ use super::entry::{Entry, Exited, Slot, entry_of, find};
 use super::hash::IntMap;
 use super::image::{executed, filename, hook_only, inherit};
 use super::info::{ProcessInfo, ProcessSource, is_same_tick};
-use super::inspect::{Depth, InspectStats, Inspector};
+use super::inspect::{Comparer, Depth, InspectStats, Inspector};
 use super::lineage;
 use super::procfs::{ProcFs, ProcImage, ProcSource};
 use super::users::Users;
@@ -113,6 +113,11 @@ impl ProcessTable {
     /// For a snapshot that is shown at once; a stream need not wait.
     pub fn settle(&self, patience: Duration) -> bool {
         self.inspector.as_ref().is_none_or(|inspector| inspector.settle(patience))
+    }
+
+    /// Where executables are compared with what their paths lead to; `None` without an inspector.
+    pub fn comparer(&self) -> Option<Comparer> {
+        self.inspector.as_ref().map(Inspector::comparer)
     }
 
     /// Takes the names of users from elsewhere than `/etc/passwd`.

@@ -13,6 +13,7 @@ use crate::flow::model::{Change, ConnEvent, ConnId, Direction, ListenEvent, Sour
 use crate::flow::table::FlowTable;
 use crate::process::hash::IntMap;
 use crate::process::info::{ExitStatus, ProcessInfo};
+use crate::process::inspect::Comparer;
 use crate::units::BootNs;
 
 /// Where the engine finds connections that live.
@@ -146,6 +147,7 @@ pub struct Scene<'a> {
     pub(super) followed: &'a mut IntMap<u64, Followers>,
     pub(super) alerts: &'a mut Alerts,
     pub(super) exits: &'a mut Exits,
+    pub(super) comparer: Option<&'a Comparer>,
     /// The event is judged late, and its connection or listener has ended since.
     pub(super) is_over: bool,
 }
@@ -170,6 +172,12 @@ impl Scene<'_> {
     /// How this process ended, if it did of late.
     pub fn exit_of(&self, process: &ProcessInfo) -> Option<ExitStatus> {
         self.exits.of(process)
+    }
+
+    /// Has the executable of this process compared with what its path leads to now, in the background: see
+    /// [`crate::process::identity::Identity::replaced`]. Returns whether an answer may come.
+    pub fn compare(&self, process: &ProcessInfo) -> bool {
+        self.comparer.is_some_and(|comparer| comparer.ask(process))
     }
 
     /// Sets a timer.

@@ -21,6 +21,7 @@ use crate::flow::model::{
     Actor, Change, ConnEvent, ConnId, EndedHow, Ending, Failure, Method, UnknownReason,
 };
 use crate::process::hash::IntMap;
+use crate::process::inspect::Comparer;
 use crate::units::{BootNs, DurationNs, WallNs};
 
 /// How long an event of a process waits whose executable is still being looked at, before rules on late facts judge it a
@@ -84,6 +85,7 @@ pub struct Engine {
     followed: IntMap<u64, Followers>,
     alerts: Alerts,
     exits: Exits,
+    comparer: Option<Comparer>,
     late: IntMap<u64, Event>,
     late_subjects: IntMap<u64, LateSubject>,
     late_last: u64,
@@ -115,12 +117,20 @@ impl Engine {
             followed: IntMap::default(),
             alerts: Alerts::default(),
             exits: Exits::default(),
+            comparer: None,
             late: IntMap::default(),
             late_subjects: IntMap::default(),
             late_last: 0,
             candidates: Vec::new(),
             stats: EngineStats::default(),
         }
+    }
+
+    /// Lets rules have executables compared with what their paths lead to now. Without it they judge by what is known.
+    #[must_use]
+    pub fn with_comparer(mut self, comparer: Option<Comparer>) -> Self {
+        self.comparer = comparer;
+        self
     }
 
     /// Begins. To be called when the tables know what was there before, and before the first event; `existing` are what
@@ -359,6 +369,7 @@ impl Engine {
             followed: &mut self.followed,
             alerts: &mut self.alerts,
             exits: &mut self.exits,
+            comparer: self.comparer.as_ref(),
             is_over: false,
         };
         act(running.detector.as_mut(), &running.rule, &mut scene);

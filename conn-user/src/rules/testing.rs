@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use conn_common::hook::HookId;
 
-use super::alerts::AlertStats;
 use super::detector::Flows;
 use super::model::{Detect, Rule};
 use super::{Engine, RuleSet};
@@ -22,6 +21,7 @@ use crate::flow::model::{
 use crate::kernel::gap::{Gap, GapCause};
 use crate::process::identity::ExeFile;
 use crate::process::info::{ExitStatus, ProcessInfo};
+use crate::process::inspect::Comparer;
 use crate::process::lineage;
 use crate::units::{BootNs, DurationNs, NetNs, Pid, WallNs};
 
@@ -116,6 +116,12 @@ impl Rig {
         rig
     }
 
+    /// With executables compared by this.
+    pub(crate) fn comparing(mut self, comparer: Comparer) -> Self {
+        self.engine = self.engine.with_comparer(Some(comparer));
+        self
+    }
+
     /// An engine that has not begun: what happens until [`Self::begin`] was there before, and is told as a snapshot has
     /// it. Listeners and connections only.
     pub(crate) fn before(rules: Vec<Rule>) -> Self {
@@ -173,11 +179,6 @@ impl Rig {
     /// Connections and listeners that are followed.
     pub(crate) fn followed(&self) -> usize {
         self.engine.stats().followed
-    }
-
-    /// Counters of the alerts.
-    pub(crate) fn stats(&self) -> AlertStats {
-        self.engine.stats().alerts
     }
 
     /// Lets time pass; each timer fires at its time.

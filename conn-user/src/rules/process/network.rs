@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::event::alert::{Evidence, Subject};
+use crate::event::alert::{AlertId, Evidence, Subject};
 use crate::event::model::Event;
 use crate::flow::model::ConnId;
 use crate::process::info::ProcessInfo;
@@ -52,12 +52,18 @@ impl Use {
     }
 
     /// Raises the alert, unless it was told.
-    pub(super) fn raise(self, rule: &Rule, evidence: Vec<Evidence>, scene: &mut Scene<'_>) {
-        let Self { id, process, subject } = self;
+    pub(super) fn raise(
+        self,
+        rule: &Rule,
+        evidence: Vec<Evidence>,
+        life: Life,
+        scene: &mut Scene<'_>,
+    ) -> Option<AlertId> {
+        let Self { process, subject, .. } = self;
         let same = same(&process);
         let silence = silence::of_started(&process);
-        let (judged_from, life) = (scene.now, Life::With(id));
-        scene.raise(rule, Found { same, subject, evidence, silence, judged_from, life });
+        let judged_from = scene.now;
+        scene.raise(rule, Found { same, subject, evidence, silence, judged_from, life })
     }
 }
 
@@ -71,7 +77,8 @@ impl Detector for Network {
         if user(event).is_some_and(|process| !is_told(process, rule, scene))
             && let Some(used) = Use::of(event)
         {
-            used.raise(rule, Vec::new(), scene);
+            let life = Life::With(used.id);
+            used.raise(rule, Vec::new(), life, scene);
         }
     }
 }

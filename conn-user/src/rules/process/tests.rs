@@ -1,12 +1,18 @@
 //! Processes that use the network, each with its benign twin.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::event::alert::{Phase, Subject, Value};
 use crate::event::model::{EventBody, ProcEvent};
 use crate::flow::model::{Direction, EndedHow, Source};
+use crate::process::Sleeper;
+use crate::process::info::{ExitStatus, ProcessInfo};
+use crate::process::inspect::Inspector;
+use crate::process::procfs::ProcFs;
 use crate::rules::model::{Detect, ProcessRule};
 use crate::rules::testing::{Rig, child, evidence, process, rule, seconds};
+use crate::units::DurationNs;
 
 #[test]
 fn use_of_the_network_is_told_once_a_program() {
@@ -48,4 +54,40 @@ fn a_shell_on_a_connection() {
     rig.close(id, EndedHow::PeerFin, None);
     let alert = rig.only();
     assert_eq!((alert.id.0, alert.phase, alert.repeats), (1, Phase::Resolved, 1));
+}
+
+#[test]
+fn a_replaced_executable_is_told_until_the_process_ends() {
+    let inspector = Inspector::start(ProcFs::default()).expect("threads");
+    let (sleeper, other) = (Sleeper::start("rule"), Sleeper::start("rule-other"));
+    let (service, twin) = (Arc::new(sleeper.process()), Arc::new(other.process()));
+    let mut rig = Rig::new(rule(Detect::Process(ProcessRule::Replaced), "proc:sleeper"))
+        .comparing(inspector.comparer());
+    let use_and_wait = |rig: &mut Rig, process: &Arc<ProcessInfo>| {
+        rig.open_and_close(process, "203.0.113.9:443", None);
+        assert!(inspector.settle(Duration::from_mins(1)));
+        rig.pass(DurationNs(50_000_000));
+        rig.told()
+    };
+    assert!(use_and_wait(&mut rig, &service).is_empty());
+    sleeper.replace();
+    assert!(use_and_wait(&mut rig, &service).is_empty(), "compared a moment ago");
+    assert_eq!(inspector.stats().compare_asked, 1);
+    rig.pass(seconds(60));
+    assert!(rig.told().is_empty(), "nobody looks while the network is not used");
+    let told = use_and_wait(&mut rig, &service);
+    let [alert] = &told[..] else { panic!("{told:?}") };
+    assert_eq!(evidence(alert, "replaced"), Some(&Value::Text(b"other"[..].into())));
+    assert!(use_and_wait(&mut rig, &twin).is_empty(), "its benign twin");
+    std::fs::remove_file(other.path()).expect("removed");
+    rig.listen(&twin, "0.0.0.0:4444");
+    rig.pass(seconds(61));
+    let told = use_and_wait(&mut rig, &twin);
+    let [gone] = &told[..] else { panic!("{told:?}") };
+    assert_eq!(evidence(gone, "replaced"), Some(&Value::Text(b"gone"[..].into())));
+    rig.exit(&service, ExitStatus::Code(0));
+    assert_eq!(rig.phases(), [(1, Phase::Resolved)]);
+    assert!(use_and_wait(&mut rig, &service).is_empty(), "within the throttle");
+    assert_eq!(inspector.stats().compare_asked, 4);
+    assert_eq!(rig.timers(), 0);
 }

@@ -1,0 +1,144 @@
+//! `find = "replaced"`: the path of the executable leads to another file than the one that runs, or to none.
+//!
+//! A use of the network is what makes it be compared, in the background, each process at most once in [`EVERY`]; the detector
+//! waits for the answer. The alert ends with the process, or when it runs what its path leads to (it executed it).
+
+use std::sync::Arc;
+
+use super::network::{Use, is_told, user};
+use crate::event::alert::{AlertId, Evidence};
+use crate::event::model::Event;
+use crate::process::hash::IntMap;
+use crate::process::identity::Replaced;
+use crate::process::info::{ExitStatus, ProcessInfo, is_same_tick};
+use crate::rules::alerts::Life;
+use crate::rules::detector::{Detector, Scene, Triggers};
+use crate::rules::model::Rule;
+use crate::units::{BootNs, DurationNs};
+
+/// How often a process is compared at most: a replaced executable does not hurry.
+const EVERY: DurationNs = DurationNs(60_000_000_000);
+/// How long the background is waited for at first, and then twice as long each time.
+const PATIENCE: DurationNs = DurationNs(50_000_000);
+/// How often. What is answered later is told with the next use.
+const TRIES: u32 = 6;
+/// Most uses that wait, and most processes whose alerts are open.
+const WAITING_MAX: usize = 1024;
+
+#[derive(Debug)]
+struct Waiting {
+    used: Use,
+    tries: u32,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Replacement {
+    /// One use of each process that is being compared, by the id of the process.
+    waiting: IntMap<u32, Waiting>,
+    /// The open alerts, by the id of the process.
+    open: IntMap<u32, (BootNs, AlertId)>,
+    forgotten: u64,
+}
+
+impl Replacement {
+    fn wait(&mut self, waiting: Waiting, scene: &mut Scene<'_>) {
+        let (pid, patience) = (waiting.used.process.pid.0, PATIENCE.0 << waiting.tries);
+        self.waiting.insert(pid, waiting);
+        scene.set_timer(BootNs(scene.now.0.saturating_add(patience)), pid.into());
+    }
+
+    /// What was found out of a use.
+    fn judge(&mut self, used: Use, rule: &Rule, scene: &mut Scene<'_>) {
+        let process = Arc::clone(&used.process);
+        match process.identity.replaced() {
+            Some(replaced @ (Replaced::Other | Replaced::Gone)) if !is_told(&process, rule, scene) => {
+                self.tell(used, replaced, rule, scene);
+            }
+            Some(Replaced::No) => self.end(&process, scene),
+            _ => {}
+        }
+    }
+
+    fn tell(&mut self, used: Use, replaced: Replaced, rule: &Rule, scene: &mut Scene<'_>) {
+        let process = Arc::clone(&used.process);
+        let mut evidence = vec![Evidence::text("replaced", replaced.name().as_bytes())];
+        evidence.extend(process.exe.as_deref().map(|exe| Evidence::text("exe", exe)));
+        evidence.push(Evidence::duration("running_for", scene.now.since(process.start)));
+        let follows = self.open.len() < WAITING_MAX && scene.exit_of(&process).is_none();
+        let life = if follows { Life::Detector } else { Life::Moment };
+        if let Some(alert) = used.raise(rule, evidence, life, scene)
+            && follows
+        {
+            scene.follow_process(&process);
+            let before = self.open.insert(process.pid.0, (process.start, alert));
+            // Of an earlier process of that id, whose end was lost.
+            if let Some((_, alert)) = before {
+                scene.resolve(alert, Vec::new());
+            }
+        }
+    }
+
+    fn end(&mut self, process: &ProcessInfo, scene: &mut Scene<'_>) {
+        if let Some((start, alert)) = self.open.get(&process.pid.0).copied()
+            && is_same_tick(start, process.start)
+        {
+            self.open.remove(&process.pid.0);
+            scene.resolve(alert, Vec::new());
+        }
+    }
+}
+
+impl Detector for Replacement {
+    fn triggers(&self) -> Triggers {
+        Triggers::BEGIN.and(Triggers::LISTEN)
+    }
+
+    fn on_match(&mut self, rule: &Rule, event: &Event, scene: &mut Scene<'_>) {
+        // A memfd never had a path.
+        let Some(process) = user(event).filter(|process| process.exe.is_some() && !process.exe_is_memfd())
+        else {
+            return;
+        };
+        let identity = &process.identity;
+        if identity.is_to_be_compared(scene.now, EVERY) && !scene.compare(process) {
+            self.forgotten += 1;
+            identity.set_replaced(Replaced::Unknown);
+        }
+        match identity.replaced() {
+            None if self.waiting.contains_key(&process.pid.0) => {}
+            None if self.waiting.len() >= WAITING_MAX => self.forgotten += 1,
+            None => {
+                if let Some(used) = Use::of(event) {
+                    self.wait(Waiting { used, tries: 0 }, scene);
+                }
+            }
+            Some(replaced @ (Replaced::Other | Replaced::Gone)) => {
+                if !is_told(process, rule, scene)
+                    && let Some(used) = Use::of(event)
+                {
+                    self.tell(used, replaced, rule, scene);
+                }
+            }
+            Some(Replaced::No) => self.end(process, scene),
+            Some(Replaced::Unknown) => {}
+        }
+    }
+
+    fn on_timer(&mut self, rule: &Rule, token: u64, scene: &mut Scene<'_>) {
+        let Some(Waiting { used, tries }) = self.waiting.remove(&(token as u32)) else { return };
+        if used.process.identity.replaced().is_some() {
+            self.judge(used, rule, scene);
+        } else if tries + 1 < TRIES {
+            self.wait(Waiting { used, tries: tries + 1 }, scene);
+        }
+    }
+
+    fn on_exit(&mut self, _rule: &Rule, process: &ProcessInfo, _status: ExitStatus, scene: &mut Scene<'_>) {
+        self.end(process, scene);
+    }
+
+    fn forgotten(&self) -> u64 {
+        self.forgotten
+    }
+}
