@@ -25,7 +25,7 @@ pub(super) fn score(numbers: &mut [u64]) -> (f64, u64) {
         0.0
     };
     for number in &mut *numbers {
-        *number = (to_float(*number) - middle).abs().round() as u64;
+        *number = rounded((to_float(*number) - middle).abs());
     }
     numbers.sort_unstable();
     let deviation = quantile(numbers, 2);
@@ -39,12 +39,17 @@ fn quantile(sorted: &[u64], quarter: usize) -> f64 {
     let (below, rest) = (place / 4, place % 4);
     let low = to_float(sorted[below]);
     let high = to_float(sorted[(below + 1).min(sorted.len() - 1)]);
-    low + (high - low) * rest as f64 / 4.0
+    low + (high - low) * to_float(rest as u64) / 4.0
 }
 
 #[expect(clippy::cast_precision_loss, reason = "nanoseconds of months lose less than a microsecond")]
 const fn to_float(number: u64) -> f64 {
     number as f64
+}
+
+#[expect(clippy::cast_sign_loss, reason = "it is a distance")]
+const fn rounded(distance: f64) -> u64 {
+    distance.round() as u64
 }
 
 #[cfg(test)]
@@ -65,9 +70,9 @@ mod tests {
     fn worked_examples() {
         assert!(near(of(&[60, 60, 60, 60, 60]), 1.0), "a clock");
         // Quartiles 58, 60, 62; deviations 0, 2, 2, 4, 4: MAD 2. Skew 1, dispersion 1 - 2/60.
-        assert!(near(of(&[56, 58, 60, 62, 64]), (1.0 + (1.0 - 2.0 / 60.0)) / 2.0));
+        assert!(near(of(&[56, 58, 60, 62, 64]), f64::midpoint(1.0, 1.0 - 2.0 / 60.0)));
         // Quartiles 1, 2, 50; deviations 0, 1, 1, 48, 98: MAD 1. Skew 1 - |(51 - 4) / 49|, dispersion 1 - 1/2.
-        assert!(near(of(&[1, 1, 2, 50, 100]), (1.0 - 47.0 / 49.0 + 0.5) / 2.0));
+        assert!(near(of(&[1, 1, 2, 50, 100]), f64::midpoint(1.0 - 47.0 / 49.0, 0.5)));
         assert!(near(of(&[7, 7]), 0.0), "too few");
         assert!(near(of(&[0, 0, 0]), 0.5), "no interval at all is no clock");
     }
