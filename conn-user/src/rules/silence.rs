@@ -1,5 +1,7 @@
 //! The smallest exception that silences a finding: a filter that says what is particular about it.
 
+use std::fmt::Write as _;
+
 use crate::filter::ast::{Form, Value};
 use crate::filter::glob::Glob;
 use crate::flow::model::{ConnEvent, ListenEvent};
@@ -10,9 +12,10 @@ use super::detector::service_port;
 /// `exe:… dport:… dst:…` of a connection. `address`: also which remote address.
 pub(super) fn of_connection(conn: &ConnEvent, address: bool) -> Option<Box<str>> {
     let mut words = of_process(conn.owner.process.as_deref()?)?.into_string();
-    words.push_str(&format!(" dport:{}", service_port(conn)));
+    // Writing to a text cannot fail.
+    let _ = write!(words, " dport:{}", service_port(conn));
     if address {
-        words.push_str(&format!(" raddr:{}", conn.remote.ip()));
+        let _ = write!(words, " raddr:{}", conn.remote.ip());
     }
     Some(words.into())
 }

@@ -42,7 +42,7 @@ fn read() -> Result<(Vec<Violation>, PathBuf)> {
                 rules = toml.lines().filter_map(id).collect();
             }
             Line::Scenario { name, .. } => {
-                violations.push(Violation { name, rules: std::mem::take(&mut rules) })
+                violations.push(Violation { name, rules: std::mem::take(&mut rules) });
             }
             other => bail!("not asked for: {other:?}"),
         }

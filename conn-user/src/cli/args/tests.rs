@@ -89,10 +89,10 @@ fn a_wrong_filter_says_where() {
 
 #[test]
 fn a_filter_that_asks_for_exec_shows_it() {
+    use EventKind::{Exec, Gap};
     let options = resolve(&["kind:exec"]).expect("a filter");
     let shown: Vec<_> = samples::all().into_iter().filter(|event| options.shows(event)).collect();
     let kinds: Vec<_> = shown.iter().map(|event| event.body.kind()).collect();
-    use EventKind::{Exec, Gap};
     assert_eq!(kinds, [Exec, Exec, Exec, Exec, Gap, Gap]);
 }
 

@@ -14,7 +14,7 @@ use crate::units::{BootNs, DurationNs};
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Every {
-    every: DurationNs,
+    interval: DurationNs,
     grace: DurationNs,
     /// The last one, or the beginning of the watch.
     last: BootNs,
@@ -26,7 +26,7 @@ pub(super) struct Every {
 
 impl Every {
     pub(super) fn new(every: DurationNs, grace: DurationNs) -> Self {
-        Self { every, grace, last: BootNs(0), seen: 0, timer: None, cause: None, alert: None }
+        Self { interval: every, grace, last: BootNs(0), seen: 0, timer: None, cause: None, alert: None }
     }
 
     /// Waits for the instant at which the next one is overdue.
@@ -34,14 +34,14 @@ impl Every {
         if let Some(timer) = self.timer.take() {
             scene.cancel_timer(timer);
         }
-        let due = self.last.0.saturating_add(self.every.0).saturating_add(self.grace.0);
+        let due = self.last.0.saturating_add(self.interval.0).saturating_add(self.grace.0);
         self.timer = Some(scene.set_timer(BootNs(due), 0));
     }
 
     fn evidence(&self, rule: &Rule, scene: &Scene<'_>) -> Vec<Evidence> {
         let mut evidence = vec![
             Evidence::text("expected", rule.matches.to_string().into_bytes()),
-            Evidence::duration("every", self.every),
+            Evidence::duration("every", self.interval),
             Evidence::duration("absent_for", scene.now.since(self.last)),
             Evidence::number("seen", self.seen),
         ];

@@ -23,7 +23,7 @@ pub(super) struct Present {
     triggers: Triggers,
     least: usize,
     grace: DurationNs,
-    present: HashSet<u64, IntBuild>,
+    counted: HashSet<u64, IntBuild>,
     absent: Option<Absent>,
     ever: bool,
     cause: Option<Cause>,
@@ -51,7 +51,7 @@ impl Present {
             triggers,
             least: least as usize,
             grace,
-            present: HashSet::default(),
+            counted: HashSet::default(),
             absent: None,
             ever: false,
             cause: None,
@@ -62,7 +62,7 @@ impl Present {
 
     /// Too few: the grace begins, unless it did before.
     fn miss(&mut self, scene: &mut Scene<'_>) {
-        if self.absent.is_none() && self.present.len() < self.least {
+        if self.absent.is_none() && self.counted.len() < self.least {
             let due = BootNs(scene.now.0.saturating_add(self.grace.0));
             self.absent = Some(Absent { since: scene.now, timer: Some(scene.set_timer(due, 0)) });
         }
@@ -72,7 +72,7 @@ impl Present {
         let mut evidence = vec![
             Evidence::text("expected", rule.matches.to_string().into_bytes()),
             Evidence::number("at_least", self.least as u64),
-            Evidence::number("present", self.present.len() as u64),
+            Evidence::number("present", self.counted.len() as u64),
             Evidence::duration("absent_for", scene.now.since(since)),
         ];
         match &self.cause {
@@ -97,16 +97,16 @@ impl Detector for Present {
         let id: Option<ConnId> =
             connection(event).map(|conn| conn.id).or_else(|| listener(event).map(|listener| listener.id));
         let Some(id) = id else { return };
-        if self.present.len() >= COUNTED_MAX {
+        if self.counted.len() >= COUNTED_MAX {
             self.not_counted += 1;
             return;
         }
-        if !self.present.insert(id.0) {
+        if !self.counted.insert(id.0) {
             return;
         }
         scene.follow(id);
         self.ever = true;
-        if self.present.len() < self.least {
+        if self.counted.len() < self.least {
             return;
         }
         let Some(absent) = self.absent.take() else { return };
@@ -123,7 +123,7 @@ impl Detector for Present {
     fn on_end(&mut self, _rule: &Rule, event: &Event, scene: &mut Scene<'_>) {
         let id =
             connection(event).map(|conn| conn.id).or_else(|| listener(event).map(|listener| listener.id));
-        if id.is_some_and(|id| self.present.remove(&id.0)) && self.present.len() < self.least {
+        if id.is_some_and(|id| self.counted.remove(&id.0)) && self.counted.len() < self.least {
             self.cause = Cause::of(event, scene);
             self.miss(scene);
         }
