@@ -111,6 +111,13 @@ impl Copy {
     pub(super) fn path(&self) -> &Path {
         &self.0
     }
+
+    /// Puts another file in its place, as an upgrade does.
+    pub(super) fn replace(&self) -> Result<()> {
+        let new = self.0.with_extension("new");
+        std::fs::copy(itself()?, &new).context("copy this program")?;
+        std::fs::rename(new, &self.0).context("put it in the place of the other")
+    }
 }
 
 impl Drop for Copy {

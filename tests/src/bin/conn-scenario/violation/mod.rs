@@ -38,6 +38,7 @@ const ALL: &[Violation] = &[
     path::BEACON,
     process::NETWORK,
     process::STDIO,
+    process::REPLACED,
     server::LISTENER,
     server::TAKEOVER,
     server::JOIN,

@@ -1,16 +1,19 @@
 //! Processes that have no business with the network.
 
+use std::io::Write as _;
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use conn_tests::truth::Phase;
 
 use super::Violation;
-use super::act::{Server, inner, told};
-use super::actor::{Acting, in_memory, itself, waiting};
+use super::act::{Server, due, inner, pause, told};
+use super::actor::{Acting, Copy, in_memory, itself, waiting};
 use crate::conn::{Conn, Listener, V4};
 use crate::process::fork;
+use crate::scenario::OPENER;
 use crate::sys::boot_ns;
 
 pub(super) const NETWORK: Violation = Violation {
@@ -37,6 +40,44 @@ throttle = "0s"
         acting.end()?;
         told("v.process-network", Phase::Resolved, pid, from)?;
         drop(memory);
+        server.end()
+    },
+};
+
+pub(super) const REPLACED: Violation = Violation {
+    name: "process-replaced",
+    about: "a program connects that is what its path leads to, then one whose file was replaced",
+    rules: r#"
+[[rule]]
+id = "v.process-replaced"
+kind = "process"
+find = "replaced"
+match = 'arg:v-replaced'
+throttle = "0s"
+"#,
+    run: || {
+        let server = Server::of(2)?;
+        let copy = Copy::new("replaced")?;
+        for is_replaced in [false, true] {
+            let mut opener = Command::new(copy.path());
+            opener.args([OPENER, &server.port.to_string(), "v-replaced"]).stdin(Stdio::piped());
+            let mut opener = opener.spawn().context("start an opener")?;
+            let pid = opener.id();
+            if is_replaced {
+                copy.replace()?;
+            }
+            let from = boot_ns();
+            let mut stdin = opener.stdin.take().context("no stdin")?;
+            stdin.write_all(b"x").context("tell the opener")?;
+            // Its file is looked at in the background, while it lives: until its input ends.
+            pause(2_000);
+            drop(stdin);
+            ensure!(opener.wait().context("wait")?.success(), "the opener");
+            if is_replaced {
+                due("v.process-replaced", Phase::Raised, Some(pid), (from, boot_ns()), Duration::ZERO)?;
+                told("v.process-replaced", Phase::Resolved, pid, from)?;
+            }
+        }
         server.end()
     },
 };
@@ -71,7 +112,7 @@ throttle = "0s"
         })?;
         let conn = listener.accept()?;
         // What it reads: its end. It closes when it ends.
-        super::act::pause(50);
+        pause(50);
         drop(conn);
         child.join()?;
         listener.close()
