@@ -10,57 +10,14 @@
 #
 # CONN and CONN_AGAINST_SS name ready binaries; without them cargo builds both.
 
-set -euo pipefail
-cd "$(dirname "$0")/.."
-
+# shellcheck disable=SC2034
+script=real-servers
 packages=(nginx postgresql openssh-server openssh-client wrk iproute2 curl)
 load_seconds=12
 wrk_connections=60
 pg_clients=10
-
-if [ "$(id -u)" -ne 0 ]; then
-    echo "real-servers.sh: only root can install packages and see every process: run it as root" >&2
-    exit 2
-fi
-
-started=()
-made=()
-finish() {
-    # The clients first, so that each server ends its own children.
-    local at
-    for ((at = ${#started[@]} - 1; at >= 0; at--)); do
-        kill "${started[at]}" 2>/dev/null || true
-        wait "${started[at]}" 2>/dev/null || true
-    done
-    for path in "${made[@]}"; do
-        rm -rf "$path"
-    done
-}
-trap finish EXIT
-
-# --- packages -------------------------------------------------------------------------------------------------------------------
-
-missing=()
-for package in "${packages[@]}"; do
-    if ! dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null | grep -qx installed; then
-        missing+=("$package")
-    fi
-done
-if [ ${#missing[@]} -gt 0 ]; then
-    echo "installing ${missing[*]}"
-    # The packages would start their servers on all addresses; this is how Debian is told not to (invoke-rc.d(8)).
-    policy=/usr/sbin/policy-rc.d
-    if [ ! -e "$policy" ]; then
-        made+=("$policy")
-        printf '#!/bin/sh\nexit 101\n' >"$policy"
-        chmod 755 "$policy"
-    fi
-    export DEBIAN_FRONTEND=noninteractive
-    apt-get -qq update
-    apt-get -qq install --yes --no-install-recommends "${missing[@]}" >/dev/null
-fi
-
-# --- binaries -------------------------------------------------------------------------------------------------------------------
+. "$(dirname "$0")/servers.sh"
+install_packages
 
 if [ -z "${CONN:-}" ] || [ -z "${CONN_AGAINST_SS:-}" ]; then
     cargo build --quiet -p conn-user -p conn-tests
@@ -69,106 +26,18 @@ if [ -z "${CONN:-}" ] || [ -z "${CONN_AGAINST_SS:-}" ]; then
     CONN_AGAINST_SS=${CONN_AGAINST_SS:-$target/conn-against-ss}
 fi
 
-# --- servers --------------------------------------------------------------------------------------------------------------------
-
-dir=$(mktemp -d /tmp/conn-real-servers.XXXXXX)
-made+=("$dir")
-chmod 755 "$dir"
 mapfile -t ports < <("$CONN_AGAINST_SS" ports 4)
 http=${ports[0]} sql=${ports[1]} ssh=${ports[2]} forward=${ports[3]}
-
-# Runs a command in the background; its process id is then in $!, and it is ended with the script.
-start() {
-    local log=$dir/$1.log
-    shift
-    "$@" >"$log" 2>&1 </dev/null &
-    started+=($!)
-}
-
-# Tries a command until it succeeds, for at most 30 s.
-until_works() {
-    local what=$1 tries=0
-    shift
-    until "$@" >/dev/null 2>&1; do
-        tries=$((tries + 1))
-        if [ "$tries" -ge 150 ]; then
-            echo "real-servers.sh: $what does not answer; its log:" >&2
-            tail -20 "$dir/$what.log" >&2
-            exit 1
-        fi
-        sleep 0.2
-    done
-}
-
-mkdir "$dir/nginx"
-echo hello >"$dir/nginx/index.html"
-cat >"$dir/nginx.conf" <<EOF
-daemon off;
-user www-data;
-worker_processes 4;
-pid $dir/nginx.pid;
-error_log $dir/nginx/error.log;
-events { worker_connections 512; }
-http {
-    access_log off;
-    keepalive_requests 1000000;
-    client_body_temp_path $dir/nginx/body;
-    proxy_temp_path $dir/nginx/proxy;
-    fastcgi_temp_path $dir/nginx/fastcgi;
-    uwsgi_temp_path $dir/nginx/uwsgi;
-    scgi_temp_path $dir/nginx/scgi;
-    server {
-        listen 127.0.0.1:$http;
-        listen [::1]:$http;
-        root $dir/nginx;
-    }
-}
-EOF
-start nginx nginx -c "$dir/nginx.conf" -e "$dir/nginx/error.log"
-nginx=$!
-until_works nginx curl -fs "http://127.0.0.1:$http/"
-
-pg_bin=$(ls -d /usr/lib/postgresql/*/bin | sort -V | tail -1)
-as_postgres=(setpriv --reuid postgres --regid postgres --init-groups env LC_ALL=C)
-mkdir "$dir/pg"
-chown postgres:postgres "$dir/pg"
-(cd "$dir/pg" && "${as_postgres[@]}" "$pg_bin/initdb" -D "$dir/pg/data" --auth trust --no-sync >"$dir/initdb.log" 2>&1)
-start postgres "${as_postgres[@]}" "$pg_bin/postgres" -D "$dir/pg/data" -p "$sql" -h "127.0.0.1,::1" -k "$dir/pg" -F
-postgres=$!
-pg=(--host 127.0.0.1 --port "$sql" --username postgres)
-until_works postgres "$pg_bin/pg_isready" "${pg[@]}"
-"$pg_bin/pgbench" "${pg[@]}" --initialize --quiet postgres >"$dir/pgbench-init.log" 2>&1
-
-if [ ! -d /run/sshd ]; then
-    mkdir -m 755 /run/sshd
-    made+=(/run/sshd)
-fi
-ssh-keygen -q -t ed25519 -N '' -f "$dir/host_key"
-ssh-keygen -q -t ed25519 -N '' -f "$dir/user_key"
-cp "$dir/user_key.pub" "$dir/authorized_keys"
-echo "[127.0.0.1]:$ssh $(cut -d' ' -f1,2 "$dir/host_key.pub")" >"$dir/known_hosts"
-cat >"$dir/sshd_config" <<EOF
-ListenAddress 127.0.0.1:$ssh
-ListenAddress [::1]:$ssh
-HostKey $dir/host_key
-AuthorizedKeysFile $dir/authorized_keys
-PidFile none
-StrictModes no
-PasswordAuthentication no
-PermitRootLogin prohibit-password
-UsePAM no
-EOF
-start sshd "$(command -v sshd)" -D -e -f "$dir/sshd_config"
-sshd=$!
-until_works sshd ssh-keyscan -p "$ssh" 127.0.0.1
+serve_nginx "$http"
+serve_postgres "$sql"
+serve_ssh "$ssh"
 
 # --- load -----------------------------------------------------------------------------------------------------------------------
 
 # A session that does nothing: cat waits for a pipe that nobody writes to. It also forwards a port, which ssh listens on.
 mkfifo "$dir/silence"
 exec 9<>"$dir/silence"
-ssh -F none -T -p "$ssh" -i "$dir/user_key" -o UserKnownHostsFile="$dir/known_hosts" -o BatchMode=yes -o ExitOnForwardFailure=yes \
-    -L "127.0.0.1:$forward:127.0.0.1:$http" root@127.0.0.1 cat <&9 >"$dir/ssh.log" 2>&1 &
+ssh "${ssh_options[@]}" -T -o ExitOnForwardFailure=yes -L "127.0.0.1:$forward:127.0.0.1:$http" root@127.0.0.1 cat <&9 >"$dir/ssh.log" 2>&1 &
 started+=($!)
 until_works ssh curl -fs "http://127.0.0.1:$forward/"
 

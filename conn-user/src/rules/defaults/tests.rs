@@ -7,6 +7,7 @@ use super::*;
 use crate::event::alert::RuleKind;
 use crate::event::model::{EventBody, ProcEvent};
 use crate::flow::model::{Direction, Source};
+use crate::process::info::ProcessInfo;
 use crate::rules::model::Rule;
 use crate::rules::testing::{Rig, child, process, seconds};
 
@@ -61,10 +62,16 @@ fn raised(rig: &mut Rig) -> Vec<String> {
     ids
 }
 
+fn with_args(pid: u32, exe: &str, args: &[&str]) -> Arc<ProcessInfo> {
+    let mut process = process(pid, exe);
+    Arc::make_mut(&mut process).args = args.iter().map(|arg| arg.as_bytes().into()).collect();
+    process
+}
+
 #[test]
 fn what_intruders_do_is_told() {
     type Act = fn(&mut Rig);
-    let acts: [(&str, &[&str], Act); 9] = [
+    let acts: [(&str, &[&str], Act); 10] = [
         ("bash with /dev/tcp", &["process.shell"], |rig| {
             rig.open(&process(7, "/usr/bin/bash"), "203.0.113.9:4443");
         }),
@@ -76,6 +83,9 @@ fn what_intruders_do_is_told() {
         }),
         ("netcat under another name", &["process.drop-place"], |rig| {
             rig.open(&process(7, "/tmp/kworker"), "203.0.113.9:4443");
+        }),
+        ("ncat -e under another name", &["process.shell-argument"], |rig| {
+            rig.open(&with_args(7, "/opt/kworker", &["kworker", "-e", "/bin/sh"]), "203.0.113.9:4443");
         }),
         ("python at 443", &["server.interpreter"], |rig| {
             rig.listen(&process(7, "/usr/bin/python3.11"), "0.0.0.0:443");
@@ -132,6 +142,8 @@ fn what_servers_do_is_not() {
     ] {
         rig.open_and_close(&process(started, exe), remote, None);
     }
+    rig.open(&with_args(started, "/usr/bin/ssh", &["ssh", "-t", "bastion", "/bin/bash"]), "203.0.113.1:2222");
+    rig.open(&with_args(started, "/opt/dnf", &["dnf", "install", "bash"]), "203.0.113.1:443");
     let nginx = process(started, "/usr/sbin/nginx");
     for peer in 1..250 {
         rig.accept(&nginx, "192.0.2.1:443", &format!("203.0.113.{peer}:50000"));
