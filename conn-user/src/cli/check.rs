@@ -139,7 +139,7 @@ mod tests {
 
     #[test]
     fn wrong_ones_are_told() {
-        let checked = checked("[[rule]]\nid = 'a'\nkind = 'paht'\n", "wrong");
+        let checked = checked("[[rule]]\nid = 'a'\nkind = 'paht'\nmatch = ''\n", "wrong");
         assert_eq!(text(&checked), "");
         let json: serde_json::Value = serde_json::from_str(&json(&checked)).expect("JSON");
         let error = &json["errors"][0];

@@ -7,6 +7,7 @@
 mod compile;
 mod draft;
 mod error;
+mod keys;
 mod naming;
 #[cfg(test)]
 mod page;
@@ -156,7 +157,7 @@ fn document(text: &str, number: usize, problems: &mut Problems) -> Document {
         }
     }
     document.rules.retain(|draft| {
-        let first = ids.insert(draft.id.clone());
+        let first = !draft.is_named() || ids.insert(draft.id.clone());
         if !first {
             let message = format!("the id {} is used twice in this file", quoted(&draft.id));
             problems.push(Problem::new(&draft.at, message, "give one of the rules another id"));
@@ -176,14 +177,7 @@ fn many(what: &str, node: Node, problems: &mut Problems) -> Vec<Draft> {
         problems.push(node.wrong(what, &takes));
         return Vec::new();
     };
-    let mut drafts = Vec::with_capacity(nodes.len());
-    for node in nodes {
-        match Draft::new(what, node) {
-            Ok(draft) => drafts.push(draft),
-            Err(problem) => problems.push(problem),
-        }
-    }
-    drafts
+    nodes.into_iter().filter_map(|node| Draft::new(what, node, problems)).collect()
 }
 
 fn names<'a>(documents: impl Iterator<Item = &'a Document>, host: &Host, problems: &mut Problems) -> Names {
@@ -213,14 +207,17 @@ fn drafts<'a>(
         if let Some(place) = places.get(draft.id.as_str()) {
             drafts[*place] = draft.clone();
         } else {
-            places.insert(&draft.id, drafts.len());
+            if draft.is_named() {
+                places.insert(&draft.id, drafts.len());
+            }
             drafts.push(draft.clone());
         }
     }
     for change in documents.flat_map(|document| &document.overrides) {
+        change.check_override(problems);
         match places.get(change.id.as_str()) {
-            Some(place) => drafts[*place].change(change.clone(), problems),
-            None if broken => {}
+            Some(place) => drafts[*place].change(change.clone()),
+            None if broken || !change.is_named() => {}
             None => {
                 let near = nearest(&change.id, places.keys().copied());
                 let help = match near {
