@@ -43,6 +43,8 @@ pub struct Checked {
     pub rules: Result<RuleSet, RuleErrors>,
     /// How many rules are right but not in force (`enabled = false`).
     pub disabled: usize,
+    /// What is allowed and hardly meant, such as no rule at all; one line each.
+    pub warnings: Vec<String>,
 }
 
 /// Reads rule folders (or single files). The zones of every filter, those of this host and the lists of the default rules
@@ -58,10 +60,23 @@ pub fn load(paths: &[PathBuf], host: &Host) -> Result<RuleSet, RuleErrors> {
 pub fn check(paths: &[PathBuf], host: &Host) -> Checked {
     let mut errors = RuleErrors::default();
     let mut texts = Texts::default();
+    let mut warnings = Vec::new();
     for path in paths {
+        let before = texts.len();
         texts.read(path, &mut errors);
+        if texts.len() == before && errors.is_empty() {
+            warnings.push(format!("{}: there is no rule file (*.toml) in this folder", shown(path)));
+        }
     }
-    assemble(texts, errors, host, false)
+    let mut checked = assemble(texts, errors, host, false);
+    if checked.rules.as_ref().is_ok_and(|set| set.rules.is_empty()) {
+        warnings.push(match checked.disabled {
+            0 => "no rule is in force: there is none".to_owned(),
+            disabled => format!("no rule is in force: {disabled} are there, none is enabled"),
+        });
+    }
+    checked.warnings = warnings;
+    checked
 }
 
 /// The default rules, and nothing else.
@@ -117,7 +132,12 @@ fn assemble(mut texts: Texts, mut errors: RuleErrors, host: &Host, defaults: boo
     let files = counts.collect();
     errors.extend(problems, &texts);
     let set = RuleSet { rules: enabled, names: Arc::new(names) };
-    Checked { files, rules: if errors.is_empty() { Ok(set) } else { Err(errors) }, disabled }
+    Checked {
+        files,
+        rules: if errors.is_empty() { Ok(set) } else { Err(errors) },
+        disabled,
+        warnings: Vec::new(),
+    }
 }
 
 /// Reads a text as far as one can without the others.
