@@ -30,6 +30,11 @@ pub trait Consumer {
     /// When the output is gone; the loop ends with this error.
     fn flush(&mut self) -> impl Future<Output = io::Result<()>>;
 
+    /// Resolves when it wants to be flushed though nothing was told. May be cancelled.
+    fn wakes(&mut self) -> impl Future<Output = ()> {
+        std::future::pending()
+    }
+
     /// Whether it wants no more.
     fn is_done(&self) -> bool;
 }
@@ -112,6 +117,7 @@ pub async fn run(
                     () = until(end) => {}
                     () = until_boot(agent.pipeline.next_deadline()) => {}
                     () = until(audit) => {}
+                    () = consumer.wakes() => {}
                     Some(rules) = agent.reloads.recv() => {
                         agent.pipeline.set_rules(&rules, &mut |event| consumer.on_event(event));
                     }

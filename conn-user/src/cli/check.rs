@@ -25,6 +25,9 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<Exit> {
         if let Err(errors) = &checked.rules {
             eprintln!("{errors}");
         }
+        for warning in &checked.warnings {
+            eprintln!("warning: {warning}");
+        }
         super::print(text(&checked).as_bytes())?;
     }
     Ok(exit)
@@ -61,6 +64,8 @@ struct Report {
     disabled: Option<usize>,
     errors: Vec<ErrorReport>,
     more_errors: usize,
+    /// What is allowed and hardly meant.
+    warnings: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -104,6 +109,7 @@ fn json(checked: &Checked) -> String {
         disabled: set.map(|_| checked.disabled),
         errors: errors.errors.iter().map(error).collect(),
         more_errors: errors.more,
+        warnings: checked.warnings.clone(),
     };
     // Text and numbers alone always become JSON.
     let mut out = serde_json::to_string(&report).unwrap_or_default();
@@ -138,8 +144,31 @@ mod tests {
     }
 
     #[test]
+    fn no_rule_in_force_is_a_warning() {
+        let disabled = RIGHT.replace("'dport:1'", "'dport:1'\nenabled = false");
+        let told = |text: &str, name| {
+            let checked = checked(text, name);
+            let json: serde_json::Value = serde_json::from_str(&json(&checked)).expect("JSON");
+            (json["ok"].clone(), json["warnings"].clone())
+        };
+        assert_eq!(told(RIGHT, "some"), (true.into(), serde_json::json!([])));
+        let none = serde_json::json!(["no rule is in force: 2 are there, none is enabled"]);
+        assert_eq!(told(&disabled, "disabled"), (true.into(), none));
+        let none = serde_json::json!(["no rule is in force: there is none"]);
+        assert_eq!(told("[lists]\nx = ['a']", "none"), (true.into(), none));
+
+        let folder = std::env::temp_dir().join(format!("conn-check-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).expect("a folder");
+        let args = CheckArgs { paths: vec![folder.clone()], json: false, defaults: false };
+        assert_eq!(run(&args).expect("printed"), Exit::Done);
+        let warnings = file::check(&args.paths, &Host::default()).warnings;
+        std::fs::remove_dir(&folder).expect("removed");
+        assert!(warnings.len() == 2 && warnings[0].contains("no rule file (*.toml)"), "{warnings:?}");
+    }
+
+    #[test]
     fn wrong_ones_are_told() {
-        let checked = checked("[[rule]]\nid = 'a'\nkind = 'paht'\n", "wrong");
+        let checked = checked("[[rule]]\nid = 'a'\nkind = 'paht'\nmatch = ''\n", "wrong");
         assert_eq!(text(&checked), "");
         let json: serde_json::Value = serde_json::from_str(&json(&checked)).expect("JSON");
         let error = &json["errors"][0];

@@ -27,8 +27,8 @@ pub struct Config {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Alerts {
-    /// A file that JSON lines are appended to; `-`: standard output.
-    pub file: Option<PathBuf>,
+    /// A file that JSON lines are appended to; `-`: standard output; the empty text: none.
+    pub file: PathBuf,
     /// The local syslog socket; the empty text: none.
     pub syslog: PathBuf,
 }
@@ -37,15 +37,15 @@ pub struct Alerts {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Events {
-    /// A file that JSON lines are appended to; `-`: standard output.
-    pub file: Option<PathBuf>,
+    /// A file that JSON lines are appended to; `-`: standard output; the empty text: none.
+    pub file: PathBuf,
     /// Which ones.
     pub filter: String,
 }
 
 impl Default for Alerts {
     fn default() -> Self {
-        Self { file: Some("-".into()), syslog: "/dev/log".into() }
+        Self { file: "-".into(), syslog: "/dev/log".into() }
     }
 }
 
@@ -61,7 +61,12 @@ impl Config {
             String::from_utf8_lossy(&text).into_owned()
         };
         let text = std::fs::read_to_string(path).with_context(|| format!("reading {}", shown()))?;
-        toml::from_str(&text).with_context(|| format!("in {}", shown()))
+        let config: Self = toml::from_str(&text).with_context(|| format!("in {}", shown()))?;
+        let places = [&config.alerts.file, &config.alerts.syslog, &config.events.file];
+        if places.iter().all(|place| place.as_os_str().is_empty()) {
+            anyhow::bail!("in {}: nothing is told anywhere: set `file` or `syslog` of [alerts]", shown());
+        }
+        Ok(config)
     }
 }
 
@@ -82,5 +87,19 @@ mod tests {
         );
         let error = toml::from_str::<Config>("[alerts]\nsyslogg = 'x'").expect_err("unknown").to_string();
         assert!(error.contains("line 2, column 1") && error.contains("`syslog`"), "{error}");
+    }
+
+    #[test]
+    fn something_must_be_told_somewhere() {
+        let path = std::env::temp_dir().join(format!("conn-config-{}.toml", std::process::id()));
+        let read = |text: &str| {
+            std::fs::write(&path, text).expect("a file");
+            Config::read(&path).map_err(|error| error.to_string())
+        };
+        let quiet = read("[alerts]\nfile = ''").expect("syslog");
+        assert_eq!((quiet.alerts.file.to_str(), quiet.alerts.syslog.to_str()), (Some(""), Some("/dev/log")));
+        let nowhere = read("[alerts]\nfile = ''\nsyslog = ''").expect_err("nowhere");
+        assert!(nowhere.contains("nothing is told anywhere"), "{nowhere}");
+        std::fs::remove_file(&path).expect("removed");
     }
 }

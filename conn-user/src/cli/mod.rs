@@ -15,6 +15,7 @@ mod signals;
 pub mod tail;
 
 use std::ffi::OsString;
+use std::fmt;
 use std::io::Write as _;
 use std::process::ExitCode;
 
@@ -55,4 +56,10 @@ fn print(text: &[u8]) -> anyhow::Result<Exit> {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
         _ => Ok(Exit::Done),
     }
+}
+
+/// Tells people something on standard error, in one write: whoever waits for a line must not see half of it. Where that cannot
+/// be written, as on a full disk, there is nobody to tell; a daemon goes on.
+fn tell(text: impl fmt::Display) {
+    let _ = std::io::stderr().write_all(format!("conn: {text}\n").as_bytes());
 }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::args::Exit;
+use super::tell;
 use crate::rules::host::Host;
 use crate::rules::{RuleSet, defaults, file};
 
@@ -25,15 +26,21 @@ impl RuleChoice {
         }
         let host = Host::read();
         for note in host.notes() {
-            eprintln!("conn: note: {note}");
+            tell(format_args!("note: {note}"));
         }
         let rules = match self {
             Self::None => return Ok(None),
             Self::Default => defaults::set(&host),
-            Self::Folders(folders) => file::load(folders, &host),
+            Self::Folders(folders) => {
+                let checked = file::check(folders, &host);
+                for warning in &checked.warnings {
+                    tell(format_args!("warning: {warning}"));
+                }
+                checked.rules
+            }
         };
         rules.map(Some).map_err(|errors| {
-            eprintln!("conn: {errors}");
+            tell(errors);
             Exit::Usage
         })
     }

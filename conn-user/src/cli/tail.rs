@@ -9,7 +9,7 @@ use jiff::tz::TimeZone;
 use tokio::io::Stdout;
 
 use super::args::{Environment, Exit, Format, TailArgs, TailOptions, parse_ring_size};
-use super::{log, machine, signals};
+use super::{log, machine, signals, tell};
 use crate::agent::{self, Agent, AgentOptions, Consumer, Limits, StartError};
 use crate::event::json::JsonEncoder;
 use crate::event::model::{Event, EventKind};
@@ -89,7 +89,7 @@ async fn tail(options: TailOptions) -> anyhow::Result<Exit> {
 pub(super) fn not_started(error: StartError) -> Exit {
     let exit = exit_of(&error);
     let hint = if matches!(exit, Exit::Error) { "" } else { "; `conn doctor` tells more" };
-    eprintln!("conn: {:#}{hint}", anyhow::Error::from(error));
+    tell(format_args!("{:#}{hint}", anyhow::Error::from(error)));
     exit
 }
 
@@ -112,6 +112,28 @@ fn exit_of(error: &StartError) -> Exit {
         StartError::Load(_) | StartError::SelfTest(_) => Exit::Unsupported,
         StartError::Io(_) => Exit::Error,
     }
+}
+
+/// Adds what the hooks saw and what was lost.
+pub(super) fn add_records(totals: &mut Totals, agent: &Agent) {
+    let counts = agent.pipeline.counts();
+    totals.records = agent
+        .session
+        .plan
+        .programs
+        .iter()
+        .map(|planned| {
+            let count = counts.get(&planned.hook).copied().unwrap_or_default();
+            HookTotals { hook: planned.hook, seen: count.seen, lost: count.lost }
+        })
+        .collect();
+    totals.gaps = agent.pipeline.gaps();
+    totals.lost = counts.values().map(|count| count.lost).sum();
+    totals.undecoded = agent.pipeline.undecoded();
+    totals.missed = agent.session.recursion_misses().iter().map(|(_, missed)| missed).sum();
+    let repairs = agent.resyncs();
+    totals.repairs = repairs.done;
+    totals.repairs_failed = repairs.failed;
 }
 
 enum Encoder {
@@ -150,24 +172,7 @@ impl View {
     }
 
     fn totals(&mut self, agent: &Agent, json: bool) -> anyhow::Result<()> {
-        let counts = agent.pipeline.counts();
-        self.totals.records = agent
-            .session
-            .plan
-            .programs
-            .iter()
-            .map(|planned| {
-                let count = counts.get(&planned.hook).copied().unwrap_or_default();
-                HookTotals { hook: planned.hook, seen: count.seen, lost: count.lost }
-            })
-            .collect();
-        self.totals.gaps = agent.pipeline.gaps();
-        self.totals.lost = counts.values().map(|count| count.lost).sum();
-        self.totals.undecoded = agent.pipeline.undecoded();
-        self.totals.missed = agent.session.recursion_misses().iter().map(|(_, missed)| missed).sum();
-        let repairs = agent.resyncs();
-        self.totals.repairs = repairs.done;
-        self.totals.repairs_failed = repairs.failed;
+        add_records(&mut self.totals, agent);
         let mut out = Vec::new();
         if json {
             self.totals.write_json(&mut out);

@@ -50,13 +50,19 @@ pub struct TextFormatter {
     options: TextOptions,
     time: TimeOfDay,
     line: Words,
+    headless: bool,
 }
 
 impl TextFormatter {
     /// A formatter with these options.
     pub fn new(options: TextOptions) -> Self {
         let time = TimeOfDay::new(options.zone.clone());
-        Self { options, time, line: Words::default() }
+        Self { options, time, line: Words::default(), headless: false }
+    }
+
+    /// Likewise, without the time and the kind that lines begin with: for a log that has both.
+    pub fn headless(options: TextOptions) -> Self {
+        Self { headless: true, ..Self::new(options) }
     }
 
     /// Takes note that the terminal has another width now.
@@ -102,6 +108,9 @@ impl TextFormatter {
     }
 
     fn head(&mut self, event: &Event) {
+        if self.headless {
+            return;
+        }
         self.line.with(|out| self.time.write(event.wall, 3, out));
         self.line.gap();
         let kind = event.body.kind().name();

@@ -1,5 +1,6 @@
 //! Where events go, and what is said at the end.
 
+pub mod file;
 pub mod sink;
 pub mod syslog;
 pub mod totals;

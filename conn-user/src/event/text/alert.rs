@@ -1,9 +1,9 @@
 //! An alert as one line: what, of whom, why it was judged so, and what silences it.
 
-use crate::event::alert::{Alert, Covered, Phase, Severity, Subject, Value};
-use crate::event::human;
+use crate::event::alert::{Alert, Covered, Evidence, Phase, Severity, Subject, Value};
 use crate::event::names::Named;
 use crate::event::words::Words;
+use crate::event::{escape, human};
 use crate::flow::model::Direction;
 use crate::process::info::ProcessInfo;
 
@@ -19,6 +19,24 @@ pub(super) const fn color(alert: &Alert) -> &'static [u8] {
         (_, Severity::Medium) => b"\x1b[1;33m",
         (_, Severity::Low) => b"\x1b[36m",
         (_, Severity::Info) => b"\x1b[34m",
+    }
+}
+
+/// Whether the line says it already, where it tells of the subject. JSON has the two apart.
+fn is_said(evidence: &Evidence, subject: &Subject) -> bool {
+    let ends = match subject {
+        Subject::Connection(conn) => [Some(conn.local), Some(conn.remote)],
+        Subject::Listener(listener) => [Some(listener.local), None],
+        Subject::Process(_) | Subject::Absence => [None, None],
+    };
+    let mut ends = ends.into_iter().flatten();
+    match (evidence.name, &evidence.value) {
+        ("exe", Value::Text(exe)) => {
+            subject.process().is_some_and(|process| process.exe.as_deref() == Some(exe))
+        }
+        ("port", Value::Number(port)) => ends.any(|end| u64::from(end.port()) == *port),
+        ("listens_on", Value::End(at)) => ends.any(|end| end == *at),
+        _ => false,
     }
 }
 
@@ -39,7 +57,7 @@ impl Words {
         self.text(": ");
         self.word(alert.rule.title.as_bytes());
         self.subject(&alert.subject);
-        for evidence in &alert.evidence {
+        for evidence in alert.evidence.iter().filter(|evidence| !is_said(evidence, &alert.subject)) {
             self.detail(evidence.name);
             self.text("=");
             self.value(&evidence.value);
@@ -60,8 +78,9 @@ impl Words {
         }
         if let (Some(silence), Phase::Raised) = (&alert.silence, alert.phase) {
             self.detail("silence: ");
-            // A filter of our own making, which quotes what it must; for a terminal it is escaped once more.
-            self.word(silence.as_bytes());
+            // A filter of our own making, which quotes what it must; for a terminal it is escaped once more. Nothing comes after
+            // it, so it needs no quotes around it.
+            self.columns += escape::text(silence.as_bytes(), &mut self.bytes);
         }
     }
 

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 use unicode_width::UnicodeWidthChar;
 
 use super::*;
+use crate::event::alert::{Evidence, Phase, Subject, Value};
 use crate::event::model::ProcEvent;
 use crate::event::{escape, samples};
 
@@ -44,6 +45,48 @@ fn only_the_arguments_of_an_exec_are_cut() {
 fn another_namespace_is_named() {
     let line = format(TextOptions { netns: Some(NetNs(1)), ..options() }, &samples::all()[1..2]);
     assert!(line.contains("  netns=4026531840"), "{line}");
+}
+
+/// An alert about a listener, with evidence that its line says already, and with such that it does not.
+fn about_a_listener() -> Event {
+    let mut event = samples::all()
+        .into_iter()
+        .find(|event| {
+            matches!(&event.body, EventBody::Alert(alert) if matches!(alert.subject, Subject::Listener(_)))
+        })
+        .expect("a sample");
+    let EventBody::Alert(alert) = &mut event.body else { panic!() };
+    let Subject::Listener(listener) = alert.subject.clone() else { panic!() };
+    let exe = listener.owner.process.as_ref().and_then(|process| process.exe.clone()).expect("known");
+    alert.phase = Phase::Raised;
+    alert.silence = Some("exe:\"/opt/a b\" lport:8080".into());
+    alert.evidence = vec![
+        Evidence { name: "listens_on", value: Value::End(listener.local) },
+        Evidence::number("port", listener.local.port().into()),
+        Evidence::text("exe", &*exe),
+        Evidence::number("port", 1),
+        Evidence::text("exe", *b"/bin/other"),
+        Evidence { name: "before", value: Value::End(listener.local) },
+    ];
+    event
+}
+
+#[test]
+fn an_alert_says_nothing_twice_and_its_silence_can_be_copied() {
+    let line = format(options(), &[about_a_listener()]);
+    let (_, evidence) = line.split_once("  [::]:8080").expect("the subject");
+    let expected = "  port=1  exe=/bin/other  before=[::]:8080  (not watched before the agent began)  \
+                    silence: exe:\"/opt/a b\" lport:8080\n";
+    assert_eq!(evidence, expected);
+}
+
+#[test]
+fn without_a_head() {
+    let (event, mut out) = (about_a_listener(), Vec::new());
+    TextFormatter::headless(options()).format(&event, &mut out);
+    let whole = format(options(), &[event]);
+    let (_, rest) = whole.split_once("ALERT        ").expect("an alert");
+    assert_eq!(String::from_utf8(out).expect("UTF-8"), rest);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::draft::Draft;
 use super::error::{At, Problem, Problems};
-use super::shape::{COMMON, SHAPES, Shape, Without};
+use super::shape::{SHAPES, Shape};
 use super::text::Texts;
 use super::value::{Field, Node, Value, find};
 use crate::event::alert::{RuleKind, RuleRef, Severity};
@@ -35,40 +35,47 @@ impl Compiler<'_> {
     /// The rule and whether it is in force; `None`: something is wrong with it.
     pub(super) fn rule(&mut self, draft: &Draft) -> Option<(Rule, bool)> {
         let before = self.problems.len();
-        let shape = self.shape(draft)?;
+        let shape = self.shape(draft);
         self.keys(draft, shape);
         let severity = self.named(draft, "severity").unwrap_or(Severity::Medium);
-        let detect = self.detect(draft, shape, severity);
+        let detect = match shape {
+            Some(shape) => self.detect(draft, shape, severity),
+            None => {
+                self.values(draft, severity);
+                None
+            }
+        };
+        let matches = self.matches(draft, shape);
+        let except = draft.except.iter().filter_map(|node| self.filter("except", node)).collect();
+        let throttle = self.duration(draft, "throttle", true);
+        let enabled = self.bool(draft, "enabled").unwrap_or(true);
+        let title = self.text(draft, "title").filter(|title| !title.is_empty()).unwrap_or(&draft.id);
+        let attack = self.attack(draft);
+        for name in ["why", "tune"] {
+            self.text(draft, name);
+        }
+        // Only now: one error hides no other.
+        let (shape, detect, matches) = (shape?, detect?, matches?);
         let rule = Rule {
             about: Arc::new(RuleRef {
                 id: draft.id.as_str().into(),
                 kind: shape.kind,
-                title: self
-                    .text(draft, "title")
-                    .filter(|title| !title.is_empty())
-                    .unwrap_or(&draft.id)
-                    .into(),
-                attack: self.attack(draft),
+                title: title.into(),
+                attack,
             }),
             severity: match &detect {
-                Some(Detect::Long(LongRule { levels, .. })) => {
-                    levels.first().map_or(severity, |(_, first)| *first)
-                }
+                Detect::Long(LongRule { levels, .. }) => levels.first().map_or(severity, |(_, first)| *first),
                 _ => severity,
             },
-            matches: self.matches(draft, shape)?,
-            except: draft.except.iter().filter_map(|node| self.filter("except", node)).collect(),
-            throttle: self.duration(draft, "throttle", true).unwrap_or(match shape.kind {
+            matches,
+            except,
+            throttle: throttle.unwrap_or(match shape.kind {
                 // Each absence is one of its own, and has had its grace.
                 RuleKind::Missing => DurationNs(0),
                 _ => DurationNs(HOUR),
             }),
-            detect: detect?,
+            detect,
         };
-        let enabled = self.bool(draft, "enabled").unwrap_or(true);
-        for name in ["why", "tune"] {
-            self.text(draft, name);
-        }
         (self.problems.len() == before).then_some((rule, enabled))
     }
 
@@ -95,66 +102,49 @@ impl Compiler<'_> {
         shape
     }
 
-    /// Keys that do not belong there, and such that are missing.
-    fn keys(&mut self, draft: &Draft, shape: &Shape) {
-        for field in &draft.fields {
-            if shape.every_key().any(|key| key.name == field.name) {
-                continue;
-            }
-            let own: Vec<&str> = shape.keys.iter().map(|key| key.name).collect();
-            let every: Vec<&str> = shape.every_key().map(|key| key.name).collect();
-            let name = quoted(&field.name);
-            let words = shape.words();
-            let its = if own.is_empty() { "none".to_owned() } else { own.join(", ") };
-            let others: Vec<String> = SHAPES
-                .iter()
-                .filter(|other| other.keys.iter().any(|key| key.name == field.name))
-                .map(Shape::words)
-                .collect();
-            let (message, help) = if others.is_empty() {
-                let near = nearest(&field.name, every.iter().copied());
-                let near = near.map_or_else(String::new, |near| format!("did you mean `{near}`? "));
-                let every = every.join(", ");
-                (format!("unknown key {name}"), format!("{near}a rule of {words} has {every}"))
-            } else {
-                let help = format!(
-                    "its own keys are: {its}; {name} belongs to a rule of {}",
-                    others.join(", or of ")
-                );
-                (format!("a rule of {words} has no {name}"), help)
-            };
-            self.problems.push(Problem::new(&field.at, message, help));
-        }
-        for key in COMMON.iter().chain(shape.keys) {
-            let has = draft.get(key.name).is_some() || (key.name == "find" && shape.find.is_none());
-            if key.default == Without::Required && !has {
-                let () =
-                    self.lacks(draft, key.name, &format!("{} ({})", key.takes, key.meaning)).unwrap_or(());
-            }
-        }
-    }
-
-    fn lacks<T>(&mut self, draft: &Draft, key: &str, takes: &str) -> Option<T> {
-        let message = format!("the rule {} has no `{key}`", quoted(&draft.id));
+    pub(super) fn lacks<T>(&mut self, draft: &Draft, key: &str, takes: &str) -> Option<T> {
+        let message = match draft.id.as_str() {
+            "" => format!("this rule has no `{key}`"),
+            id => format!("the rule {} has no `{key}`", quoted(id)),
+        };
         self.problems.push(Problem::new(&draft.at, message, format!("`{key}` takes {takes}")));
         None
+    }
+
+    /// Reads the values that rules of any shape have, for what is wrong with them.
+    fn values(&mut self, draft: &Draft, severity: Severity) {
+        for key in ["learn", "within", "grace"] {
+            self.duration(draft, key, true);
+        }
+        self.duration(draft, "window", false);
+        self.read(draft, "limit", |node| node.count("limit"));
+        self.read(draft, "score", |node| node.score("score"));
+        self.read(draft, "at_least", judged);
+        self.bool(draft, "sum");
+        self.fan_out_of(draft);
+        self.by(draft);
+        self.levels(draft, severity);
+        self.expect(draft);
+        if let Some(to) = draft.get("to") {
+            self.filter("to", &to.node);
+        }
     }
 
     fn detect(&mut self, draft: &Draft, shape: &Shape, severity: Severity) -> Option<Detect> {
         let count = |this: &mut Self, key: &str| this.read(draft, key, |node| node.count(key));
         Some(match (shape.kind, shape.find) {
             (RuleKind::Path, Some("forbidden")) => Detect::Path(PathRule::Forbidden),
-            (RuleKind::Path, Some("first-seen")) => Detect::Path(PathRule::FirstSeen {
-                by: self.by(draft)?,
-                learn: self.duration(draft, "learn", true).unwrap_or(DurationNs(HOUR)),
-            }),
+            (RuleKind::Path, Some("first-seen")) => {
+                let learn = self.duration(draft, "learn", true).unwrap_or(DurationNs(HOUR));
+                Detect::Path(PathRule::FirstSeen { by: self.by(draft)?, learn })
+            }
             (RuleKind::Path, Some("pivot")) => {
                 let within = self.duration(draft, "within", true).unwrap_or(DurationNs(10 * MINUTE));
                 let to = draft.get("to")?;
                 Detect::Path(PathRule::Pivot { to: self.filter("to", &to.node)?, within })
             }
             (RuleKind::Path, Some("fan-out")) => {
-                let of = self.one_of(draft, "of", &[("peers", FanOutOf::Peers), ("ports", FanOutOf::Ports)]);
+                let of = self.fan_out_of(draft);
                 let window = self.duration(draft, "window", false).unwrap_or(DurationNs(MINUTE));
                 let limit = count(self, "limit")?;
                 Detect::Path(PathRule::FanOut { of: of.unwrap_or(FanOutOf::Peers), limit, window })
@@ -180,6 +170,10 @@ impl Compiler<'_> {
                 Detect::Missing(MissingRule { expect: self.expect(draft)?, grace })
             }
         })
+    }
+
+    fn fan_out_of(&mut self, draft: &Draft) -> Option<FanOutOf> {
+        self.one_of(draft, "of", &[("peers", FanOutOf::Peers), ("ports", FanOutOf::Ports)])
     }
 
     fn by(&mut self, draft: &Draft) -> Option<Box<[PathKey]>> {
@@ -263,9 +257,10 @@ impl Compiler<'_> {
     }
 
     fn expect(&mut self, draft: &Draft) -> Option<Expect> {
-        let listeners = self.one_of(draft, "expect", &[("listener", true), ("connection", false)])?;
+        let listeners = self.one_of(draft, "expect", &[("listener", true), ("connection", false)]);
         let count = self.read(draft, "count", |node| node.count("count"));
         let every = self.duration(draft, "every", false);
+        let listeners = listeners?;
         let refuse = match (draft.get("every"), draft.get("count")) {
             (Some(field), _) if listeners => {
                 Some((field, "a listener has no `every`", "a listener is there or not; use `grace`"))
@@ -302,10 +297,12 @@ impl Compiler<'_> {
         ids.into()
     }
 
-    fn matches(&mut self, draft: &Draft, shape: &Shape) -> Option<Filter> {
+    fn matches(&mut self, draft: &Draft, shape: Option<&Shape>) -> Option<Filter> {
         let field = draft.get("match")?;
         let filter = self.filter("match", &field.node)?;
-        if !shape.events.iter().any(|kind| filter.may_match(*kind)) {
+        if let Some(shape) = shape
+            && !shape.events.iter().any(|kind| filter.may_match(*kind))
+        {
             let kinds: Vec<&str> = shape.events.iter().map(|kind| kind.name()).collect();
             let message = "no event that this rule looks at can match";
             let help = format!("it looks at {}: {}", kinds.join(", "), shape.meaning);

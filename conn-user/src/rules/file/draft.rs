@@ -12,6 +12,7 @@ const ID_MAX: usize = 128;
 /// A rule as it was written.
 #[derive(Clone, Debug)]
 pub(super) struct Draft {
+    /// Empty: it has none, or a wrong one.
     pub(super) id: String,
     /// Its id, or where it has none, it.
     pub(super) at: At,
@@ -22,21 +23,20 @@ pub(super) struct Draft {
 }
 
 impl Draft {
-    /// A `[[rule]]` or `[[override]]`.
-    pub(super) fn new(what: &str, node: Node) -> Result<Self, Problem> {
+    /// A `[[rule]]` or `[[override]]`. With a wrong id, which is told, it is read all the same, for what else is wrong with it.
+    pub(super) fn new(what: &str, node: Node, problems: &mut Problems) -> Option<Self> {
         let Node { at, value: Value::Table(mut fields) } = node else {
-            return Err(node.wrong(what, &format!("[[{what}]] and the keys below it")));
+            problems.push(node.wrong(what, &format!("[[{what}]] and the keys below it")));
+            return None;
         };
-        let Some(id) = find(&fields, "id") else {
-            let help = "a name such as id = \"shells.network\", by which others may override it";
-            return Err(Problem::new(&at, format!("this {what} has no `id`"), help));
+        let (id, at) = match id(what, &at, &fields) {
+            Ok(found) => found,
+            Err(problem) => {
+                let at = problem.at.clone();
+                problems.push(problem);
+                (String::new(), at)
+            }
         };
-        let text = id.node.text("id", "a name in quotes")?;
-        if !is_id(text) {
-            let help = "an id is made of a-z, 0-9, `_`, `-` and dots, and begins with a letter";
-            return Err(Problem::new(&id.node.at, format!("{} is no id", quoted(text)), help));
-        }
-        let (id, at) = (text.to_owned(), id.node.at.clone());
         let mut except = Vec::new();
         fields.retain(|field| {
             if field.name == "except" {
@@ -44,30 +44,53 @@ impl Draft {
             }
             field.name != "except"
         });
-        Ok(Self { id, at, fields, except })
+        Some(Self { id, at, fields, except })
+    }
+
+    /// Whether it has an id that is one.
+    pub(super) const fn is_named(&self) -> bool {
+        !self.id.is_empty()
     }
 
     pub(super) fn get(&self, name: &str) -> Option<&Field> {
         find(&self.fields, name)
     }
 
+    /// Tells which keys an override may not have.
+    pub(super) fn check_override(&self, problems: &mut Problems) {
+        for field in self.fields.iter().filter(|field| field.name != "id" && !is_overridable(field)) {
+            problems.push(not_overridable(field));
+        }
+    }
+
     /// Sets what an override says.
-    pub(super) fn change(&mut self, other: Self, problems: &mut Problems) {
+    pub(super) fn change(&mut self, other: Self) {
         self.except.extend(other.except);
-        for field in other.fields {
-            if field.name == "id" {
-                continue;
-            }
-            if !shape::OVERRIDABLE.contains(&field.name.as_str()) {
-                problems.push(not_overridable(&field));
-                continue;
-            }
+        for field in other.fields.into_iter().filter(is_overridable) {
             match self.fields.iter_mut().find(|own| own.name == field.name) {
                 Some(own) => *own = field,
                 None => self.fields.push(field),
             }
         }
     }
+}
+
+/// The id of a rule or override, and its place.
+fn id(what: &str, at: &At, fields: &[Field]) -> Result<(String, At), Problem> {
+    let Some(id) = find(fields, "id") else {
+        let help = "a name such as id = \"shells.network\", by which others may override it";
+        return Err(Problem::new(at, format!("this {what} has no `id`"), help));
+    };
+    let text = id.node.text("id", "a name in quotes")?;
+    if !is_id(text) {
+        let help = "an id is made of a-z, 0-9, `_`, `-` and dots, and begins with a letter";
+        return Err(Problem::new(&id.node.at, format!("{} is no id", quoted(text)), help));
+    }
+    Ok((text.to_owned(), id.node.at.clone()))
+}
+
+fn is_overridable(field: &Field) -> bool {
+    shape::OVERRIDABLE.contains(&field.name.as_str())
 }
 
 fn not_overridable(field: &Field) -> Problem {

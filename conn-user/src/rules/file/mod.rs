@@ -7,6 +7,7 @@
 mod compile;
 mod draft;
 mod error;
+mod keys;
 mod naming;
 #[cfg(test)]
 mod page;
@@ -42,6 +43,8 @@ pub struct Checked {
     pub rules: Result<RuleSet, RuleErrors>,
     /// How many rules are right but not in force (`enabled = false`).
     pub disabled: usize,
+    /// What is allowed and hardly meant, such as no rule at all; one line each.
+    pub warnings: Vec<String>,
 }
 
 /// Reads rule folders (or single files). The zones of every filter, those of this host and the lists of the default rules
@@ -57,10 +60,23 @@ pub fn load(paths: &[PathBuf], host: &Host) -> Result<RuleSet, RuleErrors> {
 pub fn check(paths: &[PathBuf], host: &Host) -> Checked {
     let mut errors = RuleErrors::default();
     let mut texts = Texts::default();
+    let mut warnings = Vec::new();
     for path in paths {
+        let before = texts.len();
         texts.read(path, &mut errors);
+        if texts.len() == before && errors.is_empty() {
+            warnings.push(format!("{}: there is no rule file (*.toml) in this folder", shown(path)));
+        }
     }
-    assemble(texts, errors, host, false)
+    let mut checked = assemble(texts, errors, host, false);
+    if checked.rules.as_ref().is_ok_and(|set| set.rules.is_empty()) {
+        warnings.push(match checked.disabled {
+            0 => "no rule is in force: there is none".to_owned(),
+            disabled => format!("no rule is in force: {disabled} are there, none is enabled"),
+        });
+    }
+    checked.warnings = warnings;
+    checked
 }
 
 /// The default rules, and nothing else.
@@ -116,7 +132,12 @@ fn assemble(mut texts: Texts, mut errors: RuleErrors, host: &Host, defaults: boo
     let files = counts.collect();
     errors.extend(problems, &texts);
     let set = RuleSet { rules: enabled, names: Arc::new(names) };
-    Checked { files, rules: if errors.is_empty() { Ok(set) } else { Err(errors) }, disabled }
+    Checked {
+        files,
+        rules: if errors.is_empty() { Ok(set) } else { Err(errors) },
+        disabled,
+        warnings: Vec::new(),
+    }
 }
 
 /// Reads a text as far as one can without the others.
@@ -156,7 +177,7 @@ fn document(text: &str, number: usize, problems: &mut Problems) -> Document {
         }
     }
     document.rules.retain(|draft| {
-        let first = ids.insert(draft.id.clone());
+        let first = !draft.is_named() || ids.insert(draft.id.clone());
         if !first {
             let message = format!("the id {} is used twice in this file", quoted(&draft.id));
             problems.push(Problem::new(&draft.at, message, "give one of the rules another id"));
@@ -176,14 +197,7 @@ fn many(what: &str, node: Node, problems: &mut Problems) -> Vec<Draft> {
         problems.push(node.wrong(what, &takes));
         return Vec::new();
     };
-    let mut drafts = Vec::with_capacity(nodes.len());
-    for node in nodes {
-        match Draft::new(what, node) {
-            Ok(draft) => drafts.push(draft),
-            Err(problem) => problems.push(problem),
-        }
-    }
-    drafts
+    nodes.into_iter().filter_map(|node| Draft::new(what, node, problems)).collect()
 }
 
 fn names<'a>(documents: impl Iterator<Item = &'a Document>, host: &Host, problems: &mut Problems) -> Names {
@@ -213,14 +227,17 @@ fn drafts<'a>(
         if let Some(place) = places.get(draft.id.as_str()) {
             drafts[*place] = draft.clone();
         } else {
-            places.insert(&draft.id, drafts.len());
+            if draft.is_named() {
+                places.insert(&draft.id, drafts.len());
+            }
             drafts.push(draft.clone());
         }
     }
     for change in documents.flat_map(|document| &document.overrides) {
+        change.check_override(problems);
         match places.get(change.id.as_str()) {
-            Some(place) => drafts[*place].change(change.clone(), problems),
-            None if broken => {}
+            Some(place) => drafts[*place].change(change.clone()),
+            None if broken || !change.is_named() => {}
             None => {
                 let near = nearest(&change.id, places.keys().copied());
                 let help = match near {

@@ -208,6 +208,32 @@ fn all_errors_are_told_and_none_that_only_follows() {
     assert_eq!(told, [(Some("1.toml"), Some(5)), (Some("2.toml"), Some(5))], "{errors}");
 }
 
+/// A rule with as many mistakes as it has lines, and each of them told, whatever else is wrong with it.
+#[test]
+fn no_error_of_a_rule_hides_another() {
+    let wrong = "match = 'lprot:1'\nexcept = ['prot:1']\nseverity = 'hgih'\nthrottle = 'often'\ntitle = 1\nattack = [1]\n\
+                 enabled = 1\ntrottle = '1h'\n";
+    let heads = [
+        ("[[rule]]\nid = 'x'\nkind = 'servr'\nfind = 'listener'\n", vec![3]),
+        ("[[rule]]\nid = 'x'\nkind = 'server'\nfind = 'listner'\n", vec![4]),
+        ("[[rule]]\nid = 'X'\nkind = 'server'\nfind = 'listner'\n", vec![2, 4]),
+        ("[[rule]]\n\nkind = 'server'\nfind = 'listener'\n", vec![1]),
+        ("[[rule]]\n\nfind = 'listener'\n\n", vec![1, 1]),
+    ];
+    for (head, mut lines) in heads {
+        lines.extend(5..=12);
+        let errors = errors(&[("a.toml", &(head.to_owned() + wrong))]);
+        let told = errors.errors.iter().filter_map(|error| error.place.as_ref());
+        assert_eq!(told.map(|place| place.line).collect::<Vec<_>>(), lines, "{errors}");
+    }
+    let own = "[[rule]]\nid = 'x'\nkind = 'path'\nfind = 'nothing'\nmatch = ''\nlearn = 1\nwithin = 1\ngrace = 1\nwindow = '0s'\n\
+               limit = 0\nscore = 2\nat_least = 1\nsum = 1\nof = 'x'\nby = []\nlevels = []\nexpect = 'x'\ncount = 0\nevery = '0s'\n\
+               to = 'x:y'\n";
+    assert_eq!(errors(&[("a.toml", own)]).errors.len(), 1 + (6..=20).count());
+    let change = "[[override]]\nid = 'X'\ntrottle = '1h'\n[[override]]\nid = 'gone'\nlimt = 1\n";
+    assert_eq!(errors(&[("a.toml", change)]).errors.len(), 4);
+}
+
 #[test]
 fn errors_are_bounded() {
     let text = (0..5_000).map(|n| format!("x{n} = 1")).collect::<Vec<_>>().join("\n");

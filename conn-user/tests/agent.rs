@@ -1,0 +1,299 @@
+//! `conn agent` as a service: signals, wrong rules, files that cannot be written, rotation. As root, on the kernel that runs.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::net::TcpListener;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStderr, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// How long anything may take before the test fails: far more than a loaded machine needs.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A rule about listeners at this port.
+fn rule(port: u16) -> String {
+    format!(
+        "[[rule]]\nid = 'test.p{port}'\nkind = 'server'\nfind = 'listener'\nmatch = 'lport:{port} laddr:loopback'\nthrottle = '0s'\n"
+    )
+}
+
+/// A folder with a configuration, its rules and a syslog socket.
+struct Service {
+    folder: PathBuf,
+    syslog: UnixDatagram,
+}
+
+impl Service {
+    /// `more`: of [alerts].
+    fn new(more: &str, rules: &str) -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let folder = std::env::temp_dir().join(format!("conn-agent-{}-{number}", std::process::id()));
+        fs::create_dir_all(folder.join("rules.d")).expect("a folder");
+        let syslog = UnixDatagram::bind(folder.join("syslog")).expect("a socket");
+        syslog.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        let config = format!("rules = ['rules.d']\n[alerts]\nsyslog = 'syslog'\n{more}\n");
+        fs::write(folder.join("agent.toml"), config).expect("a file");
+        let service = Self { folder, syslog };
+        service.rules(rules);
+        service
+    }
+
+    fn rules(&self, text: &str) {
+        fs::write(self.path("rules.d/rules.toml"), text).expect("a file");
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    fn start(&self) -> Agent {
+        let child = Command::new(env!("CARGO_BIN_EXE_conn"))
+            .args(["agent", "--config", "agent.toml"])
+            .current_dir(&self.folder)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn();
+        let mut child = child.expect("conn runs");
+        let stderr = BufReader::new(child.stderr.take().expect("a pipe"));
+        Agent { child, stderr, told: String::new() }
+    }
+
+    /// The next message that syslog gets.
+    fn message(&self) -> String {
+        let mut message = [0; 8 << 10];
+        let length = self.syslog.recv(&mut message).expect("a message");
+        String::from_utf8_lossy(&message[..length]).into_owned()
+    }
+
+    /// Listens at a port and waits for the alert of the rule about it.
+    fn violate(&self, port: u16) -> TcpListener {
+        let listener = TcpListener::bind(("127.0.0.1", port)).expect("a free port");
+        let rule = format!(" test.p{port}: ");
+        loop {
+            let message = self.message();
+            if message.contains(&rule) && !message.contains(" resolved ") {
+                return listener;
+            }
+        }
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+struct Agent {
+    child: Child,
+    stderr: BufReader<ChildStderr>,
+    told: String,
+}
+
+impl Agent {
+    /// Reads what it tells up to a line with this.
+    fn await_line(&mut self, part: &str) -> String {
+        loop {
+            let mut line = String::new();
+            let length = self.stderr.read_line(&mut line).expect("UTF-8");
+            assert!(length > 0, "it ended before {part:?}: {}", self.told);
+            self.told.push_str(&line);
+            if line.contains(part) {
+                return line;
+            }
+        }
+    }
+
+    fn signal(&self, signal: i32) {
+        let pid = i32::try_from(self.child.id()).expect("a pid");
+        // SAFETY: our own child, which was not waited for.
+        assert_eq!(unsafe { libc::kill(pid, signal) }, 0);
+    }
+
+    /// Ends it as a service manager does; all that it told.
+    fn end(&mut self) -> String {
+        self.signal(libc::SIGTERM);
+        let status = self.child.wait().expect("a status");
+        while self.stderr.read_line(&mut self.told).expect("UTF-8") > 0 {}
+        assert_eq!(status.code(), Some(0), "{}", self.told);
+        std::mem::take(&mut self.told)
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+const READY: &str = "conn: tracing with backend ";
+
+/// A port that was free a moment ago.
+fn port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    listener.local_addr().expect("an address").port()
+}
+
+/// The rules and phases of the alerts in a file, of which every line must be JSON. The last one may just be written.
+fn alerts(path: &Path) -> Vec<String> {
+    let text = fs::read_to_string(path).expect("a file");
+    let (text, _) = text.rsplit_once('\n').unwrap_or_default();
+    let of = |line: &str| {
+        let event: Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        (event["kind"] == "alert").then(|| {
+            let word = |value: &Value| value.as_str().expect("text").to_owned();
+            format!("{} {}", word(&event["alert"]["rule"]), word(&event["alert"]["phase"]))
+        })
+    };
+    text.lines().filter_map(of).collect()
+}
+
+/// Waits until the file has this alert.
+fn await_alert(path: &Path, alert: &str) {
+    let end = Instant::now() + PATIENCE;
+    while !path.exists() || !alerts(path).iter().any(|known| known == alert) {
+        assert!(Instant::now() < end, "{alert}: {:?}", fs::read_to_string(path));
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn is_root() -> bool {
+    // SAFETY: it takes nothing and cannot fail.
+    let root = unsafe { libc::geteuid() } == 0;
+    if !root {
+        println!("skipped: only root can trace");
+    }
+    root
+}
+
+#[test]
+fn wrong_rules_change_nothing_and_a_moved_file_is_made_anew() {
+    if !is_root() {
+        return;
+    }
+    let (one, two) = (port(), port());
+    let service = Service::new("file = 'alerts'", &rule(one));
+    let (file, moved) = (service.path("alerts"), service.path("alerts.1"));
+    let mut agent = service.start();
+    agent.await_line(READY);
+    let listener = service.violate(one);
+    await_alert(&file, &format!("test.p{one} raised"));
+    assert_eq!(fs::metadata(&file).expect("there").permissions().mode() & 0o777, 0o600);
+
+    service.rules(&(rule(two) + "severity = 'hgih'\n"));
+    fs::rename(&file, &moved).expect("moved");
+    agent.signal(libc::SIGHUP);
+    agent.await_line("the rules from before stay in force");
+    assert!(agent.told.contains("unknown `hgih`"), "{}", agent.told);
+    drop(listener);
+    await_alert(&file, &format!("test.p{one} resolved"));
+    assert_eq!(alerts(&moved), [format!("test.p{one} raised")]);
+
+    service.rules(&rule(two));
+    agent.signal(libc::SIGHUP);
+    agent.await_line("1 rules are in force now");
+    let _listener = service.violate(two);
+    await_alert(&file, &format!("test.p{two} raised"));
+    let told = agent.end();
+    assert!(told.contains("\nevents: 3 alert\nrecords by hook:\n"), "{told}");
+}
+
+#[test]
+fn a_full_disk_costs_lines_and_not_the_agent() {
+    if !is_root() {
+        return;
+    }
+    let ports = [port(), port(), port()];
+    let service = Service::new("file = 'alerts'", &ports.map(rule).concat());
+    let file = service.path("alerts");
+    symlink("/dev/full", &file).expect("a link");
+    let mut agent = service.start();
+    agent.await_line(READY);
+    let _one = service.violate(ports[0]);
+    let line = agent.await_line("cannot write ");
+    assert!(line.contains("alerts: No space left on device"), "{line}");
+    let _two = service.violate(ports[1]);
+    // There is room again.
+    fs::remove_file(&file).expect("removed");
+    agent.signal(libc::SIGHUP);
+    agent.await_line("3 rules are in force now");
+    let _three = service.violate(ports[2]);
+    let line = agent.await_line("is written again");
+    assert!(line.ends_with("; 2 lines were dropped\n"), "{line}");
+    await_alert(&file, &format!("test.p{} raised", ports[2]));
+    let told = agent.end();
+    assert_eq!(told.matches("cannot write ").count(), 1, "{told}");
+    assert!(told.ends_with("\n2 lines of alerts were dropped\n"), "{told}");
+}
+
+#[test]
+fn signals_that_come_during_the_start() {
+    if !is_root() {
+        return;
+    }
+    let port = port();
+    let service = Service::new("file = ''", &rule(port));
+    let mut agent = service.start();
+    // As soon as there are handlers, long before it is ready: the folder is read after they were installed.
+    await_handlers(&agent);
+    agent.signal(libc::SIGHUP);
+    agent.signal(libc::SIGHUP);
+    agent.await_line(READY);
+    agent.await_line("1 rules are in force now");
+    let _listener = service.violate(port);
+    let told = agent.end();
+    assert_eq!(told.matches("are in force now").count(), 1, "{told}");
+
+    let mut agent = service.start();
+    await_handlers(&agent);
+    assert!(!agent.end().contains("panicked"));
+}
+
+/// Waits until the process catches SIGHUP and SIGTERM (`SigCgt` of proc_pid_status(5)).
+fn await_handlers(agent: &Agent) {
+    let end = Instant::now() + PATIENCE;
+    let caught = || {
+        let status = fs::read_to_string(format!("/proc/{}/status", agent.child.id())).ok()?;
+        let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:"))?;
+        let mask = u64::from_str_radix(mask.trim(), 16).ok()?;
+        Some([libc::SIGHUP, libc::SIGTERM].iter().all(|signal| mask >> (signal - 1) & 1 == 1))
+    };
+    while caught() != Some(true) {
+        assert!(Instant::now() < end, "it installs no handlers");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn syslog_alone_and_no_rules() {
+    if !is_root() {
+        return;
+    }
+    let port = port();
+    let service = Service::new("file = ''", "");
+    let mut agent = service.start();
+    agent.await_line(READY);
+    let warning = "conn: warning: no rule is in force: there is none\n";
+    assert!(agent.told.contains(warning), "{}", agent.told);
+    service.rules(&rule(port));
+    agent.signal(libc::SIGHUP);
+    agent.await_line("1 rules are in force now");
+    let listener = TcpListener::bind(("127.0.0.1", port)).expect("a free port");
+    let message = service.message();
+    let (head, text) = message.split_once(&format!(" conn[{}]: ", agent.child.id())).expect("a tag");
+    assert!(head.starts_with("<28>") && text.starts_with("MEDIUM    a1  test.p"), "{message}");
+    let (before, silence) = text.split_once("  silence: exe:").expect("an exception");
+    assert!(!before.contains("port=") && before.matches("exe=").count() == 1, "{message}");
+    assert!(silence.ends_with(&format!(" lport:{port}")), "{message}");
+    drop(listener);
+    assert!(!service.path("alerts").exists());
+    agent.end();
+}
