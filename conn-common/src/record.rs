@@ -226,6 +226,8 @@ pub struct ExecRecord {
     /// Keys ([`Sock::key`]) of the TCP sockets that are descriptors 0 (standard input) and 1 (standard output); 0: it is
     /// none, or none that conn names.
     pub stdio: [u64; 2],
+    /// Where both are 0: likewise of the parent, its standard input or else its output.
+    pub parent_stdio: u64,
     /// Device of its file system (`super_block.s_dev`, kernel encoding: major << 20 | minor).
     pub exe_dev: u32,
     /// Hard links of the executable; 0: deleted or memfd.
@@ -339,20 +341,21 @@ layout!(EstablishedRecord, size = 88, sock = 24);
 layout!(ForkRecord, size = 96, child = 24, parent_tgid = 80, parent_start_boot_ns = 88);
 layout!(
     ExecRecord,
-    size = 1408,
+    size = 1416,
     task = 24,
     exe_inode = 80,
     stdio = 88,
-    exe_dev = 104,
-    exe_nlink = 108,
-    parent_tgid = 112,
-    login_uid = 116,
-    filename_len = 120,
-    path_len = 122,
-    args_len = 124,
-    flags = 126,
-    filename = 128,
-    path = 384
+    parent_stdio = 104,
+    exe_dev = 112,
+    exe_nlink = 116,
+    parent_tgid = 120,
+    login_uid = 124,
+    filename_len = 128,
+    path_len = 130,
+    args_len = 132,
+    flags = 134,
+    filename = 136,
+    path = 392
 );
 layout!(ExitRecord, size = 88, task = 24, exit_code = 80);
 layout!(HookCounters, size = 16, next_seq = 0, lost = 8);

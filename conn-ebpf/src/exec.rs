@@ -90,7 +90,17 @@ fn execs(hook: HookId, slot: u32, ctx: &BtfTracePointContext) -> i32 {
         let super_block = Probe::pointer(inode, OFF_INODE_SB.load());
         (*record).exe_dev = probe(super_block, OFF_SB_DEV.load());
 
-        (*record).stdio = [standard(task, 0), standard(task, 1)];
+        let stdio = [standard(task, 0), standard(task, 1)];
+        (*record).stdio = stdio;
+        (*record).parent_stdio = if stdio[0] | stdio[1] != 0 {
+            0
+        } else {
+            // A program that hands its connection to a pseudo-terminal is the parent of the shell on it.
+            match standard(parent, 0) {
+                0 => standard(parent, 1),
+                key => key,
+            }
+        };
 
         let name = Probe::pointer(bprm, OFF_BPRM_FILENAME.load());
         let filename = (&raw mut (*record).filename).cast();
@@ -120,10 +130,10 @@ fn execs(hook: HookId, slot: u32, ctx: &BtfTracePointContext) -> i32 {
     0
 }
 
-/// The key of the TCP socket that is this descriptor, 0 without.
+/// The key of the TCP socket that is this descriptor of a task, 0 without.
 #[inline(always)]
 unsafe fn standard(task: *const c_void, number: u64) -> u64 {
-    // SAFETY: the running task, read by the helper, as everything behind it.
+    // SAFETY: a task, read by the helper, as everything behind it.
     unsafe {
         let fds = fd::descriptors::<Probe>(task, number);
         if fds.is_null() {

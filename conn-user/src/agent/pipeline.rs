@@ -236,9 +236,12 @@ impl Pipeline {
                             && before.args == process.args
                     });
                 if !repeats {
-                    let stdio = exec.stdio.iter().find_map(|key| self.flows.connection_of(*key));
-                    let stdio = stdio.map(Box::new);
-                    self.tell(boot, EventBody::Exec(ProcEvent { process, stdio }), tell);
+                    let of = |keys: &[u64]| {
+                        let conn = keys.iter().find_map(|key| self.flows.connection_of(*key));
+                        conn.map(Box::new)
+                    };
+                    let (stdio, parent_stdio) = (of(&exec.stdio), of(&[exec.parent_stdio]));
+                    self.tell(boot, EventBody::Exec(ProcEvent { process, stdio, parent_stdio }), tell);
                 }
             }
             Record::Exit(exit) => {
@@ -246,7 +249,7 @@ impl Pipeline {
                     && self.processes.known(&exit.task).is_some_and(|(_, exited)| exited);
                 if let Some(process) = self.processes.on_exit(exit).filter(|_| !repeats) {
                     let status = ExitStatus::from_kernel(exit.exit_code);
-                    self.tell(boot, EventBody::Exit(ProcEvent { process, stdio: None }, status), tell);
+                    self.tell(boot, EventBody::Exit(ProcEvent::new(process), status), tell);
                 }
             }
             flow => {

@@ -76,8 +76,13 @@ impl JsonEncoder {
             EventBody::Flow(change) => self.flow(change, event.boot, out),
             EventBody::Exec(exec) => {
                 self.process(Some(&exec.process), b",\"process\":", out);
-                if let Some(conn) = &exec.stdio {
-                    out.extend_from_slice(b",\"stdio\":{\"dir\":\"");
+                let connections: [(&[u8], _); 2] =
+                    [(b",\"stdio\":", &exec.stdio), (b",\"parent_stdio\":", &exec.parent_stdio)];
+                for (key, conn) in
+                    connections.into_iter().filter_map(|(key, conn)| Some((key, conn.as_ref()?)))
+                {
+                    out.extend_from_slice(key);
+                    out.extend_from_slice(b"{\"dir\":\"");
                     out.extend_from_slice(conn.direction.name().as_bytes());
                     out.push(b'"');
                     write_end(b",\"laddr\":\"", b",\"lport\":", conn.local, out);

@@ -130,4 +130,13 @@ pub struct ProcEvent {
     pub process: Arc<ProcessInfo>,
     /// Of an exec: the TCP connection that is its standard input or output, as it was opened or accepted.
     pub stdio: Option<Box<ConnEvent>>,
+    /// Of an exec without: the TCP connection that is the standard input or output of its parent.
+    pub parent_stdio: Option<Box<ConnEvent>>,
+}
+
+impl ProcEvent {
+    /// An event without connections.
+    pub const fn new(process: Arc<ProcessInfo>) -> Self {
+        Self { process, stdio: None, parent_stdio: None }
+    }
 }

@@ -341,20 +341,20 @@ pub(crate) fn all() -> Vec<Event> {
                 duration: Some(DurationNs(90_061_000_000_000)),
             },
         )),
-        EventBody::Exec(ProcEvent { process: hostile(), stdio: None }),
-        EventBody::Exec(ProcEvent { process: curl(), stdio: None }),
-        EventBody::Exit(ProcEvent { process: curl(), stdio: None }, ExitStatus::Code(7)),
-        EventBody::Exit(ProcEvent { process: nginx(), stdio: None }, ExitStatus::Signal(9)),
+        EventBody::Exec(ProcEvent { parent_stdio: Some(Box::new(outgoing())), ..ProcEvent::new(hostile()) }),
+        EventBody::Exec(ProcEvent::new(curl())),
+        EventBody::Exit(ProcEvent::new(curl()), ExitStatus::Code(7)),
+        EventBody::Exit(ProcEvent::new(nginx()), ExitStatus::Signal(9)),
         EventBody::Flow(Change::Close(before, unwatched)),
         EventBody::Flow(Change::Established(found)),
         EventBody::Flow(Change::Unlisten(
             old_listener,
             Unlisten { closer: by(&nginx(), HookId::FentryTcpClose), duration: None },
         )),
-        EventBody::Exec(ProcEvent { process: memfd(), stdio: None }),
+        EventBody::Exec(ProcEvent::new(memfd())),
         EventBody::Flow(Change::Listen(activated("[::]:22", Some("ssh.socket")))),
         EventBody::Flow(Change::Listen(activated("127.0.0.1:9", None))),
-        EventBody::Exec(ProcEvent { process: memfd(), stdio: Some(Box::new(outgoing())) }),
+        EventBody::Exec(ProcEvent { stdio: Some(Box::new(outgoing())), ..ProcEvent::new(memfd()) }),
         EventBody::Alert(Box::new(Alert {
             silence: Some("exe:/usr/bin/curl dport:443".into()),
             ..alert(Phase::Raised, Subject::Connection(Box::new(outgoing())), Covered::All)
@@ -610,8 +610,8 @@ pub(crate) fn any_event() -> BoxedStrategy<Event> {
         prop_oneof![any::<u8>().prop_map(ExitStatus::Code), any::<u8>().prop_map(ExitStatus::Signal)];
     let body = prop_oneof![
         8 => change.prop_map(EventBody::Flow),
-        1 => any_process().prop_map(|process| EventBody::Exec(ProcEvent { process, stdio: None })),
-        1 => (any_process(), status).prop_map(|(process, status)| EventBody::Exit(ProcEvent { process, stdio: None }, status)),
+        1 => any_process().prop_map(|process| EventBody::Exec(ProcEvent::new(process))),
+        1 => (any_process(), status).prop_map(|(process, status)| EventBody::Exit(ProcEvent::new(process), status)),
         1 => (select(HookId::ALL), option::of(any::<u16>()), any::<u64>(), any::<u64>(), any::<u64>()).prop_map(
             |(hook, cpu, lost, from, to)| {
                 let cause = if cpu.is_some() { GapCause::RingFull } else { GapCause::Skipped };

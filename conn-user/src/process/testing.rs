@@ -57,6 +57,7 @@ pub(crate) fn exec_record(tgid: u32, start: u64, path: &str) -> ExecRecord {
         task: task(tgid, start, &name[..name.len().min(15)]),
         exe_inode: 5,
         stdio: [0; 2],
+        parent_stdio: 0,
         exe_dev: 1,
         exe_nlink: 1,
         parent_tgid: 1,

@@ -114,6 +114,8 @@ pub enum ProcessRule {
     Replaced,
     /// `"stdio"`: a program is executed whose standard input or output is a TCP connection.
     Stdio,
+    /// `"parent-stdio"`: a program is executed whose parent's standard input or output is one, and not its own.
+    ParentStdio,
 }
 
 /// `find = …` of a rule of kind `server`.

@@ -14,6 +14,7 @@ pub(super) fn detector(rule: ProcessRule) -> Box<dyn Detector> {
     match rule {
         ProcessRule::Network => Box::new(network::Network),
         ProcessRule::Replaced => Box::new(replaced::Replacement::default()),
-        ProcessRule::Stdio => Box::new(stdio::Stdio),
+        ProcessRule::Stdio => Box::new(stdio::Stdio { of_parent: false }),
+        ProcessRule::ParentStdio => Box::new(stdio::Stdio { of_parent: true }),
     }
 }

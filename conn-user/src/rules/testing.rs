@@ -320,12 +320,12 @@ impl Rig {
 
     /// A process executes a program: it is as given after it.
     pub(crate) fn exec(&mut self, process: &Arc<ProcessInfo>) {
-        self.body(EventBody::Exec(ProcEvent { process: Arc::clone(process), stdio: None }));
+        self.body(EventBody::Exec(ProcEvent::new(Arc::clone(process))));
     }
 
     /// A process exits.
     pub(crate) fn exit(&mut self, process: &Arc<ProcessInfo>, status: ExitStatus) {
-        self.body(EventBody::Exit(ProcEvent { process: Arc::clone(process), stdio: None }, status));
+        self.body(EventBody::Exit(ProcEvent::new(Arc::clone(process)), status));
     }
 
     /// So many records are lost since then.

@@ -259,7 +259,7 @@ pub(crate) fn events() -> Vec<Event> {
         if round % 8 == 0 {
             let check =
                 known(1_000 + u32::from(round), "/usr/lib/check/check_load", "check.service", (996, "check"));
-            let of = |process| ProcEvent { process, stdio: None };
+            let of = |process| ProcEvent::new(process);
             story.tell(EventBody::Exec(of(Arc::clone(&check))));
             story.tell(EventBody::Exit(of(check), ExitStatus::Code(0)));
         }

@@ -118,8 +118,7 @@ fn what_does_not_apply_is_absent() {
     assert_eq!(process["container"]["pod"], "2c48913c-b29f-11e7-9350-020968147796");
     assert!(process.get("tty").is_none());
     let place = |text: &str| {
-        let json =
-            parse(&samples::event(1, EventBody::Exec(ProcEvent { process: samples::memfd(), stdio: None })));
+        let json = parse(&samples::event(1, EventBody::Exec(ProcEvent::new(samples::memfd()))));
         json["process"].get(text).cloned()
     };
     assert_eq!(

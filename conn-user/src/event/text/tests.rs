@@ -106,7 +106,7 @@ proptest! {
 
     #[test]
     fn a_cut_line_fits(process in samples::any_process(), width in 1..200_usize) {
-        let event = samples::event(1, EventBody::Exec(ProcEvent { process, stdio: None }));
+        let event = samples::event(1, EventBody::Exec(ProcEvent::new(process)));
         let line = format(TextOptions { width: Some(width), ..options() }, std::slice::from_ref(&event));
         let columns: usize = line.trim_end_matches('\n').chars().filter_map(UnicodeWidthChar::width).sum();
         prop_assert!(columns <= width, "{columns} > {width}: {line:?}");

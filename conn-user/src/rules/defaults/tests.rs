@@ -79,7 +79,7 @@ fn what_intruders_do_is_told() {
             let python = process(7, "/usr/bin/python3.11");
             let shell = child(&python, 8, "/usr/bin/dash");
             let conn = rig.connection(Direction::Out, Some(&python), None, "203.0.113.9:4443", Source::Live);
-            rig.body(EventBody::Exec(ProcEvent { process: shell, stdio: Some(Box::new(conn)) }));
+            rig.body(EventBody::Exec(ProcEvent { stdio: Some(Box::new(conn)), ..ProcEvent::new(shell) }));
         }),
         ("netcat under another name", &["process.drop-place"], |rig| {
             rig.open(&process(7, "/tmp/kworker"), "203.0.113.9:4443");
@@ -154,7 +154,7 @@ fn what_servers_do_is_not() {
     let conn =
         rig.connection(Direction::In, Some(&sshd), Some("192.0.2.1:22"), "203.0.113.9:4443", Source::Live);
     let session = child(&sshd, started + 1, "/usr/lib/openssh/sshd-session");
-    rig.body(EventBody::Exec(ProcEvent { process: session, stdio: Some(Box::new(conn)) }));
+    rig.body(EventBody::Exec(ProcEvent { stdio: Some(Box::new(conn)), ..ProcEvent::new(session) }));
     rig.exec(&process(started + 2, "/usr/bin/bash"));
     assert_eq!(raised(&mut rig), Vec::<String>::new());
 }

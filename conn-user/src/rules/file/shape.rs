@@ -144,6 +144,11 @@ pub(super) const SHAPES: &[Shape] = &[
         USES,
     ),
     process("stdio", "A program is executed whose standard input or output is a TCP connection.", EXEC),
+    process(
+        "parent-stdio",
+        "A program is executed whose parent's standard input or output is a TCP connection, and not its own.",
+        EXEC,
+    ),
     server("listener", "Something that matches listens, or did at the start.", LISTEN),
     server("takeover", "Another executable listens where one listened before.", LISTEN),
     server(

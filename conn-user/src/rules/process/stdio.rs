@@ -1,6 +1,9 @@
 //! `find = "stdio"`: a program is executed whose standard input or output is a TCP connection, as that of a reverse
 //! shell is (and of what inetd, or systemd with `Accept=yes`, starts).
 //!
+//! `find = "parent-stdio"`: likewise of its parent, where its own is none. So it is when the program that connected gives the
+//! shell a pseudo-terminal, and copies between the two.
+//!
 //! One connection is told once by a rule, about the first program on it: what a shell starts inherits it.
 
 use std::sync::Arc;
@@ -15,7 +18,9 @@ use crate::rules::silence;
 
 /// See the module.
 #[derive(Debug)]
-pub(super) struct Stdio;
+pub(super) struct Stdio {
+    pub(super) of_parent: bool,
+}
 
 impl Detector for Stdio {
     fn triggers(&self) -> Triggers {
@@ -24,18 +29,25 @@ impl Detector for Stdio {
 
     fn on_match(&mut self, rule: &Rule, event: &Event, scene: &mut Scene<'_>) {
         let EventBody::Exec(exec) = &event.body else { return };
-        let Some(conn) = &exec.stdio else { return };
+        let conn = if self.of_parent { &exec.parent_stdio } else { &exec.stdio };
+        let Some(conn) = conn else { return };
         let process = &exec.process;
         let mut conn = conn.clone();
-        if !conn.owner.process.as_ref().is_some_and(|owner| owner.is_same(process)) {
-            conn.owner.method = Method::FdTable;
-            conn.owner.tid = None;
+        if !self.of_parent {
+            if !conn.owner.process.as_ref().is_some_and(|owner| owner.is_same(process)) {
+                conn.owner.method = Method::FdTable;
+                conn.owner.tid = None;
+            }
+            conn.owner.process = Some(Arc::clone(process));
         }
-        conn.owner.process = Some(Arc::clone(process));
         let args = process.args.iter().map(|arg| Value::Text(arg.clone())).collect();
         let mut evidence = vec![Evidence { name: "args", value: Value::List(args) }];
         if let Some(exe) = &process.exe {
             evidence.insert(0, Evidence::text("exe", &**exe));
+        }
+        if self.of_parent {
+            // The connection is the parent's.
+            evidence.push(Evidence { name: "started", value: Value::Process(Arc::clone(process)) });
         }
         let found = Found {
             same: conn.id.0,

@@ -32,6 +32,25 @@ fn use_of_the_network_is_told_once_a_program() {
 }
 
 #[test]
+fn a_shell_whose_parent_has_the_connection() {
+    let mut rig = Rig::new(rule(Detect::Process(ProcessRule::ParentStdio), "proc:sh"));
+    let python = process(10, "/usr/bin/python3");
+    let shell = child(&python, 11, "/bin/sh");
+    let conn = rig.connection(Direction::Out, Some(&python), None, "203.0.113.9:443", Source::Live);
+    let id = rig.opens(conn.clone(), crate::flow::model::Change::Connect);
+    let conn = Some(Box::new(conn));
+    rig.body(EventBody::Exec(ProcEvent { stdio: conn.clone(), ..ProcEvent::new(Arc::clone(&shell)) }));
+    assert!(rig.told().is_empty(), "its own is another rule's");
+    rig.body(EventBody::Exec(ProcEvent { parent_stdio: conn, ..ProcEvent::new(Arc::clone(&shell)) }));
+    let alert = rig.only();
+    let Subject::Connection(subject) = &alert.subject else { panic!("{alert:?}") };
+    assert!(subject.owner.process.as_ref().is_some_and(|owner| owner.is_same(&python)));
+    assert_eq!(evidence(&alert, "started"), Some(&Value::Process(shell)));
+    rig.close(id, EndedHow::PeerFin, None);
+    assert_eq!(rig.phases(), [(1, Phase::Resolved)]);
+}
+
+#[test]
 fn a_shell_on_a_connection() {
     let mut rig = Rig::new(rule(Detect::Process(ProcessRule::Stdio), "-ancestor:sshd"));
     let python = process(10, "/usr/bin/python3");
@@ -42,14 +61,14 @@ fn a_shell_on_a_connection() {
     assert!(rig.told().is_empty(), "its standard input is none");
     let stdio = Some(Box::new(conn));
     let inherited = stdio.clone();
-    rig.body(EventBody::Exec(ProcEvent { process: Arc::clone(&shell), stdio }));
+    rig.body(EventBody::Exec(ProcEvent { stdio, ..ProcEvent::new(Arc::clone(&shell)) }));
     let alert = rig.only();
     assert_eq!(evidence(&alert, "args"), Some(&Value::List(vec![Value::Text(b"/bin/sh"[..].into())])));
     let Subject::Connection(subject) = &alert.subject else { panic!("{alert:?}") };
     assert!(subject.owner.process.as_ref().is_some_and(|owner| owner.is_same(&shell)));
     // What the shell runs inherits it.
     let child = process(11, "/bin/bash");
-    rig.body(EventBody::Exec(ProcEvent { process: child, stdio: inherited }));
+    rig.body(EventBody::Exec(ProcEvent { stdio: inherited, ..ProcEvent::new(child) }));
     assert!(rig.told().is_empty());
     rig.close(id, EndedHow::PeerFin, None);
     let alert = rig.only();

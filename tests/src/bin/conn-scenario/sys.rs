@@ -317,6 +317,12 @@ fn fd_message(iov: &mut libc::iovec, control: &mut [u64; 4]) -> libc::msghdr {
     message
 }
 
+/// Makes it the standard input of this process.
+pub(crate) fn onto_stdin(fd: &OwnedFd) -> io::Result<()> {
+    // SAFETY: both descriptors are open, and nothing here owns the standard input.
+    check(unsafe { libc::dup2(fd.as_raw_fd(), 0) }).map(drop)
+}
+
 /// Names this thread.
 pub(crate) fn set_name(name: &std::ffi::CStr) -> io::Result<()> {
     // SAFETY: PR_SET_NAME reads a NUL-terminated string of at most 16 bytes.

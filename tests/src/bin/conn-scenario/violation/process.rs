@@ -9,12 +9,12 @@ use anyhow::{Context as _, ensure};
 use conn_tests::truth::Phase;
 
 use super::Violation;
-use super::act::{Server, due, inner, pause, told};
+use super::act::{Server, due, inner, me, pause, told};
 use super::actor::{Acting, Copy, in_memory, itself, waiting};
 use crate::conn::{Conn, Listener, V4};
 use crate::process::fork;
 use crate::scenario::OPENER;
-use crate::sys::boot_ns;
+use crate::sys::{self, boot_ns};
 
 pub(super) const NETWORK: Violation = Violation {
     name: "process-network",
@@ -84,12 +84,19 @@ throttle = "0s"
 
 pub(super) const STDIO: Violation = Violation {
     name: "process-stdio",
-    about: "a program reads from a pipe, then one reads from a TCP connection",
+    about: "a program reads from a pipe, one from a TCP connection, and one is started by a process that reads from one",
     rules: r#"
 [[rule]]
 id = "v.process-stdio"
 kind = "process"
 find = "stdio"
+match = 'arg:v-stdio'
+throttle = "0s"
+
+[[rule]]
+id = "v.process-parent-stdio"
+kind = "process"
+find = "parent-stdio"
 match = 'arg:v-stdio'
 throttle = "0s"
 "#,
@@ -115,6 +122,21 @@ throttle = "0s"
         pause(50);
         drop(conn);
         child.join()?;
+
+        let child = fork(|_| {
+            let conn = Conn::connect(to)?;
+            sys::onto_stdin(&conn.fd).context("dup2")?;
+            let from = boot_ns();
+            let mut shell = waiting(Stdio::piped(), "v-stdio")?;
+            drop(shell.stdin.take());
+            ensure!(shell.wait().context("wait")?.success(), "the actor");
+            told("v.process-parent-stdio", Phase::Raised, me(), from)?;
+            // With the end of this process.
+            told("v.process-parent-stdio", Phase::Resolved, me(), from)
+        })?;
+        let conn = listener.accept()?;
+        child.join()?;
+        drop(conn);
         listener.close()
     },
 };
