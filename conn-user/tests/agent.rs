@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 /// How long anything may take before the test fails: far more than a loaded machine needs.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A rule about listeners at this port.
 fn rule(port: u16) -> String {
@@ -227,11 +227,11 @@ fn a_full_disk_costs_lines_and_not_the_agent() {
     agent.await_line("3 rules are in force now");
     let _three = service.violate(ports[2]);
     let line = agent.await_line("is written again");
-    assert!(line.ends_with("; 2 lines were dropped\n"), "{line}");
+    assert!(line.ends_with("; lines that were dropped: 2\n"), "{line}");
     await_alert(&file, &format!("test.p{} raised", ports[2]));
     let told = agent.end();
     assert_eq!(told.matches("cannot write ").count(), 1, "{told}");
-    assert!(told.ends_with("\n2 lines of alerts were dropped\n"), "{told}");
+    assert!(told.ends_with("\nlines of alerts that were dropped: 2\n"), "{told}");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! `conn agent`: without a terminal, alerts to a file and to syslog, rules that can be changed while it runs.
 
+use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::path::Path;
 
@@ -171,12 +172,13 @@ impl Outputs {
     fn tell_totals(&mut self, agent: &Agent) {
         tail::add_records(&mut self.totals, agent);
         let mut text = self.totals.to_string();
+        // Writing to memory cannot fail.
         for file in self.files.iter().filter(|file| file.dropped() > 0) {
-            text.push_str(&format!("\n{} lines of {} were dropped", file.dropped(), name(file)));
+            let _ = write!(text, "\nlines of {} that were dropped: {}", name(file), file.dropped());
         }
         let syslog = self.syslog.as_ref().map(Syslog::stats).unwrap_or_default();
         if syslog.dropped > 0 {
-            text.push_str(&format!("\n{} messages did not reach syslog", syslog.dropped));
+            let _ = write!(text, "\nmessages that did not reach syslog: {}", syslog.dropped);
         }
         text.push('\n');
         // As `conn tail` does; where it cannot be written there is nobody to tell.
@@ -253,7 +255,7 @@ impl Consumer for Outputs {
                         ));
                     }
                     Notice::Works { dropped } => {
-                        tell(format_args!("{name} is written again; {dropped} lines were dropped"));
+                        tell(format_args!("{name} is written again; lines that were dropped: {dropped}"));
                     }
                 }
             }
@@ -264,7 +266,7 @@ impl Consumer for Outputs {
     async fn wakes(&mut self) {
         let reopened = self.reopened;
         if self.reopen.wait_for(|asked| *asked != reopened).await.is_err() {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 

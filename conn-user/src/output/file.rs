@@ -128,7 +128,7 @@ impl LineFile {
         self.dropped += dropped;
         match (error, &mut self.outage) {
             (Some(error), _) if self.path.is_none() && error.kind() == io::ErrorKind::BrokenPipe => {
-                Err(error)
+                Err(io::Error::new(error.kind(), "standard output has no reader any more"))
             }
             (Some(_), Some(outage)) => {
                 *outage += dropped;
@@ -219,7 +219,7 @@ fn append(target: &mut impl Target, mut lines: Vec<u8>, torn: bool) -> Batch {
     let (done, error) = write(target, &lines);
     let (written, rest) = lines.split_at(done);
     let half = written.len() - written.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
-    let dropped = rest.iter().filter(|byte| **byte == b'\n').count() as u64;
+    let dropped = rest.split(|byte| *byte == b'\n').skip(1).count() as u64;
     let (torn, dropped) = match done {
         // The newline that ends the half line was not written either.
         0 if torn => (true, dropped - 1),
