@@ -21,13 +21,16 @@ pub fn events(truth: &Truth, backend: Backend) -> Result<Vec<Event>, Vec<String>
     for (number, life) in crate::compare::lives(&truth.facts).iter().enumerate() {
         let begin = life.begin(truth);
         let mut times: BTreeMap<Kind, u64> = BTreeMap::new();
-        for fact in life.facts.iter().map(|&f| &truth.facts[f]) {
+        let facts: Vec<&Fact> = life.facts.iter().map(|&f| &truth.facts[f]).collect();
+        for (at, fact) in facts.iter().enumerate() {
             if fact.early && fact.kind == Kind::Listen {
                 continue;
             }
             let after = times.values().copied().max().unwrap_or(0);
             let mut event = event(truth, fact, begin, backend);
-            event.boot_ns = fact.from_ns.midpoint(fact.until_ns).max(after + 1).min(fact.until_ns);
+            // What comes after it in its life may be known to have come sooner than this fact alone says.
+            let latest = facts[at..].iter().map(|fact| fact.until_ns).min().unwrap_or(fact.until_ns);
+            event.boot_ns = fact.from_ns.midpoint(latest).max(after + 1).min(fact.until_ns);
             event.conn_id = Some(format!("boot-start-{number}"));
             times.insert(fact.kind, event.boot_ns);
             let since = |kind| times.get(&kind).map(|at| event.boot_ns.saturating_sub(*at));

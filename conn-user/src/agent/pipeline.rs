@@ -129,19 +129,12 @@ impl Pipeline {
     /// Puts rules in force, in the place of those before. New ones judge what is there now, and what comes.
     pub fn set_rules(&mut self, rules: &RuleSet, tell: &mut impl FnMut(&Event)) {
         let now = boot_now();
-        let mut existing = Vec::new();
-        for change in self.flows.existing() {
-            existing.push(FlowEvent { boot: now, change });
-        }
-        std::mem::swap(&mut self.changes, &mut existing);
-        self.name_socket_units();
-        std::mem::swap(&mut self.changes, &mut existing);
         let wall = self.clock.wall(now);
-        let events = existing.into_iter().map(|FlowEvent { boot, change }| Event {
-            seq: 0,
-            boot,
-            wall,
-            body: EventBody::Flow(change),
+        let socket_units = &mut self.socket_units;
+        // One at a time: a hundred thousand at once are more memory than everything else.
+        let events = self.flows.existing().map(|mut change| {
+            name_socket_unit(&mut change, socket_units);
+            Event { seq: 0, boot: now, wall, body: EventBody::Flow(change) }
         });
         let alerts = match &mut self.engine {
             Some(engine) => engine.set_rules(rules, now, events, &self.flows),
@@ -332,11 +325,7 @@ impl Pipeline {
     /// (A connection may bring out a listener that waited for its port; no unit asks for such a one.)
     fn name_socket_units(&mut self) {
         for event in &mut self.changes {
-            if let Change::Listen(listener) | Change::Unlisten(listener, _) = &mut event.change
-                && listener.is_systemds()
-            {
-                listener.socket_unit = self.socket_units.unit_of(listener.local);
-            }
+            name_socket_unit(&mut event.change, &mut self.socket_units);
         }
     }
 
@@ -395,5 +384,14 @@ fn is_self_test(watch: &Watch, body: &EventBody) -> bool {
         },
         EventBody::Exec(event) | EventBody::Exit(event, _) => watch.is_child(event.process.pid),
         EventBody::Gap(_) | EventBody::Alert(_) => false,
+    }
+}
+
+/// Names the unit for which process 1 listens.
+fn name_socket_unit(change: &mut Change, socket_units: &mut SocketUnits) {
+    if let Change::Listen(listener) | Change::Unlisten(listener, _) = change
+        && listener.is_systemds()
+    {
+        listener.socket_unit = socket_units.unit_of(listener.local);
     }
 }

@@ -9,7 +9,7 @@ use super::start::Agent;
 use crate::clock::boot_now;
 use crate::event::model::Event;
 use crate::flow::snapshot::model::Snapshot;
-use crate::kernel::ring::Turn;
+use crate::kernel::ring::{RingReader, Turn};
 
 /// Records of one batch: bounds how long whoever else waits has to.
 pub(super) const BATCH: usize = 16 * 1024;
@@ -29,6 +29,11 @@ pub trait Consumer {
     /// # Errors
     /// When the output is gone; the loop ends with this error.
     fn flush(&mut self) -> impl Future<Output = io::Result<()>>;
+
+    /// Whether it takes more while [`Self::flush`] waits for a slow reader. Else the ring waits too, and may overflow.
+    fn has_room(&self) -> bool {
+        false
+    }
 
     /// Resolves when it wants to be flushed though nothing was told. May be cancelled.
     fn wakes(&mut self) -> impl Future<Output = ()> {
@@ -97,16 +102,21 @@ pub async fn run(
             agent.pipeline.refresh_clock();
             clock_read = now;
         }
-        // A consumer that blocks must not keep a signal waiting.
-        tokio::select! {
+        // A consumer that blocks must not keep a signal waiting, nor records in the ring.
+        let room = consumer.has_room();
+        let is_written = tokio::select! {
             biased;
             () = &mut stop => break,
-            flushed = consumer.flush() => flushed?,
-        }
+            flushed = consumer.flush() => flushed.map(|()| true)?,
+            ready = records(&agent.reader, turn), if room => ready.map(|()| false)?,
+            () = until_boot(agent.pipeline.next_deadline()), if room => false,
+        };
         if consumer.is_done() || end.is_some_and(|end| now >= end) {
             break;
         }
         match turn {
+            // There are more records by now, and the time of a nap has passed.
+            _ if !is_written => {}
             Turn::More => tokio::task::yield_now().await,
             // tokio's timers have a resolution of a millisecond, too coarse; nothing else runs on this thread.
             Turn::Nap(nap) => std::thread::sleep(nap),
@@ -129,6 +139,16 @@ pub async fn run(
         }
     }
     finish(agent, consumer).await
+}
+
+/// Waits for more records.
+async fn records(reader: &RingReader, turn: Turn) -> io::Result<()> {
+    match turn {
+        Turn::More => tokio::task::yield_now().await,
+        Turn::Nap(nap) => tokio::time::sleep(nap).await,
+        Turn::Idle => reader.readable().await?,
+    }
+    Ok(())
 }
 
 impl Agent {

@@ -206,6 +206,10 @@ impl Consumer for View {
         }
     }
 
+    fn has_room(&self) -> bool {
+        self.sink.has_room()
+    }
+
     async fn flush(&mut self) -> io::Result<()> {
         if self.sink.is_empty() {
             return Ok(());

@@ -4,9 +4,12 @@ use std::io;
 
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
-/// Bytes gathered before [`LineSink::is_full`] asks for a flush: as much as a pipe holds by default (`PIPE_DEF_BUFFERS`
-/// pages, fs/pipe.c).
-const FULL: usize = 64 << 10;
+/// Bytes for which there is room from the start: as much as a pipe holds by default (`PIPE_DEF_BUFFERS` pages, fs/pipe.c).
+const ROOM: usize = 64 << 10;
+/// Most bytes that wait while the reader of the output is busy, before [`LineSink::has_room`] says no.
+const WAITING_MAX: usize = 64 << 20;
+/// A buffer that has grown beyond this is given back when it is empty.
+const KEPT_MAX: usize = 4 << 20;
 
 /// Why lines could not be written.
 #[derive(Debug, thiserror::Error)]
@@ -33,13 +36,17 @@ impl From<io::Error> for SinkError {
 #[derive(Debug)]
 pub struct LineSink<W> {
     writer: W,
+    /// What comes.
     buffer: Vec<u8>,
+    /// What is being written, and how much of it is.
+    writing: Vec<u8>,
+    written: usize,
 }
 
 impl<W: AsyncWrite + Unpin> LineSink<W> {
     /// A sink that writes to `writer`, which should not gather by itself.
     pub fn new(writer: W) -> Self {
-        Self { writer, buffer: Vec::with_capacity(2 * FULL) }
+        Self { writer, buffer: Vec::with_capacity(ROOM), writing: Vec::with_capacity(ROOM), written: 0 }
     }
 
     /// Where encoders append whole lines.
@@ -47,14 +54,14 @@ impl<W: AsyncWrite + Unpin> LineSink<W> {
         &mut self.buffer
     }
 
-    /// Whether so much is gathered that it should be written before more comes.
-    pub fn is_full(&self) -> bool {
-        self.buffer.len() >= FULL
+    /// Whether more may be gathered while earlier lines are being written.
+    pub fn has_room(&self) -> bool {
+        self.buffer.len() + self.writing.len() < WAITING_MAX
     }
 
     /// Whether nothing waits to be written.
     pub fn is_empty(&self) -> bool {
-        self.buffer.is_empty()
+        self.buffer.is_empty() && self.writing.is_empty()
     }
 
     /// Writes all that is gathered. May be cancelled: what is already written is not written twice.
@@ -62,12 +69,21 @@ impl<W: AsyncWrite + Unpin> LineSink<W> {
     /// # Errors
     /// The reader went away, or writing failed.
     pub async fn flush(&mut self) -> Result<(), SinkError> {
-        while !self.buffer.is_empty() {
-            let written = self.writer.write(&self.buffer).await?;
-            if written == 0 {
-                return Err(SinkError::Closed);
+        loop {
+            while let Some(rest) = self.writing.get(self.written..).filter(|rest| !rest.is_empty()) {
+                let written = self.writer.write(rest).await?;
+                if written == 0 {
+                    return Err(SinkError::Closed);
+                }
+                self.written += written;
             }
-            self.buffer.drain(..written);
+            self.written = 0;
+            self.writing.clear();
+            self.writing.shrink_to(KEPT_MAX);
+            if self.buffer.is_empty() {
+                break;
+            }
+            std::mem::swap(&mut self.buffer, &mut self.writing);
         }
         self.writer.flush().await?;
         Ok(())
@@ -118,7 +134,7 @@ mod tests {
     async fn writes_everything_in_order() {
         let mut sink = sink(100, io::ErrorKind::Other);
         sink.buffer().extend_from_slice(b"one\ntwo\n");
-        assert!(!sink.is_empty() && !sink.is_full());
+        assert!(!sink.is_empty() && sink.has_room());
         sink.flush().await.expect("room enough");
         sink.buffer().extend_from_slice(b"three\n");
         sink.flush().await.expect("room enough");
@@ -137,9 +153,11 @@ mod tests {
     }
 
     #[test]
-    fn asks_for_a_flush_when_full() {
+    fn has_room_for_so_much() {
         let mut sink = sink(0, io::ErrorKind::Other);
-        sink.buffer().resize(FULL, b'x');
-        assert!(sink.is_full());
+        sink.buffer().resize(WAITING_MAX - 1, b'x');
+        assert!(sink.has_room());
+        sink.buffer().push(b'x');
+        assert!(!sink.has_room());
     }
 }
