@@ -396,7 +396,7 @@ watch loud --rules "$dir/rules"
 row "reverse shell in bash" bash_reverse_shell "process.shell=$bash_exe" "process.reverse-shell=$bash_exe"
 row "  twin: bash starts curl, and a bash after it" bash_starts_curl
 row "reverse shell in python" python_reverse_shell "process.reverse-shell=$sh_exe"
-row "  the same with a pseudo-terminal" python_pty_reverse_shell "process.reverse-shell-pty"
+row "  the same with a pseudo-terminal" python_pty_reverse_shell "process.reverse-shell-pty=$python_exe"
 row "  twin: python fetches, and feeds a shell" python_feeds_shell
 row "reverse shell by a netcat named kworker" netcat_reverse_shell "process.reverse-shell=$sh_exe" \
     "process.shell-argument=$aside/kworker"
