@@ -11,7 +11,7 @@ use crate::event::model::{Event, EventBody, ProcEvent};
 use crate::flow::coverage::Coverage;
 use crate::flow::merge::Merged;
 use crate::flow::model::{Change, FlowEvent};
-use crate::flow::resolve::ProcNet;
+use crate::flow::resolve::Sockets;
 use crate::flow::snapshot::model::Snapshot;
 use crate::flow::table::FlowTable;
 use crate::kernel::counters::CpuCount;
@@ -38,7 +38,7 @@ pub struct Pipeline {
     processes: ProcessTable,
     flows: FlowTable,
     gaps: GapTracker,
-    resolver: ProcNet,
+    resolver: Sockets,
     socket_units: SocketUnits,
     clock: Clock,
     seq: u64,
@@ -49,6 +49,7 @@ pub struct Pipeline {
     gap_events: u64,
     undecoded: u64,
     records: u64,
+    read_until: BootNs,
     coverage: Coverage,
     attached: BootNs,
     /// Skipped runs that were told, by hook, and until when.
@@ -68,7 +69,7 @@ impl Pipeline {
             processes,
             flows,
             gaps: GapTracker::new(attached),
-            resolver: ProcNet::default(),
+            resolver: Sockets::default(),
             socket_units: SocketUnits::default(),
             clock: Clock::now(),
             seq: 0,
@@ -78,6 +79,7 @@ impl Pipeline {
             gap_events: 0,
             undecoded: 0,
             records: 0,
+            read_until: BootNs(0),
             coverage: Coverage::new(attached),
             attached,
             skipped: BTreeMap::new(),
@@ -216,6 +218,7 @@ impl Pipeline {
             watch.on_record(hook, &record);
         }
         let boot = BootNs(header.boot_ns);
+        self.read_until = self.read_until.max(boot);
         match &record {
             Record::Fork(fork) => drop(self.processes.on_fork(fork)),
             Record::Exec(exec, args) => {
@@ -293,6 +296,11 @@ impl Pipeline {
     /// Records by hook, as this side counted them.
     pub const fn counts(&self) -> &BTreeMap<HookId, RecordCount> {
         &self.counts
+    }
+
+    /// The instant of the latest record that came.
+    pub const fn read_until(&self) -> BootNs {
+        self.read_until
     }
 
     /// Records that came, decoded or not.

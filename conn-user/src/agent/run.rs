@@ -11,8 +11,10 @@ use crate::event::model::Event;
 use crate::flow::snapshot::model::Snapshot;
 use crate::kernel::ring::{RingReader, Turn};
 
-/// Records of one batch: bounds how long whoever else waits has to.
-pub(super) const BATCH: usize = 16 * 1024;
+/// Records of one batch: bounds how long whoever else waits has to, and what the ring cannot use meanwhile. Their events
+/// are some 2 MiB of JSON, what tokio's standard output takes each time it is asked: with more of them lines would heap
+/// up while the ring is busy, though their reader waits for them.
+pub(super) const BATCH: usize = 1024;
 /// How old the offset between the two clocks may get.
 const CLOCK_REFRESH: Duration = Duration::from_secs(1);
 
@@ -71,8 +73,10 @@ pub async fn run(
         let mut turn = agent
             .reader
             .turn(BATCH, |bytes| agent.pipeline.on_bytes(bytes, &mut |event| consumer.on_event(event)));
-        if agent.pipeline.next_deadline().is_some_and(|deadline| deadline <= boot_now()) {
-            agent.pipeline.on_time(boot_now(), &mut |event| consumer.on_event(event));
+        // What is still in the ring may be what somebody waits for.
+        let read_until = if turn == Turn::More { agent.pipeline.read_until() } else { boot_now() };
+        if agent.pipeline.next_deadline().is_some_and(|deadline| deadline <= read_until) {
+            agent.pipeline.on_time(read_until, &mut |event| consumer.on_event(event));
         }
         if let Ok(rules) = agent.reloads.try_recv() {
             agent.pipeline.set_rules(&rules, &mut |event| consumer.on_event(event));

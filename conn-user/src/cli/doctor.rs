@@ -364,7 +364,7 @@ Hooks of the backend tracepoint (tp_btf)
   process  tp_btf:sched_process_exit: the end of a process
 
 What is less exact here
-  - connect: the local port is chosen after the hook; an unanswered SYN is told 20 ms late, with the port from /proc/net/tcp
+  - connect: the local port is chosen after the hook; an unanswered SYN is told 20 ms late, with the port that sock_diag tells
   - accept: calls through io_uring are attributed to the listener's owner
 
 Result

@@ -16,6 +16,7 @@ use crate::event::model::{Event, EventKind};
 use crate::event::text::{TextFormatter, TextOptions};
 use crate::kernel::load::{LoadError, LoadOptions};
 use crate::kernel::plan::BackendChoice;
+use crate::output::pipe;
 use crate::output::sink::{LineSink, SinkError};
 use crate::output::totals::{HookTotals, Totals};
 
@@ -162,6 +163,7 @@ impl View {
             }))),
         };
         let left = options.count.map(NonZeroU64::get);
+        pipe::widen(io::stdout());
         Ok(Self {
             options,
             encoder,

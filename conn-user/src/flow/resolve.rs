@@ -1,15 +1,20 @@
-//! The local end of a socket whose hook ran before the kernel chose it, from `/proc/PID/net/tcp` and `tcp6`.
+//! The local end of a socket whose hook ran before the kernel chose it, from `sock_diag`, else `/proc/PID/net/tcp`.
 //!
 //! Only sockets that stay without an answer for the hold time are looked up, all that are due at once, with one
-//! reading a network namespace and family.
+//! question a network namespace and family.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::File;
+use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::thread;
 
 use super::how::state::{LISTEN, SYN_SENT};
 use super::model::canonical_ip;
+use crate::kernel::netlink::DumpError;
+use crate::kernel::netns::{self, Namespace};
+use crate::kernel::sockdiag::{DiagSocket, attempts_and_listeners};
 use crate::kernel::tcp_file;
 use crate::units::{NetNs, Pid};
 
@@ -44,77 +49,134 @@ impl PortResolver for NoResolver {
     }
 }
 
-/// Reads /proc.
+/// Asks the kernel.
 #[derive(Clone, Debug)]
-pub struct ProcNet {
-    root: PathBuf,
+pub struct Sockets {
+    proc: PathBuf,
+    /// Not the root of files for tests: netlink may be asked.
+    netlink: bool,
 }
 
-impl Default for ProcNet {
+impl Default for Sockets {
     fn default() -> Self {
-        Self { root: PathBuf::from("/proc") }
+        Self { proc: PathBuf::from("/proc"), netlink: true }
     }
 }
 
-impl ProcNet {
-    /// A /proc that is mounted elsewhere.
-    pub fn at(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into() }
+impl Sockets {
+    /// Reads a /proc that is mounted elsewhere, and nothing else.
+    pub fn of_files(proc: impl Into<PathBuf>) -> Self {
+        Self { proc: proc.into(), netlink: false }
     }
 
-    fn is_in(&self, who: &str, netns: NetNs) -> bool {
-        fs::read_link(self.root.join(who).join("ns/net"))
-            .ok()
-            .and_then(|link| link.to_str()?.strip_prefix("net:[")?.strip_suffix(']')?.parse().ok())
-            == Some(netns.0)
+    /// Gives those sockets of the family that tell a port to `each`, until it says that it has enough (`false`).
+    fn each(
+        &self,
+        netns: NetNs,
+        v6: bool,
+        pids: &[Pid],
+        each: impl FnMut(&Candidate) -> bool,
+    ) -> io::Result<()> {
+        // 0 is a number that a record did not bring: the asking process must then still be where it was.
+        let is_own = netns.0 != 0 && netns::own(&self.proc).is_ok_and(|own| own == netns);
+        let directories = pids.iter().map(|pid| self.proc.join(pid.0.to_string()));
+        let namespace =
+            Namespace { id: netns, files: directories.map(|process| process.join("ns/net")).collect() };
+        if self.netlink
+            && netns.0 != 0
+            && let Ok(sockets) = ask(&namespace, is_own, v6)
+        {
+            let told = sockets.iter().map(|socket| Candidate {
+                local: canonical(socket.local),
+                remote: canonical(socket.remote),
+                state: socket.state,
+                inode: socket.inode,
+            });
+            let mut each = each;
+            let _ = told.filter(|candidate| candidate.local.port() != 0).all(|candidate| each(&candidate));
+            return Ok(());
+        }
+        let window = namespace.threads().find(|process| netns.0 == 0 || namespace.has(process));
+        let own = self.proc.join("self");
+        let Some(window) = window.or_else(|| is_own.then_some(&own)) else { return Ok(()) };
+        files(File::open(window.join(if v6 { "net/tcp6" } else { "net/tcp" }))?, each)
     }
+}
 
-    /// A /proc directory whose network namespace is this one: a process's that asked, else our own.
-    fn window(&self, netns: NetNs, mut pids: impl Iterator<Item = Pid>) -> Option<String> {
-        pids.find_map(|pid| {
-            let who = pid.0.to_string();
-            (netns.0 == 0 || self.is_in(&who, netns)).then_some(who)
-        })
-        .or_else(|| self.is_in("self", netns).then(|| "self".to_owned()))
+fn files(file: File, mut each: impl FnMut(&Candidate) -> bool) -> io::Result<()> {
+    tcp_file::lines(file, |line| {
+        line.local.port() == 0
+            || each(&Candidate {
+                local: canonical(line.local),
+                remote: canonical(line.remote),
+                state: line.state,
+                inode: line.inode,
+            })
+    })
+}
+
+/// A socket with a port.
+struct Candidate {
+    local: SocketAddr,
+    remote: SocketAddr,
+    state: u8,
+    inode: u32,
+}
+
+/// Asks in the namespace. A thread that has entered another one ends there: its way back could be refused.
+fn ask(namespace: &Namespace, is_own: bool, v6: bool) -> Result<Vec<DiagSocket>, DumpError> {
+    if is_own {
+        return attempts_and_listeners(v6);
     }
+    let inside = || match namespace.enter() {
+        Ok(true) => attempts_and_listeners(v6),
+        Ok(false) => Err(DumpError::Socket(io::ErrorKind::NotFound.into())),
+        Err(error) => Err(DumpError::Socket(error)),
+    };
+    thread::scope(|scope| {
+        match thread::Builder::new().name("conn-ports".into()).spawn_scoped(scope, inside) {
+            Ok(asking) => asking.join().unwrap_or(Err(DumpError::Malformed)),
+            Err(error) => Err(DumpError::Socket(error)),
+        }
+    })
+}
 
-    fn answer(&self, path: &str, queries: &[PortQuery], asked: &[usize], answers: &mut [Option<SocketAddr>]) {
-        let Ok(file) = File::open(self.root.join(path)) else { return };
-        let mut by_inode = BTreeMap::new();
-        let mut by_remote = Vec::new();
-        for &at in asked {
-            match queries[at].inode {
-                0 => by_remote.push(at),
-                inode => drop(by_inode.insert(inode, at)),
+/// Which of the queries `asked` a socket answers.
+fn answer(
+    queries: &[PortQuery],
+    asked: &[usize],
+    answers: &mut [Option<SocketAddr>],
+    all: impl FnOnce(&mut dyn FnMut(&Candidate) -> bool) -> io::Result<()>,
+) {
+    let mut by_inode = BTreeMap::new();
+    let mut by_remote = Vec::new();
+    for &at in asked {
+        match queries[at].inode {
+            0 => by_remote.push(at),
+            inode => drop(by_inode.insert(inode, at)),
+        }
+    }
+    let mut seen_remotes = vec![0u32; by_remote.len()];
+    // What cannot be read gives no answer.
+    let _ = all(&mut |socket| {
+        if let Some(at) = by_inode.remove(&socket.inode) {
+            if queries[at].remote.is_some() || socket.state == LISTEN {
+                answers[at] = Some(socket.local);
+            }
+        } else if socket.state == SYN_SENT {
+            for (seen, &at) in seen_remotes.iter_mut().zip(&by_remote) {
+                if queries[at].remote == Some(socket.remote) {
+                    *seen += 1;
+                    // Two attempts to one remote end cannot be told apart without the inode.
+                    answers[at] = (*seen == 1).then_some(socket.local);
+                }
             }
         }
-        let mut seen_remotes = vec![0u32; by_remote.len()];
-        // What cannot be read gives no answer.
-        let _ = tcp_file::lines(file, |line| {
-            if line.local.port() == 0 {
-                return true;
-            }
-            let local = canonical(line.local);
-            if let Some(at) = by_inode.remove(&line.inode) {
-                if queries[at].remote.is_some() || line.state == LISTEN {
-                    answers[at] = Some(local);
-                }
-            } else if line.state == SYN_SENT {
-                let remote = canonical(line.remote);
-                for (seen, &at) in seen_remotes.iter_mut().zip(&by_remote) {
-                    if queries[at].remote == Some(remote) {
-                        *seen += 1;
-                        // Two attempts to one remote end cannot be told apart without the inode.
-                        answers[at] = (*seen == 1).then_some(local);
-                    }
-                }
-            }
-            !(by_inode.is_empty() && by_remote.is_empty())
-        });
-    }
+        !(by_inode.is_empty() && by_remote.is_empty())
+    });
 }
 
-impl PortResolver for ProcNet {
+impl PortResolver for Sockets {
     fn resolve(&mut self, queries: &[PortQuery]) -> Vec<Option<SocketAddr>> {
         let mut answers = vec![None; queries.len()];
         let mut groups: BTreeMap<(NetNs, bool), Vec<usize>> = BTreeMap::new();
@@ -122,10 +184,8 @@ impl PortResolver for ProcNet {
             groups.entry((query.netns, query.v6)).or_default().push(at);
         }
         for ((netns, v6), asked) in groups {
-            if let Some(who) = self.window(netns, asked.iter().map(|&at| queries[at].pid)) {
-                let path = format!("{who}/net/{}", if v6 { "tcp6" } else { "tcp" });
-                self.answer(&path, queries, &asked, &mut answers);
-            }
+            let pids: Vec<Pid> = asked.iter().map(|&at| queries[at].pid).collect();
+            answer(queries, &asked, &mut answers, |each| self.each(netns, v6, &pids, each));
         }
         answers
     }
@@ -137,6 +197,7 @@ fn canonical(end: SocketAddr) -> SocketAddr {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::net::TcpListener;
     use std::os::unix::fs::{MetadataExt as _, symlink};
 
@@ -158,7 +219,7 @@ mod tests {
             symlink(format!("net:[{netns}]"), root.join(who).join("ns/net")).expect("link");
             fs::write(root.join(who).join("net/tcp"), format!("  sl  local_address\n{V4}")).expect("file");
         }
-        let mut proc = ProcNet::at(&root);
+        let mut proc = Sockets::of_files(&root);
         let mut port = |queries: &[PortQuery]| -> Vec<u16> {
             proc.resolve(queries).iter().map(|answer| answer.map_or(0, |local| local.port())).collect()
         };
@@ -192,6 +253,7 @@ mod tests {
             v6: false,
             remote: None,
         };
-        assert_eq!(ProcNet::default().resolve(&[query]), [listener.local_addr().ok()]);
+        assert_eq!(Sockets::default().resolve(std::slice::from_ref(&query)), [listener.local_addr().ok()]);
+        assert_eq!(Sockets::of_files("/proc").resolve(&[query]), [listener.local_addr().ok()]);
     }
 }

@@ -13,6 +13,8 @@ use std::sync::Arc;
 
 use tokio::task::{JoinHandle, spawn_blocking};
 
+use super::pipe;
+
 /// Bytes that wait at most; lines beyond are dropped and counted. A batch of the loop has less, and so has a start.
 const WAITING_MAX: usize = 64 << 20;
 /// Largest buffer that is kept.
@@ -57,7 +59,10 @@ impl LineFile {
     pub fn open(path: Option<&Path>) -> io::Result<Self> {
         let (file, torn) = match path {
             Some(path) => open(path)?,
-            None => (File::from(io::stdout().as_fd().try_clone_to_owned()?), false),
+            None => {
+                pipe::widen(io::stdout());
+                (File::from(io::stdout().as_fd().try_clone_to_owned()?), false)
+            }
         };
         Ok(Self {
             path: path.map(Path::to_owned),

@@ -377,8 +377,8 @@ const SYS_EXITS: [(&str, HookId, &str); 2] = [
 
 fn tracepoints(facts: &KernelFacts, plan: &mut Plan) -> Result<(), Refusal> {
     plan.notes.push(
-        "connect: the local port is chosen after the hook; an unanswered SYN is told 20 ms late, with the port from \
-         /proc/net/tcp"
+        "connect: the local port is chosen after the hook; an unanswered SYN is told 20 ms late, with the port that \
+         sock_diag tells"
             .to_owned(),
     );
     let mut lost = Vec::new();
