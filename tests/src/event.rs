@@ -256,6 +256,8 @@ pub struct Totals {
     pub repairs: u64,
     /// Times that a program was skipped because it ran on that CPU already, where the agent tells it.
     pub missed: Option<u64>,
+    /// Hooks for which this kernel does not tell it.
+    pub uncounted: Vec<String>,
 }
 
 /// Bytes as the agent's JSON shows them: valid UTF-8 as it is; else each bad byte as `\xNN` and each backslash doubled.

@@ -18,6 +18,7 @@ use crate::kernel::counters::CpuCount;
 use crate::kernel::gap::{Gap, GapCause, GapTracker};
 use crate::kernel::load::Session;
 use crate::kernel::selftest::Watch;
+use crate::output::totals::Overflow;
 use crate::process::info::{ExitStatus, ProcessSource};
 use crate::process::socket_units::SocketUnits;
 use crate::process::table::ProcessTable;
@@ -155,6 +156,22 @@ impl Pipeline {
         self.engine.as_ref()
     }
 
+    /// What was dropped or not followed for want of room.
+    pub fn overflow(&self) -> Overflow {
+        let (flows, processes) = (self.flows.stats(), self.processes.stats());
+        let rules = self.engine.as_ref().map(Engine::stats).unwrap_or_default();
+        let inspect = processes.inspect;
+        Overflow {
+            processes: processes.evicted + processes.not_kept,
+            connections: flows.evicted + flows.connections_not_kept,
+            listeners: flows.listeners_not_kept,
+            held_events: flows.released_early,
+            inspections: inspect.dropped + inspect.hash_dropped + inspect.compare_dropped,
+            alerts: rules.alerts.evicted + rules.alerts.forgotten,
+            rule_state: rules.forgotten + rules.late_dropped,
+        }
+    }
+
     /// Whether records were lost since the last call.
     pub fn take_loss(&mut self) -> bool {
         std::mem::take(&mut self.loss)
@@ -170,7 +187,7 @@ impl Pipeline {
     pub fn audit(
         &mut self,
         counts: &[(HookId, Vec<CpuCount>)],
-        skipped: &[(HookId, u64)],
+        skipped: &[(HookId, Option<u64>)],
         now: BootNs,
         tell: &mut impl FnMut(&Event),
     ) {
@@ -181,7 +198,8 @@ impl Pipeline {
                 }
             }
         }
-        for &(hook, total) in skipped {
+        let counted = skipped.iter().filter_map(|&(hook, runs)| Some((hook, runs?)));
+        for (hook, total) in counted {
             let told = self.skipped.insert(hook, total).unwrap_or(0);
             let lost = total.saturating_sub(told);
             // With an understudy the count is only a bound: each of the two missed runs, which need not be the same. The
@@ -290,7 +308,7 @@ impl Pipeline {
                 }
             }
         }
-        self.audit(&[], &session.recursion_misses(), now, tell);
+        self.audit(&[], &session.skipped_runs(), now, tell);
     }
 
     /// Records by hook, as this side counted them.

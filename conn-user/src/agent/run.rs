@@ -159,7 +159,7 @@ impl Agent {
     /// Tells what the kernel's counts show.
     fn audit(&mut self, tell: &mut impl FnMut(&Event)) {
         let counts = self.session.all_counts();
-        let skipped = self.session.recursion_misses();
+        let skipped = self.session.skipped_runs();
         self.reader.catch_up(|bytes| self.pipeline.on_bytes(bytes, tell));
         self.pipeline.audit(&counts, &skipped, boot_now(), tell);
     }

@@ -131,7 +131,10 @@ pub(super) fn add_records(totals: &mut Totals, agent: &Agent) {
     totals.gaps = agent.pipeline.gaps();
     totals.lost = counts.values().map(|count| count.lost).sum();
     totals.undecoded = agent.pipeline.undecoded();
-    totals.missed = agent.session.recursion_misses().iter().map(|(_, missed)| missed).sum();
+    let skipped = agent.session.skipped_runs();
+    totals.missed = skipped.iter().filter_map(|(_, runs)| *runs).sum();
+    totals.uncounted = skipped.iter().filter(|(_, runs)| runs.is_none()).map(|(hook, _)| *hook).collect();
+    totals.overflow = agent.pipeline.overflow();
     let repairs = agent.resyncs();
     totals.repairs = repairs.done;
     totals.repairs_failed = repairs.failed;

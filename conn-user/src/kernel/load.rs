@@ -1,7 +1,7 @@
 //! Loading and attaching what the plan says, after asking the kernel by trying.
 
 use std::io;
-use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, OwnedFd};
 
 use aya::maps::Map;
 use aya::programs::{BtfTracePoint, FEntry, FExit, KProbe, Program, ProgramError, TracePoint};
@@ -15,6 +15,7 @@ use super::object::{self, COUNTERS_MAP, RING_MAP, Switches};
 use super::offsets::Offsets;
 use super::plan::{Attach, Backend, BackendChoice, Plan, PlanError, PlannedProgram, plan};
 use super::ring::RingReader;
+use super::skipped::{self, KprobeLinks, SkippedRuns};
 use super::tracefs::{self, TracepointError};
 
 /// Smallest ring the kernel accepts: for the load probes, which deliver nothing.
@@ -95,8 +96,9 @@ pub struct Session {
     pub notes: Vec<String>,
     /// The programs; none after the detach.
     ebpf: Option<Ebpf>,
-    /// What the programs missed until the detach.
-    missed: Vec<(HookId, u64)>,
+    kprobe_links: KprobeLinks,
+    /// How often programs were skipped until the detach.
+    skipped: SkippedRuns,
     /// Perf events that run the programs at classic tracepoints.
     tracepoints: Vec<OwnedFd>,
     counters: Counters,
@@ -244,10 +246,11 @@ fn attach(
     let notes = offsets.missing.iter().map(ToString::to_string).chain(refused).collect();
     Ok((
         Session {
+            kprobe_links: KprobeLinks::find(&ebpf, &plan),
             plan,
             notes,
             ebpf: Some(ebpf),
-            missed: Vec::new(),
+            skipped: SkippedRuns::new(),
             tracepoints,
             counters,
             by_cookie: cookie_helper,
@@ -274,28 +277,15 @@ impl Session {
 
     /// Detaches every program. When this returns no program writes any more, but those that run just now.
     pub fn detach(&mut self) {
-        self.missed = self.recursion_misses();
+        self.skipped = self.skipped_runs();
         self.ebpf = None;
         self.tracepoints.clear();
     }
 
-    /// How often the kernel skipped a program because it, or for kprobes and classic tracepoints any other program, was
-    /// already running on the CPU (`bpf_prog_info.recursion_misses`, 5.12 on). What an understudy told is not counted.
-    pub fn recursion_misses(&self) -> Vec<(HookId, u64)> {
-        let Some(ebpf) = &self.ebpf else { return self.missed.clone() };
-        let of_program = |planned: &PlannedProgram| {
-            let program = ebpf.program(planned.program)?;
-            super::info::recursion_misses(program.fd().ok()?.as_fd().as_raw_fd())
-        };
-        let of_hook =
-            |hook| self.plan.programs.iter().find(|planned| planned.hook == hook).and_then(of_program);
-        let missed = |planned: &PlannedProgram| {
-            let missed = of_program(planned)?;
-            // Lost is only what both missed.
-            let also = planned.hook.understudy().and_then(of_hook).unwrap_or(missed);
-            (!planned.hook.is_understudy()).then_some((planned.hook, missed.min(also)))
-        };
-        self.plan.programs.iter().filter_map(missed).collect()
+    /// How often the kernel skipped the programs of each hook.
+    pub fn skipped_runs(&self) -> SkippedRuns {
+        let runs = |ebpf| skipped::runs(ebpf, &self.plan, &self.kprobe_links);
+        self.ebpf.as_ref().map_or_else(|| self.skipped.clone(), runs)
     }
 
     /// The reader of the BPF side's own diagnostics; none when the level removed them all.

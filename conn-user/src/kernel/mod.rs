@@ -18,6 +18,7 @@ pub mod offsets;
 pub mod plan;
 pub mod ring;
 pub mod selftest;
+pub mod skipped;
 pub mod sockdiag;
 pub mod tcp_file;
 pub mod tracefs;

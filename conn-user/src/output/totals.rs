@@ -23,10 +23,48 @@ pub struct Totals {
     /// How often the kernel skipped a program, because one was already running on the CPU: an event that left no
     /// record, and no number in a sequence.
     pub missed: u64,
+    /// Hooks whose skipped programs this kernel does not count.
+    pub uncounted: Vec<HookId>,
+    /// What was dropped or not followed for want of room.
+    pub overflow: Overflow,
     /// How often the tables were repaired after a loss.
     pub repairs: u64,
     /// Repairs for which no snapshot could be taken.
     pub repairs_failed: u64,
+}
+
+/// What bounded tables did not take, or let go of too early.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Overflow {
+    /// Processes that were forgotten early or never remembered: their names may be missing.
+    pub processes: u64,
+    /// Connections that were not followed to their end.
+    pub connections: u64,
+    /// Listeners that were told but not remembered.
+    pub listeners: u64,
+    /// Events that were told before what they waited for could come.
+    pub held_events: u64,
+    /// Processes and executables that were not looked at in the background.
+    pub inspections: u64,
+    /// Alerts that were ended early, and repeats that may have been told again.
+    pub alerts: u64,
+    /// What rules did not remember.
+    pub rule_state: u64,
+}
+
+impl Overflow {
+    /// Key in JSON, what it is called for people, and the number.
+    fn all(&self) -> [(&'static str, &'static str, u64); 7] {
+        [
+            ("processes", "processes", self.processes),
+            ("connections", "connections", self.connections),
+            ("listeners", "listeners", self.listeners),
+            ("held_events", "events told early", self.held_events),
+            ("inspections", "background look-ups", self.inspections),
+            ("alerts", "alerts", self.alerts),
+            ("rule_state", "places in rules", self.rule_state),
+        ]
+    }
 }
 
 /// Counters of a hook.
@@ -79,7 +117,18 @@ impl Totals {
             write_key(true, key, out);
             write_int(number, out);
         }
-        out.extend_from_slice(b"}\n");
+        out.extend_from_slice(b",\"uncounted\":[");
+        for (at, hook) in self.uncounted.iter().enumerate() {
+            out.extend_from_slice(if at > 0 { b",\"" } else { b"\"" });
+            out.extend_from_slice(hook.label().as_bytes());
+            out.push(b'"');
+        }
+        out.extend_from_slice(b"],\"overflow\":{");
+        for (at, (key, _, number)) in self.overflow.all().into_iter().enumerate() {
+            write_key(at > 0, key, out);
+            write_int(number, out);
+        }
+        out.extend_from_slice(b"}}\n");
     }
 }
 
@@ -125,6 +174,15 @@ impl fmt::Display for Totals {
         if self.missed > 0 {
             write!(f, "\n{} skipped by the kernel", plural(self.missed, "program run"))?;
         }
+        if !self.uncounted.is_empty() {
+            let hooks = self.uncounted.len();
+            write!(f, "\nnot counted by this kernel: skipped runs of {}", plural(hooks as u64, "hook"))?;
+        }
+        let mut between = "\ndropped for want of room: ";
+        for (_, what, number) in self.overflow.all().into_iter().filter(|(_, _, number)| *number > 0) {
+            write!(f, "{between}{number} {what}")?;
+            between = ", ";
+        }
         if self.undecoded > 0 {
             write!(f, "\n{} not understood: a bug, please report it", plural(self.undecoded, "record"))?;
         }
@@ -151,6 +209,8 @@ mod tests {
 
     fn sample() -> Totals {
         let mut totals = Totals { gaps: 1, lost: 12, undecoded: 0, ..Totals::default() };
+        totals.uncounted = vec![HookId::FentryTcpConnect];
+        totals.overflow.connections = 3;
         totals.records = vec![
             HookTotals { hook: HookId::FentryTcpConnect, seen: 1234, lost: 0 },
             HookTotals { hook: HookId::State, seen: 7, lost: 12 },
@@ -168,7 +228,9 @@ mod tests {
         let expected = concat!(
             r#"{"kind":"totals","events":{"connect":2,"accept":0,"established":0,"failed":0,"close":1,"listen":0,"#,
             r#""unlisten":0,"exec":0,"exit":0,"gap":1,"alert":0},"records":{"fentry:tcp_connect":{"seen":1234,"lost":0},"#,
-            r#""tp_btf:inet_sock_set_state":{"seen":7,"lost":12}},"gaps":1,"lost":12,"undecoded":0,"missed":0,"repairs":0,"repairs_failed":0}"#,
+            r#""tp_btf:inet_sock_set_state":{"seen":7,"lost":12}},"gaps":1,"lost":12,"undecoded":0,"missed":0,"repairs":0,"repairs_failed":0,"uncounted":["fentry:tcp_connect"],"#,
+            r#""overflow":{"processes":0,"connections":3,"listeners":0,"held_events":0,"inspections":0,"alerts":0,"#,
+            r#""rule_state":0}}"#,
             "\n"
         );
         assert_eq!(String::from_utf8(line.clone()).expect("UTF-8"), expected);
@@ -178,7 +240,9 @@ mod tests {
     #[test]
     fn text() {
         let expected = "events: 2 connect, 1 close\nrecords by hook:\n  fentry:tcp_connect          1234\n  \
-                        tp_btf:inet_sock_set_state     7  12 lost\n1 gap, 12 lost records";
+                        tp_btf:inet_sock_set_state     7  12 lost\n1 gap, 12 lost records\n\
+                        not counted by this kernel: skipped runs of 1 hook\n\
+                        dropped for want of room: 3 connections";
         assert_eq!(sample().to_string(), expected);
         assert_eq!(Totals::default().to_string(), "events: none\nnothing lost");
         let undecoded = Totals { undecoded: 1, ..Totals::default() };

@@ -72,6 +72,7 @@ fn trials() -> Result<Vec<Trial>> {
     trials.push(trial("storm::two-threads", || compared::alone(|| storm::counts(2))));
     trials.push(trial("identity::of-a-live-process", || compared::together(identity::of_a_live_process)));
     trials.push(trial("loss::is-exact", || compared::alone(loss::is_exact)));
+    trials.push(trial("loss::skipped-runs-are-counted", || compared::alone(loss::skipped_runs_are_counted)));
     if let Some(connections) = settings::million() {
         trials.push(trial("memory::no-leak", move || compared::alone(|| memory::no_leak(connections))));
         trials.push(trial("loss::then-equals-ss", || compared::alone(after_loss::equals_the_kernel)));
