@@ -118,13 +118,6 @@ pub struct Coverage {
     pub seen: String,
 }
 
-fn boot_now() -> u64 {
-    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `now` is a valid place for the answer.
-    unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut now) };
-    now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned()
-}
-
 /// Bounds of an age.
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 #[serde(default)]
@@ -193,7 +186,7 @@ impl Event {
     pub fn parse(line: &str) -> serde_json::Result<Self> {
         let mut event: Self = serde_json::from_str(line)?;
         line.clone_into(&mut event.raw);
-        event.read_ns = boot_now();
+        event.read_ns = crate::clock::boot_now();
         Ok(event)
     }
 

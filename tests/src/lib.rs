@@ -11,6 +11,7 @@
 //! * [`fake`]: an agent that knows everything, to test the comparison itself.
 
 pub mod against_ss;
+pub mod clock;
 pub mod compare;
 pub mod event;
 pub mod expect;

@@ -26,7 +26,8 @@ pub(super) fn kprobe_misses(link: u32) -> Option<u64> {
     // SAFETY: the kernel made this descriptor just now, for us alone.
     let fd = unsafe { OwnedFd::from_raw_fd(RawFd::try_from(fd).ok().filter(|fd| *fd >= 0)?) };
     let (info, length) = info::<bpf_link_info>(fd.as_raw_fd())?;
-    let told = offset_of!(bpf_link_info, __bindgen_anon_1.perf_event.__bindgen_anon_1.kprobe.missed) + size_of::<u64>();
+    let told = offset_of!(bpf_link_info, __bindgen_anon_1.perf_event.__bindgen_anon_1.kprobe.missed)
+        + size_of::<u64>();
     // SAFETY: every member of the unions is of integers, and all of it was zero before the kernel wrote to it.
     let missed = unsafe { info.__bindgen_anon_1.perf_event.__bindgen_anon_1.kprobe.missed };
     (length >= told).then_some(missed)

@@ -149,7 +149,11 @@ fn run_tests(port: &mut File, backend: &str, config: &Config, is_first: bool) ->
         .args(config.filter.as_deref())
         .arg("--test-threads=1")
         // Without the agent the workload is the same for every backend, and so is what the command line does with events.
-        .args(if is_first { &[][..] } else { &["--skip", "truth::", "--skip", "cli::"] })
+        .args(if is_first {
+            &[][..]
+        } else {
+            &["--skip", "truth::", "--skip", "cli::", "--skip", "suspend::"]
+        })
         .env_clear()
         .env("PATH", "/bin")
         .env("HOME", "/tmp")
@@ -157,6 +161,7 @@ fn run_tests(port: &mut File, backend: &str, config: &Config, is_first: bool) ->
         .env("RUST_BACKTRACE", "1")
         .env("CONN_TIME_FACTOR", PATIENCE)
         .env("CONN_BACKEND", backend)
+        .env("CONN_MAY_SUSPEND", "1")
         .env("CONN_BIN", "/conn")
         .env("CONN_SCENARIO_BIN", "/bin/conn-scenario")
         // Emulated, a connection takes a millisecond.

@@ -150,7 +150,10 @@ pub(crate) fn skipped_runs_are_counted() -> Result<()> {
     let mut told = totals.uncounted.clone();
     expected.sort();
     told.sort();
-    ensure!(told == expected, "of {backend:?} on {version:?} these are not counted: {told:?}, not {expected:?}");
+    ensure!(
+        told == expected,
+        "of {backend:?} on {version:?} these are not counted: {told:?}, not {expected:?}"
+    );
     ensure!(totals.missed.is_some(), "the totals do not tell what was skipped");
     Ok(())
 }

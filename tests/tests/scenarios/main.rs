@@ -1,7 +1,7 @@
 //! The scenarios against the agent, and the agent's command line.
 //!
 //! Environment: `CONN_BIN`, `CONN_SCENARIO_BIN` (the programs), `CONN_BACKEND` (default `auto`), `CONN_TIME_FACTOR`
-//! (stretches every time limit), `CONN_STORM` (connections of the storm), `CONN_MILLION` (connections of the leak test; without
+//! (stretches every time limit), `CONN_MAY_SUSPEND` (this machine may be put to sleep), `CONN_STORM` (connections of the storm), `CONN_MILLION` (connections of the leak test; without
 //! it the tests of memory, and of the tables after losses that go on, are left out: machines under emulation are too slow).
 //!
 //! `truth::NAME` runs a workload without the agent, `scenario::NAME` with it; `alert::NAME` violates rules.
@@ -18,6 +18,7 @@ mod memory;
 mod settings;
 mod slowest;
 mod storm;
+mod suspend;
 mod workload;
 
 use std::process::ExitCode;
@@ -73,6 +74,9 @@ fn trials() -> Result<Vec<Trial>> {
     trials.push(trial("identity::of-a-live-process", || compared::together(identity::of_a_live_process)));
     trials.push(trial("loss::is-exact", || compared::alone(loss::is_exact)));
     trials.push(trial("loss::skipped-runs-are-counted", || compared::alone(loss::skipped_runs_are_counted)));
+    let asleep = trial("suspend::is-counted", || compared::alone(suspend::is_counted));
+    let refusal = suspend::refusal();
+    trials.push(asleep.with_ignored_flag(refusal.is_some()).with_kind(refusal.unwrap_or_default()));
     if let Some(connections) = settings::million() {
         trials.push(trial("memory::no-leak", move || compared::alone(|| memory::no_leak(connections))));
         trials.push(trial("loss::then-equals-ss", || compared::alone(after_loss::equals_the_kernel)));

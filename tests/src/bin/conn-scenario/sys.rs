@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use conn_tests::clock::boot_now;
 use libc::{c_int, c_void, socklen_t};
 
 /// `IPPROTO_MPTCP` (include/uapi/linux/in.h).
@@ -36,11 +37,7 @@ pub(crate) fn boot_shift_s() -> u64 {
 
 /// The machine's `CLOCK_BOOTTIME` in nanoseconds, the clock of the agent's `boot_ns`.
 pub(crate) fn boot_ns() -> u64 {
-    let mut ts = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `ts` is a valid timespec that outlives the call.
-    unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut ts) };
-    let seconds = u64::try_from(ts.tv_sec).unwrap_or(0).saturating_sub(boot_shift_s());
-    seconds * 1_000_000_000 + u64::try_from(ts.tv_nsec).unwrap_or(0)
+    boot_now() - boot_shift_s() * 1_000_000_000
 }
 
 /// This thread's id.
