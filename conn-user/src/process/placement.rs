@@ -67,6 +67,11 @@ const OCI_PREFIXES: [(&[u8], Runtime); 5] = [
 ];
 
 impl Placement {
+    /// The unit that a person would name: that of the user's own service manager, else the system's.
+    pub fn innermost_unit(&self) -> Option<&[u8]> {
+        self.user_unit.as_deref().or(self.unit.as_deref())
+    }
+
     /// What the path of a cgroup says.
     pub fn of(path: &[u8]) -> Self {
         let components: Vec<&[u8]> = path.split(|&b| b == b'/').filter(|name| !name.is_empty()).collect();

@@ -6,6 +6,7 @@ use crate::filter::ast::{Form, Value};
 use crate::filter::glob::Glob;
 use crate::flow::model::{ConnEvent, ListenEvent};
 use crate::process::info::ProcessInfo;
+use crate::process::placement::Placement;
 
 use super::detector::service_port;
 
@@ -42,8 +43,7 @@ pub(super) fn of_process(process: &ProcessInfo) -> Option<Box<str>> {
 /// by where it was started.
 pub(super) fn of_started(process: &ProcessInfo) -> Option<Box<str>> {
     let program = of_process(process)?;
-    let unit =
-        process.placement.as_deref().and_then(|place| place.user_unit.as_deref().or(place.unit.as_deref()));
+    let unit = process.placement.as_deref().and_then(Placement::innermost_unit);
     if let Some(unit) = unit.filter(|unit| unit.ends_with(b".service")) {
         return Some(format!("{program} unit:{}", quoted(str::from_utf8(unit).ok()?)).into());
     }

@@ -13,6 +13,7 @@ use crate::filter::names::Names;
 use crate::flow::model::{ConnEvent, Source};
 use crate::process::hash::IntMap;
 use crate::process::info::ProcessInfo;
+use crate::process::placement::Placement;
 use crate::rules::alerts::{Found, Life};
 use crate::rules::detector::{Detector, Scene, Triggers, connection, service_port};
 use crate::rules::model::{PathKey, Rule};
@@ -77,8 +78,7 @@ impl FirstSeen {
 
 /// The unit, or the program where it is in none.
 fn unit(process: &ProcessInfo) -> &[u8] {
-    let place = process.placement.as_deref();
-    let unit = place.and_then(|place| place.user_unit.as_deref().or(place.unit.as_deref()));
+    let unit = process.placement.as_deref().and_then(Placement::innermost_unit);
     unit.unwrap_or_else(|| program::name(process))
 }
 
