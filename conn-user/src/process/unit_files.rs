@@ -196,7 +196,7 @@ impl UnitFiles {
         let own = self.units.get(name).or_else(|| self.units.get(template.as_ref()?));
         let file = match own {
             Some(Source::File(path)) => Some(path),
-            None if name.ends_with(".slice") => None,
+            None if name::is_a(name, "slice") => None,
             _ => return None,
         };
         let mut settings = Vec::new();
@@ -220,7 +220,9 @@ impl UnitFiles {
         };
         for name in self.names_of(name) {
             for folder in &self.folders {
-                name::drop_in_names(&name).iter().for_each(|unit| look(folder, unit));
+                for unit in name::drop_in_names(&name) {
+                    look(folder, &unit);
+                }
             }
         }
         if let Some((_, kind)) = name::split_type(name) {

@@ -78,7 +78,7 @@ impl Binds {
         let of =
             |list: &Merged<Option<Bind>>| list.items.iter().filter_map(|(bind, _)| *bind).collect::<Vec<_>>();
         let (allow, deny) = (by_family(&of(&self.allow)), by_family(&of(&self.deny)));
-        let everything = |ports: Option<&Ports>| ports.is_some_and(|ports| ports.is_none());
+        let everything = |ports: Option<&Ports>| ports.is_some_and(Option::is_none);
         if everything(allow.get(&None)) {
             return Vec::new();
         }

@@ -121,8 +121,9 @@ fn names(files: &UnitFiles, started: &BTreeMap<String, String>) -> BTreeSet<Stri
 impl FromUnits {
     /// Adds a rule; one whose filter is none (it is too long) is left out and told.
     fn add(&mut self, draft: Draft<'_>) {
-        let filters = [&draft.matches].into_iter().chain(&draft.except);
-        if let Some(error) = filters.filter_map(|filter| Filter::new(filter).err()).next() {
+        let wrong =
+            [&draft.matches].into_iter().chain(&draft.except).find_map(|filter| Filter::new(filter).err());
+        if let Some(error) = wrong {
             for cite in draft.cites {
                 self.leave_out(draft.unit, &cite, error.message.clone());
             }

@@ -127,7 +127,7 @@ impl Service<'_> {
         draft.off.extend(self.privileged.iter().cloned());
         draft.title =
             format!("{} has a network of its own without a way out, and talks to another host", self.name);
-        draft.why = "PrivateNetwork=yes leaves it a loopback interface and nothing else".to_owned();
+        "PrivateNetwork=yes leaves it a loopback interface and nothing else".clone_into(&mut draft.why);
         draft.matches = with(&self.scope, "-raddr:127.0.0.0/8,::1");
         draft.cites = vec![cite.clone()];
         found.add(draft);
@@ -152,7 +152,8 @@ impl Service<'_> {
         draft.kind = RuleKind::Process;
         draft.asks = "network";
         draft.title = format!("{} may not have {what}, and uses one", self.name);
-        draft.why = "RestrictAddressFamilies= denies it the system call socket() for that family".to_owned();
+        "RestrictAddressFamilies= denies it the system call socket() for that family"
+            .clone_into(&mut draft.why);
         draft.matches = with(&self.scope, words);
         draft.except.extend(except.map(str::to_owned));
         draft.cites.clone_from(&families.cites);
@@ -179,8 +180,8 @@ impl Service<'_> {
             return;
         }
         draft.title = format!("{} talks to an address that its unit denies it", self.name);
-        draft.why =
-            "IPAddressDeny= drops these packets, and IPAddressAllow= does not let them pass".to_owned();
+        "IPAddressDeny= drops these packets, and IPAddressAllow= does not let them pass"
+            .clone_into(&mut draft.why);
         draft.matches = with(&self.scope, &format!("raddr:{}", address::values(&denied)));
         let allowed = access.allowed();
         if !allowed.is_empty() {

@@ -29,7 +29,7 @@ impl<'f> Slices<'f> {
     /// The slice of a service (`unit_set_default_slice` in src/core/unit.c).
     pub(super) fn of_service(&self, unit: &str, policy: &Policy) -> Result<String, String> {
         match &policy.slice {
-            Some((Ok(slice), _)) if name::is_valid(slice) && slice.ends_with(".slice") => Ok(slice.clone()),
+            Some((Ok(slice), _)) if name::is_valid(slice) && name::is_a(slice, "slice") => Ok(slice.clone()),
             // It matters only if a slice says something.
             _ if self.policies.values().all(|policy| policy.ip.is_empty()) => Ok(SYSTEM.to_owned()),
             Some((Err(reason), _)) => Err(reason.clone()),
@@ -151,7 +151,7 @@ fn scope(slice: &str) -> String {
 fn is_in(inner: &str, outer: &str) -> bool {
     let stem = |slice: &str| slice.strip_suffix(".slice").unwrap_or(slice).trim_end_matches('-').to_owned();
     let (own, of_outer) = (stem(inner), stem(outer));
-    inner != outer && (outer == "-.slice" || own == of_outer || own.starts_with(&format!("{of_outer}-")))
-        // `user-.slice` lies in `user.slice`, and not the other way round.
-        && !(own == of_outer && !is_prefix(inner))
+    // `user-.slice` lies in `user.slice`, and not the other way round.
+    let is_below = own.starts_with(&format!("{of_outer}-")) || (own == of_outer && is_prefix(inner));
+    inner != outer && (outer == "-.slice" || is_below)
 }

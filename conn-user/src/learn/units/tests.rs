@@ -318,8 +318,8 @@ proptest! {
         let tree = Tree::new();
         for (name, settings) in &units {
             let section = if name.ends_with("socket") { "Socket" } else if name.ends_with("slice") { "Slice" } else { "Service" };
-            let lines: String = settings.iter().map(|(key, value)| format!("{key}={value}\n")).collect();
-            tree.write(&format!("{LIB}/{name}"), &format!("[{section}]\n{lines}"));
+            let lines: Vec<String> = settings.iter().map(|(key, value)| format!("{key}={value}")).collect();
+            tree.write(&format!("{LIB}/{name}"), &format!("[{section}]\n{}\n", lines.join("\n")));
             tree.link(&format!("etc/systemd/system/sockets.target.wants/{name}"), &format!("/{LIB}/{name}"));
         }
         let text = text(&tree);

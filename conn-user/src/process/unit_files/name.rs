@@ -1,5 +1,7 @@
 //! Names of units: systemd.unit(5), and src/basic/unit-name.c.
 
+use std::fmt::Write as _;
+
 /// Longest name of a unit (`UNIT_NAME_MAX`).
 const LONGEST: usize = 255;
 
@@ -13,6 +15,11 @@ pub fn is_valid(name: &str) -> bool {
 /// `ssh.socket` as `ssh` and `socket`.
 pub fn split_type(name: &str) -> Option<(&str, &str)> {
     name.rsplit_once('.')
+}
+
+/// Whether it is a unit of this type (`slice`, `socket`, …).
+pub fn is_a(name: &str, kind: &str) -> bool {
+    split_type(name).is_some_and(|(_, own)| own == kind)
 }
 
 /// The template of an instance: `getty@.service` of `getty@tty1.service`; `None`: it is no instance.
@@ -85,7 +92,10 @@ pub fn escape(text: &str) -> String {
             b'.' if at > 0 => out.push('.'),
             b':' | b'_' => out.push(char::from(byte)),
             byte if byte.is_ascii_alphanumeric() => out.push(char::from(byte)),
-            byte => out.push_str(&format!("\\x{byte:02x}")),
+            byte => {
+                // Writing to a text cannot fail.
+                let _ = write!(out, "\\x{byte:02x}");
+            }
         }
     }
     out

@@ -70,13 +70,12 @@ pub fn words(value: &str) -> Option<Vec<String>> {
         match (c, quote) {
             ('\\', _) => word.get_or_insert_default().push(chars.next()?),
             (c, Some(open)) if c == open => quote = None,
-            (c, Some(_)) => word.get_or_insert_default().push(c),
             ('"' | '\'', None) => {
                 quote = Some(c);
                 word.get_or_insert_default();
             }
             (c, None) if BLANK.contains(&c) => words.extend(word.take()),
-            (c, None) => word.get_or_insert_default().push(c),
+            (c, _) => word.get_or_insert_default().push(c),
         }
     }
     words.extend(word);
@@ -160,8 +159,8 @@ mod tests {
 
         #[test]
         fn what_is_written_is_read(lines in prop::collection::vec(("[A-Za-z]{1,8}", "[a-z0-9:/.=]{0,12}"), 0..20)) {
-            let text: String = lines.iter().map(|(key, value)| format!("\t{key} =  {value}  \n#\n")).collect();
-            let found = of(&format!("[Service]\n{text}"));
+            let text: Vec<String> = lines.iter().map(|(key, value)| format!("\t{key} =  {value}  \n#")).collect();
+            let found = of(&format!("[Service]\n{}", text.join("\n")));
             let expected: Vec<_> =
                 lines.iter().enumerate().map(|(at, (key, value))| one("Service", key, value, 2 * at + 2)).collect();
             prop_assert_eq!(found, expected);
