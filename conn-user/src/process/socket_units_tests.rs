@@ -10,7 +10,7 @@ fn listens_by(name: &str, texts: &[&str]) -> Vec<Listen> {
     let path: Arc<Path> = Path::new("x").into();
     let settings = texts.iter().flat_map(|text| syntax::settings(text));
     let settings = settings.map(|setting| (Arc::clone(&path), setting)).collect();
-    listens(&Unit { name: name.to_owned(), settings })
+    listens(&Unit { name: name.to_owned(), settings, unread: Vec::new() })
 }
 
 fn parsed(text: &str) -> Vec<Listen> {

@@ -68,6 +68,8 @@ pub struct Unit {
     pub name: String,
     /// Each assignment with the file that it stands in.
     pub settings: Vec<(Arc<Path>, Setting)>,
+    /// Files of it that could not be read (to the end), with the reason: it may say more, or other things.
+    pub unread: Vec<(Arc<Path>, String)>,
 }
 
 /// The load path of a system whose files lie below this folder.
@@ -199,13 +201,13 @@ impl UnitFiles {
             None if name::is_a(name, "slice") => None,
             _ => return None,
         };
-        let mut settings = Vec::new();
+        let (mut settings, mut unread) = (Vec::new(), Vec::new());
         for path in file.cloned().into_iter().chain(self.drop_ins(name)) {
-            settings.extend(
-                syntax::settings(&read(&path)).into_iter().map(|setting| (Arc::clone(&path), setting)),
-            );
+            let (text, error) = read(&path);
+            unread.extend(error.map(|error| (Arc::clone(&path), error)));
+            settings.extend(syntax::settings(&text).into_iter().map(|setting| (Arc::clone(&path), setting)));
         }
-        Some(Unit { name: name.to_owned(), settings })
+        Some(Unit { name: name.to_owned(), settings, unread })
     }
 
     /// The drop-ins of a unit in the order in which they count: by their names, of each name the first one found.
@@ -268,13 +270,16 @@ fn names(folder: &Path) -> Vec<String> {
     names
 }
 
-fn read(path: &Path) -> String {
+/// A file as far as it can be read, and why not to the end.
+fn read(path: &Path) -> (String, Option<String>) {
     let mut bytes = Vec::new();
-    if let Ok(file) = fs::File::open(path) {
-        // What could be read of it counts.
-        let _ = file.take(LONGEST).read_to_end(&mut bytes);
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
+    let read = fs::File::open(path).and_then(|file| file.take(LONGEST + 1).read_to_end(&mut bytes));
+    let error = match read {
+        Err(error) => Some(error.to_string()),
+        Ok(_) if bytes.len() as u64 > LONGEST => Some(format!("it is longer than {} MiB", LONGEST >> 20)),
+        Ok(_) => None,
+    };
+    (String::from_utf8_lossy(&bytes).into_owned(), error)
 }
 
 #[cfg(test)]

@@ -29,7 +29,7 @@ use self::sockets::Socket;
 use super::write::{Ids, LearnedRule};
 use crate::event::alert::{RuleKind, Severity};
 use crate::filter::Filter;
-use crate::process::unit_files::{UnitFiles, name};
+use crate::process::unit_files::{Unit, UnitFiles, name};
 
 /// Places that a rule's `why` names; its comments have all.
 const PLACES: usize = 3;
@@ -92,17 +92,25 @@ pub fn learn(files: &UnitFiles) -> FromUnits {
     }
     let started = start::started(files);
     let named = names(files, &started);
-    let of_type =
-        |kind: &str| named.iter().filter(|name| name.ends_with(kind)).map(String::as_str).collect::<Vec<_>>();
-    let load = |name: &&str| files.load(name);
-    let sockets: Vec<Socket> =
-        of_type(".socket").iter().filter_map(load).map(|unit| Socket::of(&unit, files)).collect();
-    let slices = slice::Slices::new(files, &of_type(".slice"));
-    let services: BTreeMap<String, Policy> = of_type(".service")
-        .iter()
-        .filter_map(load)
-        .map(|unit| (unit.name.clone(), Policy::of(&unit, "Service")))
-        .collect();
+    let (units, unread): (Vec<Unit>, Vec<Unit>) =
+        named.iter().filter_map(|name| files.load(name)).partition(|unit| unit.unread.is_empty());
+    for unit in &unread {
+        for (path, error) in &unit.unread {
+            let reason =
+                format!("cannot be read ({error}): what the unit says is not known, and it has no rules");
+            found.left_out.push(LeftOut {
+                unit: unit.name.clone(),
+                place: crate::rules::file::shown(path),
+                reason,
+            });
+        }
+    }
+    let of_type = |kind| units.iter().filter(move |unit| name::is_a(&unit.name, kind));
+    let sockets: Vec<Socket> = of_type("socket").map(|unit| Socket::of(unit, files)).collect();
+    let slices =
+        slice::Slices::new(files, &of_type("slice").map(|unit| unit.name.as_str()).collect::<Vec<_>>());
+    let services: BTreeMap<String, Policy> =
+        of_type("service").map(|unit| (unit.name.clone(), Policy::of(unit, "Service"))).collect();
     let owners = service::rules(&services, &sockets, &slices, &mut found);
     slices.rules(&owners, &sockets, &mut found);
     socket::rules(&sockets, &slices, files, &started, &mut found);

@@ -9,8 +9,6 @@ use crate::process::unit_files::{Unit, syntax};
 pub(super) fn unit(name: &str, text: &str) -> Unit {
     let path: Arc<Path> = Path::new("/lib/systemd/system").join(name).into();
     let settings = syntax::settings(&format!("[Service]\n{text}\n"));
-    Unit {
-        name: name.to_owned(),
-        settings: settings.into_iter().map(|one| (Arc::clone(&path), one)).collect(),
-    }
+    let settings = settings.into_iter().map(|one| (Arc::clone(&path), one)).collect();
+    Unit { name: name.to_owned(), settings, unread: Vec::new() }
 }

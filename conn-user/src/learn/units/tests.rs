@@ -270,6 +270,16 @@ fn a_socket_unit_that_is_started_is_expected_to_listen() {
     assert!(raised(&mut rig).is_empty());
 }
 
+/// What cannot be read may take back what can: there is no rule, and that is told.
+#[test]
+fn a_file_that_cannot_be_read() {
+    let tree = tree("a.service", "[Service]\nPrivateNetwork=yes\n");
+    // A folder is a file that nobody can read, root too.
+    tree.write(&format!("{LIB}/a.service.d/a.conf/x"), "");
+    let text = text(&tree);
+    assert!(!text.contains("[[rule]]") && text.contains("a.service.d/a.conf: cannot be read"), "{text}");
+}
+
 /// Several units of the same place, of which conn cannot tell which one it is.
 #[test]
 fn rivals_are_not_expected() {
