@@ -4,6 +4,7 @@
 //! the [`Environment`]. Neither has side effects.
 
 mod check;
+mod learn;
 mod list;
 #[cfg(test)]
 mod tests;
@@ -20,6 +21,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 pub use self::check::CheckArgs;
+pub use self::learn::LearnArgs;
 pub use self::list::{DiffArgs, ListArgs, ListOptions, SchemaArgs, SchemaOf};
 pub use super::rules::RuleChoice;
 use crate::event::model::{Event, EventKind};
@@ -87,6 +89,8 @@ pub enum Command {
     Diff(DiffArgs),
     /// Say whether rule files are right, or print the built-in rules
     Check(CheckArgs),
+    /// Write rules from what this machine says of itself, to be reviewed
+    Learn(LearnArgs),
     /// Print the JSON Schema of `conn tail --json` or `conn list --json`
     Schema(SchemaArgs),
 }

@@ -7,6 +7,7 @@ pub mod config;
 pub mod diff;
 pub mod doctor;
 mod heap;
+pub mod learn;
 pub mod list;
 mod log;
 mod machine;
@@ -36,6 +37,7 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::List(args) => list::run(&args),
         Command::Diff(args) => diff::run(&args),
         Command::Check(args) => check::run(&args),
+        Command::Learn(args) => learn::run(&args),
         Command::Schema(args) => print(match args.of {
             SchemaOf::Events => crate::event::schema::SCHEMA.as_bytes(),
             SchemaOf::List => crate::listing::schema::SCHEMA.as_bytes(),

@@ -19,6 +19,7 @@ mod seen;
 pub mod socket_units;
 pub mod table;
 mod tty;
+pub mod unit_files;
 pub mod users;
 
 #[cfg(test)]

@@ -1,13 +1,20 @@
-use std::os::unix::fs::symlink;
-
+use super::super::unit_files::{Tree, syntax};
 use super::*;
 
 fn at(local: &str) -> SocketAddr {
     local.parse().expect("an address")
 }
 
+/// What a unit of these files listens on.
+fn listens_by(name: &str, texts: &[&str]) -> Vec<Listen> {
+    let path: Arc<Path> = Path::new("x").into();
+    let settings = texts.iter().flat_map(|text| syntax::settings(text));
+    let settings = settings.map(|setting| (Arc::clone(&path), setting)).collect();
+    listens(&Unit { name: name.to_owned(), settings, unread: Vec::new() })
+}
+
 fn parsed(text: &str) -> Vec<Listen> {
-    listens(&[text.to_owned()], "")
+    listens_by("x.socket", &[text])
 }
 
 #[test]
@@ -36,13 +43,12 @@ fn unit_files() {
     assert_eq!(parsed("[Socket]\nListenStream=1\nListenStream=\nListenStream=2\n"), [Listen::Port(2)]);
     assert_eq!(parsed("[Socket]\nListenStream=1\nListenDatagram=\n"), []);
     assert_eq!(
-        listens(&["[Socket]\nListenStream=80%i\nListenStream=%H:1\nListenStream=1%".into()], "80"),
+        listens_by("x@80.socket", &["[Socket]\nListenStream=80%i\nListenStream=%H:1\nListenStream=1%"]),
         [Listen::Port(8080)]
     );
     // A drop-in that replaces the port, as in sshd's documentation.
-    let texts =
-        ["[Socket]\nListenStream=22\n".to_owned(), "[Socket]\nListenStream=\nListenStream=2222\n".to_owned()];
-    assert_eq!(listens(&texts, ""), [Listen::Port(2222)]);
+    let texts = ["[Socket]\nListenStream=22\n", "[Socket]\nListenStream=\nListenStream=2222\n"];
+    assert_eq!(listens_by("x.socket", &texts), [Listen::Port(2222)]);
 }
 
 fn unit(name: &str, wanted: bool, listens: &[Listen]) -> SocketUnit {
@@ -68,54 +74,27 @@ fn the_unit_of_a_listener() {
     assert_eq!(of("0.0.0.0:80"), None, "not told apart");
 }
 
-/// A tree of unit files.
-struct Tree(PathBuf);
-
-impl Tree {
-    fn new() -> Self {
-        let path = std::env::temp_dir().join(format!("conn-units-{}", std::process::id()));
-        fs::create_dir(&path).expect("a folder");
-        Self(path)
-    }
-
-    fn path(&self, path: &str) -> PathBuf {
-        let path = self.0.join(path);
-        fs::create_dir_all(path.parent().expect("a parent")).expect("folders");
-        path
-    }
-
-    fn socket(&self, path: &str, listen: &str) {
-        fs::write(self.path(path), format!("[Socket]\nListenStream={listen}\n")).expect("a file");
-    }
-
-    fn link(&self, path: &str, to: &str) {
-        symlink(to, self.path(path)).expect("a link");
-    }
-}
-
-impl Drop for Tree {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
+fn socket(tree: &Tree, path: &str, listen: &str) {
+    tree.write(path, &format!("[Socket]\nListenStream={listen}\n"));
 }
 
 #[test]
 fn files_are_found_and_merged_as_systemd_does() {
     let tree = Tree::new();
-    tree.socket("usr/lib/systemd/system/ssh.socket", "22");
-    tree.socket("etc/systemd/system/ssh.socket.d/port.conf", "\nListenStream=2222");
+    socket(&tree, "usr/lib/systemd/system/ssh.socket", "22");
+    socket(&tree, "etc/systemd/system/ssh.socket.d/port.conf", "\nListenStream=2222");
     tree.link("etc/systemd/system/sshd.socket", "/usr/lib/systemd/system/ssh.socket");
     tree.link("etc/systemd/system/sockets.target.wants/ssh.socket", "/usr/lib/systemd/system/ssh.socket");
     // Overridden, and masked.
-    tree.socket("usr/lib/systemd/system/web.socket", "80");
-    tree.socket("etc/systemd/system/web.socket", "8080");
-    tree.socket("usr/lib/systemd/system/masked.socket", "81");
+    socket(&tree, "usr/lib/systemd/system/web.socket", "80");
+    socket(&tree, "etc/systemd/system/web.socket", "8080");
+    socket(&tree, "usr/lib/systemd/system/masked.socket", "81");
     tree.link("etc/systemd/system/masked.socket", "/dev/null");
     // A drop-in of the same name in a folder that counts more.
-    tree.socket("usr/lib/systemd/system/web.socket.d/10.conf", "\nListenStream=82");
-    tree.socket("run/systemd/system/web.socket.d/10.conf", "83");
+    socket(&tree, "usr/lib/systemd/system/web.socket.d/10.conf", "\nListenStream=82");
+    socket(&tree, "run/systemd/system/web.socket.d/10.conf", "83");
     // Instances: one that is wanted, and one with a file of its own.
-    tree.socket("usr/lib/systemd/system/in@.socket", "90%i");
+    socket(&tree, "usr/lib/systemd/system/in@.socket", "90%i");
     tree.link("etc/systemd/system/sockets.target.wants/in@01.socket", "/usr/lib/systemd/system/in@.socket");
     tree.link("etc/systemd/system/in@02.socket", "../../../usr/lib/systemd/system/in@.socket");
     let mut units = SocketUnits::within(&tree.0);

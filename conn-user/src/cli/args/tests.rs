@@ -54,6 +54,21 @@ fn everything_at_once() {
 
 /// A negated word looks like a flag: it must reach the filter, and flags after it must not.
 #[test]
+fn learn_needs_a_source() {
+    let learn = |line: &[&str]| match Cli::read(["conn", "learn"].iter().chain(line).map(Into::into))?.command
+    {
+        Command::Learn(args) => {
+            Ok::<_, clap::Error>((args.from_units.map(|folders| folders.len()), args.output))
+        }
+        other => panic!("{other:?}"),
+    };
+    assert!(learn(&[]).is_err());
+    assert_eq!(learn(&["--from-units"]).expect("right"), (Some(0), None));
+    let (folders, output) = learn(&["--from-units", "a", "b", "-o", "c"]).expect("right");
+    assert_eq!((folders, output), (Some(2), Some("c".into())));
+}
+
+#[test]
 fn negated_words_and_flags_mix() {
     for line in [
         &["-proc:nginx", "port:80", "--json", "--count", "3"][..],
