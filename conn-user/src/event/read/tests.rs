@@ -1,0 +1,78 @@
+//! What was written is read back: written again it is the same.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::event::json::JsonEncoder;
+use crate::event::samples;
+
+fn written(event: &Event) -> String {
+    let mut out = Vec::new();
+    JsonEncoder::new(&samples::identity()).encode(event, &mut out);
+    String::from_utf8(out).expect("UTF-8")
+}
+
+fn again(line: &str) -> Option<String> {
+    match Reader::default().read(line).unwrap_or_else(|error| panic!("{error}: {line}")) {
+        Recorded::Event(event) => Some(written(&event)),
+        Recorded::Alert => None,
+    }
+}
+
+#[test]
+fn the_samples_are_the_same() {
+    for event in samples::all() {
+        let line = written(&event);
+        if let Some(again) = again(&line) {
+            assert_eq!(again, line);
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_event_is_the_same(event in samples::any_event()) {
+        let line = written(&event);
+        prop_assert_eq!(again(&line).expect("no alert"), line);
+    }
+
+    #[test]
+    fn any_text_is_an_event_or_an_error(text in ".{0,200}", at in any::<prop::sample::Index>()) {
+        let _ = Reader::default().read(&text);
+        // A line with a hole or something else in it.
+        let mut line = written(&samples::all()[at.index(samples::all().len())]);
+        let place = (0..line.len()).nth(at.index(line.len())).filter(|place| line.is_char_boundary(*place));
+        if let Some(place) = place {
+            line.insert_str(place, &text);
+            let _ = Reader::default().read(&line);
+            line.truncate(place);
+            let _ = Reader::default().read(&line);
+        }
+    }
+}
+
+#[test]
+fn a_process_is_read_once() {
+    let mut reader = Reader::default();
+    let mut read = || match reader.read(&written(&samples::all()[1])).expect("an event") {
+        Recorded::Event(Event { body: EventBody::Flow(Change::Connect(conn)), .. }) => conn.owner.process,
+        other => panic!("{other:?}"),
+    };
+    let (one, other) = (read().expect("a process"), read().expect("a process"));
+    assert!(Arc::ptr_eq(&one, &other));
+}
+
+#[test]
+fn errors_say_what_is_wrong() {
+    let good = written(&samples::all()[1]);
+    for (line, expected) in [
+        ("{}".to_owned(), "not an event: missing field `schema`"),
+        (good.replace("\"schema\":1", "\"schema\":9"), "schema version 9; this conn reads version 1"),
+        (good.replace("\"kind\":\"connect\"", "\"kind\":\"shout\""), "`kind` is not \"shout\": it is one of connect, "),
+        (good.replace("\"dir\":\"out\"", "\"dir\":null"), "a connect without `dir`"),
+        (good.replace("\"conn_id\":\"", "\"conn_id\":\"x\",\"was\":\""), "`conn_id` is no id: \"x\""),
+    ] {
+        let error = Reader::default().read(&line).expect_err("an error").to_string();
+        assert!(error.starts_with(expected), "{error}");
+    }
+}
