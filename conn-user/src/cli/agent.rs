@@ -64,7 +64,7 @@ async fn serve(args: &AgentArgs) -> anyhow::Result<Exit> {
     };
     let (reopen, asked) = watch::channel(0);
     let mut outputs = Outputs::open(&config, filter, asked)?;
-    let options = AgentOptions { load, self_test: true, rules };
+    let options = AgentOptions { load, self_test: true, rules, record: false };
     let mut on_event = |event: &Event| outputs.on_event(event);
     let started = tokio::select! {
         biased;

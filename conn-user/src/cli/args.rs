@@ -153,6 +153,10 @@ pub struct TailArgs {
     #[arg(long, conflicts_with = "no_rules")]
     pub exit_code: bool,
 
+    /// Write a recording for `conn replay`: every event as JSON, and first what was open before
+    #[arg(long, conflicts_with_all = ["kinds", "alerts", "filter"])]
+    pub record: bool,
+
     /// Show only what matches: words such as port:443 proc:nginx -dst:10.0.0.0/8 (see docs/filter.md)
     ///
     /// All words must hold, a comma is OR, a leading - negates.
@@ -251,6 +255,8 @@ pub struct TailOptions {
     pub rules: RuleChoice,
     /// Say by the exit code whether an alert was shown.
     pub exit_code: bool,
+    /// Begin with what was there before.
+    pub record: bool,
 }
 
 /// How events are written.
@@ -276,7 +282,7 @@ impl KindSet {
     pub const ALL: Self = Self((1 << EventKind::ALL.len()) - 1);
 
     /// What is shown when nothing is asked for: all but exec and exit.
-    pub const DEFAULT: Self = Self::ALL.without(EventKind::Exec).without(EventKind::Exit);
+    pub const DEFAULT: Self = Self::ALL.without(EventKind::Exec).without(EventKind::Exit).without(EventKind::Start);
 
     /// Whether a kind is in it.
     pub const fn contains(self, kind: EventKind) -> bool {
@@ -335,7 +341,7 @@ impl TailArgs {
         let filter = Filter::new(&self.filter.join(" "))?;
         let kinds = if self.alerts {
             [EventKind::Alert].into_iter().collect()
-        } else if self.all {
+        } else if self.all || self.record {
             KindSet::ALL
         } else if self.kinds.is_empty() {
             let asked = [EventKind::Exec, EventKind::Exit].into_iter().filter(|kind| filter.asks_for(*kind));
@@ -345,7 +351,7 @@ impl TailArgs {
         };
         let text = Format::Text { color: environment.color(self.color), terminal: environment.terminal };
         Ok(TailOptions {
-            format: if self.json { Format::Json } else { text },
+            format: if self.json || self.record { Format::Json } else { text },
             backend: self.backend,
             kinds,
             count: self.count,
@@ -360,6 +366,7 @@ impl TailArgs {
                 folders => RuleChoice::Folders(folders.clone()),
             },
             exit_code: self.exit_code,
+            record: self.record,
         })
     }
 }

@@ -3,6 +3,7 @@
 //! What JSON does not carry is not there afterwards: addresses of kernel objects, the file of an executable. Keys that are
 //! not known are passed over: a newer conn may have written them. Each process is read once, however many events it is in.
 
+mod line;
 mod process;
 #[cfg(test)]
 mod tests;
@@ -12,12 +13,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use conn_common::hook::HookId;
-use serde::Deserialize;
-use serde_json::value::RawValue;
 use thiserror::Error;
 
+use self::line::{Ends, Line, Text, Who};
+pub use self::process::News;
 use self::process::Processes;
-use super::model::{Event, EventBody, EventKind, ProcEvent, SCHEMA_VERSION};
+use super::json::StreamIdentity;
+use super::model::{Event, EventBody, EventKind, ProcEvent, SCHEMA_VERSION, Start};
 use super::names::{self, Named, from_name};
 use crate::flow::born::{Born, BornBy};
 use crate::flow::model::{
@@ -70,142 +72,34 @@ pub enum ReadError {
 pub enum Recorded {
     /// An event as it was told.
     Event(Event),
-    /// An alert that was raised then. A replay raises its own.
-    Alert,
+    /// An alert that was raised then, at this instant. A replay raises its own.
+    Alert(BootNs),
 }
 
 /// Reads lines.
 #[derive(Debug, Default)]
 pub struct Reader {
     processes: Processes,
-}
-
-/// What a line may have, by its key. Only what an event of its kind needs must be there.
-#[derive(Deserialize)]
-struct Line<'a> {
-    schema: u32,
-    seq: u64,
-    ts_ns: u64,
-    boot_ns: u64,
-    #[serde(borrow)]
-    kind: Cow<'a, str>,
-    #[serde(borrow, default)]
-    conn_id: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    dir: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    proto: Option<Cow<'a, str>>,
-    #[serde(default)]
-    mapped: bool,
-    #[serde(default)]
-    laddr: Option<IpAddr>,
-    #[serde(default)]
-    lport: Option<u16>,
-    #[serde(default)]
-    raddr: Option<IpAddr>,
-    #[serde(default)]
-    rport: Option<u16>,
-    #[serde(default)]
-    netns: Option<u64>,
-    #[serde(borrow, default)]
-    source: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    age: Option<Age<'a>>,
-    #[serde(default)]
-    kernel_socket: bool,
-    #[serde(borrow, default)]
-    socket_unit: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    process: Option<&'a RawValue>,
-    #[serde(default)]
-    tid: Option<u32>,
-    #[serde(borrow, default)]
-    method: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    hook: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    reason: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    listener: Option<Who<'a>>,
-    #[serde(borrow, default)]
-    closer: Option<Who<'a>>,
-    #[serde(default)]
-    connect_ns: Option<u64>,
-    #[serde(default)]
-    after_ns: Option<u64>,
-    #[serde(default)]
-    duration_ns: Option<u64>,
-    #[serde(borrow, default)]
-    end: Option<Cow<'a, str>>,
-    #[serde(default)]
-    errno: Option<u16>,
-    #[serde(default)]
-    bytes_in: Option<u64>,
-    #[serde(default)]
-    bytes_out: Option<u64>,
-    #[serde(default)]
-    retransmits: Option<u32>,
-    #[serde(default)]
-    srtt_us: Option<u32>,
-    #[serde(default)]
-    code: Option<u8>,
-    #[serde(default)]
-    signal: Option<u8>,
-    #[serde(borrow, default)]
-    cause: Option<Cow<'a, str>>,
-    #[serde(default)]
-    cpu: Option<u32>,
-    #[serde(default)]
-    lost: Option<u64>,
-    #[serde(default)]
-    from_boot_ns: Option<u64>,
-    #[serde(default)]
-    to_boot_ns: Option<u64>,
-    #[serde(borrow, default)]
-    stdio: Option<Ends<'a>>,
-    #[serde(borrow, default)]
-    parent_stdio: Option<Ends<'a>>,
-}
-
-/// A process in a role.
-#[derive(Deserialize)]
-struct Who<'a> {
-    #[serde(borrow, default)]
-    process: Option<&'a RawValue>,
-    #[serde(default)]
-    tid: Option<u32>,
-    #[serde(borrow, default)]
-    method: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    hook: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    reason: Option<Cow<'a, str>>,
-}
-
-#[derive(Deserialize)]
-struct Age<'a> {
-    at_least_ns: u64,
-    at_most_ns: Option<u64>,
-    #[serde(borrow)]
-    at_least_by: Cow<'a, str>,
-    #[serde(borrow)]
-    at_most_by: Cow<'a, str>,
-}
-
-/// A connection that an exec names.
-#[derive(Deserialize)]
-struct Ends<'a> {
-    #[serde(borrow)]
-    dir: Cow<'a, str>,
-    laddr: IpAddr,
-    lport: Option<u16>,
-    raddr: IpAddr,
-    rport: Option<u16>,
-    #[serde(borrow)]
-    conn_id: Cow<'a, str>,
+    stream: Option<StreamIdentity>,
+    runs: u64,
 }
 
 impl Reader {
+    /// Whose events the last line is among. The start of the run is 0 until a line told it.
+    pub const fn stream(&self) -> Option<&StreamIdentity> {
+        self.stream.as_ref()
+    }
+
+    /// How many runs of an agent the lines so far are of. What is known of processes and connections is known within a run.
+    pub const fn runs(&self) -> u64 {
+        self.runs
+    }
+
+    /// What was found out, since the last call, of processes of earlier events.
+    pub fn take_news(&mut self) -> Vec<News> {
+        self.processes.take_news()
+    }
+
     /// Reads a line, without its newline or with it.
     ///
     /// # Errors
@@ -216,6 +110,7 @@ impl Reader {
             return Err(ReadError::Schema(line.schema));
         }
         let kind: EventKind = named("kind", &line.kind)?;
+        self.note_stream(&line)?;
         let body = match kind {
             EventKind::Connect => EventBody::Flow(Change::Connect(self.conn(&line, kind)?)),
             EventKind::Accept => EventBody::Flow(Change::Accept(self.conn(&line, kind)?)),
@@ -233,7 +128,7 @@ impl Reader {
             }
             EventKind::Listen => EventBody::Flow(Change::Listen(self.listener(&line, kind)?)),
             EventKind::Unlisten => {
-                let closer = self.actor("closer", line.closer.as_ref())?;
+                let closer = self.actor("closer", line.closer.as_ref(), BootNs(line.boot_ns))?;
                 let end = Unlisten { closer, duration: line.duration_ns.map(DurationNs) };
                 EventBody::Flow(Change::Unlisten(self.listener(&line, kind)?, end))
             }
@@ -251,21 +146,62 @@ impl Reader {
                 EventBody::Exit(ProcEvent::new(self.process(&line, kind)?), status)
             }
             EventKind::Gap => EventBody::Gap(gap(&line, kind)?),
-            EventKind::Alert => return Ok(Recorded::Alert),
+            EventKind::Start => {
+                let attached = BootNs(need(kind, "attached_boot_ns", line.attached_boot_ns)?);
+                EventBody::Start(Start { attached })
+            }
+            EventKind::Alert => return Ok(Recorded::Alert(BootNs(line.boot_ns))),
         };
         let event = Event { seq: line.seq, boot: BootNs(line.boot_ns), wall: WallNs(line.ts_ns), body };
         Ok(Recorded::Event(event))
     }
 
+    /// Takes note of whose events these are. A file may have the events of several runs, one after the other.
+    fn note_stream(&mut self, line: &Line<'_>) -> Result<(), ReadError> {
+        let host = line.host.as_deref().unwrap_or_default();
+        let boot_id = line.boot_id.as_deref().unwrap_or_default();
+        let named = match (&line.run, &line.conn_id) {
+            (Some(run), _) => Some(("run", &**run)),
+            (None, Some(id)) => Some(("conn_id", id.rsplit_once('-').map_or(&**id, |(run, _)| run))),
+            (None, None) => None,
+        };
+        let start = |(key, run): (&'static str, &str)| {
+            let digits = run.rsplit_once('-').and_then(|(_, digits)| u64::from_str_radix(digits, 16).ok());
+            digits.map(BootNs).ok_or_else(|| ReadError::Id { key, value: run.to_owned() })
+        };
+        let start = named.map(start).transpose()?;
+        if let Some(stream) = &mut self.stream
+            && stream.boot_id == boot_id
+            && stream.host == host
+        {
+            match start {
+                Some(start) if stream.agent_start.0 == 0 => stream.agent_start = start,
+                Some(start) if stream.agent_start != start => {
+                    stream.agent_start = start;
+                    self.runs += 1;
+                }
+                _ => {}
+            }
+            return Ok(());
+        }
+        let agent_start = start.unwrap_or_default();
+        self.stream = Some(StreamIdentity { host: host.to_owned(), boot_id: boot_id.to_owned(), agent_start });
+        self.processes = Processes::default();
+        self.runs += 1;
+        Ok(())
+    }
+
     fn process(&mut self, line: &Line<'_>, kind: EventKind) -> Result<Arc<ProcessInfo>, ReadError> {
-        self.processes.read(need(kind, "process", line.process)?)
+        self.processes.read(need(kind, "process", line.process)?, BootNs(line.boot_ns))
     }
 
     fn conn(&mut self, line: &Line<'_>, kind: EventKind) -> Result<ConnEvent, ReadError> {
         let at = BootNs(line.boot_ns);
         let before = |duration: Option<u64>| duration.map(|duration| BootNs(at.0.saturating_sub(duration)));
         let established = match kind {
-            EventKind::Established | EventKind::Accept => Some(at),
+            // What was there before has an age in the place of a beginning.
+            EventKind::Established if line.age.is_none() => Some(at),
+            EventKind::Accept => before(line.queued_ns),
             EventKind::Close => before(line.duration_ns),
             _ => None,
         };
@@ -276,7 +212,7 @@ impl Reader {
             _ => None,
         };
         Ok(ConnEvent {
-            id: id("conn_id", &need(kind, "conn_id", line.conn_id.as_deref())?)?,
+            id: id("conn_id", need(kind, "conn_id", line.conn_id.as_deref())?)?,
             direction: named("dir", need(kind, "dir", line.dir.as_deref())?)?,
             transport: named("proto", need(kind, "proto", line.proto.as_deref())?)?,
             local: SocketAddr::new(need(kind, "laddr", line.laddr)?, line.lport.unwrap_or(0)),
@@ -287,7 +223,7 @@ impl Reader {
             born: born(line, at)?,
             kernel_socket: line.kernel_socket,
             owner: self.owner(line)?,
-            listener: line.listener.as_ref().map(|who| self.actor("listener", Some(who))).transpose()?,
+            listener: line.listener.as_ref().map(|who| self.actor("listener", Some(who), at)).transpose()?,
             begun: begun.unwrap_or_default(),
             established,
         })
@@ -301,7 +237,7 @@ impl Reader {
             ip => ip,
         };
         Ok(ListenEvent {
-            id: id("conn_id", &need(kind, "conn_id", line.conn_id.as_deref())?)?,
+            id: id("conn_id", need(kind, "conn_id", line.conn_id.as_deref())?)?,
             transport: named("proto", need(kind, "proto", line.proto.as_deref())?)?,
             local: SocketAddr::new(ip, line.lport.unwrap_or(0)),
             netns: netns(line, kind)?,
@@ -323,7 +259,7 @@ impl Reader {
         Ok(Ending {
             how: named::<EndedHow>("end", need(kind, "end", line.end.as_deref())?)?,
             errno: need(kind, "errno", line.errno)?,
-            closer: self.actor("closer", line.closer.as_ref())?,
+            closer: self.actor("closer", line.closer.as_ref(), BootNs(line.boot_ns))?,
             duration: line.duration_ns.map(DurationNs),
             traffic,
         })
@@ -333,15 +269,15 @@ impl Reader {
         let who = Who {
             process: line.process,
             tid: line.tid,
-            method: line.method.as_deref().map(Cow::Borrowed),
-            hook: line.hook.as_deref().map(Cow::Borrowed),
-            reason: line.reason.as_deref().map(Cow::Borrowed),
+            method: borrowed(line.method.as_ref()),
+            hook: borrowed(line.hook.as_ref()),
+            reason: borrowed(line.reason.as_ref()),
         };
-        self.actor("method", Some(&who))
+        self.actor("method", Some(&who), BootNs(line.boot_ns))
     }
 
     /// An actor; one that is not there at all is not known, for a reason that is not known either.
-    fn actor(&mut self, key: &'static str, who: Option<&Who<'_>>) -> Result<Actor, ReadError> {
+    fn actor(&mut self, key: &'static str, who: Option<&Who<'_>>, at: BootNs) -> Result<Actor, ReadError> {
         let Some(who) = who else {
             return Ok(Actor { process: None, tid: None, method: Method::Unknown(UnknownReason::Lost) });
         };
@@ -355,9 +291,13 @@ impl Reader {
             }
             Some(other) => return Err(wrong_name(key, other, &names::METHODS)),
         };
-        let process = who.process.map(|raw| self.processes.read(raw)).transpose()?;
+        let process = who.process.map(|raw| self.processes.read(raw, at)).transpose()?;
         Ok(Actor { process, tid: who.tid.map(Pid), method })
     }
+}
+
+fn borrowed<'t>(text: Option<&'t Text<'_>>) -> Option<Text<'t>> {
+    text.map(|text| Text(Cow::Borrowed(text)))
 }
 
 fn need<T>(kind: EventKind, key: &'static str, value: Option<T>) -> Result<T, ReadError> {

@@ -177,6 +177,19 @@ impl Identity {
             | u8::from(cells.exe.sha256.get().is_some()) << 2
     }
 
+    /// Takes over what is known of the same image elsewhere.
+    pub fn learn(&self, other: &Self) {
+        if let Some(state) = other.state() {
+            self.set_state(state.clone());
+        }
+        if let Some(file) = other.exe() {
+            self.set_exe(file.clone());
+        }
+        if let Some(hash) = other.sha256() {
+            self.set_sha256(Some(*hash));
+        }
+    }
+
     /// Tells the state. The first word counts.
     pub fn set_state(&self, state: ProcessState) {
         let _ = self.0.state.set(state);

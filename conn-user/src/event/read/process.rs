@@ -1,6 +1,7 @@
 //! Processes of a recording: each text is read once.
 
 use std::collections::HashMap;
+use std::hash::Hasher as _;
 use std::sync::Arc;
 
 use serde::Deserialize;
@@ -8,19 +9,61 @@ use serde_json::value::RawValue;
 
 use super::{ReadError, named};
 use crate::event::escape;
+use crate::process::hash::IntHasher;
 use crate::process::identity::{ExeFile, Identity, ProcessState, Tty};
-use crate::process::info::{ProcessInfo, ProcessSource};
+use crate::process::info::{ProcessInfo, ProcessSource, TICK_NS};
 use crate::process::lineage::Ancestor;
 use crate::process::placement::{Container, Placement, Runtime};
 use crate::units::{BootNs, NetNs, Pid};
 
 /// Most texts that are kept; then all are dropped, and read again when they come again.
 const KEPT_MAX: usize = 65_536;
+/// Places of the front of the cache, a power of two.
+const FRONT: usize = 1024;
+/// Bytes of a text by which its place in front is chosen: they have pid and start.
+const HEAD: usize = 64;
+/// Bits of [`Identity::version`] when everything is known.
+const ALL_KNOWN: u8 = 7;
+
+/// Something was found out of a process whose earlier events do not have it.
+#[derive(Clone, Debug)]
+pub struct News {
+    /// What the earlier events have.
+    pub of: Identity,
+    /// What is known.
+    pub known: Identity,
+    /// The first event without it.
+    pub first: BootNs,
+    /// The last one.
+    pub last: BootNs,
+}
 
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Processes {
-    known: HashMap<Box<str>, Arc<ProcessInfo>>,
+    /// By the hash of its head, where a text may be. Nearly all are found here, and no long text is hashed.
+    front: Vec<Option<u32>>,
+    known: HashMap<Arc<str>, u32>,
+    texts: Vec<Known>,
+    /// The texts of one image: of a process, between two execs.
+    images: HashMap<Image, Vec<u32>>,
+    news: Vec<News>,
+}
+
+#[derive(Debug)]
+struct Known {
+    text: Arc<str>,
+    process: Arc<ProcessInfo>,
+    first: BootNs,
+    last: BootNs,
+}
+
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Image {
+    pid: Pid,
+    start_ticks: u64,
+    exe: Option<Arc<[u8]>>,
+    args: Box<[Box<[u8]>]>,
 }
 
 #[derive(Deserialize)]
@@ -119,6 +162,9 @@ struct Above {
     exe: Option<String>,
     #[serde(default)]
     exe_escaped: bool,
+    // Older recordings do not have it.
+    #[serde(default)]
+    start_ns: u64,
 }
 
 /// A key that is there, with `null` or a value.
@@ -131,17 +177,61 @@ fn bytes(text: String, escaped: bool) -> Box<[u8]> {
 }
 
 impl Processes {
-    /// The process that a text describes; the same text is the same process.
-    pub(super) fn read(&mut self, raw: &RawValue) -> Result<Arc<ProcessInfo>, ReadError> {
-        if let Some(known) = self.known.get(raw.get()) {
-            return Ok(Arc::clone(known));
-        }
-        let process = Arc::new(read(serde_json::from_str(raw.get())?)?);
-        if self.known.len() >= KEPT_MAX {
+    /// The process that a text in an event of this time describes; the same text is the same process.
+    pub(super) fn read(&mut self, raw: &RawValue, at: BootNs) -> Result<Arc<ProcessInfo>, ReadError> {
+        let text = raw.get();
+        let mut hasher = IntHasher::default();
+        hasher.write(&text.as_bytes()[..text.len().min(HEAD)]);
+        let place = hasher.finish() as usize % FRONT;
+        let in_front = self.front.get(place).copied().flatten();
+        let found = in_front.filter(|found| &*self.texts[*found as usize].text == text);
+        let found = match found.or_else(|| self.known.get(text).copied()) {
+            Some(found) => found,
+            None => self.add(text, Arc::new(read(serde_json::from_str(text)?)?), at),
+        };
+        self.front.resize(FRONT, None);
+        self.front[place] = Some(found);
+        let known = &mut self.texts[found as usize];
+        known.last = known.last.max(at);
+        Ok(Arc::clone(&known.process))
+    }
+
+    fn add(&mut self, text: &str, process: Arc<ProcessInfo>, at: BootNs) -> u32 {
+        if self.texts.len() >= KEPT_MAX {
+            self.front.clear();
             self.known.clear();
+            self.texts.clear();
+            self.images.clear();
         }
-        self.known.insert(raw.get().into(), Arc::clone(&process));
-        Ok(process)
+        let (place, text) = (self.texts.len() as u32, Arc::<str>::from(text));
+        let image = Image {
+            pid: process.pid,
+            start_ticks: process.start_ticks(),
+            exe: process.exe.clone(),
+            args: process.args.clone(),
+        };
+        let others = self.images.entry(image).or_default();
+        let version = process.identity.version();
+        for other in others.iter().map(|other| &self.texts[*other as usize]) {
+            // `News::known` has the more.
+            if version & !other.process.identity.version() & ALL_KNOWN != 0 {
+                self.news.push(News {
+                    of: other.process.identity.clone(),
+                    known: process.identity.clone(),
+                    first: other.first,
+                    last: other.last,
+                });
+            }
+        }
+        others.push(place);
+        self.known.insert(Arc::clone(&text), place);
+        self.texts.push(Known { text, process, first: at, last: at });
+        place
+    }
+
+    /// What was found out since the last call.
+    pub(super) fn take_news(&mut self) -> Vec<News> {
+        std::mem::take(&mut self.news)
     }
 }
 
@@ -179,12 +269,14 @@ fn read(of: Process) -> Result<ProcessInfo, ReadError> {
     };
     let ancestors = of.ancestors.into_iter().map(|above| Ancestor {
         pid: Pid(above.pid),
-        start: BootNs(0),
+        start: BootNs(above.start_ns),
         comm: bytes(above.comm, above.comm_escaped),
         exe: above.exe.map(|exe| bytes(exe, above.exe_escaped).into()),
     });
     let start = BootNs(of.start_ns);
     Ok(ProcessInfo {
+        // An exact start is in whole ticks once in ten million times.
+        start_is_coarse: start.0 % TICK_NS == 0,
         ppid: of.ppid.map(Pid),
         ancestors: ancestors.collect(),
         comm: bytes(of.comm, of.comm_escaped),

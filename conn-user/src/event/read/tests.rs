@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::event::json::JsonEncoder;
 use crate::event::samples;
+use crate::process::identity::Identity;
 
 fn written(event: &Event) -> String {
     let mut out = Vec::new();
@@ -15,7 +16,7 @@ fn written(event: &Event) -> String {
 fn again(line: &str) -> Option<String> {
     match Reader::default().read(line).unwrap_or_else(|error| panic!("{error}: {line}")) {
         Recorded::Event(event) => Some(written(&event)),
-        Recorded::Alert => None,
+        Recorded::Alert(_) => None,
     }
 }
 
@@ -29,11 +30,23 @@ fn the_samples_are_the_same() {
     }
 }
 
+/// Without spans of time: an arbitrary event has some that its own time contradicts.
+fn without_spans(line: &str) -> serde_json::Value {
+    let mut value: serde_json::Value = serde_json::from_str(line).expect("JSON");
+    let keys = value.as_object_mut().expect("an object");
+    for key in ["age", "connect_ns", "queued_ns"] {
+        keys.remove(key);
+    }
+    value
+}
+
 proptest! {
     #[test]
     fn any_event_is_the_same(event in samples::any_event()) {
         let line = written(&event);
-        prop_assert_eq!(again(&line).expect("no alert"), line);
+        let read = again(&line).expect("no alert");
+        prop_assert_eq!(without_spans(&read), without_spans(&line));
+        prop_assert_eq!(&again(&read).expect("no alert"), &read);
     }
 
     #[test]
@@ -75,4 +88,30 @@ fn errors_say_what_is_wrong() {
         let error = Reader::default().read(&line).expect_err("an error").to_string();
         assert!(error.starts_with(expected), "{error}");
     }
+}
+
+/// What is found out of a process after its first event is told with whose it is, and from when on it may be known.
+#[test]
+fn late_facts_find_their_process() {
+    let (mut reader, known) = (Reader::default(), samples::curl());
+    let unknown = Arc::new(ProcessInfo { identity: Identity::default(), ..ProcessInfo::clone(&known) });
+    let exec = |process: &Arc<ProcessInfo>, at| Event {
+        boot: BootNs(at),
+        ..samples::event(at, EventBody::Exec(ProcEvent::new(Arc::clone(process))))
+    };
+    let mut read = |process, at| match reader.read(&written(&exec(process, at))).expect("an event") {
+        Recorded::Event(Event { body: EventBody::Exec(exec), .. }) => {
+            (exec.process.identity.clone(), reader.take_news())
+        }
+        other => panic!("{other:?}"),
+    };
+    let (old, news) = read(&unknown, 10);
+    assert!(news.is_empty() && old.version() == 0);
+    assert!(read(&unknown, 20).1.is_empty());
+    let (new, news) = read(&known, 30);
+    let [news] = &news[..] else { panic!("{news:?}") };
+    assert_eq!((news.first, news.last, &news.of, &news.known), (BootNs(10), BootNs(20), &old, &new));
+    old.learn(&news.known);
+    assert_eq!((old.version(), old.sha256()), (new.version(), known.identity.sha256()));
+    assert!(read(&known, 40).1.is_empty());
 }
