@@ -22,6 +22,8 @@ pub mod rules;
 
 pub mod output;
 
+pub mod replay;
+
 pub mod agent;
 
 pub mod cli;

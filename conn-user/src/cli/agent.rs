@@ -46,10 +46,7 @@ async fn serve(args: &AgentArgs) -> anyhow::Result<Exit> {
         Ok(config) => config,
         Err(error) => return Ok(usage(format_args!("{error:#}"))),
     };
-    let choice = match &*config.rules {
-        [] => RuleChoice::Default,
-        folders => RuleChoice::Folders(folders.to_vec()),
-    };
+    let choice = RuleChoice::of(&config.rules);
     let filter = match Filter::new(&config.events.filter) {
         Ok(filter) => filter,
         Err(error) => return Ok(usage(format_args!("`filter` of [events]: {error}"))),

@@ -5,6 +5,7 @@
 
 mod check;
 mod list;
+mod replay;
 #[cfg(test)]
 mod tests;
 
@@ -21,6 +22,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 pub use self::check::CheckArgs;
 pub use self::list::{DiffArgs, ListArgs, ListOptions, SchemaArgs, SchemaOf};
+pub use self::replay::ReplayArgs;
 pub use super::rules::RuleChoice;
 use crate::event::model::{Event, EventKind};
 use crate::event::names;
@@ -35,7 +37,7 @@ Exit codes:
   3  not permitted: a capability is missing
   4  this kernel cannot do it, or the self-test failed
   5  the lists differ (conn diff --exit-code)
-  6  an alert was shown (conn tail --exit-code)";
+  6  an alert was shown (--exit-code)";
 
 /// How the program ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -87,6 +89,8 @@ pub enum Command {
     Diff(DiffArgs),
     /// Say whether rule files are right, or print the built-in rules
     Check(CheckArgs),
+    /// Judge a recording: the alerts that the rules would have given
+    Replay(ReplayArgs),
     /// Print the JSON Schema of `conn tail --json` or `conn list --json`
     Schema(SchemaArgs),
 }
@@ -362,8 +366,7 @@ impl TailArgs {
             filter,
             rules: match &self.rules {
                 _ if self.no_rules => RuleChoice::None,
-                none if none.is_empty() => RuleChoice::Default,
-                folders => RuleChoice::Folders(folders.clone()),
+                folders => RuleChoice::of(folders),
             },
             exit_code: self.exit_code,
             record: self.record,

@@ -34,8 +34,11 @@ use crate::units::{BootNs, DurationNs, NetNs, Pid, WallNs};
 #[derive(Debug, Error)]
 pub enum ReadError {
     /// It is not JSON, or not of this shape.
-    #[error("not an event: {0}")]
+    #[error("not an event: {}", message(.0))]
     Json(#[from] serde_json::Error),
+    /// It is not UTF-8.
+    #[error("not UTF-8")]
+    Encoding,
     /// It is of a schema that this conn does not know.
     #[error("schema version {0}; this conn reads version {SCHEMA_VERSION}")]
     Schema(u32),
@@ -294,6 +297,12 @@ impl Reader {
         let process = who.process.map(|raw| self.processes.read(raw, at)).transpose()?;
         Ok(Actor { process, tid: who.tid.map(Pid), method })
     }
+}
+
+/// serde's own message ends with a place in this line's text, which is told as line and column of the file.
+fn message(error: &serde_json::Error) -> String {
+    let message = error.to_string();
+    message.rsplit_once(" at line ").map_or(message.as_str(), |(what, _)| what).to_owned()
 }
 
 fn borrowed<'t>(text: Option<&'t Text<'_>>) -> Option<Text<'t>> {

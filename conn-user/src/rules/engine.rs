@@ -26,7 +26,7 @@ use crate::units::{BootNs, DurationNs, WallNs};
 
 /// How long an event of a process waits whose executable is still being looked at, before rules on late facts judge it a
 /// second time: the inspector needs some milliseconds.
-const LATE_FACTS: DurationNs = DurationNs(50_000_000);
+pub const LATE_FACTS: DurationNs = DurationNs(50_000_000);
 /// Most events that wait so.
 const LATE_MAX: usize = 4096;
 /// Rule number of the engine's own timers.
