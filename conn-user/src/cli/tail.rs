@@ -173,7 +173,10 @@ impl Consumer for View {
         if self.left == Some(0) || !self.options.shows(event) {
             return;
         }
-        self.totals.count(event.body.kind());
+        // What was there already did not happen.
+        if event.seq > 0 {
+            self.totals.count(event.body.kind());
+        }
         self.lines.add(event);
         if let Some(left) = &mut self.left {
             *left -= 1;

@@ -153,7 +153,13 @@ impl Reader {
                 let attached = BootNs(need(kind, "attached_boot_ns", line.attached_boot_ns)?);
                 EventBody::Start(Start { attached })
             }
-            EventKind::Alert => return Ok(Recorded::Alert(BootNs(line.boot_ns))),
+            EventKind::Alert => {
+                // It may be the first to have a fact.
+                if let Some(raw) = line.process {
+                    self.processes.read(raw, BootNs(line.boot_ns))?;
+                }
+                return Ok(Recorded::Alert(BootNs(line.boot_ns)));
+            }
         };
         let event = Event { seq: line.seq, boot: BootNs(line.boot_ns), wall: WallNs(line.ts_ns), body };
         Ok(Recorded::Event(event))

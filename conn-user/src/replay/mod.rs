@@ -8,7 +8,7 @@
 pub mod file;
 mod flows;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, VecDeque};
@@ -85,9 +85,11 @@ impl<'r> Replay<'r> {
 
     /// Takes a line, and what was found out with it. What is told is about lines that are [`AHEAD`] of it.
     pub fn take(&mut self, recorded: Recorded, news: Vec<News>, tell: &mut impl FnMut(&Event)) {
-        for News { of, known, first, last } in news {
-            // The agent asked again so long after the first; after the last event without it was not known yet.
-            let at = BootNs(first.0.saturating_add(LATE_FACTS.0)).max(BootNs(last.0.saturating_add(1)));
+        for News { of, known, first, last, since } in news {
+            // The agent asked again so long after the first event: most likely it knew then. It did not at the last event
+            // without the fact, and it did at the first one with it.
+            let asked = BootNs(first.0.saturating_add(LATE_FACTS.0));
+            let at = asked.min(since).max(BootNs(last.0.saturating_add(1)));
             self.news_last += 1;
             self.news.insert((at, Reverse(self.news_last)), (of, known));
         }
@@ -159,7 +161,7 @@ impl<'r> Replay<'r> {
             }
         }, Vec::new());
         let mut run = Run {
-            engine: Engine::new(self.rules, attached),
+            engine: Engine::new(self.rules, attached).with_recorded_answers(),
             living: Living::default(),
             began: first.boot,
             now: first.boot,

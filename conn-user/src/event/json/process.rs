@@ -144,6 +144,10 @@ fn write_exe(process: &ProcessInfo, out: &mut Vec<u8>) {
         }
         None => write_name(b"exe_sha256", None, out),
     }
+    // Only what a rule had compared.
+    if let Some(replaced) = process.identity.replaced() {
+        write_name(b"exe_replaced", Some(replaced.name().as_bytes()), out);
+    }
 }
 
 /// What does not apply is absent, what is not known is `null`.

@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 use super::{ReadError, named};
 use crate::event::escape;
 use crate::process::hash::IntHasher;
-use crate::process::identity::{ExeFile, Identity, ProcessState, Tty};
+use crate::process::identity::{ExeFile, Identity, ProcessState, Replaced, Tty};
 use crate::process::info::{ProcessInfo, ProcessSource, TICK_NS};
 use crate::process::lineage::Ancestor;
 use crate::process::placement::{Container, Placement, Runtime};
@@ -22,8 +22,6 @@ const KEPT_MAX: usize = 65_536;
 const FRONT: usize = 1024;
 /// Bytes of a text by which its place in front is chosen: they have pid and start.
 const HEAD: usize = 64;
-/// Bits of [`Identity::version`] when everything is known.
-const ALL_KNOWN: u8 = 7;
 
 /// Something was found out of a process whose earlier events do not have it.
 #[derive(Clone, Debug)]
@@ -36,6 +34,8 @@ pub struct News {
     pub first: BootNs,
     /// The last one.
     pub last: BootNs,
+    /// The first event with it.
+    pub since: BootNs,
 }
 
 /// See the module.
@@ -84,6 +84,8 @@ struct Process {
     #[serde(default)]
     exe_fs: Option<String>,
     #[serde(default)]
+    exe_fs_escaped: bool,
+    #[serde(default)]
     exe_mount: Option<String>,
     #[serde(default)]
     exe_mount_escaped: bool,
@@ -91,6 +93,8 @@ struct Process {
     exe_writable: Option<bool>,
     #[serde(default)]
     exe_sha256: Option<String>,
+    #[serde(default)]
+    exe_replaced: Option<String>,
     #[serde(default)]
     args: Vec<String>,
     #[serde(default)]
@@ -150,6 +154,8 @@ struct InContainer {
     id_escaped: bool,
     #[serde(default)]
     pod: Option<String>,
+    #[serde(default)]
+    pod_escaped: bool,
 }
 
 #[derive(Deserialize)]
@@ -214,12 +220,13 @@ impl Processes {
         let version = process.identity.version();
         for other in others.iter().map(|other| &self.texts[*other as usize]) {
             // `News::known` has the more.
-            if version & !other.process.identity.version() & ALL_KNOWN != 0 {
+            if version & !other.process.identity.version() != 0 {
                 self.news.push(News {
                     of: other.process.identity.clone(),
                     known: process.identity.clone(),
                     first: other.first,
                     last: other.last,
+                    since: at,
                 });
             }
         }
@@ -249,13 +256,16 @@ fn read(of: Process) -> Result<ProcessInfo, ReadError> {
     }
     if of.exe_fs.is_some() || of.exe_mount.is_some() || of.exe_writable.is_some() {
         identity.set_exe(ExeFile {
-            fs: of.exe_fs.map(|fs| bytes(fs, false)),
+            fs: of.exe_fs.map(|fs| bytes(fs, of.exe_fs_escaped)),
             mount: of.exe_mount.map(|mount| bytes(mount, of.exe_mount_escaped)),
             writable: of.exe_writable,
         });
     }
     if let Some(hash) = &of.exe_sha256 {
         identity.set_sha256(Some(sha256(hash)?));
+    }
+    if let Some(replaced) = &of.exe_replaced {
+        identity.set_replaced(named::<Replaced>("exe_replaced", replaced)?);
     }
     let placement = match of.cgroup {
         None => None,
@@ -301,7 +311,7 @@ fn container(of: InContainer) -> Result<Container, ReadError> {
     Ok(Container {
         runtime: of.runtime.as_deref().map(|name| named::<Runtime>("runtime", name)).transpose()?,
         id: bytes(of.id, of.id_escaped),
-        pod: of.pod.map(|pod| bytes(pod, false)),
+        pod: of.pod.map(|pod| bytes(pod, of.pod_escaped)),
     })
 }
 

@@ -110,7 +110,8 @@ fn late_facts_find_their_process() {
     assert!(read(&unknown, 20).1.is_empty());
     let (new, news) = read(&known, 30);
     let [news] = &news[..] else { panic!("{news:?}") };
-    assert_eq!((news.first, news.last, &news.of, &news.known), (BootNs(10), BootNs(20), &old, &new));
+    assert_eq!((news.first, news.last, news.since), (BootNs(10), BootNs(20), BootNs(30)));
+    assert_eq!((&news.of, &news.known), (&old, &new));
     old.learn(&news.known);
     assert_eq!((old.version(), old.sha256()), (new.version(), known.identity.sha256()));
     assert!(read(&known, 40).1.is_empty());
