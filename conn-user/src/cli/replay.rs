@@ -93,7 +93,10 @@ fn tell_stats(stats: ReplayStats, took: Duration) {
     for (count, what) in [
         (stats.lost, "records were lost when it was recorded; the coverage of the alerts tells which spans"),
         (stats.not_followed, "connections were not followed, for want of room"),
-        (stats.waiting as u64, "timers of rules wait for a time after the last event; what they would find is not told"),
+        (
+            stats.waiting as u64,
+            "timers of rules wait for a time after the last event; what they would find is not told",
+        ),
     ] {
         if count > 0 {
             tell(format_args!("note: {count} {what}"));

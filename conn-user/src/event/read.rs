@@ -23,8 +23,8 @@ use super::model::{Event, EventBody, EventKind, ProcEvent, SCHEMA_VERSION, Start
 use super::names::{self, Named, from_name};
 use crate::flow::born::{Born, BornBy};
 use crate::flow::model::{
-    Actor, Change, ConnEvent, ConnId, Direction, EndedHow, Ending, Failure, ListenEvent, Method, Source, Traffic,
-    Transport, UnknownReason, Unlisten,
+    Actor, Change, ConnEvent, ConnId, Direction, EndedHow, Ending, Failure, ListenEvent, Method, Source,
+    Traffic, Transport, UnknownReason, Unlisten,
 };
 use crate::kernel::gap::{Gap, GapCause};
 use crate::process::info::{ExitStatus, ProcessInfo};
@@ -119,10 +119,8 @@ impl Reader {
             EventKind::Accept => EventBody::Flow(Change::Accept(self.conn(&line, kind)?)),
             EventKind::Established => EventBody::Flow(Change::Established(self.conn(&line, kind)?)),
             EventKind::Failed => {
-                let failure = Failure {
-                    errno: need(kind, "errno", line.errno)?,
-                    after: line.after_ns.map(DurationNs),
-                };
+                let failure =
+                    Failure { errno: need(kind, "errno", line.errno)?, after: line.after_ns.map(DurationNs) };
                 EventBody::Flow(Change::Failed(self.conn(&line, kind)?, failure))
             }
             EventKind::Close => {
@@ -194,7 +192,8 @@ impl Reader {
             return Ok(());
         }
         let agent_start = start.unwrap_or_default();
-        self.stream = Some(StreamIdentity { host: host.to_owned(), boot_id: boot_id.to_owned(), agent_start });
+        self.stream =
+            Some(StreamIdentity { host: host.to_owned(), boot_id: boot_id.to_owned(), agent_start });
         self.processes = Processes::default();
         self.runs += 1;
         Ok(())
@@ -295,9 +294,9 @@ impl Reader {
             Some("listener") => Method::Listener,
             Some("closer") => Method::Closer,
             Some("fd_table") => Method::FdTable,
-            Some("unknown") | None => {
-                Method::Unknown(who.reason.as_deref().map_or(Ok(UnknownReason::Lost), |reason| named("reason", reason))?)
-            }
+            Some("unknown") | None => Method::Unknown(
+                who.reason.as_deref().map_or(Ok(UnknownReason::Lost), |reason| named("reason", reason))?,
+            ),
             Some(other) => return Err(wrong_name(key, other, &names::METHODS)),
         };
         let process = who.process.map(|raw| self.processes.read(raw, at)).transpose()?;
@@ -329,9 +328,9 @@ fn wrong_name(key: &'static str, name: &str, known: &[&str]) -> ReadError {
 
 fn hook(label: &str) -> Result<HookId, ReadError> {
     let known = || HookId::ALL.iter().copied();
-    known().find(|hook| hook.label() == label).ok_or_else(|| {
-        wrong_name("hook", label, &known().map(HookId::label).collect::<Vec<_>>())
-    })
+    known()
+        .find(|hook| hook.label() == label)
+        .ok_or_else(|| wrong_name("hook", label, &known().map(HookId::label).collect::<Vec<_>>()))
 }
 
 /// The number behind the last dash: `752b100f-539cace2690-15`.

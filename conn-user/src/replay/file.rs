@@ -95,7 +95,8 @@ impl Recording {
             if text.is_empty() {
                 continue;
             }
-            let recorded = str::from_utf8(text).map_err(|_| ReadError::Encoding).and_then(|text| reader.read(text));
+            let recorded =
+                str::from_utf8(text).map_err(|_| ReadError::Encoding).and_then(|text| reader.read(text));
             return match recorded {
                 Ok(recorded) => Ok(Some(recorded)),
                 Err(_) if !is_whole && (read as u64) < LONGEST_LINE => {

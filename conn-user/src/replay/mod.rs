@@ -153,13 +153,16 @@ impl<'r> Replay<'r> {
     /// Begins with the first event of a run. What was there follows it.
     fn begin(&mut self, first: &Event, tell: &mut impl FnMut(&Event)) {
         self.stats.runs += 1;
-        let (attached, mut existing) = (match &first.body {
-            EventBody::Start(start) => start.attached,
-            _ => {
-                self.stats.without_start += 1;
-                first.boot
-            }
-        }, Vec::new());
+        let (attached, mut existing) = (
+            match &first.body {
+                EventBody::Start(start) => start.attached,
+                _ => {
+                    self.stats.without_start += 1;
+                    first.boot
+                }
+            },
+            Vec::new(),
+        );
         let mut run = Run {
             engine: Engine::new(self.rules, attached).with_recorded_answers(),
             living: Living::default(),

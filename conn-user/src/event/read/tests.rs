@@ -81,7 +81,10 @@ fn errors_say_what_is_wrong() {
     for (line, expected) in [
         ("{}".to_owned(), "not an event: missing field `schema`"),
         (good.replace("\"schema\":1", "\"schema\":9"), "schema version 9; this conn reads version 1"),
-        (good.replace("\"kind\":\"connect\"", "\"kind\":\"shout\""), "`kind` is not \"shout\": it is one of connect, "),
+        (
+            good.replace("\"kind\":\"connect\"", "\"kind\":\"shout\""),
+            "`kind` is not \"shout\": it is one of connect, ",
+        ),
         (good.replace("\"dir\":\"out\"", "\"dir\":null"), "a connect without `dir`"),
         (good.replace("\"conn_id\":\"", "\"conn_id\":\"x\",\"was\":\""), "`conn_id` is no id: \"x\""),
     ] {
