@@ -85,6 +85,7 @@ pub struct Reader {
     processes: Processes,
     stream: Option<StreamIdentity>,
     runs: u64,
+    short: String,
 }
 
 impl Reader {
@@ -108,6 +109,15 @@ impl Reader {
     /// # Errors
     /// When it is no event of this schema.
     pub fn read(&mut self, line: &str) -> Result<Recorded, ReadError> {
+        let mut short = std::mem::take(&mut self.short);
+        short.clear();
+        self.processes.shorten(line, &mut short);
+        let recorded = self.read_short(&short);
+        self.short = short;
+        recorded
+    }
+
+    fn read_short(&mut self, line: &str) -> Result<Recorded, ReadError> {
         let line: Line<'_> = serde_json::from_str(line)?;
         if line.schema != SCHEMA_VERSION {
             return Err(ReadError::Schema(line.schema));

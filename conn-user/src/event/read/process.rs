@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::hash::Hasher as _;
 use std::sync::Arc;
 
+use memchr::memmem::Finder;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -20,6 +21,8 @@ use crate::units::{BootNs, NetNs, Pid};
 const KEPT_MAX: usize = 65_536;
 /// Places of the front of the cache, a power of two.
 const FRONT: usize = 1024;
+/// Before each process of a line. In a string each quote has a backslash before it, so this is nowhere else.
+const KEY: &[u8] = b"\"process\":{";
 /// Bytes of a text by which its place in front is chosen: they have pid and start.
 const HEAD: usize = 64;
 
@@ -41,13 +44,16 @@ pub struct News {
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Processes {
-    /// By the hash of its head, where a text may be. Nearly all are found here, and no long text is hashed.
+    /// By the hash of its head, where a text may be. Nearly all are found here, and are neither parsed nor hashed.
     front: Vec<Option<u32>>,
     known: HashMap<Arc<str>, u32>,
     texts: Vec<Known>,
     /// The texts of one image: of a process, between two execs.
     images: HashMap<Image, Vec<u32>>,
     news: Vec<News>,
+    /// Those for which the line that is being read has their number.
+    numbered: Vec<u32>,
+    key: Option<Finder<'static>>,
 }
 
 #[derive(Debug)]
@@ -183,32 +189,56 @@ fn bytes(text: String, escaped: bool) -> Box<[u8]> {
 }
 
 impl Processes {
-    /// The process that a text in an event of this time describes; the same text is the same process.
-    pub(super) fn read(&mut self, raw: &RawValue, at: BootNs) -> Result<Arc<ProcessInfo>, ReadError> {
-        let text = raw.get();
-        let mut hasher = IntHasher::default();
-        hasher.write(&text.as_bytes()[..text.len().min(HEAD)]);
-        let place = hasher.finish() as usize % FRONT;
-        let in_front = self.front.get(place).copied().flatten();
-        let found = in_front.filter(|found| &*self.texts[*found as usize].text == text);
-        let found = match found.or_else(|| self.known.get(text).copied()) {
-            Some(found) => found,
-            None => self.add(text, Arc::new(read(serde_json::from_str(text)?)?), at),
-        };
-        self.front.resize(FRONT, None);
-        self.front[place] = Some(found);
-        let known = &mut self.texts[found as usize];
-        known.last = known.last.max(at);
-        Ok(Arc::clone(&known.process))
-    }
-
-    fn add(&mut self, text: &str, process: Arc<ProcessInfo>, at: BootNs) -> u32 {
+    /// Appends a line with the numbers of processes in the place of those texts that are known: there is less to parse then.
+    pub(super) fn shorten(&mut self, line: &str, out: &mut String) {
+        // Not in the middle of a line, which may have numbers.
         if self.texts.len() >= KEPT_MAX {
             self.front.clear();
             self.known.clear();
             self.texts.clear();
             self.images.clear();
         }
+        self.numbered.clear();
+        let key = self.key.get_or_insert_with(|| Finder::new(KEY));
+        let mut rest = line;
+        while let Some(at) = key.find(rest.as_bytes()) {
+            let (before, text) = rest.split_at(at + KEY.len() - 1);
+            out.push_str(before);
+            let found = self.front.get(place(text)).copied().flatten();
+            let known = found.map(|found| (found, &*self.texts[found as usize].text));
+            match known.filter(|(_, known)| text.starts_with(known)) {
+                Some((number, known)) => {
+                    self.numbered.push(number);
+                    out.push_str(itoa::Buffer::new().format(number));
+                    rest = &text[known.len()..];
+                }
+                None => {
+                    out.push('{');
+                    rest = &text[1..];
+                }
+            }
+        }
+        out.push_str(rest);
+    }
+
+    /// The process that a text in an event of this time describes; the same text is the same process.
+    pub(super) fn read(&mut self, raw: &RawValue, at: BootNs) -> Result<Arc<ProcessInfo>, ReadError> {
+        let text = raw.get();
+        let numbered = text.parse().ok().filter(|number| self.numbered.contains(number));
+        let found = match numbered.or_else(|| self.known.get(text).copied()) {
+            Some(found) => found,
+            None => self.add(text, Arc::new(read(serde_json::from_str(text)?)?), at),
+        };
+        if numbered.is_none() {
+            self.front.resize(FRONT, None);
+            self.front[place(text)] = Some(found);
+        }
+        let known = &mut self.texts[found as usize];
+        known.last = known.last.max(at);
+        Ok(Arc::clone(&known.process))
+    }
+
+    fn add(&mut self, text: &str, process: Arc<ProcessInfo>, at: BootNs) -> u32 {
         let (place, text) = (self.texts.len() as u32, Arc::<str>::from(text));
         let image = Image {
             pid: process.pid,
@@ -240,6 +270,13 @@ impl Processes {
     pub(super) fn take_news(&mut self) -> Vec<News> {
         std::mem::take(&mut self.news)
     }
+}
+
+/// Where in front a text belongs.
+fn place(text: &str) -> usize {
+    let mut hasher = IntHasher::default();
+    hasher.write(&text.as_bytes()[..text.len().min(HEAD)]);
+    hasher.finish() as usize % FRONT
 }
 
 fn read(of: Process) -> Result<ProcessInfo, ReadError> {

@@ -13,8 +13,11 @@ fn written(event: &Event) -> String {
     String::from_utf8(out).expect("UTF-8")
 }
 
+/// Written again after it was read, the second time by what the first one left.
 fn again(line: &str) -> Option<String> {
-    match Reader::default().read(line).unwrap_or_else(|error| panic!("{error}: {line}")) {
+    let mut reader = Reader::default();
+    let _ = reader.read(line);
+    match reader.read(line).unwrap_or_else(|error| panic!("{error}: {line}")) {
         Recorded::Event(event) => Some(written(&event)),
         Recorded::Alert(_) => None,
     }
@@ -118,4 +121,25 @@ fn late_facts_find_their_process() {
     old.learn(&news.known);
     assert_eq!((old.version(), old.sha256()), (new.version(), known.identity.sha256()));
     assert!(read(&known, 40).1.is_empty());
+}
+
+/// A number where a process should be is none, whatever number known ones have.
+#[test]
+fn numbers_are_no_processes() {
+    let line = written(&samples::all()[1]);
+    let mut reader = Reader::default();
+    assert!(reader.read(&line).is_ok() && reader.read(&line).is_ok());
+    let (before, after) = line.split_once("\"process\":{").expect("a process");
+    let (_, after) = after.split_once("},\"tid\"").expect("its end");
+    let error =
+        reader.read(&format!("{before}\"process\":0,\"tid\"{after}")).expect_err("a number").to_string();
+    assert!(error.contains("not an event"), "{error}");
+    // A name that looks like a process.
+    let tricky = samples::process(5, b"\"process\":{", "/x", &["\"process\":{}"]);
+    let event = samples::event(3, EventBody::Exec(ProcEvent::new(tricky)));
+    let line = written(&event);
+    for _ in 0..2 {
+        let Recorded::Event(event) = reader.read(&line).expect("an event") else { panic!("an alert") };
+        assert_eq!(written(&event), line);
+    }
 }
