@@ -102,7 +102,7 @@ fn tell_stats(stats: ReplayStats, took: Duration) {
             tell(format_args!("note: {count} {what}"));
         }
     }
-    let rate = (stats.events as f64 / took.as_secs_f64().max(f64::EPSILON)) as u64;
+    let rate = u128::from(stats.events) * 1_000_000_000 / took.as_nanos().max(1);
     tell(format_args!(
         "{} events in {} of recorded time, {} alerts (then {}); took {}, {rate} events a second",
         stats.events,

@@ -72,6 +72,7 @@ pub enum ReadError {
 
 /// An event of a recording.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "nearly all are events: a box would cost each an allocation")]
 pub enum Recorded {
     /// An event as it was told.
     Event(Event),

@@ -34,9 +34,10 @@ pub struct ReplayArgs {
 impl ReplayArgs {
     /// How alerts are written.
     pub const fn format(&self, environment: Environment) -> Format {
-        match self.json {
-            true => Format::Json,
-            false => Format::Text { color: environment.color(self.color), terminal: environment.terminal },
+        if self.json {
+            Format::Json
+        } else {
+            Format::Text { color: environment.color(self.color), terminal: environment.terminal }
         }
     }
 

@@ -132,6 +132,7 @@ pub(super) struct Who<'a> {
 }
 
 #[derive(Deserialize)]
+#[allow(clippy::struct_field_names, reason = "the names of the keys")]
 pub(super) struct Age<'a> {
     pub(super) at_least_ns: u64,
     pub(super) at_most_ns: Option<u64>,

@@ -113,6 +113,7 @@ struct Process {
     cwd_escaped: bool,
     // Absent: it has none. `null`: that is not known.
     #[serde(default, deserialize_with = "present")]
+    #[allow(clippy::option_option, reason = "absent and null are not the same")]
     tty: Option<Option<String>>,
     uid: u32,
     gid: u32,
@@ -179,6 +180,7 @@ struct Above {
     start_ns: u64,
 }
 
+#[allow(clippy::option_option, reason = "absent and null are not the same")]
 /// A key that is there, with `null` or a value.
 fn present<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Option<Option<String>>, D::Error> {
     Option::deserialize(value).map(Some)
@@ -323,7 +325,7 @@ fn read(of: Process) -> Result<ProcessInfo, ReadError> {
     let start = BootNs(of.start_ns);
     Ok(ProcessInfo {
         // An exact start is in whole ticks once in ten million times.
-        start_is_coarse: start.0 % TICK_NS == 0,
+        start_is_coarse: start.0.is_multiple_of(TICK_NS),
         ppid: of.ppid.map(Pid),
         ancestors: ancestors.collect(),
         comm: bytes(of.comm, of.comm_escaped),
