@@ -24,6 +24,8 @@ pub mod learn;
 
 pub mod output;
 
+pub mod replay;
+
 pub mod agent;
 
 pub mod cli;

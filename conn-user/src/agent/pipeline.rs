@@ -7,7 +7,7 @@ use conn_common::hook::HookId;
 
 use crate::clock::{Clock, boot_now};
 use crate::event::alert::Alert;
-use crate::event::model::{Event, EventBody, ProcEvent};
+use crate::event::model::{Event, EventBody, ProcEvent, Start};
 use crate::flow::coverage::Coverage;
 use crate::flow::merge::Merged;
 use crate::flow::model::{Change, FlowEvent};
@@ -129,16 +129,27 @@ impl Pipeline {
         merged
     }
 
+    /// Begins to judge by these rules. With `record`, what is told begins as a recording does: with the start of the run and
+    /// with what is there, so that the rules can be put in force on it again.
+    pub fn begin(&mut self, rules: Option<&RuleSet>, record: bool, tell: &mut impl FnMut(&Event)) {
+        let now = boot_now();
+        if record {
+            let body = EventBody::Start(Start { attached: self.attached });
+            tell(&Event { seq: 0, boot: now, wall: self.clock.wall(now), body });
+            existing(&self.flows, &mut self.socket_units, now, &self.clock).for_each(|event| tell(&event));
+        }
+        if let Some(rules) = rules {
+            self.set_rules_at(rules, now, tell);
+        }
+    }
+
     /// Puts rules in force, in the place of those before. New ones judge what is there now, and what comes.
     pub fn set_rules(&mut self, rules: &RuleSet, tell: &mut impl FnMut(&Event)) {
-        let now = boot_now();
-        let wall = self.clock.wall(now);
-        let socket_units = &mut self.socket_units;
-        // One at a time: a hundred thousand at once are more memory than everything else.
-        let events = self.flows.existing().map(|mut change| {
-            name_socket_unit(&mut change, socket_units);
-            Event { seq: 0, boot: now, wall, body: EventBody::Flow(change) }
-        });
+        self.set_rules_at(rules, boot_now(), tell);
+    }
+
+    fn set_rules_at(&mut self, rules: &RuleSet, now: BootNs, tell: &mut impl FnMut(&Event)) {
+        let events = existing(&self.flows, &mut self.socket_units, now, &self.clock);
         let alerts = match &mut self.engine {
             Some(engine) => engine.set_rules(rules, now, events, &self.flows),
             None => {
@@ -409,8 +420,22 @@ fn is_self_test(watch: &Watch, body: &EventBody) -> bool {
             }
         },
         EventBody::Exec(event) | EventBody::Exit(event, _) => watch.is_child(event.process.pid),
-        EventBody::Gap(_) | EventBody::Alert(_) => false,
+        EventBody::Gap(_) | EventBody::Alert(_) | EventBody::Start(_) => false,
     }
+}
+
+/// What is there, as events. One at a time: a hundred thousand at once are more memory than everything else.
+fn existing<'p>(
+    flows: &'p FlowTable,
+    socket_units: &'p mut SocketUnits,
+    now: BootNs,
+    clock: &Clock,
+) -> impl Iterator<Item = Event> + use<'p> {
+    let wall = clock.wall(now);
+    flows.existing().map(move |mut change| {
+        name_socket_unit(&mut change, socket_units);
+        Event { seq: 0, boot: now, wall, body: EventBody::Flow(change) }
+    })
 }
 
 /// Names the unit for which process 1 listens.

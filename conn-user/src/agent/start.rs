@@ -35,6 +35,8 @@ pub struct AgentOptions {
     pub self_test: bool,
     /// What is anomalous; `None`: nothing is judged.
     pub rules: Option<RuleSet>,
+    /// Whether to tell the start and what was there before, as a recording needs it.
+    pub record: bool,
 }
 
 /// An agent that traces.
@@ -102,7 +104,7 @@ pub async fn start(options: AgentOptions, tell: &mut impl FnMut(&Event)) -> Resu
     };
     // After the attach: what is born later has a record, what was born earlier is in /proc.
     agent.pipeline.processes().scan()?;
-    take_in(&mut agent, options.rules.as_ref(), tell).await?;
+    take_in(&mut agent, options.rules.as_ref(), options.record, tell).await?;
     if options.self_test {
         self_test(&mut agent, tell).await?;
     }
@@ -113,6 +115,7 @@ pub async fn start(options: AgentOptions, tell: &mut impl FnMut(&Event)) -> Resu
 async fn take_in(
     agent: &mut Agent,
     rules: Option<&RuleSet>,
+    record: bool,
     tell: &mut impl FnMut(&Event),
 ) -> Result<(), StartError> {
     let mut backlog = Backlog::default();
@@ -141,9 +144,7 @@ async fn take_in(
         }
         Err(error) => agent.notes.push(format!("what was there before is not known: {error}")),
     }
-    if let Some(rules) = rules {
-        agent.pipeline.set_rules(rules, tell);
-    }
+    agent.pipeline.begin(rules, record, tell);
     backlog.each(|bytes| agent.pipeline.on_bytes(bytes, tell));
     Ok(())
 }

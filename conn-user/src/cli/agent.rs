@@ -46,10 +46,7 @@ async fn serve(args: &AgentArgs) -> anyhow::Result<Exit> {
         Ok(config) => config,
         Err(error) => return Ok(usage(format_args!("{error:#}"))),
     };
-    let choice = match &*config.rules {
-        [] => RuleChoice::Default,
-        folders => RuleChoice::Folders(folders.to_vec()),
-    };
+    let choice = RuleChoice::of(&config.rules);
     let filter = match Filter::new(&config.events.filter) {
         Ok(filter) => filter,
         Err(error) => return Ok(usage(format_args!("`filter` of [events]: {error}"))),
@@ -64,7 +61,7 @@ async fn serve(args: &AgentArgs) -> anyhow::Result<Exit> {
     };
     let (reopen, asked) = watch::channel(0);
     let mut outputs = Outputs::open(&config, filter, asked)?;
-    let options = AgentOptions { load, self_test: true, rules };
+    let options = AgentOptions { load, self_test: true, rules, record: false };
     let mut on_event = |event: &Event| outputs.on_event(event);
     let started = tokio::select! {
         biased;

@@ -6,6 +6,7 @@
 mod check;
 mod learn;
 mod list;
+mod replay;
 #[cfg(test)]
 mod tests;
 
@@ -23,6 +24,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 pub use self::check::CheckArgs;
 pub use self::learn::LearnArgs;
 pub use self::list::{DiffArgs, ListArgs, ListOptions, SchemaArgs, SchemaOf};
+pub use self::replay::ReplayArgs;
 pub use super::rules::RuleChoice;
 use crate::event::model::{Event, EventKind};
 use crate::event::names;
@@ -37,7 +39,7 @@ Exit codes:
   3  not permitted: a capability is missing
   4  this kernel cannot do it, or the self-test failed
   5  the lists differ (conn diff --exit-code)
-  6  an alert was shown (conn tail --exit-code)";
+  6  an alert was shown (--exit-code)";
 
 /// How the program ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -91,6 +93,8 @@ pub enum Command {
     Check(CheckArgs),
     /// Write rules from what this machine says of itself, to be reviewed
     Learn(LearnArgs),
+    /// Judge a recording: the alerts that the rules would have given
+    Replay(ReplayArgs),
     /// Print the JSON Schema of `conn tail --json` or `conn list --json`
     Schema(SchemaArgs),
 }
@@ -156,6 +160,10 @@ pub struct TailArgs {
     /// Exit with code 6 if an alert was shown
     #[arg(long, conflicts_with = "no_rules")]
     pub exit_code: bool,
+
+    /// Write a recording for `conn replay`: every event as JSON, and first what was open before
+    #[arg(long, conflicts_with_all = ["kinds", "alerts", "filter"])]
+    pub record: bool,
 
     /// Show only what matches: words such as port:443 proc:nginx -dst:10.0.0.0/8 (see docs/filter.md)
     ///
@@ -255,6 +263,8 @@ pub struct TailOptions {
     pub rules: RuleChoice,
     /// Say by the exit code whether an alert was shown.
     pub exit_code: bool,
+    /// Begin with what was there before.
+    pub record: bool,
 }
 
 /// How events are written.
@@ -280,7 +290,8 @@ impl KindSet {
     pub const ALL: Self = Self((1 << EventKind::ALL.len()) - 1);
 
     /// What is shown when nothing is asked for: all but exec and exit.
-    pub const DEFAULT: Self = Self::ALL.without(EventKind::Exec).without(EventKind::Exit);
+    pub const DEFAULT: Self =
+        Self::ALL.without(EventKind::Exec).without(EventKind::Exit).without(EventKind::Start);
 
     /// Whether a kind is in it.
     pub const fn contains(self, kind: EventKind) -> bool {
@@ -339,7 +350,7 @@ impl TailArgs {
         let filter = Filter::new(&self.filter.join(" "))?;
         let kinds = if self.alerts {
             [EventKind::Alert].into_iter().collect()
-        } else if self.all {
+        } else if self.all || self.record {
             KindSet::ALL
         } else if self.kinds.is_empty() {
             let asked = [EventKind::Exec, EventKind::Exit].into_iter().filter(|kind| filter.asks_for(*kind));
@@ -349,7 +360,7 @@ impl TailArgs {
         };
         let text = Format::Text { color: environment.color(self.color), terminal: environment.terminal };
         Ok(TailOptions {
-            format: if self.json { Format::Json } else { text },
+            format: if self.json || self.record { Format::Json } else { text },
             backend: self.backend,
             kinds,
             count: self.count,
@@ -360,10 +371,10 @@ impl TailArgs {
             filter,
             rules: match &self.rules {
                 _ if self.no_rules => RuleChoice::None,
-                none if none.is_empty() => RuleChoice::Default,
-                folders => RuleChoice::Folders(folders.clone()),
+                folders => RuleChoice::of(folders),
             },
             exit_code: self.exit_code,
+            record: self.record,
         })
     }
 }

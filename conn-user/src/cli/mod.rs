@@ -8,9 +8,11 @@ pub mod diff;
 pub mod doctor;
 mod heap;
 pub mod learn;
+mod lines;
 pub mod list;
 mod log;
 mod machine;
+pub mod replay;
 pub mod rules;
 mod signals;
 pub mod tail;
@@ -38,6 +40,7 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Diff(args) => diff::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Learn(args) => learn::run(&args),
+        Command::Replay(args) => replay::run(&args),
         Command::Schema(args) => print(match args.of {
             SchemaOf::Events => crate::event::schema::SCHEMA.as_bytes(),
             SchemaOf::List => crate::listing::schema::SCHEMA.as_bytes(),

@@ -19,6 +19,11 @@ pub enum RuleChoice {
 }
 
 impl RuleChoice {
+    /// Those of these folders; without any the built-in ones.
+    pub fn of(folders: &[PathBuf]) -> Self {
+        if folders.is_empty() { Self::Default } else { Self::Folders(folders.to_vec()) }
+    }
+
     /// Reads them. What is wrong with them is told here, as is what of this host could not be read.
     pub(super) fn load(&self) -> Result<Option<RuleSet>, Exit> {
         if *self == Self::None {

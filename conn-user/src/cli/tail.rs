@@ -5,19 +5,14 @@ use std::num::NonZeroU64;
 
 use anyhow::Context as _;
 use clap::ValueEnum as _;
-use jiff::tz::TimeZone;
-use tokio::io::Stdout;
 
 use super::args::{Environment, Exit, Format, TailArgs, TailOptions, parse_ring_size};
+use super::lines::Lines;
 use super::{log, machine, signals, tell};
 use crate::agent::{self, Agent, AgentOptions, Consumer, Limits, StartError};
-use crate::event::json::JsonEncoder;
 use crate::event::model::{Event, EventKind};
-use crate::event::text::{TextFormatter, TextOptions};
 use crate::kernel::load::{LoadError, LoadOptions};
 use crate::kernel::plan::BackendChoice;
-use crate::output::pipe;
-use crate::output::sink::{LineSink, SinkError};
 use crate::output::totals::{HookTotals, Totals};
 
 /// Runs `conn tail`.
@@ -54,6 +49,7 @@ async fn tail(options: TailOptions) -> anyhow::Result<Exit> {
         },
         self_test: options.self_test,
         rules,
+        record: options.record,
     };
     let (limits, bpf_log) = (Limits { duration: options.duration }, options.bpf_log);
     let json = options.format == Format::Json;
@@ -140,40 +136,19 @@ pub(super) fn add_records(totals: &mut Totals, agent: &Agent) {
     totals.repairs_failed = repairs.failed;
 }
 
-enum Encoder {
-    Json(JsonEncoder),
-    Text(Box<TextFormatter>),
-}
-
 /// Shows what the options ask for.
 struct View {
     options: TailOptions,
-    encoder: Encoder,
-    sink: LineSink<Stdout>,
+    lines: Lines,
     totals: Totals,
     left: Option<u64>,
 }
 
 impl View {
     fn new(options: TailOptions) -> anyhow::Result<Self> {
-        let encoder = match options.format {
-            Format::Json => Encoder::Json(JsonEncoder::new(&machine::identity()?)),
-            Format::Text { color, terminal } => Encoder::Text(Box::new(TextFormatter::new(TextOptions {
-                color,
-                width: if terminal { terminal_width() } else { None },
-                netns: machine::own_netns(),
-                zone: TimeZone::system(),
-            }))),
-        };
+        let lines = Lines::new(options.format, &machine::identity()?);
         let left = options.count.map(NonZeroU64::get);
-        pipe::widen(io::stdout());
-        Ok(Self {
-            options,
-            encoder,
-            sink: LineSink::new(tokio::io::stdout()),
-            totals: Totals::default(),
-            left,
-        })
+        Ok(Self { options, lines, totals: Totals::default(), left })
     }
 
     fn totals(&mut self, agent: &Agent, json: bool) -> anyhow::Result<()> {
@@ -201,39 +176,25 @@ impl Consumer for View {
         if self.left == Some(0) || !self.options.shows(event) {
             return;
         }
-        self.totals.count(event.body.kind());
-        match &mut self.encoder {
-            Encoder::Json(encoder) => encoder.encode(event, self.sink.buffer()),
-            Encoder::Text(formatter) => formatter.format(event, self.sink.buffer()),
+        // What was there already did not happen.
+        if event.seq > 0 {
+            self.totals.count(event.body.kind());
         }
+        self.lines.add(event);
         if let Some(left) = &mut self.left {
             *left -= 1;
         }
     }
 
     fn has_room(&self) -> bool {
-        self.sink.has_room()
+        self.lines.has_room()
     }
 
     async fn flush(&mut self) -> io::Result<()> {
-        if self.sink.is_empty() {
-            return Ok(());
-        }
-        self.sink.flush().await.map_err(|error| match error {
-            SinkError::Closed => io::ErrorKind::BrokenPipe.into(),
-            SinkError::Io(error) => error,
-        })
+        self.lines.flush().await
     }
 
     fn is_done(&self) -> bool {
         self.left == Some(0)
     }
-}
-
-/// Columns of the terminal on standard output.
-fn terminal_width() -> Option<usize> {
-    let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
-    // SAFETY: TIOCGWINSZ writes a `winsize`.
-    let result = unsafe { libc::ioctl(libc::STDOUT_FILENO, libc::TIOCGWINSZ, &raw mut size) };
-    (result == 0 && size.ws_col > 0).then_some(usize::from(size.ws_col))
 }

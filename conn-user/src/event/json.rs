@@ -102,6 +102,11 @@ impl JsonEncoder {
             }
             EventBody::Gap(gap) => write_gap(gap, out),
             EventBody::Alert(alert) => self.alert(alert, event.boot, out),
+            EventBody::Start(start) => {
+                write_text(b"run", self.run.strip_suffix(b"-").unwrap_or(&self.run), out);
+                write_key(b"attached_boot_ns", out);
+                write_int(start.attached.0, out);
+            }
         }
         out.extend_from_slice(b"}\n");
     }
@@ -132,6 +137,8 @@ impl JsonEncoder {
                     write_method(listener.method, out);
                     out.push(b'}');
                 }
+                out.extend_from_slice(b",\"queued_ns\":");
+                write_duration(conn.established.map(|established| at.since(established)), out);
             }
             Change::Established(conn) => {
                 self.conn(conn, at, out);

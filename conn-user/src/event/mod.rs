@@ -10,6 +10,7 @@ pub mod human;
 pub mod json;
 pub mod model;
 pub mod names;
+pub mod read;
 pub mod schema;
 pub mod text;
 pub mod time;

@@ -14,7 +14,7 @@ pub const SCHEMA_VERSION: u32 = 1;
 /// One event.
 #[derive(Clone, Debug)]
 pub struct Event {
-    /// Number in this run, from 1, without holes in the unfiltered stream.
+    /// Number in this run, from 1, without holes in the unfiltered stream; 0: it tells what was there when the run began.
     pub seq: u64,
     /// When the kernel saw it.
     pub boot: BootNs,
@@ -41,6 +41,15 @@ pub enum EventBody {
     Gap(Gap),
     /// A rule found something, or what it found got worse or is over.
     Alert(Box<Alert>),
+    /// The run began. First in a recording, and only there; what was there already follows as events with the number 0.
+    Start(Start),
+}
+
+/// The beginning of a run. The event's own time is that from which on its rules judge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Start {
+    /// Since when everything is seen: when the programs were attached.
+    pub attached: BootNs,
 }
 
 /// The kinds of events, for `--kind`, filters and the schema.
@@ -68,11 +77,13 @@ pub enum EventKind {
     Gap,
     /// See [`EventBody::Alert`].
     Alert,
+    /// See [`EventBody::Start`].
+    Start,
 }
 
 impl EventKind {
     /// Every kind, in the order of the documentation.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Connect,
         Self::Accept,
         Self::Established,
@@ -84,6 +95,7 @@ impl EventKind {
         Self::Exit,
         Self::Gap,
         Self::Alert,
+        Self::Start,
     ];
 
     /// The name in JSON, text and filters.
@@ -100,6 +112,7 @@ impl EventKind {
             Self::Exit => "exit",
             Self::Gap => "gap",
             Self::Alert => "alert",
+            Self::Start => "start",
         }
     }
 }
@@ -119,6 +132,7 @@ impl EventBody {
             Self::Exit(..) => EventKind::Exit,
             Self::Gap(_) => EventKind::Gap,
             Self::Alert(_) => EventKind::Alert,
+            Self::Start(_) => EventKind::Start,
         }
     }
 }

@@ -5,6 +5,7 @@ use crate::flow::born::BornBy;
 use crate::flow::model::{Direction, EndedHow, Method, Source, Transport, UnknownReason};
 use crate::flow::snapshot::model::TcpState;
 use crate::kernel::gap::GapCause;
+use crate::process::identity::Replaced;
 use crate::process::info::ProcessSource;
 use crate::process::placement::Runtime;
 
@@ -47,6 +48,7 @@ named!(TcpState:
     Closing = "closing",
 );
 named!(ProcessSource: Exec = "exec", Fork = "fork", ProcScan = "proc_scan", Hook = "hook");
+named!(Replaced: No = "no", Other = "other", Gone = "gone", Unknown = "unknown");
 named!(Runtime:
     Docker = "docker",
     Containerd = "containerd",

@@ -11,7 +11,7 @@ use proptest::sample::select;
 
 use super::alert::{Alert, AlertId, Covered, Evidence, Phase, RuleKind, RuleRef, Severity, Subject, Value};
 use super::json::StreamIdentity;
-use super::model::{Event, EventBody, ProcEvent};
+use super::model::{Event, EventBody, ProcEvent, Start};
 use super::names::Named;
 use crate::flow::born::{Born, BornBy};
 use crate::flow::model::{
@@ -378,6 +378,7 @@ pub(crate) fn all() -> Vec<Event> {
             Covered::Since(BootNs(BOOT)),
         ))),
         EventBody::Alert(Box::new(alert(Phase::Raised, Subject::Absence, Covered::Unknown))),
+        EventBody::Start(Start { attached: BootNs(BOOT) }),
         EventBody::Gap(Gap {
             hook: HookId::FentryTcpClose,
             cause: GapCause::RingFull,
@@ -449,9 +450,9 @@ fn any_identity() -> impl Strategy<Value = Identity> {
 
 fn any_ancestor() -> impl Strategy<Value = Ancestor> {
     let exe = option::of(bytes(&["/usr/sbin/nginx", "/usr/bin/curl"]));
-    (0..6_u32, bytes(&["nginx", "curl"]), exe).prop_map(|(pid, comm, exe)| Ancestor {
+    (0..6_u32, bytes(&["nginx", "curl"]), exe, any::<u64>()).prop_map(|(pid, comm, exe, start)| Ancestor {
         pid: Pid(pid),
-        start: BootNs(1),
+        start: BootNs(start),
         comm,
         exe: exe.map(Into::into),
     })
@@ -618,6 +619,7 @@ pub(crate) fn any_event() -> BoxedStrategy<Event> {
                 EventBody::Gap(Gap { hook, cause, cpu, lost, from: BootNs(from), to: BootNs(to) })
             }
         ),
+        1 => any::<u64>().prop_map(|at| EventBody::Start(Start { attached: BootNs(at) })),
     ];
     (any::<u64>(), any::<u64>(), any::<u64>(), body)
         .prop_map(|(seq, boot, wall, body)| Event { seq, boot: BootNs(boot), wall: WallNs(wall), body })

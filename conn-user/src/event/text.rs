@@ -79,6 +79,10 @@ impl TextFormatter {
                 self.head(event);
                 self.line.alert(alert);
             }
+            EventBody::Start(_) => {
+                self.head(event);
+                self.line.text("tracing");
+            }
             EventBody::Flow(change) => {
                 self.head(event);
                 self.flow(change, event.boot);

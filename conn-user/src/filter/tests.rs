@@ -147,7 +147,7 @@ fn numbers_are_compared() {
     assert_eq!(matching("kind:connect dport:<8080"), [7]);
     assert_eq!(matching("kind:exit code:>0"), [19]);
     assert_eq!(matching("signal:9"), [20]);
-    assert_eq!(matching("lost:>=12 cpu:<2 cause:ring_full"), [32]);
+    assert_eq!(matching("lost:>=12 cpu:<2 cause:ring_full"), [33]);
 }
 
 #[test]
@@ -168,7 +168,7 @@ fn fields_of_their_own() {
     assert_eq!(matching("reason:no_holder"), [22]);
     assert_eq!(matching("kernel_socket:true"), [22]);
     assert_eq!(matching("hook:kprobe:*"), [6, 7, 8]);
-    assert_eq!(matching("hook:fentry:tcp_close kind:gap"), [32]);
+    assert_eq!(matching("hook:fentry:tcp_close kind:gap"), [33]);
     assert_eq!(matching("socket_unit:*"), [25]);
     assert_eq!(matching("exe_fs:ext4 exe_mount:/ kind:exec login_uid:1000 ancestor_pid:901"), [18]);
     assert_eq!(matching("slice:user-1000.slice kind:exec cgroup:*session-3* process_netns:>0"), [18]);

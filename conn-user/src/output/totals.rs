@@ -92,7 +92,8 @@ impl Totals {
     /// Appends one JSON line: the last line on standard error of `conn tail --json`.
     pub fn write_json(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(b"{\"kind\":\"totals\",\"events\":{");
-        for (at, kind) in EventKind::ALL.into_iter().enumerate() {
+        // The start of a recording is nothing that happened.
+        for (at, kind) in EventKind::ALL.into_iter().filter(|kind| *kind != EventKind::Start).enumerate() {
             write_key(at > 0, kind.name(), out);
             write_int(self.events(kind), out);
         }

@@ -80,18 +80,6 @@ pub enum Replaced {
     Unknown = 4,
 }
 
-impl Replaced {
-    /// In a word.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::No => "no",
-            Self::Other => "other",
-            Self::Gone => "gone",
-            Self::Unknown => "unknown",
-        }
-    }
-}
-
 impl PartialEq for Identity {
     fn eq(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
@@ -168,13 +156,30 @@ impl Identity {
         true
     }
 
-    /// Grows with what is known: what was made from an older one must be made anew.
+    /// Tells apart what is known, one bit or more a fact: what was made from another one must be made anew.
     #[inline]
     pub fn version(&self) -> u8 {
         let cells = &*self.0;
         u8::from(cells.state.get().is_some())
             | u8::from(cells.exe.file.get().is_some()) << 1
             | u8::from(cells.exe.sha256.get().is_some()) << 2
+            | cells.replaced.load(Ordering::Relaxed) << 3
+    }
+
+    /// Takes over what is known of the same image elsewhere.
+    pub fn learn(&self, other: &Self) {
+        if let Some(state) = other.state() {
+            self.set_state(state.clone());
+        }
+        if let Some(file) = other.exe() {
+            self.set_exe(file.clone());
+        }
+        if let Some(hash) = other.sha256() {
+            self.set_sha256(Some(*hash));
+        }
+        if let Some(replaced) = other.replaced() {
+            self.set_replaced(replaced);
+        }
     }
 
     /// Tells the state. The first word counts.
@@ -232,10 +237,12 @@ mod tests {
         versions.push(identity.version());
         identity.set_exe(ExeFile::default());
         versions.push(identity.version());
+        identity.set_replaced(Replaced::No);
+        versions.push(identity.version());
         assert!(
             versions.is_sorted() && {
                 versions.dedup();
-                versions.len() == 4
+                versions.len() == 5
             },
             "{versions:?}"
         );

@@ -148,6 +148,7 @@ pub struct Scene<'a> {
     pub(super) alerts: &'a mut Alerts,
     pub(super) exits: &'a mut Exits,
     pub(super) comparer: Option<&'a Comparer>,
+    pub(super) has_recorded_answers: bool,
     /// The event is judged late, and its connection or listener has ended since.
     pub(super) is_over: bool,
 }
@@ -177,7 +178,7 @@ impl Scene<'_> {
     /// Has the executable of this process compared with what its path leads to now, in the background: see
     /// [`crate::process::identity::Identity::replaced`]. Returns whether an answer may come.
     pub fn compare(&self, process: &ProcessInfo) -> bool {
-        self.comparer.is_some_and(|comparer| comparer.ask(process))
+        self.has_recorded_answers || self.comparer.is_some_and(|comparer| comparer.ask(process))
     }
 
     /// Sets a timer.

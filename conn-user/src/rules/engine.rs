@@ -26,7 +26,7 @@ use crate::units::{BootNs, DurationNs, WallNs};
 
 /// How long an event of a process waits whose executable is still being looked at, before rules on late facts judge it a
 /// second time: the inspector needs some milliseconds.
-const LATE_FACTS: DurationNs = DurationNs(50_000_000);
+pub const LATE_FACTS: DurationNs = DurationNs(50_000_000);
 /// Most events that wait so.
 const LATE_MAX: usize = 4096;
 /// Rule number of the engine's own timers.
@@ -86,6 +86,7 @@ pub struct Engine {
     alerts: Alerts,
     exits: Exits,
     comparer: Option<Comparer>,
+    has_recorded_answers: bool,
     late: IntMap<u64, Event>,
     late_subjects: IntMap<u64, LateSubject>,
     late_last: u64,
@@ -118,6 +119,7 @@ impl Engine {
             alerts: Alerts::default(),
             exits: Exits::default(),
             comparer: None,
+            has_recorded_answers: false,
             late: IntMap::default(),
             late_subjects: IntMap::default(),
             late_last: 0,
@@ -130,6 +132,13 @@ impl Engine {
     #[must_use]
     pub fn with_comparer(mut self, comparer: Option<Comparer>) -> Self {
         self.comparer = comparer;
+        self
+    }
+
+    /// Lets rules wait for what comparisons said when the events were recorded: the events' processes have it.
+    #[must_use]
+    pub const fn with_recorded_answers(mut self) -> Self {
+        self.has_recorded_answers = true;
         self
     }
 
@@ -370,6 +379,7 @@ impl Engine {
             alerts: &mut self.alerts,
             exits: &mut self.exits,
             comparer: self.comparer.as_ref(),
+            has_recorded_answers: self.has_recorded_answers,
             is_over: false,
         };
         act(running.detector.as_mut(), &running.rule, &mut scene);

@@ -10,7 +10,7 @@ use super::detector::Flows;
 use super::model::{Detect, Rule};
 use super::{Engine, RuleSet};
 use crate::event::alert::{Alert, Evidence, Phase, RuleKind, RuleRef, Severity, Value};
-use crate::event::model::{Event, EventBody, ProcEvent};
+use crate::event::model::{Event, EventBody, ProcEvent, Start};
 use crate::event::samples;
 use crate::filter::{Filter, Names};
 use crate::flow::born::Born;
@@ -106,6 +106,37 @@ pub(crate) struct Rig {
     last_id: u64,
     seq: u64,
     told: Vec<Alert>,
+    rules: RuleSet,
+    recording: Recording,
+}
+
+/// What a recording of what happens would have.
+#[derive(Default)]
+struct Recording {
+    existing: Vec<Event>,
+    events: Vec<Event>,
+    alerts: Vec<Alert>,
+    began: BootNs,
+    /// Something happened that a recording does not have.
+    is_partial: bool,
+}
+
+/// Every test of a detector is one of the replay: the recording of it gives the same alerts.
+impl Drop for Rig {
+    fn drop(&mut self) {
+        let Recording { existing, events, alerts, began, is_partial } = std::mem::take(&mut self.recording);
+        if !std::thread::panicking() && !is_partial {
+            let start = Event {
+                seq: 0,
+                boot: began,
+                wall: WallNs(began.0),
+                body: EventBody::Start(Start { attached: BEGAN }),
+            };
+            let existing = existing.into_iter().map(|event| Event { seq: 0, ..event });
+            let events: Vec<Event> = std::iter::once(start).chain(existing).chain(events).collect();
+            crate::replay::tests::gives(&self.rules, &events, self.now, &alerts);
+        }
+    }
 }
 
 impl Rig {
@@ -118,15 +149,22 @@ impl Rig {
 
     /// With executables compared by this.
     pub(crate) fn comparing(mut self, comparer: Comparer) -> Self {
-        self.engine = self.engine.with_comparer(Some(comparer));
+        self.engine = Engine::new(&self.rules, BEGAN).with_comparer(Some(comparer));
+        self.is_not_recorded();
         self
+    }
+
+    /// The test has something that a recording does not have: what it gives is not compared with a replay.
+    pub(crate) const fn is_not_recorded(&mut self) {
+        self.recording.is_partial = true;
     }
 
     /// An engine that has not begun: what happens until [`Self::begin`] was there before, and is told as a snapshot has
     /// it. Listeners and connections only.
     pub(crate) fn before(rules: Vec<Rule>) -> Self {
+        let rules = set(rules);
         Self {
-            engine: Engine::new(&set(rules), BEGAN),
+            engine: Engine::new(&rules, BEGAN),
             now: BEGAN,
             living: Living::default(),
             listeners: BTreeMap::new(),
@@ -134,13 +172,18 @@ impl Rig {
             last_id: 0,
             seq: 0,
             told: Vec::new(),
+            rules,
+            recording: Recording::default(),
         }
     }
 
     /// The engine begins.
     pub(crate) fn begin(&mut self) {
         let existing = self.existing.take().unwrap_or_default();
-        self.told.extend(self.engine.start(self.now, existing, &self.living));
+        self.recording.existing.clone_from(&existing);
+        self.recording.began = self.now;
+        let alerts = self.engine.start(self.now, existing, &self.living);
+        self.add(alerts);
     }
 
     /// Other rules are put in force.
@@ -151,7 +194,14 @@ impl Rig {
         let now = self.now;
         let event = |change| Event { seq: 0, boot: now, wall: WallNs(now.0), body: EventBody::Flow(change) };
         let existing: Vec<Event> = open.chain(listening).map(event).collect();
-        self.told.extend(self.engine.set_rules(&rules, now, existing, &self.living));
+        self.recording.is_partial = true;
+        let alerts = self.engine.set_rules(&rules, now, existing, &self.living);
+        self.add(alerts);
+    }
+
+    fn add(&mut self, alerts: Vec<Alert>) {
+        self.recording.alerts.extend_from_slice(&alerts);
+        self.told.extend(alerts);
     }
 
     /// Takes the alerts that were told since the last call.
@@ -186,7 +236,8 @@ impl Rig {
         let end = BootNs(self.now.0 + time.0);
         while let Some(due) = self.engine.next_deadline().filter(|due| *due <= end) {
             self.now = due.max(self.now);
-            self.told.extend(self.engine.on_time(self.now, &self.living));
+            let alerts = self.engine.on_time(self.now, &self.living);
+            self.add(alerts);
         }
         self.now = end;
     }
@@ -340,7 +391,11 @@ impl Rig {
         let event = Event { seq: self.seq, boot: self.now, wall: WallNs(self.now.0), body };
         match &mut self.existing {
             Some(existing) => existing.push(event),
-            None => self.told.extend(self.engine.on_event(&event, &self.living)),
+            None => {
+                let alerts = self.engine.on_event(&event, &self.living);
+                self.recording.events.push(event);
+                self.add(alerts);
+            }
         }
     }
 

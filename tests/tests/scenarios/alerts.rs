@@ -57,6 +57,11 @@ pub(crate) fn names() -> Result<Vec<&'static str>> {
     Ok(known()?.0.iter().map(|violation| violation.name.as_str()).collect())
 }
 
+/// The file with the built-in rules and those that are violated.
+pub(crate) fn rules() -> Result<&'static std::path::Path> {
+    Ok(&known()?.1)
+}
+
 /// Starts an agent that judges by the built-in rules and those that are violated.
 pub(crate) fn agent() -> Result<Agent> {
     Agent::start(&["--rules", &known()?.1.to_string_lossy()])

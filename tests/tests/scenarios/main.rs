@@ -15,6 +15,7 @@ mod copied;
 mod identity;
 mod loss;
 mod memory;
+mod replay;
 mod settings;
 mod slowest;
 mod storm;
@@ -72,6 +73,7 @@ fn trials() -> Result<Vec<Trial>> {
     trials.push(trial("storm::one-thread", || compared::alone(|| storm::counts(1))));
     trials.push(trial("storm::two-threads", || compared::alone(|| storm::counts(2))));
     trials.push(trial("identity::of-a-live-process", || compared::together(identity::of_a_live_process)));
+    trials.push(trial("replay::equals-the-live-run", || compared::together(replay::equals_the_live_run)));
     trials.push(trial("loss::is-exact", || compared::alone(loss::is_exact)));
     trials.push(trial("loss::skipped-runs-are-counted", || compared::alone(loss::skipped_runs_are_counted)));
     let asleep = trial("suspend::is-counted", || compared::alone(suspend::is_counted));

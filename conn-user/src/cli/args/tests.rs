@@ -52,6 +52,16 @@ fn everything_at_once() {
     assert!(options.kinds.contains(EventKind::Close) && !options.kinds.contains(EventKind::Accept));
 }
 
+#[test]
+fn a_recording_is_of_everything() {
+    let options = resolve(&["--record"]).expect("fine");
+    assert_eq!((options.format, options.kinds, options.record), (Format::Json, KindSet::ALL, true));
+    assert!(!KindSet::DEFAULT.contains(EventKind::Start));
+    for line in [&["--record", "--kind", "close"][..], &["--record", "--alerts"], &["--record", "port:1"]] {
+        assert!(refused(line).contains("cannot be used with"), "{line:?}");
+    }
+}
+
 /// A negated word looks like a flag: it must reach the filter, and flags after it must not.
 #[test]
 fn learn_needs_a_source() {

@@ -117,6 +117,8 @@ fn render(boot8: &str, process: &ProcessInfo, out: &mut Vec<u8>) {
         write_int(ancestor.pid.0, out);
         write_name(b"comm", Some(&ancestor.comm), out);
         write_name(b"exe", ancestor.exe.as_deref(), out);
+        write_key(b"start_ns", out);
+        write_int(ancestor.start.0, out);
         out.push(b'}');
     }
     out.extend_from_slice(b"]}");
@@ -141,6 +143,10 @@ fn write_exe(process: &ProcessInfo, out: &mut Vec<u8>) {
             out.push(b'"');
         }
         None => write_name(b"exe_sha256", None, out),
+    }
+    // Only what a rule had compared.
+    if let Some(replaced) = process.identity.replaced() {
+        write_name(b"exe_replaced", Some(replaced.name().as_bytes()), out);
     }
 }
 

@@ -79,6 +79,8 @@ fn what_intruders_do_is_told() {
             let python = process(7, "/usr/bin/python3.11");
             let shell = child(&python, 8, "/usr/bin/dash");
             let conn = rig.connection(Direction::Out, Some(&python), None, "203.0.113.9:4443", Source::Live);
+            // No event tells of the connection.
+            rig.is_not_recorded();
             rig.body(EventBody::Exec(ProcEvent { stdio: Some(Box::new(conn)), ..ProcEvent::new(shell) }));
         }),
         ("netcat under another name", &["process.drop-place"], |rig| {

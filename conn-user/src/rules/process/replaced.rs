@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::network::{Use, is_told, user};
 use crate::event::alert::{AlertId, Evidence};
 use crate::event::model::Event;
+use crate::event::names::Named as _;
 use crate::process::hash::IntMap;
 use crate::process::identity::Replaced;
 use crate::process::info::{ExitStatus, ProcessInfo, is_same_tick};

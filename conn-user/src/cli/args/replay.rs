@@ -1,0 +1,48 @@
+//! Arguments of `conn replay`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::{ColorChoice, EXIT_CODES, Environment, Format, RuleChoice};
+
+/// Arguments of `conn replay`.
+#[derive(Clone, Debug, Args)]
+#[command(after_long_help = EXIT_CODES)]
+pub struct ReplayArgs {
+    /// Recordings, as `conn tail --record` writes them, in the order of their time; -: standard input
+    #[arg(value_name = "FILE", required = true)]
+    pub files: Vec<PathBuf>,
+
+    /// Write one JSON object a line (`conn schema` describes it)
+    #[arg(long)]
+    pub json: bool,
+
+    /// Use the rules of this folder (may be given several times) in the place of the built-in ones
+    #[arg(long = "rules", value_name = "DIR")]
+    pub rules: Vec<PathBuf>,
+
+    /// Exit with code 6 if there was an alert
+    #[arg(long)]
+    pub exit_code: bool,
+
+    /// When to use colour; auto: on a terminal, unless NO_COLOR is set or CLICOLOR_FORCE forces it
+    #[arg(long, value_enum, default_value_t, value_name = "WHEN")]
+    pub color: ColorChoice,
+}
+
+impl ReplayArgs {
+    /// How alerts are written.
+    pub const fn format(&self, environment: Environment) -> Format {
+        if self.json {
+            Format::Json
+        } else {
+            Format::Text { color: environment.color(self.color), terminal: environment.terminal }
+        }
+    }
+
+    /// Which rules judge.
+    pub fn choice(&self) -> RuleChoice {
+        RuleChoice::of(&self.rules)
+    }
+}

@@ -1,0 +1,368 @@
+//! Processes of a recording: each text is read once.
+
+use std::collections::HashMap;
+use std::hash::Hasher as _;
+use std::sync::Arc;
+
+use memchr::memmem::Finder;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::{ReadError, named};
+use crate::event::escape;
+use crate::process::hash::IntHasher;
+use crate::process::identity::{ExeFile, Identity, ProcessState, Replaced, Tty};
+use crate::process::info::{ProcessInfo, ProcessSource, TICK_NS};
+use crate::process::lineage::Ancestor;
+use crate::process::placement::{Container, Placement, Runtime};
+use crate::units::{BootNs, NetNs, Pid};
+
+/// Most texts that are kept; then all are dropped, and read again when they come again.
+const KEPT_MAX: usize = 65_536;
+/// Places of the front of the cache, a power of two.
+const FRONT: usize = 1024;
+/// Before each process of a line. In a string each quote has a backslash before it, so this is nowhere else.
+const KEY: &[u8] = b"\"process\":{";
+/// Bytes of a text by which its place in front is chosen: they have pid and start.
+const HEAD: usize = 64;
+
+/// Something was found out of a process whose earlier events do not have it.
+#[derive(Clone, Debug)]
+pub struct News {
+    /// What the earlier events have.
+    pub of: Identity,
+    /// What is known.
+    pub known: Identity,
+    /// The first event without it.
+    pub first: BootNs,
+    /// The last one.
+    pub last: BootNs,
+    /// The first event with it.
+    pub since: BootNs,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Processes {
+    /// By the hash of its head, where a text may be. Nearly all are found here, and are neither parsed nor hashed.
+    front: Vec<Option<u32>>,
+    known: HashMap<Arc<str>, u32>,
+    texts: Vec<Known>,
+    /// The texts of one image: of a process, between two execs.
+    images: HashMap<Image, Vec<u32>>,
+    news: Vec<News>,
+    /// Those for which the line that is being read has their number.
+    numbered: Vec<u32>,
+    key: Option<Finder<'static>>,
+}
+
+#[derive(Debug)]
+struct Known {
+    text: Arc<str>,
+    process: Arc<ProcessInfo>,
+    first: BootNs,
+    last: BootNs,
+}
+
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Image {
+    pid: Pid,
+    start_ticks: u64,
+    exe: Option<Arc<[u8]>>,
+    args: Box<[Box<[u8]>]>,
+}
+
+#[derive(Deserialize)]
+struct Process {
+    pid: u32,
+    #[serde(default)]
+    ppid: Option<u32>,
+    start_ns: u64,
+    comm: String,
+    #[serde(default)]
+    comm_escaped: bool,
+    #[serde(default)]
+    exe: Option<String>,
+    #[serde(default)]
+    exe_escaped: bool,
+    #[serde(default)]
+    exe_deleted: bool,
+    #[serde(default)]
+    exe_fs: Option<String>,
+    #[serde(default)]
+    exe_fs_escaped: bool,
+    #[serde(default)]
+    exe_mount: Option<String>,
+    #[serde(default)]
+    exe_mount_escaped: bool,
+    #[serde(default)]
+    exe_writable: Option<bool>,
+    #[serde(default)]
+    exe_sha256: Option<String>,
+    #[serde(default)]
+    exe_replaced: Option<String>,
+    #[serde(default)]
+    args: Vec<String>,
+    #[serde(default)]
+    args_escaped: bool,
+    #[serde(default)]
+    args_truncated: bool,
+    #[serde(default)]
+    cwd: Option<String>,
+    #[serde(default)]
+    cwd_escaped: bool,
+    // Absent: it has none. `null`: that is not known.
+    #[serde(default, deserialize_with = "present")]
+    #[allow(clippy::option_option, reason = "absent and null are not the same")]
+    tty: Option<Option<String>>,
+    uid: u32,
+    gid: u32,
+    #[serde(default)]
+    user: Option<String>,
+    #[serde(default)]
+    user_escaped: bool,
+    #[serde(default)]
+    login_uid: Option<u32>,
+    #[serde(default)]
+    cgroup_id: u64,
+    #[serde(default)]
+    cgroup: Option<String>,
+    #[serde(default)]
+    cgroup_escaped: bool,
+    #[serde(default)]
+    unit: Option<String>,
+    #[serde(default)]
+    unit_escaped: bool,
+    #[serde(default)]
+    user_unit: Option<String>,
+    #[serde(default)]
+    user_unit_escaped: bool,
+    #[serde(default)]
+    slice: Option<String>,
+    #[serde(default)]
+    slice_escaped: bool,
+    #[serde(default)]
+    container: Option<InContainer>,
+    #[serde(default)]
+    netns: Option<u32>,
+    #[serde(default)]
+    kernel: bool,
+    source: String,
+    #[serde(default)]
+    ancestors: Vec<Above>,
+}
+
+#[derive(Deserialize)]
+struct InContainer {
+    #[serde(default)]
+    runtime: Option<String>,
+    id: String,
+    #[serde(default)]
+    id_escaped: bool,
+    #[serde(default)]
+    pod: Option<String>,
+    #[serde(default)]
+    pod_escaped: bool,
+}
+
+#[derive(Deserialize)]
+struct Above {
+    pid: u32,
+    comm: String,
+    #[serde(default)]
+    comm_escaped: bool,
+    #[serde(default)]
+    exe: Option<String>,
+    #[serde(default)]
+    exe_escaped: bool,
+    // Older recordings do not have it.
+    #[serde(default)]
+    start_ns: u64,
+}
+
+#[allow(clippy::option_option, reason = "absent and null are not the same")]
+/// A key that is there, with `null` or a value.
+fn present<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Option<Option<String>>, D::Error> {
+    Option::deserialize(value).map(Some)
+}
+
+fn bytes(text: String, escaped: bool) -> Box<[u8]> {
+    if escaped { escape::undo(&text).into() } else { text.into_bytes().into() }
+}
+
+impl Processes {
+    /// Appends a line with the numbers of processes in the place of those texts that are known: there is less to parse then.
+    pub(super) fn shorten(&mut self, line: &str, out: &mut String) {
+        // Not in the middle of a line, which may have numbers.
+        if self.texts.len() >= KEPT_MAX {
+            self.front.clear();
+            self.known.clear();
+            self.texts.clear();
+            self.images.clear();
+        }
+        self.numbered.clear();
+        let key = self.key.get_or_insert_with(|| Finder::new(KEY));
+        let mut rest = line;
+        while let Some(at) = key.find(rest.as_bytes()) {
+            let (before, text) = rest.split_at(at + KEY.len() - 1);
+            out.push_str(before);
+            let found = self.front.get(place(text)).copied().flatten();
+            let known = found.map(|found| (found, &*self.texts[found as usize].text));
+            match known.filter(|(_, known)| text.starts_with(known)) {
+                Some((number, known)) => {
+                    self.numbered.push(number);
+                    out.push_str(itoa::Buffer::new().format(number));
+                    rest = &text[known.len()..];
+                }
+                None => {
+                    out.push('{');
+                    rest = &text[1..];
+                }
+            }
+        }
+        out.push_str(rest);
+    }
+
+    /// The process that a text in an event of this time describes; the same text is the same process.
+    pub(super) fn read(&mut self, raw: &RawValue, at: BootNs) -> Result<Arc<ProcessInfo>, ReadError> {
+        let text = raw.get();
+        let numbered = text.parse().ok().filter(|number| self.numbered.contains(number));
+        let found = match numbered.or_else(|| self.known.get(text).copied()) {
+            Some(found) => found,
+            None => self.add(text, Arc::new(read(serde_json::from_str(text)?)?), at),
+        };
+        if numbered.is_none() {
+            self.front.resize(FRONT, None);
+            self.front[place(text)] = Some(found);
+        }
+        let known = &mut self.texts[found as usize];
+        known.last = known.last.max(at);
+        Ok(Arc::clone(&known.process))
+    }
+
+    fn add(&mut self, text: &str, process: Arc<ProcessInfo>, at: BootNs) -> u32 {
+        let (place, text) = (self.texts.len() as u32, Arc::<str>::from(text));
+        let image = Image {
+            pid: process.pid,
+            start_ticks: process.start_ticks(),
+            exe: process.exe.clone(),
+            args: process.args.clone(),
+        };
+        let others = self.images.entry(image).or_default();
+        let version = process.identity.version();
+        for other in others.iter().map(|other| &self.texts[*other as usize]) {
+            // `News::known` has the more.
+            if version & !other.process.identity.version() != 0 {
+                self.news.push(News {
+                    of: other.process.identity.clone(),
+                    known: process.identity.clone(),
+                    first: other.first,
+                    last: other.last,
+                    since: at,
+                });
+            }
+        }
+        others.push(place);
+        self.known.insert(Arc::clone(&text), place);
+        self.texts.push(Known { text, process, first: at, last: at });
+        place
+    }
+
+    /// What was found out since the last call.
+    pub(super) fn take_news(&mut self) -> Vec<News> {
+        std::mem::take(&mut self.news)
+    }
+}
+
+/// Where in front a text belongs.
+fn place(text: &str) -> usize {
+    let mut hasher = IntHasher::default();
+    hasher.write(&text.as_bytes()[..text.len().min(HEAD)]);
+    hasher.finish() as usize % FRONT
+}
+
+fn read(of: Process) -> Result<ProcessInfo, ReadError> {
+    let identity = Identity::default();
+    let tty = match of.tty {
+        None => Tty::None,
+        Some(None) => Tty::Unknown,
+        Some(Some(name)) => Tty::Named(name.into()),
+    };
+    let cwd = of.cwd.map(|cwd| bytes(cwd, of.cwd_escaped));
+    let netns = of.netns.map(NetNs);
+    if cwd.is_some() || netns.is_some() || tty != Tty::Unknown {
+        identity.set_state(ProcessState { cwd, tty, netns });
+    }
+    if of.exe_fs.is_some() || of.exe_mount.is_some() || of.exe_writable.is_some() {
+        identity.set_exe(ExeFile {
+            fs: of.exe_fs.map(|fs| bytes(fs, of.exe_fs_escaped)),
+            mount: of.exe_mount.map(|mount| bytes(mount, of.exe_mount_escaped)),
+            writable: of.exe_writable,
+        });
+    }
+    if let Some(hash) = &of.exe_sha256 {
+        identity.set_sha256(Some(sha256(hash)?));
+    }
+    if let Some(replaced) = &of.exe_replaced {
+        identity.set_replaced(named::<Replaced>("exe_replaced", replaced)?);
+    }
+    let placement = match of.cgroup {
+        None => None,
+        Some(cgroup) => Some(Arc::new(Placement {
+            cgroup: bytes(cgroup, of.cgroup_escaped),
+            unit: of.unit.map(|unit| bytes(unit, of.unit_escaped)),
+            user_unit: of.user_unit.map(|unit| bytes(unit, of.user_unit_escaped)),
+            slice: of.slice.map(|slice| bytes(slice, of.slice_escaped)),
+            container: of.container.map(container).transpose()?,
+        })),
+    };
+    let ancestors = of.ancestors.into_iter().map(|above| Ancestor {
+        pid: Pid(above.pid),
+        start: BootNs(above.start_ns),
+        comm: bytes(above.comm, above.comm_escaped),
+        exe: above.exe.map(|exe| bytes(exe, above.exe_escaped).into()),
+    });
+    let start = BootNs(of.start_ns);
+    Ok(ProcessInfo {
+        // An exact start is in whole ticks once in ten million times.
+        start_is_coarse: start.0.is_multiple_of(TICK_NS),
+        ppid: of.ppid.map(Pid),
+        ancestors: ancestors.collect(),
+        comm: bytes(of.comm, of.comm_escaped),
+        exe: of.exe.map(|exe| bytes(exe, of.exe_escaped).into()),
+        exe_deleted: of.exe_deleted,
+        args: of.args.into_iter().map(|arg| bytes(arg, of.args_escaped)).collect(),
+        args_truncated: of.args_truncated,
+        uid: of.uid,
+        gid: of.gid,
+        user: of.user.map(|user| bytes(user, of.user_escaped).into()),
+        login_uid: of.login_uid,
+        cgroup_id: of.cgroup_id,
+        placement,
+        kernel: of.kernel,
+        source: named::<ProcessSource>("source", &of.source)?,
+        identity,
+        ..ProcessInfo::new(Pid(of.pid), start)
+    })
+}
+
+fn container(of: InContainer) -> Result<Container, ReadError> {
+    Ok(Container {
+        runtime: of.runtime.as_deref().map(|name| named::<Runtime>("runtime", name)).transpose()?,
+        id: bytes(of.id, of.id_escaped),
+        pod: of.pod.map(|pod| bytes(pod, of.pod_escaped)),
+    })
+}
+
+/// 64 digits.
+fn sha256(text: &str) -> Result<[u8; 32], ReadError> {
+    let wrong = || ReadError::Id { key: "exe_sha256", value: text.to_owned() };
+    let mut hash = [0; 32];
+    if text.len() != 64 || !text.is_ascii() {
+        return Err(wrong());
+    }
+    for (byte, at) in hash.iter_mut().zip((0..).step_by(2)) {
+        *byte = u8::from_str_radix(&text[at..at + 2], 16).map_err(|_| wrong())?;
+    }
+    Ok(hash)
+}

@@ -1,0 +1,145 @@
+//! What was written is read back: written again it is the same.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::event::json::JsonEncoder;
+use crate::event::samples;
+use crate::process::identity::Identity;
+
+fn written(event: &Event) -> String {
+    let mut out = Vec::new();
+    JsonEncoder::new(&samples::identity()).encode(event, &mut out);
+    String::from_utf8(out).expect("UTF-8")
+}
+
+/// Written again after it was read, the second time by what the first one left.
+fn again(line: &str) -> Option<String> {
+    let mut reader = Reader::default();
+    let _ = reader.read(line);
+    match reader.read(line).unwrap_or_else(|error| panic!("{error}: {line}")) {
+        Recorded::Event(event) => Some(written(&event)),
+        Recorded::Alert(_) => None,
+    }
+}
+
+#[test]
+fn the_samples_are_the_same() {
+    for event in samples::all() {
+        let line = written(&event);
+        if let Some(again) = again(&line) {
+            assert_eq!(again, line);
+        }
+    }
+}
+
+/// Without spans of time: an arbitrary event has some that its own time contradicts.
+fn without_spans(line: &str) -> serde_json::Value {
+    let mut value: serde_json::Value = serde_json::from_str(line).expect("JSON");
+    let keys = value.as_object_mut().expect("an object");
+    for key in ["age", "connect_ns", "queued_ns"] {
+        keys.remove(key);
+    }
+    value
+}
+
+proptest! {
+    #[test]
+    fn any_event_is_the_same(event in samples::any_event()) {
+        let line = written(&event);
+        let read = again(&line).expect("no alert");
+        prop_assert_eq!(without_spans(&read), without_spans(&line));
+        prop_assert_eq!(&again(&read).expect("no alert"), &read);
+    }
+
+    #[test]
+    fn any_text_is_an_event_or_an_error(text in ".{0,200}", at in any::<prop::sample::Index>()) {
+        let _ = Reader::default().read(&text);
+        // A line with a hole or something else in it.
+        let mut line = written(&samples::all()[at.index(samples::all().len())]);
+        let place = (0..line.len()).nth(at.index(line.len())).filter(|place| line.is_char_boundary(*place));
+        if let Some(place) = place {
+            line.insert_str(place, &text);
+            let _ = Reader::default().read(&line);
+            line.truncate(place);
+            let _ = Reader::default().read(&line);
+        }
+    }
+}
+
+#[test]
+fn a_process_is_read_once() {
+    let mut reader = Reader::default();
+    let mut read = || match reader.read(&written(&samples::all()[1])).expect("an event") {
+        Recorded::Event(Event { body: EventBody::Flow(Change::Connect(conn)), .. }) => conn.owner.process,
+        other => panic!("{other:?}"),
+    };
+    let (one, other) = (read().expect("a process"), read().expect("a process"));
+    assert!(Arc::ptr_eq(&one, &other));
+}
+
+#[test]
+fn errors_say_what_is_wrong() {
+    let good = written(&samples::all()[1]);
+    for (line, expected) in [
+        ("{}".to_owned(), "not an event: missing field `schema`"),
+        (good.replace("\"schema\":1", "\"schema\":9"), "schema version 9; this conn reads version 1"),
+        (
+            good.replace("\"kind\":\"connect\"", "\"kind\":\"shout\""),
+            "`kind` is not \"shout\": it is one of connect, ",
+        ),
+        (good.replace("\"dir\":\"out\"", "\"dir\":null"), "a connect without `dir`"),
+        (good.replace("\"conn_id\":\"", "\"conn_id\":\"x\",\"was\":\""), "`conn_id` is no id: \"x\""),
+    ] {
+        let error = Reader::default().read(&line).expect_err("an error").to_string();
+        assert!(error.starts_with(expected), "{error}");
+    }
+}
+
+/// What is found out of a process after its first event is told with whose it is, and from when on it may be known.
+#[test]
+fn late_facts_find_their_process() {
+    let (mut reader, known) = (Reader::default(), samples::curl());
+    let unknown = Arc::new(ProcessInfo { identity: Identity::default(), ..ProcessInfo::clone(&known) });
+    let exec = |process: &Arc<ProcessInfo>, at| Event {
+        boot: BootNs(at),
+        ..samples::event(at, EventBody::Exec(ProcEvent::new(Arc::clone(process))))
+    };
+    let mut read = |process, at| match reader.read(&written(&exec(process, at))).expect("an event") {
+        Recorded::Event(Event { body: EventBody::Exec(exec), .. }) => {
+            (exec.process.identity.clone(), reader.take_news())
+        }
+        other => panic!("{other:?}"),
+    };
+    let (old, news) = read(&unknown, 10);
+    assert!(news.is_empty() && old.version() == 0);
+    assert!(read(&unknown, 20).1.is_empty());
+    let (new, news) = read(&known, 30);
+    let [news] = &news[..] else { panic!("{news:?}") };
+    assert_eq!((news.first, news.last, news.since), (BootNs(10), BootNs(20), BootNs(30)));
+    assert_eq!((&news.of, &news.known), (&old, &new));
+    old.learn(&news.known);
+    assert_eq!((old.version(), old.sha256()), (new.version(), known.identity.sha256()));
+    assert!(read(&known, 40).1.is_empty());
+}
+
+/// A number where a process should be is none, whatever number known ones have.
+#[test]
+fn numbers_are_no_processes() {
+    let line = written(&samples::all()[1]);
+    let mut reader = Reader::default();
+    assert!(reader.read(&line).is_ok() && reader.read(&line).is_ok());
+    let (before, after) = line.split_once("\"process\":{").expect("a process");
+    let (_, after) = after.split_once("},\"tid\"").expect("its end");
+    let error =
+        reader.read(&format!("{before}\"process\":0,\"tid\"{after}")).expect_err("a number").to_string();
+    assert!(error.contains("not an event"), "{error}");
+    // A name that looks like a process.
+    let tricky = samples::process(5, b"\"process\":{", "/x", &["\"process\":{}"]);
+    let event = samples::event(3, EventBody::Exec(ProcEvent::new(tricky)));
+    let line = written(&event);
+    for _ in 0..2 {
+        let Recorded::Event(event) = reader.read(&line).expect("an event") else { panic!("an alert") };
+        assert_eq!(written(&event), line);
+    }
+}
