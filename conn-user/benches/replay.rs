@@ -46,17 +46,18 @@ fn main() -> io::Result<()> {
     }
     replay.end_run(&mut |_| {});
     let (took, stats) = (began.elapsed(), replay.stats());
+    let a_second = |count: u64| u128::from(count) * 1_000_000 / took.as_micros().max(1);
     let bytes = writer.join().map_err(|_| io::Error::other("the writer panicked"))?;
     println!(
-        "{} events ({} MB) of {} h, {} rules, {} alerts: {:.1} s, {:.0} events/s, {:.0} MB/s",
+        "{} events ({} MB) of {} h, {} rules, {} alerts: {:.1} s, {} events/s, {} MB/s",
         stats.events,
         bytes / 1_000_000,
         stats.span.0 / (DAY / 24),
         rules.rules.len(),
         stats.alerts,
         took.as_secs_f64(),
-        stats.events as f64 / took.as_secs_f64(),
-        bytes as f64 / 1e6 / took.as_secs_f64(),
+        a_second(stats.events),
+        a_second(bytes) / 1_000_000,
     );
     Ok(())
 }
@@ -110,21 +111,21 @@ fn write(count: u64, sender: &SyncSender<Vec<u8>>) -> u64 {
 
 /// What comes from the other thread, as something to read from.
 struct Chunks {
-    chunks: Receiver<Vec<u8>>,
+    others: Receiver<Vec<u8>>,
     chunk: Vec<u8>,
     read: usize,
 }
 
 impl Chunks {
-    const fn new(chunks: Receiver<Vec<u8>>) -> Self {
-        Self { chunks, chunk: Vec::new(), read: 0 }
+    const fn new(others: Receiver<Vec<u8>>) -> Self {
+        Self { others, chunk: Vec::new(), read: 0 }
     }
 }
 
 impl Read for Chunks {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         if self.read == self.chunk.len() {
-            let Ok(chunk) = self.chunks.recv() else { return Ok(0) };
+            let Ok(chunk) = self.others.recv() else { return Ok(0) };
             (self.chunk, self.read) = (chunk, 0);
         }
         let read = (&self.chunk[self.read..]).read(into)?;
