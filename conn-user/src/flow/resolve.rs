@@ -53,20 +53,18 @@ impl PortResolver for NoResolver {
 #[derive(Clone, Debug)]
 pub struct Sockets {
     proc: PathBuf,
-    /// Not the root of files for tests: netlink may be asked.
-    netlink: bool,
 }
 
 impl Default for Sockets {
     fn default() -> Self {
-        Self { proc: PathBuf::from("/proc"), netlink: true }
+        Self { proc: PathBuf::from("/proc") }
     }
 }
 
 impl Sockets {
-    /// Reads a /proc that is mounted elsewhere, and nothing else.
-    pub fn of_files(proc: impl Into<PathBuf>) -> Self {
-        Self { proc: proc.into(), netlink: false }
+    /// By a /proc that is mounted elsewhere.
+    pub fn at(proc: impl Into<PathBuf>) -> Self {
+        Self { proc: proc.into() }
     }
 
     /// Gives those sockets of the family that tell a port to `each`, until it says that it has enough (`false`).
@@ -75,27 +73,23 @@ impl Sockets {
         netns: NetNs,
         v6: bool,
         pids: &[Pid],
-        each: impl FnMut(&Candidate) -> bool,
+        mut each: impl FnMut(&Candidate) -> bool,
     ) -> io::Result<()> {
-        // 0 is a number that a record did not bring: the asking process must then still be where it was.
-        let is_own = netns.0 != 0 && netns::own(&self.proc).is_ok_and(|own| own == netns);
+        let is_own = netns::own(&self.proc).is_ok_and(|own| own == netns);
         let directories = pids.iter().map(|pid| self.proc.join(pid.0.to_string()));
         let namespace =
             Namespace { id: netns, files: directories.map(|process| process.join("ns/net")).collect() };
-        if self.netlink
-            && netns.0 != 0
-            && let Ok(sockets) = ask(&namespace, is_own, v6)
-        {
+        if let Ok(sockets) = ask(&namespace, is_own, v6) {
             let told = sockets.iter().map(|socket| Candidate {
                 local: canonical(socket.local),
                 remote: canonical(socket.remote),
                 state: socket.state,
                 inode: socket.inode,
             });
-            let mut each = each;
             let _ = told.filter(|candidate| candidate.local.port() != 0).all(|candidate| each(&candidate));
             return Ok(());
         }
+        // 0 is a number that a record did not bring: the asking process must then still be where it was.
         let window = namespace.threads().find(|process| netns.0 == 0 || namespace.has(process));
         let own = self.proc.join("self");
         let Some(window) = window.or_else(|| is_own.then_some(&own)) else { return Ok(()) };
@@ -219,7 +213,7 @@ mod tests {
             symlink(format!("net:[{netns}]"), root.join(who).join("ns/net")).expect("link");
             fs::write(root.join(who).join("net/tcp"), format!("  sl  local_address\n{V4}")).expect("file");
         }
-        let mut proc = Sockets::of_files(&root);
+        let mut proc = Sockets::at(&root);
         let mut port = |queries: &[PortQuery]| -> Vec<u16> {
             proc.resolve(queries).iter().map(|answer| answer.map_or(0, |local| local.port())).collect()
         };
@@ -253,7 +247,9 @@ mod tests {
             v6: false,
             remote: None,
         };
-        assert_eq!(Sockets::default().resolve(std::slice::from_ref(&query)), [listener.local_addr().ok()]);
-        assert_eq!(Sockets::of_files("/proc").resolve(&[query]), [listener.local_addr().ok()]);
+        let unknown = PortQuery { pid: Pid(std::process::id()), netns: NetNs(0), ..query.clone() };
+        assert_eq!(Sockets::default().resolve(&[query]), [listener.local_addr().ok()]);
+        // Without the number of its namespace the files are read.
+        assert_eq!(Sockets::default().resolve(&[unknown]), [listener.local_addr().ok()]);
     }
 }

@@ -7,7 +7,8 @@ use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_link_info, bpf_prog_info};
 
 /// `recursion_misses` of a program; `None` when the kernel does not tell (before 5.12).
 pub(super) fn recursion_misses(fd: RawFd) -> Option<u64> {
-    let (info, length) = info::<bpf_prog_info>(fd)?;
+    // SAFETY: it has integers alone.
+    let (info, length) = unsafe { info::<bpf_prog_info>(fd) }?;
     let told = offset_of!(bpf_prog_info, recursion_misses) + size_of::<u64>();
     (length >= told).then_some(info.recursion_misses)
 }
@@ -25,7 +26,8 @@ pub(super) fn kprobe_misses(link: u32) -> Option<u64> {
     let fd = unsafe { bpf(bpf_cmd::BPF_LINK_GET_FD_BY_ID, &mut attr) };
     // SAFETY: the kernel made this descriptor just now, for us alone.
     let fd = unsafe { OwnedFd::from_raw_fd(RawFd::try_from(fd).ok().filter(|fd| *fd >= 0)?) };
-    let (info, length) = info::<bpf_link_info>(fd.as_raw_fd())?;
+    // SAFETY: it has integers alone, also in its unions.
+    let (info, length) = unsafe { info::<bpf_link_info>(fd.as_raw_fd()) }?;
     let told = offset_of!(bpf_link_info, __bindgen_anon_1.perf_event.__bindgen_anon_1.kprobe.missed)
         + size_of::<u64>();
     // SAFETY: every member of the unions is of integers, and all of it was zero before the kernel wrote to it.
@@ -35,11 +37,12 @@ pub(super) fn kprobe_misses(link: u32) -> Option<u64> {
 
 /// What BPF_OBJ_GET_INFO_BY_FD tells of a program or link, and how much of it this kernel knows, in bytes.
 ///
-/// `T` must be the type of the object's info, which has integers alone.
-fn info<T>(fd: RawFd) -> Option<(T, usize)> {
-    // SAFETY: a struct of integers, for which zero is a value.
+/// # Safety
+/// All bytes zero, and any others that the kernel may write, must be a value of `T`.
+unsafe fn info<T>(fd: RawFd) -> Option<(T, usize)> {
+    // SAFETY: the caller answers for it.
     let mut info: T = unsafe { std::mem::zeroed() };
-    // SAFETY: as above; a union of such structs.
+    // SAFETY: a union of structs of integers, for which zero is a value.
     let mut attr: bpf_attr = unsafe { std::mem::zeroed() };
     attr.info.bpf_fd = u32::try_from(fd).ok()?;
     attr.info.info_len = u32::try_from(size_of::<T>()).ok()?;
