@@ -1,6 +1,7 @@
 //! Where events go, and what is said at the end.
 
 pub mod file;
+pub mod junit;
 pub mod pipe;
 pub mod sink;
 pub mod syslog;
