@@ -35,7 +35,7 @@ pub struct News {
     pub known: Identity,
     /// The first event without it.
     pub first: BootNs,
-    /// The last one.
+    /// The last one of the process that does not have all of it.
     pub last: BootNs,
     /// The first event with it.
     pub since: BootNs,
@@ -250,18 +250,18 @@ impl Processes {
         };
         let others = self.images.entry(image).or_default();
         let version = process.identity.version();
-        for other in others.iter().map(|other| &self.texts[*other as usize]) {
-            // `News::known` has the more.
-            if version & !other.process.identity.version() != 0 {
-                self.news.push(News {
-                    of: other.process.identity.clone(),
-                    known: process.identity.clone(),
-                    first: other.first,
-                    last: other.last,
-                    since: at,
-                });
-            }
-        }
+        // `News::known` has the more.
+        let lacks = |other: &&Known| version & !other.process.identity.version() != 0;
+        let without = || others.iter().map(|other| &self.texts[*other as usize]).filter(lacks);
+        // A text that knew more than the first one, and not this, was told later: so long it was not known to any.
+        let last = without().map(|other| other.last).max().unwrap_or(at);
+        self.news.extend(without().map(|other| News {
+            of: other.process.identity.clone(),
+            known: process.identity.clone(),
+            first: other.first,
+            last,
+            since: at,
+        }));
         others.push(place);
         self.known.insert(Arc::clone(&text), place);
         self.texts.push(Known { text, process, first: at, last: at });

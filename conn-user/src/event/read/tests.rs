@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::event::json::JsonEncoder;
 use crate::event::samples;
-use crate::process::identity::Identity;
+use crate::process::identity::{ExeFile, Identity};
 
 fn written(event: &Event) -> String {
     let mut out = Vec::new();
@@ -121,6 +121,30 @@ fn late_facts_find_their_process() {
     old.learn(&news.known);
     assert_eq!((old.version(), old.sha256()), (new.version(), known.identity.sha256()));
     assert!(read(&known, 40).1.is_empty());
+}
+
+/// One fact was known before the other: until then nobody had that one, whatever text it stood in.
+#[test]
+fn what_an_event_between_does_not_have_was_not_known() {
+    let mut reader = Reader::default();
+    let image = |identity| {
+        Arc::new(ProcessInfo { identity, ..ProcessInfo::clone(&samples::process(9, b"x", "/tmp/x", &["x"])) })
+    };
+    let [nothing, place, hash] = [(); 3].map(|()| image(Identity::default()));
+    for of in [&place, &hash] {
+        of.identity.set_exe(ExeFile { writable: Some(false), ..ExeFile::default() });
+    }
+    hash.identity.set_sha256(Some([7; 32]));
+    let mut lasts = Vec::new();
+    for (process, at) in [(&nothing, 10), (&place, 20), (&place, 900), (&hash, 1000)] {
+        let event = Event {
+            boot: BootNs(at),
+            ..samples::event(1, EventBody::Exec(ProcEvent::new(Arc::clone(process))))
+        };
+        assert!(matches!(reader.read(&written(&event)), Ok(Recorded::Event(_))));
+        lasts.push(reader.take_news().iter().map(|news| news.last.0).collect::<Vec<_>>());
+    }
+    assert_eq!(lasts, [vec![], vec![10], vec![], vec![900, 900]]);
 }
 
 /// A number where a process should be is none, whatever number known ones have.
