@@ -22,7 +22,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 pub use self::check::CheckArgs;
-pub use self::learn::LearnArgs;
+pub use self::learn::{LearnArgs, LearnFrom};
 pub use self::list::{DiffArgs, ListArgs, ListOptions, SchemaArgs, SchemaOf};
 pub use self::replay::ReplayArgs;
 pub use super::rules::RuleChoice;

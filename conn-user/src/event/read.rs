@@ -118,6 +118,30 @@ impl Reader {
         recorded
     }
 
+    /// What an alert is about, read as an event that tells of it: of a connection as it was opened or accepted, of a listener
+    /// as it began. `None`: it is no alert, or about something else.
+    ///
+    /// # Errors
+    /// When the line is no event of this schema.
+    pub fn read_subject(&mut self, line: &str) -> Result<Option<Event>, ReadError> {
+        let line: Line<'_> = serde_json::from_str(line)?;
+        if line.schema != SCHEMA_VERSION {
+            return Err(ReadError::Schema(line.schema));
+        }
+        if named::<EventKind>("kind", &line.kind)? != EventKind::Alert || line.conn_id.is_none() {
+            return Ok(None);
+        }
+        self.note_stream(&line)?;
+        let change = if line.dir.is_none() {
+            Change::Listen(self.listener(&line, EventKind::Alert)?)
+        } else {
+            let conn = self.conn(&line, EventKind::Alert)?;
+            if conn.direction == Direction::In { Change::Accept(conn) } else { Change::Connect(conn) }
+        };
+        let body = EventBody::Flow(change);
+        Ok(Some(Event { seq: line.seq, boot: BootNs(line.boot_ns), wall: WallNs(line.ts_ns), body }))
+    }
+
     fn read_short(&mut self, line: &str) -> Result<Recorded, ReadError> {
         let line: Line<'_> = serde_json::from_str(line)?;
         if line.schema != SCHEMA_VERSION {

@@ -31,6 +31,17 @@ impl Rfc3339 {
     }
 }
 
+/// The second of an instant, RFC 3339 in UTC: `2026-11-24T03:41:27Z`. Of an instant that no calendar has: nothing.
+pub fn seconds(wall: WallNs) -> String {
+    timestamp(wall.0 / SECOND).map(|at| at.to_string()).unwrap_or_default()
+}
+
+/// Reads RFC 3339, from 1970 on.
+pub fn parse(text: &str) -> Option<WallNs> {
+    let at: Timestamp = text.parse().ok()?;
+    u64::try_from(at.as_nanosecond()).ok().map(WallNs)
+}
+
 /// Writes the local time of day: `12:03:41.123`.
 #[derive(Debug)]
 pub struct TimeOfDay {

@@ -147,6 +147,11 @@ impl Names {
         Ok(())
     }
 
+    /// Whether the address is in the zone of this name; there may be none.
+    pub fn is_in(&self, name: &str, ip: IpAddr) -> bool {
+        self.zones.get(name).is_some_and(|known| known.set.contains(ip))
+    }
+
     /// Names and zones, by name.
     pub fn zones(&self) -> impl Iterator<Item = (&str, &Zone)> {
         self.zones.iter().map(|(name, known)| (&**name, &known.zone))

@@ -88,7 +88,8 @@ impl LearnedRule {
     }
 }
 
-fn key(name: &str, value: &str, out: &mut String) {
+/// Adds a key and its value.
+pub(super) fn key(name: &str, value: &str, out: &mut String) {
     // Writing to a text cannot fail.
     let _ = writeln!(out, "{name} = {value}");
 }
@@ -103,7 +104,7 @@ pub fn comment(line: &str, out: &mut String) {
 }
 
 /// A text of TOML ("basic string").
-fn text(value: &str) -> String {
+pub(super) fn text(value: &str) -> String {
     let mut out = String::from("\"");
     for c in value.chars() {
         match c {
@@ -117,6 +118,11 @@ fn text(value: &str) -> String {
     }
     out.push('"');
     out
+}
+
+/// Adds [`filter`] to a text.
+pub(super) fn filter_into(value: &str, out: &mut String) {
+    out.push_str(&filter(value));
 }
 
 /// A filter as the documentation advises: in single quotes, where nothing has a meaning, if it has none itself.

@@ -24,7 +24,8 @@ fn encoded<'e>(events: impl IntoIterator<Item = &'e Event>) -> String {
 }
 
 fn rules(rules: Vec<Rule>) -> RuleSet {
-    RuleSet { rules: rules.into_iter().map(Into::into).collect(), names: Names::builtin().clone().into() }
+    let names = Names::builtin().clone().into();
+    RuleSet { rules: rules.into_iter().map(Into::into).collect(), names, baseline: Arc::default() }
 }
 
 fn replayed(rules: &RuleSet, text: &str, until: Option<BootNs>) -> (Vec<Event>, ReplayStats) {

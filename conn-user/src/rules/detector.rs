@@ -1,6 +1,9 @@
 //! What a detector is, and what it may do.
 
+use std::sync::Arc;
+
 use super::alerts::{Alerts, Found, Life};
+use super::baseline::Baseline;
 use super::exits::Exits;
 use super::model::Rule;
 use super::timers::{Alarm, TimerId, Timers};
@@ -138,6 +141,10 @@ pub struct Scene<'a> {
     pub existing: bool,
     /// The zones and lists.
     pub names: &'a Names,
+    /// What is normal.
+    pub baseline: &'a Baseline,
+    /// Rules in force that tell of programs that the baseline does not have.
+    pub program_rules: &'a [Arc<Rule>],
     /// What was seen.
     pub coverage: &'a Coverage,
     /// The connections that live.

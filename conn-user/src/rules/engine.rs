@@ -6,10 +6,11 @@ mod tests;
 use std::sync::Arc;
 
 use super::alerts::{AlertStats, Alerts};
+use super::baseline::Baseline;
 use super::detector::{Detector, Flows, Followers, Scene, Triggers};
 use super::exits::Exits;
 use super::index::Index;
-use super::model::{Detect, Rule};
+use super::model::{Detect, ProcessRule, Rule};
 use super::set::RuleSet;
 use super::timers::Timers;
 use super::{long, missing, path, process, server};
@@ -80,6 +81,9 @@ pub struct Engine {
     running: Vec<Running>,
     index: Index,
     names: Arc<Names>,
+    baseline: Arc<Baseline>,
+    /// Rules that tell of programs that the baseline does not have.
+    program_rules: Vec<Arc<Rule>>,
     coverage: Coverage,
     timers: Timers,
     followed: IntMap<u64, Followers>,
@@ -113,6 +117,8 @@ impl Engine {
             running,
             index,
             names: Arc::clone(&rules.names),
+            baseline: Arc::clone(&rules.baseline),
+            program_rules: program_rules(rules),
             coverage: Coverage::new(began),
             timers: Timers::default(),
             followed: IntMap::default(),
@@ -164,9 +170,14 @@ impl Engine {
         flows: &dyn Flows,
     ) -> Vec<Alert> {
         let same_names = *self.names == *rules.names;
+        let program_rules = program_rules(rules);
+        let same_baseline = *self.baseline == *rules.baseline && self.program_rules == program_rules;
+        let is_same = |rule: &Rule, running: &Rule| {
+            same_names && (same_baseline || !rule.asks_baseline()) && rule == running
+        };
         let mut new: Vec<&Arc<Rule>> = rules.rules.iter().collect();
         for running in self.running.iter_mut().filter(|running| !running.is_retired) {
-            match new.iter().position(|rule| same_names && ***rule == *running.rule) {
+            match new.iter().position(|rule| is_same(rule, &running.rule)) {
                 Some(at) => drop(new.swap_remove(at)),
                 None => (running.is_retired, running.detector) = (true, Box::new(Retired)),
             }
@@ -178,6 +189,8 @@ impl Engine {
         let first = self.running.len();
         self.running.extend(new.into_iter().map(|rule| Running::new(rule, now)));
         self.names = Arc::clone(&rules.names);
+        self.baseline = Arc::clone(&rules.baseline);
+        self.program_rules = program_rules;
         self.index = index(&self.running);
         self.begin_from(first, now, existing, flows);
         self.alerts.take()
@@ -371,6 +384,8 @@ impl Engine {
             began: running.began,
             existing: false,
             names: &self.names,
+            baseline: &self.baseline,
+            program_rules: &self.program_rules,
             coverage: &self.coverage,
             flows,
             rule: place,
@@ -395,6 +410,11 @@ impl Running {
         let excepts = || !self.detector.asks_exceptions() && self.rule.excepts(event);
         self.rule.matches.matches(event) && !excepts()
     }
+}
+
+fn program_rules(rules: &RuleSet) -> Vec<Arc<Rule>> {
+    let tells = |rule: &&Arc<Rule>| rule.detect == Detect::Process(ProcessRule::Unlearned);
+    rules.rules.iter().filter(tells).cloned().collect()
 }
 
 fn index(running: &[Running]) -> Index {

@@ -50,6 +50,8 @@ pub enum PathRule {
         /// So long after the start everything is learnt and nothing told; what is there at the start is learnt too.
         learn: DurationNs,
     },
+    /// `"first-seen"` with `baseline`: one that the baseline does not have.
+    Unlearned,
     /// `"pivot"`: a process that a matching connection reached (or its descendant) opens one that matches `to`.
     Pivot {
         /// Which connections out are a pivot's.
@@ -110,6 +112,8 @@ pub enum FanOutOf {
 pub enum ProcessRule {
     /// `"network"`: a matching process opens, accepts or listens.
     Network,
+    /// `"network"` with `baseline`: one whose program the baseline does not have.
+    Unlearned,
     /// `"replaced"`: a matching process uses the network whose executable's path leads to another file now, or to none.
     Replaced,
     /// `"stdio"`: a program is executed whose standard input or output is a TCP connection.
@@ -123,6 +127,8 @@ pub enum ProcessRule {
 pub enum ServerRule {
     /// `"listener"`: whatever matches.
     Listener,
+    /// `"listener"` with `baseline`: one that the baseline does not have.
+    Unlearned,
     /// `"takeover"`: another executable listens at a place where one listened before.
     Takeover,
     /// `"join"`: a process of another executable or user listens beside others at the same place (`SO_REUSEPORT`).
@@ -163,6 +169,16 @@ pub enum Expect {
 }
 
 impl Rule {
+    /// Whether it judges by the baseline.
+    pub const fn asks_baseline(&self) -> bool {
+        matches!(
+            self.detect,
+            Detect::Path(PathRule::Unlearned)
+                | Detect::Process(ProcessRule::Unlearned)
+                | Detect::Server(ServerRule::Unlearned)
+        )
+    }
+
     /// Whether its filters let an event pass.
     pub fn selects(&self, event: &crate::event::model::Event) -> bool {
         self.matches.matches(event) && !self.excepts(event)

@@ -5,6 +5,7 @@ mod replaced;
 mod stdio;
 #[cfg(test)]
 mod tests;
+mod unlearned;
 
 use super::detector::Detector;
 use super::model::ProcessRule;
@@ -13,6 +14,7 @@ use super::model::ProcessRule;
 pub(super) fn detector(rule: ProcessRule) -> Box<dyn Detector> {
     match rule {
         ProcessRule::Network => Box::new(network::Network),
+        ProcessRule::Unlearned => Box::<unlearned::Unlearned>::default(),
         ProcessRule::Replaced => Box::new(replaced::Replacement::default()),
         ProcessRule::Stdio => Box::new(stdio::Stdio { of_parent: false }),
         ProcessRule::ParentStdio => Box::new(stdio::Stdio { of_parent: true }),

@@ -7,6 +7,7 @@ mod places;
 mod takeover;
 #[cfg(test)]
 mod tests;
+mod unlearned;
 mod widened;
 
 use super::detector::Detector;
@@ -16,6 +17,7 @@ use super::model::ServerRule;
 pub(super) fn detector(rule: ServerRule) -> Box<dyn Detector> {
     match rule {
         ServerRule::Listener => Box::new(listener::Listener),
+        ServerRule::Unlearned => Box::<unlearned::Unlearned>::default(),
         ServerRule::Takeover => Box::<takeover::Takeover>::default(),
         ServerRule::Join => Box::<join::Join>::default(),
         ServerRule::Widened => Box::<widened::Widened>::default(),

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::baseline::Baseline;
 use super::model::Rule;
 use crate::filter::names::Names;
 
@@ -12,4 +13,6 @@ pub struct RuleSet {
     pub rules: Vec<Arc<Rule>>,
     /// Zones and lists.
     pub names: Arc<Names>,
+    /// What is normal, for the rules that ask.
+    pub baseline: Arc<Baseline>,
 }

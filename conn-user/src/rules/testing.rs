@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use conn_common::hook::HookId;
 
+use super::baseline::Baseline;
 use super::detector::Flows;
 use super::model::{Detect, Rule};
 use super::{Engine, RuleSet};
@@ -83,7 +84,7 @@ pub(crate) fn evidence<'a>(alert: &'a Alert, name: &str) -> Option<&'a Value> {
 
 fn set(rules: Vec<Rule>) -> RuleSet {
     let names = Arc::new(Names::builtin().clone());
-    RuleSet { rules: rules.into_iter().map(Arc::new).collect(), names }
+    RuleSet { rules: rules.into_iter().map(Arc::new).collect(), names, baseline: Arc::default() }
 }
 
 #[derive(Default)]
@@ -162,7 +163,12 @@ impl Rig {
     /// An engine that has not begun: what happens until [`Self::begin`] was there before, and is told as a snapshot has
     /// it. Listeners and connections only.
     pub(crate) fn before(rules: Vec<Rule>) -> Self {
-        let rules = set(rules);
+        Self::with_baseline(rules, Baseline::default())
+    }
+
+    /// Likewise, with a baseline.
+    pub(crate) fn with_baseline(rules: Vec<Rule>, baseline: Baseline) -> Self {
+        let rules = RuleSet { baseline: Arc::new(baseline), ..set(rules) };
         Self {
             engine: Engine::new(&rules, BEGAN),
             now: BEGAN,
@@ -188,7 +194,12 @@ impl Rig {
 
     /// Other rules are put in force.
     pub(crate) fn set_rules(&mut self, rules: Vec<Rule>) {
-        let rules = set(rules);
+        self.set_rules_and(rules, Baseline::default());
+    }
+
+    /// Likewise, with a baseline.
+    pub(crate) fn set_rules_and(&mut self, rules: Vec<Rule>, baseline: Baseline) {
+        let rules = RuleSet { baseline: Arc::new(baseline), ..set(rules) };
         let open = self.living.0.values().map(|conn| Change::Established(conn.clone()));
         let listening = self.listeners.values().map(|listener| Change::Listen(listener.clone()));
         let now = self.now;

@@ -41,7 +41,7 @@ const MINUTE: DurationNs = DurationNs(60 * SECOND);
 pub(crate) fn rules(count: usize) -> RuleSet {
     let mut names = Names::builtin().clone();
     let rules = (0..count).map(|number| Arc::new(rule(number, &mut names))).collect();
-    RuleSet { rules, names: Arc::new(names) }
+    RuleSet { rules, names: Arc::new(names), baseline: Arc::default() }
 }
 
 /// The default rules.
@@ -82,7 +82,7 @@ pub(crate) fn that_find() -> RuleSet {
             detect,
         })
     });
-    RuleSet { rules: rules.collect(), names: Arc::new(names.clone()) }
+    RuleSet { rules: rules.collect(), names: Arc::new(names.clone()), baseline: Arc::default() }
 }
 
 fn filter(text: &str, names: &Names) -> Filter {

@@ -1,23 +1,93 @@
 //! Arguments of `conn learn`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::Args;
 
-use super::EXIT_CODES;
+use super::{BackendChoice, EXIT_CODES, parse_duration, parse_ring_size};
 
 /// Arguments of `conn learn`.
 #[derive(Clone, Debug, Args)]
 #[command(after_long_help = EXIT_CODES)]
 pub struct LearnArgs {
+    /// Learn what is normal from recordings (`conn tail --record`); -: standard input. With --diff also a baseline (*.toml)
+    #[arg(value_name = "FILE", conflicts_with_all = ["from_units", "duration", "accept"])]
+    pub files: Vec<PathBuf>,
+
+    /// Learn what is normal by watching this machine for so long, e.g. 24h; Ctrl-C ends it early
+    #[arg(long = "for", value_name = "TIME", value_parser = parse_duration, conflicts_with_all = ["from_units", "accept"])]
+    pub duration: Option<Duration>,
+
     /// From the unit files of systemd: in these folders, the first of which counts most, or where systemd looks for them
     ///
     /// PrivateNetwork=, RestrictAddressFamilies=, IPAddressAllow=, IPAddressDeny=, SocketBindAllow= and SocketBindDeny= become
     /// rules, and ListenStream= of what starts with the machine is expected to listen (see docs/learn.md).
-    #[arg(long, value_name = "DIR", num_args = 0.., required = true)]
+    #[arg(long, value_name = "DIR", num_args = 0.., conflicts_with_all = ["diff", "accept"])]
     pub from_units: Option<Vec<PathBuf>>,
+
+    /// Say what is new and what is gone compared with this baseline
+    #[arg(long, value_name = "OLD", conflicts_with = "accept")]
+    pub diff: Option<PathBuf>,
+
+    /// Add what these alerts tell to the baseline of -o: JSON lines of alerts; -: standard input
+    #[arg(long, value_name = "ALERTS", requires = "output")]
+    pub accept: Option<PathBuf>,
 
     /// Write the rule file here, over what is there; without it to standard output
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
+
+    /// Write the difference as JSON lines
+    #[arg(long, requires = "diff")]
+    pub json: bool,
+
+    /// Exit with code 5 if there is a difference
+    #[arg(long, requires = "diff")]
+    pub exit_code: bool,
+
+    /// How to hook into the kernel; auto takes the first that works
+    #[arg(long, value_enum, default_value_t, value_name = "BACKEND", requires = "duration")]
+    pub backend: BackendChoice,
+
+    /// Size of the ring buffer between kernel and agent: a power of two from 64K to 1G
+    #[arg(long, value_name = "SIZE", default_value = "8M", value_parser = parse_ring_size, requires = "duration")]
+    pub ring_size: u32,
+}
+
+/// What to learn from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LearnFrom<'a> {
+    /// Unit files in these folders; of none: where systemd looks.
+    Units(&'a [PathBuf]),
+    /// This machine, for so long.
+    Live(Duration),
+    /// Recordings.
+    Recordings(&'a [PathBuf]),
+    /// A baseline that is there already.
+    Baseline(&'a Path),
+    /// Alerts.
+    Alerts(&'a Path),
+}
+
+impl LearnArgs {
+    /// What is asked for.
+    ///
+    /// # Errors
+    /// What is missing: wrong usage.
+    pub fn source(&self) -> Result<LearnFrom<'_>, &'static str> {
+        let is_toml = |file: &PathBuf| file.extension().is_some_and(|extension| extension == "toml");
+        match (&self.from_units, self.duration, &self.accept, self.files.as_slice()) {
+            (Some(folders), ..) => Ok(LearnFrom::Units(folders)),
+            (_, Some(duration), ..) => Ok(LearnFrom::Live(duration)),
+            (_, _, Some(alerts), _) => Ok(LearnFrom::Alerts(alerts)),
+            (.., [file]) if is_toml(file) && self.diff.is_some() => Ok(LearnFrom::Baseline(file)),
+            (.., files) if files.iter().any(is_toml) => {
+                Err("a rule file is no recording: name one alone, with --diff OLD, to compare the two")
+            }
+            (.., []) => Err("say from what to learn: --for 24h (this machine as it runs), recordings of \
+                             `conn tail --record`, or --from-units"),
+            (.., files) => Ok(LearnFrom::Recordings(files)),
+        }
+    }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::draft::Draft;
 use super::error::{At, Problem, Problems};
-use super::shape::{SHAPES, Shape};
+use super::shape::{SHAPES, Shape, baseline_question};
 use super::text::Texts;
 use super::value::{Field, Node, Value, find};
 use crate::event::alert::{RuleKind, RuleRef, Severity};
@@ -92,6 +92,11 @@ impl Compiler<'_> {
             return shapes.next();
         }
         let Some(field) = draft.get("find") else {
+            if draft.is_true("baseline")
+                && let Some(question) = baseline_question(kind)
+            {
+                return shapes.find(|shape| shape.find == Some(question));
+            }
             return self.lacks(draft, "find", &format!("one of {}", finds.join(", ")));
         };
         let find = self.keep(field.node.text("find", &format!("one of {}", finds.join(", "))))?;
@@ -121,6 +126,7 @@ impl Compiler<'_> {
         self.read(draft, "score", |node| node.score("score"));
         self.read(draft, "at_least", judged);
         self.bool(draft, "sum");
+        self.bool(draft, "baseline");
         self.fan_out_of(draft);
         self.by(draft);
         self.levels(draft, severity);
@@ -132,8 +138,17 @@ impl Compiler<'_> {
 
     fn detect(&mut self, draft: &Draft, shape: &Shape, severity: Severity) -> Option<Detect> {
         let count = |this: &mut Self, key: &str| this.read(draft, key, |node| node.count(key));
+        let baseline = self.bool(draft, "baseline").unwrap_or(false);
         Some(match (shape.kind, shape.find) {
             (RuleKind::Path, Some("forbidden")) => Detect::Path(PathRule::Forbidden),
+            (RuleKind::Path, Some("first-seen")) if baseline => {
+                for field in ["by", "learn"].into_iter().filter_map(|key| draft.get(key)) {
+                    let message = format!("`{}` has no meaning with a baseline", field.name);
+                    let help = "the entries of the baseline say what is known; leave it out";
+                    self.problems.push(Problem::new(&field.at, message, help));
+                }
+                Detect::Path(PathRule::Unlearned)
+            }
             (RuleKind::Path, Some("first-seen")) => {
                 let learn = self.duration(draft, "learn", true).unwrap_or(DurationNs(HOUR));
                 Detect::Path(PathRule::FirstSeen { by: self.by(draft)?, learn })
@@ -153,10 +168,12 @@ impl Compiler<'_> {
                 score: self.read(draft, "score", |node| node.score("score")).unwrap_or(0.9),
                 at_least: self.read(draft, "at_least", judged).unwrap_or(20),
             }),
+            (RuleKind::Process, Some("network")) if baseline => Detect::Process(ProcessRule::Unlearned),
             (RuleKind::Process, Some("network")) => Detect::Process(ProcessRule::Network),
             (RuleKind::Process, Some("replaced")) => Detect::Process(ProcessRule::Replaced),
             (RuleKind::Process, Some("stdio")) => Detect::Process(ProcessRule::Stdio),
             (RuleKind::Process, _) => Detect::Process(ProcessRule::ParentStdio),
+            (RuleKind::Server, Some("listener")) if baseline => Detect::Server(ServerRule::Unlearned),
             (RuleKind::Server, Some("listener")) => Detect::Server(ServerRule::Listener),
             (RuleKind::Server, Some("takeover")) => Detect::Server(ServerRule::Takeover),
             (RuleKind::Server, Some("join")) => Detect::Server(ServerRule::Join),

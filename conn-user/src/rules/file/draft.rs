@@ -56,6 +56,11 @@ impl Draft {
         find(&self.fields, name)
     }
 
+    /// Whether a key is `true`.
+    pub(super) fn is_true(&self, name: &str) -> bool {
+        self.get(name).is_some_and(|field| matches!(field.node.value, Value::Bool(true)))
+    }
+
     /// Tells which keys an override may not have.
     pub(super) fn check_override(&self, problems: &mut Problems) {
         for field in self.fields.iter().filter(|field| field.name != "id" && !is_overridable(field)) {

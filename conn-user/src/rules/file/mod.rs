@@ -4,6 +4,7 @@
 //! of that name, a rule that of its id, and an `[[override]]` changes single keys. Then everything is compiled. All that is
 //! wrong is told at once; a set with an error is none.
 
+mod baseline;
 mod compile;
 mod draft;
 mod error;
@@ -27,8 +28,10 @@ pub use self::error::{Place, RuleError, RuleErrors, shown};
 use self::error::{Problem, Problems};
 use self::text::Texts;
 use self::value::{Field, Node, Value};
+use super::baseline::{Baseline, Window};
 use super::defaults;
 use super::host::Host;
+use super::model::Rule;
 use super::set::RuleSet;
 use crate::filter::Names;
 use crate::filter::error::quoted;
@@ -70,12 +73,12 @@ pub fn check(paths: &[PathBuf], host: &Host) -> Checked {
     }
     let mut checked = assemble(texts, errors, host, false);
     if checked.rules.as_ref().is_ok_and(|set| set.rules.is_empty()) {
-        warnings.push(match checked.disabled {
+        checked.warnings.push(match checked.disabled {
             0 => "no rule is in force: there is none".to_owned(),
             disabled => format!("no rule is in force: {disabled} are there, none is enabled"),
         });
     }
-    checked.warnings = warnings;
+    checked.warnings.splice(..0, warnings);
     checked
 }
 
@@ -92,6 +95,7 @@ pub(super) fn built_in(host: &Host) -> Result<RuleSet, RuleErrors> {
 struct Document {
     zones: Option<Node>,
     lists: Option<Node>,
+    baseline: Option<Node>,
     rules: Vec<Draft>,
     overrides: Vec<Draft>,
     /// It says `use = "defaults"`.
@@ -117,6 +121,7 @@ fn assemble(mut texts: Texts, mut errors: RuleErrors, host: &Host, defaults: boo
     let rules = if defaults { built_in } else { &[] };
     let drafts = drafts(rules.iter().chain(own), broken, &mut problems);
     let mut compiler = Compiler { names: &names, texts: &texts, problems: &mut problems };
+    let mut warnings = Vec::new();
     let (mut enabled, mut disabled) = (Vec::with_capacity(drafts.len()), 0);
     for (rule, is_enabled) in drafts.iter().filter_map(|draft| compiler.rule(draft)) {
         if is_enabled {
@@ -125,18 +130,28 @@ fn assemble(mut texts: Texts, mut errors: RuleErrors, host: &Host, defaults: boo
             disabled += 1;
         }
     }
+    let baseline = baseline(own, &names, &mut warnings, &texts, &mut problems);
+    if baseline.is_empty() {
+        for rule in enabled.extract_if(.., |rule: &mut Arc<Rule>| rule.asks_baseline()) {
+            disabled += 1;
+            warnings.push(format!(
+                "the rule {} is not in force: it asks for a baseline, and there is no entry of one (see `conn learn`)",
+                quoted(&rule.about.id)
+            ));
+        }
+    }
     let counts = own
         .iter()
         .enumerate()
         .map(|(number, document)| (texts.path(number).to_owned(), document.rules.len()));
     let files = counts.collect();
     errors.extend(problems, &texts);
-    let set = RuleSet { rules: enabled, names: Arc::new(names) };
+    let set = RuleSet { rules: enabled, names: Arc::new(names), baseline: Arc::new(baseline) };
     Checked {
         files,
         rules: if errors.is_empty() { Ok(set) } else { Err(errors) },
         disabled,
-        warnings: Vec::new(),
+        warnings,
     }
 }
 
@@ -155,6 +170,7 @@ fn document(text: &str, number: usize, problems: &mut Problems) -> Document {
         match name.as_str() {
             "zones" => document.zones = Some(node),
             "lists" => document.lists = Some(node),
+            "baseline" => document.baseline = Some(node),
             "rule" => document.rules = many("rule", node, problems),
             "override" => document.overrides = many("override", node, problems),
             "use" => match &node.value {
@@ -166,11 +182,11 @@ fn document(text: &str, number: usize, problems: &mut Problems) -> Document {
                 )),
             },
             _ => {
-                let known = ["zones", "lists", "rule", "override", "use"];
+                let known = ["zones", "lists", "rule", "override", "baseline", "use"];
                 let near =
                     nearest(&name, known).map_or_else(String::new, |near| format!("did you mean `{near}`? "));
                 let help = format!(
-                    "{near}a rule file has [zones], [lists], [[rule]], [[override]] and use = \"defaults\""
+                    "{near}a rule file has [zones], [lists], [[rule]], [[override]], [[baseline.connection]] and its like, and use = \"defaults\""
                 );
                 problems.push(Problem::new(&at, format!("unknown key {}", quoted(&name)), help));
             }
@@ -214,6 +230,30 @@ fn names<'a>(documents: impl Iterator<Item = &'a Document>, host: &Host, problem
         }
     }
     names
+}
+
+/// The entries of all files.
+fn baseline(
+    documents: &[Document],
+    names: &Names,
+    warnings: &mut Vec<String>,
+    texts: &Texts,
+    problems: &mut Problems,
+) -> Baseline {
+    let (mut entries, mut windows) = (Vec::new(), Vec::<Window>::new());
+    for (number, document) in documents.iter().enumerate().filter(|(_, document)| !document.broken) {
+        let Some(node) = &document.baseline else { continue };
+        let before = windows.len();
+        baseline::read(node, names, &mut entries, &mut windows, problems);
+        let lost = windows[before..].iter().fold(0_u64, |lost, window| lost.saturating_add(window.lost));
+        if lost > 0 {
+            warnings.push(format!(
+                "{}: {lost} records were lost while this baseline was learnt; what it lacks may be normal",
+                shown(texts.path(number))
+            ));
+        }
+    }
+    Baseline::new(entries, windows)
 }
 
 fn drafts<'a>(

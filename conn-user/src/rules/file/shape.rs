@@ -43,6 +43,7 @@ use self::Without::{Is, Required};
 
 const TIME: &str = "a time";
 const COUNT: &str = "a number";
+const BOOL: &str = "true or false";
 
 /// Keys of every rule.
 pub(super) const COMMON: &[Key] = &[
@@ -53,7 +54,12 @@ pub(super) const COMMON: &[Key] = &[
         Required,
         "what sort of anomaly it finds: `path`, `process`, `server`, `long` or `missing`",
     ),
-    key("find", "a question", Required, "what it asks (not `long` and `missing`, which ask one thing only)"),
+    key(
+        "find",
+        "a question",
+        Required,
+        "what it asks (not `long` and `missing`, which ask one thing only; may be left out with `baseline = true`)",
+    ),
     key("title", "text", Is("the id"), "what it finds, one line; alerts show it"),
     key("why", "text", Is(""), "why it exists"),
     key("tune", "text", Is(""), "what to do when it is right and unwanted"),
@@ -92,6 +98,16 @@ const fn process(find: &'static str, meaning: &'static str, events: &'static [Ev
     Shape { kind: RuleKind::Process, find: Some(find), meaning, events, keys: &[] }
 }
 
+/// Without `find`, a rule of this kind with `baseline = true` asks this.
+pub(super) const fn baseline_question(kind: RuleKind) -> Option<&'static str> {
+    match kind {
+        RuleKind::Path => Some("first-seen"),
+        RuleKind::Process => Some("network"),
+        RuleKind::Server => Some("listener"),
+        RuleKind::Long | RuleKind::Missing => None,
+    }
+}
+
 const fn server(find: &'static str, meaning: &'static str, events: &'static [EventKind]) -> Shape {
     Shape { kind: RuleKind::Server, find: Some(find), meaning, events, keys: &[] }
 }
@@ -110,6 +126,12 @@ pub(super) const SHAPES: &[Shape] = &[
                 "what makes two connections the same sort: `exe`, `unit`, `user`, `zone`, `net`, `ip`, `port`, `dir`",
             ),
             key("learn", TIME, Is("`1h`"), "so long after the start everything is learnt and nothing told"),
+            key(
+                "baseline",
+                BOOL,
+                Is("`false`"),
+                "what is known is the [baseline](#baselines), in the place of `by` and `learn`",
+            ),
         ],
     ),
     path(
@@ -137,7 +159,15 @@ pub(super) const SHAPES: &[Shape] = &[
             key("at_least", COUNT, Is("`20`"), "fewest connections that are judged, 4 to 64"),
         ],
     ),
-    process("network", "A process that matches opens, accepts or listens.", USES),
+    Shape {
+        keys: &[key(
+            "baseline",
+            BOOL,
+            Is("`false`"),
+            "only one whose program is not in the [baseline](#baselines)",
+        )],
+        ..process("network", "A process that matches opens, accepts or listens.", USES)
+    },
     process(
         "replaced",
         "A process that matches uses the network while the path of its executable leads to another file, or to none.",
@@ -149,7 +179,10 @@ pub(super) const SHAPES: &[Shape] = &[
         "A program is executed whose parent's standard input or output is a TCP connection, and not its own.",
         EXEC,
     ),
-    server("listener", "Something that matches listens, or did at the start.", LISTEN),
+    Shape {
+        keys: &[key("baseline", BOOL, Is("`false`"), "only one that is not in the [baseline](#baselines)")],
+        ..server("listener", "Something that matches listens, or did at the start.", LISTEN)
+    },
     server("takeover", "Another executable listens where one listened before.", LISTEN),
     server(
         "join",

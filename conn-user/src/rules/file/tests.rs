@@ -284,7 +284,7 @@ fn folders_and_files() {
 fn what_cannot_be_read_is_told() {
     let folder = Folder::new("wrong");
     folder.write("1.toml", b"[[rule]]\nid = \"\xff\"\n");
-    folder.write("2.toml", vec![b'#'; (1 << 20) + 1]);
+    folder.write("2.toml", vec![b'#'; (16 << 20) + 1]);
     std::fs::create_dir(folder.0.join("3.toml")).expect("a folder");
     let paths = [folder.0.clone(), folder.0.join("none"), PathBuf::from("/dev/zero")];
     let errors = load(&paths, &Host::default()).map(|_| ()).expect_err("wrong");
@@ -292,7 +292,7 @@ fn what_cannot_be_read_is_told() {
     assert_eq!(errors.errors[0].place.as_ref().map(|place| (place.line, place.column)), Some((2, 7)));
     for (at, expected) in [
         "not UTF-8",
-        "larger than 1 MiB",
+        "larger than 16 MiB",
         "no regular file",
         "cannot read this file or folder",
         "no regular file",

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::error::{At, Place, RuleError, RuleErrors, place};
 
 /// Largest file that is read.
-const SIZE_MAX: u64 = 1 << 20;
+const SIZE_MAX: u64 = 16 << 20;
 /// Most files that are read.
 const FILES_MAX: usize = 1_024;
 

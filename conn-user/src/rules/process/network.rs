@@ -59,8 +59,20 @@ impl Use {
         life: Life,
         scene: &mut Scene<'_>,
     ) -> Option<AlertId> {
+        let same = same(&self.process);
+        self.raise_as(same, rule, evidence, life, scene)
+    }
+
+    /// Likewise, as the same finding as others of this number.
+    pub(super) fn raise_as(
+        self,
+        same: u64,
+        rule: &Rule,
+        evidence: Vec<Evidence>,
+        life: Life,
+        scene: &mut Scene<'_>,
+    ) -> Option<AlertId> {
         let Self { process, subject, .. } = self;
-        let same = same(&process);
         let silence = silence::of_started(&process);
         let judged_from = scene.now;
         scene.raise(rule, Found { same, subject, evidence, silence, judged_from, life })

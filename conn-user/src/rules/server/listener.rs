@@ -37,7 +37,7 @@ impl Detector for Listener {
     }
 }
 
-fn same(listener: &ListenEvent) -> u64 {
+pub(super) fn same(listener: &ListenEvent) -> u64 {
     let owner = listener.owner.process.as_deref().map(program::name);
     program::same(&(owner, listener.local, listener.netns))
 }

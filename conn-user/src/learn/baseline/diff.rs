@@ -1,0 +1,160 @@
+//! What two baselines have not in common. Counts and times are no change, and neither is what is only said in another way: an
+//! address that the other has by its network.
+
+use std::fmt::Write as _;
+
+use serde::Serialize;
+
+use crate::event::escape;
+use crate::filter::names::Names;
+use crate::rules::baseline::{Entry, Window};
+
+/// The difference.
+#[derive(Debug)]
+pub struct Difference<'a> {
+    /// What only the newer one has.
+    pub new: Vec<&'a Entry>,
+    /// What only the older one has.
+    pub gone: Vec<&'a Entry>,
+    /// Records that were lost while either was learnt: what is gone may have been missed.
+    pub lost: u64,
+}
+
+/// Compares.
+pub fn diff<'a>(
+    (old, old_windows): (&'a [Entry], &[Window]),
+    (new, new_windows): (&'a [Entry], &[Window]),
+    names: &Names,
+) -> Difference<'a> {
+    let mut lost: u64 = 0;
+    for window in old_windows.iter().chain(new_windows) {
+        lost = lost.saturating_add(window.lost);
+    }
+    let (of_old, of_new) = (by_who(old), by_who(new));
+    let none = Vec::new();
+    let in_old = |entry: &Entry| {
+        of_old.get(&entry.who).unwrap_or(&none).iter().any(|old| old.covers(entry, names))
+    };
+    let in_new = |entry: &Entry| {
+        let mut others = of_new.get(&entry.who).unwrap_or(&none).iter();
+        others.any(|new| new.covers(entry, names) || entry.covers(new, names))
+    };
+    Difference {
+        new: new.iter().filter(|entry| !in_old(entry)).collect(),
+        gone: old.iter().filter(|entry| !in_new(entry)).collect(),
+        lost,
+    }
+}
+
+type ByWho<'a> = std::collections::HashMap<&'a crate::rules::baseline::Who, Vec<&'a Entry>>;
+
+fn by_who(entries: &[Entry]) -> ByWho<'_> {
+    let mut by_who = ByWho::new();
+    for entry in entries {
+        by_who.entry(&entry.who).or_default().push(entry);
+    }
+    by_who
+}
+
+impl Difference<'_> {
+    /// Whether there is none.
+    pub const fn is_empty(&self) -> bool {
+        self.new.is_empty() && self.gone.is_empty()
+    }
+
+    /// For people, a line each.
+    pub fn text(&self) -> String {
+        let mut out = String::new();
+        for (sign, entries) in [('+', &self.new), ('-', &self.gone)] {
+            for entry in entries {
+                let (key, name) = entry.who.words();
+                let mut line = Vec::new();
+                escape::text(format!("{key} {name}: {}", entry.what).as_bytes(), &mut line);
+                // Writing to a text cannot fail.
+                let _ = write!(out, "{sign} {}", String::from_utf8_lossy(&line));
+                if !entry.seen.example.is_empty() {
+                    let mut example = Vec::new();
+                    escape::text(entry.seen.example.as_bytes(), &mut example);
+                    let _ = write!(out, "  ({})", String::from_utf8_lossy(&example));
+                }
+                out.push('\n');
+            }
+        }
+        let _ = writeln!(out, "{} new, {} gone", self.new.len(), self.gone.len());
+        out
+    }
+
+    /// A JSON object a line, the last of which is the sum.
+    pub fn json(&self) -> String {
+        let mut out = String::new();
+        for (change, entries) in [("new", &self.new), ("gone", &self.gone)] {
+            for entry in entries {
+                line(&Change::of(change, entry), &mut out);
+            }
+        }
+        let sum =
+            Sum { kind: "baseline_diff", new: self.new.len(), gone: self.gone.len(), lost: self.lost };
+        line(&sum, &mut out);
+        out
+    }
+}
+
+fn line(what: &impl Serialize, out: &mut String) {
+    // Text and numbers alone always become JSON.
+    out.push_str(&serde_json::to_string(what).unwrap_or_default());
+    out.push('\n');
+}
+
+#[derive(Serialize)]
+struct Sum {
+    kind: &'static str,
+    new: usize,
+    gone: usize,
+    lost: u64,
+}
+
+#[derive(Serialize)]
+struct Change<'a> {
+    kind: &'static str,
+    change: &'static str,
+    table: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unit: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exe: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dir: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    remote: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    local: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    port: Option<String>,
+    count: u64,
+    example: &'a str,
+}
+
+impl<'a> Change<'a> {
+    fn of(change: &'static str, entry: &'a Entry) -> Self {
+        use crate::event::names::Named as _;
+        use crate::rules::baseline::{What, Who};
+        let (unit, mut exe) = match &entry.who {
+            Who::Unit(name) => (Some(&**name), None),
+            Who::Exe(name) => (None, Some(&**name)),
+        };
+        let (mut dir, mut remote, mut local, mut port) = (None, None, None, None);
+        match &entry.what {
+            What::Connection { direction, remote: place, ports } => {
+                (dir, remote, port) =
+                    (Some(direction.name()), Some(place.to_string()), Some(ports.to_string()));
+            }
+            What::Listener { local: place, ports } => {
+                (local, port) = (Some(place.to_string()), Some(ports.to_string()));
+            }
+            What::Program { exe: program } => exe = Some(program),
+        }
+        let (kind, table) = ("baseline_change", entry.what.table());
+        let (count, example) = (entry.seen.count, &*entry.seen.example);
+        Self { kind, change, table, unit, exe, dir, remote, local, port, count, example }
+    }
+}

@@ -1,0 +1,76 @@
+//! Whose an event is, and what the baseline knows of them.
+
+use std::collections::HashMap;
+
+use smallvec::SmallVec;
+
+use super::Baseline;
+use crate::event::model::Event;
+use crate::process::info::ProcessInfo;
+use crate::process::placement::Placement;
+use crate::rules::detector::{connection, listener};
+use crate::rules::program;
+
+/// Most names that are remembered; then it begins anew.
+const NAMES_MAX: usize = 16_384;
+
+/// Places of units or executables.
+pub(super) type Found = SmallVec<[u32; 4]>;
+
+/// Who uses the network, as entries name them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct User<'e> {
+    /// The service, or the socket unit for which systemd listens; `None`: the process is in none.
+    pub unit: Option<&'e [u8]>,
+    /// The executable, or the name of the process.
+    pub exe: &'e [u8],
+}
+
+impl<'e> User<'e> {
+    /// Who an event of a connection or listener is of; `None`: that is not known.
+    pub fn of(event: &'e Event) -> Option<Self> {
+        if let Some(conn) = connection(event) {
+            return conn.owner.process.as_deref().map(Self::of_process);
+        }
+        let listener = listener(event)?;
+        let user = listener.owner.process.as_deref().map(Self::of_process)?;
+        let socket_unit = listener.socket_unit.as_deref().filter(|_| listener.is_systemds());
+        Some(Self { unit: socket_unit.map(str::as_bytes).or(user.unit), ..user })
+    }
+
+    /// A session or another scope is no service: what runs there is told apart by its executable.
+    pub fn of_process(process: &'e ProcessInfo) -> Self {
+        let unit = process.placement.as_deref().and_then(Placement::innermost_unit);
+        Self { unit: unit.filter(|unit| unit.ends_with(b".service")), exe: program::name(process) }
+    }
+
+    /// The name by which it is looked up.
+    pub const fn name(&self) -> &'e [u8] {
+        match self.unit {
+            Some(unit) => unit,
+            None => self.exe,
+        }
+    }
+}
+
+/// Remembers which names of the baseline a name fits: there may be many globs.
+#[derive(Debug, Default)]
+pub(in crate::rules) struct Finder {
+    units: HashMap<Box<[u8]>, Found>,
+    exes: HashMap<Box<[u8]>, Found>,
+}
+
+impl Finder {
+    /// Where the baseline has what it knows of a user.
+    pub(in crate::rules) fn find(&mut self, baseline: &Baseline, user: User<'_>) -> &[u32] {
+        let names = if user.unit.is_some() { &mut self.units } else { &mut self.exes };
+        let name = user.name();
+        if !names.contains_key(name) {
+            if names.len() >= NAMES_MAX {
+                names.clear();
+            }
+            names.insert(name.into(), baseline.find(user));
+        }
+        names.get(name).map_or(&[], |found| found)
+    }
+}

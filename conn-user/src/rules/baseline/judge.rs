@@ -1,0 +1,100 @@
+//! What the three detectors of `baseline = true` have in common.
+
+use std::net::{IpAddr, SocketAddr};
+
+use super::{Baseline, Finder, Path, User};
+use crate::event::alert::{Evidence, Value};
+use crate::event::model::Event;
+use crate::filter::names::Names;
+use crate::flow::model::Direction;
+use crate::rules::detector::Scene;
+
+/// Most entries that an alert names.
+const NEAREST: usize = 3;
+
+impl Finder {
+    /// Whether the program is known.
+    pub(in crate::rules) fn knows_program(&mut self, user: User<'_>, scene: &Scene<'_>) -> bool {
+        scene.baseline.knows_program(self.find(scene.baseline, user), user)
+    }
+
+    /// Whether the path is known.
+    pub(in crate::rules) fn knows_connection(
+        &mut self,
+        user: User<'_>,
+        (direction, ip, port): (Direction, IpAddr, u16),
+        scene: &Scene<'_>,
+    ) -> bool {
+        let found = self.find(scene.baseline, user);
+        scene.baseline.knows_connection(found, Path { direction, ip, port }, scene.names)
+    }
+
+    /// Whether the listener is known.
+    pub(in crate::rules) fn knows_listener(
+        &mut self,
+        user: User<'_>,
+        local: SocketAddr,
+        scene: &Scene<'_>,
+    ) -> bool {
+        let found = self.find(scene.baseline, user);
+        scene.baseline.knows_listener(found, local, scene.names)
+    }
+}
+
+/// Whether a rule on programs tells of the event's program, which is not known: then it is the one new thing, and not what it
+/// does too.
+pub(in crate::rules) fn is_deferred(event: &Event, scene: &Scene<'_>) -> bool {
+    scene.program_rules.iter().any(|rule| rule.selects(event))
+}
+
+/// What is known of who did it: `baseline`, the sort of entry that is missing; `unit` or `exe`; `known`, how many entries they
+/// have; the nearest of them; and how much was lost while they were learnt.
+pub(in crate::rules) fn evidence(
+    missing: &'static str,
+    user: User<'_>,
+    near: impl Fn(&super::What) -> u8,
+    scene: &Scene<'_>,
+) -> Vec<Evidence> {
+    let baseline: &Baseline = scene.baseline;
+    let found = baseline.find(user);
+    let key = if user.unit.is_some() { "unit" } else { "exe" };
+    let mut evidence = vec![
+        Evidence::text("baseline", missing.as_bytes()),
+        Evidence::text(key, user.name()),
+        Evidence::number("known", baseline.of(&found).map(|known| known.entries).sum()),
+    ];
+    let is_one = |name: &str| {
+        let glob = crate::filter::glob::Glob::new(name);
+        glob.matches(user.name())
+    };
+    let own = baseline.entries.iter().filter(|entry| {
+        let (of, name) = entry.who.words();
+        of == key && is_one(name)
+    });
+    let mut nearest: Vec<(u8, String)> = own
+        .map(|entry| (near(&entry.what), entry.what.to_string()))
+        .filter(|(rank, _)| *rank > 0)
+        .collect();
+    nearest.sort_by(|one, other| other.0.cmp(&one.0).then_with(|| one.1.cmp(&other.1)));
+    if !nearest.is_empty() {
+        let texts = nearest.into_iter().take(NEAREST).map(|(_, text)| Value::Text(text.into_bytes().into()));
+        evidence.push(Evidence { name: "nearest", value: Value::List(texts.collect()) });
+    }
+    if baseline.lost() > 0 {
+        evidence.push(Evidence::number("lost_while_learning", baseline.lost()));
+    }
+    evidence
+}
+
+/// The network of an address in which a second finding is the same: /24, or /64.
+pub(in crate::rules) fn same_net(ip: IpAddr) -> IpAddr {
+    match ip {
+        IpAddr::V4(ip) => IpAddr::V4((ip.to_bits() & !0xff).into()),
+        IpAddr::V6(ip) => IpAddr::V6((ip.to_bits() >> 64 << 64).into()),
+    }
+}
+
+/// The zone of an address, as evidence.
+pub(in crate::rules) fn zone(ip: IpAddr, names: &Names) -> Evidence {
+    Evidence::text("zone", names.zone_of(ip).as_bytes())
+}

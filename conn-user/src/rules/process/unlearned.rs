@@ -1,0 +1,36 @@
+//! `find = "network"`, `baseline = true`: a program uses the network that the baseline has no entry of.
+
+use crate::event::model::Event;
+use crate::rules::alerts::Life;
+use crate::rules::baseline::{self, Finder, User};
+use crate::rules::detector::{Detector, Scene, Triggers};
+use crate::rules::model::Rule;
+use crate::rules::program;
+
+use super::network::Use;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Unlearned(Finder);
+
+impl Detector for Unlearned {
+    fn triggers(&self) -> Triggers {
+        Triggers::BEGIN.and(Triggers::LISTEN)
+    }
+
+    fn on_match(&mut self, rule: &Rule, event: &Event, scene: &mut Scene<'_>) {
+        let Some(user) = User::of(event) else { return };
+        if self.0.knows_program(user, scene) {
+            return;
+        }
+        let same = program::same(&(user.unit, user.exe));
+        if scene.is_told(rule, same) {
+            return;
+        }
+        if let Some(used) = Use::of(event) {
+            let evidence = baseline::evidence("program", user, |_| 1, scene);
+            let life = Life::With(used.id);
+            used.raise_as(same, rule, evidence, life, scene);
+        }
+    }
+}
