@@ -90,7 +90,9 @@ pub(crate) fn that_find() -> RuleSet {
 #[allow(dead_code, reason = "the benchmark has no use for them")]
 pub(crate) fn with_baseline() -> RuleSet {
     let mut learner = Learner::default();
-    events().iter().for_each(|event| learner.take(event));
+    for event in events() {
+        learner.take(&event);
+    }
     let learnt = learner.learnt();
     let text = learnt.text("h", "from events");
     let path = std::env::temp_dir().join(format!("conn-rules-load-{}.toml", std::process::id()));

@@ -83,7 +83,8 @@ pub(crate) fn tells_what_is_new() -> Result<()> {
     act(&known, "listen", free)?;
     act(&new, "connect", one)?;
     let news = told(&agent, &[&known, &new])?;
-    let expected = [("baseline.path", "v-known"), ("baseline.server", "v-known"), ("baseline.process", "v-new")];
+    let expected =
+        [("baseline.path", "v-known"), ("baseline.server", "v-known"), ("baseline.process", "v-new")];
     let is_same = news.iter().map(|(rule, name)| (rule.as_str(), name.as_str())).eq(expected);
     ensure!(is_same, "expected {expected:?}\ngot {news:?}");
     agent.stop()?.lost_nothing().map(drop)

@@ -186,7 +186,9 @@ impl OfUser {
         }
         if self.programs.len() > PROGRAMS_MAX {
             let any = self.any_program.get_or_insert_default();
-            std::mem::take(&mut self.programs).into_values().for_each(|seen| any.merge(seen));
+            for seen in std::mem::take(&mut self.programs).into_values() {
+                any.merge(seen);
+            }
         }
     }
 
