@@ -146,6 +146,11 @@ fn rules_that_match_nothing_allocate_nothing() {
 }
 
 #[test]
+fn what_a_baseline_knows_allocates_nothing() {
+    assert_eq!(in_engine(&rules_load::with_baseline()), (0, 0), "allocations and alerts");
+}
+
+#[test]
 fn findings_that_were_told_allocate_nothing() {
     let rules = rules_load::that_find();
     let expected = rules.rules.len() as u64;

@@ -44,6 +44,13 @@ fn text(checked: &Checked) -> String {
     if checked.disabled > 0 {
         let _ = write!(out, ", {} of them not enabled", checked.disabled);
     }
+    match set.baseline.entries().len() {
+        0 => {}
+        1 => out.push_str("; a baseline of 1 entry"),
+        entries => {
+            let _ = write!(out, "; a baseline of {entries} entries");
+        }
+    }
     out.push('\n');
     out
 }

@@ -165,11 +165,7 @@ fn write(text: &str, output: Option<&Path>) -> anyhow::Result<Exit> {
 
 /// Writes a file as a whole: whoever reads it meanwhile, or after a full disk, has the old one. `check` is asked about the new one
 /// before it takes the place of the old one, whose mode it has. What is no regular file, such as `/dev/stdout`, is written to.
-fn replace(
-    path: &Path,
-    text: &str,
-    check: impl FnOnce(&Path) -> anyhow::Result<()>,
-) -> anyhow::Result<()> {
+fn replace(path: &Path, text: &str, check: impl FnOnce(&Path) -> anyhow::Result<()>) -> anyhow::Result<()> {
     let cannot = || format!("cannot write {}", shown(path));
     // Through a link to what it names.
     let path = &fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());

@@ -12,6 +12,7 @@ use conn_user::flow::model::{
     Actor, Change, ConnEvent, ConnId, Direction, EndedHow, Ending, Failure, ListenEvent, Method, Source,
     Traffic, Transport, Unlisten,
 };
+use conn_user::learn::baseline::Learner;
 use conn_user::process::identity::{ExeFile, ProcessState};
 use conn_user::process::info::{ExitStatus, ProcessInfo, ProcessSource};
 use conn_user::process::lineage;
@@ -83,6 +84,24 @@ pub(crate) fn that_find() -> RuleSet {
         })
     });
     RuleSet { rules: rules.collect(), names: Arc::new(names.clone()), baseline: Arc::default() }
+}
+
+/// Rules that ask a baseline of which [`events`] are.
+#[allow(dead_code, reason = "the benchmark has no use for them")]
+pub(crate) fn with_baseline() -> RuleSet {
+    let mut learner = Learner::default();
+    for event in events() {
+        learner.take(&event);
+    }
+    let learnt = learner.learnt();
+    let text = learnt.text("h", "from events");
+    let path = std::env::temp_dir().join(format!("conn-rules-load-{}.toml", std::process::id()));
+    std::fs::write(&path, text).expect("a file");
+    let set = conn_user::rules::file::load(std::slice::from_ref(&path), &Host::default());
+    std::fs::remove_file(&path).expect("removed");
+    let set = set.expect("what was learnt is right");
+    assert_eq!((set.rules.len(), set.baseline.entries().len()), (3, learnt.entries.len()));
+    set
 }
 
 fn filter(text: &str, names: &Names) -> Filter {

@@ -10,6 +10,7 @@
 mod after_loss;
 mod agent;
 mod alerts;
+mod baseline;
 mod cli;
 mod compared;
 mod copied;
@@ -75,6 +76,7 @@ fn trials() -> Result<Vec<Trial>> {
     trials.push(trial("storm::two-threads", || compared::alone(|| storm::counts(2))));
     trials.push(trial("identity::of-a-live-process", || compared::together(identity::of_a_live_process)));
     trials.push(trial("replay::equals-the-live-run", || compared::together(replay::equals_the_live_run)));
+    trials.push(trial("baseline::tells-what-is-new", || compared::together(baseline::tells_what_is_new)));
     trials.push(trial("loss::is-exact", || compared::alone(loss::is_exact)));
     trials.push(trial("loss::skipped-runs-are-counted", || compared::alone(loss::skipped_runs_are_counted)));
     let asleep = trial("suspend::is-counted", || compared::alone(suspend::is_counted));

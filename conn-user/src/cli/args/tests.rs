@@ -67,15 +67,22 @@ fn a_recording_is_of_everything() {
 fn learn_needs_a_source() {
     let learn = |line: &[&str]| match Cli::read(["conn", "learn"].iter().chain(line).map(Into::into))?.command
     {
-        Command::Learn(args) => {
-            Ok::<_, clap::Error>((args.from_units.map(|folders| folders.len()), args.output))
-        }
+        Command::Learn(args) => Ok::<_, clap::Error>(args),
         other => panic!("{other:?}"),
     };
-    assert!(learn(&[]).is_err());
-    assert_eq!(learn(&["--from-units"]).expect("right"), (Some(0), None));
-    let (folders, output) = learn(&["--from-units", "a", "b", "-o", "c"]).expect("right");
-    assert_eq!((folders, output), (Some(2), Some("c".into())));
+    let source = |line: &[&str]| {
+        let args = learn(line).expect("right");
+        args.source().map(|source| format!("{source:?}"))
+    };
+    assert!(source(&[]).is_err_and(|why| why.starts_with("say from what to learn")));
+    assert_eq!(source(&["--from-units"]).as_deref(), Ok("Units([])"));
+    assert_eq!(source(&["--from-units", "a", "b", "-o", "c"]).as_deref(), Ok("Units([\"a\", \"b\"])"));
+    assert_eq!(source(&["--for", "2s", "--backend", "kprobe"]).as_deref(), Ok("Live(2s)"));
+    assert_eq!(source(&["a", "b"]).as_deref(), Ok("Recordings([\"a\", \"b\"])"));
+    assert_eq!(source(&["--diff", "a.toml", "b.toml"]).as_deref(), Ok("Baseline(\"b.toml\")"));
+    assert!(source(&["a.toml"]).is_err() && source(&["--diff", "a.toml", "b.toml", "c.toml"]).is_err());
+    assert_eq!(source(&["--accept", "-", "-o", "c"]).as_deref(), Ok("Alerts(\"-\")"));
+    assert!(learn(&["--accept", "-"]).is_err() && learn(&["a", "--backend", "kprobe"]).is_err());
 }
 
 #[test]

@@ -7,9 +7,9 @@ use std::path::Path;
 use anyhow::{Context as _, ensure};
 
 use super::{replace, rules_of};
-use crate::clock::{Clock, boot_now};
 use crate::cli::args::Exit;
 use crate::cli::tell;
+use crate::clock::{Clock, boot_now};
 use crate::event::time;
 use crate::learn::baseline::accept::Accepted;
 use crate::process::users::Users;
@@ -28,8 +28,9 @@ pub(super) fn accept(alerts: &Path, file: &Path) -> anyhow::Result<Exit> {
             return Ok(Exit::Usage);
         }
     };
-    let text = fs::read_to_string(file)
-        .with_context(|| format!("cannot read the baseline {} (`conn learn --for` makes one)", shown(file)))?;
+    let text = fs::read_to_string(file).with_context(|| {
+        format!("cannot read the baseline {} (`conn learn --for` makes one)", shown(file))
+    })?;
     let old = match rules_of(file) {
         Ok(old) => old,
         Err(exit) => return Ok(exit),

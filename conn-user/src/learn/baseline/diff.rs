@@ -32,9 +32,8 @@ pub fn diff<'a>(
     }
     let (of_old, of_new) = (by_who(old), by_who(new));
     let none = Vec::new();
-    let in_old = |entry: &Entry| {
-        of_old.get(&entry.who).unwrap_or(&none).iter().any(|old| old.covers(entry, names))
-    };
+    let in_old =
+        |entry: &Entry| of_old.get(&entry.who).unwrap_or(&none).iter().any(|old| old.covers(entry, names));
     let in_new = |entry: &Entry| {
         let mut others = of_new.get(&entry.who).unwrap_or(&none).iter();
         others.any(|new| new.covers(entry, names) || entry.covers(new, names))
@@ -92,8 +91,7 @@ impl Difference<'_> {
                 line(&Change::of(change, entry), &mut out);
             }
         }
-        let sum =
-            Sum { kind: "baseline_diff", new: self.new.len(), gone: self.gone.len(), lost: self.lost };
+        let sum = Sum { kind: "baseline_diff", new: self.new.len(), gone: self.gone.len(), lost: self.lost };
         line(&sum, &mut out);
         out
     }
@@ -116,7 +114,8 @@ struct Sum {
 #[derive(Serialize)]
 struct Change<'a> {
     kind: &'static str,
-    change: &'static str,
+    #[serde(rename = "change")]
+    what: &'static str,
     table: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     unit: Option<&'a str>,
@@ -135,7 +134,7 @@ struct Change<'a> {
 }
 
 impl<'a> Change<'a> {
-    fn of(change: &'static str, entry: &'a Entry) -> Self {
+    fn of(what: &'static str, entry: &'a Entry) -> Self {
         use crate::event::names::Named as _;
         use crate::rules::baseline::{What, Who};
         let (unit, mut exe) = match &entry.who {
@@ -155,6 +154,6 @@ impl<'a> Change<'a> {
         }
         let (kind, table) = ("baseline_change", entry.what.table());
         let (count, example) = (entry.seen.count, &*entry.seen.example);
-        Self { kind, change, table, unit, exe, dir, remote, local, port, count, example }
+        Self { kind, what, table, unit, exe, dir, remote, local, port, count, example }
     }
 }

@@ -56,7 +56,7 @@ pub struct Learnt {
     pub windows: Vec<Window>,
     /// Connections and listeners for which there was no room.
     pub not_kept: u64,
-    /// Connections and listeners of processes that are not known, or of a direction that is not.
+    /// Connections and listeners of processes or executables that are not known, or of a direction that is not.
     pub of_unknown: u64,
 }
 
@@ -125,8 +125,8 @@ impl Learner {
         let seen = Seen::once(event.wall, if is_new { example(user, local, remote) } else { String::new() });
         self.addresses += usize::from(is_new);
         paths.add(port, spot, seen.clone());
-        if user.unit.is_some() {
-            of_user.add_program(user, seen);
+        if let (Some(_), Some(exe)) = (user.unit, user.exe) {
+            of_user.add_program(exe, seen);
         }
     }
 
@@ -138,7 +138,7 @@ impl Learner {
         }
         let who = match user.unit {
             Some(unit) => Who::Unit(name::of_unit(unit).into()),
-            None => Who::Exe(name::of_exe(user.exe).into()),
+            None => Who::Exe(name::of_exe(user.name()).into()),
         };
         let place = match self.places.get(&who) {
             Some(place) => *place,
@@ -173,20 +173,22 @@ impl Learner {
 }
 
 impl OfUser {
-    fn add_program(&mut self, user: User<'_>, seen: Seen) {
+    fn add_program(&mut self, exe: &[u8], seen: Seen) {
         if let Some(any) = &mut self.any_program {
             any.merge(seen);
             return;
         }
         // Few programs, nearly always one.
-        let known = self.programs.iter_mut().find(|(exe, _)| Glob::new(exe).matches(user.exe));
+        let known = self.programs.iter_mut().find(|(known, _)| Glob::new(known).matches(exe));
         match known {
             Some((_, known)) => known.merge(seen),
-            None => self.programs.entry(name::of_exe(user.exe).into()).or_default().merge(seen),
+            None => self.programs.entry(name::of_exe(exe).into()).or_default().merge(seen),
         }
         if self.programs.len() > PROGRAMS_MAX {
             let any = self.any_program.get_or_insert_default();
-            std::mem::take(&mut self.programs).into_values().for_each(|seen| any.merge(seen));
+            for seen in std::mem::take(&mut self.programs).into_values() {
+                any.merge(seen);
+            }
         }
     }
 
@@ -221,7 +223,7 @@ fn sorted(paths: &Paths) -> Vec<(Ports, Place, Seen)> {
 /// `10.0.0.1:40000 -> 10.0.0.2:443 by /usr/bin/curl`.
 fn example(user: User<'_>, local: SocketAddr, remote: Option<SocketAddr>) -> String {
     let mut exe = Vec::new();
-    escape::text(user.exe, &mut exe);
+    escape::text(user.exe.unwrap_or(b"?"), &mut exe);
     let exe = String::from_utf8_lossy(&exe);
     match remote {
         Some(remote) => format!("{local} - {remote} by {exe}"),

@@ -71,7 +71,9 @@ fn is_number(part: &str) -> bool {
 fn is_version(part: &str) -> bool {
     let digits = part.strip_prefix('v').unwrap_or(part);
     digits.starts_with(|c: char| c.is_ascii_digit())
-        && digits.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b'.' | b'_' | b'-' | b'+' | b'r'))
+        && digits
+            .bytes()
+            .all(|byte| byte.is_ascii_digit() || matches!(byte, b'.' | b'_' | b'-' | b'+' | b'r'))
 }
 
 /// `python3.11` is `python[0-9]*`, `app-1.2.3` is `app-[0-9]*`; `python3`, `lib64` and `x86_64-linux-gnu` are what they are.
@@ -115,7 +117,10 @@ mod tests {
             ("/usr/bin/python3.11", "/usr/bin/python[0-9]*"),
             ("/usr/bin/python3", "/usr/bin/python3"),
             ("/opt/app-1.2.3/bin/x", "/opt/app-[0-9]*/bin/x"),
-            ("/usr/lib/jvm/java-17-openjdk-amd64/bin/java", "/usr/lib/jvm/java-[0-9]*-openjdk-amd64/bin/java"),
+            (
+                "/usr/lib/jvm/java-17-openjdk-amd64/bin/java",
+                "/usr/lib/jvm/java-[0-9]*-openjdk-amd64/bin/java",
+            ),
             ("/snap/lxd/28373/bin/lxd", "/snap/lxd/*/bin/lxd"),
             ("/proc/4711/exe", "/proc/*/exe"),
             ("/usr/lib/x86_64-linux-gnu/ld-2.36.so", "/usr/lib/x86_64-linux-gnu/ld-[0-9]*.so"),

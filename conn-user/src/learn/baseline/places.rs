@@ -148,7 +148,9 @@ impl Addresses {
         let nets = self.nets.iter().flat_map(|(net, of)| {
             let whole = of.is_whole.then(|| {
                 let mut sum = Seen::default();
-                of.zones.values().for_each(|seen| sum.merge(seen.clone()));
+                for seen in of.zones.values() {
+                    sum.merge(seen.clone());
+                }
                 (Place::Net(*net), sum)
             });
             let each = of.addresses.iter().map(|(ip, seen)| (Place::of(*ip), seen.clone()));
@@ -190,13 +192,17 @@ impl Paths {
         addresses.add(spot, seen);
         if self.dynamic.len() > DYNAMIC {
             let all = self.all_dynamic.get_or_insert_default();
-            std::mem::take(&mut self.dynamic).into_values().for_each(|of| all.join(of));
+            for of in std::mem::take(&mut self.dynamic).into_values() {
+                all.join(of);
+            }
         }
         if self.fixed.len() > FIXED {
             let all = self.all.get_or_insert_default();
             let ports = std::mem::take(&mut self.fixed).into_values();
             let dynamic = std::mem::take(&mut self.dynamic).into_values().chain(self.all_dynamic.take());
-            ports.chain(dynamic).for_each(|of| all.join(of));
+            for of in ports.chain(dynamic) {
+                all.join(of);
+            }
         }
     }
 
@@ -207,9 +213,7 @@ impl Paths {
         let dynamic = self.all_dynamic.iter().map(|of| (Ports { low: DYNAMIC_FROM, high: u16::MAX }, of));
         let all = self.all.iter().map(|of| (Ports { low: 0, high: u16::MAX }, of));
         let ports: Vec<(Ports, &Addresses)> = each.chain(dynamic).chain(all).collect();
-        ports
-            .into_iter()
-            .flat_map(|(ports, of)| of.places().map(move |(place, seen)| (ports, place, seen)))
+        ports.into_iter().flat_map(|(ports, of)| of.places().map(move |(place, seen)| (ports, place, seen)))
     }
 }
 

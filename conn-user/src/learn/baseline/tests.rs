@@ -94,7 +94,9 @@ fn day() -> Vec<Event> {
 
 fn learnt(events: &[Event]) -> Learnt {
     let mut learner = Learner::default();
-    events.iter().for_each(|event| learner.take(event));
+    for event in events {
+        learner.take(event);
+    }
     learner.learnt()
 }
 
@@ -207,7 +209,8 @@ fn the_difference_is_what_one_has_and_the_other_has_not() {
     events.push(connect(200, &process(13, "/opt/app-2.0/a \"b\"*"), "10.5.0.200:22"));
     events.extend(day());
     assert_eq!(compare(&learnt(&events)), "0 new, 0 gone\n");
-    events.retain(|event| !matches!(&event.body, EventBody::Flow(Change::Listen(of)) if of.local.port() == 80));
+    events
+        .retain(|event| !matches!(&event.body, EventBody::Flow(Change::Listen(of)) if of.local.port() == 80));
     events.push(listen(201, &process(12, "/usr/bin/curl"), "127.0.0.1:99"));
     let text = compare(&learnt(&events));
     let expected = "+ exe /usr/bin/curl: listens on loopback port 99  (127.0.0.1:99 by /usr/bin/curl)\n\

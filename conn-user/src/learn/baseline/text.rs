@@ -37,7 +37,10 @@ impl Learnt {
         }
         for (count, what) in [
             (self.not_kept, "connections and listeners were not learnt, for want of room"),
-            (self.of_unknown, "are of unknown processes or directions; rules do not judge those either"),
+            (
+                self.of_unknown,
+                "of unknown processes, executables or directions; rules do not judge those either",
+            ),
         ] {
             if count > 0 {
                 say(format!("{count} {what}"));

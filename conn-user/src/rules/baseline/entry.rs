@@ -15,7 +15,7 @@ use crate::units::WallNs;
 pub enum Who {
     /// A service, or a socket that systemd listens on.
     Unit(Box<str>),
-    /// The path of an executable, or the name of a process where that is not known. Of processes outside services.
+    /// The path of an executable, of processes outside services.
     Exe(Box<str>),
 }
 

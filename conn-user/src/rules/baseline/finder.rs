@@ -9,7 +9,6 @@ use crate::event::model::Event;
 use crate::process::info::ProcessInfo;
 use crate::process::placement::Placement;
 use crate::rules::detector::{connection, listener};
-use crate::rules::program;
 
 /// Most names that are remembered; then it begins anew.
 const NAMES_MAX: usize = 16_384;
@@ -22,33 +21,39 @@ pub(super) type Found = SmallVec<[u32; 4]>;
 pub struct User<'e> {
     /// The service, or the socket unit for which systemd listens; `None`: the process is in none.
     pub unit: Option<&'e [u8]>,
-    /// The executable, or the name of the process.
-    pub exe: &'e [u8],
+    /// The path of the executable; `None`: it is not known, but the unit is.
+    pub exe: Option<&'e [u8]>,
 }
 
 impl<'e> User<'e> {
-    /// Who an event of a connection or listener is of; `None`: that is not known.
+    /// Who an event of a connection or listener is of; `None`: that is not known, or neither a service nor an executable.
     pub fn of(event: &'e Event) -> Option<Self> {
         if let Some(conn) = connection(event) {
-            return conn.owner.process.as_deref().map(Self::of_process);
+            return conn.owner.process.as_deref().and_then(Self::of_process);
         }
         let listener = listener(event)?;
-        let user = listener.owner.process.as_deref().map(Self::of_process)?;
+        let process = listener.owner.process.as_deref()?;
         let socket_unit = listener.socket_unit.as_deref().filter(|_| listener.is_systemds());
-        Some(Self { unit: socket_unit.map(str::as_bytes).or(user.unit), ..user })
+        match socket_unit {
+            Some(unit) => Some(Self { unit: Some(unit.as_bytes()), exe: process.exe.as_deref() }),
+            None => Self::of_process(process),
+        }
     }
 
-    /// A session or another scope is no service: what runs there is told apart by its executable.
-    pub fn of_process(process: &'e ProcessInfo) -> Self {
+    /// A session or another scope is no service: what runs there is told apart by its executable. The name of a process is
+    /// its own choice and says nothing.
+    pub fn of_process(process: &'e ProcessInfo) -> Option<Self> {
         let unit = process.placement.as_deref().and_then(Placement::innermost_unit);
-        Self { unit: unit.filter(|unit| unit.ends_with(b".service")), exe: program::name(process) }
+        let user =
+            Self { unit: unit.filter(|unit| unit.ends_with(b".service")), exe: process.exe.as_deref() };
+        (user.unit.is_some() || user.exe.is_some()).then_some(user)
     }
 
     /// The name by which it is looked up.
     pub const fn name(&self) -> &'e [u8] {
-        match self.unit {
-            Some(unit) => unit,
-            None => self.exe,
+        match (self.unit, self.exe) {
+            (Some(name), _) | (None, Some(name)) => name,
+            (None, None) => b"",
         }
     }
 }

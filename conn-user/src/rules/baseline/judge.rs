@@ -71,10 +71,8 @@ pub(in crate::rules) fn evidence(
         let (of, name) = entry.who.words();
         of == key && is_one(name)
     });
-    let mut nearest: Vec<(u8, String)> = own
-        .map(|entry| (near(&entry.what), entry.what.to_string()))
-        .filter(|(rank, _)| *rank > 0)
-        .collect();
+    let mut nearest: Vec<(u8, String)> =
+        own.map(|entry| (near(&entry.what), entry.what.to_string())).filter(|(rank, _)| *rank > 0).collect();
     nearest.sort_by(|one, other| other.0.cmp(&one.0).then_with(|| one.1.cmp(&other.1)));
     if !nearest.is_empty() {
         let texts = nearest.into_iter().take(NEAREST).map(|(_, text)| Value::Text(text.into_bytes().into()));

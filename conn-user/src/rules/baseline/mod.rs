@@ -108,7 +108,7 @@ impl Baseline {
     fn find(&self, user: User<'_>) -> finder::Found {
         let (index, name) = match user.unit {
             Some(unit) => (&self.units, unit),
-            None => (&self.exes, user.exe),
+            None => (&self.exes, user.name()),
         };
         let exact = index.exact.get(name).copied();
         let globs = index.globs.iter().filter(|(glob, _)| glob.matches(name)).map(|(_, place)| *place);
@@ -120,16 +120,17 @@ impl Baseline {
     }
 
     /// Whether the program has an entry: its executable, or in a unit this executable of it. A unit of which no executable
-    /// is listed may run any.
+    /// is listed may run any, and one whose executable is not known cannot be told.
     fn knows_program(&self, found: &[u32], user: User<'_>) -> bool {
         if user.unit.is_none() {
             return !found.is_empty();
         }
+        let Some(exe) = user.exe else { return true };
         let mut programs = self.of(found).flat_map(|known| &known.programs).peekable();
         if programs.peek().is_none() {
             return !found.is_empty();
         }
-        programs.any(|glob| glob.matches(user.exe))
+        programs.any(|glob| glob.matches(exe))
     }
 
     fn knows_connection(&self, found: &[u32], path: Path, names: &Names) -> bool {

@@ -33,7 +33,10 @@ fn out(who: Who, remote: &str, port: u16) -> Entry {
 }
 
 fn listens(who: Who, local: &str, port: u16) -> Entry {
-    entry(who, What::Listener { local: Place::Net(local.parse().expect("a network")), ports: Ports::one(port) })
+    entry(
+        who,
+        What::Listener { local: Place::Net(local.parse().expect("a network")), ports: Ports::one(port) },
+    )
 }
 
 fn rules() -> Vec<Rule> {
@@ -167,6 +170,11 @@ fn what_is_open_at_the_start_is_judged() {
 fn what_is_not_known_of_whom_is_not_judged() {
     let mut rig = rig();
     rig.connect_as(None, "10.9.0.1:1");
+    let nameless =
+        |process: Arc<ProcessInfo>| Arc::new(ProcessInfo { exe: None, ..ProcessInfo::clone(&process) });
+    rig.open(&nameless(process(10, "/tmp/x")), "10.9.0.1:1");
+    // Of a service its path is judged, and not its program.
+    rig.open(&nameless(service(11, "/tmp/x", "nginx.service")), "127.0.0.1:8080");
     assert_eq!(told(&mut rig), [""; 0]);
 }
 

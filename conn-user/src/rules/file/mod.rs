@@ -147,12 +147,7 @@ fn assemble(mut texts: Texts, mut errors: RuleErrors, host: &Host, defaults: boo
     let files = counts.collect();
     errors.extend(problems, &texts);
     let set = RuleSet { rules: enabled, names: Arc::new(names), baseline: Arc::new(baseline) };
-    Checked {
-        files,
-        rules: if errors.is_empty() { Ok(set) } else { Err(errors) },
-        disabled,
-        warnings,
-    }
+    Checked { files, rules: if errors.is_empty() { Ok(set) } else { Err(errors) }, disabled, warnings }
 }
 
 /// Reads a text as far as one can without the others.

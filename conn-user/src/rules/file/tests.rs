@@ -184,6 +184,17 @@ fn errors_as_people_see_them() {
         r("match = ''") + "[[override]]\nid = \"x\"\nmatch = 'lport:1'\ntrottle = \"1h\"\nlimit = 3",
         "[[rule]\nid = \"x\"\nkind = ".to_owned(),
         "id = \"a\"\nid = \"b\"".to_owned(),
+        path("first-seen", "baseline = 1"),
+        path("first-seen", "baseline = true\nby = [\"exe\"]\nlearn = \"1h\""),
+        path("forbidden", "baseline = true"),
+        "baseline = 1".to_owned(),
+        "[baseline]\nlistener = {}\n[[baseline.conection]]\nexe = \"/x\"".to_owned(),
+        "[[baseline.connection]]\ndir = \"up\"\nremote = \"intern\"\nport = 70000\n\
+         [[baseline.connection]]\nunit = \"session-1.scope\"\nremote = \"\"\nport = \"9-1\"\ncolour = 1"
+            .to_owned(),
+        "[[baseline.listener]]\nunit = \"a.service\"\nexe = \"/x\"\nlocal = 1\nport = 80\ncount = -1\nfirst = \"noon\"\n\
+         [[baseline.program]]\nexe = \"/x\"\n[[baseline.window]]\nto = \"2026-11-26T21:00:00Z\"\nlost = \"x\""
+            .to_owned(),
         "x = \"\u{202e}\u{1b}[31m\"\n\ty = 1".to_owned(),
     ];
     let mut all = String::new();
