@@ -60,6 +60,18 @@ impl Triggers {
         self.0 & other.0 != 0
     }
 
+    /// What these are called, for people.
+    pub fn names(self) -> impl Iterator<Item = &'static str> {
+        const NAMES: [(Triggers, &str); 5] = [
+            (Triggers::BEGIN, "the beginning of a connection"),
+            (Triggers::OPEN, "an open connection"),
+            (Triggers::LISTEN, "a listener"),
+            (Triggers::FAILED, "a failed attempt"),
+            (Triggers::EXEC, "an exec"),
+        ];
+        NAMES.into_iter().filter(move |(one, _)| self.meet(*one)).map(|(_, name)| name)
+    }
+
     /// What this event is.
     pub fn of(event: &Event) -> Self {
         match &event.body {

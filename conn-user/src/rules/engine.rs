@@ -94,7 +94,8 @@ pub struct Engine {
     stats: EngineStats,
 }
 
-fn detector(detect: &Detect) -> Box<dyn Detector> {
+/// The detector of a rule, which knows nothing yet.
+pub(super) fn detector(detect: &Detect) -> Box<dyn Detector> {
     match detect {
         Detect::Path(rule) => path::detector(rule),
         Detect::Process(rule) => process::detector(*rule),

@@ -25,6 +25,7 @@ mod spans;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod timers;
+pub mod trace;
 
 pub use engine::Engine;
 pub use set::RuleSet;
