@@ -2,6 +2,7 @@
 
 use super::alerts::{Alerts, Found, Life};
 use super::exits::Exits;
+use super::memory::{Memory, Past};
 use super::model::Rule;
 use super::timers::{Alarm, TimerId, Timers};
 use crate::event::alert::{AlertId, Evidence, Severity};
@@ -131,6 +132,11 @@ pub trait Detector: Send {
     /// What it does not remember any more, for want of room: it may judge wrongly what is not in its memory.
     fn forgotten(&self) -> u64 {
         0
+    }
+
+    /// What it remembers that bears on this event, of which it was not told yet. For people: nothing is judged by it.
+    fn recall(&self, _rule: &Rule, _event: &Event, _past: &Past<'_>) -> Option<Memory> {
+        None
     }
 
     /// A timer of its own is due.
