@@ -4,6 +4,7 @@
 //! the [`Environment`]. Neither has side effects.
 
 mod check;
+mod explain;
 mod learn;
 mod list;
 mod replay;
@@ -22,6 +23,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 pub use self::check::CheckArgs;
+pub use self::explain::ExplainArgs;
 pub use self::learn::{LearnArgs, LearnFrom};
 pub use self::list::{DiffArgs, ListArgs, ListOptions, SchemaArgs, SchemaOf};
 pub use self::replay::ReplayArgs;
@@ -95,6 +97,8 @@ pub enum Command {
     Learn(LearnArgs),
     /// Judge a recording: the alerts that the rules would have given
     Replay(ReplayArgs),
+    /// Say why a rule told of an event, or did not, and which exception silences it
+    Explain(ExplainArgs),
     /// Print the JSON Schema of `conn tail --json` or `conn list --json`
     Schema(SchemaArgs),
 }

@@ -6,6 +6,7 @@ pub mod check;
 pub mod config;
 pub mod diff;
 pub mod doctor;
+pub mod explain;
 mod heap;
 pub mod learn;
 mod lines;
@@ -41,6 +42,7 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Check(args) => check::run(&args),
         Command::Learn(args) => learn::run(&args),
         Command::Replay(args) => replay::run(&args),
+        Command::Explain(args) => explain::run(&args),
         Command::Schema(args) => print(match args.of {
             SchemaOf::Events => crate::event::schema::SCHEMA.as_bytes(),
             SchemaOf::List => crate::listing::schema::SCHEMA.as_bytes(),

@@ -3,6 +3,7 @@
 //! What JSON does not carry is not there afterwards: addresses of kernel objects, the file of an executable. Keys that are
 //! not known are passed over: a newer conn may have written them. Each process is read once, however many events it is in.
 
+mod alert;
 mod line;
 mod process;
 #[cfg(test)]
@@ -15,6 +16,7 @@ use std::sync::Arc;
 use conn_common::hook::HookId;
 use thiserror::Error;
 
+pub use self::alert::AlertLine;
 use self::line::{Ends, Line, Text, Who};
 pub use self::process::News;
 use self::process::Processes;

@@ -141,7 +141,7 @@ pub fn compile(text: &str, expr: &Expr, names: &Names) -> Result<Box<[Word]>, Fi
     expr.words.iter().map(|word| Ok(Word { negated: word.negated, test: test(&reader, word)? })).collect()
 }
 
-fn test(reader: &Reader<'_>, word: &ast::Word) -> Result<Test, FilterError> {
+pub(super) fn test(reader: &Reader<'_>, word: &ast::Word) -> Result<Test, FilterError> {
     let numbers = || reader.numbers(word);
     let texts = || reader.texts(word);
     let networks = || reader.addresses(word);

@@ -21,7 +21,7 @@ impl Word {
 }
 
 impl Test {
-    fn holds(&self, view: &View<'_>) -> bool {
+    pub(super) fn holds(&self, view: &View<'_>) -> bool {
         let socket = |ask: &dyn Fn(&Socket) -> bool| view.socket.as_ref().is_some_and(ask);
         match self {
             Self::Process(which, ranges) => {
@@ -112,7 +112,7 @@ fn processes(view: &View<'_>, ask: impl Fn(&ProcessInfo) -> bool) -> bool {
 }
 
 impl ProcessNumber {
-    fn of(self, process: &ProcessInfo) -> Option<u64> {
+    pub(super) fn of(self, process: &ProcessInfo) -> Option<u64> {
         match self {
             Self::Pid => Some(process.pid.0.into()),
             Self::Ppid => process.ppid.map(|pid| pid.0.into()),
@@ -164,7 +164,7 @@ impl ProcessText {
     }
 }
 
-fn container(process: &ProcessInfo) -> Option<&Container> {
+pub(super) fn container(process: &ProcessInfo) -> Option<&Container> {
     process.placement.as_ref()?.container.as_ref()
 }
 
@@ -179,17 +179,17 @@ pub(super) fn base_name(path: &[u8]) -> &[u8] {
 }
 
 /// Whether the text is the beginning of a long id, as `docker ps` and others show it.
-fn shortens(text: &[u8], container: &Container) -> bool {
+pub(super) fn shortens(text: &[u8], container: &Container) -> bool {
     let short = container.short_id();
     short.len() < container.id.len() && text.starts_with(short) && container.id.starts_with(text)
 }
 
-fn hexadecimal(hash: &Sha256) -> [u8; 64] {
+pub(super) fn hexadecimal(hash: &Sha256) -> [u8; 64] {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     std::array::from_fn(|at| DIGITS[usize::from(hash[at / 2] >> (4 * (1 - at % 2)) & 15)])
 }
 
-fn is_so(flag: ExeFlag, process: &ProcessInfo) -> bool {
+pub(super) fn is_so(flag: ExeFlag, process: &ProcessInfo) -> bool {
     match flag {
         ExeFlag::Deleted => process.exe_deleted,
         ExeFlag::Memfd => process.exe_is_memfd(),

@@ -13,6 +13,7 @@ pub mod key;
 pub mod names;
 pub mod parse;
 pub mod suggest;
+pub mod trace;
 
 mod evaluate;
 mod fields;

@@ -10,6 +10,7 @@ use super::anchor::Anchor;
 use super::ast::{Expr, Form, Value, Word};
 use super::key::{Key, Takes};
 use super::naive::Naive;
+use super::trace::Seen;
 use super::*;
 use crate::event::model::EventBody;
 use crate::event::samples;
@@ -261,6 +262,22 @@ proptest! {
         let filter = compiled(&expr)?;
         let naive = Naive::of(&event);
         prop_assert_eq!(filter.matches(&event), expr.words.iter().all(|word| naive.holds(word)), "{}", expr);
+    }
+
+    #[test]
+    fn a_trace_says_what_the_filter_says(expr in any_expr(), event in samples::any_event()) {
+        let filter = compiled(&expr)?;
+        let trace = filter.trace(&event, &tests::names());
+        prop_assert_eq!(trace.len(), expr.words.len());
+        prop_assert_eq!(trace.iter().all(|word| word.holds), filter.matches(&event), "{}", expr);
+        for (word, written) in trace.iter().zip(&expr.words) {
+            prop_assert_eq!(&word.word, &written.to_string());
+            // It holds by a value that it looked at, and fails because none fits.
+            let fits = matches!(&word.seen, Seen::Values(values) if values.iter().any(|value| value.fits));
+            prop_assert_eq!(fits, word.holds != word.negated, "{}: {:?}", word.word, word.seen);
+            // Ranges of ages that touch fit together what none fits alone.
+            prop_assert!(written.key == Key::Age || fits != word.fitting.is_empty(), "{word:?}");
+        }
     }
 
     #[test]

@@ -56,6 +56,14 @@ impl Ids {
     }
 }
 
+/// An exception of a rule that is in force, as the text of a file.
+pub fn exception(rule: &str, except: &str) -> String {
+    let mut out = "[[override]]\n".to_owned();
+    key("id", &text(rule), &mut out);
+    key("except", &filter(except), &mut out);
+    out
+}
+
 impl LearnedRule {
     /// Adds the rule to the text of a file.
     pub fn write(&self, out: &mut String) {

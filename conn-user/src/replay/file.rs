@@ -72,6 +72,11 @@ impl Recording {
         &self.name
     }
 
+    /// The line that was read last.
+    pub fn line(&self) -> &[u8] {
+        &self.text
+    }
+
     /// Whether its last line is cut off: the recorder did not end by itself.
     pub const fn is_cut(&self) -> bool {
         self.is_cut

@@ -7,6 +7,7 @@
 
 pub mod file;
 mod flows;
+pub mod search;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -48,6 +49,20 @@ pub struct ReplayStats {
     pub waiting: usize,
 }
 
+/// A moment of a replay, before the engine gets to it.
+#[derive(Clone, Copy)]
+pub enum Moment<'a> {
+    /// A run begins; what was there is judged.
+    Start,
+    /// Timers are due.
+    Timer,
+    /// An event is judged.
+    Event(&'a Event),
+}
+
+/// Who watches a replay: gets each moment, its instant, and the engine as it is before.
+pub type Watch<'r> = Box<dyn FnMut(Moment<'_>, BootNs, &Engine) + 'r>;
+
 /// Replays one run of an agent after the other.
 pub struct Replay<'r> {
     rules: &'r RuleSet,
@@ -57,6 +72,7 @@ pub struct Replay<'r> {
     news_last: u64,
     run: Option<Run>,
     stats: ReplayStats,
+    watch: Option<Watch<'r>>,
 }
 
 /// A run that is being replayed.
@@ -80,7 +96,15 @@ impl<'r> Replay<'r> {
             news_last: 0,
             run: None,
             stats: ReplayStats::default(),
+            watch: None,
         }
+    }
+
+    /// Has this watch it.
+    #[must_use]
+    pub fn watched(mut self, watch: Watch<'r>) -> Self {
+        self.watch = Some(watch);
+        self
     }
 
     /// Takes a line, and what was found out with it. What is told is about lines that are [`AHEAD`] of it.
@@ -146,6 +170,9 @@ impl<'r> Replay<'r> {
         if let EventBody::Gap(gap) = &event.body {
             self.stats.lost += gap.lost;
         }
+        if let Some(watch) = &mut self.watch {
+            watch(Moment::Event(&event), event.boot, &run.engine);
+        }
         let alerts = run.engine.on_event(&event, &run.living);
         self.tell(alerts, tell);
     }
@@ -177,6 +204,9 @@ impl<'r> Replay<'r> {
             }
         }
         self.stats.events += existing.len() as u64;
+        if let Some(watch) = &mut self.watch {
+            watch(Moment::Start, first.boot, &run.engine);
+        }
         let alerts = run.engine.start(first.boot, existing, &run.living);
         self.run = Some(run);
         self.tell(alerts, tell);
@@ -195,6 +225,9 @@ impl<'r> Replay<'r> {
             run.now = run.now.max(at);
             if due.is_none() {
                 return;
+            }
+            if let Some(watch) = &mut self.watch {
+                watch(Moment::Timer, at, &run.engine);
             }
             let alerts = run.engine.on_time(at, &run.living);
             self.tell(alerts, tell);

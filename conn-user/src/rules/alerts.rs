@@ -8,7 +8,7 @@ use crate::event::alert::{Alert, AlertId, Covered, Evidence, Phase, Severity, Su
 use crate::flow::coverage::{Coverage, Seen};
 use crate::flow::model::ConnId;
 use crate::process::hash::IntMap;
-use crate::units::BootNs;
+use crate::units::{BootNs, DurationNs};
 
 /// Most alerts that are open at once. Beyond them the oldest is told as resolved for want of room.
 const OPEN_MAX: usize = 16_384;
@@ -58,6 +58,28 @@ pub struct AlertStats {
     pub forgotten: u64,
 }
 
+/// What was told of a finding before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// The alert.
+    pub id: AlertId,
+    /// How long ago it was told last.
+    pub ago: DurationNs,
+    /// It is open: the same is only counted.
+    pub is_open: bool,
+    /// For how long the same is only counted still, by the rule's throttle.
+    pub throttled_for: Option<DurationNs>,
+    /// How often it was counted since.
+    pub repeats: u64,
+}
+
+impl Told {
+    /// Whether the same finding is only counted now.
+    pub const fn is_repeat(&self) -> bool {
+        self.is_open || self.throttled_for.is_some()
+    }
+}
+
 #[derive(Debug)]
 struct Recent {
     id: AlertId,
@@ -102,6 +124,20 @@ impl Alerts {
             }
             _ => false,
         }
+    }
+
+    /// What was told of this finding before, if it is remembered. Counts nothing.
+    pub(super) fn told(&self, (place, rule): (u32, &Rule), same: u64, now: BootNs) -> Option<Told> {
+        let recent = self.recent.get(&mix(same, place.into()))?;
+        let ago = now.since(recent.at);
+        let left = DurationNs(rule.throttle.0.saturating_sub(ago.0));
+        Some(Told {
+            id: recent.id,
+            ago,
+            is_open: self.open.contains_key(&recent.id.0),
+            throttled_for: Some(left).filter(|left| left.0 > 0),
+            repeats: recent.repeats,
+        })
     }
 
     pub(super) fn raise(

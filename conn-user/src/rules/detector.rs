@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::alerts::{Alerts, Found, Life};
 use super::baseline::Baseline;
 use super::exits::Exits;
+use super::memory::{Memory, Past};
 use super::model::Rule;
 use super::timers::{Alarm, TimerId, Timers};
 use crate::event::alert::{AlertId, Evidence, Severity};
@@ -61,6 +62,18 @@ impl Triggers {
     /// Whether they have one in common.
     pub const fn meet(self, other: Self) -> bool {
         self.0 & other.0 != 0
+    }
+
+    /// What these are called, for people.
+    pub fn names(self) -> impl Iterator<Item = &'static str> {
+        const NAMES: [(Triggers, &str); 5] = [
+            (Triggers::BEGIN, "the beginning of a connection"),
+            (Triggers::OPEN, "an open connection"),
+            (Triggers::LISTEN, "a listener"),
+            (Triggers::FAILED, "a failed attempt"),
+            (Triggers::EXEC, "an exec"),
+        ];
+        NAMES.into_iter().filter(move |(one, _)| self.meet(*one)).map(|(_, name)| name)
     }
 
     /// What this event is.
@@ -122,6 +135,11 @@ pub trait Detector: Send {
     /// What it does not remember any more, for want of room: it may judge wrongly what is not in its memory.
     fn forgotten(&self) -> u64 {
         0
+    }
+
+    /// What it remembers that bears on this event, of which it was not told yet. For people: nothing is judged by it.
+    fn recall(&self, _rule: &Rule, _event: &Event, _past: &Past<'_>) -> Option<Memory> {
+        None
     }
 
     /// A timer of its own is due.

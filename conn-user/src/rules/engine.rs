@@ -9,7 +9,9 @@ use super::alerts::{AlertStats, Alerts};
 use super::baseline::Baseline;
 use super::detector::{Detector, Flows, Followers, Scene, Triggers};
 use super::exits::Exits;
+use super::explain::Explanation;
 use super::index::Index;
+use super::memory::Past;
 use super::model::{Detect, ProcessRule, Rule};
 use super::set::RuleSet;
 use super::timers::Timers;
@@ -98,7 +100,8 @@ pub struct Engine {
     stats: EngineStats,
 }
 
-fn detector(detect: &Detect) -> Box<dyn Detector> {
+/// The detector of a rule, which knows nothing yet.
+pub(super) fn detector(detect: &Detect) -> Box<dyn Detector> {
     match detect {
         Detect::Path(rule) => path::detector(rule),
         Detect::Process(rule) => process::detector(*rule),
@@ -268,6 +271,20 @@ impl Engine {
         self.alerts.take()
     }
 
+    /// What the rule of this id would make of an event that was not judged yet, and by what. Judges nothing. `None`: there is
+    /// no such rule in force.
+    pub fn explain(&self, event: &Event, now: BootNs, rule: &str) -> Option<Explanation> {
+        let (place, running) = (0..).zip(&self.running).find(|(_, running)| running.is(rule))?;
+        let trace = running.rule.trace(event, &self.names);
+        let past = Past { now, began: running.began, names: &self.names };
+        // Of what it does not look at, it knows nothing.
+        let memory =
+            trace.is_looked_at().then(|| running.detector.recall(&running.rule, event, &past)).flatten();
+        let same = memory.as_ref().and_then(|memory| memory.same);
+        let told = same.and_then(|same| self.alerts.told((place, &running.rule), same, now));
+        Some(Explanation { rule: Arc::clone(&running.rule), trace, memory, told })
+    }
+
     /// The rules in force.
     pub fn rules(&self) -> impl Iterator<Item = &Rule> {
         self.running.iter().filter(|running| !running.is_retired).map(|running| &*running.rule)
@@ -404,6 +421,10 @@ impl Engine {
 impl Running {
     fn new(rule: &Arc<Rule>, began: BootNs) -> Self {
         Self { detector: detector(&rule.detect), rule: Arc::clone(rule), began, is_retired: false }
+    }
+
+    fn is(&self, rule: &str) -> bool {
+        !self.is_retired && &*self.rule.about.id == rule
     }
 
     fn selects(&self, event: &Event) -> bool {

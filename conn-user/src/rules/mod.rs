@@ -10,10 +10,12 @@ pub mod defaults;
 pub mod detector;
 pub mod engine;
 mod exits;
+pub mod explain;
 pub mod file;
 pub mod host;
 mod index;
 pub mod long;
+pub mod memory;
 pub mod missing;
 pub mod model;
 pub mod path;
@@ -26,6 +28,7 @@ mod spans;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod timers;
+pub mod trace;
 
 pub use engine::Engine;
 pub use set::RuleSet;

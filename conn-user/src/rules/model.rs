@@ -21,6 +21,23 @@ pub struct Rule {
     pub throttle: DurationNs,
     /// What it asks.
     pub detect: Detect,
+    /// What its author says of it.
+    pub advice: Advice,
+}
+
+/// What people are told of a rule. Any two are equal: a rule with other words is the same rule, and goes on.
+#[derive(Clone, Debug, Default)]
+pub struct Advice {
+    /// Why it exists.
+    pub why: Box<str>,
+    /// What to do when it is right and unwanted.
+    pub tune: Box<str>,
+}
+
+impl PartialEq for Advice {
+    fn eq(&self, _other: &Self) -> bool {
+        true
+    }
 }
 
 /// What a rule asks of the events that it looks at.

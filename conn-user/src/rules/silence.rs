@@ -2,13 +2,14 @@
 
 use std::fmt::Write as _;
 
+use crate::event::model::{Event, EventBody};
 use crate::filter::ast::{Form, Value};
 use crate::filter::glob::Glob;
 use crate::flow::model::{ConnEvent, ListenEvent};
 use crate::process::info::ProcessInfo;
 use crate::process::placement::Placement;
 
-use super::detector::service_port;
+use super::detector::{connection, listener, service_port};
 
 /// `exe:… dport:… dst:…` of a connection. `address`: also which remote address.
 pub(super) fn of_connection(conn: &ConnEvent, address: bool) -> Option<Box<str>> {
@@ -50,6 +51,39 @@ pub(super) fn of_started(process: &ProcessInfo) -> Option<Box<str>> {
     let parent = process.ancestors.first().filter(|parent| parent.pid.0 != 1);
     let parent = parent.and_then(|parent| str::from_utf8(&parent.comm).ok());
     Some(parent.map_or(program.clone(), |parent| format!("{program} parent:{}", quoted(parent)).into()))
+}
+
+/// Other exceptions that hold for an event's process: of its program alone, with its unit, with its user; and with the port.
+pub(super) fn alternatives(event: &Event) -> Vec<String> {
+    let conn = connection(event);
+    let listener = listener(event);
+    let process = match &event.body {
+        EventBody::Exec(exec) => Some(&exec.process),
+        _ => conn
+            .map(|conn| &conn.owner)
+            .or(listener.map(|listener| &listener.owner))
+            .and_then(|owner| owner.process.as_ref()),
+    };
+    let mut found = Vec::new();
+    let Some(process) = process else { return found };
+    let port = match (conn, listener) {
+        (Some(conn), _) => format!(" dport:{}", service_port(conn)),
+        (None, Some(listener)) => format!(" lport:{}", listener.local.port()),
+        (None, None) => String::new(),
+    };
+    let text = |bytes: &[u8]| str::from_utf8(bytes).ok().map(quoted);
+    let unit = process.placement.as_deref().and_then(Placement::innermost_unit).and_then(text);
+    let user = process.user.as_deref().and_then(text);
+    let program = of_process(process);
+    if let (Some(program), Some(unit)) = (&program, &unit) {
+        found.push(format!("{program} unit:{unit}{port}"));
+    }
+    if let (Some(program), Some(user)) = (&program, &user) {
+        found.push(format!("{program} user:{user}{port}"));
+    }
+    found.extend(unit.map(|unit| format!("unit:{unit}{port}")));
+    found.extend(program.map(|program| format!("{program}{port}")));
+    found
 }
 
 /// A value as the filter language takes it: in quotes where a character of it has a meaning.

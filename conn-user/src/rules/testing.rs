@@ -8,7 +8,7 @@ use conn_common::hook::HookId;
 
 use super::baseline::Baseline;
 use super::detector::Flows;
-use super::model::{Detect, Rule};
+use super::model::{Advice, Detect, Rule};
 use super::{Engine, RuleSet};
 use crate::event::alert::{Alert, Evidence, Phase, RuleKind, RuleRef, Severity, Value};
 use crate::event::model::{Event, EventBody, ProcEvent, Start};
@@ -73,6 +73,7 @@ pub(crate) fn rule(detect: Detect, matches: &str) -> Rule {
         except: Box::default(),
         throttle: seconds(3_600),
         detect,
+        advice: Advice::default(),
     }
 }
 

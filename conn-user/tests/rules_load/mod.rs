@@ -22,7 +22,7 @@ use conn_user::rules::defaults;
 use conn_user::rules::detector::Flows;
 use conn_user::rules::host::Host;
 use conn_user::rules::model::{
-    Detect, Expect, FanOutOf, LongRule, MissingRule, PathRule, ProcessRule, Rule, ServerRule,
+    Advice, Detect, Expect, FanOutOf, LongRule, MissingRule, PathRule, ProcessRule, Rule, ServerRule,
 };
 use conn_user::units::{BootNs, DurationNs, NetNs, Pid, WallNs};
 
@@ -81,6 +81,7 @@ pub(crate) fn that_find() -> RuleSet {
             except: Box::default(),
             throttle: MINUTE,
             detect,
+            advice: Advice::default(),
         })
     });
     RuleSet { rules: rules.collect(), names: Arc::new(names.clone()), baseline: Arc::default() }
@@ -196,6 +197,7 @@ fn rule(number: usize, names: &mut Names) -> Rule {
         except: Box::default(),
         throttle: MINUTE,
         detect,
+        advice: Advice::default(),
     }
 }
 

@@ -38,9 +38,7 @@ impl JsonEncoder {
             escape::json_string(id.as_bytes(), false, out);
         }
         out.extend_from_slice(b"],\"evidence\":{");
-        for (at, evidence) in alert.evidence.iter().enumerate() {
-            self.evidence(evidence, at == 0, out);
-        }
+        self.evidences(&alert.evidence, out);
         out.extend_from_slice(b"},\"coverage\":");
         write_covered(alert.covered, out);
         out.extend_from_slice(b",\"silence\":");
@@ -53,6 +51,19 @@ impl JsonEncoder {
         out.extend_from_slice(b",\"repeats\":");
         write_int(alert.repeats, out);
         out.push(b'}');
+    }
+
+    /// Appends pieces of evidence as an object.
+    pub fn encode_evidence(&mut self, evidence: &[Evidence], out: &mut Vec<u8>) {
+        out.push(b'{');
+        self.evidences(evidence, out);
+        out.push(b'}');
+    }
+
+    fn evidences(&mut self, all: &[Evidence], out: &mut Vec<u8>) {
+        for (at, evidence) in all.iter().enumerate() {
+            self.evidence(evidence, at == 0, out);
+        }
     }
 
     /// Durations are in nanoseconds, and their keys say so.

@@ -114,6 +114,38 @@ pub(super) struct Line<'a> {
     pub(super) stdio: Option<Ends<'a>>,
     #[serde(borrow, default)]
     pub(super) parent_stdio: Option<Ends<'a>>,
+    #[serde(borrow, default)]
+    pub(super) alert: Option<&'a RawValue>,
+}
+
+/// What a rule said.
+#[derive(Deserialize)]
+pub(super) struct AlertPart<'a> {
+    #[serde(borrow)]
+    pub(super) id: Text<'a>,
+    #[serde(borrow)]
+    pub(super) phase: Text<'a>,
+    #[serde(borrow)]
+    pub(super) severity: Text<'a>,
+    #[serde(borrow)]
+    pub(super) rule: Text<'a>,
+    #[serde(borrow)]
+    pub(super) title: Text<'a>,
+    #[serde(borrow)]
+    pub(super) evidence: &'a RawValue,
+    #[serde(borrow)]
+    pub(super) coverage: &'a RawValue,
+    #[serde(borrow, default)]
+    pub(super) silence: Option<Text<'a>>,
+    #[serde(default)]
+    pub(super) repeats: u64,
+}
+
+/// The evidence that is a process which the rule looked at in the place of the subject's.
+#[derive(Deserialize)]
+pub(super) struct Started<'a> {
+    #[serde(borrow, default)]
+    pub(super) started: Option<&'a RawValue>,
 }
 
 /// A process in a role.

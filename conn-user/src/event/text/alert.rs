@@ -125,7 +125,8 @@ impl Words {
         self.exe(process);
     }
 
-    fn value(&mut self, value: &Value) {
+    /// Appends the value of a piece of evidence.
+    pub(crate) fn value(&mut self, value: &Value) {
         match value {
             Value::Text(text) => self.word(text),
             Value::Number(number) => self.number(*number),

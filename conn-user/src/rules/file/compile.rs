@@ -13,7 +13,7 @@ use crate::filter::error::quoted;
 use crate::filter::suggest::nearest;
 use crate::filter::{Filter, Names};
 use crate::rules::model::{
-    Detect, Expect, FanOutOf, LongRule, MissingRule, PathKey, PathRule, ProcessRule, Rule, ServerRule,
+    Advice, Detect, Expect, FanOutOf, LongRule, MissingRule, PathKey, PathRule, ProcessRule, Rule, ServerRule,
 };
 use crate::units::DurationNs;
 
@@ -51,9 +51,8 @@ impl Compiler<'_> {
         let enabled = self.bool(draft, "enabled").unwrap_or(true);
         let title = self.text(draft, "title").filter(|title| !title.is_empty()).unwrap_or(&draft.id);
         let attack = self.attack(draft);
-        for name in ["why", "tune"] {
-            self.text(draft, name);
-        }
+        let mut text = |name: &str| -> Box<str> { self.text(draft, name).unwrap_or_default().into() };
+        let advice = Advice { why: text("why"), tune: text("tune") };
         // Only now: one error hides no other.
         let (shape, detect, matches) = (shape?, detect?, matches?);
         let rule = Rule {
@@ -75,6 +74,7 @@ impl Compiler<'_> {
                 _ => DurationNs(HOUR),
             }),
             detect,
+            advice,
         };
         (self.problems.len() == before).then_some((rule, enabled))
     }

@@ -2,6 +2,7 @@
 
 use super::super::alerts::{Found, Life};
 use super::super::detector::{Detector, Scene, Triggers, connection};
+use super::super::memory::{Memory, Past, lasting};
 use super::super::model::{LongRule, Rule};
 use super::super::silence;
 use super::super::timers::TimerId;
@@ -134,5 +135,22 @@ impl Detector for Each {
             }
         }
         self.wait(id, scene);
+    }
+
+    fn recall(&self, _rule: &Rule, event: &Event, past: &Past<'_>) -> Option<Memory> {
+        let conn = connection(event)?;
+        let since = since(conn, event.boot);
+        let lasted = past.now.since(since);
+        let mut facts = age(conn, since, past.now);
+        let level = self.open.get(&conn.id.0).map_or(0, |open| open.level);
+        let Some((next, _)) = self.levels.get(level) else {
+            return Some(Memory::waits(Some(conn.id.0), "the last level is passed and told", facts));
+        };
+        facts.push(Evidence::duration("next_level", *next));
+        let says = match next.0.checked_sub(lasted.0).filter(|left| *left > 0) {
+            Some(left) => format!("told if it is open for {} more", lasting(DurationNs(left))),
+            None => "it is open as long as the next level: it is told".to_owned(),
+        };
+        Some(Memory::waits(Some(conn.id.0), says, facts))
     }
 }

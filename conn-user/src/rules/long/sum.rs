@@ -8,6 +8,7 @@ use std::net::IpAddr;
 
 use super::super::alerts::{Found, Life};
 use super::super::detector::{Detector, Scene, Triggers, connection};
+use super::super::memory::{Memory, Past, lasting};
 use super::super::model::{LongRule, Rule};
 use super::super::silence;
 use super::super::timers::TimerId;
@@ -187,6 +188,28 @@ impl Detector for Sum {
             }
         }
         self.wait(token, scene);
+    }
+
+    fn recall(&self, _rule: &Rule, event: &Event, past: &Past<'_>) -> Option<Memory> {
+        let conn = connection(event)?;
+        let key = pair_of(conn);
+        let Some(pair) = self.pairs.get(&key) else {
+            return Some(Memory::waits(
+                Some(key),
+                "the first connection of this program to this peer",
+                Vec::new(),
+            ));
+        };
+        let mut facts = evidence(pair, past.now);
+        let Some((next, _)) = self.levels.get(pair.level) else {
+            return Some(Memory::waits(Some(key), "the last level is passed and told", facts));
+        };
+        facts.push(Evidence::duration("next_level", *next));
+        let says = match next.0.checked_sub(pair.total(past.now).0).filter(|left| *left > 0) {
+            Some(left) => format!("told if they are open for {} more in all", lasting(DurationNs(left))),
+            None => "they are open as long as the next level: it is told".to_owned(),
+        };
+        Some(Memory::waits(Some(key), says, facts))
     }
 }
 

@@ -3,6 +3,7 @@
 use super::super::alerts::{Found, Life};
 use super::super::detector::{Detector, Scene, Triggers, connection};
 use super::super::long::since;
+use super::super::memory::{Memory, Past, lasting};
 use super::super::model::Rule;
 use super::super::timers::TimerId;
 use super::cause::Cause;
@@ -102,5 +103,25 @@ impl Detector for Every {
         let again = self.alert.is_none();
         let due = BootNs(scene.now.0.saturating_add(rule.throttle.0.max(1)));
         self.timer = again.then(|| scene.set_timer(due, 0));
+    }
+
+    fn recall(&self, _rule: &Rule, _event: &Event, past: &Past<'_>) -> Option<Memory> {
+        let lasted = past.now.since(self.last);
+        let mut facts = vec![
+            Evidence::duration("every", self.interval),
+            Evidence::duration("grace", self.grace),
+            Evidence::duration("absent_for", lasted),
+            Evidence::number("seen", self.seen),
+        ];
+        if let Some(cause) = &self.cause {
+            cause.evidence(&mut facts);
+        }
+        let due = self.interval.0.saturating_add(self.grace.0);
+        let says = match due.checked_sub(lasted.0).filter(|left| *left > 0) {
+            _ if self.alert.is_some() => "overdue, and told".to_owned(),
+            Some(left) => format!("the next one is overdue in {}", lasting(DurationNs(left))),
+            None => "overdue: it is told".to_owned(),
+        };
+        Some(Memory::waits(Some(0), says, facts))
     }
 }

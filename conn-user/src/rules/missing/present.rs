@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use super::super::alerts::{Found, Life};
 use super::super::detector::{Detector, Scene, Triggers, connection, listener};
+use super::super::memory::{Memory, Past, lasting};
 use super::super::model::Rule;
 use super::super::timers::TimerId;
 use super::cause::Cause;
@@ -157,5 +158,31 @@ impl Detector for Present {
         if let Some(absent) = &mut self.absent {
             absent.timer = timer;
         }
+    }
+
+    fn recall(&self, rule: &Rule, _event: &Event, past: &Past<'_>) -> Option<Memory> {
+        let (present, least) = (self.counted.len(), self.least);
+        let mut facts =
+            vec![Evidence::number("at_least", least as u64), Evidence::number("present", present as u64)];
+        let Some(absent) = &self.absent else {
+            return Some(Memory::waits(None, format!("{present} are there, {least} must be"), facts));
+        };
+        let lasted = past.now.since(absent.since);
+        facts.push(Evidence::duration("absent_for", lasted));
+        facts.push(Evidence::duration("grace", self.grace));
+        if let Some(cause) = &self.cause {
+            cause.evidence(&mut facts);
+        }
+        let says = match self.grace.0.checked_sub(lasted.0) {
+            _ if self.alert.is_some() => format!("{present} are there, {least} must be; that is told"),
+            Some(left) if left > 0 => {
+                format!("{present} are there, {least} must be: told in {}", lasting(DurationNs(left)))
+            }
+            _ => format!(
+                "{present} are there, {least} must be: it is told, at most once in {}",
+                lasting(rule.throttle)
+            ),
+        };
+        Some(Memory::waits(Some(0), says, facts))
     }
 }

@@ -13,6 +13,7 @@ use crate::flow::model::{Change, ConnEvent, Source};
 use crate::process::hash::IntMap;
 use crate::rules::alerts::{Found, Life};
 use crate::rules::detector::{Detector, Scene, Triggers, connection, service_port};
+use crate::rules::memory::{Memory, Past};
 use crate::rules::model::Rule;
 use crate::rules::{program, silence};
 use crate::units::{BootNs, DurationNs};
@@ -24,7 +25,7 @@ const PATHS_MAX: usize = 16_384;
 /// Most open connections whose size is waited for.
 const OPEN_MAX: usize = 65_536;
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Path {
     begun: VecDeque<BootNs>,
     sizes: VecDeque<u64>,
@@ -69,20 +70,35 @@ impl Beacon {
     /// The measures, where enough is known.
     fn judge(&mut self, path: u64) -> Option<Measures> {
         let path = self.paths.get(&path).filter(|path| path.begun.len() >= self.at_least)?;
-        let numbers = &mut self.numbers;
+        Some(path.measure(self.at_least, &mut self.numbers))
+    }
+}
+
+impl Path {
+    /// As the connections are so far; their sizes count where `at_least` but one are known.
+    fn measure(&self, at_least: usize, numbers: &mut Vec<u64>) -> Measures {
         numbers.clear();
         numbers
-            .extend(path.begun.iter().zip(path.begun.iter().skip(1)).map(|(one, next)| next.since(*one).0));
+            .extend(self.begun.iter().zip(self.begun.iter().skip(1)).map(|(one, next)| next.since(*one).0));
         let (of_intervals, interval) = score(numbers);
-        let connections = path.begun.len() as u64;
-        let of_sizes = (path.sizes.len() + 1 >= self.at_least).then(|| {
+        let connections = self.begun.len() as u64;
+        let of_sizes = (self.sizes.len() + 1 >= at_least).then(|| {
             numbers.clear();
             // A connection that sends nothing is as regular as one that sends a byte.
-            numbers.extend(path.sizes.iter().map(|size| size.saturating_add(1)));
+            numbers.extend(self.sizes.iter().map(|size| size.saturating_add(1)));
             let (score, size) = score(numbers);
             (score, size.saturating_sub(1))
         });
-        Some(Measures { connections, intervals: (of_intervals, DurationNs(interval)), sizes: of_sizes })
+        Measures { connections, intervals: (of_intervals, DurationNs(interval)), sizes: of_sizes }
+    }
+
+    /// Adds a connection; the first of too many goes.
+    fn begin(&mut self, at: BootNs) {
+        if self.begun.len() == KEPT {
+            self.begun.pop_front();
+        }
+        self.begun.push_back(at);
+        self.used = at;
     }
 }
 
@@ -140,11 +156,7 @@ impl Detector for Beacon {
         if path.begun.back().is_some_and(|last| event.boot <= *last) {
             return;
         }
-        if path.begun.len() == KEPT {
-            path.begun.pop_front();
-        }
-        path.begun.push_back(event.boot);
-        path.used = event.boot;
+        path.begin(event.boot);
         let first = path.begun.front().copied().unwrap_or(event.boot);
         if self.open.len() < OPEN_MAX {
             self.open.insert(conn.id.0, key);
@@ -185,6 +197,29 @@ impl Detector for Beacon {
 
     fn forgotten(&self) -> u64 {
         self.forgotten
+    }
+
+    fn recall(&self, _rule: &Rule, event: &Event, _past: &Past<'_>) -> Option<Memory> {
+        let conn = connection(event)?;
+        if conn.source != Source::Live {
+            return Some(Memory::lets_be("it was there before: when it began is not known", Vec::new()));
+        }
+        let key = path_of(conn);
+        let mut path = self.paths.get(&key).cloned().unwrap_or_default();
+        path.begin(event.boot);
+        let measures = path.measure(self.at_least, &mut Vec::new());
+        let (has, score, limit) = (path.begun.len(), measures.score(), self.limit);
+        let mut facts = measures.evidence();
+        facts.push(Evidence::number("at_least", self.at_least as u64));
+        facts.push(Evidence { name: "limit", value: Value::Score(limit) });
+        Some(if has < self.at_least {
+            let so_far = if has > 3 { format!("; so far they score {score:.3}") } else { String::new() };
+            Memory::lets_be(format!("with this one {has} of {} connections{so_far}", self.at_least), facts)
+        } else if score < limit {
+            Memory::lets_be(format!("they score {score:.3} of {limit:.3}"), facts)
+        } else {
+            Memory::finds(key, format!("they score {score:.3}, at least {limit:.3}"), facts)
+        })
     }
 }
 

@@ -13,6 +13,7 @@ use crate::process::hash::IntMap;
 use crate::process::info::ProcessInfo;
 use crate::rules::alerts::{Found, Life};
 use crate::rules::detector::{Detector, Scene, Triggers, connection, service_port};
+use crate::rules::memory::{Memory, Past};
 use crate::rules::model::{FanOutOf, Rule};
 use crate::rules::{program, silence};
 use crate::units::{BootNs, DurationNs};
@@ -197,6 +198,48 @@ impl Detector for FanOut {
 
     fn forgotten(&self) -> u64 {
         self.forgotten
+    }
+
+    fn recall(&self, _rule: &Rule, event: &Event, _past: &Past<'_>) -> Option<Memory> {
+        let conn = connection(event)?;
+        let Some(process) = conn.owner.process.as_deref() else {
+            return Some(Memory::lets_be("whose connection it is is not known", Vec::new()));
+        };
+        if conn.source != Source::Live {
+            return Some(Memory::lets_be("it was there before: when it began is not known", Vec::new()));
+        }
+        let key = self.group_of(conn, process);
+        let item = self.item_of(conn);
+        let name = if self.of == FanOutOf::Peers { "peers" } else { "ports" };
+        // Those that are as good as forgotten are not counted.
+        let group = self.groups.get(&key);
+        let uses = group.into_iter().flat_map(|group| &group.used);
+        let others =
+            uses.filter(|(other, last)| **other != item && event.boot.since(**last) <= self.window).count();
+        let is_known = group.is_some_and(|group| group.used.contains_key(&item));
+        let count = others + 1;
+        let facts = vec![
+            Evidence::number(name, count as u64),
+            Evidence::number("limit", self.limit as u64),
+            Evidence::duration("window", self.window),
+        ];
+        Some(if group.is_some_and(|group| group.alert.is_some()) {
+            Memory {
+                same: Some(key),
+                finds: Some(false),
+                says: format!("told already, of these {name}"),
+                facts,
+            }
+        } else if is_known {
+            Memory::lets_be(
+                format!("not a new one: with it {count} {name}, of {} allowed", self.limit),
+                facts,
+            )
+        } else if count <= self.limit {
+            Memory::lets_be(format!("with this one {count} {name}, of {} allowed", self.limit), facts)
+        } else {
+            Memory::finds(key, format!("with this one {count} {name}, {} are allowed", self.limit), facts)
+        })
     }
 }
 

@@ -16,20 +16,27 @@ use crate::process::info::ProcessInfo;
 use crate::process::placement::Placement;
 use crate::rules::alerts::{Found, Life};
 use crate::rules::detector::{Detector, Scene, Triggers, connection, service_port};
+use crate::rules::memory::{Memory, Past, lasting};
 use crate::rules::model::{PathKey, Rule};
 use crate::rules::{program, silence};
-use crate::units::DurationNs;
+use crate::units::{BootNs, DurationNs};
 
 /// Most paths that are remembered; the one that was learnt first is forgotten, and would be told again.
 const PATHS_MAX: usize = 65_536;
+
+/// How often a path was taken, and since when.
+#[derive(Debug)]
+struct Seen {
+    count: u64,
+    since: BootNs,
+}
 
 /// See the module.
 #[derive(Debug)]
 pub(super) struct FirstSeen {
     by: Box<[PathKey]>,
     learn: DurationNs,
-    /// How often each was taken.
-    seen: IntMap<u64, u64>,
+    seen: IntMap<u64, Seen>,
     order: VecDeque<u64>,
     forgotten: u64,
 }
@@ -59,12 +66,12 @@ impl FirstSeen {
     }
 
     /// Whether it is the first on its path, which is learnt.
-    fn is_first(&mut self, path: u64) -> bool {
-        if let Some(count) = self.seen.get_mut(&path) {
-            *count += 1;
+    fn is_first(&mut self, path: u64, now: BootNs) -> bool {
+        if let Some(seen) = self.seen.get_mut(&path) {
+            seen.count += 1;
             return false;
         }
-        self.seen.insert(path, 1);
+        self.seen.insert(path, Seen { count: 1, since: now });
         self.order.push_back(path);
         if self.order.len() > PATHS_MAX
             && let Some(oldest) = self.order.pop_front()
@@ -100,7 +107,7 @@ impl Detector for FirstSeen {
         let path = self.path(conn, scene.names);
         let learns =
             scene.existing || conn.source == Source::Snapshot || scene.now.since(scene.began) < self.learn;
-        if !self.is_first(path) || learns {
+        if !self.is_first(path, scene.now) || learns {
             return;
         }
         let found = Found {
@@ -120,6 +127,31 @@ impl Detector for FirstSeen {
 
     fn forgotten(&self) -> u64 {
         self.forgotten
+    }
+
+    fn recall(&self, _rule: &Rule, event: &Event, past: &Past<'_>) -> Option<Memory> {
+        let conn = connection(event)?;
+        let path = self.path(conn, past.names);
+        let watched = past.now.since(past.began);
+        let mut facts = vec![
+            Evidence::text("zone", past.names.zone_of(conn.remote.ip()).as_bytes()),
+            Evidence::number("paths_known", self.seen.len() as u64),
+            Evidence::duration("watched", watched),
+            Evidence::duration("learn", self.learn),
+        ];
+        if let Some(seen) = self.seen.get(&path) {
+            facts.push(Evidence::number("taken_before", seen.count));
+            facts.push(Evidence::duration("known_for", past.now.since(seen.since)));
+            return Some(Memory::lets_be("the path is known", facts));
+        }
+        Some(if watched < self.learn {
+            let left = lasting(DurationNs(self.learn.0.saturating_sub(watched.0)));
+            Memory::lets_be(format!("the path is new, and is learnt: everything is for {left} still"), facts)
+        } else if conn.source == Source::Snapshot {
+            Memory::lets_be("the path is new, and is learnt: the connection was there before", facts)
+        } else {
+            Memory::finds(path, "the path is new", facts)
+        })
     }
 }
 

@@ -2,14 +2,21 @@
 
 use crate::event::alert::Subject;
 use crate::event::model::Event;
+use crate::flow::model::ConnEvent;
 use crate::rules::alerts::{Found, Life};
 use crate::rules::detector::{Detector, Scene, Triggers, connection, service_port};
+use crate::rules::memory::{Memory, Past};
 use crate::rules::model::Rule;
 use crate::rules::{program, silence};
 
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Forbidden;
+
+fn same(conn: &ConnEvent) -> u64 {
+    let name = conn.owner.process.as_deref().map(program::name);
+    program::same(&(name, conn.remote.ip(), service_port(conn)))
+}
 
 impl Detector for Forbidden {
     fn triggers(&self) -> Triggers {
@@ -18,8 +25,7 @@ impl Detector for Forbidden {
 
     fn on_match(&mut self, rule: &Rule, event: &Event, scene: &mut Scene<'_>) {
         let Some(conn) = connection(event) else { return };
-        let name = conn.owner.process.as_deref().map(program::name);
-        let same = program::same(&(name, conn.remote.ip(), service_port(conn)));
+        let same = same(conn);
         if scene.is_told(rule, same) {
             return;
         }
@@ -32,5 +38,9 @@ impl Detector for Forbidden {
             subject: Subject::Connection(Box::new(conn.clone())),
         };
         scene.raise(rule, found);
+    }
+
+    fn recall(&self, _rule: &Rule, event: &Event, _past: &Past<'_>) -> Option<Memory> {
+        Some(Memory::finds(same(connection(event)?), "whatever matches is found", Vec::new()))
     }
 }

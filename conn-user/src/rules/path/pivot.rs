@@ -18,6 +18,7 @@ use crate::process::hash::IntMap;
 use crate::process::info::{ProcessInfo, is_same_tick};
 use crate::rules::alerts::{Found, Life};
 use crate::rules::detector::{Detector, Scene, Triggers, connection, service_port};
+use crate::rules::memory::{Memory, Past};
 use crate::rules::model::Rule;
 use crate::rules::{program, silence};
 use crate::units::{BootNs, DurationNs, Pid};
@@ -156,8 +157,7 @@ impl Detector for Pivot {
         let Some(conn) = connection(event).filter(|conn| conn.direction == Direction::Out) else { return };
         let Some(process) = conn.owner.process.as_deref().filter(|_| !rule.excepts(event)) else { return };
         let Some((entry, depth)) = self.way_in(process, event.boot) else { return };
-        let (from, to) = (entry.from.ip(), conn.remote.ip());
-        let same = program::same(&(program::name(process), from, to, service_port(conn)));
+        let same = same(entry, process, conn);
         if scene.is_told(rule, same) {
             return;
         }
@@ -196,6 +196,43 @@ impl Detector for Pivot {
     fn forgotten(&self) -> u64 {
         self.forgotten
     }
+
+    fn recall(&self, rule: &Rule, event: &Event, _past: &Past<'_>) -> Option<Memory> {
+        let conn = connection(event)?;
+        if conn.direction == Direction::In {
+            let says = if rule.matches.matches(event) {
+                "it is a way in, and is remembered as one"
+            } else {
+                "it is no way in by the rule's `match`"
+            };
+            return Some(Memory::lets_be(says, Vec::new()));
+        }
+        let Some(process) = conn.owner.process.as_deref() else {
+            return Some(Memory::lets_be("whose connection it is is not known", Vec::new()));
+        };
+        let Some((entry, depth)) = self.way_in(process, event.boot) else {
+            let says = "no connection in that matches leads to this process or one above it";
+            let facts = vec![
+                Evidence::number(
+                    "ways_in_known",
+                    self.entries.values().map(VecDeque::len).sum::<usize>() as u64,
+                ),
+                Evidence::number("processes_above", process.ancestors.len() as u64),
+            ];
+            return Some(Memory::lets_be(says, facts));
+        };
+        let facts = evidence(entry, process, depth, event.boot);
+        Some(if !self.to.matches(event) {
+            Memory::lets_be("somebody came in to this process, but it goes where `to` does not", facts)
+        } else {
+            Memory::finds(same(entry, process, conn), "somebody came in to this process and goes on", facts)
+        })
+    }
+}
+
+/// One a program, whoever it came from, and where it goes.
+fn same(entry: &Entry, process: &ProcessInfo, conn: &ConnEvent) -> u64 {
+    program::same(&(program::name(process), entry.from.ip(), conn.remote.ip(), service_port(conn)))
 }
 
 fn evidence(entry: &Entry, process: &ProcessInfo, depth: usize, now: BootNs) -> Vec<Evidence> {

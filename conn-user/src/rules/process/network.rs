@@ -8,6 +8,7 @@ use crate::flow::model::ConnId;
 use crate::process::info::ProcessInfo;
 use crate::rules::alerts::{Found, Life};
 use crate::rules::detector::{Detector, Scene, Triggers, connection, listener};
+use crate::rules::memory::{Memory, Past};
 use crate::rules::model::Rule;
 use crate::rules::{program, silence};
 
@@ -24,7 +25,7 @@ pub(super) struct Use {
 }
 
 /// A program and user are told once, whatever they do.
-fn same(process: &ProcessInfo) -> u64 {
+pub(super) fn same(process: &ProcessInfo) -> u64 {
     program::same(&(program::name(process), process.uid))
 }
 
@@ -92,5 +93,12 @@ impl Detector for Network {
             let life = Life::With(used.id);
             used.raise(rule, Vec::new(), life, scene);
         }
+    }
+
+    fn recall(&self, _rule: &Rule, event: &Event, _past: &Past<'_>) -> Option<Memory> {
+        Some(match user(event) {
+            Some(process) => Memory::finds(same(process), "whatever matches is found", Vec::new()),
+            None => Memory::lets_be("which process it is is not known", Vec::new()),
+        })
     }
 }

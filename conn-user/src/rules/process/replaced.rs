@@ -14,6 +14,7 @@ use crate::process::identity::Replaced;
 use crate::process::info::{ExitStatus, ProcessInfo, is_same_tick};
 use crate::rules::alerts::Life;
 use crate::rules::detector::{Detector, Scene, Triggers};
+use crate::rules::memory::{Memory, Past};
 use crate::rules::model::Rule;
 use crate::units::{BootNs, DurationNs};
 
@@ -141,5 +142,32 @@ impl Detector for Replacement {
 
     fn forgotten(&self) -> u64 {
         self.forgotten
+    }
+
+    fn recall(&self, _rule: &Rule, event: &Event, _past: &Past<'_>) -> Option<Memory> {
+        let Some(process) = user(event) else {
+            return Some(Memory::lets_be("which process it is is not known", Vec::new()));
+        };
+        if process.exe.is_none() {
+            return Some(Memory::lets_be("the path of its executable is not known", Vec::new()));
+        }
+        let same = super::network::same(process);
+        let answer = process.identity.replaced();
+        let facts =
+            answer.map(|answer| Evidence::text("replaced", answer.name().as_bytes())).into_iter().collect();
+        Some(match answer {
+            None if process.exe_is_memfd() => Memory::lets_be("its executable never had a path", facts),
+            None => Memory::waits(
+                Some(same),
+                "the executable was not compared yet; the answer is waited for",
+                facts,
+            ),
+            Some(Replaced::No) => Memory::lets_be("its path leads to the executable that runs", facts),
+            Some(Replaced::Unknown) => {
+                Memory::lets_be("what its path leads to could not be found out", facts)
+            }
+            Some(Replaced::Other) => Memory::finds(same, "its path leads to another file", facts),
+            Some(Replaced::Gone) => Memory::finds(same, "its path leads to no file", facts),
+        })
     }
 }

@@ -13,6 +13,7 @@ use crate::event::model::{Event, EventBody};
 use crate::flow::model::Method;
 use crate::rules::alerts::{Found, Life};
 use crate::rules::detector::{Detector, Scene, Triggers};
+use crate::rules::memory::{Memory, Past};
 use crate::rules::model::Rule;
 use crate::rules::silence;
 
@@ -58,5 +59,24 @@ impl Detector for Stdio {
             subject: Subject::Connection(conn),
         };
         scene.raise(rule, found);
+    }
+
+    fn recall(&self, _rule: &Rule, event: &Event, _past: &Past<'_>) -> Option<Memory> {
+        let EventBody::Exec(exec) = &event.body else { return None };
+        let (conn, whose) = if self.of_parent {
+            (&exec.parent_stdio, "standard input or output of its parent")
+        } else {
+            (&exec.stdio, "standard input or output")
+        };
+        Some(match conn {
+            None => Memory::lets_be(format!("the {whose} is no TCP connection"), Vec::new()),
+            Some(conn) => {
+                let facts = vec![
+                    Evidence { name: "local", value: Value::End(conn.local) },
+                    Evidence { name: "remote", value: Value::End(conn.remote) },
+                ];
+                Memory::finds(conn.id.0, format!("the {whose} is a TCP connection"), facts)
+            }
+        })
     }
 }

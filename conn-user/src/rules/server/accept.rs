@@ -3,9 +3,11 @@
 use super::places::Places;
 use crate::event::alert::{Evidence, Subject};
 use crate::event::model::Event;
-use crate::flow::model::Direction;
+use crate::flow::model::{ConnEvent, Direction};
+use crate::process::info::ProcessInfo;
 use crate::rules::alerts::{Found, Life};
 use crate::rules::detector::{Detector, Scene, Triggers, connection};
+use crate::rules::memory::{Memory, Past};
 use crate::rules::model::Rule;
 use crate::rules::{program, silence};
 
@@ -25,6 +27,16 @@ impl Default for Accept {
     }
 }
 
+fn server(conn: &ConnEvent) -> Option<&ProcessInfo> {
+    let server = conn.listener.as_ref().and_then(|listener| listener.process.as_deref());
+    server.or(conn.owner.process.as_deref())
+}
+
+/// The listener's own address is not known here: one at a wildcard accepts at many.
+fn same(conn: &ConnEvent) -> u64 {
+    program::same(&(server(conn).map(program::name), conn.local.port(), conn.netns))
+}
+
 impl Detector for Accept {
     fn triggers(&self) -> Triggers {
         Triggers::OPEN
@@ -32,11 +44,8 @@ impl Detector for Accept {
 
     fn on_match(&mut self, rule: &Rule, event: &Event, scene: &mut Scene<'_>) {
         let Some(conn) = connection(event).filter(|conn| conn.direction == Direction::In) else { return };
-        // The listener's own address is not known here: one at a wildcard accepts at many.
-        let server = conn.listener.as_ref().and_then(|listener| listener.process.as_ref());
-        let server = server.or(conn.owner.process.as_ref());
-        let port = conn.local.port();
-        let same = program::same(&(server.map(|process| program::name(process)), port, conn.netns));
+        let (server, port) = (server(conn), conn.local.port());
+        let same = same(conn);
         if self.told.get_mut(&same).is_some() {
             return;
         }
@@ -58,5 +67,17 @@ impl Detector for Accept {
 
     fn forgotten(&self) -> u64 {
         self.told.forgotten()
+    }
+
+    fn recall(&self, _rule: &Rule, event: &Event, _past: &Past<'_>) -> Option<Memory> {
+        let Some(conn) = connection(event).filter(|conn| conn.direction == Direction::In) else {
+            return Some(Memory::lets_be("it was not accepted here", Vec::new()));
+        };
+        let same = same(conn);
+        Some(if self.told.get(&same).is_some() {
+            Memory::lets_be("not the first one that this program accepts at this port", Vec::new())
+        } else {
+            Memory::finds(same, "the first one that this program accepts at this port", Vec::new())
+        })
     }
 }

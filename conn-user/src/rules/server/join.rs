@@ -11,6 +11,7 @@ use crate::event::alert::{Evidence, Value};
 use crate::event::model::Event;
 use crate::flow::model::ConnId;
 use crate::rules::detector::{Detector, Scene, Triggers, listener};
+use crate::rules::memory::{Memory, Past};
 use crate::rules::model::Rule;
 use crate::rules::program::Server;
 use crate::units::{BootNs, NetNs};
@@ -81,5 +82,29 @@ impl Detector for Join {
 
     fn forgotten(&self) -> u64 {
         self.forgotten
+    }
+
+    fn recall(&self, _rule: &Rule, event: &Event, past: &Past<'_>) -> Option<Memory> {
+        let listener = listener(event)?;
+        let Some(server) = Server::of(listener) else {
+            return Some(Memory::lets_be("who listens is not known", Vec::new()));
+        };
+        let group = self.groups.get(&(listener.netns, plain(listener.local))).map_or(&[][..], |group| group);
+        let Some(first) = group.iter().find(|member| member.id != listener.id) else {
+            return Some(Memory::lets_be("nobody else listens at this place", Vec::new()));
+        };
+        let facts = vec![
+            Evidence { name: "joined", value: Value::Process(first.server.process.clone()) },
+            Evidence::number("members", group.len() as u64),
+            Evidence::duration("shared_since", past.now.since(first.since)),
+        ];
+        let fits = |member: &Member| {
+            member.server.process.uid == server.process.uid && member.server.is_same_service(&server)
+        };
+        Some(if group.iter().any(fits) {
+            Memory::lets_be("those who listen at this place are of the same service and user", facts)
+        } else {
+            Memory::finds(super::listener::same(listener), "others listen at this place", facts)
+        })
     }
 }

@@ -5,6 +5,7 @@ use crate::event::model::Event;
 use crate::flow::model::ListenEvent;
 use crate::rules::alerts::{Found, Life};
 use crate::rules::detector::{self, Detector, Scene, Triggers};
+use crate::rules::memory::{Memory, Past};
 use crate::rules::model::Rule;
 use crate::rules::{program, silence};
 use crate::units::BootNs;
@@ -34,6 +35,10 @@ impl Detector for Listener {
             evidence.push(Evidence::duration("listens_for", scene.now.since(born.latest)));
         }
         raise(rule, listener, evidence, scene.now, scene);
+    }
+
+    fn recall(&self, _rule: &Rule, event: &Event, _past: &Past<'_>) -> Option<Memory> {
+        Some(Memory::finds(same(detector::listener(event)?), "whatever matches is found", Vec::new()))
     }
 }
 

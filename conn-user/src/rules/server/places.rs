@@ -21,6 +21,10 @@ impl<K: Hash + Eq + Clone, V> Places<K, V> {
         Self { map: HashMap::new(), order: VecDeque::new(), max, forgotten: 0 }
     }
 
+    pub(super) fn get(&self, key: &K) -> Option<&V> {
+        self.map.get(key)
+    }
+
     pub(super) fn get_mut(&mut self, key: &K) -> Option<&mut V> {
         self.map.get_mut(key)
     }

@@ -7,6 +7,7 @@ use super::places::{Places, overlap, plain};
 use crate::event::alert::{Evidence, Value};
 use crate::event::model::Event;
 use crate::rules::detector::{Detector, Scene, Triggers, listener};
+use crate::rules::memory::{Memory, Past};
 use crate::rules::model::Rule;
 use crate::rules::program::Server;
 use crate::units::{BootNs, NetNs};
@@ -77,5 +78,27 @@ impl Detector for Takeover {
 
     fn forgotten(&self) -> u64 {
         self.forgotten + self.ports.forgotten()
+    }
+
+    fn recall(&self, _rule: &Rule, event: &Event, past: &Past<'_>) -> Option<Memory> {
+        let listener = listener(event)?;
+        let end = plain(listener.local);
+        let Some(server) = Server::of(listener) else {
+            return Some(Memory::lets_be("who listens is not known", Vec::new()));
+        };
+        let owners = self.ports.get(&(listener.netns, end.port())).map_or(&[][..], |owners| owners);
+        let mut before = owners.iter().filter(|owner| overlap(owner.ip, end.ip()));
+        let Some(last) = before.clone().max_by_key(|owner| owner.since) else {
+            return Some(Memory::lets_be("nobody listened here before, as far as was seen", Vec::new()));
+        };
+        let facts = vec![
+            Evidence { name: "before", value: Value::Process(last.server.process.clone()) },
+            Evidence::duration("before_since", past.now.since(last.since)),
+        ];
+        Some(if before.any(|owner| owner.server.is_same_service(&server)) {
+            Memory::lets_be("the same service listened here before", facts)
+        } else {
+            Memory::finds(super::listener::same(listener), "another service listened here before", facts)
+        })
     }
 }

@@ -8,6 +8,7 @@ use crate::event::model::Event;
 use crate::flow::model::ConnId;
 use crate::process::hash::IntMap;
 use crate::rules::detector::{Detector, Scene, Triggers, listener};
+use crate::rules::memory::{Memory, Past};
 use crate::rules::model::Rule;
 use crate::rules::program;
 use crate::units::{BootNs, DurationNs, NetNs};
@@ -91,5 +92,32 @@ impl Detector for Widened {
 
     fn forgotten(&self) -> u64 {
         self.places.forgotten() + self.not_followed
+    }
+
+    fn recall(&self, _rule: &Rule, event: &Event, past: &Past<'_>) -> Option<Memory> {
+        let listener = listener(event)?;
+        let end = plain(listener.local);
+        let Some(process) = listener.owner.process.as_deref() else {
+            return Some(Memory::lets_be("who listens is not known", Vec::new()));
+        };
+        if end.ip().is_loopback() {
+            return Some(Memory::lets_be("it listens on loopback only", Vec::new()));
+        }
+        let program = process.exe.clone().unwrap_or_else(|| program::name(process).into());
+        let place = self.places.get(&(listener.netns, end.port(), program));
+        let Some((before, since)) = place.and_then(|place| place.narrow) else {
+            let says = "this executable did not listen on loopback only at this port before";
+            return Some(Memory::lets_be(says, Vec::new()));
+        };
+        let lasted = past.now.since(since);
+        let facts = vec![
+            Evidence { name: "before", value: Value::End(before) },
+            Evidence::duration("before_since", lasted),
+        ];
+        Some(if lasted < STARTING {
+            Memory::lets_be("it listened on loopback only, but it has just begun", facts)
+        } else {
+            Memory::finds(super::listener::same(listener), "it listened on loopback only before", facts)
+        })
     }
 }

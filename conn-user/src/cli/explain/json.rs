@@ -1,0 +1,291 @@
+//! Explanations for programs: one JSON object. `docs/explain.md` describes it.
+
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use super::AboutAlert;
+use crate::event::alert::Evidence;
+use crate::event::escape;
+use crate::event::json::{JsonEncoder, StreamIdentity};
+use crate::event::model::{Event, EventBody};
+use crate::event::names::Named as _;
+use crate::filter::Names;
+use crate::filter::trace::{Seen, WordTrace};
+use crate::learn::write;
+use crate::replay::search::AboutEvent;
+use crate::rules::explain::{Explanation, exceptions};
+use crate::rules::trace::{ExceptTrace, RuleTrace, Verdict};
+use crate::units::WallNs;
+
+type Result<T> = serde_json::Result<T>;
+
+#[derive(Serialize)]
+struct AlertReport<'a> {
+    kind: &'static str,
+    alert: &'a str,
+    recorded: Option<&'a str>,
+    given: bool,
+    rule: RuleReport<'a>,
+    event: Option<Box<RawValue>>,
+    filters: Option<FilterReport>,
+    state: Option<StateReport>,
+    told: Option<Box<RawValue>>,
+    evidence: Box<RawValue>,
+    steps: Vec<StepReport>,
+    exceptions: Vec<ExceptionReport>,
+}
+
+#[derive(Serialize)]
+struct EventReport<'a> {
+    kind: &'static str,
+    event: Box<RawValue>,
+    alerts: Vec<&'a str>,
+    rules: Vec<RuleOfEvent<'a>>,
+}
+
+#[derive(Serialize)]
+struct RuleOfEvent<'a> {
+    rule: RuleReport<'a>,
+    filters: FilterReport,
+    state: Option<StateReport>,
+    raised: Option<&'a str>,
+    exceptions: Vec<ExceptionReport>,
+}
+
+#[derive(Serialize)]
+struct RuleReport<'a> {
+    id: &'a str,
+    in_force: bool,
+    title: Option<&'a str>,
+    why: Option<&'a str>,
+    tune: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct FilterReport {
+    looks_at: Vec<&'static str>,
+    looked_at: bool,
+    verdict: &'static str,
+    excepted_by: Option<usize>,
+    r#match: Vec<WordReport>,
+    to: Option<Vec<WordReport>>,
+    except: Vec<ExceptReport>,
+}
+
+#[derive(Serialize)]
+struct WordReport {
+    word: String,
+    holds: bool,
+    seen: &'static str,
+    values: Vec<String>,
+    fitting: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct ExceptReport {
+    filter: String,
+    holds: bool,
+    words: Vec<WordReport>,
+}
+
+#[derive(Serialize)]
+struct StateReport {
+    finds: Option<bool>,
+    says: String,
+    facts: Box<RawValue>,
+    same_told: Option<ToldReport>,
+}
+
+#[derive(Serialize)]
+struct ToldReport {
+    alert: String,
+    ago_ns: u64,
+    open: bool,
+    throttled_for_ns: Option<u64>,
+    repeats: u64,
+}
+
+#[derive(Serialize)]
+struct StepReport {
+    phase: &'static str,
+    severity: &'static str,
+    after_ns: u64,
+    evidence: Box<RawValue>,
+}
+
+#[derive(Serialize)]
+struct ExceptionReport {
+    filter: String,
+    toml: String,
+}
+
+fn encoder() -> JsonEncoder {
+    let nobody = StreamIdentity { host: String::new(), boot_id: String::new(), agent_start: <_>::default() };
+    JsonEncoder::new(&nobody)
+}
+
+fn raw(bytes: Vec<u8>) -> Result<Box<RawValue>> {
+    RawValue::from_string(String::from_utf8_lossy(&bytes).trim_end().to_owned())
+}
+
+fn event_line(event: &Event) -> Result<Box<RawValue>> {
+    let mut out = Vec::new();
+    encoder().encode(event, &mut out);
+    raw(out)
+}
+
+fn evidence(evidence: &[Evidence]) -> Result<Box<RawValue>> {
+    let mut out = Vec::new();
+    encoder().encode_evidence(evidence, &mut out);
+    raw(out)
+}
+
+/// As people read it: what would act on a terminal is escaped.
+fn shown(bytes: &[u8]) -> String {
+    let mut out = Vec::new();
+    escape::text(bytes, &mut out);
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+fn word(word: &WordTrace) -> WordReport {
+    let (seen, values) = match &word.seen {
+        Seen::Values(values) => ("values", values.iter().map(|looked| shown(&looked.value)).collect()),
+        Seen::Unknown => ("unknown", Vec::new()),
+        Seen::Nothing => ("nothing", Vec::new()),
+    };
+    WordReport { word: word.word.clone(), holds: word.holds, seen, values, fitting: word.fitting.clone() }
+}
+
+fn words(words: &[WordTrace]) -> Vec<WordReport> {
+    words.iter().map(word).collect()
+}
+
+fn filters(trace: &RuleTrace) -> FilterReport {
+    let (verdict, excepted_by) = match trace.verdict {
+        Verdict::NotLookedAt => ("not_looked_at", None),
+        Verdict::MatchFailed => ("match_failed", None),
+        Verdict::Excepted(at) => ("excepted", Some(at)),
+        Verdict::Selected => ("selected", None),
+    };
+    let except = |except: &ExceptTrace| ExceptReport {
+        filter: except.filter.clone(),
+        holds: except.holds(),
+        words: words(&except.words),
+    };
+    FilterReport {
+        looks_at: trace.looks_at.names().collect(),
+        looked_at: trace.is_looked_at(),
+        verdict,
+        excepted_by,
+        r#match: words(&trace.matches),
+        to: trace.also.as_deref().map(words),
+        except: trace.except.iter().map(except).collect(),
+    }
+}
+
+fn state(of: &Explanation) -> Result<Option<StateReport>> {
+    let Some(memory) = &of.memory else { return Ok(None) };
+    let told = of.told.map(|told| ToldReport {
+        alert: format!("a{}", told.id.0),
+        ago_ns: told.ago.0,
+        open: told.is_open,
+        throttled_for_ns: told.throttled_for.map(|left| left.0),
+        repeats: told.repeats,
+    });
+    Ok(Some(StateReport {
+        finds: memory.finds,
+        says: memory.says.clone(),
+        facts: evidence(&memory.facts)?,
+        same_told: told,
+    }))
+}
+
+fn exception(rule: &str, filters: &[String]) -> Vec<ExceptionReport> {
+    let one =
+        |filter: &String| ExceptionReport { filter: filter.clone(), toml: write::exception(rule, filter) };
+    filters.iter().map(one).collect()
+}
+
+fn written<T: Serialize>(report: &T) -> Result<Vec<u8>> {
+    let mut out = serde_json::to_vec(report)?;
+    out.push(b'\n');
+    Ok(out)
+}
+
+/// An event and what rules made of it, the nearest first.
+pub(super) fn event(event: &Event, found: &AboutEvent, names: &Names) -> Result<Vec<u8>> {
+    let mut sorted: Vec<&Explanation> = found.explanations.iter().collect();
+    sorted.sort_by_key(|of| of.distance());
+    let mut rules = Vec::with_capacity(sorted.len());
+    for of in sorted {
+        let about = &of.rule.about;
+        let raised = found.alerts.iter().find(|(_, alert)| alert.rule.id == about.id);
+        let silencing = raised.map(|(_, alert)| exceptions(event, alert.silence.as_deref(), names));
+        rules.push(RuleOfEvent {
+            rule: RuleReport {
+                id: &about.id,
+                in_force: true,
+                title: Some(&about.title),
+                why: Some(&of.rule.advice.why),
+                tune: Some(&of.rule.advice.tune),
+            },
+            filters: filters(&of.trace),
+            state: state(of)?,
+            raised: raised.map(|(name, _)| name.as_str()),
+            exceptions: exception(&about.id, &silencing.unwrap_or_default()),
+        });
+    }
+    let alerts = found.alerts.iter().map(|(name, _)| name.as_str()).collect();
+    written(&EventReport { kind: "explained_event", event: event_line(event)?, alerts, rules })
+}
+
+/// An alert.
+pub(super) fn alert(of: &AboutAlert<'_>) -> Result<Vec<u8>> {
+    let id = of.rule.map(|rule| &*rule.about.id).or(of.recorded.map(|line| line.rule.as_str()));
+    let explanation = of.given.and_then(|given| given.explanation.as_ref());
+    let told = match of.given {
+        Some(given) => {
+            let wall = given.event.as_ref().map_or(WallNs(0), |event| event.wall);
+            let body = EventBody::Alert(Box::new(given.alert.clone()));
+            Some(event_line(&Event { seq: 0, boot: given.alert.at, wall, body })?)
+        }
+        None => None,
+    };
+    let mut steps = Vec::new();
+    for step in of.given.into_iter().flat_map(|given| &given.steps) {
+        steps.push(StepReport {
+            phase: step.phase.name(),
+            severity: step.severity.name(),
+            after_ns: step.at.since(step.raised).0,
+            evidence: evidence(&step.evidence)?,
+        });
+    }
+    let own = match (of.alert(), of.recorded) {
+        (Some(alert), _) => evidence(&alert.evidence)?,
+        (None, Some(line)) => RawValue::from_string(line.evidence.to_string())?,
+        (None, None) => RawValue::from_string("{}".to_owned())?,
+    };
+    written(&AlertReport {
+        kind: "explained_alert",
+        alert: of.name,
+        recorded: of.recorded.map(|line| line.name.as_str()),
+        given: of.given.is_some(),
+        rule: RuleReport {
+            id: id.unwrap_or_default(),
+            in_force: of.rule.is_some(),
+            title: of.rule.map(|rule| &*rule.about.title).or(of.recorded.map(|line| line.title.as_str())),
+            why: of.rule.map(|rule| &*rule.advice.why),
+            tune: of.rule.map(|rule| &*rule.advice.tune),
+        },
+        event: of.event.as_ref().map(event_line).transpose()?,
+        filters: of.trace.as_ref().map(filters),
+        state: match explanation {
+            Some(of) => state(of)?,
+            None => None,
+        },
+        told,
+        evidence: own,
+        steps,
+        exceptions: exception(id.unwrap_or_default(), &of.exceptions),
+    })
+}

@@ -1,0 +1,330 @@
+//! Explanations for people.
+
+use jiff::tz::TimeZone;
+
+use super::AboutAlert;
+use crate::event::alert::{Covered, Evidence, Phase};
+use crate::event::human;
+use crate::event::model::{Event, EventBody};
+use crate::event::text::{TextFormatter, TextOptions};
+use crate::event::words::Words;
+use crate::filter::Names;
+use crate::learn::write;
+use crate::replay::search::AboutEvent;
+use crate::rules::alerts::Told;
+use crate::rules::explain::{Explanation, exceptions};
+use crate::rules::memory::Memory;
+use crate::rules::model::Rule;
+use crate::rules::trace::text::{write as write_trace, write_seen};
+use crate::rules::trace::{Verdict, failing};
+use crate::units::{DurationNs, WallNs};
+
+/// Rules that are shown in the table of an event.
+const ROWS_MAX: usize = 12;
+
+fn say(out: &mut Vec<u8>, text: &str) {
+    out.extend_from_slice(text.as_bytes());
+    out.push(b'\n');
+}
+
+/// Text of others, escaped, behind a heading.
+fn about(out: &mut Vec<u8>, name: &str, text: &str) {
+    if text.is_empty() {
+        return;
+    }
+    out.extend_from_slice(format!("{name:<9} ").as_bytes());
+    crate::event::escape::text(text.as_bytes(), out);
+    out.push(b'\n');
+}
+
+fn duration(duration: DurationNs) -> String {
+    let mut out = Vec::new();
+    human::write_duration(duration, &mut out);
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+fn formatter() -> TextFormatter {
+    TextFormatter::new(TextOptions { color: false, width: None, netns: None, zone: TimeZone::system() })
+}
+
+fn line(event: &Event, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"  ");
+    formatter().format(event, out);
+}
+
+fn rule(rule: &Rule, out: &mut Vec<u8>) {
+    about(out, "rule", &format!("{}: {}", rule.about.id, rule.about.title));
+    about(out, "why", &rule.advice.why);
+    about(out, "tune", &rule.advice.tune);
+}
+
+fn facts(evidence: &[Evidence], out: &mut Vec<u8>) {
+    if evidence.is_empty() {
+        return;
+    }
+    let mut words = Words::default();
+    for one in evidence {
+        words.text("  ");
+        words.text(one.name);
+        words.text("=");
+        words.value(&one.value);
+    }
+    out.append(&mut words.bytes);
+    out.push(b'\n');
+}
+
+fn memory(memory: &Memory, out: &mut Vec<u8>) {
+    say(out, "what the rule remembered before");
+    say(out, &format!("  {}", memory.says));
+    facts(&memory.facts, out);
+}
+
+fn told(told: Option<Told>, out: &mut Vec<u8>) {
+    let Some(told) = told else { return };
+    let so = if told.is_open {
+        "it is open, so that this is only counted".to_owned()
+    } else if let Some(left) = told.throttled_for {
+        format!("by the throttle the same is only counted for {} more", duration(left))
+    } else {
+        "long enough ago to be told again".to_owned()
+    };
+    let counted = if told.repeats > 0 { format!(", {} times so far", told.repeats) } else { String::new() };
+    say(out, &format!("  the same was told as a{} {} ago: {so}{counted}", told.id.0, duration(told.ago)));
+}
+
+fn explanation(of: &Explanation, out: &mut Vec<u8>) {
+    write_trace(&of.trace, out);
+    if let Some(of) = &of.memory {
+        out.push(b'\n');
+        memory(of, out);
+    }
+    told(of.told, out);
+}
+
+/// What an exception to write is, and others.
+fn silence(rule: &str, exceptions: &[String], out: &mut Vec<u8>) {
+    let Some((first, others)) = exceptions.split_first() else {
+        return say(out, "no exception can silence it: change the rule, or take it out of force");
+    };
+    say(
+        out,
+        "an exception that silences it, for a file of your rules (use = \"defaults\" for built-in ones)",
+    );
+    for line in write::exception(rule, first).lines() {
+        out.extend_from_slice(b"  ");
+        crate::event::escape::text(line.as_bytes(), out);
+        out.push(b'\n');
+    }
+    if !others.is_empty() {
+        say(out, "others that hold for it, too");
+        for other in others {
+            out.extend_from_slice(b"  ");
+            crate::event::escape::text(other.as_bytes(), out);
+            out.push(b'\n');
+        }
+    }
+}
+
+/// An event and one rule, in full.
+pub(super) fn event_and_rule(event: &Event, found: &AboutEvent, names: &Names) -> Vec<u8> {
+    let mut out = Vec::new();
+    line(event, &mut out);
+    for of in &found.explanations {
+        out.push(b'\n');
+        rule(&of.rule, &mut out);
+        out.push(b'\n');
+        explanation(of, &mut out);
+        out.push(b'\n');
+        let own = found.alerts.iter().find(|(_, alert)| alert.rule.id == of.rule.about.id);
+        say(&mut out, &outcome(of, own.map(|(name, alert)| (name.as_str(), alert.phase))));
+        if let Some((_, alert)) = own {
+            let silencing = exceptions(event, alert.silence.as_deref(), names);
+            silence(&of.rule.about.id, &silencing, &mut out);
+        }
+    }
+    out
+}
+
+/// In one line what came of it.
+fn outcome(of: &Explanation, alert: Option<(&str, Phase)>) -> String {
+    match (alert, of.trace.verdict) {
+        (Some((name, _)), _) => format!("it was told: {}", name.rsplit('-').next().unwrap_or(name)),
+        (None, Verdict::NotLookedAt) => "nothing was told: the rule does not look at such events".to_owned(),
+        (None, _) if !of.is_asked() => "nothing was told: its filters let it be".to_owned(),
+        (None, _) if of.told.is_some_and(|told| told.is_repeat()) => {
+            "nothing was told: the same was told already".to_owned()
+        }
+        (None, _) => "nothing was told at this event".to_owned(),
+    }
+}
+
+/// An event and all rules, the nearest first.
+pub(super) fn event(event: &Event, found: &AboutEvent) -> Vec<u8> {
+    let mut out = Vec::new();
+    line(event, &mut out);
+    out.push(b'\n');
+    for (name, alert) in &found.alerts {
+        let id = name.rsplit('-').next().unwrap_or(name);
+        say(&mut out, &format!("told: {id} {}", alert.rule.id));
+    }
+    if found.alerts.is_empty() {
+        say(&mut out, "nothing was told at this event");
+    }
+    out.push(b'\n');
+    let mut sorted: Vec<&Explanation> = found.explanations.iter().collect();
+    sorted.sort_by_key(|of| of.distance());
+    let looked: Vec<&Explanation> = sorted.iter().copied().filter(|of| of.trace.is_looked_at()).collect();
+    let widest = looked.iter().take(ROWS_MAX).map(|of| of.rule.about.id.len()).max().unwrap_or(0);
+    if !looked.is_empty() {
+        say(&mut out, "the rules that look at such an event, the nearest first");
+    }
+    for of in looked.iter().take(ROWS_MAX) {
+        out.extend_from_slice(format!("  {:widest$}  ", of.rule.about.id).as_bytes());
+        why_not(of, &mut out);
+        out.push(b'\n');
+    }
+    if looked.len() > ROWS_MAX {
+        say(&mut out, &format!("  and {} more", looked.len() - ROWS_MAX));
+    }
+    let others = sorted.len() - looked.len();
+    if others > 0 {
+        say(&mut out, &format!("{others} more rules do not look at such an event"));
+    }
+    out
+}
+
+/// In a few words what kept a rule from telling.
+fn why_not(of: &Explanation, out: &mut Vec<u8>) {
+    let words = match &of.trace.also {
+        Some(also) if failing(also) < failing(&of.trace.matches) => also,
+        _ => &of.trace.matches,
+    };
+    let failed = failing(words);
+    match words.iter().find(|word| !word.holds) {
+        Some(first) => {
+            out.extend_from_slice(format!("{failed} of {} words: ", words.len()).as_bytes());
+            crate::event::escape::text(first.word.as_bytes(), out);
+            out.extend_from_slice(b"  ");
+            write_seen(first, out);
+        }
+        None => {
+            let says = match (of.trace.verdict, &of.memory) {
+                (Verdict::Excepted(at), _) => format!("exception {} holds", at + 1),
+                (_, _) if of.told.is_some_and(|told| told.is_repeat()) => {
+                    "the same was told already".to_owned()
+                }
+                (_, Some(memory)) => memory.says.clone(),
+                (_, None) => "its filters let it pass".to_owned(),
+            };
+            out.extend_from_slice(says.as_bytes());
+        }
+    }
+}
+
+fn covered(covered: Covered) -> String {
+    match covered {
+        Covered::All => "everything was seen in the time that it judges".to_owned(),
+        Covered::Since(_) => "what was before the agent began was not seen".to_owned(),
+        Covered::Except { lost } => {
+            format!("{lost} records were lost in the time that it judges: it may be wrong")
+        }
+        Covered::Unknown => {
+            "records were lost, of which not all is known any more: it may be wrong".to_owned()
+        }
+    }
+}
+
+/// An alert.
+pub(super) fn alert(of: &AboutAlert<'_>, only_alerts: bool) -> Vec<u8> {
+    let mut out = Vec::new();
+    let id = of.name.rsplit('-').next().unwrap_or(of.name);
+    match (of.given, of.recorded) {
+        (Some(given), recorded) => {
+            let wall = given.event.as_ref().map_or(WallNs(0), |event| event.wall);
+            let body = EventBody::Alert(Box::new(given.alert.clone()));
+            line(&Event { seq: 0, boot: given.alert.at, wall, body }, &mut out);
+            match recorded.filter(|line| line.name != given.name) {
+                Some(line) => {
+                    let then = line.name.rsplit('-').next().unwrap_or(&line.name);
+                    about(&mut out, "alert", &format!("{then} of the recording, {id} by these rules"));
+                }
+                None => about(
+                    &mut out,
+                    "alert",
+                    &format!(
+                        "{id}, told when it was recorded: {}",
+                        if recorded.is_some() { "yes" } else { "no" }
+                    ),
+                ),
+            }
+        }
+        (None, Some(line)) => {
+            about(&mut out, "alert", &format!("{} ({}) {}: {}", id, name_of(line), line.rule, line.title));
+            if !only_alerts {
+                say(
+                    &mut out,
+                    "these rules do not give it on this recording; what follows is what its line says",
+                );
+            }
+        }
+        (None, None) => {}
+    }
+    match of.rule {
+        Some(own) => rule(own, &mut out),
+        None => say(&mut out, "there is no such rule in force: its words cannot be explained"),
+    }
+    if let Some(event) = &of.event {
+        say(
+            &mut out,
+            if of.given.is_some() { "\nthe event" } else { "\nthe event, as far as the alert tells it" },
+        );
+        line(event, &mut out);
+    }
+    out.push(b'\n');
+    match (of.given.and_then(|given| given.explanation.as_ref()), &of.trace) {
+        (Some(own), _) => explanation(own, &mut out),
+        (None, Some(trace)) => {
+            write_trace(trace, &mut out);
+            say(
+                &mut out,
+                "what the rule remembered is not in an alert; a recording has it (conn tail --record)",
+            );
+        }
+        (None, None) => {
+            say(&mut out, "it is about something that is not there: no event has words to explain")
+        }
+    }
+    out.push(b'\n');
+    say(&mut out, "evidence");
+    if let Some(alert) = of.alert() {
+        facts(&alert.evidence, &mut out);
+        say(&mut out, &format!("coverage: {}", covered(alert.covered)));
+    } else if let Some(line) = of.recorded {
+        recorded(&line.evidence, &mut out);
+        recorded(&line.coverage, &mut out);
+    }
+    for step in of.given.into_iter().flat_map(|given| &given.steps) {
+        let what = match step.phase {
+            Phase::Escalated => "it got worse",
+            Phase::Raised | Phase::Resolved => "it was over",
+        };
+        say(&mut out, &format!("{what} {} later", duration(step.at.since(step.raised))));
+        facts(&step.evidence, &mut out);
+    }
+    out.push(b'\n');
+    let rule = of.rule.map(|rule| &*rule.about.id).or(of.recorded.map(|line| line.rule.as_str()));
+    silence(rule.unwrap_or_default(), &of.exceptions, &mut out);
+    out
+}
+
+fn name_of(line: &crate::event::read::AlertLine) -> &'static str {
+    use crate::event::names::Named as _;
+    line.severity.name()
+}
+
+/// A JSON object of the line, as it is.
+fn recorded(value: &serde_json::Value, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"  ");
+    crate::event::escape::text(value.to_string().as_bytes(), out);
+    out.push(b'\n');
+}

@@ -1,0 +1,110 @@
+//! Why a rule told of an event, or did not: its words, its exceptions, and what it remembers.
+
+use std::sync::Arc;
+
+use super::alerts::Told;
+use super::detector::Triggers;
+use super::engine;
+use super::memory::Memory;
+use super::model::Rule;
+use super::silence;
+use super::trace::{RuleTrace, Verdict, failing};
+use crate::event::alert::Subject;
+use crate::event::model::{Event, EventBody, ProcEvent};
+use crate::filter::{Filter, Names};
+use crate::flow::model::{Change, Direction};
+use crate::process::info::ProcessInfo;
+use crate::units::{BootNs, WallNs};
+
+/// What a rule makes of an event, and by what.
+#[derive(Clone, Debug)]
+pub struct Explanation {
+    /// The rule.
+    pub rule: Arc<Rule>,
+    /// Its filters.
+    pub trace: RuleTrace,
+    /// What it remembered before the event; `None`: it does not look at such events.
+    pub memory: Option<Memory>,
+    /// What was told of the same before.
+    pub told: Option<Told>,
+}
+
+impl Explanation {
+    /// How far the rule was from telling, the nearest first: what is looked at before what is not, then by the words that do
+    /// not hold, then by the exceptions, then by what is remembered.
+    pub fn distance(&self) -> (bool, usize, u8) {
+        let words = match &self.trace.also {
+            Some(also) => failing(also).min(failing(&self.trace.matches)),
+            None => failing(&self.trace.matches),
+        };
+        let finds = self.memory.as_ref().map(|memory| memory.finds);
+        let rest = match (self.trace.verdict, finds) {
+            (Verdict::Excepted(_), _) => 3,
+            (_, Some(Some(true))) => 0,
+            (_, Some(None)) => 1,
+            (_, Some(Some(false)) | None) => 2,
+        };
+        (!self.trace.is_looked_at(), words, rest)
+    }
+
+    /// Whether the rule's question was asked: of a rule with two filters also where the second one holds.
+    pub fn is_asked(&self) -> bool {
+        self.trace.verdict == Verdict::Selected
+            || (self.trace.is_looked_at()
+                && self.trace.also.as_ref().is_some_and(|also| failing(also) == 0)
+                && !self.trace.except.iter().any(super::trace::ExceptTrace::holds))
+    }
+
+    /// Whether the rule raises an alert at this event.
+    pub fn raises(&self) -> bool {
+        self.is_asked()
+            && self.memory.as_ref().is_some_and(|memory| memory.finds == Some(true))
+            && !self.told.is_some_and(|told| told.is_repeat())
+    }
+}
+
+/// The event that a rule looked at when it told of this subject, as far as the subject says: for alerts of timers, and where
+/// the event is not there any more. `None`: an absence has none.
+pub fn as_event(
+    rule: &Rule,
+    subject: &Subject,
+    started: Option<&Arc<ProcessInfo>>,
+    at: BootNs,
+    wall: WallNs,
+) -> Option<Event> {
+    let triggers = engine::detector(&rule.detect).triggers();
+    let body = match subject {
+        Subject::Connection(conn) if triggers.meet(Triggers::EXEC) => {
+            let mut exec = ProcEvent::new(Arc::clone(started.or(conn.owner.process.as_ref())?));
+            if started.is_some() {
+                exec.parent_stdio = Some(conn.clone());
+            } else {
+                exec.stdio = Some(conn.clone());
+            }
+            EventBody::Exec(exec)
+        }
+        Subject::Connection(conn) => EventBody::Flow(match conn.direction {
+            Direction::In => Change::Accept((**conn).clone()),
+            Direction::Out if triggers.meet(Triggers::BEGIN) => Change::Connect((**conn).clone()),
+            Direction::Out | Direction::Unknown => Change::Established((**conn).clone()),
+        }),
+        Subject::Listener(listener) => EventBody::Flow(Change::Listen((**listener).clone())),
+        Subject::Process(process) => EventBody::Exec(ProcEvent::new(Arc::clone(process))),
+        Subject::Absence => return None,
+    };
+    Some(Event { seq: 0, boot: at, wall, body })
+}
+
+/// Exceptions that silence what a rule says of an event: first the smallest one, as its alert has it, then wider and narrower
+/// ones by unit and user. Each is asked whether it really holds for the event.
+pub fn exceptions(event: &Event, first: Option<&str>, names: &Names) -> Vec<String> {
+    let mut found: Vec<String> = Vec::new();
+    let others = silence::alternatives(event);
+    for text in first.map(str::to_owned).into_iter().chain(others) {
+        let holds = Filter::with_names(&text, names).is_ok_and(|filter| filter.matches(event));
+        if holds && !found.contains(&text) {
+            found.push(text);
+        }
+    }
+    found
+}

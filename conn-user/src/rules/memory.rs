@@ -1,0 +1,54 @@
+//! What a detector remembers that bears on an event: for people who ask why it told, or did not.
+
+use crate::event::alert::Evidence;
+use crate::event::human;
+use crate::filter::Names;
+use crate::units::{BootNs, DurationNs};
+
+/// What a detector knows when it is asked, before it judges the event.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Memory {
+    /// What is the same about this finding and others that are told once; `None`: it would find nothing.
+    pub same: Option<u64>,
+    /// Whether it would find something in this event; `None`: that is not decided by the event, but by time.
+    pub finds: Option<bool>,
+    /// Why, in a sentence of our own.
+    pub says: String,
+    /// What it goes by.
+    pub facts: Vec<Evidence>,
+}
+
+/// The instant of a recollection.
+#[derive(Clone, Copy)]
+pub struct Past<'a> {
+    /// The instant of the event.
+    pub now: BootNs,
+    /// When the rule began.
+    pub began: BootNs,
+    /// The zones and lists.
+    pub names: &'a Names,
+}
+
+impl Memory {
+    /// Something that is found.
+    pub(super) fn finds(same: u64, says: impl Into<String>, facts: Vec<Evidence>) -> Self {
+        Self { same: Some(same), finds: Some(true), says: says.into(), facts }
+    }
+
+    /// Nothing is found.
+    pub(super) fn lets_be(says: impl Into<String>, facts: Vec<Evidence>) -> Self {
+        Self { same: None, finds: Some(false), says: says.into(), facts }
+    }
+
+    /// Time decides.
+    pub(super) fn waits(same: Option<u64>, says: impl Into<String>, facts: Vec<Evidence>) -> Self {
+        Self { same, finds: None, says: says.into(), facts }
+    }
+}
+
+/// A duration as people say it.
+pub(super) fn lasting(duration: DurationNs) -> String {
+    let mut out = Vec::new();
+    human::write_duration(duration, &mut out);
+    String::from_utf8_lossy(&out).into_owned()
+}
