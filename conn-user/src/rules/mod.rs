@@ -5,6 +5,7 @@
 //! of the events and of the [`timers`]: a recorded stream gives the alerts that the live one gave.
 
 pub mod alerts;
+pub mod cases;
 pub mod defaults;
 pub mod detector;
 pub mod engine;

@@ -20,7 +20,7 @@ fn checked(files: &[(&str, &str)]) -> Checked {
     for (name, text) in files {
         texts.add(PathBuf::from(name), (*text).to_owned());
     }
-    assemble(texts, RuleErrors::default(), &Host::default(), false)
+    assemble(texts, RuleErrors::default(), &Host::default(), Ask { defaults: false, tests: true })
 }
 
 fn set(files: &[(&str, &str)]) -> RuleSet {
@@ -98,7 +98,7 @@ fn later_files_win() {
     let all = [("1.toml", one.as_str()), ("2.toml", two.as_str()), ("3.toml", three)];
     let checked = checked(&all);
     assert_eq!(
-        (checked.disabled, checked.files.iter().map(|(_, rules)| *rules).collect()),
+        (checked.off.len(), checked.files.iter().map(|(_, rules)| *rules).collect()),
         (1, vec![2, 1, 0])
     );
     let set = checked.rules.expect("right");
