@@ -102,7 +102,7 @@ fn what_is_wrong_is_marked() {
     for (lines, place, message, help) in [
         (&["opne bash -> 1.2.3.4:5"][..], "opne", "`opne` is no event", "did you mean `open`?"),
         (&["open basj -> 1.2.3.4:5"], "basj", "`basj` is no process of this test", "did you mean `bash`?"),
-        (&["open zz -> 1.2.3.4:5"], "zz", "`zz` is no process", "process.zz"),
+        (&["open zz -> 1.2.3.4:5"], "zz", "`zz` is no process", "process.NAME"),
         (&["open bash -> 1.2.3.4"], "1.2.3.4", "`1.2.3.4` is no address with a port", "203.0.113.9:443"),
         (&["open bash 1.2.3.4:5"], "", "`->` is missing here", "[LABEL:] open"),
         (&["open bash -> 1.2.3.4:5 now"], "now", "`now` is not expected here", "open WHO"),

@@ -124,7 +124,7 @@ impl Reader<'_> {
         script.set_existing(false);
         if let Some(field) = find(fields, "events") {
             self.steps("events", &field.node, &mut script, None, &mut events);
-        } else if existing.is_empty() {
+        } else if find(fields, "existing").is_none() {
             self.required(
                 node,
                 fields,
