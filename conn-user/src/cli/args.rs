@@ -8,6 +8,7 @@ mod explain;
 mod learn;
 mod list;
 mod replay;
+mod test;
 #[cfg(test)]
 mod tests;
 
@@ -27,6 +28,7 @@ pub use self::explain::ExplainArgs;
 pub use self::learn::{LearnArgs, LearnFrom};
 pub use self::list::{DiffArgs, ListArgs, ListOptions, SchemaArgs, SchemaOf};
 pub use self::replay::ReplayArgs;
+pub use self::test::TestArgs;
 pub use super::rules::RuleChoice;
 use crate::event::model::{Event, EventKind};
 use crate::event::names;
@@ -36,7 +38,7 @@ use crate::kernel::plan::BackendChoice;
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done; also when the reader of the output went away
-  1  any other error
+  1  any other error; a test of rules failed (conn test)
   2  wrong usage: a flag, a filter or a rule that is none
   3  not permitted: a capability is missing
   4  this kernel cannot do it, or the self-test failed
@@ -93,6 +95,8 @@ pub enum Command {
     Diff(DiffArgs),
     /// Say whether rule files are right, or print the built-in rules
     Check(CheckArgs),
+    /// Run the tests that stand beside rules
+    Test(TestArgs),
     /// Write rules from what this machine says of itself, to be reviewed
     Learn(LearnArgs),
     /// Judge a recording: the alerts that the rules would have given

@@ -40,9 +40,9 @@ fn text(checked: &Checked) -> String {
     for (path, rules) in &checked.files {
         let _ = writeln!(out, "{}: {}", file::shown(path), count(*rules, "rule"));
     }
-    let _ = write!(out, "{} ok", count(set.rules.len() + checked.disabled, "rule"));
-    if checked.disabled > 0 {
-        let _ = write!(out, ", {} of them not enabled", checked.disabled);
+    let _ = write!(out, "{} ok", count(set.rules.len() + checked.off.len(), "rule"));
+    if checked.off.len() > 0 {
+        let _ = write!(out, ", {} of them not enabled", checked.off.len());
     }
     match set.baseline.entries().len() {
         0 => {}
@@ -113,7 +113,7 @@ fn json(checked: &Checked) -> String {
         ok: set.is_some(),
         files: files.collect(),
         rules: set.map(|set| set.rules.len()),
-        disabled: set.map(|_| checked.disabled),
+        disabled: set.map(|_| checked.off.len()),
         errors: errors.errors.iter().map(error).collect(),
         more_errors: errors.more,
         warnings: checked.warnings.clone(),

@@ -17,6 +17,7 @@ pub mod replay;
 pub mod rules;
 mod signals;
 pub mod tail;
+pub mod test;
 
 use std::ffi::OsString;
 use std::fmt;
@@ -40,6 +41,7 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::List(args) => list::run(&args),
         Command::Diff(args) => diff::run(&args),
         Command::Check(args) => check::run(&args),
+        Command::Test(args) => test::run(&args),
         Command::Learn(args) => learn::run(&args),
         Command::Replay(args) => replay::run(&args),
         Command::Explain(args) => explain::run(&args),

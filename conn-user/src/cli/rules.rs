@@ -37,7 +37,7 @@ impl RuleChoice {
             Self::None => return Ok(None),
             Self::Default => defaults::set(&host),
             Self::Folders(folders) => {
-                let checked = file::check(folders, &host);
+                let checked = file::read(folders, &host);
                 for warning in &checked.warnings {
                     tell(format_args!("warning: {warning}"));
                 }

@@ -37,7 +37,7 @@ pub fn duration(text: &str) -> Option<DurationNs> {
 }
 
 /// A number of bytes, without a unit, or in powers of 1024.
-pub(super) fn bytes(text: &str) -> Option<u64> {
+pub fn bytes(text: &str) -> Option<u64> {
     let end = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
     let (number, unit) = text.split_at(end);
     let power = match unit {

@@ -255,6 +255,13 @@ impl Engine {
         self.timers.next()
     }
 
+    /// When the next timer of this rule is due. Slow: for people.
+    pub fn next_deadline_of(&self, id: &str) -> Option<BootNs> {
+        let is_it = |running: &Running| !running.is_retired && *running.rule.about.id == *id;
+        let place = self.running.iter().position(is_it)?;
+        self.timers.next_of(place as u32)
+    }
+
     /// Lets the timers fire that are due.
     pub fn on_time(&mut self, now: BootNs, flows: &dyn Flows) -> Vec<Alert> {
         while let Some((at, alarm)) = self.timers.due(now) {

@@ -6,6 +6,7 @@
 
 pub mod alerts;
 pub mod baseline;
+pub mod cases;
 pub mod defaults;
 pub mod detector;
 pub mod engine;

@@ -41,6 +41,12 @@ impl Timers {
         self.heap.first().map(|&id| self.slots[id as usize].at)
     }
 
+    /// When the next one of this rule is due. Looks at all of them.
+    pub fn next_of(&self, rule: u32) -> Option<BootNs> {
+        let waiting = self.heap.iter().filter_map(|&id| self.slots.get(id as usize));
+        waiting.filter(|slot| slot.alarm.rule == rule).map(|slot| slot.at).min()
+    }
+
     /// How many wait.
     pub fn len(&self) -> usize {
         self.heap.len()

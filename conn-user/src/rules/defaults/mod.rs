@@ -3,7 +3,7 @@
 #[cfg(test)]
 mod tests;
 
-use super::file::{self, RuleErrors};
+use super::file::{self, Checked, RuleErrors};
 use super::host::Host;
 use super::set::RuleSet;
 
@@ -15,6 +15,14 @@ pub const FILES: [(&str, &str); 6] = [
     ("server.toml", include_str!("server.toml")),
     ("long.toml", include_str!("long.toml")),
     ("missing.toml", include_str!("missing.toml")),
+];
+
+/// Their tests, by file.
+pub const TESTS: [(&str, &str); 4] = [
+    ("tests/path.toml", include_str!("tests/path.toml")),
+    ("tests/process.toml", include_str!("tests/process.toml")),
+    ("tests/server.toml", include_str!("tests/server.toml")),
+    ("tests/long.toml", include_str!("tests/long.toml")),
 ];
 
 /// The default rules as one rule file.
@@ -36,4 +44,9 @@ pub fn text() -> String {
 /// None but by a mistake in this program: a test compiles them.
 pub fn set(host: &Host) -> Result<RuleSet, RuleErrors> {
     file::built_in(host)
+}
+
+/// The default rules with their tests, in a world where the zones of this host are empty.
+pub fn with_tests() -> Checked {
+    file::built_in_with_tests(&Host::default())
 }

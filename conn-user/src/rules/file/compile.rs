@@ -335,22 +335,10 @@ impl Compiler<'_> {
         match Filter::with_names(text, self.names) {
             Ok(filter) => Some(filter),
             Err(error) => {
-                let at = self.within(&node.at, text, error.span.clone());
+                let at = self.texts.within(&node.at, text, error.span.clone());
                 self.problems.push(Problem::of_filter(error, at));
                 None
             }
-        }
-    }
-
-    /// The place of a span of a text's value. Where escapes make the value differ from what is written, it is all of it.
-    fn within(&self, at: &At, value: &str, span: std::ops::Range<usize>) -> At {
-        let written = self.texts.text(at.text).get(at.span.clone()).unwrap_or_default();
-        match written.find(value).filter(|_| !value.is_empty()) {
-            Some(begin) => {
-                let offset = at.span.start + begin;
-                At { text: at.text, span: offset + span.start..offset + span.end }
-            }
-            None => at.clone(),
         }
     }
 

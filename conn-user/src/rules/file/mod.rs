@@ -5,6 +5,7 @@
 //! wrong is told at once; a set with an error is none.
 
 mod baseline;
+mod case;
 mod compile;
 mod draft;
 mod error;
@@ -29,6 +30,7 @@ use self::error::{Problem, Problems};
 use self::text::Texts;
 use self::value::{Field, Node, Value};
 use super::baseline::{Baseline, Window};
+use super::cases::Case;
 use super::defaults;
 use super::host::Host;
 use super::model::Rule;
@@ -44,8 +46,10 @@ pub struct Checked {
     pub files: Vec<(PathBuf, usize)>,
     /// The rules that are in force, or all that is wrong.
     pub rules: Result<RuleSet, RuleErrors>,
-    /// How many rules are right but not in force (`enabled = false`).
-    pub disabled: usize,
+    /// Rules that are right but not in force (`enabled = false`).
+    pub off: Vec<Arc<Rule>>,
+    /// The tests, if they were asked for.
+    pub cases: Vec<Case>,
     /// What is allowed and hardly meant, such as no rule at all; one line each.
     pub warnings: Vec<String>,
 }
@@ -56,11 +60,20 @@ pub struct Checked {
 /// # Errors
 /// Everything that is wrong with files and rules; then nothing is loaded.
 pub fn load(paths: &[PathBuf], host: &Host) -> Result<RuleSet, RuleErrors> {
-    check(paths, host).rules
+    read(paths, host).rules
 }
 
 /// Likewise, and tells what was read.
+pub fn read(paths: &[PathBuf], host: &Host) -> Checked {
+    read_with(paths, host, false)
+}
+
+/// Likewise, with the tests: one that is wrong is an error too.
 pub fn check(paths: &[PathBuf], host: &Host) -> Checked {
+    read_with(paths, host, true)
+}
+
+fn read_with(paths: &[PathBuf], host: &Host, tests: bool) -> Checked {
     let mut errors = RuleErrors::default();
     let mut texts = Texts::default();
     let mut warnings = Vec::new();
@@ -71,9 +84,9 @@ pub fn check(paths: &[PathBuf], host: &Host) -> Checked {
             warnings.push(format!("{}: there is no rule file (*.toml) in this folder", shown(path)));
         }
     }
-    let mut checked = assemble(texts, errors, host, false);
+    let mut checked = assemble(texts, errors, host, Ask { defaults: false, tests });
     if checked.rules.as_ref().is_ok_and(|set| set.rules.is_empty()) {
-        checked.warnings.push(match checked.disabled {
+        checked.warnings.push(match checked.off.len() {
             0 => "no rule is in force: there is none".to_owned(),
             disabled => format!("no rule is in force: {disabled} are there, none is enabled"),
         });
@@ -87,7 +100,25 @@ pub fn check(paths: &[PathBuf], host: &Host) -> Checked {
 /// # Errors
 /// None but by a mistake in this program: a test compiles them.
 pub(super) fn built_in(host: &Host) -> Result<RuleSet, RuleErrors> {
-    assemble(Texts::default(), RuleErrors::default(), host, true).rules
+    assemble(Texts::default(), RuleErrors::default(), host, Ask { defaults: true, tests: false }).rules
+}
+
+/// The default rules with their tests.
+pub(super) fn built_in_with_tests(host: &Host) -> Checked {
+    let mut texts = Texts::default();
+    for (name, text) in defaults::TESTS {
+        texts.add(PathBuf::from(format!("{name} (built in)")), (*text).to_owned());
+    }
+    assemble(texts, RuleErrors::default(), host, Ask { defaults: true, tests: true })
+}
+
+/// What is wanted.
+#[derive(Clone, Copy, Debug)]
+struct Ask {
+    /// The default rules, whether or not a file says so.
+    defaults: bool,
+    /// The tests.
+    tests: bool,
 }
 
 /// A file, read.
@@ -98,13 +129,14 @@ struct Document {
     baseline: Option<Node>,
     rules: Vec<Draft>,
     overrides: Vec<Draft>,
+    tests: Option<Node>,
     /// It says `use = "defaults"`.
     uses_defaults: bool,
     /// It is not TOML all through: what it lacks may be there once it is.
     broken: bool,
 }
 
-fn assemble(mut texts: Texts, mut errors: RuleErrors, host: &Host, defaults: bool) -> Checked {
+fn assemble(mut texts: Texts, mut errors: RuleErrors, host: &Host, ask: Ask) -> Checked {
     let mut problems = Problems::default();
     let files = texts.len();
     for (name, text) in defaults::FILES {
@@ -113,7 +145,7 @@ fn assemble(mut texts: Texts, mut errors: RuleErrors, host: &Host, defaults: boo
     let documents: Vec<Document> =
         (0..texts.len()).map(|number| document(texts.text(number), number, &mut problems)).collect();
     let (own, built_in) = documents.split_at(files);
-    let defaults = defaults || own.iter().any(|document| document.uses_defaults);
+    let defaults = ask.defaults || own.iter().any(|document| document.uses_defaults);
     // A file that could not be read may have what seems to be missing.
     let broken = !errors.is_empty() || own.iter().any(|document| document.broken);
 
@@ -122,22 +154,31 @@ fn assemble(mut texts: Texts, mut errors: RuleErrors, host: &Host, defaults: boo
     let drafts = drafts(rules.iter().chain(own), broken, &mut problems);
     let mut compiler = Compiler { names: &names, texts: &texts, problems: &mut problems };
     let mut warnings = Vec::new();
-    let (mut enabled, mut disabled) = (Vec::with_capacity(drafts.len()), 0);
+    let (mut enabled, mut off) = (Vec::with_capacity(drafts.len()), Vec::new());
     for (rule, is_enabled) in drafts.iter().filter_map(|draft| compiler.rule(draft)) {
         if is_enabled {
             enabled.push(Arc::new(rule));
         } else {
-            disabled += 1;
+            off.push(Arc::new(rule));
+        }
+    }
+    let mut cases = Vec::new();
+    if ask.tests {
+        let rules = case::rules(&drafts);
+        let rules = (!broken).then_some(&rules);
+        let mut reader = case::Reader { texts: &texts, problems: &mut problems, rules };
+        for tests in own.iter().filter_map(|document| document.tests.as_ref()) {
+            reader.cases(tests, &mut cases);
         }
     }
     let baseline = baseline(own, &names, &mut warnings, &texts, &mut problems);
     if baseline.is_empty() {
         for rule in enabled.extract_if(.., |rule: &mut Arc<Rule>| rule.asks_baseline()) {
-            disabled += 1;
             warnings.push(format!(
                 "the rule {} is not in force: it asks for a baseline, and there is no entry of one (see `conn learn`)",
                 quoted(&rule.about.id)
             ));
+            off.push(rule);
         }
     }
     let counts = own
@@ -147,7 +188,7 @@ fn assemble(mut texts: Texts, mut errors: RuleErrors, host: &Host, defaults: boo
     let files = counts.collect();
     errors.extend(problems, &texts);
     let set = RuleSet { rules: enabled, names: Arc::new(names), baseline: Arc::new(baseline) };
-    Checked { files, rules: if errors.is_empty() { Ok(set) } else { Err(errors) }, disabled, warnings }
+    Checked { files, rules: if errors.is_empty() { Ok(set) } else { Err(errors) }, off, cases, warnings }
 }
 
 /// Reads a text as far as one can without the others.
@@ -167,6 +208,7 @@ fn document(text: &str, number: usize, problems: &mut Problems) -> Document {
             "lists" => document.lists = Some(node),
             "baseline" => document.baseline = Some(node),
             "rule" => document.rules = many("rule", node, problems),
+            "test" => document.tests = (!document.broken).then_some(node),
             "override" => document.overrides = many("override", node, problems),
             "use" => match &node.value {
                 Value::Text(text) if text == "defaults" => document.uses_defaults = true,
@@ -177,11 +219,11 @@ fn document(text: &str, number: usize, problems: &mut Problems) -> Document {
                 )),
             },
             _ => {
-                let known = ["zones", "lists", "rule", "override", "baseline", "use"];
+                let known = ["zones", "lists", "rule", "override", "test", "baseline", "use"];
                 let near =
                     nearest(&name, known).map_or_else(String::new, |near| format!("did you mean `{near}`? "));
                 let help = format!(
-                    "{near}a rule file has [zones], [lists], [[rule]], [[override]], [[baseline.connection]] and its like, and use = \"defaults\""
+                    "{near}a rule file has [zones], [lists], [[rule]], [[override]], [[test]], [[baseline.connection]] and its like, and use = \"defaults\""
                 );
                 problems.push(Problem::new(&at, format!("unknown key {}", quoted(&name)), help));
             }

@@ -20,7 +20,7 @@ fn checked(files: &[(&str, &str)]) -> Checked {
     for (name, text) in files {
         texts.add(PathBuf::from(name), (*text).to_owned());
     }
-    assemble(texts, RuleErrors::default(), &Host::default(), false)
+    assemble(texts, RuleErrors::default(), &Host::default(), Ask { defaults: false, tests: true })
 }
 
 fn set(files: &[(&str, &str)]) -> RuleSet {
@@ -98,7 +98,7 @@ fn later_files_win() {
     let all = [("1.toml", one.as_str()), ("2.toml", two.as_str()), ("3.toml", three)];
     let checked = checked(&all);
     assert_eq!(
-        (checked.disabled, checked.files.iter().map(|(_, rules)| *rules).collect()),
+        (checked.off.len(), checked.files.iter().map(|(_, rules)| *rules).collect()),
         (1, vec![2, 1, 0])
     );
     let set = checked.rules.expect("right");
@@ -415,4 +415,38 @@ fn edit(text: &mut String, one: Index, two: Index, what: u8, piece: &str) {
         }
         _ => {}
     }
+}
+
+/// The page is written by hand; what the code knows must be on it.
+#[test]
+fn the_page_of_tests_has_every_key_and_line() {
+    let page = include_str!("../../../../docs/tests.md");
+    for case::About { name, takes, meaning } in case::KEYS.iter().chain(&case::PROCESS_KEYS) {
+        let row = format!("| `{name}` | {takes} | {meaning} |");
+        assert!(page.contains(&row), "{row}");
+    }
+    for (_, form) in crate::rules::cases::script::VERBS {
+        let row = format!("| `{}` |", form.replace('|', "\\|"));
+        assert!(page.contains(&row), "{row}");
+    }
+    assert!(page.contains(crate::rules::cases::expect::FORM));
+}
+
+#[test]
+fn wrong_tests_are_told_with_their_places() {
+    let text = include_str!("tests_wrong.toml");
+    let errors = errors(&[("rules.d/wrong.toml", text)]);
+    samples::compare_file(
+        concat!(env!("CARGO_MANIFEST_DIR"), "/src/rules/file/tests_errors.txt"),
+        &format!("{errors}\n"),
+    );
+}
+
+#[test]
+fn who_does_not_ask_for_tests_is_not_told_of_them() {
+    let mut texts = Texts::default();
+    texts.add(PathBuf::from("a.toml"), include_str!("tests_wrong.toml").to_owned());
+    let ask = Ask { defaults: false, tests: false };
+    let checked = assemble(texts, RuleErrors::default(), &Host::default(), ask);
+    assert!(checked.rules.is_ok() && checked.cases.is_empty());
 }

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use super::error::{At, Place, RuleError, RuleErrors, place};
@@ -36,6 +37,18 @@ impl Texts {
 
     pub(super) fn place(&self, at: &At) -> Option<Place> {
         self.0.get(at.text).map(|(_, text)| place(text, &at.span))
+    }
+
+    /// The place of a span of a text's value. Where escapes make the value differ from what is written, it is all of it.
+    pub(super) fn within(&self, at: &At, value: &str, span: Range<usize>) -> At {
+        let written = self.text(at.text).get(at.span.clone()).unwrap_or_default();
+        match written.find(value).filter(|_| !value.is_empty()) {
+            Some(begin) => {
+                let offset = at.span.start + begin;
+                At { text: at.text, span: offset + span.start..offset + span.end }
+            }
+            None => at.clone(),
+        }
     }
 
     /// Reads a file, or every `*.toml` of a folder in the order of their names. Files whose name begins with a dot are

@@ -1,0 +1,68 @@
+//! What a run of tests says: text for people, and cases for JUnit.
+
+use std::fmt::Write as _;
+
+use super::Proved;
+use crate::event::escape;
+use crate::output::junit;
+use crate::rules::file::shown;
+
+/// The numbers of a run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// As expected.
+    pub passed: usize,
+    /// Not as expected.
+    pub failed: usize,
+    /// Not run: `--filter` left them out.
+    pub left_out: usize,
+}
+
+/// Counts.
+pub fn counts(proved: &[Proved<'_>], of: usize) -> Counts {
+    let failed = proved.iter().filter(|proved| proved.failure.is_some()).count();
+    Counts { passed: proved.len() - failed, failed, left_out: of.saturating_sub(proved.len()) }
+}
+
+/// The failures with their details, and the sum as the last line.
+pub fn text(proved: &[Proved<'_>], counts: Counts) -> String {
+    let mut out = String::new();
+    for Proved { case, failure, .. } in proved {
+        let Some(failure) = failure else { continue };
+        let (file, name) = (shown(&case.file), harmless(&case.name));
+        let _ = writeln!(out, "FAILED {file}:{}: {name}: {}", case.line, failure.message);
+        for line in failure.details.lines() {
+            let _ = writeln!(out, "    {line}");
+        }
+        out.push('\n');
+    }
+    let verdict = if counts.failed == 0 { "ok" } else { "FAILED" };
+    let _ = write!(out, "test result: {verdict}. {} passed; {} failed", counts.passed, counts.failed);
+    if counts.left_out > 0 {
+        let _ = write!(out, "; {} left out", counts.left_out);
+    }
+    out.push('\n');
+    out
+}
+
+/// The cases as JUnit has them.
+pub fn junit(proved: &[Proved<'_>]) -> Vec<junit::Case> {
+    let case = |proved: &Proved<'_>| junit::Case {
+        name: proved.case.name.clone(),
+        class: proved.case.file.to_string_lossy().into_owned(),
+        outcome: match &proved.failure {
+            None => junit::Outcome::Passed,
+            Some(failure) => {
+                junit::Outcome::Failed { message: failure.message.clone(), details: failure.details.clone() }
+            }
+        },
+        took: Some(proved.took),
+    };
+    proved.iter().map(case).collect()
+}
+
+fn harmless(text: &str) -> String {
+    let mut out = Vec::new();
+    escape::text(text.as_bytes(), &mut out);
+    String::from_utf8_lossy(&out).into_owned()
+}

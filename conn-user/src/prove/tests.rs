@@ -1,0 +1,211 @@
+//! That the default rules do what their tests say, and that tests can fail and say why.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::*;
+use crate::event::alert::Phase;
+use crate::rules::defaults;
+use crate::rules::file;
+use crate::rules::host::Host;
+use crate::rules::model::Rule;
+
+/// A file, read with its tests.
+fn read(text: &str) -> Checked {
+    static NUMBER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+    let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    let path = std::env::temp_dir().join(format!("conn-prove-{}-{number}.toml", std::process::id()));
+    std::fs::write(&path, text).expect("a file");
+    let checked = file::check(std::slice::from_ref(&path), &Host::default());
+    std::fs::remove_file(&path).expect("removed");
+    checked
+}
+
+/// The failures of a file, by the names of the tests.
+fn failures(text: &str) -> Vec<(String, Failure)> {
+    let checked = read(text);
+    let rules = checked.rules.as_ref().unwrap_or_else(|errors| panic!("{errors}"));
+    let proved = prove(&checked, rules, |_| true);
+    let failed = |proved: Proved<'_>| Some((proved.case.name.clone(), proved.failure?));
+    proved.into_iter().filter_map(failed).collect()
+}
+
+fn only(text: &str) -> Failure {
+    let mut failures = failures(text);
+    assert_eq!(failures.len(), 1, "{failures:#?}");
+    failures.remove(0).1
+}
+
+#[test]
+fn every_default_rule_is_told_in_a_test_and_silent_in_another_one() {
+    let checked = defaults::with_tests();
+    let rules = checked.rules.as_ref().unwrap_or_else(|errors| panic!("{errors}"));
+    for proved in prove(&checked, rules, |_| true) {
+        assert_eq!(proved.failure, None, "{}", proved.case.name);
+    }
+    let (mut told, mut silent) = (BTreeSet::new(), BTreeSet::new());
+    for case in &checked.cases {
+        assert!(!case.rules.is_empty(), "{}: rules that come must not make it fail", case.name);
+        for id in &case.rules {
+            let of_rule = |phase| {
+                move |expected: &&crate::rules::cases::Expected| {
+                    expected.rule == *id && expected.phase == phase
+                }
+            };
+            match case.expect.iter().find(of_rule(Phase::Raised)) {
+                Some(_) => told.insert(id.as_str()),
+                None => silent.insert(id.as_str()),
+            };
+        }
+    }
+    let all: BTreeSet<&str> = rules.rules.iter().chain(&checked.off).map(|rule| &*rule.about.id).collect();
+    assert_eq!(told, all);
+    assert_eq!(silent, all);
+}
+
+/// A silent test is near: it becomes loud, or the telling one silent, when a rule loses its words one after the other.
+#[test]
+fn the_tests_of_the_default_rules_fail_with_other_rules() {
+    let checked = defaults::with_tests();
+    let rules = checked.rules.as_ref().unwrap_or_else(|errors| panic!("{errors}"));
+    let (mut without_match, mut without_except) = (Vec::new(), Vec::new());
+    for rule in rules.rules.iter().chain(&checked.off) {
+        let fails = |rule: Rule| {
+            let id = &*rule.about.id;
+            let set = RuleSet { rules: vec![Arc::new(rule.clone())], ..rules.clone() };
+            let mut cases = checked.cases.iter().filter(|case| case.rules.iter().any(|own| own == id));
+            cases.any(|case| prove_one(case, &set).is_some())
+        };
+        let nothing = crate::filter::Filter::new("proc:nobody").expect("a filter");
+        assert!(fails(Rule { matches: nothing, ..Rule::clone(rule) }), "{}", rule.about.id);
+        if !rule.matches.is_empty() {
+            let all = crate::filter::Filter::new("").expect("a filter");
+            if !fails(Rule { matches: all, ..Rule::clone(rule) }) {
+                without_match.push(rule.about.id.to_string());
+            }
+        }
+        if !rule.except.is_empty() && !fails(Rule { except: Box::default(), ..Rule::clone(rule) }) {
+            without_except.push(rule.about.id.to_string());
+        }
+    }
+    assert_eq!(without_match, Vec::<String>::new(), "what their match leaves out is not tested");
+    assert_eq!(without_except, Vec::<String>::new(), "no exception is tested");
+}
+
+/// The examples of rules that are not there by default, with their tests.
+#[test]
+fn the_examples_of_missing_are_tested() {
+    let (_, text) = defaults::FILES.iter().find(|(name, _)| *name == "missing.toml").expect("the file");
+    let examples: Vec<&str> =
+        text.lines().skip(1).filter_map(|line| line.strip_prefix('#')).map(str::trim_start).collect();
+    let checked = read(&examples.join("\n"));
+    let rules = checked.rules.as_ref().unwrap_or_else(|errors| panic!("{errors}"));
+    for rule in &rules.rules {
+        let of_rule = |raised: bool| {
+            checked.cases.iter().any(|case| {
+                case.rules.iter().any(|id| **id == *rule.about.id) && case.expect.is_empty() != raised
+            })
+        };
+        assert!(of_rule(true) && of_rule(false), "{}", rule.about.id);
+    }
+    assert_eq!(failures(&examples.join("\n")), []);
+}
+
+const SHELL: &str = r#"
+[[rule]]
+id = "shell"
+kind = "process"
+find = "network"
+match = 'proc:bash dst:external'
+except = ['user:ann', 'dport:53']
+
+[[test]]
+name = "a shell"
+events = ["c1: open /usr/bin/bash -> 203.0.113.9:4444", "+10m", "close c1 in 300"]
+expect = ["raised shell medium at 0s on c1", "resolved shell at 10m on /usr/bin/bash"]
+"#;
+
+#[test]
+fn a_right_test_passes() {
+    assert_eq!(failures(SHELL), []);
+}
+
+#[test]
+fn a_changed_rule_fails_and_the_word_is_named() {
+    let failure = only(&SHELL.replace("proc:bash dst:external", "proc:zsh dst:external"));
+    assert_eq!(failure.message, "2 expected alerts not told");
+    for part in [
+        "expected and not told: raised shell medium at 0s on c1\n",
+        "nothing was told\n",
+        "at 0s, connect (c1: open /usr/bin/bash -> 203.0.113.9:4444): its match does not hold\n",
+        "no     proc:zsh      proc is bash\n",
+        "holds  dst:external  dst is 203.0.113.9, in external\n",
+        "the test ended at 10m\n",
+    ] {
+        assert!(failure.details.contains(part), "{part:?} in\n{}", failure.details);
+    }
+}
+
+#[test]
+fn a_new_exception_fails_and_is_named() {
+    let failure = only(&SHELL.replace("'dport:53'", "'dport:53,4444'"));
+    let part = "its match holds, and so does its exception 'dport:53,4444'\n";
+    assert!(failure.details.contains(part), "{}", failure.details);
+}
+
+#[test]
+fn what_differs_is_said() {
+    let differs = |from: &str, to: &str| only(&SHELL.replace(from, to)).details;
+    let details = differs("medium at 0s", "high at 1s");
+    assert!(
+        details.contains("told instead (it is medium, it is told at 0s): raised shell medium at 0s\n"),
+        "{details}"
+    );
+    let details =
+        differs("[\"raised shell medium at 0s on c1\", \"resolved shell at 10m on /usr/bin/bash\"]", "[]");
+    assert!(details.contains("told and not expected: raised shell medium at 0s\n"), "{details}");
+    assert!(details.contains("told and not expected: resolved shell medium at 10m\n"), "{details}");
+    let swapped = SHELL.replace(
+        "[\"raised shell medium at 0s on c1\", \"resolved shell at 10m on /usr/bin/bash\"]",
+        "[\"resolved shell\", \"raised shell\"]",
+    );
+    assert!(only(&swapped).details.contains("told in another order"), "{}", only(&swapped).details);
+    let other = SHELL.replace("events = [", "events = [\"c0: open /usr/bin/curl -> 203.0.113.9:4444\", ");
+    assert!(only(&other.replace("on c1", "on c0")).details.contains("it is about something else"));
+}
+
+#[test]
+fn time_that_is_short_is_told() {
+    let text = "[[rule]]\nid = 'long'\nkind = 'long'\nmatch = ''\nlevels = ['1h']\n[[test]]\nname = 'x'\n\
+                events = ['open /bin/x -> 10.0.0.9:1', '+10s']\nexpect = ['raised long']\n";
+    let details = only(text).details;
+    assert!(details.contains("its next timer was due in 59m50s\n"), "{details}");
+    let nothing = only(&text.replace("open /bin/x -> 10.0.0.9:1", "listen /bin/x *:1")).details;
+    assert!(nothing.contains("long looks at an open connection: nothing of that happens"), "{nothing}");
+}
+
+#[test]
+fn a_case_is_of_its_own() {
+    let twice = format!(
+        "{SHELL}{}",
+        SHELL.split_once("[[test]]").map(|(_, test)| format!("[[test]]{test}")).expect("a test")
+    );
+    assert_eq!(failures(&twice), [], "the second has its own throttle");
+}
+
+#[test]
+fn reports() {
+    let checked = read(&SHELL.replace("medium at", "low at"));
+    let rules = checked.rules.as_ref().unwrap_or_else(|errors| panic!("{errors}"));
+    let proved = prove(&checked, rules, |_| true);
+    let counts = report::counts(&proved, checked.cases.len() + 1);
+    let text = report::text(&proved, counts);
+    assert!(text.ends_with("\n\ntest result: FAILED. 0 passed; 1 failed; 1 left out\n"), "{text}");
+    assert!(text.contains(".toml:9: a shell: 1 expected alert not told, 1 alert not expected\n"), "{text}");
+    let cases = report::junit(&proved);
+    assert!(
+        matches!(&cases[0].outcome, crate::output::junit::Outcome::Failed { details, .. } if details.contains("it is medium"))
+    );
+    assert_eq!(PathBuf::from(&cases[0].class), checked.cases[0].file);
+}

@@ -1,0 +1,202 @@
+//! What was told against what was expected.
+
+use std::collections::HashSet;
+use std::fmt::Write as _;
+
+use super::run::{Ran, since_begin};
+use super::why;
+use crate::event::alert::Alert;
+use crate::event::escape;
+use crate::event::model::{Event, EventBody};
+use crate::event::names::Named as _;
+use crate::event::text::{TextFormatter, TextOptions};
+use crate::filter::Names;
+use crate::rules::cases::{Case, Expected};
+use crate::units::{DurationNs, NetNs, WallNs};
+
+/// Most alerts and expectations that are put into order against each other; beyond them one is held against the other.
+const ORDERED_MAX: usize = 1_000;
+/// Most that is shown of each.
+const SHOWN_MAX: usize = 10;
+
+/// Why a case failed, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// In one line.
+    pub message: String,
+    /// All of it, lines.
+    pub details: String,
+}
+
+/// `None`: everything was as expected.
+pub(super) fn judge(case: &Case, ran: &Ran<'_>, names: &Names) -> Option<Failure> {
+    let fits = |expected: usize, told: usize| {
+        case.expect
+            .get(expected)
+            .zip(ran.told.get(told))
+            .is_some_and(|(expected, told)| differences(expected, told, ran).is_empty())
+    };
+    let (unmet, unexpected) = unmatched(case.expect.len(), ran.told.len(), fits);
+    if unmet.is_empty() && unexpected.is_empty() {
+        return None;
+    }
+    let unmet: Vec<&Expected> = unmet.into_iter().filter_map(|at| case.expect.get(at)).collect();
+    let unexpected: Vec<&Alert> = unexpected.into_iter().filter_map(|at| ran.told.get(at)).collect();
+    Some(Failure { message: message(&unmet, &unexpected), details: details(&unmet, &unexpected, ran, names) })
+}
+
+/// Which of both have no partner, where partners stay in order: what is left of the longest common sequence.
+fn unmatched(expected: usize, told: usize, fits: impl Fn(usize, usize) -> bool) -> (Vec<usize>, Vec<usize>) {
+    if expected.max(told) > ORDERED_MAX {
+        let wrong = |at: &usize| !fits(*at, *at);
+        return ((0..expected).filter(wrong).collect(), (0..told).filter(wrong).collect());
+    }
+    // The length of the longest from here on.
+    let width = told + 1;
+    let mut longest = vec![0_u32; (expected + 1) * width];
+    let at = |one: usize, other: usize| one * width + other;
+    for one in (0..expected).rev() {
+        for other in (0..told).rev() {
+            longest[at(one, other)] = if fits(one, other) {
+                longest[at(one + 1, other + 1)] + 1
+            } else {
+                longest[at(one + 1, other)].max(longest[at(one, other + 1)])
+            };
+        }
+    }
+    let (mut unmet, mut unexpected, mut one, mut other) = (Vec::new(), Vec::new(), 0, 0);
+    while one < expected && other < told {
+        if fits(one, other) {
+            (one, other) = (one + 1, other + 1);
+        } else if longest[at(one + 1, other)] >= longest[at(one, other + 1)] {
+            unmet.push(one);
+            one += 1;
+        } else {
+            unexpected.push(other);
+            other += 1;
+        }
+    }
+    unmet.extend(one..expected);
+    unexpected.extend(other..told);
+    (unmet, unexpected)
+}
+
+/// In what an alert is not the expected one.
+fn differences(expected: &Expected, told: &Alert, ran: &Ran<'_>) -> Vec<String> {
+    let mut differences = Vec::new();
+    if expected.rule != *told.rule.id {
+        differences.push(format!("it is of {}", told.rule.id));
+    }
+    if expected.phase != told.phase {
+        differences.push(format!("it is {}", told.phase.name()));
+    }
+    if expected.severity.is_some_and(|severity| severity != told.severity) {
+        differences.push(format!("it is {}", told.severity.name()));
+    }
+    let at = since_begin(told.at);
+    if expected.at.is_some_and(|expected| expected != at) {
+        differences.push(format!("it is told at {}", duration(at)));
+    }
+    if expected.on.as_ref().is_some_and(|on| !ran.is_about(told, on)) {
+        differences.push("it is about something else".to_owned());
+    }
+    differences
+}
+
+fn message(unmet: &[&Expected], unexpected: &[&Alert]) -> String {
+    let what = |count: usize, what: &str| match count {
+        0 => None,
+        1 => Some(format!("1 {what}")),
+        count => Some(format!("{count} {what}s")),
+    };
+    let missing = what(unmet.len(), "expected alert").map(|what| format!("{what} not told"));
+    let more = what(unexpected.len(), "alert").map(|what| format!("{what} not expected"));
+    [missing, more].into_iter().flatten().collect::<Vec<_>>().join(", ")
+}
+
+fn details(unmet: &[&Expected], unexpected: &[&Alert], ran: &Ran<'_>, names: &Names) -> String {
+    let mut out = String::new();
+    let mut left = unexpected.to_vec();
+    for expected in unmet.iter().take(SHOWN_MAX) {
+        let _ = writeln!(out, "expected and not told: {}", shown(&expected.text));
+        // One of the same rule is most likely the one that was meant.
+        if let Some(near) = left.iter().position(|told| *told.rule.id == *expected.rule) {
+            let near = left.remove(near);
+            let differs = differences(expected, near, ran).join(", ");
+            let _ = match differs.is_empty() {
+                true => writeln!(out, "  told in another order: {}", line(near)),
+                false => writeln!(out, "  told instead ({differs}): {}", line(near)),
+            };
+        }
+    }
+    more(unmet.len(), &mut out);
+    for told in left.iter().take(SHOWN_MAX) {
+        let _ = writeln!(out, "told and not expected: {}", line(told));
+    }
+    more(left.len(), &mut out);
+    if ran.told.is_empty() {
+        out.push_str("nothing was told\n");
+    }
+    // Once for each rule.
+    let mut rules = HashSet::new();
+    let of_unmet = unmet.iter().map(|expected| expected.rule.as_str());
+    for rule in
+        of_unmet.chain(unexpected.iter().map(|told| &*told.rule.id)).filter(|rule| rules.insert(*rule))
+    {
+        why::explain(rule, ran, names, &mut out);
+    }
+    let _ = writeln!(out, "the test ended at {}", duration(ran.ended));
+    out
+}
+
+fn more(count: usize, out: &mut String) {
+    if count > SHOWN_MAX {
+        let _ = writeln!(out, "and {} more", count - SHOWN_MAX);
+    }
+}
+
+/// An alert as a test could expect it, and as people see it.
+fn line(alert: &Alert) -> String {
+    let mut formatter = TextFormatter::new(TextOptions {
+        color: false,
+        width: None,
+        netns: Some(NetNs(4_026_531_840)),
+        zone: jiff::tz::TimeZone::UTC,
+    });
+    let body = EventBody::Alert(Box::new(alert.clone()));
+    let mut text = Vec::new();
+    formatter.format(&Event { seq: 0, boot: alert.at, wall: WallNs(0), body }, &mut text);
+    let text = String::from_utf8_lossy(&text);
+    // Without the time of day: the test has its own.
+    let text = text.trim_end().split_once("ALERT").map_or("", |(_, rest)| rest).trim();
+    let (phase, id, severity) = (alert.phase.name(), &alert.rule.id, alert.severity.name());
+    format!("{phase} {id} {severity} at {}\n    {text}", duration(since_begin(alert.at)))
+}
+
+/// A text of a file, harmless.
+pub(super) fn shown(text: &str) -> String {
+    let mut out = Vec::new();
+    escape::text(text.as_bytes(), &mut out);
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+/// A duration as a test writes it: exact, `1h0m0s` as `1h`.
+pub(super) fn duration(duration: DurationNs) -> String {
+    const UNITS: [(&str, u64); 7] = [
+        ("d", 86_400_000_000_000),
+        ("h", 3_600_000_000_000),
+        ("m", 60_000_000_000),
+        ("s", 1_000_000_000),
+        ("ms", 1_000_000),
+        ("us", 1_000),
+        ("ns", 1),
+    ];
+    let (mut rest, mut out) = (duration.0, String::new());
+    for (unit, length) in UNITS {
+        if rest >= length {
+            let _ = write!(out, "{}{unit}", rest / length);
+            rest %= length;
+        }
+    }
+    if out.is_empty() { "0s".to_owned() } else { out }
+}

@@ -1,0 +1,123 @@
+//! Why a rule told something or did not: what its filters say of each event that it looks at.
+
+use std::fmt::Write as _;
+
+use super::run::{Happened, Ran, since_begin};
+use super::verdict::{duration, shown};
+use crate::filter::Names;
+use crate::filter::trace::WordTrace;
+use crate::rules::detector::Triggers;
+use crate::rules::model::{Detect, PathRule, ProcessRule, Rule, ServerRule};
+use crate::rules::trace::{ExceptTrace, RuleTrace, Verdict, failing, text};
+use crate::units::BootNs;
+
+/// Most events that are shown of a rule.
+const EVENTS_MAX: usize = 6;
+
+/// Says of the events that this rule looks at what held.
+pub(super) fn explain(id: &str, ran: &Ran<'_>, names: &Names, out: &mut String) {
+    let Some(rule) = ran.engine.rules().find(|rule| *rule.about.id == *id) else { return };
+    let Some(first) = ran.trail.first() else { return };
+    let looks_at = rule.trace(&first.event, names).looks_at;
+    let seen = |happened: &&Happened<'_>| Triggers::of(&happened.event).meet(looks_at);
+    let count = ran.trail.iter().filter(seen).count();
+    if count == 0 {
+        let kinds: Vec<&str> = looks_at.names().collect();
+        let _ = writeln!(out, "{id} looks at {}: nothing of that happens in this test", kinds.join(", "));
+        return;
+    }
+    let _ = writeln!(out, "{id}:");
+    for happened in ran.trail.iter().filter(seen).take(EVENTS_MAX) {
+        event(rule, happened, names, out);
+    }
+    if count > EVENTS_MAX {
+        let _ = writeln!(out, "  and {} more events that it looks at", count - EVENTS_MAX);
+    }
+    if let Some(due) = ran.engine.next_deadline_of(id) {
+        let now = BootNs(super::world::BEGAN.0.saturating_add(ran.ended.0));
+        let _ =
+            writeln!(out, "  when the test ended, its next timer was due in {}", duration(due.since(now)));
+    }
+}
+
+fn event(rule: &Rule, happened: &Happened<'_>, names: &Names, out: &mut String) {
+    let trace = rule.trace(&happened.event, names);
+    let at = if happened.existing {
+        "when conn began".to_owned()
+    } else {
+        format!("at {}", duration(since_begin(happened.event.boot)))
+    };
+    let (kind, line) = (happened.event.body.kind().name(), shown(&happened.step.text));
+    let mut words = Vec::new();
+    let says = match (&trace.also, trace.verdict) {
+        (Some(to), _) => pivot(&trace, to, &mut words),
+        (None, Verdict::NotLookedAt) => "it does not look at it".to_owned(),
+        (None, Verdict::MatchFailed) => {
+            text::write_words(&trace.matches, 4, &mut words);
+            "its match does not hold".to_owned()
+        }
+        (None, Verdict::Excepted(at)) => format!("its match holds, and so does {}", exception(&trace, at)),
+        (None, Verdict::Selected) => {
+            format!("its match holds, and no exception does; {}", question(&rule.detect))
+        }
+    };
+    let _ = writeln!(out, "  {at}, {kind} ({line}): {says}");
+    out.push_str(&String::from_utf8_lossy(&words));
+}
+
+/// A way in is what `match` is about, a way out what `to` and the exceptions are.
+fn pivot(trace: &RuleTrace, to: &[WordTrace], words: &mut Vec<u8>) -> String {
+    if failing(&trace.matches) == 0 {
+        return "its match holds: a way in".to_owned();
+    }
+    if failing(to) == 0 {
+        return match trace.except.iter().position(ExceptTrace::holds) {
+            Some(at) => format!("its `to` holds, and so does {}", exception(trace, at)),
+            None => "its `to` holds, and no exception does; whether there was a way in decides".to_owned(),
+        };
+    }
+    words.extend_from_slice(b"    match\n");
+    text::write_words(&trace.matches, 4, words);
+    words.extend_from_slice(b"    to\n");
+    text::write_words(to, 4, words);
+    "neither its match nor its `to` holds".to_owned()
+}
+
+fn exception(trace: &RuleTrace, at: usize) -> String {
+    format!("its exception '{}'", shown(trace.except.get(at).map_or("", |except| &except.filter)))
+}
+
+/// What decides about an event that a rule selects.
+fn question(detect: &Detect) -> String {
+    match detect {
+        Detect::Path(PathRule::FirstSeen { learn, .. }) => {
+            format!("whether it is the first of its sort, and later than {} (learn)", duration(*learn))
+        }
+        Detect::Path(PathRule::FanOut { limit, window, .. }) => {
+            format!("whether there are more than {limit} (limit) in {} (window)", duration(*window))
+        }
+        Detect::Path(PathRule::Beacon { score, at_least }) => {
+            format!("whether at least {at_least} are as regular as {score} (score)")
+        }
+        Detect::Path(PathRule::Unlearned)
+        | Detect::Process(ProcessRule::Unlearned)
+        | Detect::Server(ServerRule::Unlearned) => "whether the baseline has an entry of it".to_owned(),
+        Detect::Path(PathRule::Forbidden | PathRule::Pivot { .. })
+        | Detect::Process(ProcessRule::Network) => "it is told, but once in its throttle".to_owned(),
+        Detect::Process(ProcessRule::Replaced) => "whether its executable was replaced".to_owned(),
+        Detect::Process(ProcessRule::Stdio | ProcessRule::ParentStdio) => {
+            "whether the line names a connection (stdio, parent-stdio)".to_owned()
+        }
+        Detect::Server(ServerRule::Listener | ServerRule::Accept) => {
+            "it is told, but once in its throttle".to_owned()
+        }
+        Detect::Server(ServerRule::Takeover | ServerRule::Join | ServerRule::Widened) => {
+            "whether another one listens or listened there".to_owned()
+        }
+        Detect::Long(rule) => {
+            let levels: Vec<String> = rule.levels.iter().map(|(level, _)| duration(*level)).collect();
+            format!("whether it is open for {} (levels)", levels.join(", "))
+        }
+        Detect::Missing(_) => "it counts as there".to_owned(),
+    }
+}

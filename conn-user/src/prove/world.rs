@@ -1,0 +1,369 @@
+//! A machine that does what the lines of a case say: its processes, connections and listeners, and the events that they make.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+
+use conn_common::hook::HookId;
+
+use crate::event::model::{Event, EventBody, ProcEvent};
+use crate::flow::born::{Born, BornBy};
+use crate::flow::model::{
+    Actor, Change, ConnEvent, ConnId, Direction, EndedHow, Ending, Failure, ListenEvent, Method, Source,
+    Traffic, Transport, UnknownReason, Unlisten,
+};
+use crate::kernel::gap::{Gap, GapCause};
+use crate::process::identity::{ExeFile, ProcessState, Replaced};
+use crate::process::info::{ProcessInfo, ProcessSource};
+use crate::process::lineage::{self, Ancestor};
+use crate::process::placement::{Container, Placement};
+use crate::rules::cases::{Act, Case, Cast, FlowNo, Step, Who};
+use crate::rules::detector::Flows;
+use crate::units::{BootNs, NetNs, Pid, WallNs};
+
+const SECOND: u64 = 1_000_000_000;
+/// When conn begins in every case: the machine has been up for a day.
+pub(super) const BEGAN: BootNs = BootNs(86_400 * SECOND);
+/// When what was there before started: an hour before.
+const BEFORE: BootNs = BootNs(BEGAN.0 - 3_600 * SECOND);
+/// The network namespace of everything.
+const NETNS: NetNs = NetNs(4_026_531_840);
+/// The wall clock when the machine came up: cases give the same on every day.
+const WALL: u64 = 1_767_225_600 * SECOND;
+/// Process ids begin here.
+const FIRST_PID: u32 = 1_000;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct World<'c> {
+    cast: &'c BTreeMap<String, Cast>,
+    pub(super) now: BootNs,
+    processes: BTreeMap<String, Arc<ProcessInfo>>,
+    living: BTreeMap<FlowNo, ConnEvent>,
+    listening: BTreeMap<FlowNo, ListenEvent>,
+    last_pid: u32,
+    seq: u64,
+}
+
+impl Flows for World<'_> {
+    fn connection(&self, id: ConnId) -> Option<ConnEvent> {
+        self.living.values().find(|conn| conn.id == id).cloned()
+    }
+}
+
+/// The number of a connection or listener.
+pub(super) const fn id(flow: FlowNo) -> ConnId {
+    ConnId(flow as u64 + 1)
+}
+
+impl<'c> World<'c> {
+    pub(super) fn new(case: &'c Case) -> Self {
+        Self {
+            cast: &case.processes,
+            now: BEGAN,
+            processes: BTreeMap::new(),
+            living: BTreeMap::new(),
+            listening: BTreeMap::new(),
+            last_pid: FIRST_PID - 1,
+            seq: 0,
+        }
+    }
+
+    /// The process of this name, where a line has named it.
+    pub(super) fn process(&self, name: &str) -> Option<&Arc<ProcessInfo>> {
+        self.processes.get(name)
+    }
+
+    /// What is found out in the background is known from now on.
+    pub(super) fn answer(&self) {
+        for (name, process) in &self.processes {
+            let answer = self.cast.get(name).and_then(|cast| cast.replaced).unwrap_or(Replaced::No);
+            process.identity.set_replaced(answer);
+        }
+    }
+
+    /// The event that a line tells; `None`: it lets time pass. `existing`: it was there when conn began.
+    pub(super) fn event(&mut self, step: &Step, existing: bool) -> Option<Event> {
+        let body = match &step.act {
+            Act::Pass(_) => return None,
+            Act::Connect { flow, who, local, remote, established } => {
+                EventBody::Flow(self.connect(*flow, who, *local, *remote, *established || existing, existing))
+            }
+            Act::Accept { flow, who, local, remote } => {
+                EventBody::Flow(self.accept(*flow, who, *local, *remote, existing))
+            }
+            Act::Established(flow) => {
+                let now = self.now;
+                let conn = self.living.get_mut(flow)?;
+                conn.established = Some(now);
+                EventBody::Flow(Change::Established(conn.clone()))
+            }
+            Act::Failed(flow, errno) => {
+                let conn = self.living.remove(flow)?;
+                let after = Some(self.now.since(conn.begun));
+                EventBody::Flow(Change::Failed(conn, Failure { errno: *errno, after }))
+            }
+            Act::Close { flow, how, traffic } => EventBody::Flow(self.close(*flow, *how, *traffic)?),
+            Act::Listen { flow, who, local } => EventBody::Flow(self.listen(*flow, who, *local, existing)),
+            Act::Unlisten(flow) => {
+                let listener = self.listening.remove(flow)?;
+                let closer = listener.owner.clone();
+                EventBody::Flow(Change::Unlisten(listener, Unlisten { closer, duration: None }))
+            }
+            Act::Exec { who, stdio, parent_stdio } => {
+                let process = self.start(who, existing);
+                let conn = |flow: &Option<FlowNo>| {
+                    flow.as_ref().and_then(|flow| self.living.get(flow)).cloned().map(Box::new)
+                };
+                let (stdio, parent_stdio) = (conn(stdio), conn(parent_stdio));
+                EventBody::Exec(ProcEvent { process, stdio, parent_stdio })
+            }
+            Act::Exit(who, status) => {
+                let process = self.start(who, existing);
+                EventBody::Exit(ProcEvent::new(process), *status)
+            }
+            Act::Gap(lost) => EventBody::Gap(Gap {
+                hook: HookId::State,
+                cause: GapCause::RingFull,
+                cpu: Some(0),
+                lost: *lost,
+                from: self.now,
+                to: self.now,
+            }),
+        };
+        self.seq += u64::from(!existing);
+        let seq = if existing { 0 } else { self.seq };
+        Some(Event { seq, boot: self.now, wall: WallNs(WALL + self.now.0), body })
+    }
+
+    /// The process of this name; it starts now if no line has named it before.
+    fn start(&mut self, name: &str, existing: bool) -> Arc<ProcessInfo> {
+        if let Some(process) = self.processes.get(name) {
+            return Arc::clone(process);
+        }
+        let nobody = Cast::default();
+        let cast = self.cast;
+        let cast = cast.get(name).unwrap_or(&nobody);
+        let ancestors = self.above(cast, existing);
+        self.last_pid = self.last_pid.saturating_add(1);
+        let start = if existing || cast.exists { BEFORE } else { self.now };
+        let process = Arc::new(made(name, cast, Pid(self.last_pid), start, ancestors));
+        self.processes.insert(name.to_owned(), Arc::clone(&process));
+        process
+    }
+
+    fn above(&mut self, cast: &Cast, existing: bool) -> Arc<[Ancestor]> {
+        let init = ProcessInfo {
+            comm: b"systemd"[..].into(),
+            exe: Some(b"/usr/lib/systemd/systemd"[..].into()),
+            ..ProcessInfo::new(Pid(1), BootNs(0))
+        };
+        match cast.parent.as_deref() {
+            None => lineage::below(&init),
+            Some(name) if self.cast.contains_key(name) || self.processes.contains_key(name) => {
+                lineage::below(&self.start(name, existing || cast.exists))
+            }
+            Some(name) => {
+                self.last_pid = self.last_pid.saturating_add(1);
+                let exe = name.starts_with('/').then(|| name.to_owned());
+                let cast =
+                    Cast { exe, comm: (!name.starts_with('/')).then(|| name.to_owned()), ..Cast::default() };
+                let parent = made(name, &cast, Pid(self.last_pid), BEFORE, lineage::below(&init));
+                lineage::below(&parent)
+            }
+        }
+    }
+
+    fn by(&mut self, who: &Who, hook: HookId, existing: bool) -> Actor {
+        match who {
+            Some(name) => {
+                let process = self.start(name, existing);
+                let method = if existing { Method::FdTable } else { Method::Hook(hook) };
+                Actor { tid: (!existing).then_some(process.pid), process: Some(process), method }
+            }
+            None => {
+                let reason = if existing { UnknownReason::NoHolder } else { UnknownReason::Lost };
+                Actor { process: None, tid: None, method: Method::Unknown(reason) }
+            }
+        }
+    }
+
+    fn born(&self, existing: bool, owner: &Actor) -> Option<Born> {
+        existing.then(|| Born {
+            earliest: owner.process.as_ref().map_or(BootNs(0), |process| process.start),
+            latest: self.now,
+            earliest_by: if owner.process.is_some() { BornBy::OwnerStart } else { BornBy::Boot },
+            latest_by: BornBy::Snapshot,
+        })
+    }
+
+    fn connect(
+        &mut self,
+        flow: FlowNo,
+        who: &Who,
+        local: Option<SocketAddr>,
+        remote: SocketAddr,
+        established: bool,
+        existing: bool,
+    ) -> Change {
+        let owner = self.by(who, HookId::FentryTcpConnect, existing);
+        let conn = ConnEvent {
+            id: id(flow),
+            direction: Direction::Out,
+            transport: Transport::Tcp,
+            local: local.unwrap_or_else(|| ephemeral(flow, remote)),
+            remote,
+            mapped: false,
+            netns: NETNS,
+            source: source(existing),
+            born: self.born(existing, &owner),
+            kernel_socket: false,
+            owner,
+            listener: None,
+            begun: if existing { BootNs(0) } else { self.now },
+            established: (established && !existing).then_some(self.now),
+        };
+        self.living.insert(flow, conn.clone());
+        if existing {
+            Change::Established(conn)
+        } else {
+            Change::Connect(ConnEvent { established: None, ..conn })
+        }
+    }
+
+    fn accept(
+        &mut self,
+        flow: FlowNo,
+        who: &Who,
+        local: SocketAddr,
+        remote: SocketAddr,
+        existing: bool,
+    ) -> Change {
+        let owner = self.by(who, HookId::FentryInetAccept, existing);
+        let conn = ConnEvent {
+            id: id(flow),
+            direction: Direction::In,
+            transport: Transport::Tcp,
+            local,
+            remote,
+            mapped: false,
+            netns: NETNS,
+            source: source(existing),
+            born: self.born(existing, &owner),
+            kernel_socket: false,
+            listener: (!existing).then(|| owner.clone()),
+            owner,
+            begun: BootNs(0),
+            established: (!existing).then_some(self.now),
+        };
+        self.living.insert(flow, conn.clone());
+        if existing { Change::Established(conn) } else { Change::Accept(conn) }
+    }
+
+    fn listen(&mut self, flow: FlowNo, who: &Who, local: SocketAddr, existing: bool) -> Change {
+        let owner = self.by(who, HookId::FexitListenStart, existing);
+        let listener = ListenEvent {
+            id: id(flow),
+            transport: Transport::Tcp,
+            local,
+            netns: NETNS,
+            source: source(existing),
+            born: self.born(existing, &owner),
+            kernel_socket: false,
+            owner,
+            socket_unit: None,
+        };
+        self.listening.insert(flow, listener.clone());
+        Change::Listen(listener)
+    }
+
+    fn close(&mut self, flow: FlowNo, how: EndedHow, traffic: Traffic) -> Option<Change> {
+        let conn = self.living.remove(&flow)?;
+        // Closed before the answer.
+        if conn.direction == Direction::Out && conn.established.is_none() && conn.source == Source::Live {
+            let after = Some(self.now.since(conn.begun));
+            return Some(Change::Failed(conn, Failure { errno: 0, after }));
+        }
+        let duration = conn.established.map(|since| self.now.since(since));
+        let errno = match how {
+            EndedHow::PeerReset => libc::ECONNRESET,
+            EndedHow::Timeout => libc::ETIMEDOUT,
+            EndedHow::Killed => libc::ECONNABORTED,
+            _ => 0,
+        };
+        let errno = u16::try_from(errno).unwrap_or(0);
+        let ending = Ending { how, errno, closer: conn.owner.clone(), duration, traffic: Some(traffic) };
+        Some(Change::Close(conn, ending))
+    }
+
+    /// The event that a connection is established, which `open` tells after that it is opened.
+    pub(super) fn established(&mut self, step: &Step) -> Option<Event> {
+        let Act::Connect { flow, established: true, .. } = &step.act else { return None };
+        self.event(&Step { text: step.text.clone(), act: Act::Established(*flow) }, false)
+    }
+}
+
+const fn source(existing: bool) -> Source {
+    if existing { Source::Snapshot } else { Source::Live }
+}
+
+/// A local end for a connection to there.
+fn ephemeral(flow: FlowNo, remote: SocketAddr) -> SocketAddr {
+    let ip: IpAddr = match remote.ip() {
+        ip if ip.is_loopback() => ip,
+        IpAddr::V4(_) => Ipv4Addr::new(10, 0, 0, 1).into(),
+        IpAddr::V6(_) => Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into(),
+    };
+    SocketAddr::new(ip, 32_768 + (flow % 28_000) as u16)
+}
+
+fn made(name: &str, cast: &Cast, pid: Pid, start: BootNs, ancestors: Arc<[Ancestor]>) -> ProcessInfo {
+    let last = |path: &str| path.rsplit('/').next().unwrap_or_default().to_owned();
+    let short = cast.exe.as_deref().map_or_else(|| name.to_owned(), last);
+    let comm = cast.comm.as_deref().unwrap_or(&short).as_bytes();
+    let uid = cast.uid.unwrap_or(match cast.user.as_deref() {
+        None | Some("root") => 0,
+        Some(_) => 1_000,
+    });
+    let user = cast.user.as_deref().or((uid == 0).then_some("root"));
+    let bytes = |text: &str| -> Box<[u8]> { text.as_bytes().into() };
+    let placement = (cast.unit.is_some() || cast.container.is_some()).then(|| {
+        let unit = cast.unit.as_deref();
+        let cgroup = format!("/system.slice/{}", unit.or(cast.container.as_deref()).unwrap_or_default());
+        let container =
+            cast.container.as_deref().map(|id| Container { runtime: None, id: bytes(id), pod: None });
+        Arc::new(Placement {
+            cgroup: cgroup.into_bytes().into(),
+            unit: unit.map(bytes),
+            user_unit: None,
+            slice: Some(bytes("system.slice")),
+            container,
+        })
+    });
+    let process = ProcessInfo {
+        ppid: ancestors.first().map(|parent| parent.pid),
+        ancestors,
+        // The kernel keeps no more of a name.
+        comm: comm.get(..comm.len().min(15)).unwrap_or_default().into(),
+        exe: cast.exe.as_deref().map(|exe| exe.as_bytes().into()),
+        exe_deleted: cast.deleted,
+        args: match &cast.args {
+            Some(args) => args.iter().map(|arg| bytes(arg)).collect(),
+            None => [bytes(&short)].into(),
+        },
+        uid,
+        gid: uid,
+        user: user.map(|user| user.as_bytes().into()),
+        placement,
+        source: ProcessSource::Exec,
+        ..ProcessInfo::new(pid, start)
+    };
+    process.identity.set_exe(ExeFile { writable: Some(cast.writable), ..ExeFile::default() });
+    process.identity.set_sha256(cast.sha256);
+    process.identity.set_state(ProcessState {
+        cwd: Some(bytes(cast.cwd.as_deref().unwrap_or("/"))),
+        tty: cast.tty.clone(),
+        netns: Some(NETNS),
+    });
+    process
+}

@@ -1,0 +1,97 @@
+//! What a test expects: `raised process.shell high at 1h on c1`.
+
+use super::FlowNo;
+use super::script::Script;
+use super::words::Words;
+use crate::event::alert::{Phase, Severity};
+use crate::event::names::{self, Named as _};
+use crate::filter::suggest::nearest;
+use crate::filter::{FilterError, amount};
+use crate::units::DurationNs;
+
+/// The form of an expectation.
+pub const FORM: &str = "raised|escalated|resolved RULE [SEVERITY] [at TIME] [on NAME]";
+
+/// An alert that is expected. What is not said may be anything.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Expected {
+    /// As it was written.
+    pub text: String,
+    /// Which step.
+    pub phase: Phase,
+    /// The id of the rule.
+    pub rule: String,
+    /// How severe.
+    pub severity: Option<Severity>,
+    /// When, since the test began.
+    pub at: Option<DurationNs>,
+    /// About what.
+    pub on: Option<On>,
+}
+
+/// What an alert is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum On {
+    /// A connection or a listener.
+    Flow(FlowNo),
+    /// A process: of its own, or of its connection or listener.
+    Process(String),
+}
+
+impl Expected {
+    /// Reads an expectation of the test whose lines were read by `script`.
+    ///
+    /// # Errors
+    /// What is wrong with it, where, and what to write instead.
+    pub fn read(line: &str, script: &Script) -> Result<Self, FilterError> {
+        let mut words = Words::new(line);
+        let word = words.need("an alert", FORM)?;
+        let phase = names::from_name(word.text).ok_or_else(|| {
+            let help = match nearest(word.text, names::all::<Phase>()) {
+                Some(near) => format!("did you mean `{near}`? An expectation is {FORM}"),
+                None => format!("an expectation is {FORM}"),
+            };
+            words.wrong(&word, "is no step of an alert", help)
+        })?;
+        let rule = words.need("the id of a rule", FORM)?.text.to_owned();
+        let (mut severity, mut at, mut on) = (None, None, None);
+        while let Some(word) = words.next() {
+            match word.text {
+                "at" => {
+                    let time = words.need("a time", "such as at 1h: since the test began")?;
+                    let help = "write a time since the test began, such as 0s, 30s or 1h30m";
+                    at = Some(
+                        amount::duration(time.text).ok_or_else(|| words.wrong(&time, "is no time", help))?,
+                    );
+                }
+                "on" => {
+                    let name = words.need("a name", "a label of `events`, or a process")?;
+                    on = Some(match script.flow(name.text) {
+                        Some(flow) => On::Flow(flow),
+                        None if script.has_process(name.text) => On::Process(name.text.to_owned()),
+                        None => {
+                            let help = nearest(name.text, script.names()).map_or_else(
+                                || "give the connection a label: c1: open WHO -> REMOTE".to_owned(),
+                                |near| format!("did you mean `{near}`?"),
+                            );
+                            return Err(words.wrong(&name, "is no label and no process of this test", help));
+                        }
+                    });
+                }
+                name => {
+                    let known = names::all::<Severity>().join(", ");
+                    let help = format!("an expectation is {FORM}; severities are {known}");
+                    severity = Some(
+                        names::from_name(name).ok_or_else(|| words.wrong(&word, "is no severity", help))?,
+                    );
+                }
+            }
+        }
+        Ok(Self { text: line.trim().to_owned(), phase, rule, severity, at, on })
+    }
+
+    /// The first words: `raised process.shell`.
+    pub fn what(&self) -> String {
+        format!("{} {}", self.phase.name(), self.rule)
+    }
+}

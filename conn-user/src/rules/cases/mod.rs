@@ -1,0 +1,161 @@
+//! Tests of rules: what happens, in a compact form, and which alerts are expected. Reference: `docs/tests.md`.
+//!
+//! A case stands as `[[test]]` in a rule file, which [`super::file`] reads; its lines are read here ([`script`], [`expect`]).
+//! [`crate::prove`] runs it.
+
+pub mod expect;
+pub mod script;
+#[cfg(test)]
+mod tests;
+mod words;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+pub use self::expect::{Expected, On};
+use crate::flow::model::{EndedHow, Traffic};
+use crate::process::identity::{Replaced, Sha256, Tty};
+use crate::process::info::ExitStatus;
+use crate::units::DurationNs;
+
+/// A test of rules.
+#[derive(Clone, Debug)]
+pub struct Case {
+    /// Its name.
+    pub name: String,
+    /// The file in which it stands.
+    pub file: PathBuf,
+    /// The line of it, from 1.
+    pub line: usize,
+    /// Ids of the rules whose alerts count; none: those of every rule.
+    pub rules: Vec<String>,
+    /// Ids of rules that are off and are on for this test.
+    pub enable: Vec<String>,
+    /// The processes, by their names in the lines.
+    pub processes: BTreeMap<String, Cast>,
+    /// What was there when conn began.
+    pub existing: Vec<Step>,
+    /// What happens.
+    pub events: Vec<Step>,
+    /// The alerts, in their order.
+    pub expect: Vec<Expected>,
+}
+
+/// A process of a test. What is not said is what is usual.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cast {
+    /// Path of the executable; `None`: it is not known.
+    pub exe: Option<String>,
+    /// Its own name; `None`: the last part of `exe`.
+    pub comm: Option<String>,
+    /// Its arguments; `None`: the last part of `exe` alone.
+    pub args: Option<Vec<String>>,
+    /// Name of its user; `None`: `root` if `uid` is 0.
+    pub user: Option<String>,
+    /// Its user's id; `None`: 0 of `root`, 1000 of others.
+    pub uid: Option<u32>,
+    /// Its systemd unit.
+    pub unit: Option<String>,
+    /// The id or name of its container.
+    pub container: Option<String>,
+    /// The process that started it, by its name; `None`: process 1.
+    pub parent: Option<String>,
+    /// Working directory.
+    pub cwd: Option<String>,
+    /// Terminal.
+    pub tty: Tty,
+    /// Its executable is deleted.
+    pub deleted: bool,
+    /// Everybody may write its executable.
+    pub writable: bool,
+    /// SHA-256 of its executable.
+    pub sha256: Option<Sha256>,
+    /// What a comparison of its executable with its path will say.
+    pub replaced: Option<Replaced>,
+    /// It was there when conn began.
+    pub exists: bool,
+}
+
+/// A line of a test.
+#[derive(Clone, Debug)]
+pub struct Step {
+    /// As it was written.
+    pub text: String,
+    /// What it means.
+    pub act: Act,
+}
+
+/// A connection or a listener of a test: the first is 0.
+pub type FlowNo = usize;
+
+/// A process by its name in the test; `None`: it is not known who it is.
+pub type Who = Option<String>;
+
+/// What happens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Act {
+    /// Time passes.
+    Pass(DurationNs),
+    /// A process opens a connection.
+    Connect {
+        /// Which.
+        flow: FlowNo,
+        /// Who.
+        who: Who,
+        /// Local end; `None`: any.
+        local: Option<SocketAddr>,
+        /// Remote end.
+        remote: SocketAddr,
+        /// It is established at once.
+        established: bool,
+    },
+    /// A process accepts a connection.
+    Accept {
+        /// Which.
+        flow: FlowNo,
+        /// Who.
+        who: Who,
+        /// Local end.
+        local: SocketAddr,
+        /// Remote end.
+        remote: SocketAddr,
+    },
+    /// The handshake of a connection completes.
+    Established(FlowNo),
+    /// The attempt fails with this `errno`; 0: cancelled.
+    Failed(FlowNo, u16),
+    /// A connection ends.
+    Close {
+        /// Which.
+        flow: FlowNo,
+        /// How.
+        how: EndedHow,
+        /// What went over it.
+        traffic: Traffic,
+    },
+    /// A process listens.
+    Listen {
+        /// Which.
+        flow: FlowNo,
+        /// Who.
+        who: Who,
+        /// Where.
+        local: SocketAddr,
+    },
+    /// A listener ends.
+    Unlisten(FlowNo),
+    /// A process executes its program.
+    Exec {
+        /// Who.
+        who: String,
+        /// The connection that is its standard input or output.
+        stdio: Option<FlowNo>,
+        /// The connection that is its parent's.
+        parent_stdio: Option<FlowNo>,
+    },
+    /// A process ends.
+    Exit(String, ExitStatus),
+    /// So many records are lost.
+    Gap(u64),
+}
