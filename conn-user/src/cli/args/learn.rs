@@ -39,19 +39,19 @@ pub struct LearnArgs {
     pub output: Option<PathBuf>,
 
     /// Write the difference as JSON lines
-    #[arg(long, requires = "diff")]
+    #[arg(long, requires = "diff", conflicts_with_all = ["from_units", "accept"])]
     pub json: bool,
 
     /// Exit with code 5 if there is a difference
-    #[arg(long, requires = "diff")]
+    #[arg(long, requires = "diff", conflicts_with_all = ["from_units", "accept"])]
     pub exit_code: bool,
 
     /// How to hook into the kernel; auto takes the first that works
-    #[arg(long, value_enum, default_value_t, value_name = "BACKEND", requires = "duration")]
+    #[arg(long, value_enum, default_value_t, value_name = "BACKEND", conflicts_with_all = ["files", "from_units", "accept"])]
     pub backend: BackendChoice,
 
     /// Size of the ring buffer between kernel and agent: a power of two from 64K to 1G
-    #[arg(long, value_name = "SIZE", default_value = "8M", value_parser = parse_ring_size, requires = "duration")]
+    #[arg(long, value_name = "SIZE", default_value = "8M", value_parser = parse_ring_size, conflicts_with_all = ["files", "from_units", "accept"])]
     pub ring_size: u32,
 }
 

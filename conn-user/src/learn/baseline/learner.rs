@@ -77,6 +77,13 @@ impl Learner {
         self.add(event);
     }
 
+    /// The run was watched until now, though nothing happened.
+    pub fn watched_until(&mut self, wall: WallNs) {
+        if let Some(window) = self.windows.last_mut() {
+            window.to = window.to.max(wall);
+        }
+    }
+
     /// The run ends: what comes is of another one.
     pub fn end_run(&mut self) {
         self.in_window = false;
@@ -228,15 +235,5 @@ fn example(user: User<'_>, local: SocketAddr, remote: Option<SocketAddr>) -> Str
     match remote {
         Some(remote) => format!("{local} - {remote} by {exe}"),
         None => format!("{local} by {exe}"),
-    }
-}
-
-/// The last instant of a run.
-impl Learner {
-    /// The run was watched until now, though nothing happened.
-    pub fn watched_until(&mut self, wall: WallNs) {
-        if let Some(window) = self.windows.last_mut() {
-            window.to = window.to.max(wall);
-        }
     }
 }

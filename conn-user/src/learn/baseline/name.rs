@@ -1,7 +1,5 @@
 //! Names that outlive an update or a restart: versions, and ids of runs, become globs.
 
-use crate::filter::glob::Glob;
-
 /// Digits in a row of a hexadecimal id.
 const HASH: usize = 12;
 
@@ -100,7 +98,6 @@ fn versioned(part: &str) -> String {
         }
         at = end;
     }
-    debug_assert!(Glob::new(&out).matches(bytes) || bytes.contains(&b'?'));
     out
 }
 
@@ -109,6 +106,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::filter::glob::Glob;
 
     #[test]
     fn versions_and_ids_become_globs() {

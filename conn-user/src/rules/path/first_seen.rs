@@ -5,7 +5,6 @@
 
 use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-use std::net::IpAddr;
 
 use crate::event::alert::{Evidence, Subject};
 use crate::event::model::Event;
@@ -15,6 +14,7 @@ use crate::process::hash::IntMap;
 use crate::process::info::ProcessInfo;
 use crate::process::placement::Placement;
 use crate::rules::alerts::{Found, Life};
+use crate::rules::baseline::same_net;
 use crate::rules::detector::{Detector, Scene, Triggers, connection, service_port};
 use crate::rules::memory::{Memory, Past, lasting};
 use crate::rules::model::{PathKey, Rule};
@@ -56,7 +56,7 @@ impl FirstSeen {
                 PathKey::Unit => process.map(unit).hash(&mut hash),
                 PathKey::User => process.map(|process| process.uid).hash(&mut hash),
                 PathKey::Zone => names.zone_of(conn.remote.ip()).hash(&mut hash),
-                PathKey::Net => net(conn.remote.ip()).hash(&mut hash),
+                PathKey::Net => same_net(conn.remote.ip()).hash(&mut hash),
                 PathKey::Ip => conn.remote.ip().hash(&mut hash),
                 PathKey::Port => service_port(conn).hash(&mut hash),
                 PathKey::Direction => conn.direction.hash(&mut hash),
@@ -87,14 +87,6 @@ impl FirstSeen {
 fn unit(process: &ProcessInfo) -> &[u8] {
     let unit = process.placement.as_deref().and_then(Placement::innermost_unit);
     unit.unwrap_or_else(|| program::name(process))
-}
-
-/// The network that an address is taken for: /24, or /64.
-fn net(ip: IpAddr) -> IpAddr {
-    match ip {
-        IpAddr::V4(ip) => IpAddr::V4((ip.to_bits() & !0xff).into()),
-        IpAddr::V6(ip) => IpAddr::V6((ip.to_bits() >> 64 << 64).into()),
-    }
 }
 
 impl Detector for FirstSeen {
