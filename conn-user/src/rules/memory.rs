@@ -1,5 +1,6 @@
 //! What a detector remembers that bears on an event: for people who ask why it told, or did not.
 
+use super::baseline::Baseline;
 use crate::event::alert::Evidence;
 use crate::event::human;
 use crate::filter::Names;
@@ -27,6 +28,8 @@ pub struct Past<'a> {
     pub began: BootNs,
     /// The zones and lists.
     pub names: &'a Names,
+    /// What is normal.
+    pub baseline: &'a Baseline,
 }
 
 impl Memory {

@@ -8,9 +8,32 @@ use crate::event::model::Event;
 use crate::filter::names::Names;
 use crate::flow::model::Direction;
 use crate::rules::detector::Scene;
+use crate::rules::memory::Memory;
 
 /// Most entries that an alert names.
 const NEAREST: usize = 3;
+
+impl Baseline {
+    /// Whether the program is known. As of [`Finder`], but looked up anew.
+    pub(in crate::rules) fn has_program(&self, user: User<'_>) -> bool {
+        self.knows_program(&self.find(user), user)
+    }
+
+    /// Whether the path is known.
+    pub(in crate::rules) fn has_connection(
+        &self,
+        user: User<'_>,
+        (direction, ip, port): (Direction, IpAddr, u16),
+        names: &Names,
+    ) -> bool {
+        self.knows_connection(&self.find(user), Path { direction, ip, port }, names)
+    }
+
+    /// Whether the listener is known.
+    pub(in crate::rules) fn has_listener(&self, user: User<'_>, local: SocketAddr, names: &Names) -> bool {
+        self.knows_listener(&self.find(user), local, names)
+    }
+}
 
 impl Finder {
     /// Whether the program is known.
@@ -41,6 +64,15 @@ impl Finder {
     }
 }
 
+/// What the baseline says of something, for people who ask; `name`: what sort of entry would be it.
+pub(in crate::rules) fn recollection(is_known: bool, same: u64, name: &str, facts: Vec<Evidence>) -> Memory {
+    if is_known {
+        Memory::lets_be(format!("the baseline has an entry of this {name}"), facts)
+    } else {
+        Memory::finds(same, format!("the baseline has no entry of this {name}"), facts)
+    }
+}
+
 /// Whether a rule on programs tells of the event's program, which is not known: then it is the one new thing, and not what it
 /// does too.
 pub(in crate::rules) fn is_deferred(event: &Event, scene: &Scene<'_>) -> bool {
@@ -53,9 +85,8 @@ pub(in crate::rules) fn evidence(
     missing: &'static str,
     user: User<'_>,
     near: impl Fn(&super::What) -> u8,
-    scene: &Scene<'_>,
+    baseline: &Baseline,
 ) -> Vec<Evidence> {
-    let baseline: &Baseline = scene.baseline;
     let found = baseline.find(user);
     let key = if user.unit.is_some() { "unit" } else { "exe" };
     let mut evidence = vec![

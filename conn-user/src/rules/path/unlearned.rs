@@ -1,11 +1,15 @@
 //! `find = "first-seen"`, `baseline = true`: a path that the baseline has no entry of.
 
-use crate::event::alert::Subject;
+use std::net::IpAddr;
+
+use crate::event::alert::{Evidence, Subject};
 use crate::event::model::Event;
+use crate::filter::Names;
 use crate::flow::model::Direction;
 use crate::rules::alerts::{Found, Life};
-use crate::rules::baseline::{self, Finder, User, What};
+use crate::rules::baseline::{self, Baseline, Finder, User, What};
 use crate::rules::detector::{Detector, Scene, Triggers, connection, service_port};
+use crate::rules::memory::{Memory, Past};
 use crate::rules::model::Rule;
 use crate::rules::{program, silence};
 
@@ -28,20 +32,13 @@ impl Detector for Unlearned {
         if self.0.knows_connection(user, (direction, ip, port), scene) {
             return;
         }
-        let same = program::same(&(user.name(), direction, baseline::same_net(ip), port));
+        let same = same(user, (direction, ip, port));
         if scene.is_told(rule, same)
             || (!self.0.knows_program(user, scene) && baseline::is_deferred(event, scene))
         {
             return;
         }
-        let near = |what: &What| match what {
-            What::Connection { direction: of, remote, ports } if *of == direction => {
-                2 * u8::from(ports.hold(port)) + u8::from(remote.holds(ip, scene.names))
-            }
-            _ => 0,
-        };
-        let mut evidence = baseline::evidence("connection", user, near, scene);
-        evidence.push(baseline::zone(ip, scene.names));
+        let evidence = evidence(user, (direction, ip, port), scene.names, scene.baseline);
         let found = Found {
             same,
             evidence,
@@ -52,4 +49,34 @@ impl Detector for Unlearned {
         };
         scene.raise(rule, found);
     }
+
+    fn recall(&self, _rule: &Rule, event: &Event, past: &Past<'_>) -> Option<Memory> {
+        let (conn, user) = (connection(event)?, User::of(event)?);
+        let path = (conn.direction, conn.remote.ip(), service_port(conn));
+        let facts = evidence(user, path, past.names, past.baseline);
+        if conn.direction == Direction::Unknown {
+            return Some(Memory::lets_be("which side is the service's is not known", facts));
+        }
+        let is_known = past.baseline.has_connection(user, path, past.names);
+        Some(baseline::recollection(is_known, same(user, path), "connection", facts))
+    }
+}
+
+/// Direction, remote address, port of the service.
+type Taken = (Direction, IpAddr, u16);
+
+fn same(user: User<'_>, (direction, ip, port): Taken) -> u64 {
+    program::same(&(user.name(), direction, baseline::same_net(ip), port))
+}
+
+fn evidence(user: User<'_>, (direction, ip, port): Taken, names: &Names, known: &Baseline) -> Vec<Evidence> {
+    let near = |what: &What| match what {
+        What::Connection { direction: of, remote, ports } if *of == direction => {
+            2 * u8::from(ports.hold(port)) + u8::from(remote.holds(ip, names))
+        }
+        _ => 0,
+    };
+    let mut evidence = baseline::evidence("connection", user, near, known);
+    evidence.push(baseline::zone(ip, names));
+    evidence
 }

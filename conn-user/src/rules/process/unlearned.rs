@@ -4,6 +4,7 @@ use crate::event::model::Event;
 use crate::rules::alerts::Life;
 use crate::rules::baseline::{self, Finder, User};
 use crate::rules::detector::{Detector, Scene, Triggers};
+use crate::rules::memory::{Memory, Past};
 use crate::rules::model::Rule;
 use crate::rules::program;
 
@@ -23,14 +24,24 @@ impl Detector for Unlearned {
         if self.0.knows_program(user, scene) {
             return;
         }
-        let same = program::same(&(user.unit, user.exe));
+        let same = same(user);
         if scene.is_told(rule, same) {
             return;
         }
         if let Some(used) = Use::of(event) {
-            let evidence = baseline::evidence("program", user, |_| 1, scene);
+            let evidence = baseline::evidence("program", user, |_| 1, scene.baseline);
             let life = Life::With(used.id);
             used.raise_as(same, rule, evidence, life, scene);
         }
     }
+
+    fn recall(&self, _rule: &Rule, event: &Event, past: &Past<'_>) -> Option<Memory> {
+        let user = User::of(event)?;
+        let facts = baseline::evidence("program", user, |_| 1, past.baseline);
+        Some(baseline::recollection(past.baseline.has_program(user), same(user), "program", facts))
+    }
+}
+
+fn same(user: User<'_>) -> u64 {
+    program::same(&(user.unit, user.exe))
 }

@@ -1,8 +1,10 @@
 //! `find = "listener"`, `baseline = true`: a listener that the baseline has no entry of.
 
+use crate::event::alert::Evidence;
 use crate::event::model::Event;
-use crate::rules::baseline::{self, Finder, User, What};
+use crate::rules::baseline::{self, Baseline, Finder, User, What};
 use crate::rules::detector::{self, Detector, Scene, Triggers};
+use crate::rules::memory::{Memory, Past};
 use crate::rules::model::Rule;
 
 use super::listener;
@@ -28,11 +30,25 @@ impl Detector for Unlearned {
         {
             return;
         }
-        let near = |what: &What| match what {
-            What::Listener { ports, .. } => 1 + u8::from(ports.hold(local.port())),
-            _ => 0,
-        };
-        let evidence = baseline::evidence("listener", user, near, scene);
+        let evidence = evidence(user, local.port(), scene.baseline);
         listener::raise(rule, listener, evidence, scene.now, scene);
     }
+
+    fn recall(&self, _rule: &Rule, event: &Event, past: &Past<'_>) -> Option<Memory> {
+        let (listener, user) = (detector::listener(event)?, User::of(event)?);
+        let facts = evidence(user, listener.local.port(), past.baseline);
+        if listener.local.port() == 0 {
+            return Some(Memory::lets_be("at which port it listens is not known", facts));
+        }
+        let is_known = past.baseline.has_listener(user, listener.local, past.names);
+        Some(baseline::recollection(is_known, listener::same(listener), "listener", facts))
+    }
+}
+
+fn evidence(user: User<'_>, port: u16, known: &Baseline) -> Vec<Evidence> {
+    let near = |what: &What| match what {
+        What::Listener { ports, .. } => 1 + u8::from(ports.hold(port)),
+        _ => 0,
+    };
+    baseline::evidence("listener", user, near, known)
 }
