@@ -90,7 +90,7 @@ fn nothing_to_test_is_no_success() {
     let folder = Folder::new("none", &[("a.toml", RULES)]);
     let (code, out, error) = folder.conn(&["test", "rules"]);
     assert!(
-        code == 1 && out.contains("0 passed") && error.contains("there is no test"),
+        code == 1 && out.contains("NOTHING TESTED") && error.contains("there is no test"),
         "{code} {out} {error}"
     );
 }

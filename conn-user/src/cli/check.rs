@@ -41,7 +41,7 @@ fn text(checked: &Checked) -> String {
         let _ = writeln!(out, "{}: {}", file::shown(path), count(*rules, "rule"));
     }
     let _ = write!(out, "{} ok", count(set.rules.len() + checked.off.len(), "rule"));
-    if checked.off.len() > 0 {
+    if !checked.off.is_empty() {
         let _ = write!(out, ", {} of them not enabled", checked.off.len());
     }
     match set.baseline.entries().len() {

@@ -36,7 +36,12 @@ pub fn text(proved: &[Proved<'_>], counts: Counts) -> String {
         }
         out.push('\n');
     }
-    let verdict = if counts.failed == 0 { "ok" } else { "FAILED" };
+    // What tests nothing must not look like success.
+    let verdict = match (counts.passed, counts.failed) {
+        (0, 0) => "NOTHING TESTED",
+        (_, 0) => "ok",
+        _ => "FAILED",
+    };
     let _ = write!(out, "test result: {verdict}. {} passed; {} failed", counts.passed, counts.failed);
     if counts.left_out > 0 {
         let _ = write!(out, "; {} left out", counts.left_out);

@@ -123,10 +123,12 @@ fn details(unmet: &[&Expected], unexpected: &[&Alert], ran: &Ran<'_>, names: &Na
         if let Some(near) = left.iter().position(|told| *told.rule.id == *expected.rule) {
             let near = left.remove(near);
             let differs = differences(expected, near, ran).join(", ");
-            let _ = match differs.is_empty() {
-                true => writeln!(out, "  told in another order: {}", line(near)),
-                false => writeln!(out, "  told instead ({differs}): {}", line(near)),
+            let how = if differs.is_empty() {
+                "told in another order".to_owned()
+            } else {
+                format!("told instead ({differs})")
             };
+            let _ = writeln!(out, "  {how}: {}", line(near));
         }
     }
     more(unmet.len(), &mut out);

@@ -19,8 +19,11 @@ fn acts(lines: &[&str]) -> Vec<Act> {
 
 fn error(lines: &[&str]) -> FilterError {
     let mut script = script();
-    let mut results = lines.iter().map(|line| script.line(line));
-    let last = results.next_back().expect("a line");
+    let mut last = None;
+    for line in lines {
+        last = Some(script.line(line));
+    }
+    let last = last.expect("a line");
     last.expect_err("it is wrong")
 }
 

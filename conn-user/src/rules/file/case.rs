@@ -198,20 +198,20 @@ impl Reader<'_> {
         for node in field.node.one_or_more() {
             let Some(id) = self.keep(node.text(key, "ids of rules in quotes")) else { continue };
             if self.rules.is_some_and(|rules| !rules.contains_key(id)) {
-                self.no_rule(id, node.at.clone());
+                self.no_rule(id, &node.at);
             }
             ids.push((id.to_owned(), node.at.clone()));
         }
         ids
     }
 
-    fn no_rule(&mut self, id: &str, at: At) {
+    fn no_rule(&mut self, id: &str, at: &At) {
         let near = self.rules.and_then(|rules| nearest(id, rules.keys().copied()));
         let help = near.map_or_else(
             || "tests stand beside the rules that they test; the default rules are there with use = \"defaults\"".to_owned(),
             |near| format!("did you mean `{near}`?"),
         );
-        self.problems.push(Problem::new(&at, format!("there is no rule {}", quoted(id)), help));
+        self.problems.push(Problem::new(at, format!("there is no rule {}", quoted(id)), help));
     }
 
     /// Lines, and tables that repeat lines.
@@ -301,7 +301,7 @@ impl Reader<'_> {
             let start = line.find(&one.rule).unwrap_or(0);
             let at = self.texts.within(&node.at, line, start..start + one.rule.len());
             match self.rules.map(|rules| rules.get(one.rule.as_str())) {
-                Some(None) => self.no_rule(&one.rule, at),
+                Some(None) => self.no_rule(&one.rule, &at),
                 Some(Some(false)) if !enable.iter().any(|(id, _)| *id == one.rule) => {
                     let help = format!("switch it on for this test: enable = [\"{}\"]", one.rule);
                     self.problems.push(Problem::new(
@@ -461,7 +461,7 @@ fn is_own_ancestor(name: &str, processes: &BTreeMap<String, Cast>) -> bool {
 }
 
 /// The rules that there are, with whether they are in force.
-pub(super) fn rules<'d>(drafts: &'d [Draft]) -> HashMap<&'d str, bool> {
+pub(super) fn rules(drafts: &[Draft]) -> HashMap<&str, bool> {
     let enabled = |draft: &Draft| match draft.get("enabled").map(|field| &field.node.value) {
         Some(Value::Bool(enabled)) => *enabled,
         _ => true,
