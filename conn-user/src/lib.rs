@@ -26,6 +26,8 @@ pub mod output;
 
 pub mod replay;
 
+pub mod run;
+
 pub mod agent;
 
 pub mod cli;
