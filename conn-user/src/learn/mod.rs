@@ -1,6 +1,8 @@
-//! What is normal here, as rules that a person reviews: from the machine's own unit files ([`units`]).
+//! What is normal here, as rules that a person reviews: from the machine's own unit files ([`units`]),
+//! or from what a command did in a good run ([`run`]).
 //!
 //! Nothing here judges: the result is the text of a rule file ([`write`]).
 
+pub mod run;
 pub mod units;
 pub mod write;

@@ -1,4 +1,4 @@
-//! The report as one JSON object: the keys, and their order, of `docs/run.md` and [`SCHEMA`].
+//! The report as one JSON object: the keys, and their order, of `docs/run.md`.
 
 use super::expect::Expectation;
 use super::report::{Report, error};
@@ -15,9 +15,6 @@ use crate::units::WallNs;
 
 /// Version of the report's schema; a field that changes its meaning or goes away raises it, a new field does not.
 pub const SCHEMA_VERSION: u32 = 1;
-
-/// JSON Schema (draft 2020-12) of it, for `conn schema run`.
-pub const SCHEMA: &str = include_str!("schema.json");
 
 /// Writes a report as a line. `wall`: when the run was over.
 pub fn write(report: &Report, strict: bool, identity: &StreamIdentity, wall: WallNs, out: &mut Vec<u8>) {

@@ -24,7 +24,12 @@ pub fn suite(report: &Report) -> String {
 
 /// The cases.
 pub fn cases(report: &Report, strict: bool) -> Vec<Case> {
-    let case = |name: &str, outcome| Case { name: name.to_owned(), class: "conn run".to_owned(), outcome, took: None };
+    let case = |name: &str, outcome| Case {
+        name: name.to_owned(),
+        class: "conn run".to_owned(),
+        outcome,
+        took: None,
+    };
     let command = match report.ended {
         ExitStatus::Code(0) => Outcome::Passed,
         ExitStatus::Code(code) => failed(format!("it exited with code {code}"), String::new()),

@@ -1,5 +1,6 @@
 //! What a run gives: what happened, and the verdict.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use super::expect::Expectation;
@@ -8,6 +9,7 @@ use crate::event::alert::{Alert, Subject};
 use crate::event::errno;
 use crate::event::names::Named as _;
 use crate::event::words::{Words, direction};
+use crate::learn::run::{GoodRun, SeenConnection, SeenListener};
 use crate::process::info::{ExitStatus, ProcessInfo};
 use crate::rules::model::Rule;
 use crate::units::{DurationNs, WallNs};
@@ -219,4 +221,31 @@ pub(super) fn who(process: &ProcessInfo, line: &mut Words) {
 
 pub(super) fn text_of(words: Words) -> String {
     String::from_utf8_lossy(&words.bytes).into_owned()
+}
+
+impl Report {
+    /// What is to be learnt from it. `ephemeral`: ports that the kernel chooses.
+    pub fn good_run(&self, ephemeral: RangeInclusive<u16>) -> GoodRun {
+        let connections = self.connections.iter().map(|row| SeenConnection {
+            program: row.path.program.filter.clone(),
+            direction: row.path.direction,
+            remote: row.path.remote,
+            port: row.path.port,
+            count: row.count,
+            established: row.established > 0,
+        });
+        let listeners = self.listeners.iter().map(|row| SeenListener {
+            program: row.program.filter.clone(),
+            local: row.local.ip(),
+            port: row.local.port(),
+            count: row.count,
+        });
+        GoodRun {
+            command: super::junit::suite(self),
+            connections: connections.collect(),
+            listeners: listeners.collect(),
+            ephemeral,
+            lost: self.loss.records.saturating_add(self.loss.not_followed),
+        }
+    }
 }
