@@ -28,6 +28,8 @@ pub mod replay;
 
 pub mod prove;
 
+pub mod run;
+
 pub mod agent;
 
 pub mod cli;

@@ -6,7 +6,7 @@ mod resync;
 mod run;
 mod start;
 
-pub use pipeline::{Pipeline, RecordCount};
+pub use pipeline::{OnFork, Pipeline, RecordCount};
 pub use resync::ResyncStats;
 pub use run::{Consumer, Limits, run};
 pub use start::{Agent, AgentOptions, StartError, start};

@@ -1,6 +1,7 @@
 //! From bytes to events: sequence check, decoding, the process and the flow table.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use conn_common::decode::{self, Record};
 use conn_common::hook::HookId;
@@ -19,11 +20,14 @@ use crate::kernel::gap::{Gap, GapCause, GapTracker};
 use crate::kernel::load::Session;
 use crate::kernel::selftest::Watch;
 use crate::output::totals::Overflow;
-use crate::process::info::{ExitStatus, ProcessSource};
+use crate::process::info::{ExitStatus, ProcessInfo, ProcessSource};
 use crate::process::socket_units::SocketUnits;
 use crate::process::table::ProcessTable;
 use crate::rules::{Engine, RuleSet};
-use crate::units::BootNs;
+use crate::units::{BootNs, Pid};
+
+/// Takes that a process was created: its creator's id and start, and what is known of it.
+pub type OnFork = Box<dyn FnMut(Pid, BootNs, &Arc<ProcessInfo>)>;
 
 /// Records of one hook.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -61,6 +65,7 @@ pub struct Pipeline {
     /// Among them some of processes.
     processes_lost: bool,
     engine: Option<Engine>,
+    on_fork: Option<OnFork>,
 }
 
 impl Pipeline {
@@ -88,6 +93,7 @@ impl Pipeline {
             loss: false,
             processes_lost: false,
             engine: None,
+            on_fork: None,
         }
     }
 
@@ -183,6 +189,11 @@ impl Pipeline {
         }
     }
 
+    /// Has every new process told, which is no event. An understudy may repeat one.
+    pub fn follow_forks(&mut self, on_fork: OnFork) {
+        self.on_fork = Some(on_fork);
+    }
+
     /// Whether records were lost since the last call.
     pub fn take_loss(&mut self) -> bool {
         std::mem::take(&mut self.loss)
@@ -249,7 +260,12 @@ impl Pipeline {
         let boot = BootNs(header.boot_ns);
         self.read_until = self.read_until.max(boot);
         match &record {
-            Record::Fork(fork) => drop(self.processes.on_fork(fork)),
+            Record::Fork(fork) => {
+                let child = self.processes.on_fork(fork);
+                if let Some(on_fork) = &mut self.on_fork {
+                    on_fork(Pid(fork.parent_tgid), BootNs(fork.parent_start_boot_ns), &child);
+                }
+            }
             Record::Exec(exec, args) => {
                 let before = self.processes.known(&exec.task);
                 let process = self.processes.on_exec(exec, args);

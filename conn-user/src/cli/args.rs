@@ -8,6 +8,7 @@ mod explain;
 mod learn;
 mod list;
 mod replay;
+mod run;
 mod test;
 #[cfg(test)]
 mod tests;
@@ -28,6 +29,7 @@ pub use self::explain::ExplainArgs;
 pub use self::learn::{LearnArgs, LearnFrom};
 pub use self::list::{DiffArgs, ListArgs, ListOptions, SchemaArgs, SchemaOf};
 pub use self::replay::ReplayArgs;
+pub use self::run::RunArgs;
 pub use self::test::TestArgs;
 pub use super::rules::RuleChoice;
 use crate::event::model::{Event, EventKind};
@@ -43,7 +45,9 @@ Exit codes:
   3  not permitted: a capability is missing
   4  this kernel cannot do it, or the self-test failed
   5  the lists differ (conn diff --exit-code)
-  6  an alert was shown (--exit-code)";
+  6  an alert was shown (--exit-code), or a run was not as expected (conn run)
+conn run ends with the code of its command if that is not 0: 128 + N after signal N, 127 if it is not found, 126 if it
+cannot be executed. With 3 and 4 the command was not run.";
 
 /// How the program ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -101,6 +105,8 @@ pub enum Command {
     Learn(LearnArgs),
     /// Judge a recording: the alerts that the rules would have given
     Replay(ReplayArgs),
+    /// Run a command, and say what it connected to and whether that is what was expected
+    Run(RunArgs),
     /// Say why a rule told of an event, or did not, and which exception silences it
     Explain(ExplainArgs),
     /// Print the JSON Schema of `conn tail --json` or `conn list --json`
@@ -331,8 +337,9 @@ impl Cli {
     /// As clap has them, `--help` and `--version` included: `error.exit()` shows them and ends with the right code.
     pub fn read(words: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
         let (mut ordinary, mut negated, mut only_words) = (Vec::new(), Vec::new(), false);
-        for word in words {
-            only_words |= word == "--";
+        for (at, word) in words.into_iter().enumerate() {
+            // The words of a command that is run are not ours.
+            only_words |= word == "--" || at == 1 && word == "run";
             if !only_words && is_negated(&word) { &mut negated } else { &mut ordinary }.push(word);
         }
         if !only_words && !negated.is_empty() {

@@ -15,6 +15,7 @@ mod log;
 mod machine;
 pub mod replay;
 pub mod rules;
+pub mod run;
 mod signals;
 pub mod tail;
 pub mod test;
@@ -35,6 +36,13 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(error) => error.exit(),
     };
     let result = match cli.command {
+        // Its exit code is the command's.
+        Command::Run(args) => {
+            return run::run(&args).unwrap_or_else(|error| {
+                eprintln!("conn: {error:#}");
+                Exit::Error.into()
+            });
+        }
         Command::Tail(args) => tail::run(&args),
         Command::Agent(args) => agent::run(&args),
         Command::Doctor(args) => doctor::run(args.json),

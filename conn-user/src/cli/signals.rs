@@ -2,6 +2,8 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -57,4 +59,48 @@ async fn next(signals: &mut [(Signal, i32)]) -> i32 {
         came.map_or(Poll::Pending, Poll::Ready)
     })
     .await
+}
+
+/// Signals that are for a command as well, with who sent them. From when this is made on none ends the process.
+pub(super) struct Forwarded(Vec<(Signal, i32, Arc<AtomicBool>)>);
+
+impl Forwarded {
+    /// SIGINT, SIGTERM, SIGHUP and SIGQUIT.
+    ///
+    /// # Errors
+    /// When the handlers cannot be installed.
+    pub(super) fn new() -> io::Result<Self> {
+        let kinds =
+            [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup(), SignalKind::quit()];
+        let one = |kind: SignalKind| {
+            let sent = Arc::new(AtomicBool::new(false));
+            let by_process = Arc::clone(&sent);
+            let number = kind.as_raw_value();
+            // Before tokio's own action, which wakes who waits: actions are called in their order.
+            // SAFETY: the action does nothing but store to an atomic, which a signal handler may.
+            unsafe {
+                signal_hook_registry::register_sigaction(number, move |info| {
+                    // SI_KERNEL and others that the kernel sends are positive; SI_USER, SI_QUEUE and SI_TKILL are not.
+                    if info.si_code <= 0 {
+                        by_process.store(true, Ordering::Relaxed);
+                    }
+                })
+            }?;
+            Ok((signal(kind)?, number, sent))
+        };
+        kinds.into_iter().map(one).collect::<io::Result<_>>().map(Self)
+    }
+
+    /// The next one, and whether a process sent it. Else the kernel did, for the terminal: to the whole foreground group.
+    pub(super) async fn next(&mut self) -> (i32, bool) {
+        poll_fn(|context| {
+            for (signal, number, sent) in &mut self.0 {
+                if signal.poll_recv(context).is_ready() {
+                    return Poll::Ready((*number, sent.swap(false, Ordering::Relaxed)));
+                }
+            }
+            Poll::Pending
+        })
+        .await
+    }
 }

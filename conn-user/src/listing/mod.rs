@@ -7,7 +7,7 @@ pub mod report;
 pub mod saved;
 pub mod schema;
 pub mod sort;
-mod table;
+pub(crate) mod table;
 pub mod text;
 
 #[cfg(test)]

@@ -1,25 +1,25 @@
 //! A table of words whose columns are as wide as they must be.
 
-pub(super) use crate::event::words::Words as Cell;
+pub(crate) use crate::event::words::Words as Cell;
 
 /// A column.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Column {
+pub(crate) struct Column {
     /// What stands above it.
-    pub(super) title: &'static str,
+    pub(crate) title: &'static str,
     /// Numbers stand on the right.
-    pub(super) right: bool,
+    pub(crate) right: bool,
 }
 
 /// A row: a cell for each column, and an SGR sequence for the whole line.
 #[derive(Clone, Debug)]
-pub(super) struct Row<const N: usize> {
-    pub(super) cells: [Cell; N],
-    pub(super) color: Option<&'static [u8]>,
+pub(crate) struct Row<const N: usize> {
+    pub(crate) cells: [Cell; N],
+    pub(crate) color: Option<&'static [u8]>,
 }
 
 /// Appends the table, with a line of titles if `titles`; nothing without rows. A column that is empty in every row is left out.
-pub(super) fn write<const N: usize>(columns: &[Column; N], rows: &[Row<N>], titles: bool, out: &mut Vec<u8>) {
+pub(crate) fn write<const N: usize>(columns: &[Column; N], rows: &[Row<N>], titles: bool, out: &mut Vec<u8>) {
     if rows.is_empty() {
         return;
     }

@@ -10,14 +10,14 @@ const KEPT_MAX: usize = 1 << 20;
 
 /// See the module.
 #[derive(Debug, Default)]
-pub(super) struct Living {
+pub(crate) struct Living {
     by_id: IntMap<u64, ConnEvent>,
     not_kept: u64,
 }
 
 impl Living {
     /// Follows an event, and adds to it what only earlier ones of the connection tell.
-    pub(super) fn follow(&mut self, mut event: Event) -> Event {
+    pub(crate) fn follow(&mut self, mut event: Event) -> Event {
         match &mut event.body {
             EventBody::Flow(Change::Connect(conn) | Change::Accept(conn) | Change::Established(conn)) => {
                 if let Some(known) = self.by_id.get_mut(&conn.id.0) {
@@ -53,7 +53,7 @@ impl Living {
     }
 
     /// Connections for which there was no room.
-    pub(super) const fn not_kept(&self) -> u64 {
+    pub(crate) const fn not_kept(&self) -> u64 {
         self.not_kept
     }
 }

@@ -6,7 +6,7 @@
 //! recording is read ahead.
 
 pub mod file;
-mod flows;
+pub(crate) mod flows;
 pub mod search;
 #[cfg(test)]
 pub(crate) mod tests;

@@ -24,7 +24,7 @@ pub mod process;
 mod program;
 pub mod server;
 pub mod set;
-mod silence;
+pub(crate) mod silence;
 mod spans;
 #[cfg(test)]
 pub(crate) mod testing;

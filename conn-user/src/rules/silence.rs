@@ -33,7 +33,7 @@ pub(super) fn of_listener(listener: &ListenEvent) -> Option<Box<str>> {
 }
 
 /// `exe:…`, or `proc:…` where the executable is not known. `None`: its name is not text, no filter can say it.
-pub(super) fn of_process(process: &ProcessInfo) -> Option<Box<str>> {
+pub(crate) fn of_process(process: &ProcessInfo) -> Option<Box<str>> {
     match &process.exe {
         Some(exe) => Some(format!("exe:{}", quoted(str::from_utf8(exe).ok()?)).into()),
         None => Some(format!("proc:{}", quoted(str::from_utf8(&process.comm).ok()?)).into()),

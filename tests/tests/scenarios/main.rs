@@ -18,6 +18,7 @@ mod identity;
 mod loss;
 mod memory;
 mod replay;
+mod run;
 mod settings;
 mod slowest;
 mod storm;
@@ -86,6 +87,9 @@ fn trials() -> Result<Vec<Trial>> {
         trials.push(trial("memory::no-leak", move || compared::alone(|| memory::no_leak(connections))));
         trials.push(trial("loss::then-equals-ss", || compared::alone(after_loss::equals_the_kernel)));
         trials.push(trial("memory::of-many", || compared::alone(memory::of_many)));
+    }
+    for (name, test) in run::ALL {
+        trials.push(trial(&format!("run::{name}"), move || compared::together(test)));
     }
     for (name, run) in cli::ALL {
         trials.push(trial(&format!("cli::{name}"), move || compared::together(run)));

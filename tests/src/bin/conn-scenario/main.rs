@@ -7,6 +7,7 @@
 mod conn;
 mod diag;
 mod facts;
+mod fetch;
 mod many;
 mod netdev;
 mod overhead;
@@ -24,7 +25,7 @@ use conn_tests::truth::Line;
 
 use crate::scenario::Skip;
 
-const USAGE: &str = "usage: conn-scenario NAME | list | violation [NAME] | storm N [--threads T] [--payload BYTES] [--wait] | \
+const USAGE: &str = "usage: conn-scenario NAME | list | fetch ADDRESS | violation [NAME] | storm N [--threads T] [--payload BYTES] [--wait] | \
                      many N | overhead --conn PATH [--pairs N] [--connections M] [--backend B] \
                      [--one-core]";
 
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
     let name = if args.is_empty() { String::new() } else { args.remove(0) };
     let result = match name.as_str() {
         "list" => list(),
+        "fetch" => fetch::run(&args),
         "storm" => storm::run(&args),
         "many" => many::run(&args),
         many::PART => many::part(&args),

@@ -1,0 +1,237 @@
+//! `conn run`: one command, traced from its first instruction, and whether it did what was expected.
+
+use std::cell::RefCell;
+use std::fs;
+use std::io::{self, ErrorKind, Write as _};
+use std::ops::RangeInclusive;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::Path;
+use std::process::{ExitCode, ExitStatus as WaitStatus};
+use std::rc::Rc;
+
+use anyhow::Context as _;
+use tokio::process::{Child, Command};
+use tokio::sync::Notify;
+use tokio::time::sleep;
+
+use super::args::{Exit, RuleChoice, RunArgs};
+use super::signals::Forwarded;
+use super::tail::not_started;
+use super::{machine, tell};
+use crate::agent::{self, Agent, AgentOptions, Consumer, Limits};
+use crate::clock::{Clock, boot_now};
+use crate::event::model::Event;
+use crate::kernel::load::LoadOptions;
+use crate::learn::run::learn;
+use crate::output::junit as junit_file;
+use crate::process::info::ExitStatus;
+use crate::process::procfs::{ProcFs, ProcSource as _};
+use crate::rules::engine::LATE_FACTS;
+use crate::rules::file::shown;
+use crate::run::report::Report;
+use crate::run::{Run, SharedTree, json, junit, text};
+use crate::units::Pid;
+
+/// The ports that Linux chooses from if nobody says otherwise.
+const EPHEMERAL: RangeInclusive<u16> = 32_768..=60_999;
+
+/// Runs `conn run`.
+///
+/// # Errors
+/// When the tracing breaks, or a report cannot be written.
+pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("starting the runtime")?
+        .block_on(traced(args))
+}
+
+async fn traced(args: &RunArgs) -> anyhow::Result<ExitCode> {
+    let choice = if args.rules.is_empty() { RuleChoice::None } else { RuleChoice::of(&args.rules) };
+    let rules = match choice.load() {
+        Ok(rules) => rules,
+        Err(exit) => return Ok(exit.into()),
+    };
+    let mut signals = Forwarded::new().context("installing signal handlers")?;
+    let load = LoadOptions { backend: args.backend, ring_bytes: args.ring_size, log_level: None };
+    // The agent judges nothing: only what the command does is judged, here.
+    let options = AgentOptions { load, self_test: true, rules: None, record: false };
+    let mut nobody = |_: &Event| {};
+    let started = tokio::select! {
+        (signal, _) = signals.next() => return Ok(of_signal(signal)),
+        started = agent::start(options, &mut nobody) => started,
+    };
+    let mut agent = match started {
+        Ok(agent) => agent,
+        Err(error) => return Ok(not_started(error).into()),
+    };
+    let tree = SharedTree::default();
+    let follow = Rc::clone(&tree);
+    agent.pipeline.follow_forks(Box::new(move |creator, start, child| {
+        follow.borrow_mut().on_fork(creator, start, child);
+    }));
+    let mut view = View {
+        run: Run::new(rules.as_ref(), Rc::clone(&tree), boot_now()),
+        tree: Rc::clone(&tree),
+        ended: Rc::new(Notify::new()),
+    };
+    // Nothing reads records between here and the loop: what the command does at once waits in the ring.
+    let mut child = match spawn(args) {
+        Ok(child) => child,
+        Err(error) => {
+            let program = args.command.first().map(Path::new).unwrap_or(Path::new(""));
+            tell(format_args!("cannot run {}: {error}", shown(program)));
+            return Ok(ExitCode::from(if error.kind() == ErrorKind::NotFound { 127 } else { 126 }));
+        }
+    };
+    let pid = Pid(child.id().context("the command has no process id")?);
+    // Until it is waited for its entry in /proc stays, however soon it ends.
+    let image = ProcFs::default().read(pid).context("the command's process is not in /proc")?;
+    tree.borrow_mut().plant(pid, image.start);
+
+    let before = not_followed(&agent);
+    let ended = RefCell::new(None);
+    let stop = until_ended(&mut child, &mut signals, args, &tree, Rc::clone(&view.ended), &ended);
+    agent::run(&mut agent, &mut view, Limits::default(), stop).await.context("tracing")?;
+    let now = boot_now();
+    let status = ended.take().context("the command did not end")?.context("waiting for the command")?;
+    let not_followed = not_followed(&agent).saturating_sub(before);
+    let command = args.command.iter().map(|word| word.as_bytes().into()).collect();
+    let report = view.run.finish(command, of_wait(status), now, not_followed);
+    write(args, &report)?;
+    Ok(ExitCode::from(report.exit_code(args.strict, args.exit_code)))
+}
+
+/// The command, with our standard input, output and error.
+fn spawn(args: &RunArgs) -> io::Result<Child> {
+    let (program, words) = args.command.split_first().ok_or(ErrorKind::InvalidInput)?;
+    Command::new(program).args(words).spawn()
+}
+
+/// Waits for the command; what is sent to us is sent on. What it leaves behind is waited for if that was asked for.
+async fn until_ended(
+    child: &mut Child,
+    signals: &mut Forwarded,
+    args: &RunArgs,
+    tree: &SharedTree,
+    all_ended: Rc<Notify>,
+    ended: &RefCell<Option<io::Result<WaitStatus>>>,
+) {
+    let status = loop {
+        tokio::select! {
+            status = child.wait() => break status,
+            (signal, by_process) = signals.next() => {
+                if by_process {
+                    send(child, signal);
+                }
+            }
+        }
+    };
+    *ended.borrow_mut() = Some(status);
+    if let Some(time) = args.wait_tree {
+        let all = async {
+            while tree.borrow().living() > 0 {
+                all_ended.notified().await;
+            }
+        };
+        tokio::select! {
+            () = all => {}
+            () = sleep(time) => {}
+            _ = signals.next() => {}
+        }
+    }
+    // Facts of its processes that are found out in the background come so late.
+    sleep(std::time::Duration::from_nanos(LATE_FACTS.0)).await;
+}
+
+/// Sends a signal to the command, which has not been waited for: its id is its own.
+fn send(child: &Child, signal: i32) {
+    if let Some(pid) = child.id().and_then(|pid| i32::try_from(pid).ok()) {
+        // SAFETY: kill passes no pointers. It fails only if the command has ended.
+        unsafe { libc::kill(pid, signal) };
+    }
+}
+
+/// Processes, connections and listeners that the agent did not follow, for want of room.
+fn not_followed(agent: &Agent) -> u64 {
+    let overflow = agent.pipeline.overflow();
+    overflow.processes + overflow.connections + overflow.listeners
+}
+
+fn of_wait(status: WaitStatus) -> ExitStatus {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => ExitStatus::Code(code as u8),
+        (None, signal) => ExitStatus::Signal(signal.unwrap_or_default() as u8),
+    }
+}
+
+fn of_signal(signal: i32) -> ExitCode {
+    u8::try_from(128 + signal).map_or(Exit::Error.into(), ExitCode::from)
+}
+
+/// Writes all reports that were asked for.
+fn write(args: &RunArgs, report: &Report) -> anyhow::Result<()> {
+    let mut shown_report = Vec::new();
+    text::write(report, args.strict, &mut shown_report);
+    match &args.output {
+        Some(path) => to_file(path, &shown_report)?,
+        None => io::stderr().write_all(&shown_report).context("writing to standard error")?,
+    }
+    if let Some(path) = &args.json {
+        let mut out = Vec::new();
+        json::write(report, args.strict, &machine::identity()?, Clock::now().wall(boot_now()), &mut out);
+        to_file(path, &out)?;
+    }
+    if let Some(path) = &args.junit {
+        junit_file::write(path, &junit::suite(report), &junit::cases(report, args.strict))
+            .with_context(|| format!("cannot write {}", shown(path)))?;
+    }
+    if let Some(path) = &args.learn {
+        if report.ended != ExitStatus::Code(0) {
+            tell(format_args!("warning: {} is not written: the command failed", shown(path)));
+            return Ok(());
+        }
+        let good = report.good_run(ephemeral().unwrap_or(EPHEMERAL));
+        if good.lost > 0 {
+            tell(format_args!("warning: {} is incomplete: records were lost; learn again", shown(path)));
+        }
+        to_file(path, learn(&good)?.as_bytes())?;
+    }
+    Ok(())
+}
+
+fn to_file(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    fs::write(path, bytes).with_context(|| format!("cannot write {}", shown(path)))
+}
+
+/// The ports that the kernel chooses from.
+fn ephemeral() -> Option<RangeInclusive<u16>> {
+    let text = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").ok()?;
+    let mut words = text.split_whitespace();
+    Some(words.next()?.parse().ok()?..=words.next()?.parse().ok()?)
+}
+
+struct View {
+    run: Run,
+    tree: SharedTree,
+    ended: Rc<Notify>,
+}
+
+impl Consumer for View {
+    fn on_event(&mut self, event: &Event) {
+        self.run.on_event(event);
+        if self.tree.borrow().living() == 0 {
+            self.ended.notify_one();
+        }
+    }
+
+    async fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn is_done(&self) -> bool {
+        false
+    }
+}

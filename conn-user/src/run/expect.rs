@@ -1,0 +1,73 @@
+//! What must happen in a run: its rules of kind `missing`.
+//!
+//! Live such a rule watches for an absence that lasts. A run has an end, so here it is one question, asked at the end: was it there
+//! (`count` times)? `grace` and `every` mean nothing.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use crate::event::model::{Event, EventBody};
+use crate::flow::model::{Change, Failure};
+use crate::process::hash::IntBuild;
+use crate::rules::detector::{Triggers, connection, listener};
+use crate::rules::model::{Detect, Expect, Rule};
+
+/// A rule of kind `missing` and what the run did of it.
+#[derive(Clone, Debug)]
+pub struct Expectation {
+    /// The rule.
+    pub rule: Arc<Rule>,
+    /// It is about listeners, not connections.
+    pub of_listeners: bool,
+    /// How many must be there.
+    pub least: u32,
+    /// How many were, at most `least`: more are not counted.
+    pub seen: u32,
+    /// Attempts that match and failed.
+    pub failed: u64,
+    /// The error of the last of them; 0: it was cancelled.
+    pub errno: Option<u16>,
+    counted: HashSet<u64, IntBuild>,
+}
+
+impl Expectation {
+    /// Of a rule; `None`: it is of another kind.
+    pub fn of(rule: &Arc<Rule>) -> Option<Self> {
+        let Detect::Missing(missing) = &rule.detect else { return None };
+        let (of_listeners, least) = match missing.expect {
+            Expect::Listeners(least) => (true, least),
+            Expect::Open(least) => (false, least),
+            Expect::Every(_) => (false, 1),
+        };
+        let (rule, counted) = (Arc::clone(rule), HashSet::default());
+        Some(Self { rule, of_listeners, least, seen: 0, failed: 0, errno: None, counted })
+    }
+
+    /// Whether there were enough.
+    pub const fn is_met(&self) -> bool {
+        self.seen >= self.least
+    }
+
+    /// Takes an event of the run.
+    pub fn on_event(&mut self, event: &Event) {
+        if self.is_met() {
+            return;
+        }
+        let is_failure = matches!(event.body, EventBody::Flow(Change::Failed(..)));
+        let wanted = if self.of_listeners { Triggers::LISTEN } else { Triggers::OPEN };
+        let is_one = Triggers::of(event).meet(wanted);
+        if !(is_one || is_failure && !self.of_listeners) || !self.rule.selects(event) {
+            return;
+        }
+        if let EventBody::Flow(Change::Failed(_, Failure { errno, .. })) = &event.body {
+            self.failed += 1;
+            self.errno = Some(*errno);
+            return;
+        }
+        let id =
+            connection(event).map(|conn| conn.id).or_else(|| listener(event).map(|listener| listener.id));
+        if id.is_some_and(|id| self.counted.insert(id.0)) {
+            self.seen += 1;
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! The report as cases of a test suite: one for the command, one for each rule, one for what was lost.
+
+use std::time::Duration;
+
+use super::report::{Report, text_of};
+use crate::event::words::Words;
+use crate::output::junit::{Case, Outcome};
+use crate::process::info::ExitStatus;
+
+/// Most findings of one rule that its case tells one by one.
+const TOLD_MAX: usize = 100;
+
+/// The name of the suite: the command.
+pub fn suite(report: &Report) -> String {
+    let mut line = Words::default();
+    for (at, word) in report.command.iter().enumerate() {
+        if at > 0 {
+            line.text(" ");
+        }
+        line.word(word);
+    }
+    text_of(line)
+}
+
+/// The cases.
+pub fn cases(report: &Report, strict: bool) -> Vec<Case> {
+    let case = |name: &str, outcome| Case {
+        name: name.to_owned(),
+        class: "conn run".to_owned(),
+        outcome,
+        took: None,
+    };
+    let command = match report.ended {
+        ExitStatus::Code(0) => Outcome::Passed,
+        ExitStatus::Code(code) => failed(format!("it exited with code {code}"), String::new()),
+        ExitStatus::Signal(signal) => failed(format!("it was killed by signal {signal}"), String::new()),
+    };
+    let took = Some(Duration::from_nanos(report.took.0));
+    let mut cases = vec![Case { took, ..case("the command", command) }];
+    for rule in &report.rules {
+        let mut found = report.unexpected.iter().filter(|of| of.alert.rule.id == rule.about.id);
+        let outcome = match found.next() {
+            None => Outcome::Passed,
+            Some(first) => {
+                let all = std::iter::once(first).chain(found);
+                let lines: Vec<String> =
+                    all.take(TOLD_MAX).map(|one| format!("{} ({})", one.what(), one.rule())).collect();
+                failed(format!("unexpected: {}", first.what()), lines.join("\n"))
+            }
+        };
+        cases.push(case(&rule.about.id, outcome));
+    }
+    for expectation in &report.expectations {
+        let outcome = if expectation.is_met() {
+            Outcome::Passed
+        } else {
+            failed(format!("missing: {}", expectation.what()), expectation.rule_line())
+        };
+        cases.push(case(&expectation.rule.about.id, outcome));
+    }
+    if !report.loss.is_none() {
+        let why = format!(
+            "{} records were lost, {} things were not followed",
+            report.loss.records, report.loss.not_followed
+        );
+        let outcome = if strict { failed(why, String::new()) } else { Outcome::Skipped { why } };
+        cases.push(case("everything was seen", outcome));
+    }
+    cases
+}
+
+fn failed(message: String, details: String) -> Outcome {
+    Outcome::Failed { message, details }
+}

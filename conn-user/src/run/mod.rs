@@ -1,0 +1,212 @@
+//! One command: what its processes connected to and served, and whether that is what was expected. `docs/run.md`.
+//!
+//! Events go in, those of the run's processes ([`tree`]) are kept ([`seen`]) and judged; at the end comes a [`report`]. Nothing here
+//! knows the kernel: time is that of the events, as in a replay. A rule of kind `missing` is an expectation ([`expect`]), all others
+//! are judged by the ordinary engine; what it raises is unexpected.
+
+pub mod expect;
+pub mod json;
+pub mod junit;
+pub mod report;
+pub mod seen;
+#[cfg(test)]
+mod tests;
+pub mod text;
+pub mod tree;
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use self::expect::Expectation;
+use self::report::{Command, Ended, Loss, Report, Unexpected};
+use self::seen::Seen;
+use self::tree::Tree;
+use crate::event::alert::{Alert, Phase};
+use crate::event::model::{Event, EventBody};
+use crate::flow::model::Change;
+use crate::process::hash::IntBuild;
+use crate::replay::flows::Living;
+use crate::rules::engine::LATE_FACTS;
+use crate::rules::model::Rule;
+use crate::rules::{Engine, RuleSet};
+use crate::units::{BootNs, WallNs};
+
+/// Most unexpected things that are told one by one; more are counted.
+const UNEXPECTED_MAX: usize = 1_000;
+
+/// A tree that is filled where forks are seen, and asked here.
+pub type SharedTree = Rc<RefCell<Tree>>;
+
+/// See the module.
+pub struct Run {
+    tree: SharedTree,
+    began: BootNs,
+    seen: Seen,
+    living: Living,
+    judges: Option<Judges>,
+    unexpected: Vec<Unexpected>,
+    by_alert: HashMap<u64, usize, IntBuild>,
+    more_unexpected: u64,
+    lost: u64,
+    /// What the wall clock is ahead of the time since boot, by the last event.
+    wall: u64,
+}
+
+/// What judges a run.
+struct Judges {
+    engine: Engine,
+    rules: Vec<Arc<Rule>>,
+    expectations: Vec<Expectation>,
+}
+
+impl Run {
+    /// A run that begins now; without rules nothing is expected.
+    pub fn new(rules: Option<&RuleSet>, tree: SharedTree, began: BootNs) -> Self {
+        let living = Living::default();
+        let judges = rules.map(|rules| {
+            let expectations = rules.rules.iter().filter_map(Expectation::of).collect();
+            let others: Vec<_> =
+                rules.rules.iter().filter(|rule| Expectation::of(rule).is_none()).cloned().collect();
+            let set = RuleSet { rules: others.clone(), names: Arc::clone(&rules.names) };
+            let mut engine = Engine::new(&set, began);
+            // What was there before is not the run's.
+            engine.start(began, [], &living);
+            Judges { engine, rules: others, expectations }
+        });
+        Self {
+            tree,
+            began,
+            seen: Seen::default(),
+            living,
+            judges,
+            unexpected: Vec::new(),
+            by_alert: HashMap::default(),
+            more_unexpected: 0,
+            lost: 0,
+            wall: 0,
+        }
+    }
+
+    /// Takes an event of the machine.
+    pub fn on_event(&mut self, event: &Event) {
+        if event.seq == 0 || event.boot < self.began {
+            return;
+        }
+        self.wall = event.wall.0.wrapping_sub(event.boot.0);
+        self.pass(event.boot);
+        if !self.is_of_run(event) {
+            return;
+        }
+        if let EventBody::Flow(change) = &event.body {
+            self.seen.on_change(change);
+        }
+        let Some(judges) = &mut self.judges else { return };
+        let event = self.living.follow(event.clone());
+        for expectation in &mut judges.expectations {
+            expectation.on_event(&event);
+        }
+        let alerts = judges.engine.on_event(&event, &self.living);
+        self.take(alerts);
+    }
+
+    /// Whether an event is of a process of the run, or a loss, which concerns everybody.
+    fn is_of_run(&mut self, event: &Event) -> bool {
+        let mut tree = self.tree.borrow_mut();
+        match &event.body {
+            EventBody::Exec(of) => {
+                tree.on_exec(&of.process);
+                tree.has(&of.process)
+            }
+            EventBody::Exit(of, _) => {
+                let is_of_run = tree.has(&of.process);
+                tree.on_exit(&of.process);
+                is_of_run
+            }
+            EventBody::Flow(
+                Change::Connect(conn)
+                | Change::Accept(conn)
+                | Change::Established(conn)
+                | Change::Failed(conn, _)
+                | Change::Close(conn, _),
+            ) => {
+                // Nobody accepted it: it is its listener's.
+                let listener = || conn.listener.as_ref().and_then(|listener| listener.process.as_ref());
+                let owner = conn.owner.process.as_ref().or_else(listener);
+                self.seen.is_open(conn.id) || owner.is_some_and(|owner| tree.has(owner))
+            }
+            EventBody::Flow(Change::Listen(listener) | Change::Unlisten(listener, _)) => {
+                let owner = listener.owner.process.as_ref();
+                self.seen.is_open(listener.id) || owner.is_some_and(|owner| tree.has(owner))
+            }
+            EventBody::Gap(gap) => {
+                self.lost = self.lost.saturating_add(gap.lost);
+                true
+            }
+            EventBody::Alert(_) | EventBody::Start(_) => false,
+        }
+    }
+
+    /// Lets the time pass until then: timers fire at their instants.
+    fn pass(&mut self, until: BootNs) {
+        while let Some(judges) = &mut self.judges
+            && let Some(due) = judges.engine.next_deadline().filter(|due| *due <= until)
+        {
+            let alerts = judges.engine.on_time(due, &self.living);
+            self.take(alerts);
+        }
+    }
+
+    fn take(&mut self, alerts: Vec<Alert>) {
+        for alert in alerts {
+            match (alert.phase, self.by_alert.get(&alert.id.0)) {
+                (Phase::Raised, _) if self.unexpected.len() >= UNEXPECTED_MAX => self.more_unexpected += 1,
+                (Phase::Raised, _) => {
+                    self.by_alert.insert(alert.id.0, self.unexpected.len());
+                    let wall = WallNs(alert.at.0.wrapping_add(self.wall));
+                    self.unexpected.push(Unexpected { wall, alert });
+                }
+                (Phase::Escalated | Phase::Resolved, Some(at)) => {
+                    // The subject and the first evidence stay; how bad it got, and how often it was found, are news.
+                    if let Some(told) = self.unexpected.get_mut(*at) {
+                        told.alert.severity = told.alert.severity.max(alert.severity);
+                        told.alert.repeats += alert.repeats;
+                    }
+                }
+                (Phase::Escalated | Phase::Resolved, None) => {}
+            }
+        }
+    }
+
+    /// The run is over. `not_followed`: connections and processes that the agent could not follow, for want of room.
+    pub fn finish(mut self, command: Command, ended: Ended, now: BootNs, not_followed: u64) -> Report {
+        // Facts of a process come soon after it used the network; the command was waited for as long.
+        self.pass(BootNs(now.0.saturating_add(LATE_FACTS.0)));
+        let tree = self.tree.borrow();
+        let loss = Loss {
+            records: self.lost,
+            not_followed: not_followed
+                .saturating_add(tree.not_kept())
+                .saturating_add(self.seen.not_shown())
+                .saturating_add(self.living.not_kept()),
+        };
+        let (connections, listeners) = self.seen.into_rows();
+        let (rules, expectations) =
+            self.judges.map_or_else(Default::default, |judges| (judges.rules, judges.expectations));
+        Report {
+            command,
+            ended,
+            took: now.since(self.began),
+            processes: tree.len(),
+            connections,
+            listeners,
+            rules,
+            unexpected: self.unexpected,
+            more_unexpected: self.more_unexpected,
+            expectations,
+            survivors: tree.survivors(),
+            loss,
+        }
+    }
+}

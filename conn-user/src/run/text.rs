@@ -1,0 +1,147 @@
+//! The report for people. Names are escaped.
+
+use super::report::{Report, Verdict, error, text_of, who};
+use super::seen::Program;
+use crate::event::address::write_ip;
+use crate::event::human;
+use crate::event::words::{Words, direction};
+use crate::listing::table::{self, Column, Row};
+use crate::process::info::ExitStatus;
+
+const COLUMNS: [Column; 10] = [
+    Column { title: "DIR", right: false },
+    Column { title: "PROGRAM", right: false },
+    Column { title: "ADDRESS", right: false },
+    Column { title: "PORT", right: true },
+    Column { title: "COUNT", right: true },
+    Column { title: "FAILED", right: true },
+    Column { title: "OPEN", right: true },
+    Column { title: "IN", right: true },
+    Column { title: "OUT", right: true },
+    Column { title: "ERROR", right: false },
+];
+
+/// Writes a report: the table, then what is wrong, then the verdict.
+pub fn write(report: &Report, strict: bool, out: &mut Vec<u8>) {
+    table::write(&COLUMNS, &rows(report), true, out);
+    let mut line = |text: String| {
+        out.extend_from_slice(b"conn: ");
+        out.extend_from_slice(text.as_bytes());
+        out.push(b'\n');
+    };
+    for unexpected in &report.unexpected {
+        let silence = unexpected.alert.silence.as_deref();
+        let silence = silence.map(|words| format!("; silence: {}", escaped(words))).unwrap_or_default();
+        line(format!("unexpected: {} ({}{silence})", unexpected.what(), unexpected.rule()));
+    }
+    if report.more_unexpected > 0 {
+        line(format!("unexpected: {} more", report.more_unexpected));
+    }
+    for missing in report.missing() {
+        let lost = if report.loss.is_none() { "" } else { "; records were lost, it may have been there" };
+        line(format!("missing: {} ({}{lost})", missing.what(), missing.rule_line()));
+    }
+    for process in &report.survivors {
+        let mut words = Words::default();
+        who(process, &mut words);
+        line(format!("still running: {}", text_of(words)));
+    }
+    for (count, what) in [
+        (report.loss.records, "records were lost while it ran"),
+        (report.loss.not_followed, "processes, connections or listeners were not followed, for want of room"),
+    ] {
+        if count > 0 {
+            line(format!("warning: {count} {what}: something may be missing here"));
+        }
+    }
+    line(summary(report, strict));
+}
+
+fn rows(report: &Report) -> Vec<Row<10>> {
+    let listeners = report.listeners.iter().map(|row| {
+        let mut cells: [Words; 10] = Default::default();
+        cells[0].text("listen");
+        program(&row.program, &mut cells[1]);
+        cells[2].with(|out| write_ip(row.local.ip(), out));
+        port(row.local.port(), &mut cells[3]);
+        cells[4].number(row.count);
+        count(row.open, &mut cells[6]);
+        Row { cells, color: None }
+    });
+    let connections = report.connections.iter().map(|row| {
+        let mut cells: [Words; 10] = Default::default();
+        cells[0].text(direction(Some(row.path.direction)));
+        program(&row.path.program, &mut cells[1]);
+        cells[2].with(|out| write_ip(row.path.remote, out));
+        port(row.path.port, &mut cells[3]);
+        cells[4].number(row.count);
+        count(row.failed, &mut cells[5]);
+        count(row.open, &mut cells[6]);
+        if row.established > 0 {
+            cells[7].with(|out| human::write_bytes(row.bytes_in, out));
+            cells[8].with(|out| human::write_bytes(row.bytes_out, out));
+        }
+        if let Some(errno) = row.errno {
+            cells[9].text(&error(errno));
+        }
+        Row { cells, color: None }
+    });
+    listeners.chain(connections).collect()
+}
+
+fn program(program: &Program, cell: &mut Words) {
+    if program.name.is_empty() {
+        cell.text("?");
+    } else {
+        cell.word(&program.name);
+    }
+}
+
+fn port(port: u16, cell: &mut Words) {
+    match port {
+        0 => cell.text("?"),
+        port => cell.number(port),
+    }
+}
+
+fn count(count: u64, cell: &mut Words) {
+    if count > 0 {
+        cell.number(count);
+    }
+}
+
+/// How it ended, and the verdict.
+fn summary(report: &Report, strict: bool) -> String {
+    let mut line = Words::default();
+    line.word(report.command.first().map(|program| &**program).unwrap_or_default());
+    match report.ended {
+        ExitStatus::Code(code) => {
+            line.text(" exited with code ");
+            line.number(code);
+        }
+        ExitStatus::Signal(signal) => {
+            line.text(" was killed by signal ");
+            line.number(signal);
+        }
+    }
+    line.text(" after ");
+    line.with(|out| human::write_duration(report.took, out));
+    line.text("; ");
+    line.number(report.processes);
+    line.text(if report.processes == 1 { " process" } else { " processes" });
+    let (wrong, missing) =
+        (report.unexpected.len() as u64 + report.more_unexpected, report.missing().count());
+    match report.verdict(strict) {
+        Verdict::NotJudged => line.text("; no rules"),
+        Verdict::Passed => line.text("; as expected"),
+        Verdict::Failed if wrong == 0 && missing == 0 => line.text("; not sure: records were lost"),
+        Verdict::Failed => line.text(&format!("; {wrong} unexpected, {missing} missing")),
+    }
+    text_of(line)
+}
+
+fn escaped(text: &str) -> String {
+    let mut out = Vec::new();
+    crate::event::escape::text(text.as_bytes(), &mut out);
+    String::from_utf8_lossy(&out).into_owned()
+}

@@ -1,0 +1,134 @@
+//! `conn run` around the workload's client, against a server of this process.
+
+use std::io::Write as _;
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::settings;
+
+type Test = fn() -> Result<()>;
+
+/// All of them.
+pub(crate) const ALL: [(&str, Test); 5] = [
+    ("learns-and-judges", || learns_and_judges(&[])),
+    ("a-daemon-belongs-to-it", || learns_and_judges(&["daemon"])),
+    ("own-code", own_code),
+    ("not-to-be-run", not_to_be_run),
+    ("sigint", sigint),
+];
+
+/// Answers every connection with a word; until the process ends.
+fn serve() -> Result<SocketAddr> {
+    let listener = TcpListener::bind("127.0.0.1:0").context("listen")?;
+    let address = listener.local_addr().context("own address")?;
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let _ = (&stream).write_all(b"hello");
+        }
+    });
+    Ok(address)
+}
+
+/// A report's file, of its own for each run.
+fn file(name: &str) -> PathBuf {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    std::env::temp_dir().join(format!("conn-run-{}-{number}-{name}", std::process::id()))
+}
+
+fn start(options: &[&str], command: &[&str]) -> Result<(Child, PathBuf)> {
+    let report = file("report");
+    let child = Command::new(settings::conn()?)
+        .args(["run", "--backend", &settings::backend(), "--output"])
+        .arg(&report)
+        .args(options)
+        .arg("--")
+        .args(command)
+        .stdin(Stdio::null())
+        .spawn()
+        .context("start conn run")?;
+    Ok((child, report))
+}
+
+/// Runs it and returns exit code and report.
+fn run(options: &[&str], command: &[&str]) -> Result<(Option<i32>, String)> {
+    let (mut child, report) = start(options, command)?;
+    let code = child.wait().context("wait")?.code();
+    let text = std::fs::read_to_string(&report).unwrap_or_default();
+    let _ = std::fs::remove_file(&report);
+    Ok((code, text))
+}
+
+fn learns_and_judges(how: &[&str]) -> Result<()> {
+    let workload = settings::workload()?;
+    let workload = workload.to_str().context("a path that is text")?;
+    let (one, other) = (serve()?.to_string(), serve()?.to_string());
+    let fetch = |address| [&[workload, "fetch", address], how].concat();
+    let rules = file("rules.toml");
+    let learnt = rules.to_str().context("a path that is text")?;
+    let (code, report) = run(&["--learn", learnt], &fetch(&one))?;
+    ensure!(code == Some(0) && report.contains(&one.replace(':', "  ")), "learning: {code:?}\n{report}");
+    let (code, report) = run(&["--rules", learnt], &fetch(&one))?;
+    ensure!(code == Some(0) && report.contains("as expected"), "the same again: {code:?}\n{report}");
+    let (code, report) = run(&["--rules", learnt], &fetch(&other))?;
+    let named = report.contains("conn: unexpected: ") && report.contains(&format!("-> {other} "));
+    ensure!(code == Some(6) && named, "another port: {code:?}\n{report}");
+    let (code, report) = run(&["--rules", learnt], &[workload, "list"])?;
+    let port = one.rsplit(':').next().unwrap_or_default();
+    let named = report.contains("conn: missing: ") && report.contains(&format!("dport:{port}\": 0 of 1"));
+    ensure!(code == Some(6) && named, "not contacted: {code:?}\n{report}");
+    std::fs::remove_file(&rules).context("remove the rules")
+}
+
+fn own_code() -> Result<()> {
+    let workload = settings::workload()?;
+    let workload = workload.to_str().context("a path that is text")?;
+    let server = serve()?.to_string();
+    let (code, report) = run(&[], &[workload, "fetch", &server, "code", "9"])?;
+    ensure!(code == Some(9) && report.contains("exited with code 9"), "{code:?}\n{report}");
+    Ok(())
+}
+
+fn not_to_be_run() -> Result<()> {
+    for (program, expected) in [("/nonexistent/program", 127), ("/", 126)] {
+        let (code, report) = run(&[], &[program])?;
+        ensure!(code == Some(expected) && report.is_empty(), "{program}: {code:?}\n{report}");
+    }
+    Ok(())
+}
+
+/// A signal that is sent to conn reaches the command, and the report comes.
+fn sigint() -> Result<()> {
+    let workload = settings::workload()?;
+    let workload = workload.to_str().context("a path that is text")?;
+    let listener = TcpListener::bind("127.0.0.1:0").context("listen")?;
+    let address = listener.local_addr().context("own address")?.to_string();
+    let (mut child, report) = start(&[], &[workload, "fetch", &address, "wait"])?;
+    // It runs when it has connected.
+    listener.set_nonblocking(true).context("not to block")?;
+    let deadline = Instant::now() + settings::seconds(60);
+    let stream = loop {
+        if let Ok((stream, _)) = listener.accept() {
+            break stream;
+        }
+        if Instant::now() > deadline {
+            let _ = child.kill();
+            anyhow::bail!("the command does not connect");
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    };
+    let pid = i32::try_from(child.id()).context("a process id")?;
+    // SAFETY: kill passes no pointers; the child has not been waited for.
+    ensure!(unsafe { libc::kill(pid, libc::SIGINT) } == 0, "kill");
+    let code = child.wait().context("wait")?.code();
+    drop(stream);
+    let text = std::fs::read_to_string(&report).context("the report")?;
+    std::fs::remove_file(&report).context("remove the report")?;
+    ensure!(code == Some(130) && text.contains("was killed by signal 2"), "{code:?}\n{text}");
+    Ok(())
+}
