@@ -71,6 +71,7 @@ named!(UnknownReason:
     TimeWait = "time_wait",
     NoHolder = "no_holder",
     Lost = "lost",
+    NoProcesses = "no_processes",
 );
 named!(BornBy:
     Boot = "boot",

@@ -18,8 +18,8 @@ impl Detector for Forbidden {
 
     fn on_match(&mut self, rule: &Rule, event: &Event, scene: &mut Scene<'_>) {
         let Some(conn) = connection(event) else { return };
-        let name = conn.owner.process.as_deref().map(program::name);
-        let same = program::same(&(name, conn.remote.ip(), service_port(conn)));
+        let whose = program::of_connection(conn);
+        let same = program::same(&(whose, conn.remote.ip(), service_port(conn)));
         if scene.is_told(rule, same) {
             return;
         }
