@@ -12,6 +12,7 @@ mod lines;
 pub mod list;
 mod log;
 mod machine;
+mod needs;
 pub mod replay;
 pub mod rules;
 mod signals;

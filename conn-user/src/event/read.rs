@@ -78,6 +78,8 @@ pub enum Recorded {
     Event(Event),
     /// An alert that was raised then, at this instant. A replay raises its own.
     Alert(BootNs),
+    /// Time came to this instant, and nothing happened.
+    Time(BootNs),
 }
 
 /// Reads lines.

@@ -569,11 +569,8 @@ fn any_listen() -> BoxedStrategy<ListenEvent> {
 }
 
 fn any_ending() -> BoxedStrategy<Ending> {
-    let traffic = (any::<u64>(), any::<u64>(), option::of(any::<u32>()), any::<u32>()).prop_map(|numbers| Traffic {
-        bytes_in: numbers.0,
-        bytes_out: numbers.1,
-        retransmits: numbers.2,
-        srtt_us: numbers.3,
+    let traffic = (any::<u64>(), any::<u64>(), option::of(any::<u32>()), any::<u32>()).prop_map(|numbers| {
+        Traffic { bytes_in: numbers.0, bytes_out: numbers.1, retransmits: numbers.2, srtt_us: numbers.3 }
     });
     (
         select(EndedHow::ALL),

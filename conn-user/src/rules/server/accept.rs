@@ -36,7 +36,12 @@ impl Detector for Accept {
         let server = conn.listener.as_ref().and_then(|listener| listener.process.as_ref());
         let server = server.or(conn.owner.process.as_ref());
         let port = conn.local.port();
-        let same = program::same(&(server.map(|process| program::name(process)), port, conn.netns, program::host(conn)));
+        let same = program::same(&(
+            server.map(|process| program::name(process)),
+            port,
+            conn.netns,
+            program::host(conn),
+        ));
         if self.told.get_mut(&same).is_some() {
             return;
         }
