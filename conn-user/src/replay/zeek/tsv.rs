@@ -28,7 +28,7 @@ const NEEDED: [&str; 7] = ["ts", "id.orig_h", "id.orig_p", "id.resp_h", "id.resp
 
 /// What the head above a line says.
 #[derive(Debug)]
-pub(super) struct Head {
+pub(in crate::replay) struct Head {
     separator: Vec<u8>,
     unset: Vec<u8>,
     empty: Vec<u8>,
