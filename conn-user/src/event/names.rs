@@ -70,8 +70,8 @@ named!(UnknownReason:
     Orphan = "orphan",
     TimeWait = "time_wait",
     NoHolder = "no_holder",
-    Lost = "lost",
     NoProcesses = "no_processes",
+    Lost = "lost",
 );
 named!(BornBy:
     Boot = "boot",
