@@ -63,7 +63,7 @@ fn storm(v6: bool) -> Vec<Event> {
             errno: 0,
             closer: actor(HookId::FentryTcpClose),
             duration: Some(DurationNs(1_234_567)),
-            traffic: Some(Traffic { bytes_in: 5_300_000, bytes_out: 78, retransmits: 0, srtt_us: 31 }),
+            traffic: Some(Traffic { bytes_in: 5_300_000, bytes_out: 78, retransmits: Some(0), srtt_us: 31 }),
         };
         for change in [Change::Connect(conn.clone()), Change::Close(conn, ending)] {
             events.push(Event {

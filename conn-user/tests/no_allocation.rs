@@ -82,7 +82,7 @@ fn close() -> Event {
         errno: 104,
         closer: actor(HookId::FentryTcpClose),
         duration: Some(DurationNs(1_234_567_890)),
-        traffic: Some(Traffic { bytes_in: 5_300_000, bytes_out: 78, retransmits: 1, srtt_us: 431 }),
+        traffic: Some(Traffic { bytes_in: 5_300_000, bytes_out: 78, retransmits: Some(1), srtt_us: 431 }),
     };
     Event { seq: 1, boot: BootNs(2), wall: WallNs(3), body: EventBody::Flow(Change::Close(conn, ending)) }
 }

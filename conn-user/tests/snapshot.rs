@@ -114,7 +114,7 @@ fn listeners_and_both_ends() {
         let out = one(&all, TcpState::Established, from, Some(to));
         assert_eq!((holders(&out), out.direction), (vec![(me(), fd(&client))], Some(Direction::Out)));
         assert_eq!(out.cookie, Some(cookie(&client)));
-        assert_eq!(out.traffic.map(|t| (t.bytes_out, t.bytes_in, t.retransmits)), Some((1000, 0, 0)));
+        assert_eq!(out.traffic.map(|t| (t.bytes_out, t.bytes_in, t.retransmits)), Some((1000, 0, Some(0))));
         assert!(!out.mapped);
 
         let inward = one(&all, TcpState::Established, to, Some(from));

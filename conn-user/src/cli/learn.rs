@@ -133,9 +133,7 @@ fn from_recordings(files: &[PathBuf]) -> anyhow::Result<Found> {
                 learner.take(&event);
             }
         }
-        if recording.is_cut() {
-            tell(format_args!("note: the last line of {} is cut off and was not read", recording.name()));
-        }
+        super::replay::tell_cut(recording.name(), recording.cut());
     }
     let names: Vec<String> = files.iter().map(|path| shown(path)).collect();
     Ok(Found { learnt: learner.learnt(), host: hosts.join(", "), from: format!("from {}", names.join(", ")) })

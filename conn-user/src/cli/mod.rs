@@ -13,6 +13,7 @@ mod lines;
 pub mod list;
 mod log;
 mod machine;
+mod needs;
 pub mod replay;
 pub mod rules;
 pub mod run;

@@ -7,11 +7,13 @@ use anyhow::Context as _;
 
 use super::args::{Environment, Exit, ReplayArgs};
 use super::lines::Lines;
-use super::tell;
+use super::{needs, tell};
 use crate::event::human;
 use crate::event::json::StreamIdentity;
 use crate::event::read::Reader;
-use crate::replay::file::Recording;
+use crate::replay::file::Input;
+use crate::replay::lines::Cut;
+use crate::replay::zeek::{Network, NetworkStats};
 use crate::replay::{Replay, ReplayStats};
 use crate::rules::RuleSet;
 use crate::units::DurationNs;
@@ -48,9 +50,20 @@ async fn replay(args: &ReplayArgs, rules: &RuleSet) -> anyhow::Result<Exit> {
     let nobody = StreamIdentity { host: String::new(), boot_id: String::new(), agent_start: <_>::default() };
     let mut lines = Lines::new(args.format(Environment::of_process()), &nobody);
     let (mut reader, mut replay) = (Reader::default(), Replay::new(rules));
+    let mut network = Network::default();
     let (mut runs, mut identity, mut unwritten) = (0, nobody, 0);
     for file in &args.files {
-        let mut recording = Recording::open(file)?;
+        let mut input = Input::open(file)?;
+        let recording = match &mut input {
+            Input::Events(recording) => recording,
+            Input::Zeek(log) => {
+                while let Some(told) = log.next()? {
+                    network.add(told)?;
+                }
+                tell_cut(input.name(), input.cut());
+                continue;
+            }
+        };
         while let Some(recorded) = recording.next(&mut reader)? {
             if reader.runs() != runs {
                 runs = reader.runs();
@@ -67,15 +80,65 @@ async fn replay(args: &ReplayArgs, rules: &RuleSet) -> anyhow::Result<Exit> {
                 lines.flush().await?;
             }
         }
-        if recording.is_cut() {
-            tell(format_args!("note: the last line of {} is cut off and was not read", recording.name()));
-        }
+        tell_cut(input.name(), input.cut());
     }
     replay.end_run(&mut |event| lines.add(event));
+    if !network.is_empty() {
+        needs::tell_unjudged(rules);
+        let nobody =
+            StreamIdentity { host: String::new(), boot_id: String::new(), agent_start: <_>::default() };
+        lines.set_identity(&nobody);
+        let mut events = network.into_events(&rules.names);
+        while let Some(event) = events.next() {
+            replay.take(event, Vec::new(), &mut |event| lines.add(event));
+            unwritten += 1;
+            if unwritten >= BATCH {
+                unwritten = 0;
+                lines.flush().await?;
+            }
+        }
+        replay.end_run(&mut |event| lines.add(event));
+        tell_network(events.stats(), events.connections());
+    }
     lines.flush().await?;
     let stats = replay.stats();
     tell_stats(stats, began.elapsed());
     Ok(if args.exit_code && stats.alerts > 0 { Exit::Alerts } else { Exit::Done })
+}
+
+/// Says how a file ended, if it was cut off.
+pub(super) fn tell_cut(name: &str, cut: Option<Cut>) {
+    match cut {
+        None => {}
+        Some(Cut::Line) => {
+            tell(format_args!("note: the last line of {name} is cut off and was not read"));
+        }
+        Some(Cut::Compressed) => tell(format_args!(
+            "note: the compressed data of {name} end too early; what comes after the last whole line was not read"
+        )),
+    }
+}
+
+fn tell_network(stats: &NetworkStats, connections: usize) {
+    let others: u64 = stats.others.values().sum();
+    if others > 0 {
+        let each: Vec<String> =
+            stats.others.iter().map(|(name, count)| format!("{count} {}", name.escape_debug())).collect();
+        tell(format_args!(
+            "note: {others} of {} lines are not TCP and were not judged: {}",
+            stats.lines,
+            each.join(", ")
+        ));
+    }
+    for (count, what) in [
+        (stats.repeated, "lines of open connections were left out: another line tells more of them"),
+        (stats.failed_in, "attempts from outside failed; the host that is asked has no event of them"),
+    ] {
+        if count > 0 {
+            tell(format_args!("note: {count} {what}"));
+        }
+    }
+    tell(format_args!("{connections} connections of Zeek logs"));
 }
 
 fn tell_stats(stats: ReplayStats, took: Duration) {

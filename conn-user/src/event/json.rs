@@ -214,7 +214,7 @@ impl JsonEncoder {
         out.extend_from_slice(b",\"bytes_out\":");
         write_option(ending.traffic.map(|traffic| traffic.bytes_out), out);
         out.extend_from_slice(b",\"retransmits\":");
-        write_option(ending.traffic.map(|traffic| traffic.retransmits), out);
+        write_option(ending.traffic.and_then(|traffic| traffic.retransmits), out);
         out.extend_from_slice(b",\"srtt_us\":");
         write_option(ending.traffic.map(|traffic| traffic.srtt_us), out);
         self.closer(&ending.closer, out);

@@ -70,6 +70,7 @@ named!(UnknownReason:
     Orphan = "orphan",
     TimeWait = "time_wait",
     NoHolder = "no_holder",
+    NoProcesses = "no_processes",
     Lost = "lost",
 );
 named!(BornBy:

@@ -80,6 +80,8 @@ pub enum Recorded {
     Event(Event),
     /// An alert that was raised then, at this instant. A replay raises its own.
     Alert(BootNs),
+    /// Time came to this instant, and nothing happened.
+    Time(BootNs),
 }
 
 /// Reads lines.
@@ -295,9 +297,9 @@ impl Reader {
     }
 
     fn ending(&mut self, line: &Line<'_>, kind: EventKind) -> Result<Ending, ReadError> {
-        let traffic = match (line.bytes_in, line.bytes_out, line.retransmits, line.srtt_us) {
-            (Some(bytes_in), Some(bytes_out), Some(retransmits), Some(srtt_us)) => {
-                Some(Traffic { bytes_in, bytes_out, retransmits, srtt_us })
+        let traffic = match (line.bytes_in, line.bytes_out, line.srtt_us) {
+            (Some(bytes_in), Some(bytes_out), Some(srtt_us)) => {
+                Some(Traffic { bytes_in, bytes_out, retransmits: line.retransmits, srtt_us })
             }
             _ => None,
         };

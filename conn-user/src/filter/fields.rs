@@ -138,7 +138,7 @@ impl Amount {
             },
             Self::BytesIn => traffic(view).map(|traffic| traffic.bytes_in),
             Self::BytesOut => traffic(view).map(|traffic| traffic.bytes_out),
-            Self::Retransmits => traffic(view).map(|traffic| traffic.retransmits.into()),
+            Self::Retransmits => traffic(view)?.retransmits.map(u64::from),
             // 0: not measured.
             Self::Srtt => match traffic(view)?.srtt_us {
                 0 => None,

@@ -187,6 +187,42 @@ impl Key {
         )
     }
 
+    /// Whether it looks at what a network sensor (Zeek) does not see: processes, and what only the kernel of a host knows. A word
+    /// that does holds for none of its connections.
+    pub const fn is_of_host(self) -> bool {
+        !matches!(
+            self,
+            Self::Port
+                | Self::Lport
+                | Self::Rport
+                | Self::Sport
+                | Self::Dport
+                | Self::Ip
+                | Self::Laddr
+                | Self::Raddr
+                | Self::Src
+                | Self::Dst
+                | Self::Dir
+                | Self::Kind
+                | Self::Proto
+                | Self::Family
+                | Self::Mapped
+                | Self::CommunityId
+                | Self::KernelSocket
+                | Self::Duration
+                | Self::After
+                | Self::BytesIn
+                | Self::BytesOut
+                | Self::End
+                | Self::Errno
+                | Self::Source
+                | Self::Method
+                | Self::Reason
+                | Self::CloserMethod
+                | Self::CloserReason
+        )
+    }
+
     /// Every name and alias, for suggestions.
     pub fn names() -> impl Iterator<Item = &'static str> {
         Self::ALL.iter().flat_map(|key| [Some(key.name()), key.about().alias]).flatten()

@@ -126,6 +126,11 @@ impl Filter {
         self.words.iter().any(|word| word.asks_for(kind))
     }
 
+    /// The keys of its words, and whether each is negated.
+    pub fn keys(&self) -> impl Iterator<Item = (key::Key, bool)> + '_ {
+        self.expr.words.iter().map(|word| (word.key, word.negated))
+    }
+
     /// Whether it is the filter that everything passes.
     pub fn is_empty(&self) -> bool {
         self.words.is_empty()

@@ -106,7 +106,7 @@ pub(super) fn payload(counters: &Counters, peer_fin: bool) -> Traffic {
     Traffic {
         bytes_in: counters.bytes_received.saturating_sub(peer_fin.into()),
         bytes_out: counters.bytes_sent.saturating_sub(counters.bytes_retrans),
-        retransmits: counters.total_retrans,
+        retransmits: Some(counters.total_retrans),
         srtt_us: counters.srtt_us,
     }
 }
@@ -183,7 +183,7 @@ mod tests {
             Counters { bytes_sent: 150, bytes_retrans: 50, bytes_received: 51, total_retrans: 1, srtt_us: 9 };
         let flags = SockFlags::COUNTERS | SockFlags::PEER_FIN;
         let seen = traffic(&sock(8, 0, 0, flags), &counters).expect("counters");
-        assert_eq!((seen.bytes_out, seen.bytes_in, seen.retransmits, seen.srtt_us), (100, 50, 1, 9));
+        assert_eq!((seen.bytes_out, seen.bytes_in, seen.retransmits, seen.srtt_us), (100, 50, Some(1), 9));
         assert_eq!(traffic(&sock(8, 0, 0, SockFlags::COUNTERS), &counters).map(|t| t.bytes_in), Some(51));
         assert_eq!(traffic(&sock(8, 0, 0, 0), &counters), None);
         let none = Counters { bytes_retrans: 1, ..Counters::default() };

@@ -157,6 +157,8 @@ pub enum UnknownReason {
     /// The snapshot found no process that holds the socket: it is the kernel's own, in flight between two processes, or
     /// of a process that could not be read.
     NoHolder,
+    /// The recording is a network sensor's (Zeek), which knows no processes.
+    NoProcesses,
 }
 
 /// Why an outgoing connection failed.
@@ -205,7 +207,7 @@ pub enum EndedHow {
     /// Another error, see `errno`.
     Error,
     /// Not known how: records were lost, and the snapshot after the loss did not have the connection any more. The
-    /// time is the snapshot's: it ended before.
+    /// time is the snapshot's: it ended before. Of a network sensor's log: the time is that of the last packet that it saw.
     Unseen,
 }
 
@@ -216,8 +218,8 @@ pub struct Traffic {
     pub bytes_in: u64,
     /// Payload bytes sent, retransmissions not counted.
     pub bytes_out: u64,
-    /// Segments retransmitted.
-    pub retransmits: u32,
+    /// Segments retransmitted; `None`: not counted.
+    pub retransmits: Option<u32>,
     /// Smoothed round trip time, microseconds.
     pub srtt_us: u32,
 }

@@ -92,7 +92,7 @@ fn times_and_traffic() {
     assert_eq!((conn.begun, conn.established), (connect.boot, Some(established.boot)));
     let Change::Close(_, ending) = &close.change else { panic!("close") };
     assert_eq!((ending.how, ending.duration), (EndedHow::PeerFin, Some(DurationNs(MS))));
-    let traffic = Traffic { bytes_in: 50, bytes_out: 100, retransmits: 2, srtt_us: 30 };
+    let traffic = Traffic { bytes_in: 50, bytes_out: 100, retransmits: Some(2), srtt_us: 30 };
     assert_eq!(ending.traffic, Some(traffic));
 }
 

@@ -125,7 +125,7 @@ impl Writer {
             let traffic = socket.traffic;
             number(b"bytes_in", traffic.map(|traffic| traffic.bytes_in), out);
             number(b"bytes_out", traffic.map(|traffic| traffic.bytes_out), out);
-            number(b"retransmits", traffic.map(|traffic| traffic.retransmits), out);
+            number(b"retransmits", traffic.and_then(|traffic| traffic.retransmits), out);
             number(b"srtt_us", traffic.map(|traffic| traffic.srtt_us), out);
         }
         self.holders(listed, out);

@@ -43,7 +43,7 @@ pub(crate) fn connection() -> SnapSocket {
         recv_queue: 0,
         send_queue: 0,
         direction: Some(Direction::Out),
-        traffic: Some(Traffic { bytes_in: 5_300_000, bytes_out: 78, retransmits: 2, srtt_us: 431 }),
+        traffic: Some(Traffic { bytes_in: 5_300_000, bytes_out: 78, retransmits: Some(2), srtt_us: 431 }),
         holders: SmallVec::new(),
         no_holder: None,
         born: Some(born(4_000, 3_150)),
@@ -114,7 +114,7 @@ pub(crate) fn listing() -> Listing {
         local: "[2001:db8::1]:40001".parse().expect("address"),
         remote: "[2001:db8:0:1::aaaa]:443".parse().expect("address"),
         state: TcpState::CloseWait,
-        traffic: Some(Traffic { bytes_in: 0, bytes_out: 0, retransmits: 0, srtt_us: 0 }),
+        traffic: Some(Traffic { bytes_in: 0, bytes_out: 0, retransmits: Some(0), srtt_us: 0 }),
         born: Some(born(17, 17)),
         ..connection()
     };

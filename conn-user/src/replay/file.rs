@@ -1,18 +1,13 @@
-//! The lines of recordings.
+//! What a replay reads: recordings of conn and logs of Zeek. Which it is, the content tells.
 
-use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read as _};
+use std::io::{self, BufRead};
 use std::path::Path;
 
 use thiserror::Error;
 
+use super::lines::{Cut, Line, Lines};
+use super::zeek::{Log, ZeekError};
 use crate::event::read::{ReadError, Reader, Recorded};
-use crate::rules::file::shown;
-
-/// A longer line is none of ours: arguments are bounded.
-const LONGEST_LINE: u64 = 16 << 20;
-/// Bytes that are read at once.
-const ROOM: usize = 1 << 20;
 
 /// Why a recording cannot be read on.
 #[derive(Debug, Error)]
@@ -35,51 +30,98 @@ pub enum RecordingError {
         /// What is wrong.
         error: ReadError,
     },
+    /// It is a log of Zeek, which has no processes.
+    #[error("{file}: this is a log of Zeek, which knows no processes: only `conn replay` reads it")]
+    OfZeek {
+        /// Which.
+        file: String,
+    },
+    /// A line of a Zeek log is no connection.
+    #[error("{file}: line {line}: {error}")]
+    Zeek {
+        /// In which file.
+        file: String,
+        /// Where, from 1.
+        line: u64,
+        /// What is wrong.
+        error: ZeekError,
+    },
 }
 
-/// A recording that is being read.
-pub struct Recording {
-    name: String,
-    from: Box<dyn BufRead + Send>,
-    text: Vec<u8>,
-    line: u64,
-    is_cut: bool,
+/// A file that can be replayed.
+pub enum Input {
+    /// Events, as conn writes them.
+    Events(Recording),
+    /// Connections, as Zeek writes them.
+    Zeek(Log),
 }
 
-impl Recording {
-    /// Opens a file; `-`: standard input.
+impl Input {
+    /// Opens a file, packed (gzip, Zstandard) or not; `-`: standard input.
     ///
     /// # Errors
-    /// When it cannot be opened.
+    /// When it cannot be opened or read.
     pub fn open(path: &Path) -> Result<Self, RecordingError> {
-        if path == Path::new("-") {
-            return Ok(Self::new("standard input".to_owned(), BufReader::with_capacity(ROOM, io::stdin())));
-        }
-        let name = shown(path);
-        match File::open(path) {
-            Ok(file) => Ok(Self::new(name, BufReader::with_capacity(ROOM, file))),
-            Err(error) => Err(RecordingError::Io { file: name, error }),
-        }
-    }
-
-    /// Reads from something that has a name.
-    pub fn new(name: String, from: impl BufRead + Send + 'static) -> Self {
-        Self { name, from: Box::new(from), text: Vec::new(), line: 0, is_cut: false }
+        let mut lines = Lines::open(path)?;
+        let first = lines.first()?;
+        Ok(match Log::form(first) {
+            Some(form) => Self::Zeek(Log::new(lines, form)),
+            None => Self::Events(Recording { lines }),
+        })
     }
 
     /// What people call it.
     pub fn name(&self) -> &str {
-        &self.name
+        match self {
+            Self::Events(recording) => recording.name(),
+            Self::Zeek(log) => log.name(),
+        }
+    }
+
+    /// Whether it is cut off: whoever wrote it did not end by itself.
+    pub const fn cut(&self) -> Option<Cut> {
+        match self {
+            Self::Events(recording) => recording.cut(),
+            Self::Zeek(log) => log.cut(),
+        }
+    }
+}
+
+/// A recording that is being read.
+pub struct Recording {
+    lines: Lines,
+}
+
+impl Recording {
+    /// Opens a file as [`Input::open`] does, where only a recording of conn will do.
+    ///
+    /// # Errors
+    /// When it cannot be opened or read, or is a log of Zeek.
+    pub fn open(path: &Path) -> Result<Self, RecordingError> {
+        match Input::open(path)? {
+            Input::Events(recording) => Ok(recording),
+            Input::Zeek(log) => Err(RecordingError::OfZeek { file: log.name().to_owned() }),
+        }
     }
 
     /// The line that was read last.
     pub fn line(&self) -> &[u8] {
-        &self.text
+        &self.lines.text
     }
 
-    /// Whether its last line is cut off: the recorder did not end by itself.
-    pub const fn is_cut(&self) -> bool {
-        self.is_cut
+    /// Reads from something that has a name.
+    pub fn new(name: String, from: impl BufRead + Send + 'static) -> Self {
+        Self { lines: Lines::new(name, Box::new(from)) }
+    }
+
+    /// What people call it.
+    pub fn name(&self) -> &str {
+        &self.lines.name
+    }
+
+    /// Whether it is cut off: the recorder did not end by itself.
+    pub const fn cut(&self) -> Option<Cut> {
+        self.lines.cut
     }
 
     /// The next event; `None`: there is none.
@@ -87,29 +129,19 @@ impl Recording {
     /// # Errors
     /// When it cannot be read on, or a line is no event. A last line without its end is none.
     pub fn next(&mut self, reader: &mut Reader) -> Result<Option<Recorded>, RecordingError> {
-        loop {
-            self.text.clear();
-            let read = self.from.by_ref().take(LONGEST_LINE).read_until(b'\n', &mut self.text);
-            let read = read.map_err(|error| RecordingError::Io { file: self.name.clone(), error })?;
-            if read == 0 {
-                return Ok(None);
+        let Some(Line { text, is_last }) = self.lines.next()? else { return Ok(None) };
+        let text = text.trim_ascii_end();
+        let recorded =
+            str::from_utf8(text).map_err(|_| ReadError::Encoding).and_then(|text| reader.read(text));
+        match recorded {
+            Ok(recorded) => Ok(Some(recorded)),
+            Err(_) if is_last => {
+                self.lines.cut = Some(Cut::Line);
+                Ok(None)
             }
-            self.line += 1;
-            let is_whole = self.text.ends_with(b"\n");
-            let text = self.text.trim_ascii_end();
-            if text.is_empty() {
-                continue;
+            Err(error) => {
+                Err(RecordingError::Line { file: self.lines.name.clone(), line: self.lines.number, error })
             }
-            let recorded =
-                str::from_utf8(text).map_err(|_| ReadError::Encoding).and_then(|text| reader.read(text));
-            return match recorded {
-                Ok(recorded) => Ok(Some(recorded)),
-                Err(_) if !is_whole && (read as u64) < LONGEST_LINE => {
-                    self.is_cut = true;
-                    Ok(None)
-                }
-                Err(error) => Err(RecordingError::Line { file: self.name.clone(), line: self.line, error }),
-            };
         }
     }
 }

@@ -5,11 +5,14 @@
 //! out of a process in the background are known from when on the agent knew them: they are in later events, so the
 //! recording is read ahead.
 
+mod compressed;
 pub mod file;
 pub(crate) mod flows;
+pub mod lines;
 pub mod search;
 #[cfg(test)]
 pub(crate) mod tests;
+pub mod zeek;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, VecDeque};
@@ -150,6 +153,12 @@ impl<'r> Replay<'r> {
             Recorded::Event(event) => event,
             Recorded::Alert(at) => {
                 self.stats.alerts_then += 1;
+                if self.run.is_some() {
+                    self.pass(at, tell);
+                }
+                return;
+            }
+            Recorded::Time(at) => {
                 if self.run.is_some() {
                     self.pass(at, tell);
                 }

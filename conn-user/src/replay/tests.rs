@@ -4,6 +4,7 @@ use std::io::Cursor;
 use std::sync::Arc;
 
 use super::file::{Recording, RecordingError};
+use super::lines::Cut;
 use super::*;
 use crate::event::json::JsonEncoder;
 use crate::event::model::Start;
@@ -149,7 +150,7 @@ fn a_cut_line_ends_it_and_a_wrong_one_is_told() {
     let mut reader = Reader::default();
     let mut cut = Recording::new("a".to_owned(), Cursor::new(text[..text.len() - 20].to_owned()));
     assert!(matches!(cut.next(&mut reader), Ok(Some(_))) && matches!(cut.next(&mut reader), Ok(None)));
-    assert!(cut.is_cut());
+    assert_eq!(cut.cut(), Some(Cut::Line));
     for (line, expected) in [
         (&b"{}\n"[..], "a: line 2: not an event: missing field `schema`; a recording is what"),
         (b"\xff\n", "a: line 2: not UTF-8; a recording is what"),

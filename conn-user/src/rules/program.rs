@@ -1,14 +1,29 @@
 //! Which program a process runs, as detectors tell one from another.
 
 use std::hash::{DefaultHasher, Hash, Hasher as _};
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::flow::model::ListenEvent;
+use crate::flow::model::{ConnEvent, ListenEvent, Method, UnknownReason};
 use crate::process::info::ProcessInfo;
 
 /// The path of the executable, or the name of the process where that is not known.
 pub(super) fn name(process: &ProcessInfo) -> &[u8] {
     process.exe.as_deref().unwrap_or(&process.comm)
+}
+
+/// Whose connection it is, as far as two are compared: the program's, or the host's where the program is not known.
+pub(super) fn of_connection(conn: &ConnEvent) -> (Option<&[u8]>, Option<IpAddr>) {
+    match conn.owner.process.as_deref() {
+        Some(process) => (Some(name(process)), None),
+        None => (None, Some(conn.local.ip())),
+    }
+}
+
+/// The host that stands for its programs: in the recording of a network sensor, which has many hosts and no processes.
+pub(super) fn host(conn: &ConnEvent) -> Option<IpAddr> {
+    let is_sensors = conn.owner.method == Method::Unknown(UnknownReason::NoProcesses);
+    is_sensors.then(|| conn.local.ip())
 }
 
 /// One number for a finding: the same in every run. The hash is one of the slow ones, because names are chosen by

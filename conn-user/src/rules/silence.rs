@@ -10,16 +10,25 @@ use crate::process::info::ProcessInfo;
 use crate::process::placement::Placement;
 
 use super::detector::{connection, listener, service_port};
+use super::program;
 
 /// `exe:… dport:… dst:…` of a connection. `address`: also which remote address.
 pub(super) fn of_connection(conn: &ConnEvent, address: bool) -> Option<Box<str>> {
-    let mut words = of_process(conn.owner.process.as_deref()?)?.into_string();
+    let mut words = of_opener(conn)?.into_string();
     // Writing to a text cannot fail.
     let _ = write!(words, " dport:{}", service_port(conn));
     if address {
         let _ = write!(words, " raddr:{}", conn.remote.ip());
     }
     Some(words.into())
+}
+
+/// `exe:…` or `proc:…` of whose connection it is; `laddr:…` where the recording knows no processes.
+pub(super) fn of_opener(conn: &ConnEvent) -> Option<Box<str>> {
+    match conn.owner.process.as_deref() {
+        Some(process) => of_process(process),
+        None => program::host(conn).map(|host| format!("laddr:{host}").into()),
+    }
 }
 
 /// `exe:… lport:…` of a listener.

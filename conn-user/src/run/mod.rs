@@ -69,7 +69,7 @@ impl Run {
             let expectations = rules.rules.iter().filter_map(Expectation::of).collect();
             let others: Vec<_> =
                 rules.rules.iter().filter(|rule| Expectation::of(rule).is_none()).cloned().collect();
-            let set = RuleSet { rules: others.clone(), names: Arc::clone(&rules.names) };
+            let set = RuleSet { rules: others.clone(), ..rules.clone() };
             let mut engine = Engine::new(&set, began);
             // What was there before is not the run's.
             engine.start(began, [], &living);

@@ -13,7 +13,7 @@ const MEMBERS_MAX: usize = 1 << 20;
 /// A process by its id and start in ticks ([`ProcessInfo::start_ticks`]): the same by a record and by /proc.
 fn key(pid: Pid, start: BootNs) -> u64 {
     // A boot has less than 2^40 ticks: 348 years.
-    u64::from(pid.0) << 40 | (start.0 / TICK_NS & ((1 << 40) - 1))
+    u64::from(pid.0) << 40 | ((start.0 / TICK_NS) & ((1 << 40) - 1))
 }
 
 /// Who belongs to the run. A process stays in it whatever it does: another program, session or parent (a daemon's is process 1)

@@ -319,7 +319,7 @@ impl Story {
             errno: 0,
             closer: conn.owner.clone(),
             duration: Some(DurationNs(1_234_567)),
-            traffic: Some(Traffic { bytes_in: 5_300, bytes_out: 780, retransmits: 0, srtt_us: 31 }),
+            traffic: Some(Traffic { bytes_in: 5_300, bytes_out: 780, retransmits: Some(0), srtt_us: 31 }),
         };
         self.flow(Change::Close(conn, ending));
     }

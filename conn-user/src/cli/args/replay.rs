@@ -10,7 +10,8 @@ use super::{ColorChoice, EXIT_CODES, Environment, Format, RuleChoice};
 #[derive(Clone, Debug, Args)]
 #[command(after_long_help = EXIT_CODES)]
 pub struct ReplayArgs {
-    /// Recordings, as `conn tail --record` writes them, in the order of their time; -: standard input
+    /// Recordings, as `conn tail --record` writes them, in the order of their time, or logs of Zeek (conn.log); -: standard
+    /// input
     #[arg(value_name = "FILE", required = true)]
     pub files: Vec<PathBuf>,
 

@@ -159,9 +159,9 @@ impl Words {
             let rtt = DurationNs(u64::from(traffic.srtt_us) * 1_000);
             self.with(|out| human::write_duration(rtt, out));
         }
-        if traffic.retransmits > 0 {
+        if let Some(retransmits) = traffic.retransmits.filter(|count| *count > 0) {
             self.detail("retrans ");
-            self.number(traffic.retransmits);
+            self.number(retransmits);
         }
     }
 

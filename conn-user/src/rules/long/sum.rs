@@ -10,8 +10,8 @@ use super::super::alerts::{Found, Life};
 use super::super::detector::{Detector, Scene, Triggers, connection};
 use super::super::memory::{Memory, Past, lasting};
 use super::super::model::{LongRule, Rule};
-use super::super::silence;
 use super::super::timers::TimerId;
+use super::super::{program, silence};
 use super::each::since;
 use crate::event::alert::{AlertId, Evidence, Severity, Subject};
 use crate::event::model::Event;
@@ -55,15 +55,18 @@ pub(super) struct Sum {
     evicted: u64,
 }
 
-/// The executable (or name) and the peer.
+/// The executable (or name; the host where neither is known) and the peer.
 fn pair_of(conn: &ConnEvent) -> u64 {
     let mut hash = IntBuild::default().build_hasher();
-    if let Some(process) = conn.owner.process.as_deref() {
-        process.exe.as_deref().unwrap_or(&process.comm).hash(&mut hash);
+    let (program, host) = program::of_connection(conn);
+    if let Some(program) = program {
+        program.hash(&mut hash);
     }
-    match conn.remote.ip() {
-        IpAddr::V4(ip) => hash.write_u32(ip.to_bits()),
-        IpAddr::V6(ip) => hash.write(&ip.octets()),
+    for ip in host.into_iter().chain([conn.remote.ip()]) {
+        match ip {
+            IpAddr::V4(ip) => hash.write_u32(ip.to_bits()),
+            IpAddr::V6(ip) => hash.write(&ip.octets()),
+        }
     }
     hash.finish()
 }

@@ -1,6 +1,6 @@
 //! `find = "beacon"`: a program that connects to one peer like a clock.
 //!
-//! For each program, remote address and port the last connections are kept: when each began and, once it has ended, how much
+//! For each program (where it is not known: each host), remote address and port the last connections are kept: when each began and, once it has ended, how much
 //! it sent. The score is the mean of the regularity of the intervals and of the sizes, see [`super::score`]; while no sizes
 //! are known, that of the intervals alone.
 
@@ -132,8 +132,7 @@ impl Measures {
 }
 
 fn path_of(conn: &ConnEvent) -> u64 {
-    let name = conn.owner.process.as_deref().map(program::name);
-    program::same(&(name, conn.remote.ip(), service_port(conn)))
+    program::same(&(program::of_connection(conn), conn.remote.ip(), service_port(conn)))
 }
 
 impl Detector for Beacon {

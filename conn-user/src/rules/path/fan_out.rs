@@ -10,7 +10,6 @@ use crate::event::alert::{AlertId, Evidence, Subject, Value};
 use crate::event::model::Event;
 use crate::flow::model::{ConnEvent, Source};
 use crate::process::hash::IntMap;
-use crate::process::info::ProcessInfo;
 use crate::rules::alerts::{Found, Life};
 use crate::rules::detector::{Detector, Scene, Triggers, connection, service_port};
 use crate::rules::memory::{Memory, Past};
@@ -53,9 +52,13 @@ impl FanOut {
         Self { of, limit: limit.max(1) as usize, window, groups: IntMap::default(), forgotten: 0 }
     }
 
-    fn group_of(&self, conn: &ConnEvent, process: &ProcessInfo) -> u64 {
+    /// The process, or the host where the recording knows no processes. `None`: not known whose it is.
+    fn group_of(&self, conn: &ConnEvent) -> Option<u64> {
         let peer = (self.of == FanOutOf::Ports).then(|| conn.remote.ip());
-        program::same(&(process.pid.0, process.start_ticks(), peer))
+        match conn.owner.process.as_deref() {
+            Some(process) => Some(program::same(&(process.pid.0, process.start_ticks(), peer))),
+            None => program::host(conn).map(|host| program::same(&(host, peer))),
+        }
     }
 
     fn item_of(&self, conn: &ConnEvent) -> u64 {
@@ -110,8 +113,7 @@ impl Detector for FanOut {
         else {
             return;
         };
-        let Some(process) = conn.owner.process.as_deref() else { return };
-        let key = self.group_of(conn, process);
+        let Some(key) = self.group_of(conn) else { return };
         let item = self.item_of(conn);
         if !self.groups.contains_key(&key) {
             self.make_room();
@@ -158,7 +160,7 @@ impl Detector for FanOut {
                 let found = Found {
                     same: key,
                     evidence: evidence(group.count),
-                    silence: silence::of_process(process),
+                    silence: silence::of_opener(conn),
                     judged_from: first,
                     life: Life::Detector,
                     subject: Subject::Connection(Box::new(conn.clone())),
@@ -202,13 +204,12 @@ impl Detector for FanOut {
 
     fn recall(&self, _rule: &Rule, event: &Event, _past: &Past<'_>) -> Option<Memory> {
         let conn = connection(event)?;
-        let Some(process) = conn.owner.process.as_deref() else {
+        let Some(key) = self.group_of(conn) else {
             return Some(Memory::lets_be("whose connection it is is not known", Vec::new()));
         };
         if conn.source != Source::Live {
             return Some(Memory::lets_be("it was there before: when it began is not known", Vec::new()));
         }
-        let key = self.group_of(conn, process);
         let item = self.item_of(conn);
         let name = if self.of == FanOutOf::Peers { "peers" } else { "ports" };
         // Those that are as good as forgotten are not counted.

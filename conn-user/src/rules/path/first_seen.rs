@@ -50,6 +50,8 @@ impl FirstSeen {
     fn path(&self, conn: &ConnEvent, names: &Names) -> u64 {
         let process = conn.owner.process.as_deref();
         let mut hash = DefaultHasher::new();
+        // A path is one of this host's; a sensor sees many.
+        program::host(conn).hash(&mut hash);
         for key in &self.by {
             match key {
                 PathKey::Exe => process.map(program::name).hash(&mut hash),

@@ -14,8 +14,7 @@ use crate::rules::{program, silence};
 pub(super) struct Forbidden;
 
 fn same(conn: &ConnEvent) -> u64 {
-    let name = conn.owner.process.as_deref().map(program::name);
-    program::same(&(name, conn.remote.ip(), service_port(conn)))
+    program::same(&(program::of_connection(conn), conn.remote.ip(), service_port(conn)))
 }
 
 impl Detector for Forbidden {

@@ -34,7 +34,7 @@ fn server(conn: &ConnEvent) -> Option<&ProcessInfo> {
 
 /// The listener's own address is not known here: one at a wildcard accepts at many.
 fn same(conn: &ConnEvent) -> u64 {
-    program::same(&(server(conn).map(program::name), conn.local.port(), conn.netns))
+    program::same(&(server(conn).map(program::name), conn.local.port(), conn.netns, program::host(conn)))
 }
 
 impl Detector for Accept {
