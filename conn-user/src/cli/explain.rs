@@ -16,7 +16,6 @@ use crate::rules::RuleSet;
 use crate::rules::explain::{as_event, exceptions};
 use crate::rules::model::Rule;
 use crate::rules::trace::RuleTrace;
-use crate::units::WallNs;
 
 /// What is said of an alert.
 struct AboutAlert<'a> {
@@ -133,7 +132,7 @@ fn about<'a>(rules: &'a RuleSet, found: &'a Found) -> Option<AboutAlert<'a>> {
     let event = match (given, recorded, rule) {
         (Some(given), ..) => given.event.clone(),
         (None, Some(line), Some(rule)) => {
-            as_event(rule, &line.subject, line.started.as_ref(), line.at, WallNs(0))
+            as_event(rule, &line.subject, line.started.as_ref(), line.at, line.wall)
         }
         _ => None,
     };
@@ -172,7 +171,7 @@ fn not_found(args: &ExplainArgs, ask: &Ask, found: &Found) -> String {
             let asked = args.alert.as_deref().unwrap_or_default();
             let near = nearest(asked, found.known.iter().map(String::as_str));
             let near = near.map_or_else(String::new, |near| format!("did you mean `{near}`? "));
-            format!("there is no alert `{}`; {near}There are {known}", asked.escape_debug())
+            format!("there is no alert `{}`; {near}there are {known}", asked.escape_debug())
         }
     }
 }

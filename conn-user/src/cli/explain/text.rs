@@ -202,7 +202,7 @@ fn why_not(of: &Explanation, out: &mut Vec<u8>) {
     let failed = failing(words);
     match words.iter().find(|word| !word.holds) {
         Some(first) => {
-            out.extend_from_slice(format!("{failed} of {} words: ", words.len()).as_bytes());
+            out.extend_from_slice(format!("fails {failed} of {} words: ", words.len()).as_bytes());
             crate::event::escape::text(first.word.as_bytes(), out);
             out.extend_from_slice(b"  ");
             write_seen(first, out);

@@ -1,12 +1,13 @@
 //! An alert of a recording, for those who ask what it meant. A replay needs none of it: it raises its own.
 
+use std::sync::Arc;
+
 use super::line::{AlertPart, Line, Started};
 use super::{ReadError, Reader, named, need};
 use crate::event::alert::{AlertId, Phase, Severity, Subject};
 use crate::event::model::EventKind;
 use crate::process::info::ProcessInfo;
-use crate::units::BootNs;
-use std::sync::Arc;
+use crate::units::{BootNs, WallNs};
 
 /// An alert as a line has it.
 #[derive(Clone, Debug)]
@@ -15,6 +16,8 @@ pub struct AlertLine {
     pub seq: u64,
     /// The instant of the step.
     pub at: BootNs,
+    /// The same by the wall clock.
+    pub wall: WallNs,
     /// Its id, as it is written: `752b100f-539cace2690-a7`.
     pub name: String,
     /// The number at the end of it.
@@ -71,6 +74,7 @@ impl Reader {
         Ok(Some(AlertLine {
             seq: line.seq,
             at,
+            wall: WallNs(line.ts_ns),
             name: part.id.to_string(),
             id,
             phase: named("phase", &part.phase)?,
