@@ -1,6 +1,7 @@
 //! Logs of Zeek, written here in both formats and packed, judged by `conn replay`. The findings are those that RITA's published
 //! definitions demand (activecm/rita v5, `analysis/beacons.go`, `analysis/analysis.go`). Needs no kernel and no privileges.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -23,7 +24,8 @@ fn tsv(lines: &[Line]) -> String {
          #fields\tts\tuid\tid.orig_h\tid.orig_p\tid.resp_h\tid.resp_p\tproto\tservice\tduration\torig_bytes\tresp_bytes\tconn_state\tlocal_orig\thistory\n",
     );
     for (at, (orig, resp, begins, lasts, bytes, state)) in lines.iter().enumerate() {
-        out += &format!(
+        let _ = write!(
+            out,
             "{}.250000\tC{at}\t{orig}\t40000\t{resp}\t443\ttcp\t-\t{lasts}.0\t{bytes}\t100\t{state}\t-\tShADadFf\n",
             BEGAN + begins
         );

@@ -31,7 +31,7 @@ use crate::rules::engine::LATE_FACTS;
 use crate::rules::file::shown;
 use crate::run::report::Report;
 use crate::run::{Run, SharedTree, json, junit, text};
-use crate::units::Pid;
+use crate::units::{BootNs, Pid};
 
 /// The ports that Linux chooses from if nobody says otherwise.
 const EPHEMERAL: RangeInclusive<u16> = 32_768..=60_999;
@@ -81,7 +81,7 @@ async fn traced(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let mut child = match spawn(args) {
         Ok(child) => child,
         Err(error) => {
-            let program = args.command.first().map(Path::new).unwrap_or(Path::new(""));
+            let program = args.command.first().map_or(Path::new(""), Path::new);
             tell(format_args!("cannot run {}: {error}", shown(program)));
             return Ok(ExitCode::from(if error.kind() == ErrorKind::NotFound { 127 } else { 126 }));
         }
@@ -96,10 +96,11 @@ async fn traced(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let stop = until_ended(&mut child, &mut signals, args, &tree, Rc::clone(&view.ended), &ended);
     agent::run(&mut agent, &mut view, Limits::default(), stop).await.context("tracing")?;
     let now = boot_now();
-    let status = ended.take().context("the command did not end")?.context("waiting for the command")?;
+    let (status, ended_at) = ended.take().context("the command did not end")?;
+    let ended = (of_wait(status.context("waiting for the command")?), ended_at);
     let not_followed = not_followed(&agent).saturating_sub(before);
     let command = args.command.iter().map(|word| word.as_bytes().into()).collect();
-    let report = view.run.finish(command, of_wait(status), now, not_followed);
+    let report = view.run.finish(command, ended, now, not_followed);
     write(args, &report)?;
     Ok(ExitCode::from(report.exit_code(args.strict, args.exit_code)))
 }
@@ -117,7 +118,7 @@ async fn until_ended(
     args: &RunArgs,
     tree: &SharedTree,
     all_ended: Rc<Notify>,
-    ended: &RefCell<Option<io::Result<WaitStatus>>>,
+    ended: &RefCell<Option<(io::Result<WaitStatus>, BootNs)>>,
 ) {
     let status = loop {
         tokio::select! {
@@ -129,7 +130,7 @@ async fn until_ended(
             }
         }
     };
-    *ended.borrow_mut() = Some(status);
+    *ended.borrow_mut() = Some((status, boot_now()));
     if let Some(time) = args.wait_tree {
         let all = async {
             while tree.borrow().living() > 0 {
@@ -161,9 +162,11 @@ fn not_followed(agent: &Agent) -> u64 {
 }
 
 fn of_wait(status: WaitStatus) -> ExitStatus {
+    // Both are of eight bits.
+    let byte = |of: i32| u8::try_from(of).unwrap_or(u8::MAX);
     match (status.code(), status.signal()) {
-        (Some(code), _) => ExitStatus::Code(code as u8),
-        (None, signal) => ExitStatus::Signal(signal.unwrap_or_default() as u8),
+        (Some(code), _) => ExitStatus::Code(byte(code)),
+        (None, signal) => ExitStatus::Signal(signal.map_or(0, byte)),
     }
 }
 

@@ -169,9 +169,9 @@ pub struct AboutEvent {
 }
 
 /// One replay: who watches it, what it tells, and the lines that it reads.
-fn pass<'r>(
+fn pass(
     sources: &Sources,
-    replay: Replay<'r>,
+    replay: Replay<'_>,
     mut tell: impl FnMut(&Event, u64, &str),
     mut line: impl FnMut(&Recorded, &[u8], &mut Reader),
 ) -> Result<(), RecordingError> {

@@ -19,7 +19,7 @@ pub fn suite(report: &Report) -> String {
         }
         line.word(word);
     }
-    text_of(line)
+    text_of(&line)
 }
 
 /// The cases.

@@ -179,8 +179,14 @@ impl Run {
         }
     }
 
-    /// The run is over. `not_followed`: connections and processes that the agent could not follow, for want of room.
-    pub fn finish(mut self, command: Command, ended: Ended, now: BootNs, not_followed: u64) -> Report {
+    /// The run is over, the command has ended at an instant of its own. `not_followed`: connections and processes that the agent could not follow, for want of room.
+    pub fn finish(
+        mut self,
+        command: Command,
+        (ended, ended_at): (Ended, BootNs),
+        now: BootNs,
+        not_followed: u64,
+    ) -> Report {
         // Facts of a process come soon after it used the network; the command was waited for as long.
         self.pass(BootNs(now.0.saturating_add(LATE_FACTS.0)));
         let tree = self.tree.borrow();
@@ -197,7 +203,7 @@ impl Run {
         Report {
             command,
             ended,
-            took: now.since(self.began),
+            took: ended_at.since(self.began),
             processes: tree.len(),
             connections,
             listeners,

@@ -149,7 +149,7 @@ impl Unexpected {
             }
             Subject::Process(_) | Subject::Absence => {}
         }
-        text_of(line)
+        text_of(&line)
     }
 
     /// The rule that found it, in a line, and what silences it.
@@ -162,7 +162,7 @@ impl Unexpected {
         line.text(alert.severity.name());
         line.text(": ");
         line.word(alert.rule.title.as_bytes());
-        text_of(line)
+        text_of(&line)
     }
 }
 
@@ -189,7 +189,7 @@ impl Expectation {
             line.text(&error(errno));
             line.text(")");
         }
-        text_of(line)
+        text_of(&line)
     }
 
     /// The rule, in a line.
@@ -199,7 +199,7 @@ impl Expectation {
         line.word(self.rule.about.id.as_bytes());
         line.text(": ");
         line.word(self.rule.about.title.as_bytes());
-        text_of(line)
+        text_of(&line)
     }
 }
 
@@ -219,7 +219,7 @@ pub(super) fn who(process: &ProcessInfo, line: &mut Words) {
     line.text("]");
 }
 
-pub(super) fn text_of(words: Words) -> String {
+pub(super) fn text_of(words: &Words) -> String {
     String::from_utf8_lossy(&words.bytes).into_owned()
 }
 

@@ -50,7 +50,8 @@ fn run(rules: Option<&RuleSet>, made: &[Made]) -> Report {
         // Somebody else's is nothing to the run.
         tell(Change::Connect(self::conn(2 * id + 1, &other, 9)));
     }
-    run.finish(vec![b"client"[..].into()], ExitStatus::Code(0), BootNs(BEGAN.0 + 9_999 * SECOND), 0)
+    let end = BootNs(BEGAN.0 + 9_999 * SECOND);
+    run.finish(vec![b"client"[..].into()], (ExitStatus::Code(0), end), end, 0)
 }
 
 fn read(text: &str) -> RuleSet {

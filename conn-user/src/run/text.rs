@@ -44,7 +44,7 @@ pub fn write(report: &Report, strict: bool, out: &mut Vec<u8>) {
     for process in &report.survivors {
         let mut words = Words::default();
         who(process, &mut words);
-        line(format!("still running: {}", text_of(words)));
+        line(format!("still running: {}", text_of(&words)));
     }
     for (count, what) in [
         (report.loss.records, "records were lost while it ran"),
@@ -137,7 +137,7 @@ fn summary(report: &Report, strict: bool) -> String {
         Verdict::Failed if wrong == 0 && missing == 0 => line.text("; not sure: records were lost"),
         Verdict::Failed => line.text(&format!("; {wrong} unexpected, {missing} missing")),
     }
-    text_of(line)
+    text_of(&line)
 }
 
 fn escaped(text: &str) -> String {

@@ -236,7 +236,7 @@ mod tests {
         ) {
             let mut head = Head::default();
             let name = |column: &usize| COLUMNS.get(*column).copied().unwrap_or("other").as_bytes().to_vec();
-            let named: String = separator.iter().map(|byte| format!("\\x{byte:02x}")).collect();
+            let named = separator.iter().map(|byte| format!("\\x{byte:02x}")).collect::<Vec<_>>().concat();
             head.read(format!("#separator {named}").as_bytes()).expect("a head");
             head.read(&[b"#path".as_slice(), b"conn"].join(separator)).expect("a head");
             let names: Vec<Vec<u8>> = order.iter().map(name).collect();
