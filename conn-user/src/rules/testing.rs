@@ -8,6 +8,7 @@ use conn_common::hook::HookId;
 
 use super::baseline::Baseline;
 use super::detector::Flows;
+use super::explain::Explanation;
 use super::model::{Advice, Detect, Rule};
 use super::{Engine, RuleSet};
 use crate::event::alert::{Alert, Evidence, Phase, RuleKind, RuleRef, Severity, Value};
@@ -216,6 +217,11 @@ impl Rig {
         self.told.extend(alerts);
     }
 
+    /// What the first rule would make of this event.
+    pub(crate) fn explain(&self, event: &Event) -> Option<Explanation> {
+        self.engine.explain(event, self.now, &self.rules.rules.first()?.about.id)
+    }
+
     /// Takes the alerts that were told since the last call.
     pub(crate) fn told(&mut self) -> Vec<Alert> {
         std::mem::take(&mut self.told)
@@ -404,7 +410,13 @@ impl Rig {
         match &mut self.existing {
             Some(existing) => existing.push(event),
             None => {
+                let expected = self.explain(&event);
                 let alerts = self.engine.on_event(&event, &self.living);
+                // Every test of a detector is one of what it remembers: asked before, it says what it then does.
+                if let (Some(expected), [_]) = (expected, &*self.rules.rules) {
+                    let raised = alerts.iter().any(|alert| alert.phase == Phase::Raised);
+                    assert_eq!(expected.raises(), raised, "{event:?} {expected:?}");
+                }
                 self.recording.events.push(event);
                 self.add(alerts);
             }
