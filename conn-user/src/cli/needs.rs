@@ -8,8 +8,7 @@ use crate::rules::model::{Detect, Expect, PathRule, Rule, ServerRule};
 /// Why a rule finds nothing in a Zeek log; `None`: it can find something.
 fn unjudged(rule: &Rule) -> Option<String> {
     let to = match &rule.detect {
-        Detect::Process(_) => return Some("processes".to_owned()),
-        Detect::Path(PathRule::Pivot { .. }) => return Some("processes".to_owned()),
+        Detect::Process(_) | Detect::Path(PathRule::Pivot { .. }) => return Some("processes".to_owned()),
         Detect::Server(
             ServerRule::Listener | ServerRule::Takeover | ServerRule::Join | ServerRule::Widened,
         ) => return Some("listeners".to_owned()),

@@ -57,7 +57,7 @@ async fn replay(args: &ReplayArgs, rules: &RuleSet) -> anyhow::Result<Exit> {
         let recording = match &mut input {
             Input::Events(recording) => recording,
             Input::Zeek(log) => {
-                while let Some(told) = log.next()? {
+                while let Some(told) = log.read()? {
                     network.add(told)?;
                 }
                 tell_cut(&input);
@@ -89,7 +89,7 @@ async fn replay(args: &ReplayArgs, rules: &RuleSet) -> anyhow::Result<Exit> {
             StreamIdentity { host: String::new(), boot_id: String::new(), agent_start: <_>::default() };
         lines.set_identity(&nobody);
         let mut events = network.into_events(&rules.names);
-        while let Some(event) = events.next() {
+        for event in events.by_ref() {
             replay.take(event, Vec::new(), &mut |event| lines.add(event));
             unwritten += 1;
             if unwritten >= BATCH {

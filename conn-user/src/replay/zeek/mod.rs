@@ -59,7 +59,7 @@ impl Log {
     ///
     /// # Errors
     /// When it cannot be read on, or a line is no connection. A last line without its end is none.
-    pub fn next(&mut self) -> Result<Option<Told>, RecordingError> {
+    pub fn read(&mut self) -> Result<Option<Told>, RecordingError> {
         loop {
             let Some(Line { text, is_last }) = self.lines.next()? else { return Ok(None) };
             let told = match &mut self.form {
