@@ -24,11 +24,11 @@ fn tsv(lines: &[Line]) -> String {
          #fields\tts\tuid\tid.orig_h\tid.orig_p\tid.resp_h\tid.resp_p\tproto\tservice\tduration\torig_bytes\tresp_bytes\tconn_state\tlocal_orig\thistory\n",
     );
     for (at, (orig, resp, begins, lasts, bytes, state)) in lines.iter().enumerate() {
-        let _ = writeln!(
-            out,
-            "{}.250000\tC{at}\t{orig}\t40000\t{resp}\t443\ttcp\t-\t{lasts}.0\t{bytes}\t100\t{state}\t-\tShADadFf",
+        let line = format!(
+            "{}.250000\tC{at}\t{orig}\t40000\t{resp}\t443\ttcp\t-\t{lasts}.0\t{bytes}\t100\t{state}\t-\tShADadFf\n",
             BEGAN + begins
         );
+        out += &line;
     }
     out + "#close\t2023-11-15-00-00-00\n"
 }

@@ -62,9 +62,13 @@ impl Head {
     fn learn(&mut self, line: &[u8]) -> Result<(), ZeekError> {
         // The separator itself is named behind a blank, whatever it is.
         if let Some(separator) = line.strip_prefix(b"separator ") {
+            let separator = unescaped(separator).into_owned();
+            if separator.is_empty() {
+                return Err(ZeekError::Header("#separator"));
+            }
             // A new head: nothing of the one before holds.
-            *self = Self { separator: unescaped(separator).into_owned(), ..Self::default() };
-            return if self.separator.is_empty() { Err(ZeekError::Header("#separator")) } else { Ok(()) };
+            *self = Self { separator, ..Self::default() };
+            return Ok(());
         }
         let mut parts = split(line, &self.separator);
         let key = parts.next().unwrap_or_default();
@@ -236,7 +240,8 @@ mod tests {
         ) {
             let mut head = Head::default();
             let name = |column: &usize| COLUMNS.get(*column).copied().unwrap_or("other").as_bytes().to_vec();
-            let named = separator.iter().map(|byte| format!("\\x{byte:02x}")).collect::<Vec<_>>().concat();
+            let named: Vec<String> = separator.iter().map(|byte| format!("\\x{byte:02x}")).collect();
+            let named = named.concat();
             head.read(format!("#separator {named}").as_bytes()).expect("a head");
             head.read(&[b"#path".as_slice(), b"conn"].join(separator)).expect("a head");
             let names: Vec<Vec<u8>> = order.iter().map(name).collect();

@@ -74,12 +74,17 @@ impl FanOut {
         if self.groups.len() < GROUPS_MAX {
             return;
         }
-        let oldest =
-            self.groups.iter().filter(|(_, group)| group.alert.is_none()).min_by_key(|(_, group)| group.last);
-        if let Some(key) = oldest.map(|(key, _)| *key) {
-            self.groups.remove(&key);
-            self.forgotten += 1;
+        let mut uses: Vec<BootNs> =
+            self.groups.values().filter(|group| group.alert.is_none()).map(|group| group.last).collect();
+        if uses.is_empty() {
+            return;
         }
+        // A tenth at once: to find the oldest costs a walk through all.
+        let tenth = uses.len() / 10;
+        let (_, &mut until, _) = uses.select_nth_unstable(tenth);
+        let before = self.groups.len();
+        self.groups.retain(|_, group| group.alert.is_some() || group.last > until);
+        self.forgotten += (before - self.groups.len()) as u64;
     }
 }
 
