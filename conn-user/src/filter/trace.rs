@@ -334,7 +334,7 @@ fn process_text(which: ProcessText, process: &ProcessInfo, texts: &Texts, looks:
             }
         }
         ProcessText::Pod => {
-            looks.text(container(process).and_then(|container| container.pod.as_deref()), texts)
+            looks.text(container(process).and_then(|container| container.pod.as_deref()), texts);
         }
     }
 }
@@ -345,23 +345,39 @@ fn may_be_unknown(key: Key, view: &View<'_>) -> bool {
     let (kind, socket) = (view.kind, view.socket.as_ref());
     let is = |kinds: &[EventKind]| kind.is_some_and(|kind| kinds.contains(&kind));
     match key {
-        Key::Port | Key::Lport | Key::Ip | Key::Laddr => socket.is_some(),
+        Key::Port | Key::Lport | Key::Dport | Key::Ip | Key::Laddr | Key::Dst | Key::Tid | Key::Hook => {
+            socket.is_some()
+        }
         Key::Rport | Key::Raddr | Key::Sport | Key::Src | Key::Dir | Key::CommunityId => {
             socket.is_some_and(|socket| socket.remote.is_some())
         }
-        Key::Dport | Key::Dst => socket.is_some(),
-        Key::Kind | Key::Proto | Key::Family | Key::Netns | Key::Source | Key::Method => false,
-        Key::Mapped | Key::KernelSocket | Key::State | Key::End | Key::Errno | Key::Reason => false,
-        Key::CloserReason | Key::ListenerReason | Key::Cause | Key::SocketUnit => false,
-        Key::Closer | Key::CloserMethod => is(&[EventKind::Close, EventKind::Unlisten]),
+        Key::Closer | Key::CloserMethod | Key::Duration => is(&[EventKind::Close, EventKind::Unlisten]),
         Key::Listener | Key::ListenerMethod => is(&[EventKind::Accept]),
-        Key::Duration => is(&[EventKind::Close, EventKind::Unlisten]),
         Key::ConnectTime => is(&[EventKind::Established]),
         Key::After => is(&[EventKind::Failed]),
         Key::BytesIn | Key::BytesOut | Key::Retransmits | Key::Srtt => is(&[EventKind::Close]) || !is_event,
-        Key::Age | Key::Code | Key::Signal | Key::Lost => false,
         Key::Cpu => is(&[EventKind::Gap]),
-        Key::Tid | Key::Hook => socket.is_some(),
+        // They are known wherever they are.
+        Key::Kind
+        | Key::Proto
+        | Key::Family
+        | Key::Netns
+        | Key::Source
+        | Key::Method
+        | Key::Mapped
+        | Key::KernelSocket
+        | Key::State
+        | Key::End
+        | Key::Errno
+        | Key::Reason
+        | Key::CloserReason
+        | Key::ListenerReason
+        | Key::Cause
+        | Key::SocketUnit
+        | Key::Age
+        | Key::Code
+        | Key::Signal
+        | Key::Lost => false,
         // All others are of processes.
         key => match (view.owner, view.closer) {
             (None, None) => socket.is_some(),
@@ -375,9 +391,8 @@ fn may_be_unknown(key: Key, view: &View<'_>) -> bool {
 fn of_process_may_be_unknown(key: Key, process: &ProcessInfo) -> bool {
     let place = process.placement.as_deref();
     match key {
-        Key::Exe => !process.kernel,
         Key::ExeSha256 => !process.identity.sha256_settled(),
-        Key::ExeFs | Key::ExeMount => !process.kernel,
+        Key::Exe | Key::ExeFs | Key::ExeMount => !process.kernel,
         Key::ExeFlag => {
             process.exe.is_none() || process.identity.exe().is_none_or(|file| file.writable.is_none())
         }

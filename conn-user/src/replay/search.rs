@@ -169,13 +169,13 @@ pub struct AboutEvent {
 }
 
 /// One replay: who watches it, what it tells, and the lines that it reads.
-fn pass<'r>(
+fn pass(
     sources: &Sources,
-    replay: Replay<'r>,
+    mut replay: Replay<'_>,
     mut tell: impl FnMut(&Event, u64, &str),
     mut line: impl FnMut(&Recorded, &[u8], &mut Reader),
 ) -> Result<(), RecordingError> {
-    let (mut reader, mut replay) = (Reader::default(), replay);
+    let mut reader = Reader::default();
     let (mut runs, mut run) = (0, String::new());
     for recording in sources.open() {
         let mut recording = recording?;

@@ -124,20 +124,20 @@ fn encoder() -> JsonEncoder {
     JsonEncoder::new(&nobody)
 }
 
-fn raw(bytes: Vec<u8>) -> Result<Box<RawValue>> {
-    RawValue::from_string(String::from_utf8_lossy(&bytes).trim_end().to_owned())
+fn raw(bytes: &[u8]) -> Result<Box<RawValue>> {
+    RawValue::from_string(String::from_utf8_lossy(bytes).trim_end().to_owned())
 }
 
 fn event_line(event: &Event) -> Result<Box<RawValue>> {
     let mut out = Vec::new();
     encoder().encode(event, &mut out);
-    raw(out)
+    raw(&out)
 }
 
 fn evidence(evidence: &[Evidence]) -> Result<Box<RawValue>> {
     let mut out = Vec::new();
     encoder().encode_evidence(evidence, &mut out);
-    raw(out)
+    raw(&out)
 }
 
 /// As people read it: what would act on a terminal is escaped.

@@ -291,7 +291,7 @@ pub(super) fn alert(of: &AboutAlert<'_>, only_alerts: bool) -> Vec<u8> {
             );
         }
         (None, None) => {
-            say(&mut out, "it is about something that is not there: no event has words to explain")
+            say(&mut out, "it is about something that is not there: no event has words to explain");
         }
     }
     out.push(b'\n');

@@ -222,10 +222,10 @@ impl Detector for Pivot {
             return Some(Memory::lets_be(says, facts));
         };
         let facts = evidence(entry, process, depth, event.boot);
-        Some(if !self.to.matches(event) {
-            Memory::lets_be("somebody came in to this process, but it goes where `to` does not", facts)
-        } else {
+        Some(if self.to.matches(event) {
             Memory::finds(same(entry, process, conn), "somebody came in to this process and goes on", facts)
+        } else {
+            Memory::lets_be("somebody came in to this process, but it goes where `to` does not", facts)
         })
     }
 }
