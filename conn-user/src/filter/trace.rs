@@ -345,12 +345,19 @@ fn may_be_unknown(key: Key, view: &View<'_>) -> bool {
     let (kind, socket) = (view.kind, view.socket.as_ref());
     let is = |kinds: &[EventKind]| kind.is_some_and(|kind| kinds.contains(&kind));
     match key {
-        Key::Port | Key::Lport | Key::Ip | Key::Laddr | Key::Dport | Key::Dst | Key::Tid | Key::Hook => {
+        Key::Port | Key::Lport | Key::Dport | Key::Ip | Key::Laddr | Key::Dst | Key::Tid | Key::Hook => {
             socket.is_some()
         }
         Key::Rport | Key::Raddr | Key::Sport | Key::Src | Key::Dir | Key::CommunityId => {
             socket.is_some_and(|socket| socket.remote.is_some())
         }
+        Key::Closer | Key::CloserMethod | Key::Duration => is(&[EventKind::Close, EventKind::Unlisten]),
+        Key::Listener | Key::ListenerMethod => is(&[EventKind::Accept]),
+        Key::ConnectTime => is(&[EventKind::Established]),
+        Key::After => is(&[EventKind::Failed]),
+        Key::BytesIn | Key::BytesOut | Key::Retransmits | Key::Srtt => is(&[EventKind::Close]) || !is_event,
+        Key::Cpu => is(&[EventKind::Gap]),
+        // They are known wherever they are.
         Key::Kind
         | Key::Proto
         | Key::Family
@@ -371,12 +378,6 @@ fn may_be_unknown(key: Key, view: &View<'_>) -> bool {
         | Key::Code
         | Key::Signal
         | Key::Lost => false,
-        Key::Closer | Key::CloserMethod | Key::Duration => is(&[EventKind::Close, EventKind::Unlisten]),
-        Key::Listener | Key::ListenerMethod => is(&[EventKind::Accept]),
-        Key::ConnectTime => is(&[EventKind::Established]),
-        Key::After => is(&[EventKind::Failed]),
-        Key::BytesIn | Key::BytesOut | Key::Retransmits | Key::Srtt => is(&[EventKind::Close]) || !is_event,
-        Key::Cpu => is(&[EventKind::Gap]),
         // All others are of processes.
         key => match (view.owner, view.closer) {
             (None, None) => socket.is_some(),
@@ -390,8 +391,8 @@ fn may_be_unknown(key: Key, view: &View<'_>) -> bool {
 fn of_process_may_be_unknown(key: Key, process: &ProcessInfo) -> bool {
     let place = process.placement.as_deref();
     match key {
-        Key::Exe | Key::ExeFs | Key::ExeMount => !process.kernel,
         Key::ExeSha256 => !process.identity.sha256_settled(),
+        Key::Exe | Key::ExeFs | Key::ExeMount => !process.kernel,
         Key::ExeFlag => {
             process.exe.is_none() || process.identity.exe().is_none_or(|file| file.writable.is_none())
         }

@@ -145,15 +145,19 @@ impl Identity {
     /// Whether it is time to compare: never twice within `every`, and not again once the file was replaced, for it does not
     /// come back. Then what was known is forgotten.
     pub fn is_to_be_compared(&self, now: BootNs, every: DurationNs) -> bool {
-        let last = BootNs(self.0.compared.load(Ordering::Relaxed));
-        let known = self.replaced();
-        if matches!(known, Some(Replaced::Other | Replaced::Gone)) || (last.0 != 0 && now.since(last) < every)
-        {
-            return false;
+        let is_time = self.is_time_to_compare(now, every);
+        if is_time {
+            self.0.compared.store(now.0.max(1), Ordering::Relaxed);
+            self.0.replaced.store(0, Ordering::Relaxed);
         }
-        self.0.compared.store(now.0.max(1), Ordering::Relaxed);
-        self.0.replaced.store(0, Ordering::Relaxed);
-        true
+        is_time
+    }
+
+    /// Likewise, and forgets nothing.
+    pub fn is_time_to_compare(&self, now: BootNs, every: DurationNs) -> bool {
+        let last = BootNs(self.0.compared.load(Ordering::Relaxed));
+        let is_replaced = matches!(self.replaced(), Some(Replaced::Other | Replaced::Gone));
+        !is_replaced && (last.0 == 0 || now.since(last) >= every)
     }
 
     /// Tells apart what is known, one bit or more a fact: what was made from another one must be made anew.
@@ -219,6 +223,7 @@ mod tests {
             identity.is_to_be_compared(BootNs(0), every) && !identity.is_to_be_compared(BootNs(59), every)
         );
         identity.set_replaced(Replaced::No);
+        assert!(identity.is_time_to_compare(BootNs(100), every), "asked only");
         assert_eq!(identity.replaced(), Some(Replaced::No));
         assert!(identity.forked().is_to_be_compared(BootNs(2), every), "each process by itself");
         assert!(identity.is_to_be_compared(BootNs(100), every));

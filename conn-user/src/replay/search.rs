@@ -171,11 +171,11 @@ pub struct AboutEvent {
 /// One replay: who watches it, what it tells, and the lines that it reads.
 fn pass(
     sources: &Sources,
-    replay: Replay<'_>,
+    mut replay: Replay<'_>,
     mut tell: impl FnMut(&Event, u64, &str),
     mut line: impl FnMut(&Recorded, &[u8], &mut Reader),
 ) -> Result<(), RecordingError> {
-    let (mut reader, mut replay) = (Reader::default(), replay);
+    let mut reader = Reader::default();
     let (mut runs, mut run) = (0, String::new());
     for recording in sources.open() {
         let mut recording = recording?;

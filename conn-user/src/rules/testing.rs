@@ -415,7 +415,10 @@ impl Rig {
                 // Every test of a detector is one of what it remembers: asked before, it says what it then does.
                 if let (Some(expected), [_]) = (expected, &*self.rules.rules) {
                     let raised = alerts.iter().any(|alert| alert.phase == Phase::Raised);
-                    assert_eq!(expected.raises(), raised, "{event:?} {expected:?}");
+                    let waits = expected.memory.as_ref().is_some_and(|memory| memory.finds.is_none());
+                    // A comparison that is really made may be answered at once.
+                    let may_be_either = waits && self.recording.is_partial;
+                    assert!(may_be_either || expected.raises() == raised, "{event:?} {expected:?}");
                 }
                 self.recording.events.push(event);
                 self.add(alerts);

@@ -144,7 +144,7 @@ impl Detector for Replacement {
         self.forgotten
     }
 
-    fn recall(&self, _rule: &Rule, event: &Event, _past: &Past<'_>) -> Option<Memory> {
+    fn recall(&self, _rule: &Rule, event: &Event, past: &Past<'_>) -> Option<Memory> {
         let Some(process) = user(event) else {
             return Some(Memory::lets_be("which process it is is not known", Vec::new()));
         };
@@ -162,6 +162,11 @@ impl Detector for Replacement {
                 "the executable was not compared yet; the answer is waited for",
                 facts,
             ),
+            Some(Replaced::No | Replaced::Unknown)
+                if process.identity.is_time_to_compare(past.now, EVERY) =>
+            {
+                Memory::waits(Some(same), "the executable is compared again; the answer is waited for", facts)
+            }
             Some(Replaced::No) => Memory::lets_be("its path leads to the executable that runs", facts),
             Some(Replaced::Unknown) => {
                 Memory::lets_be("what its path leads to could not be found out", facts)
