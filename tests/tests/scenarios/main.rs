@@ -88,10 +88,10 @@ fn trials() -> Result<Vec<Trial>> {
         trials.push(trial("loss::then-equals-ss", || compared::alone(after_loss::equals_the_kernel)));
         trials.push(trial("memory::of-many", || compared::alone(memory::of_many)));
     }
-    for (name, test) in run::ALL {
+    for (name, test) in run::OF_BACKEND {
         trials.push(trial(&format!("run::{name}"), move || compared::together(test)));
     }
-    for (name, run) in cli::ALL {
+    for (name, run) in cli::ALL.into_iter().chain(run::OF_COMMAND_LINE) {
         trials.push(trial(&format!("cli::{name}"), move || compared::together(run)));
     }
     Ok(trials)

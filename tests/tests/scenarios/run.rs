@@ -13,13 +13,15 @@ use crate::settings;
 
 type Test = fn() -> Result<()>;
 
-/// All of them.
-pub(crate) const ALL: [(&str, Test); 5] = [
-    ("learns-and-judges", || learns_and_judges(&[])),
-    ("a-daemon-belongs-to-it", || learns_and_judges(&["daemon"])),
-    ("own-code", own_code),
-    ("not-to-be-run", not_to_be_run),
-    ("sigint", sigint),
+/// What the hooks of a backend must deliver for it.
+pub(crate) const OF_BACKEND: [(&str, Test); 1] = [("learns-and-judges", || learns_and_judges(&[]))];
+
+/// What is the same whatever the backend: processes are followed by the same hooks in all.
+pub(crate) const OF_COMMAND_LINE: [(&str, Test); 4] = [
+    ("run-follows-a-daemon", || learns_and_judges(&["daemon"])),
+    ("run-own-code", own_code),
+    ("run-not-to-be-run", not_to_be_run),
+    ("run-sigint", sigint),
 ];
 
 /// Answers every connection with a word; until the process ends.
