@@ -1,7 +1,6 @@
 //! Logs of Zeek, written here in both formats and packed, judged by `conn replay`. The findings are those that RITA's published
 //! definitions demand (activecm/rita v5, `analysis/beacons.go`, `analysis/analysis.go`). Needs no kernel and no privileges.
 
-use std::fmt::Write as _;
 use std::fs;
 use std::io::Write as _;
 use std::path::PathBuf;
