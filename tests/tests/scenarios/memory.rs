@@ -8,7 +8,8 @@ use anyhow::{Context, Result, ensure};
 
 use crate::agent::{Agent, Output};
 use crate::settings;
-use crate::workload::{self, Workload};
+use crate::storm::BURST;
+use crate::workload::Workload;
 
 /// More than this the agent may not grow between the first and the last tenth, beside a tenth of what it had.
 const SLACK_KIB: u64 = 4 << 10;
@@ -23,7 +24,12 @@ pub(crate) fn no_leak(connections: u64) -> Result<()> {
     // Told are only failures, by which the fences know that everything before them is handled.
     let agent = Agent::start_with(&["--kind", "failed"], Output::Events)?;
     let storm = |count: u64| -> Result<u64> {
-        workload::run(&["storm", &count.to_string()])?;
+        let mut storm = Workload::start(&["storm", &count.to_string(), "--burst", &BURST.to_string()])?;
+        while storm.ready_again()? {
+            agent.fence()?;
+            storm.go()?;
+        }
+        storm.finish()?;
         agent.fence()?;
         memory_kib(agent.pid(), "VmRSS")
     };

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::process::ChildStdout;
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{Sender, channel};
 
 use anyhow::{Context, Result, bail, ensure};
 use conn_tests::truth::Line;
@@ -12,17 +12,26 @@ use crate::agent::{Agent, Output};
 use crate::settings;
 use crate::workload::Workload;
 
+/// Connections at full speed before the next wait: less than the ring holds, so that none may be lost however little of the
+/// processor the agent gets. How many it bears without a wait is a matter of speed, which README.md has a command for.
+pub(crate) const BURST: u64 = 4_000;
+
 /// Each connection, accept and close of a storm is told: by count, and without a gap.
 pub(crate) fn counts(threads: u64) -> Result<()> {
-    let (count, threads) = (settings::storm().to_string(), threads.to_string());
-    let mut workload = Workload::start(&["storm", &count, "--threads", &threads, "--wait"])?;
+    let (count, threads, burst) = (settings::storm().to_string(), threads.to_string(), BURST.to_string());
+    let mut workload =
+        Workload::start(&["storm", &count, "--threads", &threads, "--burst", &burst, "--wait"])?;
     workload.ready()?;
     let (sender, counted) = channel();
-    let reader = move |stdout| drop(sender.send(count_kinds(stdout)));
+    let (told, bursts_told) = channel();
+    let reader = move |stdout| drop(sender.send(count_kinds(stdout, &told)));
     // The storm runs already: the filter knows its process from /proc.
     let filter = format!("pid:{}", workload.pid());
     let agent = Agent::start_with(&[&filter], Output::Reader(Box::new(reader)))?;
     workload.go()?;
+    while workload.ready_again()? && bursts_told.recv_timeout(settings::seconds(30)).is_ok() {
+        workload.go()?;
+    }
     let lines = workload.finish()?;
     let Some(storm) = lines.iter().find_map(|l| if let Line::Storm(s) = l { Some(s) } else { None }) else {
         bail!("the storm told nothing")
@@ -47,7 +56,8 @@ pub(crate) fn counts(threads: u64) -> Result<()> {
 }
 
 /// Counts lines by their `kind`, without reading the rest: the reader must be faster than the agent. The gaps whole.
-fn count_kinds(stdout: ChildStdout) -> (BTreeMap<String, u64>, Vec<String>) {
+/// Says when as many ends are closed as a burst has.
+fn count_kinds(stdout: ChildStdout, told: &Sender<()>) -> (BTreeMap<String, u64>, Vec<String>) {
     const KEY: &str = "\"kind\":\"";
     let (mut counts, mut gaps) = (BTreeMap::new(), Vec::new());
     let mut reader = BufReader::with_capacity(1 << 20, stdout);
@@ -63,11 +73,14 @@ fn count_kinds(stdout: ChildStdout) -> (BTreeMap<String, u64>, Vec<String>) {
         if kind == "gap" {
             gaps.push(String::from_utf8_lossy(&line).into_owned());
         }
-        match counts.get_mut(kind) {
-            Some(count) => *count += 1,
-            None => {
-                counts.insert(kind.to_owned(), 1);
-            }
+        // Not by entry(), which would copy each key.
+        let count = match counts.get_mut(kind) {
+            Some(count) => count,
+            None => counts.entry(kind.to_owned()).or_default(),
+        };
+        *count += 1;
+        if kind == "close" && count.is_multiple_of(2 * BURST) {
+            let _ = told.send(());
         }
     }
 }

@@ -38,7 +38,7 @@ impl Workload {
                 }
             }
         });
-        Ok(Self { child, stdin, lines, told: Vec::new(), deadline: Instant::now() + settings::seconds(120) })
+        Ok(Self { child, stdin, lines, told: Vec::new(), deadline: Instant::now() + settings::seconds(300) })
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -61,17 +61,23 @@ impl Workload {
 
     /// Reads until it is ready and waits for the word.
     pub(crate) fn ready(&mut self) -> Result<()> {
+        ensure!(self.ready_again()?, "the workload ended before it was ready");
+        Ok(())
+    }
+
+    /// Reads until it waits for another word; false when it has nothing more to do.
+    pub(crate) fn ready_again(&mut self) -> Result<bool> {
         while let Some(line) = self.next()? {
             if *line == Line::Ready {
-                return Ok(());
+                return Ok(true);
             }
         }
-        bail!("the workload ended before it was ready")
+        Ok(false)
     }
 
     /// Gives the word to go on.
     pub(crate) fn go(&mut self) -> Result<()> {
-        let mut stdin = self.stdin.take().context("no stdin")?;
+        let stdin = self.stdin.as_mut().context("no stdin")?;
         stdin.write_all(b"go\n").context("tell the workload to go on")
     }
 

@@ -54,7 +54,7 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
         one_core()?;
     }
     let slice = || -> Result<f64> {
-        let storm = Storm { connections: u64::from(options.connections), threads: 1, payload: 0 };
+        let storm = Storm { connections: u64::from(options.connections), threads: 1, payload: 0, burst: 0 };
         let elapsed = Duration::from_nanos(storm.blow()?.elapsed_ns);
         Ok(elapsed.as_secs_f64() * 1e9 / f64::from(options.connections.max(1)))
     };
