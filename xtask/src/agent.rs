@@ -2,8 +2,9 @@
 
 use std::env;
 use std::ffi::OsString;
+use std::fs;
 use std::os::unix::process::CommandExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result};
@@ -18,7 +19,8 @@ use crate::{bpf, object_check, setup, workspace};
 pub(crate) fn build(release: bool) -> Result<PathBuf> {
     setup::ensure()?;
     let mut cargo = workspace::cargo();
-    cargo.args(["build", "--package", "conn-user", "--bin", "conn"]);
+    // No package is named: so the dependencies have the features that the tests are built with, and are built once for both.
+    cargo.args(["build", "--bin", "conn"]);
     if release {
         cargo.arg("--release");
     }
@@ -27,11 +29,19 @@ pub(crate) fn build(release: bool) -> Result<PathBuf> {
     Ok(workspace::cargo_target().join(if release { "release" } else { "debug" }).join("conn"))
 }
 
-/// Checks the object that the agent's build script has just used.
+/// A copy of the agent for the tests, beside it: to build the tests puts the agent of the test profile, which is not optimized, in
+/// the place of the one that [`build`] made.
 ///
 /// # Errors
-/// When it cannot be read or holds a panic path.
-pub(crate) fn check_programs() -> Result<()> {
+/// When it cannot be copied.
+pub(crate) fn under_test(agent: &Path) -> Result<PathBuf> {
+    let copy = agent.with_file_name("conn-under-test");
+    fs::copy(agent, &copy).with_context(|| format!("copy {}", agent.display()))?;
+    Ok(copy)
+}
+
+/// Checks the object that the agent's build script has just used.
+fn check_programs() -> Result<()> {
     let object = env::var_os("CONN_EBPF_OBJECT")
         .filter(|path| !path.is_empty())
         .map_or_else(|| bpf::object(&workspace::root()), |ready| workspace::root().join(ready));

@@ -1,6 +1,5 @@
 //! `cargo xtask test`: everything that can be tested on this machine.
 
-use std::fs;
 use std::path::Path;
 use std::time::Instant;
 
@@ -44,9 +43,7 @@ pub(crate) fn test(with_vm: bool) -> Result<()> {
 }
 
 fn on_host(agent: &Path) -> Result<()> {
-    // A copy: building the tests puts the agent of the test profile, which is not optimized, in the place of this one.
-    let copied = agent.with_file_name("conn-under-test");
-    fs::copy(agent, &copied).with_context(|| format!("copy {}", agent.display()))?;
+    let copied = agent::under_test(agent)?;
     // Packages are named by the workspace's default members: conn-ebpf builds only for its own target. All packages are
     // tested even if one fails.
     run(workspace::cargo()

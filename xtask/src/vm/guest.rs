@@ -1,6 +1,6 @@
-//! What runs inside the guests: the agent and the tests, linked statically so that they need no other file.
+//! What runs inside the guests: the agent and the tests as they run on this machine, and the shared libraries that they need.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{BufWriter, Write as _};
 use std::path::{Path, PathBuf};
@@ -12,12 +12,9 @@ use serde_json::Value;
 
 use super::initramfs::Archive;
 use super::kernels::Kernel;
-use crate::{agent, bpf, setup, workspace};
+use crate::command::output;
+use crate::{agent, workspace};
 
-/// The host's target, named explicitly: only then are build scripts and macros spared the flags below.
-const TARGET: &str = "x86_64-unknown-linux-gnu";
-/// See `.cargo/config.toml`.
-const PROFILE: &str = "vm";
 const TEST: &str = "scenarios";
 
 /// The programs of a guest.
@@ -27,6 +24,8 @@ pub(crate) struct Programs {
     tests: PathBuf,
     /// Name and file of the programs that the tests start.
     helpers: BTreeMap<String, PathBuf>,
+    /// The shared libraries and the loader, where the programs look for them.
+    libraries: BTreeSet<PathBuf>,
 }
 
 impl Programs {
@@ -35,17 +34,17 @@ impl Programs {
     /// # Errors
     /// When something does not build or is missing.
     pub(crate) fn build() -> Result<Self> {
-        setup::ensure()?;
-        eprintln!("xtask: building the agent and the tests for the VMs");
-        let mut bins =
-            executables(&["build", "--package", "conn-user", "--package", "conn-tests", "--bins"])?;
-        agent::check_programs()?;
-        let mut tests = executables(&["test", "--package", "conn-tests", "--no-run", "--test", TEST])?;
-        let mut bin =
-            |name: &str| bins.remove(name).with_context(|| format!("cargo built no program {name}"));
-        let (init, agent) = (bin("vm-init")?, bin("conn")?);
-        let tests = tests.remove(TEST).with_context(|| format!("cargo built no test {TEST}"))?;
-        Ok(Self { init, agent, tests, helpers: bins })
+        let agent = agent::build(false)?;
+        // Building the tests replaces it by the agent of the test profile, which is not optimized.
+        let agent = agent::under_test(&agent)?;
+        let mut programs = executables(&["test", "--no-run", "--test", TEST])?;
+        let mut take = |name: &str| programs.remove(name).with_context(|| format!("cargo built no {name}"));
+        let (init, tests) = (take("vm-init")?, take(TEST)?);
+        let mut libraries = BTreeSet::new();
+        for program in programs.values().chain([&init, &agent, &tests]) {
+            libraries.extend(shared_libraries(program)?);
+        }
+        Ok(Self { init, agent, tests, helpers: programs, libraries })
     }
 
     /// Writes a guest's initramfs.
@@ -63,6 +62,16 @@ impl Programs {
         archive.executable(&format!("tests/{TEST}"), &self.tests)?;
         for (name, program) in &self.helpers {
             archive.executable(&format!("bin/{name}"), program)?;
+        }
+        let mut folders = BTreeSet::new();
+        for library in &self.libraries {
+            let inside = library.strip_prefix("/").unwrap_or(library);
+            // From the root down, without the root and the file itself.
+            let above: Vec<_> = inside.ancestors().skip(1).filter(|above| *above != Path::new("")).collect();
+            for folder in above.into_iter().rev().filter(|folder| folders.insert(folder.to_path_buf())) {
+                archive.folder(&folder.to_string_lossy())?;
+            }
+            archive.executable(&inside.to_string_lossy(), library)?;
         }
         let mut config = Vec::new();
         for module in kernel.modules.iter().chain(&kernel.modules_for_tests) {
@@ -99,21 +108,30 @@ pub(crate) struct Job {
 
 /// Runs cargo and returns the programs it made, by name.
 fn executables(arguments: &[&str]) -> Result<BTreeMap<String, PathBuf>> {
-    let mut cargo = Command::new(workspace::cargo_program());
-    bpf::clean(&mut cargo);
-    cargo
-        .args(arguments)
-        .args(["--target", TARGET, "--profile", PROFILE, "--message-format", "json-render-diagnostics"])
-        .arg("--target-dir")
-        .arg(workspace::target().join("vm/build"))
-        .env("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static")
-        .current_dir(workspace::root())
-        .stderr(Stdio::inherit());
+    let mut cargo = workspace::cargo();
+    cargo.args(arguments).args(["--message-format", "json-render-diagnostics"]).stderr(Stdio::inherit());
     let out = cargo.output().context("cannot start cargo")?;
     if !out.status.success() {
         bail!("cargo {} failed: {}", arguments.join(" "), out.status);
     }
     Ok(String::from_utf8_lossy(&out.stdout).lines().filter_map(executable).collect())
+}
+
+/// The shared libraries of a program and its loader, asked of the loader itself (ld.so(8), `LD_TRACE_LOADED_OBJECTS`).
+fn shared_libraries(program: &Path) -> Result<Vec<PathBuf>> {
+    let said = output(Command::new(program).env("LD_TRACE_LOADED_OBJECTS", "1"))?;
+    let libraries: Vec<_> = said.lines().filter_map(library).collect();
+    if libraries.is_empty() {
+        bail!("the loader names no library of {}: {said:?}", program.display());
+    }
+    Ok(libraries)
+}
+
+/// "libc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x00007f…)" or "/lib64/ld-linux-x86-64.so.2 (0x00007f…)" → the file.
+fn library(line: &str) -> Option<PathBuf> {
+    let (name, _address) = line.trim().rsplit_once(" (0x")?;
+    let file = name.split_once(" => ").map_or(name, |(_, file)| file);
+    file.starts_with('/').then(|| file.into())
 }
 
 /// Name and file of the program that a line of cargo's messages announces.
@@ -130,6 +148,23 @@ fn executable(line: &str) -> Option<(String, PathBuf)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn libraries_are_read_from_what_the_loader_says() {
+        let files = [
+            (
+                "\tlibc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x00007f5a)",
+                Some("/lib/x86_64-linux-gnu/libc.so.6"),
+            ),
+            ("\t/lib64/ld-linux-x86-64.so.2 (0x00007f5b)", Some("/lib64/ld-linux-x86-64.so.2")),
+            // The kernel brings this one.
+            ("\tlinux-vdso.so.1 (0x00007ffd)", None),
+            ("\tstatically linked", None),
+        ];
+        for (line, file) in files {
+            assert_eq!(library(line), file.map(PathBuf::from), "{line}");
+        }
+    }
 
     #[test]
     fn only_programs_are_taken_from_cargos_messages() {
