@@ -183,7 +183,7 @@ impl Told {
     }
 }
 
-/// Whether a log of this path is one of connections that are still open; `None`: it is not of connections.
+/// Whether a log of this path is one of connections that are still open; an error: it is of something else.
 pub(super) fn is_of_open(path: &str) -> Result<bool, ZeekError> {
     match path {
         "open_conn" | "conn_long" => Ok(true),
