@@ -1,5 +1,6 @@
 //! Logs of Zeek, written here in both formats and packed, judged by `conn replay`. The findings are those that RITA's published
-//! definitions demand (activecm/rita v5, `analysis/beacons.go`, `analysis/analysis.go`). Needs no kernel and no privileges.
+//! definitions demand (activecm/rita v5, `analysis/beacons.go`, `analysis/analysis.go`, `default_config.hjson`), worked out by hand.
+//! Needs no kernel and no privileges.
 
 use std::fs;
 use std::io::Write as _;
@@ -13,6 +14,11 @@ use serde_json::Value;
 
 /// When the first line begins, seconds.
 const BEGAN: u64 = 1_700_000_000;
+
+const BEACON: &str = "\
+    [[rule]]\nid = 'b'\nkind = 'path'\nfind = 'beacon'\nmatch = 'dir:out'\nscore = 0.9\nat_least = 20\nthrottle = '24h'\n";
+const SUM: &str = "\
+    [[rule]]\nid = 's'\nkind = 'long'\nmatch = 'dir:out'\nlevels = ['1h', '4h', '8h', '12h']\nsum = true\n";
 
 /// The originator, the responder, seconds after the beginning, how long, bytes, state.
 type Line = (&'static str, &'static str, u64, u64, u64, &'static str);
@@ -63,9 +69,18 @@ impl Folder {
 
     /// The alerts of a log, and what was said on standard error.
     fn replay(&self, log: &[u8]) -> (String, String, Option<i32>) {
-        fs::write(self.0.join("log"), log).expect("a file");
+        self.replay_all(&[("log", log)])
+    }
+
+    /// Likewise of logs with these names.
+    fn replay_all(&self, logs: &[(&str, &[u8])]) -> (String, String, Option<i32>) {
+        for (name, log) in logs {
+            fs::write(self.0.join(name), log).expect("a file");
+        }
         let out = Command::new(env!("CARGO_BIN_EXE_conn"))
-            .args(["replay", "log", "--json", "--rules", "rules"])
+            .arg("replay")
+            .args(logs.iter().map(|(name, _)| name))
+            .args(["--json", "--rules", "rules"])
             .current_dir(&self.0)
             .output()
             .expect("conn runs");
@@ -73,8 +88,8 @@ impl Folder {
         (text(out.stdout), text(out.stderr), out.status.code())
     }
 
-    /// The alerts of these lines, which are the same in both formats and packed.
-    fn alerts(&self, lines: &[Line]) -> Vec<Value> {
+    /// The alerts of these lines as `conn replay` writes them: the same in both formats and packed.
+    fn written(&self, lines: &[Line]) -> String {
         let (alerts, stderr, code) = self.replay(tsv(lines).as_bytes());
         assert_eq!(code, Some(0), "{stderr}");
         for log in [
@@ -85,7 +100,12 @@ impl Folder {
             let (other, stderr, _) = self.replay(&log);
             assert_eq!(other, alerts, "{stderr}");
         }
-        alerts.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+        alerts
+    }
+
+    /// Likewise, read.
+    fn alerts(&self, lines: &[Line]) -> Vec<Value> {
+        read(&self.written(lines))
     }
 }
 
@@ -95,9 +115,21 @@ impl Drop for Folder {
     }
 }
 
+fn read(alerts: &str) -> Vec<Value> {
+    alerts.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+}
+
 fn evidence<'a>(alert: &'a Value, name: &str) -> &'a Value {
     let all = &alert["alert"]["evidence"];
     all.get(name).unwrap_or_else(|| panic!("no {name}: {alert}"))
+}
+
+/// The scores of an alert: of all, of the intervals, of the sizes.
+fn scores(alert: &Value, expected: [f64; 3]) {
+    for (name, expected) in ["score", "interval_score", "size_score"].into_iter().zip(expected) {
+        let score = evidence(alert, name).as_f64().expect("a number");
+        assert!((score - expected).abs() < 0.001, "{name}: {score}, not {expected}");
+    }
 }
 
 /// RITA on the intervals 56, 58, 60, 62, 64 s again and again: median 60, MAD 2 (deviations 4, 2, 0, 2, 4), so the dispersion
@@ -105,8 +137,7 @@ fn evidence<'a>(alert: &'a Value, name: &str) -> &'a Value {
 /// equal sizes 1; the mean of both is 0.992.
 #[test]
 fn a_beacon_is_told_with_its_score_and_people_are_not() {
-    let rules = "[[rule]]\nid = 'b'\nkind = 'path'\nfind = 'beacon'\nmatch = 'dir:out'\nscore = 0.9\nat_least = 20\nthrottle = '24h'\n";
-    let folder = Folder::new("beacon", rules);
+    let folder = Folder::new("beacon", BEACON);
     let (mut lines, mut at): (Vec<Line>, u64) = (Vec::new(), 0);
     for turn in 0..41 {
         lines.push(("10.0.0.5", "203.0.113.9", at, 1, 300, "SF"));
@@ -120,9 +151,23 @@ fn a_beacon_is_told_with_its_score_and_people_are_not() {
     let alerts = folder.alerts(&lines);
     assert_eq!(alerts.len(), 1, "{alerts:?}");
     assert_eq!(alerts[0]["laddr"], "10.0.0.5");
-    let score = evidence(&alerts[0], "score").as_f64().expect("a number");
-    assert!((score - 0.99).abs() < 0.01, "{score}");
+    scores(&alerts[0], [0.992, 0.983, 1.0]);
     assert_eq!(alerts[0]["reason"], "no_processes");
+}
+
+/// RITA on 19 intervals, 550, 580, 600, 610, 630 s again and again: quartiles 580, 600, 610, so a skew of (1190 - 1200) / 30 = -1/3;
+/// MAD 20. The timestamp score is (2/3 + 580/600) / 2 = 0.817. Of the sizes 300, 302, 309 again and again the quartiles are those:
+/// less than ten apart, no skew; MAD 2. Their score is (1 + 300/302) / 2 = 0.997.
+#[test]
+fn a_skew_of_ten_seconds_counts_and_one_of_nine_bytes_does_not() {
+    let (mut lines, mut at): (Vec<Line>, u64) = (Vec::new(), 0);
+    for turn in 0..20 {
+        lines.push(("10.0.0.5", "203.0.113.9", at, 1, [300, 302, 309][turn % 3], "SF"));
+        at += [550, 580, 600, 610, 630][turn % 5];
+    }
+    let alerts = Folder::new("skew", BEACON).alerts(&lines);
+    assert_eq!(alerts.len(), 1, "{alerts:?}");
+    scores(&alerts[0], [0.907, 0.817, 0.997]);
 }
 
 /// RITA's thresholds of long connections are 1, 4, 8 and 12 h. One of 5 h passes two of them, at their instants.
@@ -141,8 +186,7 @@ fn a_long_connection_passes_its_levels() {
 /// RITA sums the durations of a pair: 3 of 30 min are 1 h 30 min, above 1 h. The other host's two are 1 h less a minute.
 #[test]
 fn connections_of_a_pair_are_summed() {
-    let rules = "[[rule]]\nid = 's'\nkind = 'long'\nmatch = 'dir:out'\nlevels = ['1h', '4h', '8h', '12h']\nsum = true\n";
-    let alerts = Folder::new("sum", rules).alerts(&[
+    let alerts = Folder::new("sum", SUM).alerts(&[
         ("10.0.0.5", "203.0.113.9", 0, 1800, 1, "SF"),
         ("10.0.0.5", "203.0.113.9", 2000, 1800, 1, "SF"),
         ("10.0.0.5", "203.0.113.9", 4000, 1800, 1, "SF"),
@@ -151,6 +195,54 @@ fn connections_of_a_pair_are_summed() {
     ]);
     assert_eq!(alerts.first().map(|alert| &alert["laddr"]), Some(&Value::from("10.0.0.5")), "{alerts:?}");
     assert!(alerts.iter().all(|alert| alert["laddr"] == "10.0.0.5"), "{alerts:?}");
+}
+
+/// RITA adds what an open connection has lasted so far (`open_conn.log`): 40 min and 30 min are above 1 h, 40 min are not. It has
+/// lasted 20 min when the sum is 1 h.
+#[test]
+fn an_open_connection_is_in_the_sum() {
+    let folder = Folder::new("open", SUM);
+    let ended = tsv(&[("10.0.0.5", "203.0.113.9", 0, 2400, 1, "SF")]);
+    let open = tsv(&[("10.0.0.5", "203.0.113.9", 3000, 1800, 1, "S1")]);
+    let open = open.replace("#path\tconn\n", "#path\topen_conn\n").replace("\tC0\t", "\tC1\t");
+    let (alerts, stderr, _) = folder.replay(ended.as_bytes());
+    assert_eq!(alerts, "", "{stderr}");
+    let (alerts, stderr, _) =
+        folder.replay_all(&[("conn.log", ended.as_bytes()), ("open_conn.log", open.as_bytes())]);
+    let alerts = read(&alerts);
+    assert_eq!(alerts.len(), 1, "{stderr}");
+    assert_eq!(alerts[0]["alert"]["phase"], "raised");
+    assert_eq!(alerts[0]["ts_ns"], (BEGAN + 3000 + 1200) * 1_000_000_000 + 250_000_000, "{}", alerts[0]);
+    assert_eq!(evidence(&alerts[0], "connections"), 2);
+}
+
+/// What the default rules tell of a log, to the letter; `CONN_BLESS=1` writes the file instead.
+#[test]
+fn the_alerts_of_a_log_are_those_of_the_file() {
+    let mut lines: Vec<Line> = vec![
+        ("10.0.0.6", "203.0.113.7", 30, 5 * 3600, 9_000, "SF"),
+        ("10.0.0.6", "203.0.113.8", 40, 2 * 3600, 70, "S1"),
+        // Others that are seen and are nothing: refused, asked from outside, there before.
+        ("10.0.0.6", "203.0.113.1", 50, 0, 0, "REJ"),
+        ("198.51.100.4", "10.0.0.7", 60, 0, 0, "S0"),
+        ("198.51.100.4", "10.0.0.7", 61, 20, 500, "RSTO"),
+        ("10.0.0.7", "10.0.0.8", 70, 900, 500, "OTH"),
+    ];
+    let mut at = 100;
+    for turn in 0..41 {
+        lines.push(("10.0.0.5", "203.0.113.9", at, 1, 300, "SF"));
+        at += [56, 58, 60, 62, 64][turn % 5];
+    }
+    let written = Folder::new("golden", "use = 'defaults'\n").written(&lines);
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/zeek.jsonl");
+    if std::env::var_os("CONN_BLESS").is_some() {
+        fs::write(path, &written).expect("a writable file");
+    }
+    let expected = fs::read_to_string(path).unwrap_or_default();
+    assert!(
+        written == expected,
+        "{path} is not what conn gives; CONN_BLESS=1 cargo test writes it:\n{written}"
+    );
 }
 
 #[test]

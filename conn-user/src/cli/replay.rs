@@ -10,7 +10,7 @@ use super::lines::Lines;
 use super::{needs, tell};
 use crate::event::human;
 use crate::event::json::StreamIdentity;
-use crate::event::read::Reader;
+use crate::event::read::{News, Reader, Recorded};
 use crate::replay::file::Input;
 use crate::replay::lines::Cut;
 use crate::replay::zeek::{Network, NetworkStats};
@@ -45,63 +45,73 @@ pub fn run(args: &ReplayArgs) -> anyhow::Result<Exit> {
     }
 }
 
+/// A replay whose alerts are written as they come.
+struct Told<'r> {
+    replay: Replay<'r>,
+    lines: Lines,
+    /// Lines that were taken since the last write.
+    taken: u32,
+}
+
+impl Told<'_> {
+    async fn take(&mut self, recorded: Recorded, news: Vec<News>) -> io::Result<()> {
+        self.replay.take(recorded, news, &mut |event| self.lines.add(event));
+        self.taken += 1;
+        if self.taken == BATCH {
+            self.taken = 0;
+            self.lines.flush().await?;
+        }
+        Ok(())
+    }
+
+    fn end_run(&mut self) {
+        self.replay.end_run(&mut |event| self.lines.add(event));
+    }
+}
+
 async fn replay(args: &ReplayArgs, rules: &RuleSet) -> anyhow::Result<Exit> {
     let began = Instant::now();
-    let nobody = StreamIdentity { host: String::new(), boot_id: String::new(), agent_start: <_>::default() };
-    let mut lines = Lines::new(args.format(Environment::of_process()), &nobody);
-    let (mut reader, mut replay) = (Reader::default(), Replay::new(rules));
-    let mut network = Network::default();
-    let (mut runs, mut identity, mut unwritten) = (0, nobody, 0);
+    let (mut runs, mut identity) = (0, StreamIdentity::default());
+    let lines = Lines::new(args.format(Environment::of_process()), &identity);
+    let mut told = Told { replay: Replay::new(rules), lines, taken: 0 };
+    let (mut reader, mut network) = (Reader::default(), Network::default());
     for file in &args.files {
         let mut input = Input::open(file)?;
-        let recording = match &mut input {
-            Input::Events(recording) => recording,
-            Input::Zeek(log) => {
-                while let Some(told) = log.read()? {
-                    network.add(told)?;
+        match &mut input {
+            Input::Events(recording) => {
+                while let Some(recorded) = recording.next(&mut reader)? {
+                    if reader.runs() != runs {
+                        runs = reader.runs();
+                        told.end_run();
+                    }
+                    if let Some(stream) = reader.stream().filter(|stream| **stream != identity) {
+                        identity = stream.clone();
+                        told.lines.set_identity(&identity);
+                    }
+                    told.take(recorded, reader.take_news()).await?;
                 }
-                tell_cut(input.name(), input.cut());
-                continue;
             }
-        };
-        while let Some(recorded) = recording.next(&mut reader)? {
-            if reader.runs() != runs {
-                runs = reader.runs();
-                replay.end_run(&mut |event| lines.add(event));
-            }
-            if let Some(stream) = reader.stream().filter(|stream| **stream != identity) {
-                identity = stream.clone();
-                lines.set_identity(&identity);
-            }
-            replay.take(recorded, reader.take_news(), &mut |event| lines.add(event));
-            unwritten += 1;
-            if unwritten == BATCH {
-                unwritten = 0;
-                lines.flush().await?;
+            Input::Zeek(log) => {
+                while let Some(line) = log.read()? {
+                    network.add(line)?;
+                }
             }
         }
         tell_cut(input.name(), input.cut());
     }
-    replay.end_run(&mut |event| lines.add(event));
+    told.end_run();
     if !network.is_empty() {
         needs::tell_unjudged(rules);
-        let nobody =
-            StreamIdentity { host: String::new(), boot_id: String::new(), agent_start: <_>::default() };
-        lines.set_identity(&nobody);
+        told.lines.set_identity(&StreamIdentity::default());
         let mut events = network.into_events(&rules.names);
         for event in events.by_ref() {
-            replay.take(event, Vec::new(), &mut |event| lines.add(event));
-            unwritten += 1;
-            if unwritten >= BATCH {
-                unwritten = 0;
-                lines.flush().await?;
-            }
+            told.take(event, Vec::new()).await?;
         }
-        replay.end_run(&mut |event| lines.add(event));
+        told.end_run();
         tell_network(events.stats(), events.connections());
     }
-    lines.flush().await?;
-    let stats = replay.stats();
+    told.lines.flush().await?;
+    let stats = told.replay.stats();
     tell_stats(stats, began.elapsed());
     Ok(if args.exit_code && stats.alerts > 0 { Exit::Alerts } else { Exit::Done })
 }

@@ -25,8 +25,8 @@ use crate::kernel::gap::Gap;
 use crate::process::info::{ExitStatus, ProcessInfo};
 use crate::units::{BootNs, DurationNs, NetNs};
 
-/// What names this machine, this boot and this run in every event.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What names this machine, this boot and this run in every event. By default nobody: what no agent saw.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StreamIdentity {
     /// Host name.
     pub host: String,

@@ -307,15 +307,11 @@ fn explained(
 
 /// The alert of the replay that is the one of the line.
 fn nearest(given: &[Given], run: u64, line: &AlertLine) -> Option<usize> {
-    let away = |one: &Given| {
-        let at = one.alert.at.0;
-        at.abs_diff(line.at.0)
-    };
-    let same = |one: &&Given| {
+    let same = |one: &Given| {
         one.run == run && *one.alert.rule.id == *line.rule && is_same(&one.alert.subject, &line.subject)
     };
-    let nearest = given.iter().filter(same).min_by_key(|one| away(one))?;
-    given.iter().position(|one| std::ptr::eq(one, nearest))
+    let alike = given.iter().enumerate().filter(|(_, one)| same(one));
+    alike.min_by_key(|(_, one)| one.alert.at.0.abs_diff(line.at.0)).map(|(place, _)| place)
 }
 
 fn is_same(one: &Subject, other: &Subject) -> bool {

@@ -120,8 +120,7 @@ struct ExceptionReport {
 }
 
 fn encoder() -> JsonEncoder {
-    let nobody = StreamIdentity { host: String::new(), boot_id: String::new(), agent_start: <_>::default() };
-    JsonEncoder::new(&nobody)
+    JsonEncoder::new(&StreamIdentity::default())
 }
 
 fn raw(bytes: &[u8]) -> Result<Box<RawValue>> {

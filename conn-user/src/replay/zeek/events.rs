@@ -1,5 +1,8 @@
 //! From connections that a sensor saw to events of the hosts that had them, in the order of time.
 
+#[cfg(test)]
+mod tests;
+
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::net::{IpAddr, SocketAddr};
@@ -241,7 +244,7 @@ impl Sides {
     /// The side that Zeek says is local, where it says so of one only; else the internal one, where only one is; else the
     /// originator.
     fn of(record: &Record, names: &Names) -> Self {
-        let is_internal = |ip: IpAddr| names.zone(INTERNAL).is_some_and(|zone| zone.contains(ip));
+        let is_internal = |ip: IpAddr| names.is_in(INTERNAL, ip);
         let is_orig_local = match (record.local_orig, record.local_resp) {
             (Some(orig), Some(resp)) if orig != resp => orig,
             _ => is_internal(record.orig) || !is_internal(record.resp),

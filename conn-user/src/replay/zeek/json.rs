@@ -1,85 +1,106 @@
 //! Lines of JSON, as Zeek writes them with `LogAscii::use_json`.
 
 use std::borrow::Cow;
+use std::fmt;
 
-use serde::Deserialize;
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::record::{Fields, Told, ZeekError, is_of_open};
+use super::fields::{Field, Fields};
+use super::record::{Told, ZeekError, is_of_open};
 
-/// The keys that are looked at. Other ones are passed over.
-#[derive(Deserialize)]
+/// Names the log that a line is of, where several are written to one file.
+const PATH: &str = "_path";
+
+/// The values that are looked at, as they are written. `null` is as good as none.
+#[derive(Default)]
 struct Line<'l> {
-    #[serde(borrow, rename = "_path")]
     path: Option<&'l RawValue>,
-    #[serde(borrow)]
-    ts: Option<&'l RawValue>,
-    #[serde(borrow)]
-    uid: Option<&'l RawValue>,
-    #[serde(borrow, rename = "id.orig_h")]
-    orig_h: Option<&'l RawValue>,
-    #[serde(borrow, rename = "id.orig_p")]
-    orig_p: Option<&'l RawValue>,
-    #[serde(borrow, rename = "id.resp_h")]
-    resp_h: Option<&'l RawValue>,
-    #[serde(borrow, rename = "id.resp_p")]
-    resp_p: Option<&'l RawValue>,
-    #[serde(borrow)]
-    proto: Option<&'l RawValue>,
-    #[serde(borrow)]
-    duration: Option<&'l RawValue>,
-    #[serde(borrow)]
-    orig_bytes: Option<&'l RawValue>,
-    #[serde(borrow)]
-    resp_bytes: Option<&'l RawValue>,
-    #[serde(borrow)]
-    conn_state: Option<&'l RawValue>,
-    #[serde(borrow)]
-    local_orig: Option<&'l RawValue>,
-    #[serde(borrow)]
-    local_resp: Option<&'l RawValue>,
-    #[serde(borrow)]
-    history: Option<&'l RawValue>,
+    values: [Option<&'l RawValue>; Field::ALL.len()],
+}
+
+enum Key {
+    Path,
+    Of(Field),
+    Other,
+}
+
+impl<'de> Deserialize<'de> for Key {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Name;
+
+        impl Visitor<'_> for Name {
+            type Value = Key;
+
+            fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+                out.write_str("a key")
+            }
+
+            fn visit_str<E>(self, name: &str) -> Result<Key, E> {
+                Ok(match Field::of(name.as_bytes()) {
+                    Some(field) => Key::Of(field),
+                    None if name == PATH => Key::Path,
+                    None => Key::Other,
+                })
+            }
+        }
+
+        from.deserialize_identifier(Name)
+    }
+}
+
+impl<'de> Deserialize<'de> for Line<'de> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Keys;
+
+        impl<'de> Visitor<'de> for Keys {
+            type Value = Line<'de>;
+
+            fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+                out.write_str("an object")
+            }
+
+            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Line<'de>, M::Error> {
+                let mut line = Line::default();
+                while let Some(key) = map.next_key()? {
+                    match key {
+                        Key::Path => line.path = map.next_value()?,
+                        Key::Of(field) => line.values[field as usize] = map.next_value()?,
+                        Key::Other => {
+                            map.next_value::<IgnoredAny>()?;
+                        }
+                    }
+                }
+                Ok(line)
+            }
+        }
+
+        from.deserialize_map(Keys)
+    }
 }
 
 /// Reads a line.
 pub(super) fn read(line: &[u8]) -> Result<Told, ZeekError> {
     let line: Line<'_> = serde_json::from_slice(line).map_err(ZeekError::Json)?;
-    let is_open = text("_path", line.path)?.map_or(Ok(false), |path| is_of_open(&path))?;
-    let fields = Fields {
-        ts: text("ts", line.ts)?,
-        uid: text("uid", line.uid)?,
-        orig_h: text("id.orig_h", line.orig_h)?,
-        orig_p: text("id.orig_p", line.orig_p)?,
-        resp_h: text("id.resp_h", line.resp_h)?,
-        resp_p: text("id.resp_p", line.resp_p)?,
-        proto: text("proto", line.proto)?,
-        duration: text("duration", line.duration)?,
-        orig_bytes: text("orig_bytes", line.orig_bytes)?,
-        resp_bytes: text("resp_bytes", line.resp_bytes)?,
-        conn_state: text("conn_state", line.conn_state)?,
-        local_orig: text("local_orig", line.local_orig)?,
-        local_resp: text("local_resp", line.local_resp)?,
-        history: text("history", line.history)?,
+    let is_open = match line.path {
+        Some(path) => is_of_open(&text(PATH, path)?)?,
+        None => false,
     };
+    let mut fields = Fields::default();
+    for (field, value) in Field::ALL.into_iter().zip(line.values) {
+        fields.set(field, value.map(|raw| text(field.name(), raw)).transpose()?);
+    }
     Told::of(&fields, is_open)
 }
 
-/// The text of a value: what a string says, a number or a truth value as it is written. `null`: unset.
-fn text<'l>(field: &'static str, value: Option<&'l RawValue>) -> Result<Option<Cow<'l, str>>, ZeekError> {
-    let Some(raw) = value.map(RawValue::get) else { return Ok(None) };
+/// The text of a value: what a string says, a number or a truth value as it is written.
+fn text<'l>(field: &'static str, value: &'l RawValue) -> Result<Cow<'l, str>, ZeekError> {
+    let raw = value.get();
     match raw.as_bytes() {
-        [b'"', inner @ .., b'"'] if !inner.contains(&b'\\') => {
-            Ok(Some(Cow::Borrowed(&raw[1..raw.len() - 1])))
-        }
-        [b'"', ..] => {
-            serde_json::from_str(raw).map(|text: String| Some(Cow::Owned(text))).map_err(ZeekError::Json)
-        }
-        [b'{' | b'[', ..] => {
-            Err(ZeekError::Value { field, what: "one value", value: raw.chars().take(20).collect() })
-        }
-        b"null" => Ok(None),
-        _ => Ok(Some(Cow::Borrowed(raw))),
+        [b'"', inner @ .., b'"'] if !inner.contains(&b'\\') => Ok(Cow::Borrowed(&raw[1..raw.len() - 1])),
+        [b'"', ..] => serde_json::from_str(raw).map(Cow::Owned).map_err(ZeekError::Json),
+        [b'{' | b'[', ..] => Err(ZeekError::value(field, "one value", raw)),
+        _ => Ok(Cow::Borrowed(raw)),
     }
 }
 

@@ -6,6 +6,7 @@
 //! order of time ([`events`]).
 
 mod events;
+mod fields;
 mod json;
 mod record;
 mod tsv;

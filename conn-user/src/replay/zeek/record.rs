@@ -1,12 +1,12 @@
 //! A connection as a line of `conn.log` tells it.
 
-use std::borrow::Cow;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::net::IpAddr;
 
-use jiff::Timestamp;
 use thiserror::Error;
 
+use super::fields::{Field, Fields};
+use crate::event::time::parse as rfc3339;
 use crate::flow::model::canonical_ip;
 use crate::units::{DurationNs, WallNs};
 
@@ -56,23 +56,11 @@ pub enum ZeekError {
     Json(serde_json::Error),
 }
 
-/// The values of a line as text, of whichever format. `None`: unset.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Fields<'l> {
-    pub(super) ts: Option<Cow<'l, str>>,
-    pub(super) uid: Option<Cow<'l, str>>,
-    pub(super) orig_h: Option<Cow<'l, str>>,
-    pub(super) orig_p: Option<Cow<'l, str>>,
-    pub(super) resp_h: Option<Cow<'l, str>>,
-    pub(super) resp_p: Option<Cow<'l, str>>,
-    pub(super) proto: Option<Cow<'l, str>>,
-    pub(super) duration: Option<Cow<'l, str>>,
-    pub(super) orig_bytes: Option<Cow<'l, str>>,
-    pub(super) resp_bytes: Option<Cow<'l, str>>,
-    pub(super) conn_state: Option<Cow<'l, str>>,
-    pub(super) local_orig: Option<Cow<'l, str>>,
-    pub(super) local_resp: Option<Cow<'l, str>>,
-    pub(super) history: Option<Cow<'l, str>>,
+impl ZeekError {
+    /// Of this field that it is not what it should be.
+    pub(super) fn value(field: &'static str, what: &'static str, value: &str) -> Self {
+        Self::Value { field, what, value: shortened(value) }
+    }
 }
 
 /// `conn_state`: what Zeek saw of a connection.
@@ -169,43 +157,33 @@ pub enum Told {
 
 impl Told {
     pub(super) fn of(fields: &Fields<'_>, is_open: bool) -> Result<Self, ZeekError> {
-        let proto = need("proto", fields.proto.as_deref())?;
-        if proto != "tcp" {
-            return Ok(Self::Other(shortened(proto)));
+        let other = |proto: &str| Some((proto != "tcp").then(|| shortened(proto)));
+        if let Some(proto) = fields.need(Field::Proto, "a protocol", other)? {
+            return Ok(Self::Other(proto));
         }
-        let ts = need("ts", fields.ts.as_deref())?;
-        let ts = time(ts).ok_or_else(|| wrong("ts", "a time", ts))?;
-        let state = need("conn_state", fields.conn_state.as_deref())?;
-        let state = State::of(state).ok_or_else(|| wrong("conn_state", "a state of a connection", state))?;
-        let duration = fields.duration.as_deref().map(|text| {
-            // Packets that came out of order make it negative.
-            let span = if text.starts_with('-') { Some(0) } else { seconds(text) };
-            span.map(DurationNs).ok_or_else(|| wrong("duration", "a number of seconds", text))
-        });
-        let bytes = |field, text: Option<&str>| {
-            text.map(|text| text.parse().map_err(|_| wrong(field, "a number of bytes", text))).transpose()
-        };
-        let sent = bytes("orig_bytes", fields.orig_bytes.as_deref())?;
-        let received = bytes("resp_bytes", fields.resp_bytes.as_deref())?;
+        let address = |field| fields.need(field, "an address", address);
+        let port = |field| fields.need(field, "a port", |text| text.parse().ok());
+        let bytes = |field| fields.read(field, "a number of bytes", |text| text.parse().ok());
+        let flag = |field| fields.read(field, "true or false", flag);
         Ok(Self::Tcp(Record {
-            ts,
-            duration: duration.transpose()?,
-            bytes: sent.zip(received),
-            uid: fields.uid.as_deref().map_or(0, hash),
-            orig: address("id.orig_h", fields.orig_h.as_deref())?,
-            resp: address("id.resp_h", fields.resp_h.as_deref())?,
-            orig_port: port("id.orig_p", fields.orig_p.as_deref())?,
-            resp_port: port("id.resp_p", fields.resp_p.as_deref())?,
-            state,
-            closed_first: fields.history.as_deref().and_then(closed_first),
-            local_orig: flag("local_orig", fields.local_orig.as_deref())?,
-            local_resp: flag("local_resp", fields.local_resp.as_deref())?,
+            ts: fields.need(Field::Ts, "a time", time)?,
+            duration: fields.read(Field::Duration, "a number of seconds", duration)?,
+            bytes: bytes(Field::OrigBytes)?.zip(bytes(Field::RespBytes)?),
+            uid: fields.get(Field::Uid).map_or(0, hash),
+            orig: address(Field::OrigH)?,
+            resp: address(Field::RespH)?,
+            orig_port: port(Field::OrigP)?,
+            resp_port: port(Field::RespP)?,
+            state: fields.need(Field::ConnState, "a state of a connection", State::of)?,
+            closed_first: fields.get(Field::History).and_then(closed_first),
+            local_orig: flag(Field::LocalOrig)?,
+            local_resp: flag(Field::LocalResp)?,
             is_open,
         }))
     }
 }
 
-/// Whether a log of this path is one of connections that are still open; `None`: it is not of connections.
+/// Whether a log of this path is one of connections that are still open; an error: it is of something else.
 pub(super) fn is_of_open(path: &str) -> Result<bool, ZeekError> {
     match path {
         "open_conn" | "conn_long" => Ok(true),
@@ -214,35 +192,25 @@ pub(super) fn is_of_open(path: &str) -> Result<bool, ZeekError> {
     }
 }
 
-fn need<'l>(field: &'static str, value: Option<&'l str>) -> Result<&'l str, ZeekError> {
-    value.ok_or(ZeekError::Missing(field))
-}
-
-fn wrong(field: &'static str, what: &'static str, value: &str) -> ZeekError {
-    ZeekError::Value { field, what, value: shortened(value) }
-}
-
 fn shortened(value: &str) -> String {
     value.chars().take(SHOWN).collect()
 }
 
-fn address(field: &'static str, value: Option<&str>) -> Result<IpAddr, ZeekError> {
-    let text = need(field, value)?;
-    text.parse().map(|ip| canonical_ip(ip).0).map_err(|_| wrong(field, "an address", text))
+fn address(text: &str) -> Option<IpAddr> {
+    text.parse().ok().map(|ip| canonical_ip(ip).0)
 }
 
-fn port(field: &'static str, value: Option<&str>) -> Result<u16, ZeekError> {
-    let text = need(field, value)?;
-    text.parse().map_err(|_| wrong(field, "a port", text))
-}
-
-fn flag(field: &'static str, value: Option<&str>) -> Result<Option<bool>, ZeekError> {
-    match value {
-        None => Ok(None),
-        Some("T" | "true") => Ok(Some(true)),
-        Some("F" | "false") => Ok(Some(false)),
-        Some(other) => Err(wrong(field, "true or false", other)),
+fn flag(text: &str) -> Option<bool> {
+    match text {
+        "T" | "true" => Some(true),
+        "F" | "false" => Some(false),
+        _ => None,
     }
+}
+
+/// Packets that came out of order make it negative.
+fn duration(text: &str) -> Option<DurationNs> {
+    if text.starts_with('-') { Some(DurationNs(0)) } else { seconds(text).map(DurationNs) }
 }
 
 /// Who sent the first FIN: capital letters are the originator's.
@@ -263,12 +231,10 @@ fn hash(uid: &str) -> u64 {
 
 /// An instant after 1970: seconds, milliseconds, or RFC 3339.
 fn time(text: &str) -> Option<WallNs> {
-    if text.contains('T') {
-        let at: Timestamp = text.parse().ok()?;
-        return u64::try_from(at.as_nanosecond()).ok().filter(|at| *at > 0).map(WallNs);
-    }
-    let at = if text.parse().is_ok_and(|whole: u64| whole >= MILLISECONDS_FROM) {
-        text.parse::<u64>().ok()?.checked_mul(1_000_000)?
+    let at = if text.contains('T') {
+        rfc3339(text)?.0
+    } else if let Some(millis) = text.parse().ok().filter(|whole: &u64| *whole >= MILLISECONDS_FROM) {
+        millis.checked_mul(1_000_000)?
     } else {
         seconds(text)?
     };

@@ -4,27 +4,8 @@ use std::borrow::Cow;
 
 use memchr::memmem;
 
-use super::record::{Fields, Told, ZeekError, is_of_open};
-
-/// The columns that are looked at, in the order of [`Fields`].
-const COLUMNS: [&str; 14] = [
-    "ts",
-    "uid",
-    "id.orig_h",
-    "id.orig_p",
-    "id.resp_h",
-    "id.resp_p",
-    "proto",
-    "duration",
-    "orig_bytes",
-    "resp_bytes",
-    "conn_state",
-    "local_orig",
-    "local_resp",
-    "history",
-];
-/// Those without which there is nothing to judge.
-const NEEDED: [&str; 7] = ["ts", "id.orig_h", "id.orig_p", "id.resp_h", "id.resp_p", "proto", "conn_state"];
+use super::fields::{Field, Fields};
+use super::record::{Told, ZeekError, is_of_open};
 
 /// What the head above a line says.
 #[derive(Debug)]
@@ -32,8 +13,8 @@ pub(in crate::replay) struct Head {
     separator: Vec<u8>,
     unset: Vec<u8>,
     empty: Vec<u8>,
-    /// Of each column of the log which of [`COLUMNS`] it is. `None`: none was named yet.
-    columns: Option<Vec<Option<usize>>>,
+    /// Of each column of the log what it is, if that is looked at. `None`: none was named yet.
+    columns: Option<Vec<Option<Field>>>,
     is_open: bool,
 }
 
@@ -84,12 +65,10 @@ impl Head {
                 self.is_open = is_of_open(&String::from_utf8_lossy(path))?;
             }
             b"fields" => {
-                let columns: Vec<Option<usize>> =
-                    parts.map(|name| COLUMNS.iter().position(|known| known.as_bytes() == name)).collect();
-                for needed in NEEDED {
-                    if !columns.iter().flatten().any(|column| COLUMNS[*column] == needed) {
-                        return Err(ZeekError::Missing(needed));
-                    }
+                let columns: Vec<Option<Field>> = parts.map(Field::of).collect();
+                if let Some(missing) = Field::NEEDED.iter().find(|needed| !columns.contains(&Some(**needed)))
+                {
+                    return Err(ZeekError::Missing(missing.name()));
                 }
                 self.columns = Some(columns);
             }
@@ -101,49 +80,17 @@ impl Head {
 
     fn fields<'l>(&self, line: &'l [u8]) -> Result<Fields<'l>, ZeekError> {
         let columns = self.columns.as_deref().ok_or(ZeekError::NoFields)?;
-        let mut known: [Option<Cow<'l, str>>; COLUMNS.len()] = [const { None }; COLUMNS.len()];
-        let mut count = 0;
+        let (mut fields, mut count) = (Fields::default(), 0);
         for value in split(line, &self.separator) {
-            if let Some(Some(column)) = columns.get(count) {
-                known[*column] = self.value(value);
+            if let Some(Some(field)) = columns.get(count) {
+                fields.set(*field, self.value(value));
             }
             count += 1;
         }
         if count != columns.len() {
             return Err(ZeekError::Columns { expected: columns.len(), is: count });
         }
-        let [
-            ts,
-            uid,
-            orig_h,
-            orig_p,
-            resp_h,
-            resp_p,
-            proto,
-            duration,
-            orig_bytes,
-            resp_bytes,
-            conn_state,
-            local_orig,
-            local_resp,
-            history,
-        ] = known;
-        Ok(Fields {
-            ts,
-            uid,
-            orig_h,
-            orig_p,
-            resp_h,
-            resp_p,
-            proto,
-            duration,
-            orig_bytes,
-            resp_bytes,
-            conn_state,
-            local_orig,
-            local_resp,
-            history,
-        })
+        Ok(fields)
     }
 
     /// A value as text; what is escaped is never taken for unset or empty.
@@ -228,7 +175,7 @@ mod tests {
     }
 
     fn order() -> impl Strategy<Value = Vec<usize>> {
-        Just((0..COLUMNS.len() + 2).collect::<Vec<_>>()).prop_shuffle()
+        Just((0..Field::ALL.len() + 2).collect::<Vec<_>>()).prop_shuffle()
     }
 
     proptest! {
@@ -239,7 +186,7 @@ mod tests {
             separator in prop_oneof![Just(&b"\t"[..]), Just(&b"|"[..]), Just(&b"::"[..])],
         ) {
             let mut head = Head::default();
-            let name = |column: &usize| COLUMNS.get(*column).copied().unwrap_or("other").as_bytes().to_vec();
+            let name = |column: &usize| Field::ALL.get(*column).map_or("other", |field| field.name()).as_bytes().to_vec();
             let named: Vec<String> = separator.iter().map(|byte| format!("\\x{byte:02x}")).collect();
             let named = named.concat();
             head.read(format!("#separator {named}").as_bytes()).expect("a head");
@@ -254,13 +201,8 @@ mod tests {
                 };
                 let line = order.iter().map(value).collect::<Vec<_>>().join(separator);
                 let fields = head.fields(&line).expect("a line");
-                let read = [
-                    fields.ts, fields.uid, fields.orig_h, fields.orig_p, fields.resp_h, fields.resp_p, fields.proto,
-                    fields.duration, fields.orig_bytes, fields.resp_bytes, fields.conn_state, fields.local_orig,
-                    fields.local_resp, fields.history,
-                ];
-                for (read, written) in read.iter().zip(&row) {
-                    prop_assert_eq!(read.as_deref(), written.as_deref());
+                for (field, written) in Field::ALL.into_iter().zip(&row) {
+                    prop_assert_eq!(fields.get(field), written.as_deref());
                 }
             }
         }

@@ -1,8 +1,11 @@
 //! `find = "beacon"`: a program that connects to one peer like a clock.
 //!
-//! For each program (where it is not known: each host), remote address and port the last connections are kept: when each began and, once it has ended, how much
-//! it sent. The score is the mean of the regularity of the intervals and of the sizes, see [`super::score`]; while no sizes
-//! are known, that of the intervals alone.
+//! For each program (where it is not known: each host), remote address and port the last connections are kept: when each began and,
+//! once it has ended, how much it sent. The score is the mean of the regularity of the intervals and of the sizes, see
+//! [`super::score`]; while too few sizes are known, that of the intervals alone.
+//!
+//! RITA's mean has two more scores, which judge a day when it is over: how even the counts of its hours are, and how many hours it
+//! goes on. They keep a beacon below 0.75 until it has called in eleven hours of the day; here it is to be told by then.
 
 use std::collections::VecDeque;
 
@@ -18,6 +21,10 @@ use crate::rules::model::Rule;
 use crate::rules::{program, silence};
 use crate::units::{BootNs, DurationNs};
 
+/// Quartiles of intervals that are less apart have no skew: see [`super::score`].
+const NEGLIGIBLE_INTERVAL: DurationNs = DurationNs(10_000_000_000);
+/// Likewise of sizes, bytes.
+const NEGLIGIBLE_SIZE: u64 = 10;
 /// Connections of a path that are judged.
 const KEPT: usize = 64;
 /// Most paths; the one that was used longest ago is forgotten.
@@ -80,13 +87,13 @@ impl Path {
         numbers.clear();
         numbers
             .extend(self.begun.iter().zip(self.begun.iter().skip(1)).map(|(one, next)| next.since(*one).0));
-        let (of_intervals, interval) = score(numbers);
+        let (of_intervals, interval) = score(numbers, NEGLIGIBLE_INTERVAL.0);
         let connections = self.begun.len() as u64;
         let of_sizes = (self.sizes.len() + 1 >= at_least).then(|| {
             numbers.clear();
             // A connection that sends nothing is as regular as one that sends a byte.
             numbers.extend(self.sizes.iter().map(|size| size.saturating_add(1)));
-            let (score, size) = score(numbers);
+            let (score, size) = score(numbers, NEGLIGIBLE_SIZE);
             (score, size.saturating_sub(1))
         });
         Measures { connections, intervals: (of_intervals, DurationNs(interval)), sizes: of_sizes }
