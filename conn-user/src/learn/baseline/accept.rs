@@ -5,6 +5,7 @@ use serde_json::value::RawValue;
 use thiserror::Error;
 
 use super::Learner;
+use super::compare::{Known, items};
 use super::text;
 use crate::event::read::{ReadError, Reader};
 use crate::filter::names::Names;
@@ -99,14 +100,13 @@ impl Accepted {
         self.alerts.len()
     }
 
-    /// What is to be added to a file whose baseline has these entries, and how many entries that are. `by`: who accepts and
-    /// when.
-    pub fn addition(&self, known: &[Entry], by: &str) -> (String, usize) {
-        let names = Names::builtin();
+    /// What is to be added to a file whose baseline has these entries with these zones, and how many entries that are. `by`:
+    /// who accepts and when.
+    pub fn addition(&self, known: &[Entry], names: &Names, by: &str) -> (String, usize) {
         let mut out = String::new();
         let entries = self.learner.learnt().entries;
-        let new: Vec<&Entry> =
-            entries.iter().filter(|entry| !known.iter().any(|known| known.covers(entry, names))).collect();
+        let known = items(known, names);
+        let new = Known::of(&known).new_in(&items(&entries, Names::builtin()));
         for entry in &new {
             out.push('\n');
             comment(&format!("Accepted {by}, from {}", rules(&self.alerts)), &mut out);
