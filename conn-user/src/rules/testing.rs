@@ -217,9 +217,15 @@ impl Rig {
         self.told.extend(alerts);
     }
 
-    /// What the first rule would make of this event.
-    pub(crate) fn explain(&self, event: &Event) -> Option<Explanation> {
-        self.engine.explain(event, self.now, &self.rules.rules.first()?.about.id)
+    /// What each rule would make of this event. Of rules of one id only the first could be asked.
+    fn explain_all(&self, event: &Event) -> Vec<Explanation> {
+        let ids: Vec<&str> = self.rules.rules.iter().map(|rule| &*rule.about.id).collect();
+        let is_alone = |id: &&str| ids.iter().filter(|other| *other == id).count() == 1;
+        ids.iter()
+            .copied()
+            .filter(is_alone)
+            .filter_map(|id| self.engine.explain(event, self.now, id))
+            .collect()
     }
 
     /// Takes the alerts that were told since the last call.
@@ -410,11 +416,13 @@ impl Rig {
         match &mut self.existing {
             Some(existing) => existing.push(event),
             None => {
-                let expected = self.explain(&event);
+                let expected = self.explain_all(&event);
                 let alerts = self.engine.on_event(&event, &self.living);
                 // Every test of a detector is one of what it remembers: asked before, it says what it then does.
-                if let (Some(expected), [_]) = (expected, &*self.rules.rules) {
-                    let raised = alerts.iter().any(|alert| alert.phase == Phase::Raised);
+                for expected in expected {
+                    let id = &expected.rule.about.id;
+                    let raised =
+                        alerts.iter().any(|alert| alert.phase == Phase::Raised && alert.rule.id == *id);
                     let waits = expected.memory.as_ref().is_some_and(|memory| memory.finds.is_none());
                     // A comparison that is really made may be answered at once.
                     let may_be_either = waits && self.recording.is_partial;

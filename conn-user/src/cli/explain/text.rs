@@ -15,8 +15,8 @@ use crate::rules::alerts::Told;
 use crate::rules::explain::{Explanation, exceptions};
 use crate::rules::memory::Memory;
 use crate::rules::model::Rule;
-use crate::rules::trace::text::{write as write_trace, write_seen};
-use crate::rules::trace::{Verdict, failing};
+use crate::rules::trace::Verdict;
+use crate::rules::trace::text::write as write_trace;
 use crate::units::{DurationNs, WallNs};
 
 /// Rules that are shown in the table of an event.
@@ -180,7 +180,7 @@ pub(super) fn event(event: &Event, found: &AboutEvent) -> Vec<u8> {
     }
     for of in looked.iter().take(ROWS_MAX) {
         out.extend_from_slice(format!("  {:widest$}  ", of.rule.about.id).as_bytes());
-        why_not(of, &mut out);
+        of.write_why_not(&mut out);
         out.push(b'\n');
     }
     if looked.len() > ROWS_MAX {
@@ -191,34 +191,6 @@ pub(super) fn event(event: &Event, found: &AboutEvent) -> Vec<u8> {
         say(&mut out, &format!("{others} more rules do not look at such an event"));
     }
     out
-}
-
-/// In a few words what kept a rule from telling.
-fn why_not(of: &Explanation, out: &mut Vec<u8>) {
-    let words = match &of.trace.also {
-        Some(also) if failing(also) < failing(&of.trace.matches) => also,
-        _ => &of.trace.matches,
-    };
-    let failed = failing(words);
-    match words.iter().find(|word| !word.holds) {
-        Some(first) => {
-            out.extend_from_slice(format!("fails {failed} of {} words: ", words.len()).as_bytes());
-            crate::event::escape::text(first.word.as_bytes(), out);
-            out.extend_from_slice(b"  ");
-            write_seen(first, out);
-        }
-        None => {
-            let says = match (of.trace.verdict, &of.memory) {
-                (Verdict::Excepted(at), _) => format!("exception {} holds", at + 1),
-                (_, _) if of.told.is_some_and(|told| told.is_repeat()) => {
-                    "the same was told already".to_owned()
-                }
-                (_, Some(memory)) => memory.says.clone(),
-                (_, None) => "its filters let it pass".to_owned(),
-            };
-            out.extend_from_slice(says.as_bytes());
-        }
-    }
 }
 
 fn covered(covered: Covered) -> String {

@@ -8,7 +8,7 @@ use crate::event::model::Event;
 use crate::filter::names::Names;
 use crate::flow::model::Direction;
 use crate::rules::detector::Scene;
-use crate::rules::memory::Memory;
+use crate::rules::memory::{Memory, Past};
 
 /// Most entries that an alert names.
 const NEAREST: usize = 3;
@@ -71,6 +71,33 @@ pub(in crate::rules) fn recollection(is_known: bool, same: u64, name: &str, fact
     } else {
         Memory::finds(same, format!("the baseline has no entry of this {name}"), facts)
     }
+}
+
+/// Likewise, of what leaves programs that are not known to the rules on programs.
+pub(in crate::rules) fn recollection_of_use(
+    is_known: bool,
+    (event, user): (&Event, User<'_>),
+    same: u64,
+    name: &str,
+    facts: Vec<Evidence>,
+    past: &Past<'_>,
+) -> Memory {
+    let teller = past.program_rules.iter().find(|rule| rule.selects(event));
+    match teller.filter(|_| !is_known && !past.baseline.has_program(user)) {
+        Some(rule) => {
+            let id = &rule.about.id;
+            let says = format!(
+                "the baseline has no entry of this {name}, nor of its program: that is for the rule {id} to tell"
+            );
+            Memory::lets_be(says, facts)
+        }
+        None => recollection(is_known, same, name, facts),
+    }
+}
+
+/// Of whom something is is not known, so that no entry can be of them.
+pub(in crate::rules) fn of_nobody() -> Memory {
+    Memory::lets_be("whose it is is not known: neither a service nor an executable", Vec::new())
 }
 
 /// Whether a rule on programs tells of the event's program, which is not known: then it is the one new thing, and not what it
