@@ -89,15 +89,14 @@ fn question(detect: &Detect) -> String {
         | Detect::Process(ProcessRule::Unlearned)
         | Detect::Server(ServerRule::Unlearned) => "whether the baseline has an entry of it".to_owned(),
         Detect::Path(PathRule::Pivot { .. }) => "whether there was a way in decides".to_owned(),
-        Detect::Path(PathRule::Forbidden) | Detect::Process(ProcessRule::Network) => {
+        Detect::Path(PathRule::Forbidden)
+        | Detect::Process(ProcessRule::Network)
+        | Detect::Server(ServerRule::Listener | ServerRule::Accept) => {
             "it is told, but once in its throttle".to_owned()
         }
         Detect::Process(ProcessRule::Replaced) => "whether its executable was replaced".to_owned(),
         Detect::Process(ProcessRule::Stdio | ProcessRule::ParentStdio) => {
             "whether the line names a connection (stdio, parent-stdio)".to_owned()
-        }
-        Detect::Server(ServerRule::Listener | ServerRule::Accept) => {
-            "it is told, but once in its throttle".to_owned()
         }
         Detect::Server(ServerRule::Takeover | ServerRule::Join | ServerRule::Widened) => {
             "whether another one listens or listened there".to_owned()

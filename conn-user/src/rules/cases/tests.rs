@@ -151,8 +151,19 @@ fn expectations_mean_what_they_say() {
     assert_eq!((all.phase, &*all.rule, all.severity), (Phase::Escalated, "a.b", Some(Severity::High)));
     assert_eq!((all.at, all.on), (Some(DurationNs(3_600_000_000_000)), Some(On::Flow(0))));
     assert_eq!(read("raised a on bash").expect("right").on, Some(On::Process("bash".to_owned())));
+    let with = |line| read(line).expect("right").with;
+    let piece = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    assert_eq!(with("raised a with peers=101 high"), [piece("peers", "101")]);
+    assert_eq!(
+        with(r#"raised a with near="out port \"1" b=c=d with e="#),
+        [piece("near", r#""out port \"1""#), piece("b", "c=d"), piece("e", "")]
+    );
     for (line, place) in [
         ("raise a", "raise"),
+        ("raised a with", ""),
+        ("raised a with peers", "peers"),
+        ("raised a with =1", "=1"),
+        ("raised a peers=101", "peers=101"),
         ("raised", ""),
         ("raised a hihg", "hihg"),
         ("raised a at noon", "noon"),
