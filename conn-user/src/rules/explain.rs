@@ -1,5 +1,8 @@
 //! Why a rule told of an event, or did not: its words, its exceptions, and what it remembers.
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 
 use super::alerts::Told;
@@ -53,9 +56,16 @@ impl Explanation {
 
     /// Whether the rule raises an alert at this event.
     pub fn raises(&self) -> bool {
-        self.is_asked()
-            && self.memory.as_ref().is_some_and(|memory| memory.finds == Some(true))
-            && !self.told.is_some_and(|told| told.is_repeat())
+        self.is_asked() && self.is_found() && !self.is_only_counted()
+    }
+
+    /// Whether the rule finds something, but the same was told already.
+    pub fn is_only_counted(&self) -> bool {
+        self.is_found() && self.told.is_some_and(|told| told.is_repeat())
+    }
+
+    fn is_found(&self) -> bool {
+        self.memory.as_ref().is_some_and(|memory| memory.finds == Some(true))
     }
 
     /// Appends in a few words what kept the rule from telling: the first word that does not hold, the exception that does, or
@@ -71,8 +81,9 @@ impl Explanation {
                 out.extend_from_slice(b"  ");
                 return write_seen(first, out);
             }
+            (Verdict::NotLookedAt, None) => "the rule does not look at such an event".to_owned(),
             (Verdict::Excepted(at), None) => format!("exception {} holds", at + 1),
-            _ if self.told.is_some_and(|told| told.is_repeat()) => "the same was told already".to_owned(),
+            _ if self.is_only_counted() => "the same was told already".to_owned(),
             _ => match &self.memory {
                 Some(memory) => memory.says.clone(),
                 None => "it remembers nothing of it".to_owned(),

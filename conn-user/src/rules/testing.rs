@@ -111,6 +111,7 @@ pub(crate) struct Rig {
     told: Vec<Alert>,
     rules: RuleSet,
     recording: Recording,
+    why_nots: Vec<String>,
 }
 
 /// What a recording of what happens would have.
@@ -182,6 +183,7 @@ impl Rig {
             told: Vec::new(),
             rules,
             recording: Recording::default(),
+            why_nots: Vec::new(),
         }
     }
 
@@ -226,6 +228,20 @@ impl Rig {
             .filter(is_alone)
             .filter_map(|id| self.engine.explain(event, self.now, id))
             .collect()
+    }
+
+    /// Takes what was said, before it was judged, of each event that a rule looks at; of several rules with their ids.
+    pub(crate) fn why_nots(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.why_nots)
+    }
+
+    fn ask_why_not(&mut self, explanations: &[Explanation]) {
+        let is_one = self.rules.rules.len() == 1;
+        for of in explanations.iter().filter(|of| of.trace.is_looked_at()) {
+            let mut said = if is_one { Vec::new() } else { format!("{}: ", of.rule.about.id).into_bytes() };
+            of.write_why_not(&mut said);
+            self.why_nots.push(String::from_utf8(said).expect("UTF-8"));
+        }
     }
 
     /// Takes the alerts that were told since the last call.
@@ -417,6 +433,7 @@ impl Rig {
             Some(existing) => existing.push(event),
             None => {
                 let expected = self.explain_all(&event);
+                self.ask_why_not(&expected);
                 let alerts = self.engine.on_event(&event, &self.living);
                 // Every test of a detector is one of what it remembers: asked before, it says what it then does.
                 for expected in expected {

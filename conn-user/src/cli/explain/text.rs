@@ -151,9 +151,7 @@ fn outcome(of: &Explanation, alert: Option<(&str, Phase)>) -> String {
         (Some((name, _)), _) => format!("it was told: {}", name.rsplit('-').next().unwrap_or(name)),
         (None, Verdict::NotLookedAt) => "nothing was told: the rule does not look at such events".to_owned(),
         (None, _) if !of.is_asked() => "nothing was told: its filters let it be".to_owned(),
-        (None, _) if of.told.is_some_and(|told| told.is_repeat()) => {
-            "nothing was told: the same was told already".to_owned()
-        }
+        (None, _) if of.is_only_counted() => "nothing was told: the same was told already".to_owned(),
         (None, _) => "nothing was told at this event".to_owned(),
     }
 }

@@ -234,20 +234,18 @@ fn of_file(set: &RuleSet) -> Side<'_> {
 /// What is new (`+`) and gone (`-`) from one file to another; an entry a line: `exe /bin/x out 10.0.0.0/24 443`.
 fn changes(old: &str, new: &str) -> Vec<String> {
     let file = |entries: &str| {
-        let mut text = "[zones]\noffice = ['10.9.0.0/16']\n".to_owned();
-        for line in entries.lines() {
-            let words: Vec<&str> = line.split_whitespace().collect();
-            text += &match words[..] {
-                [key, who, "listen", local, port] => {
-                    format!("[[baseline.listener]]\n{key} = '{who}'\nlocal = '{local}'\nport = '{port}'\n")
-                }
-                [key, who, dir, remote, port] => format!(
-                    "[[baseline.connection]]\n{key} = '{who}'\ndir = '{dir}'\nremote = '{remote}'\nport = '{port}'\n"
-                ),
-                [_, who, exe] => format!("[[baseline.program]]\nunit = '{who}'\nexe = '{exe}'\n"),
-                _ => panic!("{line}"),
-            };
-        }
+        let table = |line: &str| match line.split_whitespace().collect::<Vec<_>>()[..] {
+            [key, who, "listen", local, port] => {
+                format!("[[baseline.listener]]\n{key} = '{who}'\nlocal = '{local}'\nport = '{port}'\n")
+            }
+            [key, who, dir, remote, port] => format!(
+                "[[baseline.connection]]\n{key} = '{who}'\ndir = '{dir}'\nremote = '{remote}'\nport = '{port}'\n"
+            ),
+            [_, who, exe] => format!("[[baseline.program]]\nunit = '{who}'\nexe = '{exe}'\n"),
+            _ => panic!("{line}"),
+        };
+        let tables: Vec<String> = entries.lines().map(table).collect();
+        let text = format!("[zones]\noffice = ['10.9.0.0/16']\n{}", tables.concat());
         read("changes", &text)
     };
     let (old, new) = (file(old), file(new));
