@@ -156,10 +156,14 @@ fn from_units(folders: &[PathBuf]) -> anyhow::Result<String> {
 fn write(text: &str, output: Option<&Path>) -> anyhow::Result<Exit> {
     match output {
         None => super::print(text.as_bytes()),
-        Some(path) => {
-            replace(path, text, |_| Ok(()))?;
-            Ok(Exit::Done)
-        }
+        Some(path) => match replace(path, text, |_| Ok(())) {
+            Ok(()) => Ok(Exit::Done),
+            // What took a day to learn must not be lost.
+            Err(error) => {
+                super::print(text.as_bytes())?;
+                Err(error.context("it was written to standard output instead"))
+            }
+        },
     }
 }
 
