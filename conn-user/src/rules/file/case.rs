@@ -231,9 +231,15 @@ impl Reader<'_> {
         };
         let Some(times) = self.keep(times.node.count("repeat")) else { return };
         for n in 1..=times {
-            let before = self.problems.len();
+            let before = (self.problems.len(), steps.len());
             self.steps(key, &lines.node, script, Some(n), steps);
-            if self.problems.len() > before {
+            if self.problems.len() > before.0 {
+                return;
+            }
+            // However often.
+            if steps.len() == before.1 {
+                let message = "nothing is repeated here";
+                self.problems.push(Problem::new(&lines.node.at, message, format!("write {takes}")));
                 return;
             }
         }
