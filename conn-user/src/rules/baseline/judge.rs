@@ -115,20 +115,14 @@ pub(in crate::rules) fn evidence(
     baseline: &Baseline,
 ) -> Vec<Evidence> {
     let found = baseline.find(user);
+    let places: Vec<u32> = baseline.of(&found).flat_map(|known| &known.entries).copied().collect();
     let key = if user.unit.is_some() { "unit" } else { "exe" };
     let mut evidence = vec![
         Evidence::text("baseline", missing.as_bytes()),
         Evidence::text(key, user.name()),
-        Evidence::number("known", baseline.of(&found).map(|known| known.entries).sum()),
+        Evidence::number("known", places.len() as u64),
     ];
-    let is_one = |name: &str| {
-        let glob = crate::filter::glob::Glob::new(name);
-        glob.matches(user.name())
-    };
-    let own = baseline.entries.iter().filter(|entry| {
-        let (of, name) = entry.who.words();
-        of == key && is_one(name)
-    });
+    let own = places.iter().filter_map(|place| baseline.entries.get(*place as usize));
     let mut nearest: Vec<(u8, String)> =
         own.map(|entry| (near(&entry.what), entry.what.to_string())).filter(|(rank, _)| *rank > 0).collect();
     nearest.sort_by(|one, other| other.0.cmp(&one.0).then_with(|| one.1.cmp(&other.1)));

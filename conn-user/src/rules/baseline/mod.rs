@@ -55,7 +55,8 @@ struct Known {
     listeners: Vec<(Ports, Place)>,
     /// Executables, of a unit.
     programs: Vec<Glob>,
-    entries: u64,
+    /// Places of its entries in [`Baseline::entries`].
+    entries: Vec<u32>,
 }
 
 impl Baseline {
@@ -63,7 +64,7 @@ impl Baseline {
     pub fn new(entries: Vec<Entry>, windows: Vec<Window>) -> Self {
         let mut baseline = Self { windows, ..Self::default() };
         let mut places: HashMap<&Who, u32> = HashMap::new();
-        for entry in &entries {
+        for (number, entry) in (0..).zip(&entries) {
             let place = *places.entry(&entry.who).or_insert_with(|| {
                 let place = baseline.known.len() as u32;
                 baseline.known.push(Known::default());
@@ -79,6 +80,7 @@ impl Baseline {
                 place
             });
             if let Some(known) = baseline.known.get_mut(place as usize) {
+                known.entries.push(number);
                 known.add(&entry.what);
             }
         }
@@ -166,7 +168,6 @@ pub(super) struct Path {
 
 impl Known {
     fn add(&mut self, what: &What) {
-        self.entries += 1;
         match what {
             What::Connection { direction, remote, ports } => match ports.only() {
                 Some(port) => self.connections.entry((*direction, port)).or_default().push(remote.clone()),
