@@ -1,5 +1,7 @@
 //! A rig for detectors: processes, an engine with one rule on a clock that the test moves, and the events of a machine.
 
+mod asked;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -8,7 +10,6 @@ use conn_common::hook::HookId;
 
 use super::baseline::Baseline;
 use super::detector::Flows;
-use super::explain::Explanation;
 use super::model::{Advice, Detect, Rule};
 use super::{Engine, RuleSet};
 use crate::event::alert::{Alert, Evidence, Phase, RuleKind, RuleRef, Severity, Value};
@@ -219,31 +220,6 @@ impl Rig {
         self.told.extend(alerts);
     }
 
-    /// What each rule would make of this event. Of rules of one id only the first could be asked.
-    fn explain_all(&self, event: &Event) -> Vec<Explanation> {
-        let ids: Vec<&str> = self.rules.rules.iter().map(|rule| &*rule.about.id).collect();
-        let is_alone = |id: &&str| ids.iter().filter(|other| *other == id).count() == 1;
-        ids.iter()
-            .copied()
-            .filter(is_alone)
-            .filter_map(|id| self.engine.explain(event, self.now, id))
-            .collect()
-    }
-
-    /// Takes what was said, before it was judged, of each event that a rule looks at; of several rules with their ids.
-    pub(crate) fn why_nots(&mut self) -> Vec<String> {
-        std::mem::take(&mut self.why_nots)
-    }
-
-    fn ask_why_not(&mut self, explanations: &[Explanation]) {
-        let is_one = self.rules.rules.len() == 1;
-        for of in explanations.iter().filter(|of| of.trace.is_looked_at()) {
-            let mut said = if is_one { Vec::new() } else { format!("{}: ", of.rule.about.id).into_bytes() };
-            of.write_why_not(&mut said);
-            self.why_nots.push(String::from_utf8(said).expect("UTF-8"));
-        }
-    }
-
     /// Takes the alerts that were told since the last call.
     pub(crate) fn told(&mut self) -> Vec<Alert> {
         std::mem::take(&mut self.told)
@@ -432,19 +408,9 @@ impl Rig {
         match &mut self.existing {
             Some(existing) => existing.push(event),
             None => {
-                let expected = self.explain_all(&event);
-                self.ask_why_not(&expected);
+                let expected = self.ask(&event);
                 let alerts = self.engine.on_event(&event, &self.living);
-                // Every test of a detector is one of what it remembers: asked before, it says what it then does.
-                for expected in expected {
-                    let id = &expected.rule.about.id;
-                    let raised =
-                        alerts.iter().any(|alert| alert.phase == Phase::Raised && alert.rule.id == *id);
-                    let waits = expected.memory.as_ref().is_some_and(|memory| memory.finds.is_none());
-                    // A comparison that is really made may be answered at once.
-                    let may_be_either = waits && self.recording.is_partial;
-                    assert!(may_be_either || expected.raises() == raised, "{event:?} {expected:?}");
-                }
+                self.check(&event, &expected, &alerts);
                 self.recording.events.push(event);
                 self.add(alerts);
             }
