@@ -1,9 +1,13 @@
 //! From events to a file, and back.
 
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+
+use proptest::prelude::*;
 
 use super::accept::{AcceptError, Accepted};
 use super::diff::{Side, diff};
+use super::places::tests::{Added, added};
 use super::*;
 use crate::event::json::JsonEncoder;
 use crate::event::model::{Event, EventBody};
@@ -387,4 +391,23 @@ fn too_many_are_counted() {
     let text = learnt.text("h", "live");
     assert!(text.contains("# 904 connections and listeners were not learnt"), "{}", &text[..400]);
     assert_eq!(read("many", &text).baseline.entries().len(), 4_096);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Who sees more has nothing less, however it is generalised.
+    #[test]
+    fn of_more_nothing_is_gone(some in added(), others in added()) {
+        let (curl, names) = (process(12, "/usr/bin/curl"), Names::builtin());
+        let learnt = |added: &Added| {
+            let event = |(port, ip): &(u16, IpAddr)| connect(1, &curl, &SocketAddr::new(*ip, *port).to_string());
+            learnt(&added.iter().map(event).collect::<Vec<Event>>())
+        };
+        let (less, more) = (learnt(&some), learnt(&[some, others].concat()));
+        prop_assert_eq!(diff(side(&less, names), side(&more, names)).gone, Vec::<&Entry>::new());
+        let difference = diff(side(&more, names), side(&less, names));
+        prop_assert_eq!(difference.new, Vec::<&Entry>::new());
+        prop_assert!(diff(side(&more, names), side(&more, names)).is_empty());
+    }
 }
