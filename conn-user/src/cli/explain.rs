@@ -178,7 +178,8 @@ fn not_found(args: &ExplainArgs, ask: &Ask, found: &Found) -> String {
         _ => {
             let asked = args.alert.as_deref().unwrap_or_default();
             let near = nearest(asked, found.known.iter().map(String::as_str));
-            let near = near.map_or_else(String::new, |near| format!("did you mean `{near}`? "));
+            let near =
+                near.map_or_else(String::new, |near| format!("did you mean `{}`? ", near.escape_debug()));
             format!("there is no alert `{}`; {near}there are {known}", asked.escape_debug())
         }
     }

@@ -110,10 +110,9 @@ fn silence(rule: &str, exceptions: &[String], out: &mut Vec<u8>) {
         out,
         "an exception that silences it, for a file of your rules (use = \"defaults\" for built-in ones)",
     );
+    // It is TOML, which is harmless as it is: to escape it once more would change what it says.
     for line in write::exception(rule, first).lines() {
-        out.extend_from_slice(b"  ");
-        crate::event::escape::text(line.as_bytes(), out);
-        out.push(b'\n');
+        say(out, &format!("  {line}"));
     }
     if !others.is_empty() {
         say(out, "others that hold for it, too");
@@ -297,4 +296,22 @@ fn recorded(value: &serde_json::Value, out: &mut Vec<u8>) {
     out.extend_from_slice(b"  ");
     crate::event::escape::text(value.to_string().as_bytes(), out);
     out.push(b'\n');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_exception_can_be_copied() {
+        let hostile = "exe:\"/opt/a\\\\b'\u{202e}\"".to_owned();
+        let mut out = Vec::new();
+        silence("a.rule", std::slice::from_ref(&hostile), &mut out);
+        let text = String::from_utf8(out).expect("UTF-8");
+        assert!(!text.contains('\u{202e}'), "{text}");
+        let (_, toml) = text.split_once('\n').expect("a heading");
+        let read: toml::Table = toml.parse().unwrap_or_else(|error| panic!("{error}: {toml}"));
+        let except = read["override"][0]["except"].as_str();
+        assert_eq!(except, Some(hostile.as_str()));
+    }
 }
