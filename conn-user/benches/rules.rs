@@ -20,6 +20,7 @@ fn rules(c: &mut Criterion) {
         ("1000 rules", load::rules(1000)),
         ("default rules", load::defaults()),
         ("default rules and 1000", load::defaults_and(1000)),
+        ("baseline", load::with_baseline()),
     ];
     for (name, set) in &sets {
         let mut engine = Engine::new(set, BootNs(0));

@@ -129,6 +129,8 @@ fn what_is_not_there_is_said_with_what_is() {
         (&["--alert", "x"], 2, "`x` is no id of an alert"),
         (&["--event", "999999"], 1, "there is no event 999999; they have the numbers (seq)"),
         (&["--event", &alert], 1, "is an alert: --alert"),
+        (&["--event", "0"], 1, "what was there at the start has no number of its own"),
+        (&["--alert", "a1", "--rule", "process.shell"], 2, "cannot be used with"),
         (&["--event", "1", "--rule", "process.shel"], 1, "did you mean `process.shell`?"),
         (&["--rule", "process.shell"], 2, "--event"),
     ] {

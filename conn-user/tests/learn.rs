@@ -221,6 +221,15 @@ fn a_rule_without_a_baseline_is_not_in_force() {
 }
 
 #[test]
+fn what_cannot_be_written_is_not_lost() {
+    let folder = Folder::new("lost");
+    let day = folder.record("day.jsonl", &day());
+    let (out, err) = ended(&["learn", &day, "-o", &folder.path(".")], 1);
+    assert!(out.starts_with("# What is normal on web1"), "{out}");
+    assert!(err.contains("it was written to standard output instead: cannot write "), "{err}");
+}
+
+#[test]
 fn wrong_usage_is_told() {
     for (words, part) in [
         (&["learn"][..], "say from what to learn"),

@@ -76,6 +76,21 @@ test result: FAILED. 1 passed; 1 failed
         assert!(report.contains(part), "{part} in {report}");
     }
 
+    let (code, out, _) = folder.conn(&["test", "rules", "--json"]);
+    let told: serde_json::Value = serde_json::from_str(&out).expect("JSON");
+    assert_eq!((code, &told["kind"], &told["ok"]), (1, &"test".into(), &false.into()));
+    assert_eq!((&told["passed"], &told["failed"], &told["left_out"]), (&1.into(), &1.into(), &0.into()));
+    let (good, bad) = (&told["tests"][0], &told["tests"][1]);
+    assert_eq!(
+        (&good["ok"], &good["name"], &good["message"]),
+        (&true.into(), &"a shell outside".into(), &serde_json::Value::Null)
+    );
+    assert_eq!((&bad["file"], &bad["line"]), (&"rules/tests.toml".into(), &5.into()));
+    assert_eq!(bad["message"], "1 expected alert not told");
+    assert!(
+        bad["details"].as_str().is_some_and(|text| text.contains("no     dst:external  dst is 10.0.0.9"))
+    );
+
     let (code, out, _) = folder.conn(&["test", "rules", "--filter", "outside"]);
     assert_eq!((code, out.as_str()), (0, "test result: ok. 1 passed; 0 failed; 1 left out\n"));
     let (code, _, error) = folder.conn(&["test", "rules", "--filter", "nowhere"]);

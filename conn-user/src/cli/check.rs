@@ -69,6 +69,9 @@ struct Report {
     rules: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     disabled: Option<usize>,
+    /// Entries of the baseline.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    baseline: Option<usize>,
     errors: Vec<ErrorReport>,
     more_errors: usize,
     /// What is allowed and hardly meant.
@@ -114,6 +117,7 @@ fn json(checked: &Checked) -> String {
         files: files.collect(),
         rules: set.map(|set| set.rules.len()),
         disabled: set.map(|_| checked.off.len()),
+        baseline: set.map(|set| set.baseline.entries().len()),
         errors: errors.errors.iter().map(error).collect(),
         more_errors: errors.more,
         warnings: checked.warnings.clone(),
@@ -148,6 +152,18 @@ mod tests {
         assert!(shown.ends_with(".toml: 2 rules\n2 rules ok, 1 of them not enabled\n"), "{shown}");
         let json: serde_json::Value = serde_json::from_str(&json(&checked)).expect("JSON");
         assert_eq!((&json["ok"], &json["rules"], &json["disabled"]), (&true.into(), &1.into(), &1.into()));
+        assert_eq!(json["baseline"], 0);
+    }
+
+    #[test]
+    fn entries_of_a_baseline_are_counted() {
+        let entry = "[[baseline.listener]]\nexe = '/x'\nlocal = 'any'\nport = 1\n";
+        for (entries, said) in [(1, "; a baseline of 1 entry\n"), (2, "; a baseline of 2 entries\n")] {
+            let checked = checked(&format!("{RIGHT}{}", entry.repeat(entries)), "baseline");
+            assert!(text(&checked).ends_with(said), "{}", text(&checked));
+            let json: serde_json::Value = serde_json::from_str(&json(&checked)).expect("JSON");
+            assert_eq!(json["baseline"], entries);
+        }
     }
 
     #[test]
@@ -181,6 +197,7 @@ mod tests {
         let error = &json["errors"][0];
         assert_eq!((&json["ok"], &error["line"], &error["column"]), (&false.into(), &3.into(), &8.into()));
         assert_eq!(error["message"], "unknown `paht`");
+        assert!(json.get("baseline").is_none());
     }
 
     #[test]

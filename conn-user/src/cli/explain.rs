@@ -51,6 +51,14 @@ pub fn run(args: &ExplainArgs) -> anyhow::Result<Exit> {
         Some((_, Some(ask))) => ask,
         None => Ask::Only,
     };
+    // Many have this number, and what the rules knew before them is nothing.
+    if args.event == Some(0) {
+        tell(
+            "what was there at the start has no number of its own (seq 0), and no rule remembers anything before it: if one told \
+             of it, --alert ID explains that; what rules make of it a test can show, with `existing` (docs/tests.md)",
+        );
+        return Ok(Exit::Error);
+    }
     let rules = match args.choice().load() {
         Ok(Some(rules)) => rules,
         Ok(None) => return Ok(Exit::Done),
@@ -170,7 +178,8 @@ fn not_found(args: &ExplainArgs, ask: &Ask, found: &Found) -> String {
         _ => {
             let asked = args.alert.as_deref().unwrap_or_default();
             let near = nearest(asked, found.known.iter().map(String::as_str));
-            let near = near.map_or_else(String::new, |near| format!("did you mean `{near}`? "));
+            let near =
+                near.map_or_else(String::new, |near| format!("did you mean `{}`? ", near.escape_debug()));
             format!("there is no alert `{}`; {near}there are {known}", asked.escape_debug())
         }
     }

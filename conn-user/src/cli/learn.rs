@@ -14,7 +14,7 @@ use super::args::{Exit, LearnArgs, LearnFrom};
 use super::tell;
 use crate::event::read::Reader;
 use crate::filter::Names;
-use crate::learn::baseline::diff::diff;
+use crate::learn::baseline::diff::{Side, diff};
 use crate::learn::baseline::{Learner, Learnt};
 use crate::learn::units;
 use crate::process::unit_files::{UnitFiles, load_path};
@@ -62,8 +62,7 @@ pub fn run(args: &LearnArgs) -> anyhow::Result<Exit> {
                 Err(exit) => return Ok(exit),
             };
             let Some(old) = old else { return Ok(Exit::Done) };
-            let (entries, windows) = (new.baseline.entries(), new.baseline.windows());
-            return compare(&old, (entries, windows), args);
+            return compare(&old, side(&new), args);
         }
         LearnFrom::Recordings(files) => from_recordings(files)?,
         LearnFrom::Live(duration) => match live::learn(duration, args)? {
@@ -85,7 +84,8 @@ pub fn run(args: &LearnArgs) -> anyhow::Result<Exit> {
             if let Some(output) = args.output.as_deref() {
                 write(&found.learnt.text(&found.host, &found.from), Some(output))?;
             }
-            compare(&old, (&found.learnt.entries, &found.learnt.windows), args)
+            let Learnt { entries, windows, .. } = &found.learnt;
+            compare(&old, Side { entries, windows, names: Names::builtin() }, args)
         }
     }
 }
@@ -98,10 +98,12 @@ fn rules_of(path: &Path) -> Result<RuleSet, Exit> {
     })
 }
 
-type Entries<'a> = (&'a [crate::rules::baseline::Entry], &'a [crate::rules::baseline::Window]);
+fn side(rules: &RuleSet) -> Side<'_> {
+    Side { entries: rules.baseline.entries(), windows: rules.baseline.windows(), names: &rules.names }
+}
 
-fn compare(old: &RuleSet, new: Entries<'_>, args: &LearnArgs) -> anyhow::Result<Exit> {
-    let difference = diff((old.baseline.entries(), old.baseline.windows()), new, Names::builtin());
+fn compare(old: &RuleSet, new: Side<'_>, args: &LearnArgs) -> anyhow::Result<Exit> {
+    let difference = diff(side(old), new);
     if difference.lost > 0 {
         tell(format_args!(
             "note: {} records were lost while these were learnt; what is gone may have been missed",
@@ -154,10 +156,14 @@ fn from_units(folders: &[PathBuf]) -> anyhow::Result<String> {
 fn write(text: &str, output: Option<&Path>) -> anyhow::Result<Exit> {
     match output {
         None => super::print(text.as_bytes()),
-        Some(path) => {
-            replace(path, text, |_| Ok(()))?;
-            Ok(Exit::Done)
-        }
+        Some(path) => match replace(path, text, |_| Ok(())) {
+            Ok(()) => Ok(Exit::Done),
+            // What took a day to learn must not be lost.
+            Err(error) => {
+                super::print(text.as_bytes())?;
+                Err(error.context("it was written to standard output instead"))
+            }
+        },
     }
 }
 

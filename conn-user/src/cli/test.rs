@@ -37,7 +37,8 @@ fn prove(args: &TestArgs, checked: &Checked, rules: &RuleSet) -> anyhow::Result<
             .with_context(|| format!("writing the report {}", file::shown(path)))?;
     }
     let counts = report::counts(&proved, checked.cases.len());
-    let printed = super::print(report::text(&proved, counts).as_bytes())?;
+    let report = if args.json { report::json(&proved, counts) } else { report::text(&proved, counts) };
+    let printed = super::print(report.as_bytes())?;
     // What tests nothing must not look like success.
     if proved.is_empty() {
         match checked.cases.len() {

@@ -58,17 +58,27 @@ impl Glob {
 
     /// Whether the whole of `bytes` fits. Time is at most the product of the lengths.
     pub fn matches(&self, bytes: &[u8]) -> bool {
+        self.fits(bytes, |part, byte| part.takes(*byte))
+    }
+
+    /// Whether whatever fits `other` fits this one. Of globs that say the same in different ways (`*?`, `?*`) it may say no.
+    pub fn covers(&self, other: &Self) -> bool {
+        self.fits(&other.parts, Part::covers)
+    }
+
+    /// Whether a row of single things fits, each of which a part may take; a star takes any run of them.
+    fn fits<T>(&self, row: &[T], takes: impl Fn(&Part, &T) -> bool) -> bool {
         let (mut part, mut at) = (0, 0);
-        // Where to go on when the last star has to take one byte more.
+        // Where to go on when the last star has to take one more.
         let mut star: Option<(usize, usize)> = None;
-        while at < bytes.len() || part < self.parts.len() {
+        while at < row.len() || part < self.parts.len() {
             let fits = match self.parts.get(part) {
                 Some(Part::AnyRun) => {
                     star = Some((part, at));
                     part += 1;
                     continue;
                 }
-                Some(single) => bytes.get(at).is_some_and(|byte| single.takes(*byte)),
+                Some(single) => row.get(at).is_some_and(|one| takes(single, one)),
                 None => false,
             };
             if fits {
@@ -77,7 +87,7 @@ impl Glob {
                 continue;
             }
             match &mut star {
-                Some((star_part, star_at)) if *star_at < bytes.len() => {
+                Some((star_part, star_at)) if *star_at < row.len() => {
                     *star_at += 1;
                     (part, at) = (*star_part + 1, *star_at);
                 }
@@ -96,6 +106,17 @@ impl Part {
             Self::Set { ranges, negated } => {
                 ranges.iter().any(|(low, high)| (*low..=*high).contains(&byte)) != *negated
             }
+        }
+    }
+
+    /// Whether it takes every byte that `other` may be, and `other` is one byte.
+    fn covers(&self, other: &Self) -> bool {
+        match other {
+            Self::Byte(byte) => self.takes(*byte),
+            Self::AnyByte | Self::Set { .. } => {
+                (0..=u8::MAX).all(|byte| !other.takes(byte) || self.takes(byte))
+            }
+            Self::AnyRun => false,
         }
     }
 }
@@ -157,12 +178,39 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn one_covers_another() {
+        for (own, other, expected) in [
+            ("/usr/bin/*", "/usr/bin/python3", true),
+            ("/usr/bin/*", "/usr/bin/python[0-9]*", true),
+            ("/usr/bin/python[0-9]*", "/usr/bin/python[0-9]*", true),
+            ("/usr/bin/python[0-9]*", "/usr/bin/python3.?", true),
+            ("/usr/bin/python[0-9]*", "/usr/bin/python*", false),
+            ("app-?", "app-*", false),
+            ("app-??*", "app-*", false),
+            ("[a-f]", "[b-c]", true),
+            ("[b-c]", "[a-f]", false),
+            ("*", "", true),
+            ("", "*", false),
+        ] {
+            assert_eq!(Glob::new(own).covers(&Glob::new(other)), expected, "{own} {other}");
+        }
+    }
+
+    #[test]
     fn many_stars_take_bounded_time() {
         let pattern = "*a".repeat(200) + "b";
         assert!(!Glob::new(&pattern).matches("a".repeat(4096).as_bytes()));
     }
 
     proptest! {
+        #[test]
+        fn what_is_covered_fits(own in "[ab*?\\[\\]]{0,6}", other in "[ab*?\\[\\]]{0,6}", text in "[ab]{0,6}") {
+            let (own, other) = (Glob::new(&own), Glob::new(&other));
+            if own.covers(&other) && other.matches(text.as_bytes()) {
+                prop_assert!(own.matches(text.as_bytes()));
+            }
+        }
+
         #[test]
         fn equals_the_definition(pattern in "[ab*?\\[\\]!-]{0,8}", text in "[ab\\[\\]!-]{0,8}") {
             prop_assert_eq!(Glob::new(&pattern).matches(text.as_bytes()), naive(pattern.as_bytes(), text.as_bytes()));

@@ -33,6 +33,7 @@ use std::fmt;
 
 pub use self::error::FilterError;
 pub use self::names::Names;
+pub(crate) use self::ranges::{IpRanges, IpSet, canonical_net};
 use self::view::View;
 use crate::event::model::{Event, EventKind};
 use crate::listing::Listed;

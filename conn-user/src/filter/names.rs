@@ -112,7 +112,7 @@ impl Names {
     }
 
     /// Its addresses, ready to be asked.
-    pub(super) fn zone_set(&self, name: &str) -> Option<&IpSet> {
+    pub(crate) fn zone_set(&self, name: &str) -> Option<&IpSet> {
         self.zones.get(name).map(|known| &known.set)
     }
 

@@ -67,6 +67,12 @@ impl<T: Number> Ranges<T> {
         after.checked_sub(1).and_then(|at| self.0.get(at)).is_some_and(|(_, own)| high <= *own)
     }
 
+    /// Whether some number of an inclusive range is in it.
+    fn contains_some(&self, low: T, high: T) -> bool {
+        let at = self.0.partition_point(|(_, own)| *own < low);
+        self.0.get(at).is_some_and(|(own, _)| *own <= high)
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = (T, T)> {
         self.0.iter().copied()
     }
@@ -90,7 +96,7 @@ impl<T: Number> Ranges<T> {
 
 /// Addresses in the making of an [`IpSet`].
 #[derive(Debug, Default)]
-pub(super) struct IpRanges {
+pub(crate) struct IpRanges {
     v4: Vec<(u32, u32)>,
     v6: Vec<(u128, u128)>,
 }
@@ -104,7 +110,7 @@ impl IpRanges {
         }
     }
 
-    pub(super) fn add_set(&mut self, set: &IpSet) {
+    pub(crate) fn add_set(&mut self, set: &IpSet) {
         self.v4.extend(set.v4.iter());
         self.v6.extend(set.v6.iter());
     }
@@ -112,7 +118,7 @@ impl IpRanges {
 
 /// A set of addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct IpSet {
+pub(crate) struct IpSet {
     v4: Ranges<u32>,
     v6: Ranges<u128>,
 }
@@ -125,7 +131,7 @@ impl From<IpRanges> for IpSet {
 
 impl IpSet {
     /// The addresses of networks.
-    pub(super) fn of(nets: &[IpNet]) -> Self {
+    pub(crate) fn of(nets: &[IpNet]) -> Self {
         let mut ranges = IpRanges::default();
         for net in nets {
             ranges.add(*net);
@@ -143,6 +149,23 @@ impl IpSet {
             IpAddr::V4(v4) => self.v4.contains(v4.to_bits()),
             IpAddr::V6(v6) => self.v6.contains(v6.to_bits()),
         }
+    }
+
+    /// Whether it has no address.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.v4.0.is_empty() && self.v6.0.is_empty()
+    }
+
+    /// Whether it has every address of `other`.
+    pub(crate) fn contains_set(&self, other: &Self) -> bool {
+        other.v4.iter().all(|(low, high)| self.v4.contains_all(low, high))
+            && other.v6.iter().all(|(low, high)| self.v6.contains_all(low, high))
+    }
+
+    /// Whether it has an address of `other`.
+    pub(crate) fn meets(&self, other: &Self) -> bool {
+        other.v4.iter().any(|(low, high)| self.v4.contains_some(low, high))
+            || other.v6.iter().any(|(low, high)| self.v6.contains_some(low, high))
     }
 
     /// Its inclusive ranges, ascending: of IPv4 and of IPv6.
@@ -163,7 +186,7 @@ impl IpSet {
 }
 
 /// A network of IPv4-mapped addresses as the IPv4 network that it is: events have no mapped addresses.
-fn canonical_net(net: IpNet) -> IpNet {
+pub(crate) fn canonical_net(net: IpNet) -> IpNet {
     match (canonical_ip(net.addr()).0, net.prefix_len().checked_sub(96)) {
         (IpAddr::V4(v4), Some(prefix)) if net.addr().is_ipv6() => {
             Ipv4Net::new(v4, prefix).map_or(net.trunc(), |net| IpNet::V4(net).trunc())
@@ -195,6 +218,10 @@ mod tests {
                 prop_assert_eq!(other.contains(number), !inside);
                 let both = set.contains(number) && number.checked_add(1).is_some_and(|next| set.contains(next));
                 prop_assert_eq!(set.contains_all(number, number.saturating_add(1)), both || (inside && number == u32::MAX));
+            }
+            for (low, high) in [(0, 3), (2, 5), (6, 11)] {
+                let some = (low..=high).any(|number| set.contains(number));
+                prop_assert_eq!(set.contains_some(low, high), some);
             }
             let all: Vec<_> = set.iter().collect();
             prop_assert!(all.windows(2).all(|pair| u64::from(pair[0].1) + 1 < u64::from(pair[1].0)), "{all:?}");

@@ -77,7 +77,7 @@ fn trace(written: &ast::Word, word: &Word, view: &View<'_>, names: &Names) -> Wo
     let looked = looked(&word.test, view);
     let seen = if !looked.is_empty() {
         Seen::Values(looked)
-    } else if may_be_unknown(written.key, view) {
+    } else if may_be_unknown(written.key, &word.test, view) {
         Seen::Unknown
     } else {
         Seen::Nothing
@@ -340,7 +340,7 @@ fn process_text(which: ProcessText, process: &ProcessInfo, texts: &Texts, looks:
 }
 
 /// Whether what a key looks at, and found nothing, may be there without being known.
-fn may_be_unknown(key: Key, view: &View<'_>) -> bool {
+fn may_be_unknown(key: Key, test: &Test, view: &View<'_>) -> bool {
     let is_event = matches!(view.origin, Origin::Event(_));
     let (kind, socket) = (view.kind, view.socket.as_ref());
     let is = |kinds: &[EventKind]| kind.is_some_and(|kind| kinds.contains(&kind));
@@ -382,19 +382,22 @@ fn may_be_unknown(key: Key, view: &View<'_>) -> bool {
         key => match (view.owner, view.closer) {
             (None, None) => socket.is_some(),
             (owner, closer) => {
-                owner.into_iter().chain(closer).any(|process| of_process_may_be_unknown(key, process))
+                owner.into_iter().chain(closer).any(|process| of_process_may_be_unknown(key, test, process))
             }
         },
     }
 }
 
-fn of_process_may_be_unknown(key: Key, process: &ProcessInfo) -> bool {
+fn of_process_may_be_unknown(key: Key, test: &Test, process: &ProcessInfo) -> bool {
     let place = process.placement.as_deref();
     match key {
         Key::ExeSha256 => !process.identity.sha256_settled(),
         Key::Exe | Key::ExeFs | Key::ExeMount => !process.kernel,
         Key::ExeFlag => {
-            process.exe.is_none() || process.identity.exe().is_none_or(|file| file.writable.is_none())
+            // The others are seen by the path.
+            let asks_mode = matches!(test, Test::ExeFlag(flags) if flags.contains(&names::ExeFlag::Writable));
+            let mode = process.identity.exe().and_then(|file| file.writable);
+            process.exe.is_none() || (asks_mode && mode.is_none())
         }
         Key::Tty => !matches!(process.identity.state().map(|state| &state.tty), Some(Tty::None)),
         Key::Unit | Key::UserUnit | Key::Slice | Key::Cgroup | Key::Container | Key::Pod => place.is_none(),
@@ -403,5 +406,47 @@ fn of_process_may_be_unknown(key: Key, process: &ProcessInfo) -> bool {
         Key::User => false,
         Key::Ppid | Key::Parent | Key::Ancestor | Key::AncestorPid => process.pid.0 > 2,
         _ => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::model::{EventBody, ProcEvent};
+    use crate::event::samples;
+    use crate::flow::model::{Change, ConnEvent, UnknownReason};
+
+    fn seen(word: &str, event: &Event) -> Seen {
+        let filter = Filter::new(word).unwrap_or_else(|error| panic!("{error}"));
+        filter.trace(event, Names::builtin()).remove(0).seen
+    }
+
+    /// What is not known might fit if it were; what is not there cannot.
+    #[test]
+    fn what_is_not_known_is_not_what_is_not_there() {
+        let connect = |conn| samples::event(1, EventBody::Flow(Change::Connect(conn)));
+        let known = connect(samples::outgoing());
+        let owner = samples::by(
+            &samples::process(9, b"x", "/usr/bin/x", &[]),
+            conn_common::hook::HookId::FentryTcpConnect,
+        );
+        let little = connect(ConnEvent { owner, ..samples::outgoing() });
+        let nobody =
+            connect(ConnEvent { owner: samples::unknown(UnknownReason::Lost), ..samples::outgoing() });
+        let exec = samples::event(1, EventBody::Exec(ProcEvent::new(samples::curl())));
+        for (word, event, expected) in [
+            ("container:x", &known, Seen::Nothing),
+            ("exe_flag:writable", &known, Seen::Nothing),
+            ("unit:x", &little, Seen::Unknown),
+            ("exe_sha256:x", &little, Seen::Unknown),
+            ("exe_flag:writable", &little, Seen::Unknown),
+            ("exe_flag:memfd,deleted", &little, Seen::Nothing),
+            ("proc:x", &nobody, Seen::Unknown),
+            ("exe_flag:memfd", &nobody, Seen::Unknown),
+            ("dport:1", &exec, Seen::Nothing),
+            ("dir:in", &exec, Seen::Nothing),
+        ] {
+            assert_eq!(seen(word, event), expected, "{word}");
+        }
     }
 }

@@ -128,11 +128,6 @@ pub(super) fn text(value: &str) -> String {
     out
 }
 
-/// Adds [`filter`] to a text.
-pub(super) fn filter_into(value: &str, out: &mut String) {
-    out.push_str(&filter(value));
-}
-
 /// A filter as the documentation advises: in single quotes, where nothing has a meaning, if it has none itself.
 fn filter(value: &str) -> String {
     if value.contains('\'') || value.chars().any(escape::is_hidden) {

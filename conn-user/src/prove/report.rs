@@ -1,6 +1,8 @@
-//! What a run of tests says: text for people, and cases for JUnit.
+//! What a run of tests says: text for people, an object for programs, and cases for JUnit.
 
 use std::fmt::Write as _;
+
+use serde::Serialize;
 
 use super::Proved;
 use crate::event::escape;
@@ -46,6 +48,50 @@ pub fn text(proved: &[Proved<'_>], counts: Counts) -> String {
     if counts.left_out > 0 {
         let _ = write!(out, "; {} left out", counts.left_out);
     }
+    out.push('\n');
+    out
+}
+
+#[derive(Serialize)]
+struct Report<'a> {
+    kind: &'static str,
+    /// Something was tested, and nothing failed.
+    ok: bool,
+    passed: usize,
+    failed: usize,
+    left_out: usize,
+    tests: Vec<TestReport<'a>>,
+}
+
+#[derive(Serialize)]
+struct TestReport<'a> {
+    name: &'a str,
+    file: String,
+    line: usize,
+    ok: bool,
+    took_ns: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    details: Option<&'a str>,
+}
+
+/// One JSON object.
+pub fn json(proved: &[Proved<'_>], counts: Counts) -> String {
+    let tests = proved.iter().map(|Proved { case, failure, took }| TestReport {
+        name: &case.name,
+        file: shown(&case.file),
+        line: case.line,
+        ok: failure.is_none(),
+        took_ns: u64::try_from(took.as_nanos()).unwrap_or(u64::MAX),
+        message: failure.as_ref().map(|failure| failure.message.as_str()),
+        details: failure.as_ref().map(|failure| failure.details.as_str()),
+    });
+    let Counts { passed, failed, left_out } = counts;
+    let ok = failed == 0 && passed > 0;
+    let report = Report { kind: "test", ok, passed, failed, left_out, tests: tests.collect() };
+    // Text and numbers alone always become JSON.
+    let mut out = serde_json::to_string(&report).unwrap_or_default();
     out.push('\n');
     out
 }

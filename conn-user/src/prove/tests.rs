@@ -176,13 +176,113 @@ fn what_differs_is_said() {
 }
 
 #[test]
+fn evidence_can_be_expected() {
+    let text = r#"
+[[rule]]
+id = "scan"
+kind = "path"
+find = "fan-out"
+match = ''
+limit = 2
+window = "1m"
+
+[[test]]
+name = "a scan"
+events = [{ repeat = 3, events = ["connect /opt/worm -> 10.1.0.{n}:445", "failed ECONNREFUSED"] }]
+expect = ["raised scan with peers=3 window=60s"]
+"#;
+    assert_eq!(failures(text), []);
+    let details = only(&text.replace("peers=3", "peers=4 ports=1")).details;
+    let told = "told instead (its peers is 3, it has no evidence ports): raised scan medium at 0s\n";
+    assert!(details.contains(told), "{details}");
+    // Among several, and quoted as the alert does.
+    let text = r#"
+[[rule]]
+id = "new"
+kind = "path"
+baseline = true
+match = ''
+[[baseline.connection]]
+exe = "/usr/bin/curl"
+dir = "out"
+remote = "loopback"
+port = 1
+[[baseline.connection]]
+exe = "/usr/bin/curl"
+dir = "out"
+remote = "10.0.0.1"
+port = 2
+[[test]]
+name = "curl"
+events = ["open /usr/bin/curl -> 203.0.113.9:2"]
+expect = ['raised new with nearest="out 10.0.0.1 port 2" zone=external']
+"#;
+    assert_eq!(failures(text), []);
+}
+
+#[test]
 fn time_that_is_short_is_told() {
     let text = "[[rule]]\nid = 'long'\nkind = 'long'\nmatch = ''\nlevels = ['1h']\n[[test]]\nname = 'x'\n\
                 events = ['open /bin/x -> 10.0.0.9:1', '+10s']\nexpect = ['raised long']\n";
     let details = only(text).details;
     assert!(details.contains("its next timer was due in 59m50s\n"), "{details}");
+    let absent = text.replace("kind = 'long'", "kind = 'missing'\nexpect = 'listener'\ngrace = '1m'");
+    let absent = absent.replace("levels = ['1h']\n", "").replace("'open /bin/x -> 10.0.0.9:1', ", "");
+    let details = only(&absent).details;
+    assert!(details.contains("its next timer was due in 50s\n"), "{details}");
     let nothing = only(&text.replace("open /bin/x -> 10.0.0.9:1", "listen /bin/x *:1")).details;
     assert!(nothing.contains("long looks at an open connection: nothing of that happens"), "{nothing}");
+}
+
+#[test]
+fn what_was_there_is_looked_at_as_when_conn_begins() {
+    let existing = SHELL
+        .replace("events = [\"c1:", "existing = [\"c1:")
+        .replace(", \"+10m\", \"close c1 in 300\"]", "]");
+    let details = only(&existing.replace("proc:bash", "proc:zsh")).details;
+    let part = "when conn began, established (c1: open /usr/bin/bash -> 203.0.113.9:4444): its match does not hold\n";
+    assert!(details.contains(part), "{details}");
+}
+
+#[test]
+fn a_pivot_is_asked_for_ways_in_and_out() {
+    let text = r#"
+[[rule]]
+id = "pivot"
+kind = "path"
+find = "pivot"
+match = "dir:in src:external"
+to = "dst:internal"
+except = ["dport:53"]
+within = "10m"
+[[test]]
+name = "a pivot"
+events = ["accept /usr/sbin/sshd 10.0.0.1:22 <- 203.0.113.9:5000", "open /usr/sbin/sshd -> 10.0.0.2:445"]
+expect = ["raised pivot"]
+"#;
+    assert_eq!(failures(text), []);
+    for (from, to, part) in [
+        (
+            "203.0.113.9",
+            "10.0.0.9",
+            "accept (accept /usr/sbin/sshd 10.0.0.1:22 <- 10.0.0.9:5000): its match does not hold\n",
+        ),
+        (
+            "203.0.113.9",
+            "10.0.0.9",
+            "): its `to` holds, and no exception does; whether there was a way in decides\n",
+        ),
+        (
+            "10.0.0.2:445",
+            "198.51.100.7:445",
+            "): its `to` does not hold\n    no     dst:internal  dst is 198.51.100.7\n",
+        ),
+        ("10.0.0.2:445", "10.0.0.2:53", "): its `to` holds, and so does its exception 'dport:53'\n"),
+        ("10.0.0.2:445", "10.0.0.2:53", "): its match holds: a way in\n"),
+    ] {
+        let details = only(&text.replace(from, to)).details;
+        assert!(details.contains(part), "{part:?} in\n{details}");
+    }
 }
 
 #[test]

@@ -5,12 +5,13 @@ use std::fmt::Write as _;
 
 use super::run::{Ran, since_begin};
 use super::why;
-use crate::event::alert::Alert;
+use crate::event::alert::{Alert, Value};
 use crate::event::escape;
 use crate::event::model::{Event, EventBody};
 use crate::event::names::Named as _;
 use crate::event::text::{TextFormatter, TextOptions};
-use crate::filter::Names;
+use crate::event::words::Words;
+use crate::filter::{Names, amount};
 use crate::rules::cases::{Case, Expected};
 use crate::units::{DurationNs, NetNs, WallNs};
 
@@ -100,7 +101,32 @@ fn differences(expected: &Expected, told: &Alert, ran: &Ran<'_>) -> Vec<String> 
     if expected.on.as_ref().is_some_and(|on| !ran.is_about(told, on)) {
         differences.push("it is about something else".to_owned());
     }
+    for (name, value) in &expected.with {
+        match told.evidence.iter().find(|evidence| *evidence.name == **name) {
+            None => differences.push(format!("it has no evidence {}", shown(name))),
+            Some(evidence) if !is_value(&evidence.value, value) => {
+                differences.push(format!("its {} is {}", evidence.name, written(&evidence.value)));
+            }
+            Some(_) => {}
+        }
+    }
     differences
+}
+
+/// Whether this is the value, as alerts write it; of several, whether it is one of them.
+fn is_value(value: &Value, text: &str) -> bool {
+    match value {
+        // `1h0m0s` is `1h`.
+        Value::Duration(own) if amount::duration(text) == Some(*own) => true,
+        Value::List(values) if values.iter().any(|one| is_value(one, text)) => true,
+        value => written(value) == text,
+    }
+}
+
+fn written(value: &Value) -> String {
+    let mut words = Words::default();
+    words.value(value);
+    String::from_utf8_lossy(&words.bytes).into_owned()
 }
 
 fn message(unmet: &[&Expected], unexpected: &[&Alert]) -> String {

@@ -5,10 +5,9 @@ use std::fmt::Write as _;
 use super::run::{Happened, Ran, since_begin};
 use super::verdict::{duration, shown};
 use crate::filter::Names;
-use crate::filter::trace::WordTrace;
 use crate::rules::detector::Triggers;
 use crate::rules::model::{Detect, PathRule, ProcessRule, Rule, ServerRule};
-use crate::rules::trace::{ExceptTrace, RuleTrace, Verdict, failing, text};
+use crate::rules::trace::{RuleTrace, Verdict, text};
 use crate::units::BootNs;
 
 /// Most events that are shown of a rule.
@@ -16,17 +15,19 @@ const EVENTS_MAX: usize = 6;
 
 /// Says of the events that this rule looks at what held.
 pub(super) fn explain(id: &str, ran: &Ran<'_>, names: &Names, out: &mut String) {
-    let Some(rule) = ran.engine.rules().find(|rule| *rule.about.id == *id) else { return };
-    let Some(first) = ran.trail.first() else { return };
-    let looks_at = rule.trace(&first.event, names).looks_at;
-    let seen = |happened: &&Happened<'_>| Triggers::of(&happened.event).meet(looks_at);
+    let Some(rule) = ran.engine.rules().find(|rule| *rule.about.id == *id) else {
+        let _ = writeln!(out, "{id} is not in force");
+        return;
+    };
+    let looks_at = rule.looks_at();
+    let seen = |happened: &&Happened<'_>| Triggers::of_told(&happened.event).meet(looks_at);
     let count = ran.trail.iter().filter(seen).count();
     if count == 0 {
         let kinds: Vec<&str> = looks_at.names().collect();
         let _ = writeln!(out, "{id} looks at {}: nothing of that happens in this test", kinds.join(", "));
-        return;
+    } else {
+        let _ = writeln!(out, "{id}:");
     }
-    let _ = writeln!(out, "{id}:");
     for happened in ran.trail.iter().filter(seen).take(EVENTS_MAX) {
         event(rule, happened, names, out);
     }
@@ -49,38 +50,23 @@ fn event(rule: &Rule, happened: &Happened<'_>, names: &Names, out: &mut String) 
     };
     let (kind, line) = (happened.event.body.kind().name(), shown(&happened.step.text));
     let mut words = Vec::new();
-    let says = match (&trace.also, trace.verdict) {
-        (Some(to), _) => pivot(&trace, to, &mut words),
-        (None, Verdict::NotLookedAt) => "it does not look at it".to_owned(),
-        (None, Verdict::MatchFailed) => {
-            text::write_words(&trace.matches, 4, &mut words);
-            "its match does not hold".to_owned()
+    let filter = if trace.by_also { "`to`" } else { "match" };
+    let says = match trace.verdict {
+        Verdict::NotLookedAt => "it does not look at it".to_owned(),
+        Verdict::MatchFailed => {
+            text::write_words(trace.deciding(), 4, &mut words);
+            format!("its {filter} does not hold")
         }
-        (None, Verdict::Excepted(at)) => format!("its match holds, and so does {}", exception(&trace, at)),
-        (None, Verdict::Selected) => {
-            format!("its match holds, and no exception does; {}", question(&rule.detect))
+        Verdict::Excepted(at) => format!("its {filter} holds, and so does {}", exception(&trace, at)),
+        Verdict::Selected if trace.also.is_some() && !trace.by_also => {
+            format!("its {filter} holds: a way in")
+        }
+        Verdict::Selected => {
+            format!("its {filter} holds, and no exception does; {}", question(&rule.detect))
         }
     };
     let _ = writeln!(out, "  {at}, {kind} ({line}): {says}");
     out.push_str(&String::from_utf8_lossy(&words));
-}
-
-/// A way in is what `match` is about, a way out what `to` and the exceptions are.
-fn pivot(trace: &RuleTrace, to: &[WordTrace], words: &mut Vec<u8>) -> String {
-    if failing(&trace.matches) == 0 {
-        return "its match holds: a way in".to_owned();
-    }
-    if failing(to) == 0 {
-        return match trace.except.iter().position(ExceptTrace::holds) {
-            Some(at) => format!("its `to` holds, and so does {}", exception(trace, at)),
-            None => "its `to` holds, and no exception does; whether there was a way in decides".to_owned(),
-        };
-    }
-    words.extend_from_slice(b"    match\n");
-    text::write_words(&trace.matches, 4, words);
-    words.extend_from_slice(b"    to\n");
-    text::write_words(to, 4, words);
-    "neither its match nor its `to` holds".to_owned()
 }
 
 fn exception(trace: &RuleTrace, at: usize) -> String {
@@ -102,14 +88,15 @@ fn question(detect: &Detect) -> String {
         Detect::Path(PathRule::Unlearned)
         | Detect::Process(ProcessRule::Unlearned)
         | Detect::Server(ServerRule::Unlearned) => "whether the baseline has an entry of it".to_owned(),
-        Detect::Path(PathRule::Forbidden | PathRule::Pivot { .. })
-        | Detect::Process(ProcessRule::Network) => "it is told, but once in its throttle".to_owned(),
+        Detect::Path(PathRule::Pivot { .. }) => "whether there was a way in decides".to_owned(),
+        Detect::Path(PathRule::Forbidden)
+        | Detect::Process(ProcessRule::Network)
+        | Detect::Server(ServerRule::Listener | ServerRule::Accept) => {
+            "it is told, but once in its throttle".to_owned()
+        }
         Detect::Process(ProcessRule::Replaced) => "whether its executable was replaced".to_owned(),
         Detect::Process(ProcessRule::Stdio | ProcessRule::ParentStdio) => {
             "whether the line names a connection (stdio, parent-stdio)".to_owned()
-        }
-        Detect::Server(ServerRule::Listener | ServerRule::Accept) => {
-            "it is told, but once in its throttle".to_owned()
         }
         Detect::Server(ServerRule::Takeover | ServerRule::Join | ServerRule::Widened) => {
             "whether another one listens or listened there".to_owned()

@@ -197,6 +197,33 @@ impl<'c> World<'c> {
         })
     }
 
+    /// A connection of which it is not known when it began, nor whether it is established.
+    fn conn(
+        &self,
+        flow: FlowNo,
+        direction: Direction,
+        owner: Actor,
+        (local, remote): (SocketAddr, SocketAddr),
+        existing: bool,
+    ) -> ConnEvent {
+        ConnEvent {
+            id: id(flow),
+            direction,
+            transport: Transport::Tcp,
+            local,
+            remote,
+            mapped: false,
+            netns: NETNS,
+            source: source(existing),
+            born: self.born(existing, &owner),
+            kernel_socket: false,
+            owner,
+            listener: None,
+            begun: BootNs(0),
+            established: None,
+        }
+    }
+
     fn connect(
         &mut self,
         flow: FlowNo,
@@ -207,21 +234,11 @@ impl<'c> World<'c> {
         existing: bool,
     ) -> Change {
         let owner = self.by(who, HookId::FentryTcpConnect, existing);
+        let ends = (local.unwrap_or_else(|| ephemeral(flow, remote)), remote);
         let conn = ConnEvent {
-            id: id(flow),
-            direction: Direction::Out,
-            transport: Transport::Tcp,
-            local: local.unwrap_or_else(|| ephemeral(flow, remote)),
-            remote,
-            mapped: false,
-            netns: NETNS,
-            source: source(existing),
-            born: self.born(existing, &owner),
-            kernel_socket: false,
-            owner,
-            listener: None,
             begun: if existing { BootNs(0) } else { self.now },
             established: (established && !existing).then_some(self.now),
+            ..self.conn(flow, Direction::Out, owner, ends, existing)
         };
         self.living.insert(flow, conn.clone());
         if existing {
@@ -241,20 +258,9 @@ impl<'c> World<'c> {
     ) -> Change {
         let owner = self.by(who, HookId::FentryInetAccept, existing);
         let conn = ConnEvent {
-            id: id(flow),
-            direction: Direction::In,
-            transport: Transport::Tcp,
-            local,
-            remote,
-            mapped: false,
-            netns: NETNS,
-            source: source(existing),
-            born: self.born(existing, &owner),
-            kernel_socket: false,
             listener: (!existing).then(|| owner.clone()),
-            owner,
-            begun: BootNs(0),
             established: (!existing).then_some(self.now),
+            ..self.conn(flow, Direction::In, owner, (local, remote), existing)
         };
         self.living.insert(flow, conn.clone());
         if existing { Change::Established(conn) } else { Change::Accept(conn) }

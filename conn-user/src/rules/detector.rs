@@ -92,6 +92,11 @@ impl Triggers {
         }
     }
 
+    /// What this event is, which may be of a recording or a test: what has no number was there when the rules began.
+    pub fn of_told(event: &Event) -> Self {
+        if event.seq == 0 { Self::of_existing(event) } else { Self::of(event) }
+    }
+
     /// What an event is that tells what was there when the rule began.
     pub fn of_existing(event: &Event) -> Self {
         match &event.body {
@@ -120,6 +125,12 @@ pub trait Detector: Send {
     /// Other events of its triggers that it is asked about, besides those that the rule matches.
     fn also(&self) -> Option<&Filter> {
         None
+    }
+
+    /// Whether of an event of its triggers [`Self::also`] decides, and not what the rule matches. For people: the detector is
+    /// told of both.
+    fn also_decides(&self, _event: &Event) -> bool {
+        false
     }
 
     /// An event that [`Self::also`] matches; it may match the rule too.

@@ -283,7 +283,13 @@ impl Engine {
     pub fn explain(&self, event: &Event, now: BootNs, rule: &str) -> Option<Explanation> {
         let (place, running) = (0..).zip(&self.running).find(|(_, running)| running.is(rule))?;
         let trace = running.rule.trace(event, &self.names);
-        let past = Past { now, began: running.began, names: &self.names, baseline: &self.baseline };
+        let past = Past {
+            now,
+            began: running.began,
+            names: &self.names,
+            baseline: &self.baseline,
+            program_rules: &self.program_rules,
+        };
         // Of what it does not look at, it knows nothing.
         let memory =
             trace.is_looked_at().then(|| running.detector.recall(&running.rule, event, &past)).flatten();

@@ -1,5 +1,8 @@
 //! Why a rule told of an event, or did not: its words, its exceptions, and what it remembers.
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 
 use super::alerts::Told;
@@ -8,8 +11,10 @@ use super::engine;
 use super::memory::Memory;
 use super::model::Rule;
 use super::silence;
+use super::trace::text::write_seen;
 use super::trace::{RuleTrace, Verdict, failing};
 use crate::event::alert::Subject;
+use crate::event::escape;
 use crate::event::model::{Event, EventBody, ProcEvent};
 use crate::filter::{Filter, Names};
 use crate::flow::model::{Change, Direction};
@@ -33,10 +38,7 @@ impl Explanation {
     /// How far the rule was from telling, the nearest first: what is looked at before what is not, then by the words that do
     /// not hold, then by the exceptions, then by what is remembered.
     pub fn distance(&self) -> (bool, usize, u8) {
-        let words = match &self.trace.also {
-            Some(also) => failing(also).min(failing(&self.trace.matches)),
-            None => failing(&self.trace.matches),
-        };
+        let words = failing(self.trace.deciding());
         let finds = self.memory.as_ref().map(|memory| memory.finds);
         let rest = match (self.trace.verdict, finds) {
             (Verdict::Excepted(_), _) => 3,
@@ -47,19 +49,47 @@ impl Explanation {
         (!self.trace.is_looked_at(), words, rest)
     }
 
-    /// Whether the rule's question was asked: of a rule with two filters also where the second one holds.
+    /// Whether the rule's question was asked.
     pub fn is_asked(&self) -> bool {
         self.trace.verdict == Verdict::Selected
-            || (self.trace.is_looked_at()
-                && self.trace.also.as_ref().is_some_and(|also| failing(also) == 0)
-                && !self.trace.except.iter().any(super::trace::ExceptTrace::holds))
     }
 
     /// Whether the rule raises an alert at this event.
     pub fn raises(&self) -> bool {
-        self.is_asked()
-            && self.memory.as_ref().is_some_and(|memory| memory.finds == Some(true))
-            && !self.told.is_some_and(|told| told.is_repeat())
+        self.is_asked() && self.is_found() && !self.is_only_counted()
+    }
+
+    /// Whether the rule finds something, but the same was told already.
+    pub fn is_only_counted(&self) -> bool {
+        self.is_found() && self.told.is_some_and(|told| told.is_repeat())
+    }
+
+    fn is_found(&self) -> bool {
+        self.memory.as_ref().is_some_and(|memory| memory.finds == Some(true))
+    }
+
+    /// Appends in a few words what kept the rule from telling: the first word that does not hold, the exception that does, or
+    /// what the rule remembers.
+    pub fn write_why_not(&self, out: &mut Vec<u8>) {
+        let words = self.trace.deciding();
+        let says = match (self.trace.verdict, words.iter().find(|word| !word.holds)) {
+            (_, Some(first)) => {
+                out.extend_from_slice(
+                    format!("fails {} of {} words: ", failing(words), words.len()).as_bytes(),
+                );
+                escape::text(first.word.as_bytes(), out);
+                out.extend_from_slice(b"  ");
+                return write_seen(first, out);
+            }
+            (Verdict::NotLookedAt, None) => "the rule does not look at such an event".to_owned(),
+            (Verdict::Excepted(at), None) => format!("exception {} holds", at + 1),
+            _ if self.is_only_counted() => "the same was told already".to_owned(),
+            _ => match &self.memory {
+                Some(memory) => memory.says.clone(),
+                None => "it remembers nothing of it".to_owned(),
+            },
+        };
+        out.extend_from_slice(says.as_bytes());
     }
 }
 

@@ -1,6 +1,9 @@
 //! What a detector remembers that bears on an event: for people who ask why it told, or did not.
 
+use std::sync::Arc;
+
 use super::baseline::Baseline;
+use super::model::Rule;
 use crate::event::alert::Evidence;
 use crate::event::human;
 use crate::filter::Names;
@@ -30,6 +33,8 @@ pub struct Past<'a> {
     pub names: &'a Names,
     /// What is normal.
     pub baseline: &'a Baseline,
+    /// Rules in force that tell of programs that the baseline does not have.
+    pub program_rules: &'a [Arc<Rule>],
 }
 
 impl Memory {

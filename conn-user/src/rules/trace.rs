@@ -22,6 +22,8 @@ pub struct RuleTrace {
     pub except: Vec<ExceptTrace>,
     /// The words of the rule's second filter (`to` of a pivot rule).
     pub also: Option<Vec<WordTrace>>,
+    /// The second filter decides about this event, and not `match`.
+    pub by_also: bool,
     /// What comes of it.
     pub verdict: Verdict,
 }
@@ -40,7 +42,7 @@ pub struct ExceptTrace {
 pub enum Verdict {
     /// The rule does not look at such events.
     NotLookedAt,
-    /// A word of `match` does not hold.
+    /// A word of the filter that decides does not hold.
     MatchFailed,
     /// This exception holds, the first one that does: its place in `except`.
     Excepted(usize),
@@ -70,28 +72,44 @@ impl RuleTrace {
     pub fn is_looked_at(&self) -> bool {
         self.sorts.meet(self.looks_at)
     }
+
+    /// The words that decide about this event.
+    pub fn deciding(&self) -> &[WordTrace] {
+        self.also.as_deref().filter(|_| self.by_also).unwrap_or(&self.matches)
+    }
 }
 
 impl Rule {
     /// Asks the filters of the rule of the event. `names` are those of the rule's files.
     pub fn trace(&self, event: &Event, names: &Names) -> RuleTrace {
         let detector = engine::detector(&self.detect);
-        let (looks_at, sorts) = (detector.triggers(), Triggers::of(event));
+        let (looks_at, sorts) = (detector.triggers(), Triggers::of_told(event));
         let matches = self.matches.trace(event, names);
         let except: Vec<ExceptTrace> = self
             .except
             .iter()
             .map(|except| ExceptTrace { filter: except.to_string(), words: except.trace(event, names) })
             .collect();
-        let verdict = if !sorts.meet(looks_at) {
+        let also = detector.also().map(|filter| filter.trace(event, names));
+        let by_also = also.is_some() && detector.also_decides(event);
+        let mut trace =
+            RuleTrace { looks_at, sorts, matches, except, also, by_also, verdict: Verdict::NotLookedAt };
+        // One that asks them itself asks them of what its second filter selects.
+        let excepts = by_also || !detector.asks_exceptions();
+        trace.verdict = if !trace.is_looked_at() {
             Verdict::NotLookedAt
-        } else if failing(&matches) > 0 {
+        } else if failing(trace.deciding()) > 0 {
             Verdict::MatchFailed
         } else {
-            except.iter().position(ExceptTrace::holds).map_or(Verdict::Selected, Verdict::Excepted)
+            let holds = trace.except.iter().position(ExceptTrace::holds).filter(|_| excepts);
+            holds.map_or(Verdict::Selected, Verdict::Excepted)
         };
-        let also = detector.also().map(|filter| filter.trace(event, names));
-        RuleTrace { looks_at, sorts, matches, except, also, verdict }
+        trace
+    }
+
+    /// Which sorts of events it looks at.
+    pub fn looks_at(&self) -> Triggers {
+        engine::detector(&self.detect).triggers()
     }
 }
 

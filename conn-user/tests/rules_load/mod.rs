@@ -88,7 +88,7 @@ pub(crate) fn that_find() -> RuleSet {
 }
 
 /// Rules that ask a baseline of which [`events`] are.
-#[allow(dead_code, reason = "the benchmark has no use for them")]
+#[allow(dead_code, reason = "the benchmark of replays has no use for them")]
 pub(crate) fn with_baseline() -> RuleSet {
     let mut learner = Learner::default();
     for event in events() {

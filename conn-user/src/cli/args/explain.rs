@@ -23,7 +23,7 @@ pub struct ExplainArgs {
     pub event: Option<u64>,
 
     /// With --event: what this rule made of it, in full
-    #[arg(long, value_name = "ID", requires = "event")]
+    #[arg(long, value_name = "ID", requires = "event", conflicts_with = "alert")]
     pub rule: Option<String>,
 
     /// Use the rules of this folder (may be given several times) in the place of the built-in ones

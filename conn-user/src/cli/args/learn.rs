@@ -81,7 +81,12 @@ impl LearnArgs {
             (Some(folders), ..) => Ok(LearnFrom::Units(folders)),
             (_, Some(duration), ..) => Ok(LearnFrom::Live(duration)),
             (_, _, Some(alerts), _) => Ok(LearnFrom::Alerts(alerts)),
-            (.., [file]) if is_toml(file) && self.diff.is_some() => Ok(LearnFrom::Baseline(file)),
+            (.., [file]) if is_toml(file) && self.diff.is_some() => match &self.output {
+                None => Ok(LearnFrom::Baseline(file)),
+                Some(_) => Err(
+                    "two baselines that are there are compared: nothing is learnt that --output could keep",
+                ),
+            },
             (.., files) if files.iter().any(is_toml) => {
                 Err("a rule file is no recording: name one alone, with --diff OLD, to compare the two")
             }

@@ -22,6 +22,10 @@ pub struct TestArgs {
     #[arg(long, value_name = "TEXT")]
     pub filter: Option<String>,
 
+    /// Write one JSON object (see docs/tests.md)
+    #[arg(long)]
+    pub json: bool,
+
     /// Write a report in the XML of JUnit to this file too
     #[arg(long, value_name = "FILE")]
     pub junit: Option<PathBuf>,

@@ -62,7 +62,6 @@ fn a_recording_is_of_everything() {
     }
 }
 
-/// A negated word looks like a flag: it must reach the filter, and flags after it must not.
 #[test]
 fn learn_needs_a_source() {
     let learn = |line: &[&str]| match Cli::read(["conn", "learn"].iter().chain(line).map(Into::into))?.command
@@ -80,11 +79,53 @@ fn learn_needs_a_source() {
     assert_eq!(source(&["--for", "2s", "--backend", "kprobe"]).as_deref(), Ok("Live(2s)"));
     assert_eq!(source(&["a", "b"]).as_deref(), Ok("Recordings([\"a\", \"b\"])"));
     assert_eq!(source(&["--diff", "a.toml", "b.toml"]).as_deref(), Ok("Baseline(\"b.toml\")"));
+    assert!(source(&["--diff", "a.toml", "b.toml", "-o", "c"]).is_err_and(|why| why.contains("--output")));
+    assert_eq!(source(&["--diff", "a.toml", "b", "-o", "c"]).as_deref(), Ok("Recordings([\"b\"])"));
     assert!(source(&["a.toml"]).is_err() && source(&["--diff", "a.toml", "b.toml", "c.toml"]).is_err());
     assert_eq!(source(&["--accept", "-", "-o", "c"]).as_deref(), Ok("Alerts(\"-\")"));
     assert!(learn(&["--accept", "-"]).is_err() && learn(&["a", "--backend", "kprobe"]).is_err());
 }
 
+/// clap does not ask for what an argument requires where that conflicts with another one that is there: the argument has to
+/// conflict with it too.
+#[test]
+fn what_means_nothing_is_refused() {
+    let refused = |line: &str| {
+        let words = ["conn"].into_iter().chain(line.split_whitespace()).map(OsString::from);
+        Cli::read(words).expect_err(line).to_string()
+    };
+    for line in [
+        "explain x --alert a1 --rule r",
+        "explain x --alert a1 --event 1",
+        "learn x --json --from-units",
+        "learn --from-units --json",
+        "learn --accept x -o y --json",
+        "learn --accept x -o y --exit-code",
+        "learn --accept x --from-units",
+        "learn --accept x --for 1h",
+        "learn --accept x --backend kprobe -o y",
+        "check --defaults --json",
+        "check --defaults x",
+        "test --defaults x",
+        "tail --no-rules --exit-code",
+        "tail --record --alerts",
+        "run --rules x --learn y -- true",
+    ] {
+        assert!(refused(line).contains("cannot be used with"), "{line}: {}", refused(line));
+    }
+    for line in [
+        "explain x --rule r",
+        "learn x --json",
+        "learn --accept x",
+        "learn x --exit-code",
+        "check --json",
+        "test --json",
+    ] {
+        assert!(refused(line).contains("required"), "{line}: {}", refused(line));
+    }
+}
+
+/// A negated word looks like a flag: it must reach the filter, and flags after it must not.
 #[test]
 fn negated_words_and_flags_mix() {
     for line in [

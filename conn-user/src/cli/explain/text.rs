@@ -15,8 +15,8 @@ use crate::rules::alerts::Told;
 use crate::rules::explain::{Explanation, exceptions};
 use crate::rules::memory::Memory;
 use crate::rules::model::Rule;
-use crate::rules::trace::text::{write as write_trace, write_seen};
-use crate::rules::trace::{Verdict, failing};
+use crate::rules::trace::Verdict;
+use crate::rules::trace::text::write as write_trace;
 use crate::units::{DurationNs, WallNs};
 
 /// Rules that are shown in the table of an event.
@@ -110,10 +110,9 @@ fn silence(rule: &str, exceptions: &[String], out: &mut Vec<u8>) {
         out,
         "an exception that silences it, for a file of your rules (use = \"defaults\" for built-in ones)",
     );
+    // It is TOML, which is harmless as it is: to escape it once more would change what it says.
     for line in write::exception(rule, first).lines() {
-        out.extend_from_slice(b"  ");
-        crate::event::escape::text(line.as_bytes(), out);
-        out.push(b'\n');
+        say(out, &format!("  {line}"));
     }
     if !others.is_empty() {
         say(out, "others that hold for it, too");
@@ -151,9 +150,7 @@ fn outcome(of: &Explanation, alert: Option<(&str, Phase)>) -> String {
         (Some((name, _)), _) => format!("it was told: {}", name.rsplit('-').next().unwrap_or(name)),
         (None, Verdict::NotLookedAt) => "nothing was told: the rule does not look at such events".to_owned(),
         (None, _) if !of.is_asked() => "nothing was told: its filters let it be".to_owned(),
-        (None, _) if of.told.is_some_and(|told| told.is_repeat()) => {
-            "nothing was told: the same was told already".to_owned()
-        }
+        (None, _) if of.is_only_counted() => "nothing was told: the same was told already".to_owned(),
         (None, _) => "nothing was told at this event".to_owned(),
     }
 }
@@ -180,7 +177,7 @@ pub(super) fn event(event: &Event, found: &AboutEvent) -> Vec<u8> {
     }
     for of in looked.iter().take(ROWS_MAX) {
         out.extend_from_slice(format!("  {:widest$}  ", of.rule.about.id).as_bytes());
-        why_not(of, &mut out);
+        of.write_why_not(&mut out);
         out.push(b'\n');
     }
     if looked.len() > ROWS_MAX {
@@ -191,34 +188,6 @@ pub(super) fn event(event: &Event, found: &AboutEvent) -> Vec<u8> {
         say(&mut out, &format!("{others} more rules do not look at such an event"));
     }
     out
-}
-
-/// In a few words what kept a rule from telling.
-fn why_not(of: &Explanation, out: &mut Vec<u8>) {
-    let words = match &of.trace.also {
-        Some(also) if failing(also) < failing(&of.trace.matches) => also,
-        _ => &of.trace.matches,
-    };
-    let failed = failing(words);
-    match words.iter().find(|word| !word.holds) {
-        Some(first) => {
-            out.extend_from_slice(format!("fails {failed} of {} words: ", words.len()).as_bytes());
-            crate::event::escape::text(first.word.as_bytes(), out);
-            out.extend_from_slice(b"  ");
-            write_seen(first, out);
-        }
-        None => {
-            let says = match (of.trace.verdict, &of.memory) {
-                (Verdict::Excepted(at), _) => format!("exception {} holds", at + 1),
-                (_, _) if of.told.is_some_and(|told| told.is_repeat()) => {
-                    "the same was told already".to_owned()
-                }
-                (_, Some(memory)) => memory.says.clone(),
-                (_, None) => "its filters let it pass".to_owned(),
-            };
-            out.extend_from_slice(says.as_bytes());
-        }
-    }
 }
 
 fn covered(covered: Covered) -> String {
@@ -327,4 +296,22 @@ fn recorded(value: &serde_json::Value, out: &mut Vec<u8>) {
     out.extend_from_slice(b"  ");
     crate::event::escape::text(value.to_string().as_bytes(), out);
     out.push(b'\n');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_exception_can_be_copied() {
+        let hostile = "exe:\"/opt/a\\\\b'\u{202e}\"".to_owned();
+        let mut out = Vec::new();
+        silence("a.rule", std::slice::from_ref(&hostile), &mut out);
+        let text = String::from_utf8(out).expect("UTF-8");
+        assert!(!text.contains('\u{202e}'), "{text}");
+        let (_, toml) = text.split_once('\n').expect("a heading");
+        let read: toml::Table = toml.parse().unwrap_or_else(|error| panic!("{error}: {toml}"));
+        let except = read["override"][0]["except"].as_str();
+        assert_eq!(except, Some(hostile.as_str()));
+    }
 }

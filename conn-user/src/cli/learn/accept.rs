@@ -36,7 +36,8 @@ pub(super) fn accept(alerts: &Path, file: &Path) -> anyhow::Result<Exit> {
         Err(exit) => return Ok(exit),
     };
     let now = time::seconds(Clock::now().wall(boot_now()));
-    let (addition, entries) = accepted.addition(old.baseline.entries(), &format!("by {} at {now}", who()));
+    let (addition, entries) =
+        accepted.addition(old.baseline.entries(), &old.names, &format!("by {} at {now}", who()));
     if entries > 0 {
         let end = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
         replace(file, &format!("{text}{end}{addition}"), |new| {

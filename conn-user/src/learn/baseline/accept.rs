@@ -5,10 +5,11 @@ use serde_json::value::RawValue;
 use thiserror::Error;
 
 use super::Learner;
+use super::compare::{Known, items};
 use super::text;
 use crate::event::read::{ReadError, Reader};
 use crate::filter::names::Names;
-use crate::learn::write::comment;
+use crate::learn::write::{comment, exception};
 use crate::rules::baseline::Entry;
 
 /// Why an alert is not accepted.
@@ -24,16 +25,15 @@ pub enum AcceptError {
     },
     /// It is not of a rule that asks the baseline.
     #[error(
-        "line {line}: the rule {rule} does not ask the baseline, so no entry silences it; write an exception instead:\n\
-         [[override]]\nid = \"{rule}\"\nexcept = {except}"
+        "line {line}: the rule {rule} does not ask the baseline, so no entry silences it; write an exception instead:\n{exception}"
     )]
     OtherRule {
         /// Where, from 1.
         line: u64,
-        /// Its rule.
+        /// Its rule, harmless.
         rule: String,
-        /// What silences it.
-        except: String,
+        /// What silences it, as the text of a file.
+        exception: String,
     },
     /// There is no alert at all.
     #[error("there is no alert in it; an alert is a line of `conn tail --json` or of the agent's file")]
@@ -83,9 +83,9 @@ impl Accepted {
             }
             if !alert.evidence.contains_key("baseline") {
                 let silence = alert.silence.unwrap_or_else(|| "…".to_owned());
-                let mut except = String::new();
-                crate::learn::write::filter_into(&silence, &mut except);
-                return Err(AcceptError::OtherRule { line: number, rule: alert.rule, except });
+                let exception = exception(&alert.rule, &silence).trim_end().to_owned();
+                let rule = alert.rule.escape_debug().to_string();
+                return Err(AcceptError::OtherRule { line: number, rule, exception });
             }
             let Some(event) = reader.read_subject(line).map_err(wrong)? else { continue };
             accepted.learner.add(&event);
@@ -99,14 +99,13 @@ impl Accepted {
         self.alerts.len()
     }
 
-    /// What is to be added to a file whose baseline has these entries, and how many entries that are. `by`: who accepts and
-    /// when.
-    pub fn addition(&self, known: &[Entry], by: &str) -> (String, usize) {
-        let names = Names::builtin();
+    /// What is to be added to a file whose baseline has these entries with these zones, and how many entries that are. `by`:
+    /// who accepts and when.
+    pub fn addition(&self, known: &[Entry], names: &Names, by: &str) -> (String, usize) {
         let mut out = String::new();
         let entries = self.learner.learnt().entries;
-        let new: Vec<&Entry> =
-            entries.iter().filter(|entry| !known.iter().any(|known| known.covers(entry, names))).collect();
+        let known = items(known, names);
+        let new = Known::of(&known).new_in(&items(&entries, Names::builtin()));
         for entry in &new {
             out.push('\n');
             comment(&format!("Accepted {by}, from {}", rules(&self.alerts)), &mut out);

@@ -1,10 +1,11 @@
-//! What two baselines have not in common. Counts and times are no change, and neither is what is only said in another way: an
-//! address that the other has by its network.
+//! What two baselines have not in common. Counts and times are no change, and neither is what is only said in another way
+//! ([`super::compare`]). An entry that is wider than before is new; one of which a part is there still is not gone.
 
 use std::fmt::Write as _;
 
 use serde::Serialize;
 
+use super::compare::{Known, items};
 use crate::event::escape;
 use crate::filter::names::Names;
 use crate::rules::baseline::{Entry, Window};
@@ -20,39 +21,23 @@ pub struct Difference<'a> {
     pub lost: u64,
 }
 
-/// Compares.
-pub fn diff<'a>(
-    (old, old_windows): (&'a [Entry], &[Window]),
-    (new, new_windows): (&'a [Entry], &[Window]),
-    names: &Names,
-) -> Difference<'a> {
-    let mut lost: u64 = 0;
-    for window in old_windows.iter().chain(new_windows) {
-        lost = lost.saturating_add(window.lost);
-    }
-    let (of_old, of_new) = (by_who(old), by_who(new));
-    let none = Vec::new();
-    let in_old =
-        |entry: &Entry| of_old.get(&entry.who).unwrap_or(&none).iter().any(|old| old.covers(entry, names));
-    let in_new = |entry: &Entry| {
-        let mut others = of_new.get(&entry.who).unwrap_or(&none).iter();
-        others.any(|new| new.covers(entry, names) || entry.covers(new, names))
-    };
-    Difference {
-        new: new.iter().filter(|entry| !in_old(entry)).collect(),
-        gone: old.iter().filter(|entry| !in_new(entry)).collect(),
-        lost,
-    }
+/// One of the two.
+#[derive(Clone, Copy, Debug)]
+pub struct Side<'a> {
+    /// Its entries.
+    pub entries: &'a [Entry],
+    /// When they were learnt.
+    pub windows: &'a [Window],
+    /// What the zones of its entries are.
+    pub names: &'a Names,
 }
 
-type ByWho<'a> = std::collections::HashMap<&'a crate::rules::baseline::Who, Vec<&'a Entry>>;
-
-fn by_who(entries: &[Entry]) -> ByWho<'_> {
-    let mut by_who = ByWho::new();
-    for entry in entries {
-        by_who.entry(&entry.who).or_default().push(entry);
-    }
-    by_who
+/// Compares.
+pub fn diff<'a>(old: Side<'a>, new: Side<'a>) -> Difference<'a> {
+    let windows = old.windows.iter().chain(new.windows);
+    let lost = windows.fold(0_u64, |lost, window| lost.saturating_add(window.lost));
+    let (old, new) = (items(old.entries, old.names), items(new.entries, new.names));
+    Difference { new: Known::of(&old).new_in(&new), gone: Known::of(&new).gone_from(&old), lost }
 }
 
 impl Difference<'_> {

@@ -7,7 +7,6 @@ use super::name;
 use super::places::{Paths, Spot};
 use crate::event::escape;
 use crate::event::model::{Event, EventBody};
-use crate::filter::glob::Glob;
 use crate::flow::model::Direction;
 use crate::rules::baseline::{Entry, Place, Ports, Seen, User, What, Who, Window};
 use crate::rules::detector::{Triggers, connection, listener, service_port};
@@ -91,8 +90,7 @@ impl Learner {
 
     /// Learns the connection or listener that an event is about.
     pub fn add(&mut self, event: &Event) {
-        let triggers = if event.seq == 0 { Triggers::of_existing(event) } else { Triggers::of(event) };
-        if triggers.meet(Triggers::BEGIN.and(Triggers::LISTEN)) {
+        if Triggers::of_told(event).meet(Triggers::BEGIN.and(Triggers::LISTEN)) {
             self.learn(event);
         }
     }
@@ -185,12 +183,7 @@ impl OfUser {
             any.merge(seen);
             return;
         }
-        // Few programs, nearly always one.
-        let known = self.programs.iter_mut().find(|(known, _)| Glob::new(known).matches(exe));
-        match known {
-            Some((_, known)) => known.merge(seen),
-            None => self.programs.entry(name::of_exe(exe).into()).or_default().merge(seen),
-        }
+        self.programs.entry(name::of_exe(exe).into()).or_default().merge(seen);
         if self.programs.len() > PROGRAMS_MAX {
             let any = self.any_program.get_or_insert_default();
             for seen in std::mem::take(&mut self.programs).into_values() {

@@ -2,9 +2,10 @@
 //!
 //! [`Learner`] takes events and keeps what is normal, generalised as it grows: [`name`] of executables and units, [`places`] of
 //! addresses and ports. The order of events changes nothing, and what was learnt always covers what it was learnt from.
-//! [`text`] is the file, [`diff`] what two of them have not in common.
+//! [`text`] is the file, [`diff`] what two of them have not in common ([`compare`]).
 
 pub mod accept;
+mod compare;
 pub mod diff;
 mod learner;
 mod name;

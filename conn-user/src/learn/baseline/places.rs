@@ -218,14 +218,14 @@ impl Paths {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use proptest::prelude::*;
     use proptest::sample::select;
 
     use super::*;
     use crate::units::WallNs;
 
-    type Added = Vec<(u16, IpAddr)>;
+    pub(in super::super) type Added = Vec<(u16, IpAddr)>;
 
     fn learn(added: &Added) -> Paths {
         let mut paths = Paths::default();
@@ -293,7 +293,8 @@ mod tests {
         assert_eq!(places(&paths), ["0.0.0.0/0:80", "::/0:80", "loopback:80"]);
     }
 
-    fn added() -> impl Strategy<Value = Added> {
+    /// Ports and addresses, some of them many of a sort.
+    pub(in super::super) fn added() -> impl Strategy<Value = Added> {
         let v4 = (select(vec![10_u8, 127, 169, 192]), 0_u8..2, 0_u8..12, any::<u8>())
             .prop_map(|(a, b, c, d)| IpAddr::from([a, b, c, d % 20]));
         let v6 = (0_u16..30, 0_u16..20)

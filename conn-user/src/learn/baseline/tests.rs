@@ -1,9 +1,13 @@
 //! From events to a file, and back.
 
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use proptest::prelude::*;
+
 use super::accept::{AcceptError, Accepted};
-use super::diff::diff;
+use super::diff::{Side, diff};
+use super::places::tests::{Added, added};
 use super::*;
 use crate::event::json::JsonEncoder;
 use crate::event::model::{Event, EventBody};
@@ -12,8 +16,8 @@ use crate::filter::Names;
 use crate::flow::model::{Change, ConnEvent, Direction, ListenEvent, Source, Transport};
 use crate::kernel::gap::{Gap, GapCause};
 use crate::process::info::ProcessInfo;
-use crate::rules::baseline::Entry;
 use crate::rules::baseline::tests::service;
+use crate::rules::baseline::{Entry, What};
 use crate::rules::file;
 use crate::rules::host::Host;
 use crate::rules::testing::process;
@@ -177,13 +181,14 @@ fn news_are_told_once_each_and_can_be_accepted() {
         ["baseline.path", "baseline.server", "baseline.process", "baseline.process"]
     );
     let accepted = Accepted::read(&alerts.concat()).expect("alerts");
-    let (addition, entries) = accepted.addition(set.baseline.entries(), "by ann at 2026-11-27T08:00:00Z");
+    let (addition, entries) =
+        accepted.addition(set.baseline.entries(), &set.names, "by ann at 2026-11-27T08:00:00Z");
     assert_eq!(entries, 5, "of the shell in the service its program, too: {addition}");
     assert!(addition.contains("# Accepted by ann at 2026-11-27T08:00:00Z, from alerts of baseline.path"));
     let set = read("accepted", &(text + &addition));
     assert_eq!(judged(&set, &news[..4]), [""; 0]);
     assert_eq!(rules_of(&judged(&set, &news[4..])), ["baseline.server"], "that was not told apart");
-    assert_eq!(accepted.addition(set.baseline.entries(), "").1, 0, "it is known");
+    assert_eq!(accepted.addition(set.baseline.entries(), &set.names, "").1, 0, "it is known");
 }
 
 #[test]
@@ -197,14 +202,15 @@ fn other_alerts_are_refused_with_the_exception() {
     assert!(matches!(Accepted::read("{}\n"), Err(AcceptError::Line { line: 1, .. })));
 }
 
+fn side<'a>(learnt: &'a Learnt, names: &'a Names) -> Side<'a> {
+    Side { entries: &learnt.entries, windows: &learnt.windows, names }
+}
+
 #[test]
 fn the_difference_is_what_one_has_and_the_other_has_not() {
     let (old, mut events) = (learnt(&day()), day());
     let names = Names::builtin();
-    let compare = |new: &Learnt| {
-        let difference = diff((&old.entries, &old.windows), (&new.entries, &new.windows), names);
-        difference.text()
-    };
+    let compare = |new: &Learnt| diff(side(&old, names), side(new, names)).text();
     // Counts are no change, nor is an address of a network that is known.
     events.push(connect(200, &process(13, "/opt/app-2.0/a \"b\"*"), "10.5.0.200:22"));
     events.extend(day());
@@ -218,11 +224,134 @@ fn the_difference_is_what_one_has_and_the_other_has_not() {
                     1 new, 1 gone\n";
     assert_eq!(text, expected);
     let new = learnt(&events);
-    let json = diff((&old.entries, &old.windows), (&new.entries, &new.windows), names).json();
+    let json = diff(side(&old, names), side(&new, names)).json();
     let lines: Vec<serde_json::Value> =
         json.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
     assert_eq!(lines[2], serde_json::json!({"kind": "baseline_diff", "new": 1, "gone": 1, "lost": 0}));
     assert_eq!((&lines[0]["change"], &lines[1]["unit"]), (&"new".into(), &"nginx.service".into()));
+}
+
+fn of_file(set: &RuleSet) -> Side<'_> {
+    Side { entries: set.baseline.entries(), windows: set.baseline.windows(), names: &set.names }
+}
+
+/// What is new (`+`) and gone (`-`) from one file to another; an entry a line: `exe /bin/x out 10.0.0.0/24 443`.
+fn changes(old: &str, new: &str) -> Vec<String> {
+    let file = |entries: &str| {
+        let table = |line: &str| match line.split_whitespace().collect::<Vec<_>>()[..] {
+            [key, who, "listen", local, port] => {
+                format!("[[baseline.listener]]\n{key} = '{who}'\nlocal = '{local}'\nport = '{port}'\n")
+            }
+            [key, who, dir, remote, port] => format!(
+                "[[baseline.connection]]\n{key} = '{who}'\ndir = '{dir}'\nremote = '{remote}'\nport = '{port}'\n"
+            ),
+            [_, who, exe] => format!("[[baseline.program]]\nunit = '{who}'\nexe = '{exe}'\n"),
+            _ => panic!("{line}"),
+        };
+        let tables: Vec<String> = entries.lines().map(table).collect();
+        let text = format!("[zones]\noffice = ['10.9.0.0/16']\n{}", tables.concat());
+        read("changes", &text)
+    };
+    let (old, new) = (file(old), file(new));
+    let text = diff(of_file(&old), of_file(&new)).text();
+    let line = |line: &str| line.strip_prefix(['+', '-']).map(|_| line.to_owned());
+    text.lines().filter_map(line).collect()
+}
+
+#[test]
+fn what_is_said_in_another_way_is_no_difference() {
+    for (one, other) in [
+        ("exe /bin/x out 10.0.0.7 443", "exe /bin/x out 10.0.0.7/32 443"),
+        ("exe /bin/x out office 443", "exe /bin/x out 10.9.0.0/16 443"),
+        (
+            "exe /bin/x out 10.0.0.0/25 443\nexe /bin/x out 10.0.0.128/25 443",
+            "exe /bin/x out 10.0.0.0/24 443",
+        ),
+        ("exe /bin/x out host 443", "exe /bin/x out host 443"),
+    ] {
+        assert_eq!(changes(one, other), [""; 0], "{one} {other}");
+        assert_eq!(changes(other, one), [""; 0], "{other} {one}");
+    }
+}
+
+/// What the wider one has is new; of the narrower one nothing is gone.
+#[test]
+fn what_is_wider_is_new_and_nothing_is_gone() {
+    for (narrow, wide) in [
+        ("exe /bin/x out 10.0.0.7 443", "exe /bin/x out 10.0.0.0/24 443"),
+        ("exe /bin/x out 10.0.0.0/24 443", "exe /bin/x out rfc1918 443"),
+        ("exe /bin/x out rfc1918 443", "exe /bin/x out internal 443"),
+        ("exe /bin/x out 10.9.1.0/24 443", "exe /bin/x out office 443"),
+        ("exe /bin/x out external 443", "exe /bin/x out 8.0.0.0/6 443\nexe /bin/x out any 443"),
+        ("exe /bin/x out 10.0.0.7 40000", "exe /bin/x out 10.0.0.7 32768-65535"),
+        ("exe /bin/x listen 127.0.0.1 80", "exe /bin/x listen 0.0.0.0/0 80"),
+        ("unit a.service /bin/x", "unit a.service *"),
+        ("exe /bin/python3 out 10.0.0.7 443", "exe /bin/python* out 10.0.0.7 443"),
+        ("unit app-1.service out 10.0.0.7 443", "unit app-?.service out 10.0.0.7 443"),
+    ] {
+        assert_eq!(changes(wide, narrow), [""; 0], "{wide} {narrow}");
+        let news = changes(narrow, wide);
+        assert!(!news.is_empty() && news.iter().all(|line| line.starts_with('+')), "{narrow}: {news:?}");
+    }
+    // Wider in one way and narrower in another: a part is new, and a part is there still.
+    let (one, other) = ("exe /bin/x out 10.0.0.7 32768-65535", "exe /bin/x out 10.0.0.0/24 40000");
+    assert_eq!(changes(one, other), ["+ exe /bin/x: out 10.0.0.0/24 port 40000"]);
+    assert_eq!(changes(other, one), ["+ exe /bin/x: out 10.0.0.7 port 32768-65535"]);
+}
+
+#[test]
+fn what_has_nothing_in_common_is_new_and_gone() {
+    for (one, other) in [
+        ("exe /bin/x out 10.0.0.7 443", "exe /bin/x out 10.0.0.8 443"),
+        ("exe /bin/x out 10.0.0.7 443", "exe /bin/x in 10.0.0.7 443"),
+        ("exe /bin/x out 10.0.0.7 443", "exe /bin/x out 10.0.0.7 80"),
+        ("exe /bin/x out 10.0.0.7 443", "exe /bin/y out 10.0.0.7 443"),
+        ("exe /bin/x out 10.0.0.7 443", "exe /bin/x listen 10.0.0.7 443"),
+        ("exe /bin/x out external 443", "exe /bin/x out internal 443"),
+        ("exe /bin/x listen 0.0.0.0/0 80", "exe /bin/x listen ::/0 80"),
+        ("unit a.service /bin/x", "unit a.service /bin/y"),
+    ] {
+        let changes = changes(one, other);
+        let signs: Vec<&str> = changes.iter().map(|line| &line[..1]).collect();
+        assert_eq!(signs, ["+", "-"], "{changes:?}");
+    }
+    // The ends of a network say nothing of what is between them: this one has 10.0.0.0/8.
+    assert_eq!(changes("exe /bin/x out external 1", "exe /bin/x out 8.0.0.0/6 1").len(), 1);
+    // No zone is all addresses that one can listen on.
+    assert_eq!(changes("exe /bin/x listen any 1", "exe /bin/x listen 0.0.0.0/0 1").len(), 1);
+}
+
+#[test]
+fn a_unit_without_programs_may_run_any() {
+    let (any, one) = ("unit a.service out 10.0.0.7 443", "unit a.service /bin/x");
+    assert_eq!(changes(any, &format!("{any}\n{one}")), [""; 0]);
+    // To accept a connection of it must not make of its one program the only one.
+    let nginx = service(10, "/usr/sbin/nginx", "nginx.service");
+    let set = read(
+        "any-program",
+        &format!(
+            "[[rule]]\nid = 'b'\nkind = 'path'\nbaseline = true\nmatch = ''\n{}",
+            "[[baseline.connection]]\nunit = 'nginx.service'\ndir = 'out'\nremote = '10.0.0.1'\nport = 1\n"
+        ),
+    );
+    let alerts = judged(&set, &[connect(100, &nginx, "198.51.100.7:443")]);
+    let accepted = Accepted::read(&alerts.concat()).expect("alerts");
+    let (addition, entries) = accepted.addition(set.baseline.entries(), &set.names, "by ann");
+    assert!(entries == 1 && addition.contains("[[baseline.connection]]"), "{addition}");
+}
+
+#[test]
+fn programs_do_not_depend_on_the_order_of_events() {
+    let of = |exe| connect(1, &service(10, exe, "app.service"), "10.0.0.1:443");
+    let mut events = [of("/opt/app-9b/x"), of("/opt/app-9/x"), of("/opt/app-10/x")];
+    let programs = |events: &[Event]| {
+        let entries = learnt(events).entries;
+        let of = |entry: Entry| matches!(entry.what, What::Program { .. }).then_some(entry.what);
+        entries.into_iter().filter_map(of).collect::<Vec<What>>()
+    };
+    let one = programs(&events);
+    events.reverse();
+    assert_eq!((one.len(), &one), (2, &programs(&events)));
 }
 
 #[test]
@@ -262,4 +391,23 @@ fn too_many_are_counted() {
     let text = learnt.text("h", "live");
     assert!(text.contains("# 904 connections and listeners were not learnt"), "{}", &text[..400]);
     assert_eq!(read("many", &text).baseline.entries().len(), 4_096);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Who sees more has nothing less, however it is generalised.
+    #[test]
+    fn of_more_nothing_is_gone(some in added(), others in added()) {
+        let (curl, names) = (process(12, "/usr/bin/curl"), Names::builtin());
+        let learnt = |added: &Added| {
+            let event = |(port, ip): &(u16, IpAddr)| connect(1, &curl, &SocketAddr::new(*ip, *port).to_string());
+            learnt(&added.iter().map(event).collect::<Vec<Event>>())
+        };
+        let (less, more) = (learnt(&some), learnt(&[some, others].concat()));
+        prop_assert_eq!(diff(side(&less, names), side(&more, names)).gone, Vec::<&Entry>::new());
+        let difference = diff(side(&more, names), side(&less, names));
+        prop_assert_eq!(difference.new, Vec::<&Entry>::new());
+        prop_assert!(diff(side(&more, names), side(&more, names)).is_empty());
+    }
 }

@@ -132,18 +132,6 @@ impl Place {
             Self::Zone(_) | Self::Net(_) => !ip.is_unspecified() && self.holds(ip, names),
         }
     }
-
-    /// Whether it has all addresses of another one. Of a network only the ends are compared with a zone.
-    pub fn covers(&self, other: &Self, names: &Names) -> bool {
-        match (self, other) {
-            (Self::Net(own), Self::Net(other)) => own.contains(other),
-            (Self::Zone(_), Self::Net(other)) => {
-                self.holds(other.network(), names) && self.holds(other.broadcast(), names)
-            }
-            (Self::Zone(own), Self::Zone(other)) => own == other,
-            (Self::Net(_), Self::Zone(_)) => false,
-        }
-    }
 }
 
 impl fmt::Display for Place {
@@ -171,10 +159,6 @@ impl Ports {
     pub const fn only(self) -> Option<u16> {
         if self.low == self.high { Some(self.low) } else { None }
     }
-
-    const fn cover(self, other: Self) -> bool {
-        self.low <= other.low && other.high <= self.high
-    }
 }
 
 impl fmt::Display for Ports {
@@ -196,26 +180,12 @@ impl What {
         }
     }
 
-    /// Whether whatever fits `other` fits this.
-    fn covers(&self, other: &Self, names: &Names) -> bool {
-        match (self, other) {
-            (
-                Self::Connection { direction, remote, ports },
-                Self::Connection { direction: of, remote: other, ports: others },
-            ) => direction == of && ports.cover(*others) && remote.covers(other, names),
-            (Self::Listener { local, ports }, Self::Listener { local: other, ports: others }) => {
-                ports.cover(*others) && local.covers(other, names)
-            }
-            (Self::Program { exe }, Self::Program { exe: other }) => exe == other,
-            _ => false,
+    /// The addresses that it is about; a program is about none.
+    pub const fn place(&self) -> Option<&Place> {
+        match self {
+            Self::Connection { remote: place, .. } | Self::Listener { local: place, .. } => Some(place),
+            Self::Program { .. } => None,
         }
-    }
-}
-
-impl Entry {
-    /// Whether whatever fits `other` fits this.
-    pub fn covers(&self, other: &Self, names: &Names) -> bool {
-        self.who == other.who && self.what.covers(&other.what, names)
     }
 }
 

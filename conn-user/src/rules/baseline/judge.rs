@@ -8,7 +8,7 @@ use crate::event::model::Event;
 use crate::filter::names::Names;
 use crate::flow::model::Direction;
 use crate::rules::detector::Scene;
-use crate::rules::memory::Memory;
+use crate::rules::memory::{Memory, Past};
 
 /// Most entries that an alert names.
 const NEAREST: usize = 3;
@@ -73,6 +73,33 @@ pub(in crate::rules) fn recollection(is_known: bool, same: u64, name: &str, fact
     }
 }
 
+/// Likewise, of what leaves programs that are not known to the rules on programs.
+pub(in crate::rules) fn recollection_of_use(
+    is_known: bool,
+    (event, user): (&Event, User<'_>),
+    same: u64,
+    name: &str,
+    facts: Vec<Evidence>,
+    past: &Past<'_>,
+) -> Memory {
+    let teller = past.program_rules.iter().find(|rule| rule.selects(event));
+    match teller.filter(|_| !is_known && !past.baseline.has_program(user)) {
+        Some(rule) => {
+            let id = &rule.about.id;
+            let says = format!(
+                "the baseline has no entry of this {name}, nor of its program: that is for the rule {id} to tell"
+            );
+            Memory::lets_be(says, facts)
+        }
+        None => recollection(is_known, same, name, facts),
+    }
+}
+
+/// Of whom something is is not known, so that no entry can be of them.
+pub(in crate::rules) fn of_nobody() -> Memory {
+    Memory::lets_be("whose it is is not known: neither a service nor an executable", Vec::new())
+}
+
 /// Whether a rule on programs tells of the event's program, which is not known: then it is the one new thing, and not what it
 /// does too.
 pub(in crate::rules) fn is_deferred(event: &Event, scene: &Scene<'_>) -> bool {
@@ -88,20 +115,14 @@ pub(in crate::rules) fn evidence(
     baseline: &Baseline,
 ) -> Vec<Evidence> {
     let found = baseline.find(user);
+    let places: Vec<u32> = baseline.of(&found).flat_map(|known| &known.entries).copied().collect();
     let key = if user.unit.is_some() { "unit" } else { "exe" };
     let mut evidence = vec![
         Evidence::text("baseline", missing.as_bytes()),
         Evidence::text(key, user.name()),
-        Evidence::number("known", baseline.of(&found).map(|known| known.entries).sum()),
+        Evidence::number("known", places.len() as u64),
     ];
-    let is_one = |name: &str| {
-        let glob = crate::filter::glob::Glob::new(name);
-        glob.matches(user.name())
-    };
-    let own = baseline.entries.iter().filter(|entry| {
-        let (of, name) = entry.who.words();
-        of == key && is_one(name)
-    });
+    let own = places.iter().filter_map(|place| baseline.entries.get(*place as usize));
     let mut nearest: Vec<(u8, String)> =
         own.map(|entry| (near(&entry.what), entry.what.to_string())).filter(|(rank, _)| *rank > 0).collect();
     nearest.sort_by(|one, other| other.0.cmp(&one.0).then_with(|| one.1.cmp(&other.1)));

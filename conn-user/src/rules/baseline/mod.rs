@@ -15,7 +15,9 @@ use std::collections::HashMap;
 pub use self::entry::{Entry, Place, Ports, Seen, What, Who, Window};
 pub(super) use self::finder::Finder;
 pub use self::finder::User;
-pub(super) use self::judge::{evidence, is_deferred, recollection, same_net, zone};
+pub(super) use self::judge::{
+    evidence, is_deferred, of_nobody, recollection, recollection_of_use, same_net, zone,
+};
 use crate::filter::glob::Glob;
 use crate::filter::names::Names;
 use crate::flow::model::Direction;
@@ -53,7 +55,8 @@ struct Known {
     listeners: Vec<(Ports, Place)>,
     /// Executables, of a unit.
     programs: Vec<Glob>,
-    entries: u64,
+    /// Places of its entries in [`Baseline::entries`].
+    entries: Vec<u32>,
 }
 
 impl Baseline {
@@ -61,7 +64,7 @@ impl Baseline {
     pub fn new(entries: Vec<Entry>, windows: Vec<Window>) -> Self {
         let mut baseline = Self { windows, ..Self::default() };
         let mut places: HashMap<&Who, u32> = HashMap::new();
-        for entry in &entries {
+        for (number, entry) in (0..).zip(&entries) {
             let place = *places.entry(&entry.who).or_insert_with(|| {
                 let place = baseline.known.len() as u32;
                 baseline.known.push(Known::default());
@@ -77,6 +80,7 @@ impl Baseline {
                 place
             });
             if let Some(known) = baseline.known.get_mut(place as usize) {
+                known.entries.push(number);
                 known.add(&entry.what);
             }
         }
@@ -164,7 +168,6 @@ pub(super) struct Path {
 
 impl Known {
     fn add(&mut self, what: &What) {
-        self.entries += 1;
         match what {
             What::Connection { direction, remote, ports } => match ports.only() {
                 Some(port) => self.connections.entry((*direction, port)).or_default().push(remote.clone()),

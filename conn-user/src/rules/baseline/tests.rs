@@ -39,7 +39,7 @@ fn listens(who: Who, local: &str, port: u16) -> Entry {
     )
 }
 
-fn rules() -> Vec<Rule> {
+pub(crate) fn rules() -> Vec<Rule> {
     let named = |id: &str, detect| {
         let mut rule = rule(detect, "");
         Arc::make_mut(&mut rule.about).id = id.into();
@@ -52,7 +52,7 @@ fn rules() -> Vec<Rule> {
     ]
 }
 
-fn baseline() -> Baseline {
+pub(crate) fn baseline() -> Baseline {
     let nginx = || Who::Unit("nginx.service".into());
     let entries = vec![
         out(exe("/usr/bin/curl"), "10.1.0.0/24", 443),

@@ -1,8 +1,8 @@
-//! What a test expects: `raised process.shell high at 1h on c1`.
+//! What a test expects: `raised process.shell high at 1h on c1 with remote=203.0.113.9:443`.
 
 use super::FlowNo;
 use super::script::Script;
-use super::words::Words;
+use super::words::{Word, Words};
 use crate::event::alert::{Phase, Severity};
 use crate::event::names::{self, Named as _};
 use crate::filter::suggest::nearest;
@@ -10,7 +10,9 @@ use crate::filter::{FilterError, amount};
 use crate::units::DurationNs;
 
 /// The form of an expectation.
-pub const FORM: &str = "raised|escalated|resolved RULE [SEVERITY] [at TIME] [on NAME]";
+pub const FORM: &str = "raised|escalated|resolved RULE [SEVERITY] [at TIME] [on NAME] [with KEY=VALUE …]";
+
+const EVIDENCE: &str = "write it as the alert does: with peers=101 window=1m";
 
 /// An alert that is expected. What is not said may be anything.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +29,8 @@ pub struct Expected {
     pub at: Option<DurationNs>,
     /// About what.
     pub on: Option<On>,
+    /// Evidence that it has, among other: name and value, as alerts write them.
+    pub with: Vec<(String, String)>,
 }
 
 /// What an alert is about.
@@ -54,7 +58,7 @@ impl Expected {
             words.wrong(&word, "is no step of an alert", help)
         })?;
         let rule = words.need("the id of a rule", FORM)?.text.to_owned();
-        let (mut severity, mut at, mut on) = (None, None, None);
+        let (mut severity, mut at, mut on, mut with) = (None, None, None, Vec::new());
         while let Some(word) = words.next() {
             match word.text {
                 "at" => {
@@ -78,6 +82,11 @@ impl Expected {
                         }
                     });
                 }
+                "with" => {
+                    let word = words.need("a piece of evidence", EVIDENCE)?;
+                    with.push(piece(&word).ok_or_else(|| words.wrong(&word, "is no evidence", EVIDENCE))?);
+                }
+                _ if !with.is_empty() && piece(&word).is_some() => with.extend(piece(&word)),
                 name => {
                     let known = names::all::<Severity>().join(", ");
                     let help = format!("an expectation is {FORM}; severities are {known}");
@@ -87,11 +96,17 @@ impl Expected {
                 }
             }
         }
-        Ok(Self { text: line.trim().to_owned(), phase, rule, severity, at, on })
+        Ok(Self { text: line.trim().to_owned(), phase, rule, severity, at, on, with })
     }
 
     /// The first words: `raised process.shell`.
     pub fn what(&self) -> String {
         format!("{} {}", self.phase.name(), self.rule)
     }
+}
+
+/// `KEY=VALUE`.
+fn piece(word: &Word<'_>) -> Option<(String, String)> {
+    let (name, value) = word.text.split_once('=')?;
+    (!name.is_empty()).then(|| (name.to_owned(), value.to_owned()))
 }

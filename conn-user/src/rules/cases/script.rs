@@ -130,9 +130,8 @@ impl Script {
         }
         let (label, verb) = match first.text.strip_suffix(':') {
             Some(label) => {
-                if label.is_empty() || label.contains(['/', ':']) || is_verb(label) || self.has_process(label)
-                {
-                    let help = "a label is a word before the event, such as c1:, and no other name or event";
+                if label.is_empty() || label.contains(['/', ':']) || means(label) || self.has_process(label) {
+                    let help = "a label is a word before the event, such as c1:, that means nothing else";
                     return Err(words.wrong(&first, "is no label", help));
                 }
                 (
@@ -336,8 +335,14 @@ impl Script {
     }
 }
 
-fn is_verb(word: &str) -> bool {
+/// Whether a word means something of its own in a line: as a label it would be taken for that, or that for the label.
+fn means(word: &str) -> bool {
+    const WORDS: [&str; 10] =
+        ["->", "<-", "?", "in", "out", "stdio", "parent-stdio", "code", "signal", "cancelled"];
     VERBS.iter().any(|(verb, _)| *verb == word)
+        || WORDS.contains(&word)
+        || names::from_name::<EndedHow>(word).is_some()
+        || errno::number(word).is_some()
 }
 
 fn form(verb: &str) -> &'static str {

@@ -113,6 +113,9 @@ fn what_is_wrong_is_marked() {
         (&["close"], "", "nothing is open at this place", "close [LABEL]"),
         (&[open, "close d"], "d", "`d` is no label and no end", "local_fin"),
         (&[open, "close", "close c"], "c", "`c` is not open at this place", "close"),
+        (&["in: open bash -> 1.2.3.4:5"], "in:", "`in:` is no label", "means nothing else"),
+        (&["ECONNREFUSED: open bash -> 1.2.3.4:5"], "ECONNREFUSED:", "is no label", "means nothing else"),
+        (&["timeout: open bash -> 1.2.3.4:5"], "timeout:", "`timeout:` is no label", "means nothing else"),
         (&[open, "c: open bash -> 1.2.3.4:5"], "c:", "`c:` is used twice", "another label"),
         (&[open, "x: close c"], "x:", "`x:` names nothing", "labels name what begins"),
         (&[open, "failed c ECONN"], "c", "`c` is not being opened", "failed"),
@@ -151,8 +154,19 @@ fn expectations_mean_what_they_say() {
     assert_eq!((all.phase, &*all.rule, all.severity), (Phase::Escalated, "a.b", Some(Severity::High)));
     assert_eq!((all.at, all.on), (Some(DurationNs(3_600_000_000_000)), Some(On::Flow(0))));
     assert_eq!(read("raised a on bash").expect("right").on, Some(On::Process("bash".to_owned())));
+    let with = |line| read(line).expect("right").with;
+    let piece = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    assert_eq!(with("raised a with peers=101 high"), [piece("peers", "101")]);
+    assert_eq!(
+        with(r#"raised a with near="out port \"1" b=c=d with e="#),
+        [piece("near", r#""out port \"1""#), piece("b", "c=d"), piece("e", "")]
+    );
     for (line, place) in [
         ("raise a", "raise"),
+        ("raised a with", ""),
+        ("raised a with peers", "peers"),
+        ("raised a with =1", "=1"),
+        ("raised a peers=101", "peers=101"),
         ("raised", ""),
         ("raised a hihg", "hihg"),
         ("raised a at noon", "noon"),

@@ -1,4 +1,4 @@
-//! The words of a line, with their places, one after the other.
+//! The words of a line, with their places, one after the other. What is in double quotes is one word, as alerts write it.
 
 use std::ops::Range;
 
@@ -28,7 +28,13 @@ impl<'a> Words<'a> {
         let rest = self.line.get(self.at..).unwrap_or_default();
         let start = self.at + rest.len() - rest.trim_start().len();
         let rest = self.line.get(start..).unwrap_or_default();
-        let length = rest.find(char::is_whitespace).unwrap_or(rest.len());
+        let (mut quoted, mut escaped) = (false, false);
+        let mut ends = |c: char| {
+            quoted ^= c == '"' && !escaped;
+            escaped = c == '\\' && !escaped;
+            !quoted && c.is_whitespace()
+        };
+        let length = rest.find(&mut ends).unwrap_or(rest.len());
         self.at = start + length;
         (length > 0).then(|| Word { text: &rest[..length], span: start..start + length })
     }

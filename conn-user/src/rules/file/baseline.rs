@@ -6,9 +6,9 @@ use super::error::{Problem, Problems};
 use super::value::{Field, Node, Value, find};
 use crate::event::names;
 use crate::event::time;
-use crate::filter::Names;
 use crate::filter::error::quoted;
 use crate::filter::suggest::nearest;
+use crate::filter::{Names, canonical_net};
 use crate::flow::model::{Direction, canonical_ip};
 use crate::rules::baseline::{Entry, Place, Ports, Seen, What, Who, Window};
 use crate::units::WallNs;
@@ -162,7 +162,7 @@ impl<'a> Table<'a> {
     fn place(&mut self, key: &str) -> Option<Place> {
         let text = self.text(key, true)?;
         if let Ok(net) = text.parse::<IpNet>() {
-            return Some(Place::Net(net.trunc()));
+            return Some(Place::Net(canonical_net(net)));
         }
         if let Ok(ip) = text.parse::<std::net::IpAddr>() {
             return Some(Place::Net(canonical_ip(ip).0.into()));

@@ -117,6 +117,10 @@ impl Detector for Pivot {
         Some(&self.to)
     }
 
+    fn also_decides(&self, event: &Event) -> bool {
+        connection(event).is_some_and(|conn| conn.direction == Direction::Out)
+    }
+
     /// They are about the connection out: a server that is excepted is a way in all the same.
     fn asks_exceptions(&self) -> bool {
         true
@@ -199,12 +203,13 @@ impl Detector for Pivot {
 
     fn recall(&self, rule: &Rule, event: &Event, _past: &Past<'_>) -> Option<Memory> {
         let conn = connection(event)?;
-        if conn.direction == Direction::In {
-            let says = if rule.matches.matches(event) {
-                "it is a way in, and is remembered as one"
-            } else {
-                "it is no way in by the rule's `match`"
-            };
+        let says = match conn.direction {
+            Direction::Out => None,
+            Direction::Unknown => Some("which side opened it is not known"),
+            Direction::In if rule.matches.matches(event) => Some("it is a way in, and is remembered as one"),
+            Direction::In => Some("it is no way in by the rule's `match`"),
+        };
+        if let Some(says) = says {
             return Some(Memory::lets_be(says, Vec::new()));
         }
         let Some(process) = conn.owner.process.as_deref() else {

@@ -51,14 +51,16 @@ impl Detector for Unlearned {
     }
 
     fn recall(&self, _rule: &Rule, event: &Event, past: &Past<'_>) -> Option<Memory> {
-        let (conn, user) = (connection(event)?, User::of(event)?);
+        let conn = connection(event)?;
+        let Some(user) = User::of(event) else { return Some(baseline::of_nobody()) };
         let path = (conn.direction, conn.remote.ip(), service_port(conn));
         let facts = evidence(user, path, past.names, past.baseline);
         if conn.direction == Direction::Unknown {
             return Some(Memory::lets_be("which side is the service's is not known", facts));
         }
         let is_known = past.baseline.has_connection(user, path, past.names);
-        Some(baseline::recollection(is_known, same(user, path), "connection", facts))
+        let same = same(user, path);
+        Some(baseline::recollection_of_use(is_known, (event, user), same, "connection", facts, past))
     }
 }
 

@@ -36,7 +36,7 @@ impl Detector for Unlearned {
     }
 
     fn recall(&self, _rule: &Rule, event: &Event, past: &Past<'_>) -> Option<Memory> {
-        let user = User::of(event)?;
+        let Some(user) = User::of(event) else { return Some(baseline::of_nobody()) };
         let facts = baseline::evidence("program", user, |_| 1, past.baseline);
         Some(baseline::recollection(past.baseline.has_program(user), same(user), "program", facts))
     }

@@ -35,13 +35,15 @@ impl Detector for Unlearned {
     }
 
     fn recall(&self, _rule: &Rule, event: &Event, past: &Past<'_>) -> Option<Memory> {
-        let (listener, user) = (detector::listener(event)?, User::of(event)?);
+        let listener = detector::listener(event)?;
+        let Some(user) = User::of(event) else { return Some(baseline::of_nobody()) };
         let facts = evidence(user, listener.local.port(), past.baseline);
         if listener.local.port() == 0 {
             return Some(Memory::lets_be("at which port it listens is not known", facts));
         }
         let is_known = past.baseline.has_listener(user, listener.local, past.names);
-        Some(baseline::recollection(is_known, listener::same(listener), "listener", facts))
+        let same = listener::same(listener);
+        Some(baseline::recollection_of_use(is_known, (event, user), same, "listener", facts, past))
     }
 }
 

@@ -68,10 +68,15 @@ pub fn write(trace: &RuleTrace, out: &mut Vec<u8>) {
         let looks_at: Vec<&str> = trace.looks_at.names().collect();
         line(&format!("the rule does not look at such an event: it looks at {}", looks_at.join(", ")), out);
     }
-    line(if trace.matches.is_empty() { "match: every event" } else { "match" }, out);
+    let heading = match (&trace.also, trace.matches.is_empty()) {
+        (Some(_), _) => "match, of ways in",
+        (None, true) => "match: every event",
+        (None, false) => "match",
+    };
+    line(heading, out);
     write_words(&trace.matches, 2, out);
     if let Some(also) = &trace.also {
-        line("to", out);
+        line("to, of ways out", out);
         write_words(also, 2, out);
     }
     for (at, except) in trace.except.iter().enumerate() {
@@ -86,7 +91,8 @@ pub fn write(trace: &RuleTrace, out: &mut Vec<u8>) {
         &match trace.verdict {
             Verdict::NotLookedAt => "so the rule was not asked".to_owned(),
             Verdict::MatchFailed => {
-                format!("so the rule does not match: {} not", count(super::failing(&trace.matches)))
+                let what = if trace.by_also { "its `to` does not hold" } else { "the rule does not match" };
+                format!("so {what}: {} not", count(super::failing(trace.deciding())))
             }
             Verdict::Excepted(at) => format!("so exception {} lets it be", at + 1),
             Verdict::Selected => "so the rule looks at it".to_owned(),

@@ -1,0 +1,41 @@
+//! Every test of a detector is one of what it remembers: asked before each event, it says what it then does.
+
+use super::Rig;
+use crate::event::alert::{Alert, Phase};
+use crate::event::model::Event;
+use crate::rules::explain::Explanation;
+
+impl Rig {
+    /// Takes what was said, before it was judged, of each event that a rule looks at; of several rules with their ids.
+    pub(crate) fn why_nots(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.why_nots)
+    }
+
+    /// What each rule would make of this event. Of rules of one id only the first could be asked.
+    pub(super) fn ask(&mut self, event: &Event) -> Vec<Explanation> {
+        let ids: Vec<&str> = self.rules.rules.iter().map(|rule| &*rule.about.id).collect();
+        let is_alone = |id: &&str| ids.iter().filter(|other| *other == id).count() == 1;
+        let asked = ids.iter().copied().filter(is_alone);
+        let explanations: Vec<Explanation> =
+            asked.filter_map(|id| self.engine.explain(event, self.now, id)).collect();
+        let is_one = ids.len() == 1;
+        for of in explanations.iter().filter(|of| of.trace.is_looked_at()) {
+            let mut said = if is_one { Vec::new() } else { format!("{}: ", of.rule.about.id).into_bytes() };
+            of.write_why_not(&mut said);
+            self.why_nots.push(String::from_utf8(said).expect("UTF-8"));
+        }
+        explanations
+    }
+
+    /// That each rule did what it said.
+    pub(super) fn check(&self, event: &Event, expected: &[Explanation], alerts: &[Alert]) {
+        for expected in expected {
+            let id = &expected.rule.about.id;
+            let raised = alerts.iter().any(|alert| alert.phase == Phase::Raised && alert.rule.id == *id);
+            let waits = expected.memory.as_ref().is_some_and(|memory| memory.finds.is_none());
+            // A comparison that is really made may be answered at once.
+            let may_be_either = waits && self.recording.is_partial;
+            assert!(may_be_either || expected.raises() == raised, "{event:?} {expected:?}");
+        }
+    }
+}
