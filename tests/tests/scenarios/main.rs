@@ -94,6 +94,9 @@ fn trials() -> Result<Vec<Trial>> {
     for (name, run) in cli::ALL.into_iter().chain(run::OF_COMMAND_LINE) {
         trials.push(trial(&format!("cli::{name}"), move || compared::together(run)));
     }
+    for (name, run) in cli::OF_KERNEL {
+        trials.push(trial(&format!("kernel::{name}"), move || compared::together(run)));
+    }
     Ok(trials)
 }
 

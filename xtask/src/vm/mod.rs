@@ -113,10 +113,10 @@ pub(crate) fn run(options: &Options) -> Result<Summary> {
     for kernel in &kernels {
         let (mut can, mut cannot) = (Vec::new(), Vec::new());
         let place = kernels::names().iter().position(|name| *name == kernel.name).unwrap_or_default();
-        for backend in &in_turn(&backends, place) {
+        for backend in in_turn(&backends, place) {
             match kernels::not_available(kernel.name, backend) {
                 Some(reason) => cannot.push((backend, reason)),
-                None => can.push((*backend).to_owned()),
+                None => can.push(backend.to_owned()),
             }
         }
         for (backend, reason) in cannot {
@@ -136,9 +136,8 @@ pub(crate) fn run(options: &Options) -> Result<Summary> {
 /// The backends beginning with another one for each kernel: what a guest does only in its first run (`vm-init`) is so done once on
 /// every kernel and with every backend, in a third of the runs.
 fn in_turn<'a>(backends: &[&'a str], place: usize) -> Vec<&'a str> {
-    let mut turned = backends.to_vec();
-    turned.rotate_left(place % turned.len().max(1));
-    turned
+    let first = place % backends.len().max(1);
+    [&backends[first..], &backends[..first]].concat()
 }
 
 fn list(kernels: &[Kernel]) -> String {
