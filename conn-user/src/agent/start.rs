@@ -22,6 +22,7 @@ use crate::process::inspect::Inspector;
 use crate::process::procfs::ProcFs;
 use crate::process::table::ProcessTable;
 use crate::rules::RuleSet;
+use crate::units::Pid;
 
 /// How long the records of the self-test may take: far more than a loaded, emulated machine needs.
 const SELF_TEST_PATIENCE: Duration = Duration::from_secs(20);
@@ -49,6 +50,9 @@ pub struct Agent {
     pub pipeline: Pipeline,
     /// What could not be seen of the state before the attach.
     pub notes: Vec<String>,
+    /// The agent's own process id as the kernel numbers it, if the self-test was made: in a pid namespace it is not the one that the
+    /// process knows itself.
+    pub own: Option<Pid>,
     pub(super) resync: Resync,
     pub(super) reloads: mpsc::Receiver<RuleSet>,
     rules: mpsc::Sender<RuleSet>,
@@ -98,6 +102,7 @@ pub async fn start(options: AgentOptions, tell: &mut impl FnMut(&Event)) -> Resu
         reader,
         pipeline: Pipeline::new(attached, processes, flows),
         notes: Vec::new(),
+        own: None,
         resync: Resync::default(),
         reloads,
         rules,
@@ -186,6 +191,7 @@ async fn self_test(agent: &mut Agent, tell: &mut impl FnMut(&Event)) -> Result<(
     }
     if let Some(watch) = agent.pipeline.watching() {
         watch.verdict()?;
+        agent.own = watch.own();
     }
     agent.pipeline.end_watch();
     Ok(())
