@@ -14,8 +14,9 @@ use crate::clock::boot_now;
 use crate::event::model::Event;
 use crate::flow::snapshot::{self, SnapshotOptions};
 use crate::flow::table::FlowTable;
+use crate::kernel::btf::Btf;
 use crate::kernel::facts::KernelFacts;
-use crate::kernel::load::{self, LoadError, LoadOptions, Session};
+use crate::kernel::load::{LoadError, LoadOptions, Loader, Session};
 use crate::kernel::ring::{RingReader, Turn};
 use crate::kernel::selftest::{self, SelfTestError};
 use crate::process::inspect::Inspector;
@@ -89,11 +90,15 @@ pub enum StartError {
 /// # Errors
 /// When nothing can be attached, or a hook is silent.
 pub async fn start(options: AgentOptions, tell: &mut impl FnMut(&Event)) -> Result<Agent, StartError> {
-    let mut facts = KernelFacts::gather();
-    let offsets = load::offsets()?;
-    load::probe(&mut facts, &offsets)?;
+    let btf = Btf::from_sys_fs();
+    let mut facts = KernelFacts::gather(&btf);
+    let loader = Loader::new(&btf)?;
+    // It is large, and asked no more.
+    drop(btf);
+    loader.probe(&mut facts)?;
     let attached = boot_now();
-    let (session, reader) = load::start(facts, &offsets, options.load)?;
+    let (session, reader) = loader.start(facts, options.load)?;
+    drop(loader);
     let processes = ProcessTable::default().with_inspector(Inspector::start(ProcFs::default())?);
     let flows = FlowTable::default().with_cookies(session.by_cookie());
     let (rules, reloads) = mpsc::channel(1);

@@ -55,7 +55,9 @@ async fn traced(args: &RunArgs) -> anyhow::Result<ExitCode> {
         Err(exit) => return Ok(exit.into()),
     };
     if rules.as_ref().is_some_and(|rules| rules.rules.is_empty()) {
-        tell("no rule is in force, so nothing would be expected; `conn run --learn FILE` makes rules of a good run");
+        tell(
+            "no rule is in force, so nothing would be expected; `conn run --learn FILE` makes rules of a good run",
+        );
         return Ok(Exit::Usage.into());
     }
     for file in [&args.output, &args.json, &args.junit, &args.learn].into_iter().flatten() {
@@ -70,7 +72,10 @@ async fn traced(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let options = AgentOptions { load, self_test: true, rules: None, record: false };
     let mut nobody = |_: &Event| {};
     let started = tokio::select! {
-        (signal, _) = signals.next() => return Ok(of_signal(signal)),
+        (signal, _) = signals.next() => {
+            tell("ended by a signal; the command was not run");
+            return Ok(of_signal(signal));
+        }
         started = agent::start(options, &mut nobody) => started,
     };
     let mut agent = match started {
@@ -109,8 +114,12 @@ async fn traced(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let unseen = unseen(&agent, rules.as_ref()).since(before);
     let command = args.command.iter().map(|word| word.as_bytes().into()).collect();
     let report = view.run.finish(command, ended, now, unseen);
-    write(args, &report)?;
-    Ok(ExitCode::from(report.exit_code(args.allow_loss, args.exit_code)))
+    let mut code = report.exit_code(args.allow_loss, args.exit_code);
+    for error in write(args, &report).into_iter().filter_map(Result::err) {
+        tell(format_args!("{error:#}"));
+        code = if code == 0 { Exit::Error as u8 } else { code };
+    }
+    Ok(ExitCode::from(code))
 }
 
 /// The command, with our standard input, output and error.
@@ -170,7 +179,8 @@ fn unseen(agent: &Agent, rules: Option<&RuleSet>) -> Loss {
     let overflow = agent.pipeline.overflow();
     // Of a hook with an understudy the kernel's count is a bound, and no gap is told.
     let skipped = agent.session.skipped_runs();
-    let skipped = skipped.iter().filter(|(hook, _)| hook.understudy().is_some()).filter_map(|(_, runs)| *runs);
+    let skipped =
+        skipped.iter().filter(|(hook, _)| hook.understudy().is_some()).filter_map(|(_, runs)| *runs);
     let ask_facts = rules.is_some_and(|rules| rules.rules.iter().any(|rule| rule.needs_late_facts()));
     Loss {
         records: agent.pipeline.undecoded() + skipped.sum::<u64>(),
@@ -205,35 +215,37 @@ fn of_signal(signal: i32) -> ExitCode {
     u8::try_from(128 + signal).map_or(Exit::Error.into(), ExitCode::from)
 }
 
-/// Writes all reports that were asked for.
-fn write(args: &RunArgs, report: &Report) -> anyhow::Result<()> {
+/// Writes all reports that were asked for: one that cannot be written is no reason to do without the others.
+fn write(args: &RunArgs, report: &Report) -> [anyhow::Result<()>; 4] {
     let mut shown_report = Vec::new();
     text::write(report, &mut shown_report);
-    match &args.output {
-        Some(path) => to_file(path, &shown_report)?,
-        None => io::stderr().write_all(&shown_report).context("writing to standard error")?,
-    }
-    if let Some(path) = &args.json {
+    let text = match &args.output {
+        Some(path) => to_file(path, &shown_report),
+        None => io::stderr().write_all(&shown_report).context("writing to standard error"),
+    };
+    let json = args.json.as_ref().map(|path| {
         let mut out = Vec::new();
         json::write(report, &machine::identity()?, Clock::now().wall(boot_now()), &mut out);
-        to_file(path, &out)?;
-    }
-    if let Some(path) = &args.junit {
+        to_file(path, &out)
+    });
+    let junit = args.junit.as_ref().map(|path| {
         junit_file::write(path, &junit::suite(report), &junit::cases(report, args.allow_loss))
-            .with_context(|| format!("cannot write {}", shown(path)))?;
+            .with_context(|| format!("cannot write {}", shown(path)))
+    });
+    let learnt = args.learn.as_ref().map(|path| write_learnt(path, report));
+    [text, json.unwrap_or(Ok(())), junit.unwrap_or(Ok(())), learnt.unwrap_or(Ok(()))]
+}
+
+fn write_learnt(path: &Path, report: &Report) -> anyhow::Result<()> {
+    if report.ended != ExitStatus::Code(0) {
+        tell(format_args!("warning: {} is not written: the command failed", shown(path)));
+        return Ok(());
     }
-    if let Some(path) = &args.learn {
-        if report.ended != ExitStatus::Code(0) {
-            tell(format_args!("warning: {} is not written: the command failed", shown(path)));
-            return Ok(());
-        }
-        let good = report.good_run(ephemeral().unwrap_or(EPHEMERAL));
-        if good.lost > 0 {
-            tell(format_args!("warning: {} is incomplete: records were lost; learn again", shown(path)));
-        }
-        to_file(path, learn(&good)?.as_bytes())?;
+    let good = report.good_run(ephemeral().unwrap_or(EPHEMERAL));
+    if good.lost > 0 {
+        tell(format_args!("warning: {} is incomplete: records were lost; learn again", shown(path)));
     }
-    Ok(())
+    to_file(path, learn(&good)?.as_bytes())
 }
 
 fn to_file(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
@@ -267,5 +279,31 @@ impl Consumer for View {
 
     fn is_done(&self) -> bool {
         false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_needs_a_folder() {
+        assert_eq!(can_be_written(Path::new("report.xml")), Ok(()));
+        assert_eq!(can_be_written(&std::env::temp_dir().join("report.xml")), Ok(()));
+        assert!(can_be_written(&std::env::temp_dir()).is_err_and(|why| why.contains("is a folder")));
+        assert!(
+            can_be_written(Path::new("/nonexistent/report.xml")).is_err_and(|why| why.contains("not exist"))
+        );
+    }
+
+    #[test]
+    fn ends_of_a_command() {
+        let end = |raw| of_wait(WaitStatus::from_raw(raw));
+        assert_eq!((end(0), end(7 << 8)), (ExitStatus::Code(0), ExitStatus::Code(7)));
+        assert_eq!(
+            (end(9), end(15 | 0x80)),
+            (ExitStatus::Signal(9), ExitStatus::Signal(15)),
+            "with a core or not"
+        );
     }
 }

@@ -124,3 +124,18 @@ fn is_ignored(signal: i32) -> bool {
             && action.assume_init().sa_sigaction == libc::SIG_IGN
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_ignored_is_known() {
+        // SAFETY: no handler is installed; nobody sends this signal, and by default it is discarded.
+        let before = unsafe { libc::signal(libc::SIGURG, libc::SIG_IGN) };
+        let ignored = is_ignored(libc::SIGURG);
+        // SAFETY: as above, and the action is the one that was there.
+        unsafe { libc::signal(libc::SIGURG, before) };
+        assert!(ignored && !is_ignored(libc::SIGURG));
+    }
+}

@@ -1,7 +1,11 @@
 //! Loading and attaching what the plan says, after asking the kernel by trying.
 
+use std::collections::BTreeMap;
 use std::io;
+use std::num::NonZeroUsize;
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
 
 use aya::maps::Map;
 use aya::programs::{BtfTracePoint, FEntry, FExit, KProbe, Program, ProgramError, TracePoint};
@@ -9,6 +13,7 @@ use aya::{Btf, Ebpf};
 use conn_common::hook::HookId;
 use thiserror::Error;
 
+use super::btf::BtfError;
 use super::counters::{Counters, CpuCount};
 use super::facts::{KernelFacts, Probe};
 use super::object::{self, COUNTERS_MAP, RING_MAP, Switches};
@@ -105,34 +110,72 @@ pub struct Session {
     by_cookie: bool,
 }
 
-/// Reads the kernel's BTF for aya, whose programs are bound by it.
-fn aya_btf() -> Result<Btf, LoadError> {
-    Btf::from_sys_fs().map_err(|error| LoadError::Btf(error.to_string()))
-}
-
 /// How many CPUs this kernel can have.
 fn possible_cpus() -> Result<u16, LoadError> {
     let cpus = aya::util::nr_cpus().map_err(|(_, error)| LoadError::Cpus(error))?;
     u16::try_from(cpus).map_err(|error| LoadError::Cpus(io::Error::other(error)))
 }
 
-/// Resolves the offsets of this kernel.
-///
-/// # Errors
-/// When BTF cannot be read or a required member is missing.
-pub fn offsets() -> Result<Offsets, LoadError> {
-    let btf = super::btf::Btf::from_sys_fs().map_err(|error| LoadError::Btf(error.to_string()))?;
-    Ok(Offsets::resolve(&btf)?)
+/// What every program of this kernel is bound by.
+pub struct Loader {
+    /// Read by aya.
+    btf: Btf,
+    offsets: Offsets,
 }
 
-/// Gathers what this kernel and these privileges allow, by trying: a program of each kind is loaded and attached.
-///
-/// # Errors
-/// When BTF cannot be read, or not even a map can be made.
-pub fn probe(facts: &mut KernelFacts, offsets: &Offsets) -> Result<(), LoadError> {
-    let btf = aya_btf()?;
+impl Loader {
+    /// Resolves the offsets of this kernel by its BTF, and has aya read that.
+    ///
+    /// # Errors
+    /// When BTF cannot be read or a required member is missing.
+    pub fn new(btf: &Result<super::btf::Btf, BtfError>) -> Result<Self, LoadError> {
+        let btf = btf.as_ref().map_err(|error| LoadError::Btf(error.to_string()))?;
+        let offsets = Offsets::resolve(btf)?;
+        let btf = Btf::from_sys_fs().map_err(|error| LoadError::Btf(error.to_string()))?;
+        Ok(Self { btf, offsets })
+    }
+
+    /// Gathers what this kernel and these privileges allow, by trying: a program of each kind is loaded and attached.
+    ///
+    /// # Errors
+    /// When the number of CPUs is not known.
+    pub fn probe(&self, facts: &mut KernelFacts) -> Result<(), LoadError> {
+        probe(&self.btf, &self.offsets, facts)
+    }
+
+    /// Plans, loads and attaches. When the kernel refuses a program, plans again without it: the next candidate of that
+    /// hook is taken, or the next backend.
+    ///
+    /// Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// When no backend can be had; the error tells which program the kernel refused, or what is missing.
+    pub fn start(
+        &self,
+        mut facts: KernelFacts,
+        options: LoadOptions,
+    ) -> Result<(Session, RingReader), LoadError> {
+        loop {
+            let plan = plan(&facts, options.backend)?;
+            match attach(&self.btf, &facts, &self.offsets, plan, options) {
+                Ok(started) => return Ok(started),
+                Err(LoadError::Program { program, hook, step, source })
+                    if !facts.refused.contains_key(program) =>
+                {
+                    let what = format!("{step} of {hook}: {source}");
+                    facts
+                        .refused
+                        .insert(program.to_owned(), Probe::Refused { errno: errno_of(&source), what });
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+fn probe(btf: &Btf, offsets: &Offsets, facts: &mut KernelFacts) -> Result<(), LoadError> {
     let cpus = possible_cpus()?;
-    let mut ebpf = match object::open(&btf, offsets, Switches::default(), PROBE_RING_BYTES, cpus) {
+    let mut ebpf = match object::open(btf, offsets, Switches::default(), PROBE_RING_BYTES, cpus) {
         Ok(ebpf) => ebpf,
         Err(error) => {
             let refused = Probe::Refused {
@@ -147,7 +190,7 @@ pub fn probe(facts: &mut KernelFacts, offsets: &Offsets) -> Result<(), LoadError
         }
     };
     let mut attempt = |program: &'static str, attach: Attach, load_only: bool| match try_program(
-        &mut ebpf, &btf, program, &attach, load_only,
+        &mut ebpf, btf, program, &attach, load_only,
     ) {
         Ok(()) => Probe::Works,
         Err((step, error)) => {
@@ -166,34 +209,6 @@ pub fn probe(facts: &mut KernelFacts, offsets: &Offsets) -> Result<(), LoadError
         false,
     );
     Ok(())
-}
-
-/// Plans, loads and attaches. When the kernel refuses a program, plans again without it: the next candidate of that
-/// hook is taken, or the next backend.
-///
-/// Must be called within a tokio runtime.
-///
-/// # Errors
-/// When no backend can be had; the error tells which program the kernel refused, or what is missing.
-pub fn start(
-    mut facts: KernelFacts,
-    offsets: &Offsets,
-    options: LoadOptions,
-) -> Result<(Session, RingReader), LoadError> {
-    let btf = aya_btf()?;
-    loop {
-        let plan = plan(&facts, options.backend)?;
-        match attach(&btf, &facts, offsets, plan, options) {
-            Ok(started) => return Ok(started),
-            Err(LoadError::Program { program, hook, step, source })
-                if !facts.refused.contains_key(program) =>
-            {
-                let what = format!("{step} of {hook}: {source}");
-                facts.refused.insert(program.to_owned(), Probe::Refused { errno: errno_of(&source), what });
-            }
-            Err(error) => return Err(error),
-        }
-    }
 }
 
 fn attach(
@@ -220,10 +235,7 @@ fn attach(
     let mut ebpf = object::open(btf, offsets, switches, options.ring_bytes, cpus)
         .map_err(|error| LoadError::Maps(Box::new(error)))?;
     // Everything is loaded before anything is attached: no record is written for a plan that fails.
-    for planned in &plan.programs {
-        load_program(&mut ebpf, btf, planned.program, &planned.attach)
-            .map_err(|source| program_error(planned, "load", source))?;
-    }
+    load_all(&mut ebpf, btf, &plan)?;
     let Some(Map::RingBuf(ring)) = ebpf.map(RING_MAP) else { return Err(LoadError::Object(RING_MAP)) };
     let reader = RingReader::new(ring.fd().as_fd(), options.ring_bytes).map_err(LoadError::Mapping)?;
     let Some(Map::Array(counters)) = ebpf.map(COUNTERS_MAP) else {
@@ -305,11 +317,42 @@ fn try_program(
     attach: &Attach,
     load_only: bool,
 ) -> Result<(), (&'static str, RefusedError)> {
-    load_program(ebpf, btf, program, attach).map_err(|error| ("load", error))?;
+    let found = ebpf.program_mut(program).ok_or(ProgramError::NotLoaded).map_err(RefusedError::from);
+    found.and_then(|program| load_program(program, btf, attach)).map_err(|error| ("load", error))?;
     if !load_only {
         attach_program(ebpf, program, attach).map_err(|error| ("attach", error))?;
     }
     Ok(())
+}
+
+/// Loads the programs of a plan, one on each CPU at a time: the kernel takes a tenth of a second to verify each of the larger ones,
+/// and seconds on an emulated machine. The error is that of the first one that was refused, in the order of the plan.
+fn load_all(ebpf: &mut Ebpf, btf: &Btf, plan: &Plan) -> Result<(), LoadError> {
+    let mut programs: BTreeMap<&str, &mut Program> = ebpf.programs_mut().collect();
+    let all = plan.programs.iter().enumerate();
+    let all: Vec<_> = all.map(|(at, planned)| (at, planned, programs.remove(planned.program))).collect();
+    let threads = thread::available_parallelism().map_or(1, NonZeroUsize::get).min(all.len());
+    let (waiting, refused) = (Mutex::new(all.into_iter()), Mutex::new(BTreeMap::new()));
+    let load = || {
+        while let Some((at, planned, program)) = lock(&waiting).next() {
+            let program = program.ok_or(ProgramError::NotLoaded).map_err(RefusedError::from);
+            if let Err(error) = program.and_then(|program| load_program(program, btf, &planned.attach)) {
+                lock(&refused).insert(at, program_error(planned, "load", error));
+            }
+        }
+    };
+    thread::scope(|scope| {
+        for _ in 1..threads {
+            scope.spawn(load);
+        }
+        load();
+    });
+    lock(&refused).pop_first().map_or(Ok(()), |(_, error)| Err(error))
+}
+
+/// What a lock guards, though a thread that had it panicked.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn find<'a, T>(ebpf: &'a mut Ebpf, program: &str) -> Result<&'a mut T, ProgramError>
@@ -319,13 +362,13 @@ where
     ebpf.program_mut(program).ok_or(ProgramError::NotLoaded)?.try_into()
 }
 
-fn load_program(ebpf: &mut Ebpf, btf: &Btf, program: &str, attach: &Attach) -> Result<(), RefusedError> {
+fn load_program(program: &mut Program, btf: &Btf, attach: &Attach) -> Result<(), RefusedError> {
     match *attach {
-        Attach::TpBtf(tracepoint) => find::<BtfTracePoint>(ebpf, program)?.load(tracepoint, btf)?,
-        Attach::Fentry(function) => find::<FEntry>(ebpf, program)?.load(function, btf)?,
-        Attach::Fexit(function) => find::<FExit>(ebpf, program)?.load(function, btf)?,
-        Attach::Kprobe(_) | Attach::Kretprobe(_) => find::<KProbe>(ebpf, program)?.load()?,
-        Attach::Tracepoint { .. } => find::<TracePoint>(ebpf, program)?.load()?,
+        Attach::TpBtf(tracepoint) => <&mut BtfTracePoint>::try_from(program)?.load(tracepoint, btf)?,
+        Attach::Fentry(function) => <&mut FEntry>::try_from(program)?.load(function, btf)?,
+        Attach::Fexit(function) => <&mut FExit>::try_from(program)?.load(function, btf)?,
+        Attach::Kprobe(_) | Attach::Kretprobe(_) => <&mut KProbe>::try_from(program)?.load()?,
+        Attach::Tracepoint { .. } => <&mut TracePoint>::try_from(program)?.load()?,
     }
     Ok(())
 }

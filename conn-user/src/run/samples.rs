@@ -176,8 +176,10 @@ pub(crate) fn passed(lost: u64) -> Report {
 pub(crate) fn failed() -> Report {
     let mut rig = Rig::new(Some(&rules()));
     let (client, other) = (client(), other());
-    let hostile =
-        Arc::new(ProcessInfo { ancestors: lineage::below(&client), ..ProcessInfo::clone(&samples::hostile()) });
+    let hostile = Arc::new(ProcessInfo {
+        ancestors: lineage::below(&client),
+        ..ProcessInfo::clone(&samples::hostile())
+    });
     rig.fork(&client, &hostile);
     rig.change(Change::Listen(at(2, &client, "0.0.0.0:8080")));
     let mut incoming = samples::incoming();

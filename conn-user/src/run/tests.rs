@@ -136,7 +136,9 @@ fn a_loss_is_never_a_pass() {
 
 #[test]
 fn a_command_that_was_not_seen_is_no_pass() {
-    let rules = read("[[rule]]\nid = \"a\"\nkind = \"path\"\nfind = \"forbidden\"\ntitle = \"A\"\nseverity = \"low\"\nmatch = 'port:1'\n");
+    let rules = read(
+        "[[rule]]\nid = \"a\"\nkind = \"path\"\nfind = \"forbidden\"\ntitle = \"A\"\nseverity = \"low\"\nmatch = 'port:1'\n",
+    );
     let report = Rig::blind(Some(&rules)).finish(ExitStatus::Code(0));
     assert_eq!((report.verdict(), report.loss.not_followed), (report::Verdict::Unsure, 1));
 }

@@ -270,7 +270,9 @@ fn a_run_has_a_command() {
         assert!(run(line).is_err(), "{line:?}");
     }
     assert!(run(&["--exit-code", "256", "--", "true"]).is_err_and(|why| why.contains("256")));
-    assert!(run(&["--wait-tree", "soon", "--", "true"]).is_err_and(|why| why.contains("write a time such as")));
+    assert!(
+        run(&["--wait-tree", "soon", "--", "true"]).is_err_and(|why| why.contains("write a time such as"))
+    );
 }
 
 /// What looks like a flag of ours, a negated word of a filter or a separator is the command's.
