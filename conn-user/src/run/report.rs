@@ -40,6 +40,7 @@ pub struct Loss {
 
 impl Loss {
     /// What was lost after an earlier count.
+    #[must_use]
     pub const fn since(self, before: Self) -> Self {
         Self {
             records: self.records.saturating_sub(before.records),

@@ -11,7 +11,7 @@ use crate::event::samples::{compare_file, identity};
 use crate::flow::model::Failure;
 use crate::learn::run::{GoodRun, learn};
 use crate::output::junit as junit_file;
-use crate::process::identity::ExeFile;
+use crate::process::identity::{ExeFile, Identity};
 use crate::process::info::{ExitStatus, ProcessInfo};
 use crate::rules::testing::{BEGAN, SECOND, child};
 use crate::units::DurationNs;
@@ -69,7 +69,7 @@ proptest! {
 
 fn golden(name: &str, actual: &[u8]) {
     let path = format!("{}/src/run/golden/{name}", env!("CARGO_MANIFEST_DIR"));
-    compare_file(&path, &String::from_utf8(actual.to_vec()).expect("UTF-8"));
+    compare_file(&path, std::str::from_utf8(actual).expect("UTF-8"));
 }
 
 /// Reports as people and CI systems get them; names and arguments of programs in them are hostile.
@@ -173,7 +173,7 @@ fn an_expectation_waits_for_late_facts() {
     );
     let of = |facts: Option<&[u8]>| {
         let mut rig = Rig::new(Some(&rules));
-        let client = Arc::new(ProcessInfo { identity: Default::default(), ..ProcessInfo::clone(&client()) });
+        let client = Arc::new(ProcessInfo { identity: Identity::default(), ..ProcessInfo::clone(&client()) });
         rig.change(Change::Established(to(1, &client, "192.0.2.5:5432")));
         if let Some(fs) = facts {
             client.identity.set_exe(ExeFile { fs: Some(fs.into()), ..ExeFile::default() });
