@@ -72,10 +72,7 @@ async fn traced(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let options = AgentOptions { load, self_test: true, rules: None, record: false };
     let mut nobody = |_: &Event| {};
     let started = tokio::select! {
-        (signal, _) = signals.next() => {
-            tell("ended by a signal; the command was not run");
-            return Ok(of_signal(signal));
-        }
+        (signal, _) = signals.next() => return Ok(not_run(signal)),
         started = agent::start(options, &mut nobody) => started,
     };
     let mut agent = match started {
@@ -96,6 +93,12 @@ async fn traced(args: &RunArgs) -> anyhow::Result<ExitCode> {
         tree: Rc::clone(&tree),
         ended: Rc::new(Notify::new()),
     };
+    // A signal that came meanwhile would never reach the command.
+    tokio::select! {
+        biased;
+        (signal, _) = signals.next() => return Ok(not_run(signal)),
+        () = tokio::task::yield_now() => {}
+    }
     // Nothing reads records between here and the loop: what the command does at once waits in the ring.
     let mut child = match spawn(args) {
         Ok(child) => child,
@@ -211,7 +214,9 @@ fn of_wait(status: WaitStatus) -> ExitStatus {
     }
 }
 
-fn of_signal(signal: i32) -> ExitCode {
+/// A signal came before the command was started.
+fn not_run(signal: i32) -> ExitCode {
+    tell("ended by a signal; the command was not run");
     u8::try_from(128 + signal).map_or(Exit::Error.into(), ExitCode::from)
 }
 

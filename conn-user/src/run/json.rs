@@ -5,7 +5,7 @@ use super::report::{Report, error};
 use super::seen::{Connections, Listeners, Program};
 use crate::event::address::{write_int, write_ip};
 use crate::event::escape;
-use crate::event::json::process::{ProcessWriter, write_option};
+use crate::event::json::process::{ProcessWriter, write_escaped, write_option};
 use crate::event::json::{JsonEncoder, StreamIdentity, write_key, write_text};
 use crate::event::model::{Event, EventBody};
 use crate::event::names::Named as _;
@@ -29,6 +29,7 @@ pub fn write(report: &Report, identity: &StreamIdentity, wall: WallNs, out: &mut
     write_key(b"command", out);
     let binary = report.command.iter().any(|word| escape::is_binary(word));
     list(&report.command, out, |word, out| escape::json_string(word, binary, out));
+    write_escaped(b"command", binary, out);
     let (code, signal) = match report.ended {
         ExitStatus::Code(code) => (Some(code), None),
         ExitStatus::Signal(signal) => (None, Some(signal)),
@@ -134,7 +135,9 @@ fn program(program: &Program, out: &mut Vec<u8>) {
     if program.name.is_empty() {
         out.extend_from_slice(b"null");
     } else {
-        escape::json_string(&program.name, escape::is_binary(&program.name), out);
+        let binary = escape::is_binary(&program.name);
+        escape::json_string(&program.name, binary, out);
+        write_escaped(b"program", binary, out);
     }
 }
 
