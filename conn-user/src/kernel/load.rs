@@ -1,11 +1,7 @@
 //! Loading and attaching what the plan says, after asking the kernel by trying.
 
-use std::collections::BTreeMap;
 use std::io;
-use std::num::NonZeroUsize;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::thread;
 
 use aya::maps::Map;
 use aya::programs::{BtfTracePoint, FEntry, FExit, KProbe, Program, ProgramError, TracePoint};
@@ -235,7 +231,10 @@ fn attach(
     let mut ebpf = object::open(btf, offsets, switches, options.ring_bytes, cpus)
         .map_err(|error| LoadError::Maps(Box::new(error)))?;
     // Everything is loaded before anything is attached: no record is written for a plan that fails.
-    load_all(&mut ebpf, btf, &plan)?;
+    for planned in &plan.programs {
+        load_program(&mut ebpf, btf, planned.program, &planned.attach)
+            .map_err(|source| program_error(planned, "load", source))?;
+    }
     let Some(Map::RingBuf(ring)) = ebpf.map(RING_MAP) else { return Err(LoadError::Object(RING_MAP)) };
     let reader = RingReader::new(ring.fd().as_fd(), options.ring_bytes).map_err(LoadError::Mapping)?;
     let Some(Map::Array(counters)) = ebpf.map(COUNTERS_MAP) else {
@@ -317,42 +316,11 @@ fn try_program(
     attach: &Attach,
     load_only: bool,
 ) -> Result<(), (&'static str, RefusedError)> {
-    let found = ebpf.program_mut(program).ok_or(ProgramError::NotLoaded).map_err(RefusedError::from);
-    found.and_then(|program| load_program(program, btf, attach)).map_err(|error| ("load", error))?;
+    load_program(ebpf, btf, program, attach).map_err(|error| ("load", error))?;
     if !load_only {
         attach_program(ebpf, program, attach).map_err(|error| ("attach", error))?;
     }
     Ok(())
-}
-
-/// Loads the programs of a plan, one on each CPU at a time: the kernel takes a tenth of a second to verify each of the larger ones,
-/// and seconds on an emulated machine. The error is that of the first one that was refused, in the order of the plan.
-fn load_all(ebpf: &mut Ebpf, btf: &Btf, plan: &Plan) -> Result<(), LoadError> {
-    let mut programs: BTreeMap<&str, &mut Program> = ebpf.programs_mut().collect();
-    let all = plan.programs.iter().enumerate();
-    let all: Vec<_> = all.map(|(at, planned)| (at, planned, programs.remove(planned.program))).collect();
-    let threads = thread::available_parallelism().map_or(1, NonZeroUsize::get).min(all.len());
-    let (waiting, refused) = (Mutex::new(all.into_iter()), Mutex::new(BTreeMap::new()));
-    let load = || {
-        while let Some((at, planned, program)) = lock(&waiting).next() {
-            let program = program.ok_or(ProgramError::NotLoaded).map_err(RefusedError::from);
-            if let Err(error) = program.and_then(|program| load_program(program, btf, &planned.attach)) {
-                lock(&refused).insert(at, program_error(planned, "load", error));
-            }
-        }
-    };
-    thread::scope(|scope| {
-        for _ in 1..threads {
-            scope.spawn(load);
-        }
-        load();
-    });
-    lock(&refused).pop_first().map_or(Ok(()), |(_, error)| Err(error))
-}
-
-/// What a lock guards, though a thread that had it panicked.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn find<'a, T>(ebpf: &'a mut Ebpf, program: &str) -> Result<&'a mut T, ProgramError>
@@ -362,13 +330,13 @@ where
     ebpf.program_mut(program).ok_or(ProgramError::NotLoaded)?.try_into()
 }
 
-fn load_program(program: &mut Program, btf: &Btf, attach: &Attach) -> Result<(), RefusedError> {
+fn load_program(ebpf: &mut Ebpf, btf: &Btf, program: &str, attach: &Attach) -> Result<(), RefusedError> {
     match *attach {
-        Attach::TpBtf(tracepoint) => <&mut BtfTracePoint>::try_from(program)?.load(tracepoint, btf)?,
-        Attach::Fentry(function) => <&mut FEntry>::try_from(program)?.load(function, btf)?,
-        Attach::Fexit(function) => <&mut FExit>::try_from(program)?.load(function, btf)?,
-        Attach::Kprobe(_) | Attach::Kretprobe(_) => <&mut KProbe>::try_from(program)?.load()?,
-        Attach::Tracepoint { .. } => <&mut TracePoint>::try_from(program)?.load()?,
+        Attach::TpBtf(tracepoint) => find::<BtfTracePoint>(ebpf, program)?.load(tracepoint, btf)?,
+        Attach::Fentry(function) => find::<FEntry>(ebpf, program)?.load(function, btf)?,
+        Attach::Fexit(function) => find::<FExit>(ebpf, program)?.load(function, btf)?,
+        Attach::Kprobe(_) | Attach::Kretprobe(_) => find::<KProbe>(ebpf, program)?.load()?,
+        Attach::Tracepoint { .. } => find::<TracePoint>(ebpf, program)?.load()?,
     }
     Ok(())
 }
