@@ -156,8 +156,9 @@ async fn records(reader: &RingReader, turn: Turn) -> io::Result<()> {
 }
 
 impl Agent {
-    /// Tells what the kernel's counts show.
-    fn audit(&mut self, tell: &mut impl FnMut(&Event)) {
+    /// Reads what is in the ring and tells the losses that the kernel's counts show, so that no later record tells one of before.
+    /// [`run`] must follow, or go on.
+    pub fn audit(&mut self, tell: &mut impl FnMut(&Event)) {
         let counts = self.session.all_counts();
         let skipped = self.session.skipped_runs();
         self.reader.catch_up(|bytes| self.pipeline.on_bytes(bytes, tell));

@@ -14,14 +14,16 @@ use crate::clock::boot_now;
 use crate::event::model::Event;
 use crate::flow::snapshot::{self, SnapshotOptions};
 use crate::flow::table::FlowTable;
+use crate::kernel::btf::Btf;
 use crate::kernel::facts::KernelFacts;
-use crate::kernel::load::{self, LoadError, LoadOptions, Session};
+use crate::kernel::load::{LoadError, LoadOptions, Loader, Session};
 use crate::kernel::ring::{RingReader, Turn};
 use crate::kernel::selftest::{self, SelfTestError};
 use crate::process::inspect::Inspector;
 use crate::process::procfs::ProcFs;
 use crate::process::table::ProcessTable;
 use crate::rules::RuleSet;
+use crate::units::Pid;
 
 /// How long the records of the self-test may take: far more than a loaded, emulated machine needs.
 const SELF_TEST_PATIENCE: Duration = Duration::from_secs(20);
@@ -49,6 +51,9 @@ pub struct Agent {
     pub pipeline: Pipeline,
     /// What could not be seen of the state before the attach.
     pub notes: Vec<String>,
+    /// The agent's own process id as the kernel numbers it, if the self-test was made: in a pid namespace it is not the one that the
+    /// process knows itself.
+    pub own: Option<Pid>,
     pub(super) resync: Resync,
     pub(super) reloads: mpsc::Receiver<RuleSet>,
     rules: mpsc::Sender<RuleSet>,
@@ -85,11 +90,15 @@ pub enum StartError {
 /// # Errors
 /// When nothing can be attached, or a hook is silent.
 pub async fn start(options: AgentOptions, tell: &mut impl FnMut(&Event)) -> Result<Agent, StartError> {
-    let mut facts = KernelFacts::gather();
-    let offsets = load::offsets()?;
-    load::probe(&mut facts, &offsets)?;
+    let btf = Btf::from_sys_fs();
+    let mut facts = KernelFacts::gather(&btf);
+    let loader = Loader::new(&btf)?;
+    // It is large, and asked no more.
+    drop(btf);
+    loader.probe(&mut facts)?;
     let attached = boot_now();
-    let (session, reader) = load::start(facts, &offsets, options.load)?;
+    let (session, reader) = loader.start(facts, options.load)?;
+    drop(loader);
     let processes = ProcessTable::default().with_inspector(Inspector::start(ProcFs::default())?);
     let flows = FlowTable::default().with_cookies(session.by_cookie());
     let (rules, reloads) = mpsc::channel(1);
@@ -98,6 +107,7 @@ pub async fn start(options: AgentOptions, tell: &mut impl FnMut(&Event)) -> Resu
         reader,
         pipeline: Pipeline::new(attached, processes, flows),
         notes: Vec::new(),
+        own: None,
         resync: Resync::default(),
         reloads,
         rules,
@@ -186,6 +196,7 @@ async fn self_test(agent: &mut Agent, tell: &mut impl FnMut(&Event)) -> Result<(
     }
     if let Some(watch) = agent.pipeline.watching() {
         watch.verdict()?;
+        agent.own = watch.own();
     }
     agent.pipeline.end_watch();
     Ok(())

@@ -109,7 +109,7 @@ pub enum Command {
     Run(RunArgs),
     /// Say why a rule told of an event, or did not, and which exception silences it
     Explain(ExplainArgs),
-    /// Print the JSON Schema of `conn tail --json` or `conn list --json`
+    /// Print the JSON Schema of `conn tail --json`, `conn list --json` or `conn run --json`
     Schema(SchemaArgs),
 }
 

@@ -5,8 +5,9 @@ use std::fmt::{self, Write as _};
 use serde::Serialize;
 
 use super::args::Exit;
+use crate::kernel::btf::Btf;
 use crate::kernel::facts::{Capability, KernelFacts, Lockdown, Probe, Tracefs, TracepointId};
-use crate::kernel::load;
+use crate::kernel::load::Loader;
 use crate::kernel::plan::{
     Backend, BackendChoice, Plan, PlanError, PlannedProgram, Role, TracefsUse, assess, plan,
 };
@@ -76,10 +77,11 @@ fn backends(facts: &KernelFacts, outcome: &Result<Plan, PlanError>) -> Vec<Backe
 /// # Errors
 /// When the report cannot be written.
 pub fn run(as_json: bool) -> anyhow::Result<Exit> {
-    let mut facts = KernelFacts::gather();
+    let btf = Btf::from_sys_fs();
+    let mut facts = KernelFacts::gather(&btf);
     // Without the offsets nothing can be loaded to try; the facts hold the reason.
-    if let Ok(offsets) = load::offsets() {
-        load::probe(&mut facts, &offsets)?;
+    if let Ok(loader) = Loader::new(&btf) {
+        loader.probe(&mut facts)?;
     }
     let outcome = plan(&facts, BackendChoice::Auto);
     let mut report = if as_json { json(&facts, &outcome)? } else { text(&facts, &outcome) };

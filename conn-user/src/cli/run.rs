@@ -26,12 +26,12 @@ use crate::kernel::load::LoadOptions;
 use crate::learn::run::learn;
 use crate::output::junit as junit_file;
 use crate::process::info::ExitStatus;
-use crate::process::procfs::{ProcFs, ProcSource as _};
+use crate::rules::RuleSet;
 use crate::rules::engine::LATE_FACTS;
 use crate::rules::file::shown;
-use crate::run::report::Report;
+use crate::run::report::{Loss, Report};
 use crate::run::{Run, SharedTree, json, junit, text};
-use crate::units::{BootNs, Pid};
+use crate::units::BootNs;
 
 /// The ports that Linux chooses from if nobody says otherwise.
 const EPHEMERAL: RangeInclusive<u16> = 32_768..=60_999;
@@ -54,13 +54,25 @@ async fn traced(args: &RunArgs) -> anyhow::Result<ExitCode> {
         Ok(rules) => rules,
         Err(exit) => return Ok(exit.into()),
     };
+    if rules.as_ref().is_some_and(|rules| rules.rules.is_empty()) {
+        tell(
+            "no rule is in force, so nothing would be expected; `conn run --learn FILE` makes rules of a good run",
+        );
+        return Ok(Exit::Usage.into());
+    }
+    for file in [&args.output, &args.json, &args.junit, &args.learn].into_iter().flatten() {
+        if let Err(why) = can_be_written(file) {
+            tell(format_args!("{} cannot be written: {why}", shown(file)));
+            return Ok(Exit::Usage.into());
+        }
+    }
     let mut signals = Forwarded::new().context("installing signal handlers")?;
     let load = LoadOptions { backend: args.backend, ring_bytes: args.ring_size, log_level: None };
     // The agent judges nothing: only what the command does is judged, here.
     let options = AgentOptions { load, self_test: true, rules: None, record: false };
     let mut nobody = |_: &Event| {};
     let started = tokio::select! {
-        (signal, _) = signals.next() => return Ok(of_signal(signal)),
+        (signal, _) = signals.next() => return Ok(not_run(signal)),
         started = agent::start(options, &mut nobody) => started,
     };
     let mut agent = match started {
@@ -68,15 +80,25 @@ async fn traced(args: &RunArgs) -> anyhow::Result<ExitCode> {
         Err(error) => return Ok(not_started(error).into()),
     };
     let tree = SharedTree::default();
+    tree.borrow_mut().expect_root(agent.own.context("the self-test did not tell who we are")?);
     let follow = Rc::clone(&tree);
     agent.pipeline.follow_forks(Box::new(move |creator, start, child| {
         follow.borrow_mut().on_fork(creator, start, child);
     }));
+    // What was lost before it starts hides nothing of it.
+    agent.audit(&mut |_| {});
+    let before = unseen(&agent, rules.as_ref());
     let mut view = View {
         run: Run::new(rules.as_ref(), Rc::clone(&tree), boot_now()),
         tree: Rc::clone(&tree),
         ended: Rc::new(Notify::new()),
     };
+    // A signal that came meanwhile would never reach the command.
+    tokio::select! {
+        biased;
+        (signal, _) = signals.next() => return Ok(not_run(signal)),
+        () = tokio::task::yield_now() => {}
+    }
     // Nothing reads records between here and the loop: what the command does at once waits in the ring.
     let mut child = match spawn(args) {
         Ok(child) => child,
@@ -86,23 +108,21 @@ async fn traced(args: &RunArgs) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::from(if error.kind() == ErrorKind::NotFound { 127 } else { 126 }));
         }
     };
-    let pid = Pid(child.id().context("the command has no process id")?);
-    // Until it is waited for its entry in /proc stays, however soon it ends.
-    let image = ProcFs::default().read(pid).context("the command's process is not in /proc")?;
-    tree.borrow_mut().plant(pid, image.start);
-
-    let before = not_followed(&agent);
     let ended = RefCell::new(None);
     let stop = until_ended(&mut child, &mut signals, args, &tree, Rc::clone(&view.ended), &ended);
     agent::run(&mut agent, &mut view, Limits::default(), stop).await.context("tracing")?;
     let now = boot_now();
     let (status, ended_at) = ended.take().context("the command did not end")?;
     let ended = (of_wait(status.context("waiting for the command")?), ended_at);
-    let not_followed = not_followed(&agent).saturating_sub(before);
+    let unseen = unseen(&agent, rules.as_ref()).since(before);
     let command = args.command.iter().map(|word| word.as_bytes().into()).collect();
-    let report = view.run.finish(command, ended, now, not_followed);
-    write(args, &report)?;
-    Ok(ExitCode::from(report.exit_code(args.strict, args.exit_code)))
+    let report = view.run.finish(command, ended, now, unseen);
+    let mut code = report.exit_code(args.allow_loss, args.exit_code);
+    for error in write(args, &report).into_iter().filter_map(Result::err) {
+        tell(format_args!("{error:#}"));
+        code = if code == 0 { Exit::Error as u8 } else { code };
+    }
+    Ok(ExitCode::from(code))
 }
 
 /// The command, with our standard input, output and error.
@@ -133,7 +153,8 @@ async fn until_ended(
     *ended.borrow_mut() = Some((status, boot_now()));
     if let Some(time) = args.wait_tree {
         let all = async {
-            while tree.borrow().living() > 0 {
+            // Its first record may not have been read yet.
+            while tree.borrow().is_empty() || tree.borrow().living() > 0 {
                 all_ended.notified().await;
             }
         };
@@ -143,6 +164,7 @@ async fn until_ended(
             _ = signals.next() => {}
         }
     }
+    tree.borrow_mut().close(boot_now());
     // Facts of its processes that are found out in the background come so late.
     sleep(std::time::Duration::from_nanos(LATE_FACTS.0)).await;
 }
@@ -155,10 +177,32 @@ fn send(child: &Child, signal: i32) {
     }
 }
 
-/// Processes, connections and listeners that the agent did not follow, for want of room.
-fn not_followed(agent: &Agent) -> u64 {
+/// What the agent knows to have missed since it started and does not tell as events.
+fn unseen(agent: &Agent, rules: Option<&RuleSet>) -> Loss {
     let overflow = agent.pipeline.overflow();
-    overflow.processes + overflow.connections + overflow.listeners
+    // Of a hook with an understudy the kernel's count is a bound, and no gap is told.
+    let skipped = agent.session.skipped_runs();
+    let skipped =
+        skipped.iter().filter(|(hook, _)| hook.understudy().is_some()).filter_map(|(_, runs)| *runs);
+    let ask_facts = rules.is_some_and(|rules| rules.rules.iter().any(|rule| rule.needs_late_facts()));
+    Loss {
+        records: agent.pipeline.undecoded() + skipped.sum::<u64>(),
+        not_followed: overflow.processes
+            + overflow.connections
+            + overflow.listeners
+            + overflow.held_events
+            + if ask_facts { overflow.inspections } else { 0 },
+    }
+}
+
+/// Whether a report can be written there: better told before a long run than after it. Nothing is written.
+fn can_be_written(path: &Path) -> Result<(), &'static str> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    match (path.is_dir(), folder.is_dir()) {
+        (true, _) => Err("it is a folder"),
+        (_, false) => Err("its folder does not exist"),
+        _ => Ok(()),
+    }
 }
 
 fn of_wait(status: WaitStatus) -> ExitStatus {
@@ -170,39 +214,43 @@ fn of_wait(status: WaitStatus) -> ExitStatus {
     }
 }
 
-fn of_signal(signal: i32) -> ExitCode {
+/// A signal came before the command was started.
+fn not_run(signal: i32) -> ExitCode {
+    tell("ended by a signal; the command was not run");
     u8::try_from(128 + signal).map_or(Exit::Error.into(), ExitCode::from)
 }
 
-/// Writes all reports that were asked for.
-fn write(args: &RunArgs, report: &Report) -> anyhow::Result<()> {
+/// Writes all reports that were asked for: one that cannot be written is no reason to do without the others.
+fn write(args: &RunArgs, report: &Report) -> [anyhow::Result<()>; 4] {
     let mut shown_report = Vec::new();
-    text::write(report, args.strict, &mut shown_report);
-    match &args.output {
-        Some(path) => to_file(path, &shown_report)?,
-        None => io::stderr().write_all(&shown_report).context("writing to standard error")?,
-    }
-    if let Some(path) = &args.json {
+    text::write(report, &mut shown_report);
+    let text = match &args.output {
+        Some(path) => to_file(path, &shown_report),
+        None => io::stderr().write_all(&shown_report).context("writing to standard error"),
+    };
+    let json = args.json.as_ref().map(|path| {
         let mut out = Vec::new();
-        json::write(report, args.strict, &machine::identity()?, Clock::now().wall(boot_now()), &mut out);
-        to_file(path, &out)?;
+        json::write(report, &machine::identity()?, Clock::now().wall(boot_now()), &mut out);
+        to_file(path, &out)
+    });
+    let junit = args.junit.as_ref().map(|path| {
+        junit_file::write(path, &junit::suite(report), &junit::cases(report, args.allow_loss))
+            .with_context(|| format!("cannot write {}", shown(path)))
+    });
+    let learnt = args.learn.as_ref().map(|path| write_learnt(path, report));
+    [text, json.unwrap_or(Ok(())), junit.unwrap_or(Ok(())), learnt.unwrap_or(Ok(()))]
+}
+
+fn write_learnt(path: &Path, report: &Report) -> anyhow::Result<()> {
+    if report.ended != ExitStatus::Code(0) {
+        tell(format_args!("warning: {} is not written: the command failed", shown(path)));
+        return Ok(());
     }
-    if let Some(path) = &args.junit {
-        junit_file::write(path, &junit::suite(report), &junit::cases(report, args.strict))
-            .with_context(|| format!("cannot write {}", shown(path)))?;
+    let good = report.good_run(ephemeral().unwrap_or(EPHEMERAL));
+    if good.lost > 0 {
+        tell(format_args!("warning: {} is incomplete: records were lost; learn again", shown(path)));
     }
-    if let Some(path) = &args.learn {
-        if report.ended != ExitStatus::Code(0) {
-            tell(format_args!("warning: {} is not written: the command failed", shown(path)));
-            return Ok(());
-        }
-        let good = report.good_run(ephemeral().unwrap_or(EPHEMERAL));
-        if good.lost > 0 {
-            tell(format_args!("warning: {} is incomplete: records were lost; learn again", shown(path)));
-        }
-        to_file(path, learn(&good)?.as_bytes())?;
-    }
-    Ok(())
+    to_file(path, learn(&good)?.as_bytes())
 }
 
 fn to_file(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
@@ -236,5 +284,31 @@ impl Consumer for View {
 
     fn is_done(&self) -> bool {
         false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_needs_a_folder() {
+        assert_eq!(can_be_written(Path::new("report.xml")), Ok(()));
+        assert_eq!(can_be_written(&std::env::temp_dir().join("report.xml")), Ok(()));
+        assert!(can_be_written(&std::env::temp_dir()).is_err_and(|why| why.contains("is a folder")));
+        assert!(
+            can_be_written(Path::new("/nonexistent/report.xml")).is_err_and(|why| why.contains("not exist"))
+        );
+    }
+
+    #[test]
+    fn ends_of_a_command() {
+        let end = |raw| of_wait(WaitStatus::from_raw(raw));
+        assert_eq!((end(0), end(7 << 8)), (ExitStatus::Code(0), ExitStatus::Code(7)));
+        assert_eq!(
+            (end(9), end(15 | 0x80)),
+            (ExitStatus::Signal(9), ExitStatus::Signal(15)),
+            "with a core or not"
+        );
     }
 }

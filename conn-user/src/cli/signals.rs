@@ -2,6 +2,8 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::mem::MaybeUninit;
+use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
@@ -65,13 +67,21 @@ async fn next(signals: &mut [(Signal, i32)]) -> i32 {
 pub(super) struct Forwarded(Vec<(Signal, i32, Arc<AtomicBool>)>);
 
 impl Forwarded {
-    /// SIGINT, SIGTERM, SIGHUP and SIGQUIT.
+    /// SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1 and SIGUSR2, but for those that are ignored, as by nohup(1): the command is to ignore
+    /// them too, and a program starts with the default action of what we handle.
     ///
     /// # Errors
     /// When the handlers cannot be installed.
     pub(super) fn new() -> io::Result<Self> {
-        let kinds =
-            [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup(), SignalKind::quit()];
+        let kinds = [
+            SignalKind::interrupt(),
+            SignalKind::terminate(),
+            SignalKind::hangup(),
+            SignalKind::quit(),
+            SignalKind::user_defined1(),
+            SignalKind::user_defined2(),
+        ];
+        let kinds = kinds.into_iter().filter(|kind| !is_ignored(kind.as_raw_value()));
         let one = |kind: SignalKind| {
             let sent = Arc::new(AtomicBool::new(false));
             let by_process = Arc::clone(&sent);
@@ -88,7 +98,7 @@ impl Forwarded {
             }?;
             Ok((signal(kind)?, number, sent))
         };
-        kinds.into_iter().map(one).collect::<io::Result<_>>().map(Self)
+        kinds.map(one).collect::<io::Result<_>>().map(Self)
     }
 
     /// The next one, and whether a process sent it. Else the kernel did, for the terminal: to the whole foreground group.
@@ -102,5 +112,30 @@ impl Forwarded {
             Poll::Pending
         })
         .await
+    }
+}
+
+/// Whether this process ignores a signal.
+fn is_ignored(signal: i32) -> bool {
+    let mut action = MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: no new action is given, the present one is written to memory that is valid for it, and zeros are an action.
+    unsafe {
+        libc::sigaction(signal, ptr::null(), action.as_mut_ptr()) == 0
+            && action.assume_init().sa_sigaction == libc::SIG_IGN
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_ignored_is_known() {
+        // SAFETY: no handler is installed; nobody sends this signal, and by default it is discarded.
+        let before = unsafe { libc::signal(libc::SIGURG, libc::SIG_IGN) };
+        let ignored = is_ignored(libc::SIGURG);
+        // SAFETY: as above, and the action is the one that was there.
+        unsafe { libc::signal(libc::SIGURG, before) };
+        assert!(ignored && !is_ignored(libc::SIGURG));
     }
 }

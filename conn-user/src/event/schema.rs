@@ -3,6 +3,8 @@
 #[cfg(test)]
 pub(crate) mod page;
 #[cfg(test)]
+pub(crate) mod shared;
+#[cfg(test)]
 mod tests;
 #[cfg(test)]
 pub(crate) mod validator;

@@ -9,6 +9,7 @@ use aya::{Btf, Ebpf};
 use conn_common::hook::HookId;
 use thiserror::Error;
 
+use super::btf::BtfError;
 use super::counters::{Counters, CpuCount};
 use super::facts::{KernelFacts, Probe};
 use super::object::{self, COUNTERS_MAP, RING_MAP, Switches};
@@ -105,34 +106,72 @@ pub struct Session {
     by_cookie: bool,
 }
 
-/// Reads the kernel's BTF for aya, whose programs are bound by it.
-fn aya_btf() -> Result<Btf, LoadError> {
-    Btf::from_sys_fs().map_err(|error| LoadError::Btf(error.to_string()))
-}
-
 /// How many CPUs this kernel can have.
 fn possible_cpus() -> Result<u16, LoadError> {
     let cpus = aya::util::nr_cpus().map_err(|(_, error)| LoadError::Cpus(error))?;
     u16::try_from(cpus).map_err(|error| LoadError::Cpus(io::Error::other(error)))
 }
 
-/// Resolves the offsets of this kernel.
-///
-/// # Errors
-/// When BTF cannot be read or a required member is missing.
-pub fn offsets() -> Result<Offsets, LoadError> {
-    let btf = super::btf::Btf::from_sys_fs().map_err(|error| LoadError::Btf(error.to_string()))?;
-    Ok(Offsets::resolve(&btf)?)
+/// What every program of this kernel is bound by.
+pub struct Loader {
+    /// Read by aya.
+    btf: Btf,
+    offsets: Offsets,
 }
 
-/// Gathers what this kernel and these privileges allow, by trying: a program of each kind is loaded and attached.
-///
-/// # Errors
-/// When BTF cannot be read, or not even a map can be made.
-pub fn probe(facts: &mut KernelFacts, offsets: &Offsets) -> Result<(), LoadError> {
-    let btf = aya_btf()?;
+impl Loader {
+    /// Resolves the offsets of this kernel by its BTF, and has aya read that.
+    ///
+    /// # Errors
+    /// When BTF cannot be read or a required member is missing.
+    pub fn new(btf: &Result<super::btf::Btf, BtfError>) -> Result<Self, LoadError> {
+        let btf = btf.as_ref().map_err(|error| LoadError::Btf(error.to_string()))?;
+        let offsets = Offsets::resolve(btf)?;
+        let btf = Btf::from_sys_fs().map_err(|error| LoadError::Btf(error.to_string()))?;
+        Ok(Self { btf, offsets })
+    }
+
+    /// Gathers what this kernel and these privileges allow, by trying: a program of each kind is loaded and attached.
+    ///
+    /// # Errors
+    /// When the number of CPUs is not known.
+    pub fn probe(&self, facts: &mut KernelFacts) -> Result<(), LoadError> {
+        probe(&self.btf, &self.offsets, facts)
+    }
+
+    /// Plans, loads and attaches. When the kernel refuses a program, plans again without it: the next candidate of that
+    /// hook is taken, or the next backend.
+    ///
+    /// Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// When no backend can be had; the error tells which program the kernel refused, or what is missing.
+    pub fn start(
+        &self,
+        mut facts: KernelFacts,
+        options: LoadOptions,
+    ) -> Result<(Session, RingReader), LoadError> {
+        loop {
+            let plan = plan(&facts, options.backend)?;
+            match attach(&self.btf, &facts, &self.offsets, plan, options) {
+                Ok(started) => return Ok(started),
+                Err(LoadError::Program { program, hook, step, source })
+                    if !facts.refused.contains_key(program) =>
+                {
+                    let what = format!("{step} of {hook}: {source}");
+                    facts
+                        .refused
+                        .insert(program.to_owned(), Probe::Refused { errno: errno_of(&source), what });
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+fn probe(btf: &Btf, offsets: &Offsets, facts: &mut KernelFacts) -> Result<(), LoadError> {
     let cpus = possible_cpus()?;
-    let mut ebpf = match object::open(&btf, offsets, Switches::default(), PROBE_RING_BYTES, cpus) {
+    let mut ebpf = match object::open(btf, offsets, Switches::default(), PROBE_RING_BYTES, cpus) {
         Ok(ebpf) => ebpf,
         Err(error) => {
             let refused = Probe::Refused {
@@ -147,7 +186,7 @@ pub fn probe(facts: &mut KernelFacts, offsets: &Offsets) -> Result<(), LoadError
         }
     };
     let mut attempt = |program: &'static str, attach: Attach, load_only: bool| match try_program(
-        &mut ebpf, &btf, program, &attach, load_only,
+        &mut ebpf, btf, program, &attach, load_only,
     ) {
         Ok(()) => Probe::Works,
         Err((step, error)) => {
@@ -166,34 +205,6 @@ pub fn probe(facts: &mut KernelFacts, offsets: &Offsets) -> Result<(), LoadError
         false,
     );
     Ok(())
-}
-
-/// Plans, loads and attaches. When the kernel refuses a program, plans again without it: the next candidate of that
-/// hook is taken, or the next backend.
-///
-/// Must be called within a tokio runtime.
-///
-/// # Errors
-/// When no backend can be had; the error tells which program the kernel refused, or what is missing.
-pub fn start(
-    mut facts: KernelFacts,
-    offsets: &Offsets,
-    options: LoadOptions,
-) -> Result<(Session, RingReader), LoadError> {
-    let btf = aya_btf()?;
-    loop {
-        let plan = plan(&facts, options.backend)?;
-        match attach(&btf, &facts, offsets, plan, options) {
-            Ok(started) => return Ok(started),
-            Err(LoadError::Program { program, hook, step, source })
-                if !facts.refused.contains_key(program) =>
-            {
-                let what = format!("{step} of {hook}: {source}");
-                facts.refused.insert(program.to_owned(), Probe::Refused { errno: errno_of(&source), what });
-            }
-            Err(error) => return Err(error),
-        }
-    }
 }
 
 fn attach(

@@ -171,6 +171,11 @@ impl Watch {
         port != 0 && self.ports.contains(&port)
     }
 
+    /// The id of the process that made the test's connections, as the kernel numbers it; `None`: no record told it yet.
+    pub fn own(&self) -> Option<Pid> {
+        self.own.map(Pid)
+    }
+
     /// Whether this process is a child of the test.
     pub fn is_child(&self, pid: Pid) -> bool {
         self.children.contains(&pid.0)

@@ -489,7 +489,7 @@ fn ending(event: &Event) -> Vec<Evidence> {
 }
 
 /// Whether facts of the event's process may still come.
-fn is_unsettled(event: &Event) -> bool {
+pub(crate) fn is_unsettled(event: &Event) -> bool {
     let process = match &event.body {
         EventBody::Exec(exec) => Some(&exec.process),
         _ => match (super::detector::connection(event), super::detector::listener(event)) {

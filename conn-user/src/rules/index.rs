@@ -78,8 +78,7 @@ impl Index {
         // Every filter with the place of its rule and all its anchors.
         let mut filters: Vec<(u32, Vec<Anchor>)> = Vec::new();
         for (place, (rule, triggers, also)) in (0..).zip(rules) {
-            let is_late = rule.matches.needs_late_facts() || rule.except.iter().any(Filter::needs_late_facts);
-            let mut filed = Filed { triggers, directions: 0, is_late };
+            let mut filed = Filed { triggers, directions: 0, is_late: rule.needs_late_facts() };
             for filter in [Some(&rule.matches), also].into_iter().flatten() {
                 filed.directions |= directions(filter);
                 filters.push((place, filter.anchors().collect()));

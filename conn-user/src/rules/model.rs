@@ -196,6 +196,11 @@ impl Rule {
         )
     }
 
+    /// Whether one of its filters asks for facts that are found out in the background.
+    pub fn needs_late_facts(&self) -> bool {
+        self.matches.needs_late_facts() || self.except.iter().any(Filter::needs_late_facts)
+    }
+
     /// Whether its filters let an event pass.
     pub fn selects(&self, event: &crate::event::model::Event) -> bool {
         self.matches.matches(event) && !self.excepts(event)

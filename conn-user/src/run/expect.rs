@@ -10,7 +10,11 @@ use crate::event::model::{Event, EventBody};
 use crate::flow::model::{Change, Failure};
 use crate::process::hash::IntBuild;
 use crate::rules::detector::{Triggers, connection, listener};
+use crate::rules::engine::is_unsettled;
 use crate::rules::model::{Detect, Expect, Rule};
+
+/// Most events that wait for facts of their process.
+const UNSETTLED_MAX: usize = 4_096;
 
 /// A rule of kind `missing` and what the run did of it.
 #[derive(Clone, Debug)]
@@ -28,6 +32,9 @@ pub struct Expectation {
     /// The error of the last of them; 0: it was cancelled.
     pub errno: Option<u16>,
     counted: HashSet<u64, IntBuild>,
+    /// Events that do not match as yet, but facts that the rule asks for may still come.
+    unsettled: Vec<Event>,
+    not_kept: u64,
 }
 
 impl Expectation {
@@ -39,8 +46,17 @@ impl Expectation {
             Expect::Open(least) => (false, least),
             Expect::Every(_) => (false, 1),
         };
-        let (rule, counted) = (Arc::clone(rule), HashSet::default());
-        Some(Self { rule, of_listeners, least, seen: 0, failed: 0, errno: None, counted })
+        Some(Self {
+            rule: Arc::clone(rule),
+            of_listeners,
+            least,
+            seen: 0,
+            failed: 0,
+            errno: None,
+            counted: HashSet::default(),
+            unsettled: Vec::new(),
+            not_kept: 0,
+        })
     }
 
     /// Whether there were enough.
@@ -56,9 +72,33 @@ impl Expectation {
         let is_failure = matches!(event.body, EventBody::Flow(Change::Failed(..)));
         let wanted = if self.of_listeners { Triggers::LISTEN } else { Triggers::OPEN };
         let is_one = Triggers::of(event).meet(wanted);
-        if !(is_one || is_failure && !self.of_listeners) || !self.rule.selects(event) {
+        if !(is_one || is_failure && !self.of_listeners) {
             return;
         }
+        if self.rule.selects(event) {
+            self.take(event);
+        } else if self.rule.needs_late_facts() && is_unsettled(event) {
+            if self.unsettled.len() < UNSETTLED_MAX {
+                self.unsettled.push(event.clone());
+            } else {
+                self.not_kept += 1;
+            }
+        }
+    }
+
+    /// The run is over, and facts of its processes had their time: what waited for them is asked again. How many events could not
+    /// wait, which makes a difference where it is not met.
+    pub fn finish(&mut self) -> u64 {
+        for event in std::mem::take(&mut self.unsettled) {
+            if !self.is_met() && self.rule.selects(&event) {
+                self.take(&event);
+            }
+        }
+        if self.is_met() { 0 } else { self.not_kept }
+    }
+
+    /// Takes an event that matches.
+    fn take(&mut self, event: &Event) {
         if let EventBody::Flow(Change::Failed(_, Failure { errno, .. })) = &event.body {
             self.failed += 1;
             self.errno = Some(*errno);

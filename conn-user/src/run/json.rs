@@ -5,7 +5,7 @@ use super::report::{Report, error};
 use super::seen::{Connections, Listeners, Program};
 use crate::event::address::{write_int, write_ip};
 use crate::event::escape;
-use crate::event::json::process::{ProcessWriter, write_option};
+use crate::event::json::process::{ProcessWriter, write_escaped, write_option};
 use crate::event::json::{JsonEncoder, StreamIdentity, write_key, write_text};
 use crate::event::model::{Event, EventBody};
 use crate::event::names::Named as _;
@@ -17,7 +17,7 @@ use crate::units::WallNs;
 pub const SCHEMA_VERSION: u32 = 1;
 
 /// Writes a report as a line. `wall`: when the run was over.
-pub fn write(report: &Report, strict: bool, identity: &StreamIdentity, wall: WallNs, out: &mut Vec<u8>) {
+pub fn write(report: &Report, identity: &StreamIdentity, wall: WallNs, out: &mut Vec<u8>) {
     out.extend_from_slice(b"{\"schema\":");
     write_int(SCHEMA_VERSION, out);
     out.extend_from_slice(b",\"ts\":\"");
@@ -29,6 +29,7 @@ pub fn write(report: &Report, strict: bool, identity: &StreamIdentity, wall: Wal
     write_key(b"command", out);
     let binary = report.command.iter().any(|word| escape::is_binary(word));
     list(&report.command, out, |word, out| escape::json_string(word, binary, out));
+    write_escaped(b"command", binary, out);
     let (code, signal) = match report.ended {
         ExitStatus::Code(code) => (Some(code), None),
         ExitStatus::Signal(signal) => (None, Some(signal)),
@@ -40,7 +41,7 @@ pub fn write(report: &Report, strict: bool, identity: &StreamIdentity, wall: Wal
     number(b"duration_ns", report.took.0, out);
     number(b"processes", report.processes as u64, out);
     write_key(b"verdict", out);
-    match report.verdict(strict).name() {
+    match report.verdict().name() {
         Some(name) => escape::json_string(name.as_bytes(), false, out),
         None => out.extend_from_slice(b"null"),
     }
@@ -117,6 +118,10 @@ fn expectation(of: &Expectation, out: &mut Vec<u8>) {
     write_text(b"title", of.rule.about.title.as_bytes(), out);
     write_text(b"expect", if of.of_listeners { b"listener" } else { b"connection" }, out);
     write_text(b"match", of.rule.matches.to_string().as_bytes(), out);
+    write_key(b"except", out);
+    list(&of.rule.except, out, |except, out| {
+        escape::json_string(except.to_string().as_bytes(), false, out);
+    });
     number(b"at_least", of.least.into(), out);
     number(b"seen", of.seen.into(), out);
     number(b"failed", of.failed, out);
@@ -130,7 +135,9 @@ fn program(program: &Program, out: &mut Vec<u8>) {
     if program.name.is_empty() {
         out.extend_from_slice(b"null");
     } else {
-        escape::json_string(&program.name, escape::is_binary(&program.name), out);
+        let binary = escape::is_binary(&program.name);
+        escape::json_string(&program.name, binary, out);
+        write_escaped(b"program", binary, out);
     }
 }
 

@@ -8,6 +8,9 @@ pub mod expect;
 pub mod json;
 pub mod junit;
 pub mod report;
+#[cfg(test)]
+mod samples;
+pub mod schema;
 pub mod seen;
 #[cfg(test)]
 mod tests;
@@ -33,7 +36,7 @@ use crate::rules::model::Rule;
 use crate::rules::{Engine, RuleSet};
 use crate::units::{BootNs, WallNs};
 
-/// Most unexpected things that are told one by one; more are counted.
+/// Most unexpected things that are told one by one, but for the first of a rule; more are counted.
 const UNEXPECTED_MAX: usize = 1_000;
 
 /// A tree that is filled where forks are seen, and asked here.
@@ -59,6 +62,15 @@ struct Judges {
     engine: Engine,
     rules: Vec<Arc<Rule>>,
     expectations: Vec<Expectation>,
+}
+
+impl Judges {
+    /// The run is over. What was not judged as it should, for want of room.
+    fn finish(&mut self) -> u64 {
+        let engine = self.engine.stats();
+        let not_asked = self.expectations.iter_mut().map(Expectation::finish);
+        not_asked.fold(engine.late_dropped.saturating_add(engine.forgotten), u64::saturating_add)
+    }
 }
 
 impl Run {
@@ -117,7 +129,7 @@ impl Run {
         match &event.body {
             EventBody::Exec(of) => {
                 tree.on_exec(&of.process);
-                tree.has(&of.process)
+                !tree.is_over(event.boot) && tree.has(&of.process)
             }
             EventBody::Exit(of, _) => {
                 let is_of_run = tree.has(&of.process);
@@ -134,15 +146,20 @@ impl Run {
                 // Nobody accepted it: it is its listener's.
                 let listener = || conn.listener.as_ref().and_then(|listener| listener.process.as_ref());
                 let owner = conn.owner.process.as_ref().or_else(listener);
-                self.seen.is_open(conn.id) || owner.is_some_and(|owner| tree.has(owner))
+                self.seen.is_open(conn.id)
+                    || !tree.is_over(event.boot) && owner.is_some_and(|owner| tree.has(owner))
             }
             EventBody::Flow(Change::Listen(listener) | Change::Unlisten(listener, _)) => {
                 let owner = listener.owner.process.as_ref();
-                self.seen.is_open(listener.id) || owner.is_some_and(|owner| tree.has(owner))
+                self.seen.is_open(listener.id)
+                    || !tree.is_over(event.boot) && owner.is_some_and(|owner| tree.has(owner))
             }
             EventBody::Gap(gap) => {
-                self.lost = self.lost.saturating_add(gap.lost);
-                true
+                let is_during = !tree.is_over(gap.from);
+                if is_during {
+                    self.lost = self.lost.saturating_add(gap.lost);
+                }
+                is_during
             }
             EventBody::Alert(_) | EventBody::Start(_) => false,
         }
@@ -161,7 +178,13 @@ impl Run {
     fn take(&mut self, alerts: Vec<Alert>) {
         for alert in alerts {
             match (alert.phase, self.by_alert.get(&alert.id.0)) {
-                (Phase::Raised, _) if self.unexpected.len() >= UNEXPECTED_MAX => self.more_unexpected += 1,
+                // The first one of each rule is told in any case: by it the rule has failed.
+                (Phase::Raised, _)
+                    if self.unexpected.len() >= UNEXPECTED_MAX
+                        && self.unexpected.iter().any(|told| told.alert.rule.id == alert.rule.id) =>
+                {
+                    self.more_unexpected += 1;
+                }
                 (Phase::Raised, _) => {
                     self.by_alert.insert(alert.id.0, self.unexpected.len());
                     let wall = WallNs(alert.at.0.wrapping_add(self.wall));
@@ -179,23 +202,31 @@ impl Run {
         }
     }
 
-    /// The run is over, the command has ended at an instant of its own. `not_followed`: connections and processes that the agent could not follow, for want of room.
+    /// The run is over, the command has ended at an instant of its own. `unseen`: what the agent knows to have missed and has not
+    /// told as events.
     pub fn finish(
         mut self,
         command: Command,
         (ended, ended_at): (Ended, BootNs),
         now: BootNs,
-        not_followed: u64,
+        unseen: Loss,
     ) -> Report {
         // Facts of a process come soon after it used the network; the command was waited for as long.
         self.pass(BootNs(now.0.saturating_add(LATE_FACTS.0)));
+        let unjudged = self.judges.as_mut().map_or(0, Judges::finish);
         let tree = self.tree.borrow();
+        let not_followed = [
+            unseen.not_followed,
+            // Without the command's own process nothing is known to be the run's.
+            u64::from(tree.is_empty()),
+            tree.not_kept(),
+            self.seen.not_shown(),
+            self.living.not_kept(),
+            unjudged,
+        ];
         let loss = Loss {
-            records: self.lost,
-            not_followed: not_followed
-                .saturating_add(tree.not_kept())
-                .saturating_add(self.seen.not_shown())
-                .saturating_add(self.living.not_kept()),
+            records: self.lost.saturating_add(unseen.records),
+            not_followed: not_followed.into_iter().fold(0, u64::saturating_add),
         };
         let (connections, listeners) = self.seen.into_rows();
         let (rules, expectations) =

@@ -32,13 +32,22 @@ pub struct Unexpected {
 /// What was not seen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Loss {
-    /// Records that were lost while the command ran, whosever they were.
+    /// Records that were lost while the command ran, whosever they were; at most so many where the kernel skipped a program.
     pub records: u64,
-    /// Processes, connections and listeners that were not followed, for want of room.
+    /// Processes, connections and listeners that were not followed, and judgements that were not made, for want of room.
     pub not_followed: u64,
 }
 
 impl Loss {
+    /// What was lost after an earlier count.
+    #[must_use]
+    pub const fn since(self, before: Self) -> Self {
+        Self {
+            records: self.records.saturating_sub(before.records),
+            not_followed: self.not_followed.saturating_sub(before.not_followed),
+        }
+    }
+
     /// Whether everything was seen.
     pub const fn is_none(self) -> bool {
         self.records == 0 && self.not_followed == 0
@@ -81,8 +90,10 @@ pub enum Verdict {
     NotJudged,
     /// All is as expected.
     Passed,
-    /// Something unexpected happened, or something is missing; or something was lost and that is an error (`--strict`).
+    /// Something unexpected happened, or something is missing.
     Failed,
+    /// All that was seen is as expected, but not everything was seen.
+    Unsure,
 }
 
 impl Verdict {
@@ -92,6 +103,7 @@ impl Verdict {
             Self::NotJudged => None,
             Self::Passed => Some("passed"),
             Self::Failed => Some("failed"),
+            Self::Unsure => Some("unsure"),
         }
     }
 }
@@ -102,13 +114,16 @@ impl Report {
         !self.rules.is_empty() || !self.expectations.is_empty()
     }
 
-    /// The verdict. `strict`: a loss fails, whatever was seen.
-    pub fn verdict(&self, strict: bool) -> Verdict {
-        let wrong = !self.unexpected.is_empty() || self.missing().next().is_some();
-        match self.is_judged() {
-            _ if wrong || strict && !self.loss.is_none() => Verdict::Failed,
-            true => Verdict::Passed,
-            false => Verdict::NotJudged,
+    /// The verdict.
+    pub fn verdict(&self) -> Verdict {
+        if !self.is_judged() {
+            Verdict::NotJudged
+        } else if !self.unexpected.is_empty() || self.missing().next().is_some() {
+            Verdict::Failed
+        } else if self.loss.is_none() {
+            Verdict::Passed
+        } else {
+            Verdict::Unsure
         }
     }
 
@@ -117,12 +132,14 @@ impl Report {
         self.expectations.iter().filter(|expectation| !expectation.is_met())
     }
 
-    /// The exit code: the command's own if that is not 0, as a shell gives it, else `failed` if the expectations failed.
-    pub fn exit_code(&self, strict: bool, failed: u8) -> u8 {
-        match self.ended {
-            ExitStatus::Signal(signal) => 128_u8.saturating_add(signal),
-            ExitStatus::Code(0) if self.verdict(strict) == Verdict::Failed => failed,
-            ExitStatus::Code(code) => code,
+    /// The exit code: the command's own if that is not 0, as a shell gives it, else `failed` unless all is as expected.
+    /// `allow_loss`: what was not seen is taken to be as expected.
+    pub fn exit_code(&self, allow_loss: bool, failed: u8) -> u8 {
+        match (self.ended, self.verdict()) {
+            (ExitStatus::Signal(signal), _) => 128_u8.saturating_add(signal),
+            (ExitStatus::Code(0), Verdict::Failed) => failed,
+            (ExitStatus::Code(0), Verdict::Unsure) if !allow_loss => failed,
+            (ExitStatus::Code(code), _) => code,
         }
     }
 }

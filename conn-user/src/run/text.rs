@@ -22,7 +22,7 @@ const COLUMNS: [Column; 10] = [
 ];
 
 /// Writes a report: the table, then what is wrong, then the verdict.
-pub fn write(report: &Report, strict: bool, out: &mut Vec<u8>) {
+pub fn write(report: &Report, out: &mut Vec<u8>) {
     table::write(&COLUMNS, &rows(report), true, out);
     let mut line = |text: String| {
         out.extend_from_slice(b"conn: ");
@@ -47,14 +47,14 @@ pub fn write(report: &Report, strict: bool, out: &mut Vec<u8>) {
         line(format!("still running: {}", text_of(&words)));
     }
     for (count, what) in [
-        (report.loss.records, "records were lost while it ran"),
-        (report.loss.not_followed, "processes, connections or listeners were not followed, for want of room"),
+        (report.loss.records, "records lost while it ran (a larger --ring-size may help)"),
+        (report.loss.not_followed, "not followed or not judged, for want of room"),
     ] {
         if count > 0 {
-            line(format!("warning: {count} {what}: something may be missing here"));
+            line(format!("warning: not everything was seen; {what}: {count}"));
         }
     }
-    line(summary(report, strict));
+    line(summary(report));
 }
 
 fn rows(report: &Report) -> Vec<Row<10>> {
@@ -77,7 +77,8 @@ fn rows(report: &Report) -> Vec<Row<10>> {
         cells[4].number(row.count);
         count(row.failed, &mut cells[5]);
         count(row.open, &mut cells[6]);
-        if row.established > 0 {
+        // Only those that were closed have told their traffic.
+        if row.count > row.failed + row.open {
             cells[7].with(|out| human::write_bytes(row.bytes_in, out));
             cells[8].with(|out| human::write_bytes(row.bytes_out, out));
         }
@@ -111,7 +112,7 @@ fn count(count: u64, cell: &mut Words) {
 }
 
 /// How it ended, and the verdict.
-fn summary(report: &Report, strict: bool) -> String {
+fn summary(report: &Report) -> String {
     let mut line = Words::default();
     line.word(report.command.first().map(|program| &**program).unwrap_or_default());
     match report.ended {
@@ -131,10 +132,10 @@ fn summary(report: &Report, strict: bool) -> String {
     line.text(if report.processes == 1 { " process" } else { " processes" });
     let (wrong, missing) =
         (report.unexpected.len() as u64 + report.more_unexpected, report.missing().count());
-    match report.verdict(strict) {
+    match report.verdict() {
         Verdict::NotJudged => line.text("; no rules"),
         Verdict::Passed => line.text("; as expected"),
-        Verdict::Failed if wrong == 0 && missing == 0 => line.text("; not sure: records were lost"),
+        Verdict::Unsure => line.text("; not sure: not everything was seen"),
         Verdict::Failed => line.text(&format!("; {wrong} unexpected, {missing} missing")),
     }
     text_of(&line)

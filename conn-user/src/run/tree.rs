@@ -22,26 +22,38 @@ fn key(pid: Pid, start: BootNs) -> u64 {
 pub struct Tree {
     /// What is known of those that live.
     members: HashMap<u64, Option<Arc<ProcessInfo>>, IntBuild>,
+    creator: Option<Pid>,
     root: Option<u64>,
+    over: Option<BootNs>,
     living: usize,
     not_kept: u64,
 }
 
 impl Tree {
-    /// The command's own process. Before it nobody belongs to the tree.
-    pub fn plant(&mut self, pid: Pid, start: BootNs) {
-        let key = key(pid, start);
-        self.root = Some(key);
-        if self.members.insert(key, Some(Arc::new(ProcessInfo::new(pid, start)))).is_none() {
-            self.living += 1;
-        }
+    /// The next process that this one creates is the command's own; before it nobody belongs to the tree. Its record tells its id
+    /// as the kernel numbers it, which in a pid namespace nobody else does.
+    pub const fn expect_root(&mut self, creator: Pid) {
+        self.creator = Some(creator);
     }
 
     /// A process was created.
     pub fn on_fork(&mut self, creator: Pid, creator_start: BootNs, child: &Arc<ProcessInfo>) {
-        if self.members.contains_key(&key(creator, creator_start)) {
+        if self.root.is_none() && self.creator == Some(creator) {
+            self.root = Some(key(child.pid, child.start));
+            self.add(child);
+        } else if self.members.contains_key(&key(creator, creator_start)) {
             self.add(child);
         }
+    }
+
+    /// The run is over: what begins later is none of it. Processes that go on belong to it still, for their ends.
+    pub const fn close(&mut self, at: BootNs) {
+        self.over = Some(at);
+    }
+
+    /// Whether the run was over before this instant.
+    pub fn is_over(&self, at: BootNs) -> bool {
+        self.over.is_some_and(|over| over < at)
     }
 
     /// A process executed a program.
@@ -69,15 +81,16 @@ impl Tree {
         }
         let is_below =
             process.ancestors.iter().any(|above| self.members.contains_key(&key(above.pid, above.start)));
-        if is_below {
+        let is_new = is_below && !self.is_over(process.start);
+        if is_new {
             self.add(process);
         }
-        is_below
+        is_new
     }
 
     fn add(&mut self, process: &Arc<ProcessInfo>) {
         let key = key(process.pid, process.start);
-        if self.members.contains_key(&key) {
+        if self.members.contains_key(&key) || self.is_over(process.start) {
             return;
         }
         if self.members.len() >= MEMBERS_MAX {
@@ -98,7 +111,7 @@ impl Tree {
         self.members.len()
     }
 
-    /// Whether the command was not started yet.
+    /// Whether the command's own process was not seen (yet).
     pub fn is_empty(&self) -> bool {
         self.members.is_empty()
     }
@@ -122,6 +135,7 @@ mod tests {
     use super::*;
     use crate::process::lineage;
 
+    const CONN: (Pid, BootNs) = (Pid(50), BootNs(4 * TICK_NS));
     const ROOT: (Pid, BootNs) = (Pid(100), BootNs(5 * TICK_NS + 7));
 
     fn process(pid: u32) -> Arc<ProcessInfo> {
@@ -130,9 +144,14 @@ mod tests {
 
     fn planted() -> Tree {
         let mut tree = Tree::default();
+        tree.on_fork(CONN.0, CONN.1, &process(98));
+        tree.expect_root(CONN.0);
+        tree.on_fork(Pid(1), BootNs(0), &process(99));
         assert!(tree.is_empty());
-        // As /proc has it: in whole ticks.
-        tree.plant(ROOT.0, BootNs(5 * TICK_NS));
+        tree.on_fork(CONN.0, CONN.1, &Arc::new(ProcessInfo::new(ROOT.0, ROOT.1)));
+        // It creates only one, but an understudy may repeat it.
+        tree.on_fork(CONN.0, CONN.1, &process(98));
+        assert_eq!((tree.len(), tree.living()), (1, 1));
         tree
     }
 
@@ -185,6 +204,19 @@ mod tests {
         assert!(tree.has(&child));
         tree.on_fork(child.pid, child.start, &process(8));
         assert!(tree.has(&process(8)));
+    }
+
+    #[test]
+    fn who_is_created_when_it_is_over_is_none_of_it() {
+        let mut tree = planted();
+        let (child, late) = (process(7), Arc::new(ProcessInfo::new(Pid(8), BootNs(8 * TICK_NS))));
+        tree.on_fork(ROOT.0, ROOT.1, &child);
+        tree.close(BootNs(7 * TICK_NS));
+        tree.on_fork(child.pid, child.start, &late);
+        let below = ProcessInfo { ancestors: lineage::below(&child), ..ProcessInfo::clone(&late) };
+        assert!(tree.has(&child) && !tree.has(&late) && !tree.has(&Arc::new(below)));
+        assert_eq!(tree.survivors().len(), 1);
+        assert!(tree.is_over(BootNs(7 * TICK_NS + 1)) && !tree.is_over(BootNs(7 * TICK_NS)));
     }
 
     #[test]

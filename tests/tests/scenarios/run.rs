@@ -14,15 +14,25 @@ use crate::settings;
 type Test = fn() -> Result<()>;
 
 /// What the hooks of a backend must deliver for it.
-pub(crate) const OF_BACKEND: [(&str, Test); 1] = [("learns-and-judges", || learns_and_judges(&[]))];
+pub(crate) const OF_BACKEND: [(&str, Test); 1] =
+    [("learns-and-judges", || learns_and_judges(&[], Place::Here))];
 
 /// What is the same whatever the backend: processes are followed by the same hooks in all.
-pub(crate) const OF_COMMAND_LINE: [(&str, Test); 4] = [
-    ("run-follows-a-daemon", || learns_and_judges(&["daemon"])),
+pub(crate) const OF_COMMAND_LINE: [(&str, Test); 5] = [
+    ("run-follows-a-daemon", || learns_and_judges(&["daemon"], Place::Here)),
+    ("run-in-a-pid-namespace", || learns_and_judges(&[], Place::PidNamespace)),
     ("run-own-code", own_code),
     ("run-not-to-be-run", not_to_be_run),
     ("run-sigint", sigint),
 ];
+
+/// Where conn runs.
+#[derive(Clone, Copy)]
+enum Place {
+    Here,
+    /// In one of its own, as in a container: the kernel's process ids are not those that it knows.
+    PidNamespace,
+}
 
 /// Answers every connection with a word; until the process ends.
 fn serve() -> Result<SocketAddr> {
@@ -43,9 +53,16 @@ fn file(name: &str) -> PathBuf {
     std::env::temp_dir().join(format!("conn-run-{}-{number}-{name}", std::process::id()))
 }
 
-fn start(options: &[&str], command: &[&str]) -> Result<(Child, PathBuf)> {
+fn start(place: Place, options: &[&str], command: &[&str]) -> Result<(Child, PathBuf)> {
     let report = file("report");
-    let child = Command::new(settings::conn()?)
+    let mut conn = match place {
+        Place::Here => Command::new(settings::conn()?),
+        Place::PidNamespace => Command::new(settings::workload()?),
+    };
+    if matches!(place, Place::PidNamespace) {
+        conn.arg("pidns").arg(settings::conn()?);
+    }
+    let child = conn
         .args(["run", "--backend", &settings::backend(), "--output"])
         .arg(&report)
         .args(options)
@@ -58,29 +75,29 @@ fn start(options: &[&str], command: &[&str]) -> Result<(Child, PathBuf)> {
 }
 
 /// Runs it and returns exit code and report.
-fn run(options: &[&str], command: &[&str]) -> Result<(Option<i32>, String)> {
-    let (mut child, report) = start(options, command)?;
+fn run(place: Place, options: &[&str], command: &[&str]) -> Result<(Option<i32>, String)> {
+    let (mut child, report) = start(place, options, command)?;
     let code = child.wait().context("wait")?.code();
     let text = std::fs::read_to_string(&report).unwrap_or_default();
     let _ = std::fs::remove_file(&report);
     Ok((code, text))
 }
 
-fn learns_and_judges(how: &[&str]) -> Result<()> {
+fn learns_and_judges(how: &[&str], place: Place) -> Result<()> {
     let workload = settings::workload()?;
     let workload = workload.to_str().context("a path that is text")?;
     let (one, other) = (serve()?.to_string(), serve()?.to_string());
     let fetch = |address| [&[workload, "fetch", address], how].concat();
     let rules = file("rules.toml");
     let learnt = rules.to_str().context("a path that is text")?;
-    let (code, report) = run(&["--learn", learnt], &fetch(&one))?;
+    let (code, report) = run(place, &["--learn", learnt], &fetch(&one))?;
     ensure!(code == Some(0) && report.contains(&one.replace(':', "  ")), "learning: {code:?}\n{report}");
-    let (code, report) = run(&["--rules", learnt], &fetch(&one))?;
+    let (code, report) = run(place, &["--rules", learnt], &fetch(&one))?;
     ensure!(code == Some(0) && report.contains("as expected"), "the same again: {code:?}\n{report}");
-    let (code, report) = run(&["--rules", learnt], &fetch(&other))?;
+    let (code, report) = run(place, &["--rules", learnt], &fetch(&other))?;
     let named = report.contains("conn: unexpected: ") && report.contains(&format!("-> {other} "));
     ensure!(code == Some(6) && named, "another port: {code:?}\n{report}");
-    let (code, report) = run(&["--rules", learnt], &[workload, "list"])?;
+    let (code, report) = run(place, &["--rules", learnt], &[workload, "list"])?;
     let port = one.rsplit(':').next().unwrap_or_default();
     let named = report.contains("conn: missing: ") && report.contains(&format!("dport:{port}\": 0 of 1"));
     ensure!(code == Some(6) && named, "not contacted: {code:?}\n{report}");
@@ -91,14 +108,14 @@ fn own_code() -> Result<()> {
     let workload = settings::workload()?;
     let workload = workload.to_str().context("a path that is text")?;
     let server = serve()?.to_string();
-    let (code, report) = run(&[], &[workload, "fetch", &server, "code", "9"])?;
+    let (code, report) = run(Place::Here, &[], &[workload, "fetch", &server, "code", "9"])?;
     ensure!(code == Some(9) && report.contains("exited with code 9"), "{code:?}\n{report}");
     Ok(())
 }
 
 fn not_to_be_run() -> Result<()> {
     for (program, expected) in [("/nonexistent/program", 127), ("/", 126)] {
-        let (code, report) = run(&[], &[program])?;
+        let (code, report) = run(Place::Here, &[], &[program])?;
         ensure!(code == Some(expected) && report.is_empty(), "{program}: {code:?}\n{report}");
     }
     Ok(())
@@ -110,7 +127,7 @@ fn sigint() -> Result<()> {
     let workload = workload.to_str().context("a path that is text")?;
     let listener = TcpListener::bind("127.0.0.1:0").context("listen")?;
     let address = listener.local_addr().context("own address")?.to_string();
-    let (mut child, report) = start(&[], &[workload, "fetch", &address, "wait"])?;
+    let (mut child, report) = start(Place::Here, &[], &[workload, "fetch", &address, "wait"])?;
     // It runs when it has connected.
     listener.set_nonblocking(true).context("not to block")?;
     let deadline = Instant::now() + settings::seconds(60);

@@ -119,4 +119,6 @@ pub enum SchemaOf {
     Events,
     /// `conn list --json`.
     List,
+    /// `conn run --json`.
+    Run,
 }

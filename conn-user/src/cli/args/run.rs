@@ -32,15 +32,15 @@ pub struct RunArgs {
     #[arg(long, value_name = "FILE")]
     pub junit: Option<PathBuf>,
 
-    /// Write the report as a JSON object
+    /// Write the report as a JSON object (`conn schema run` describes it)
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
 
-    /// Fail if records were lost, too: something may have been missed
+    /// Do not fail because records were lost, though something may have been missed
     #[arg(long)]
-    pub strict: bool,
+    pub allow_loss: bool,
 
-    /// The exit code if the command exits with 0 and something was not as expected
+    /// The exit code if the command exits with 0 and not all was as expected
     #[arg(long, value_name = "N", default_value_t = 6)]
     pub exit_code: u8,
 

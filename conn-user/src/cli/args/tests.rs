@@ -260,6 +260,7 @@ fn the_other_commands() {
     };
     assert_eq!(schema(&["conn", "schema"]), SchemaOf::Events);
     assert_eq!(schema(&["conn", "schema", "list"]), SchemaOf::List);
+    assert_eq!(schema(&["conn", "schema", "run"]), SchemaOf::Run);
     assert_eq!(
         Cli::try_parse_from(["conn"]).expect_err("no command").exit_code(),
         i32::from(Exit::Usage as u8)
@@ -286,4 +287,40 @@ fn lists() {
     assert_eq!(options.sort, Some(Sort { key: SortKey::Age, reverse: true }));
     assert!(options.json && !options.color);
     assert!(list("kind:listen").is_err(), "a list has no events");
+}
+
+fn run(line: &[&str]) -> Result<RunArgs, String> {
+    let words = ["conn", "run"].iter().chain(line).map(OsString::from);
+    match Cli::read(words).map_err(|error| error.to_string())?.command {
+        Command::Run(run) => Ok(run),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_run_has_a_command() {
+    let args = run(&["--", "true"]).expect("a command");
+    assert!(args.rules.is_empty() && !args.allow_loss && args.wait_tree.is_none());
+    assert_eq!((args.exit_code, args.ring_size, args.backend), (6, 8 << 20, BackendChoice::Auto));
+    let all = "--rules a --rules b --junit c --json d -o e --allow-loss --exit-code 33 --wait-tree 2s --backend kprobe \
+               --ring-size 1M -- true";
+    let args = run(&all.split_whitespace().collect::<Vec<_>>()).expect("all at once");
+    assert_eq!((args.rules.len(), args.exit_code, args.wait_tree), (2, 33, Some(Duration::from_secs(2))));
+    assert!(args.allow_loss && args.output.is_some() && args.junit.is_some() && args.json.is_some());
+    for line in [&[][..], &["--"], &["true"], &["--rules", "a", "--learn", "b", "--", "true"]] {
+        assert!(run(line).is_err(), "{line:?}");
+    }
+    assert!(run(&["--exit-code", "256", "--", "true"]).is_err_and(|why| why.contains("256")));
+    assert!(
+        run(&["--wait-tree", "soon", "--", "true"]).is_err_and(|why| why.contains("write a time such as"))
+    );
+}
+
+/// What looks like a flag of ours, a negated word of a filter or a separator is the command's.
+#[test]
+fn the_words_of_a_command_are_its_own() {
+    let command = ["curl", "-proc:nginx", "--json", "-o", "x", "--", "--allow-loss", "dst:x"];
+    let args = run(&[&["--"][..], &command].concat()).expect("a command");
+    assert_eq!(args.command, command);
+    assert!(args.json.is_none() && args.output.is_none() && !args.allow_loss);
 }

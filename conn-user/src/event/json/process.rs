@@ -199,7 +199,7 @@ fn write_args(args: &[Box<[u8]>], out: &mut Vec<u8>) {
     write_escaped(b"args", binary, out);
 }
 
-fn write_escaped(key: &[u8], escaped: bool, out: &mut Vec<u8>) {
+pub(crate) fn write_escaped(key: &[u8], escaped: bool, out: &mut Vec<u8>) {
     if escaped {
         out.extend_from_slice(b",\"");
         out.extend_from_slice(key);

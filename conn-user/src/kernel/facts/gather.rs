@@ -16,13 +16,8 @@ use crate::kernel::offsets::Offsets;
 const INITIAL_USER_NAMESPACE: &str = "user:[4026531837]";
 
 impl KernelFacts {
-    /// Looks at the running kernel. Nothing is loaded: every [`Probe`] is [`Probe::NotTried`].
-    pub fn gather() -> Self {
-        Self::gather_with(&Btf::from_sys_fs())
-    }
-
-    /// As [`KernelFacts::gather`], with BTF that has been read already.
-    pub fn gather_with(btf: &Result<Btf, BtfError>) -> Self {
+    /// Looks at the running kernel, whose BTF has been read already. Nothing is loaded: every [`Probe`] is [`Probe::NotTried`].
+    pub fn gather(btf: &Result<Btf, BtfError>) -> Self {
         let executable = std::env::current_exe()
             .map_or_else(|_| "conn".to_owned(), |path| path.to_string_lossy().into_owned());
         Root(PathBuf::from("/")).gather(btf, executable)
@@ -283,7 +278,7 @@ mod tests {
 
     #[test]
     fn this_machine_and_back_from_json() {
-        let facts = KernelFacts::gather();
+        let facts = KernelFacts::gather(&Btf::from_sys_fs());
         assert!(!facts.release.is_empty());
         if facts.btf.present {
             assert_eq!(facts.btf.functions.get(&KernelFunction::TcpConnect), Some(&1));

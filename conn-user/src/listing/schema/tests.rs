@@ -1,14 +1,12 @@
 //! What the list says against what its schema says, and the page of the documentation made from the schema.
 
-use std::collections::BTreeSet;
-
 use serde_json::Value;
 
 use super::*;
 use crate::event::names::{self, Named};
 use crate::event::samples::{self as events, compare_file};
-use crate::event::schema as event_schema;
 use crate::event::schema::page::{Parts, table};
+use crate::event::schema::shared::with_parts;
 use crate::event::schema::validator::{Validator, names_at};
 use crate::flow::born::BornBy;
 use crate::flow::model::{Direction, Transport};
@@ -54,52 +52,11 @@ fn lists_of_names_are_those_of_the_code() {
     assert_eq!(schema["$defs"]["head"]["properties"]["schema"]["const"], SCHEMA_VERSION);
 }
 
-/// The names of the parts that a part of the events' schema needs, itself among them.
-fn needed<'a>(events: &'a Value, name: &'a str, all: &mut BTreeSet<&'a str>) {
-    fn references<'a>(node: &'a Value, all: &mut Vec<&'a str>) {
-        match node {
-            Value::Object(map) => {
-                all.extend(map.get("$ref").and_then(Value::as_str));
-                map.values().for_each(|node| references(node, all));
-            }
-            Value::Array(list) => list.iter().for_each(|node| references(node, all)),
-            _ => {}
-        }
-    }
-    if all.insert(name) {
-        let mut found = Vec::new();
-        references(&events["$defs"][name], &mut found);
-        for reference in found {
-            needed(events, reference.trim_start_matches("#/$defs/"), all);
-        }
-    }
-}
-
-/// The lines of a part in the text of a schema.
-fn block<'a>(text: &'a str, name: &str) -> Option<&'a str> {
-    let start = text.find(&format!("\n    \"{name}\": {{\n"))? + 1;
-    let end = start + text[start..].find("\n    }")? + "\n    }".len();
-    Some(&text[start..end])
-}
-
 /// Processes and ages look the same in lists and in events; `CONN_BLESS=1` copies them from the events' schema.
 #[test]
 fn processes_are_those_of_events() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/listing/schema.json");
-    let events: Value = serde_json::from_str(event_schema::SCHEMA).expect("JSON");
-    let mut shared = BTreeSet::new();
-    needed(&events, "process", &mut shared);
-    needed(&events, "age", &mut shared);
-    let mut text = SCHEMA.to_owned();
-    for name in shared {
-        let theirs = block(event_schema::SCHEMA, name).unwrap_or_else(|| panic!("no part {name}"));
-        if let Some(ours) = block(&text, name).map(str::to_owned) {
-            text = text.replace(&ours, theirs);
-        } else {
-            let before = block(&text, "process").expect("the part of a process").to_owned();
-            text = text.replace(&before, &format!("{before},\n{theirs}"));
-        }
-    }
+    let text = with_parts(SCHEMA, &["process", "age"]);
     compare_file(path, &text);
 }
 

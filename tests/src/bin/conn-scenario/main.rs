@@ -11,6 +11,7 @@ mod fetch;
 mod many;
 mod netdev;
 mod overhead;
+mod pidns;
 mod process;
 mod scenario;
 mod storm;
@@ -25,7 +26,7 @@ use conn_tests::truth::Line;
 
 use crate::scenario::Skip;
 
-const USAGE: &str = "usage: conn-scenario NAME | list | fetch ADDRESS | violation [NAME] | storm N [--threads T] [--payload BYTES] [--wait] | \
+const USAGE: &str = "usage: conn-scenario NAME | list | fetch ADDRESS | pidns PROGRAM | violation [NAME] | storm N [--threads T] [--payload BYTES] [--wait] | \
                      many N | overhead --conn PATH [--pairs N] [--connections M] [--backend B] \
                      [--one-core]";
 
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
     let result = match name.as_str() {
         "list" => list(),
         "fetch" => fetch::run(&args),
+        "pidns" => pidns::run(&args),
         "storm" => storm::run(&args),
         "many" => many::run(&args),
         many::PART => many::part(&args),
