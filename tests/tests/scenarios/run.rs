@@ -18,9 +18,10 @@ pub(crate) const OF_BACKEND: [(&str, Test); 1] =
     [("learns-and-judges", || learns_and_judges(&[], Place::Here))];
 
 /// What is the same whatever the backend: processes are followed by the same hooks in all.
-pub(crate) const OF_COMMAND_LINE: [(&str, Test); 5] = [
+pub(crate) const OF_COMMAND_LINE: [(&str, Test); 6] = [
     ("run-follows-a-daemon", || learns_and_judges(&["daemon"], Place::Here)),
     ("run-in-a-pid-namespace", || learns_and_judges(&[], Place::PidNamespace)),
+    ("run-loss-is-no-pass", loss_is_no_pass),
     ("run-own-code", own_code),
     ("run-not-to-be-run", not_to_be_run),
     ("run-sigint", sigint),
@@ -101,6 +102,25 @@ fn learns_and_judges(how: &[&str], place: Place) -> Result<()> {
     let port = one.rsplit(':').next().unwrap_or_default();
     let named = report.contains("conn: missing: ") && report.contains(&format!("dport:{port}\": 0 of 1"));
     ensure!(code == Some(6) && named, "not contacted: {code:?}\n{report}");
+    std::fs::remove_file(&rules).context("remove the rules")
+}
+
+/// While conn is stopped the ring runs over: what was lost may have been unexpected.
+fn loss_is_no_pass() -> Result<()> {
+    let workload = settings::workload()?;
+    let workload = workload.to_str().context("a path that is text")?;
+    let server = serve()?.to_string();
+    let rules = file("rules.toml");
+    let text = "[[rule]]\nid = \"a\"\nkind = \"path\"\nfind = \"forbidden\"\ntitle = \"A\"\nseverity = \"low\"\n\
+                match = 'dst:192.0.2.1'\n";
+    std::fs::write(&rules, text).context("write the rules")?;
+    let options = ["--ring-size", "64K", "--rules", rules.to_str().context("a path that is text")?];
+    for (allow, expected) in [(&[][..], 6), (&["--allow-loss"], 0)] {
+        let options = [&options, allow].concat();
+        let (code, report) = run(Place::Here, &options, &[workload, "fetch", &server, "unseen"])?;
+        let told = report.contains("not sure") && report.contains("records lost while it ran");
+        ensure!(code == Some(expected) && told, "{allow:?}: {code:?}\n{report}");
+    }
     std::fs::remove_file(&rules).context("remove the rules")
 }
 

@@ -1,4 +1,4 @@
-//! A client of its own process, for `conn run`: `fetch ADDRESS [daemon | code N | wait]`.
+//! A client of its own process, for `conn run`: `fetch ADDRESS [daemon | code N | wait | unseen]`.
 
 use std::io::Read as _;
 use std::net::{SocketAddr, TcpStream};
@@ -6,8 +6,13 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
+use crate::sys::check;
+
+/// Connections whose records are more than the smallest ring has room for.
+const MANY: u32 = 500;
+
 /// Connects, reads until the end. `daemon`: a grandchild does, whose parent has ended; this process waits for it. `code N`: then
-/// exits with N. `wait`: then waits for a signal.
+/// exits with N. `wait`: then waits for a signal. `unseen`: does it very often while its parent is stopped.
 pub(crate) fn run(args: &[String]) -> Result<()> {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let (address, then) = args.split_first().context("an address is missing")?;
@@ -36,8 +41,19 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
                 std::thread::park();
             }
         }
-        _ => bail!("fetch ADDRESS [daemon | code N | wait]"),
+        ["unseen"] => {
+            signal_parent(libc::SIGSTOP)?;
+            let fetched = (0..MANY).try_for_each(|_| fetch(address));
+            signal_parent(libc::SIGCONT)?;
+            fetched
+        }
+        _ => bail!("fetch ADDRESS [daemon | code N | wait | unseen]"),
     }
+}
+
+fn signal_parent(signal: i32) -> Result<()> {
+    // SAFETY: neither passes pointers.
+    check(unsafe { libc::kill(libc::getppid(), signal) }).map(drop).context("signal the parent")
 }
 
 fn fetch(address: &str) -> Result<()> {
