@@ -62,13 +62,7 @@ fn change<'a>(view: &View<'a>) -> Option<&'a Change> {
 fn conn<'a>(view: &View<'a>) -> Option<&'a ConnEvent> {
     let Origin::Event(event) = view.origin else { return None };
     match &event.body {
-        EventBody::Flow(
-            Change::Connect(conn)
-            | Change::Accept(conn)
-            | Change::Established(conn)
-            | Change::Failed(conn, _)
-            | Change::Close(conn, _),
-        ) => Some(conn),
+        EventBody::Flow(change) => change.connection(),
         EventBody::Alert(alert) => match &alert.subject {
             Subject::Connection(conn) => Some(conn),
             _ => None,
@@ -81,7 +75,7 @@ fn conn<'a>(view: &View<'a>) -> Option<&'a ConnEvent> {
 fn listener<'a>(view: &View<'a>) -> Option<&'a ListenEvent> {
     let Origin::Event(event) = view.origin else { return None };
     match &event.body {
-        EventBody::Flow(Change::Listen(listener) | Change::Unlisten(listener, _)) => Some(listener),
+        EventBody::Flow(change) => change.listener(),
         EventBody::Alert(alert) => match &alert.subject {
             Subject::Listener(listener) => Some(listener),
             _ => None,

@@ -37,6 +37,28 @@ pub enum Change {
     Unlisten(ListenEvent, Unlisten),
 }
 
+impl Change {
+    /// The connection that changed.
+    pub const fn connection(&self) -> Option<&ConnEvent> {
+        match self {
+            Self::Connect(conn)
+            | Self::Accept(conn)
+            | Self::Established(conn)
+            | Self::Failed(conn, _)
+            | Self::Close(conn, _) => Some(conn),
+            Self::Listen(_) | Self::Unlisten(..) => None,
+        }
+    }
+
+    /// The listener that changed.
+    pub const fn listener(&self) -> Option<&ListenEvent> {
+        match self {
+            Self::Listen(listener) | Self::Unlisten(listener, _) => Some(listener),
+            _ => None,
+        }
+    }
+}
+
 /// Which way a connection was opened, seen from this socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Direction {

@@ -260,13 +260,7 @@ impl Scene<'_> {
 /// The connection that an event is about.
 pub fn connection(event: &Event) -> Option<&ConnEvent> {
     match &event.body {
-        EventBody::Flow(
-            Change::Connect(conn)
-            | Change::Accept(conn)
-            | Change::Established(conn)
-            | Change::Failed(conn, _)
-            | Change::Close(conn, _),
-        ) => Some(conn),
+        EventBody::Flow(change) => change.connection(),
         _ => None,
     }
 }
@@ -274,7 +268,7 @@ pub fn connection(event: &Event) -> Option<&ConnEvent> {
 /// The listener that an event is about.
 pub fn listener(event: &Event) -> Option<&ListenEvent> {
     match &event.body {
-        EventBody::Flow(Change::Listen(listener) | Change::Unlisten(listener, _)) => Some(listener),
+        EventBody::Flow(change) => change.listener(),
         _ => None,
     }
 }

@@ -28,7 +28,6 @@ use self::seen::Seen;
 use self::tree::Tree;
 use crate::event::alert::{Alert, Phase};
 use crate::event::model::{Event, EventBody};
-use crate::flow::model::Change;
 use crate::process::hash::IntBuild;
 use crate::replay::flows::Living;
 use crate::rules::engine::LATE_FACTS;
@@ -136,23 +135,17 @@ impl Run {
                 tree.on_exit(&of.process);
                 is_of_run
             }
-            EventBody::Flow(
-                Change::Connect(conn)
-                | Change::Accept(conn)
-                | Change::Established(conn)
-                | Change::Failed(conn, _)
-                | Change::Close(conn, _),
-            ) => {
-                // Nobody accepted it: it is its listener's.
-                let listener = || conn.listener.as_ref().and_then(|listener| listener.process.as_ref());
-                let owner = conn.owner.process.as_ref().or_else(listener);
-                self.seen.is_open(conn.id)
-                    || !tree.is_over(event.boot) && owner.is_some_and(|owner| tree.has(owner))
-            }
-            EventBody::Flow(Change::Listen(listener) | Change::Unlisten(listener, _)) => {
-                let owner = listener.owner.process.as_ref();
-                self.seen.is_open(listener.id)
-                    || !tree.is_over(event.boot) && owner.is_some_and(|owner| tree.has(owner))
+            EventBody::Flow(change) => {
+                let of_connection = change.connection().map(|conn| {
+                    // Nobody accepted it: it is its listener's.
+                    let listener = || conn.listener.as_ref().and_then(|listener| listener.process.as_ref());
+                    (conn.id, conn.owner.process.as_ref().or_else(listener))
+                });
+                let of_listener = || change.listener().map(|of| (of.id, of.owner.process.as_ref()));
+                of_connection.or_else(of_listener).is_some_and(|(id, owner)| {
+                    self.seen.is_open(id)
+                        || !tree.is_over(event.boot) && owner.is_some_and(|owner| tree.has(owner))
+                })
             }
             EventBody::Gap(gap) => {
                 let is_during = !tree.is_over(gap.from);

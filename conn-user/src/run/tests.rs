@@ -8,7 +8,7 @@ use super::samples::{Rig, at, client, closed, failed, other, passed, read, to};
 use super::*;
 use crate::event::model::ProcEvent;
 use crate::event::samples::{compare_file, identity};
-use crate::flow::model::Failure;
+use crate::flow::model::{Change, Failure};
 use crate::learn::run::{GoodRun, learn};
 use crate::output::junit as junit_file;
 use crate::process::identity::{ExeFile, Identity};
