@@ -150,7 +150,7 @@ fn births() {
     let idle = snapshot();
     for (local, remote) in [(from, to), (to, from)] {
         let born = hold(&idle, local, remote, BornBy::NeverSent);
-        assert!(born.latest < BootNs(established.0 + 300_000_000), "it slept since: {born:?}");
+        assert!(born.latest < BootNs(established.0 + 200_000_000), "it slept since: {born:?}");
     }
     client.write_all(b"x").expect("write");
     (&server).read_exact(&mut [0]).expect("read");
