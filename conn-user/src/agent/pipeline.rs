@@ -422,19 +422,13 @@ impl Pipeline {
 /// Whether an event is of the self-test's own making.
 fn is_self_test(watch: &Watch, body: &EventBody) -> bool {
     match body {
-        EventBody::Flow(change) => match change {
-            Change::Connect(conn)
-            | Change::Accept(conn)
-            | Change::Established(conn)
-            | Change::Failed(conn, _)
-            | Change::Close(conn, _) => {
-                conn.local.ip().is_loopback()
-                    && (watch.is_port(conn.local.port()) || watch.is_port(conn.remote.port()))
-            }
-            Change::Listen(listen) | Change::Unlisten(listen, _) => {
-                listen.local.ip().is_loopback() && watch.is_port(listen.local.port())
-            }
-        },
+        EventBody::Flow(change) => {
+            let of_connection = change.connection().map(|conn| (conn.local, conn.remote.port()));
+            let ends = of_connection.or_else(|| change.listener().map(|of| (of.local, 0)));
+            ends.is_some_and(|(local, remote_port)| {
+                local.ip().is_loopback() && (watch.is_port(local.port()) || watch.is_port(remote_port))
+            })
+        }
         EventBody::Exec(event) | EventBody::Exit(event, _) => watch.is_child(event.process.pid),
         EventBody::Gap(_) | EventBody::Alert(_) | EventBody::Start(_) => false,
     }

@@ -177,7 +177,7 @@ fn run_tests(port: &mut File, backend: &str, config: &Config, is_first: bool) ->
         .env("CONN_BIN", "/conn")
         .env("CONN_SCENARIO_BIN", "/bin/conn-scenario")
         // Emulated, a connection takes a millisecond.
-        .env("CONN_STORM", "2000")
+        .env("CONN_STORM", "4000")
         .current_dir("/tmp")
         .process_group(0)
         .stdin(File::open("/dev/null")?)
