@@ -53,6 +53,7 @@ macro_rules! for_each_offset {
             (OFF_SKC_COOKIE, "sock", "__sk_common.skc_cookie", 8, Required);
             (OFF_SKC_NET, "sock", "__sk_common.skc_net.net", 8, Optional);
             (OFF_SKC_FLAGS, "sock", "__sk_common.skc_flags", 8, Required);
+            (OFF_SK_LOCK_OWNED, "sock", "sk_lock.owned", 4, Required);
             (OFF_SK_ERR, "sock", "sk_err", 4, Required);
             (OFF_SK_SHUTDOWN, "sock", "sk_shutdown", 1, Required);
             (OFF_SK_PROTOCOL, "sock", "sk_protocol", 2, Required);
@@ -87,6 +88,8 @@ macro_rules! for_each_offset {
             (OFF_TASK_FLAGS, "task_struct", "flags", 4, Required);
             (OFF_TASK_EXIT_CODE, "task_struct", "exit_code", 4, Required);
             (OFF_TASK_LOGINUID, "task_struct", "loginuid.val", 4, Optional);
+            (OFF_TASK_NVCSW, "task_struct", "nvcsw", 8, Required);
+            (OFF_TASK_NIVCSW, "task_struct", "nivcsw", 8, Required);
             (OFF_TASK_CRED, "task_struct", "cred", 8, Required);
             (OFF_TASK_CGROUPS, "task_struct", "cgroups", 8, Optional);
             (OFF_CSS_SET_DFL_CGRP, "css_set", "dfl_cgrp", 8, Optional);
@@ -108,6 +111,8 @@ macro_rules! for_each_offset {
             (OFF_INODE_INO, "inode", "i_ino", 8, Required);
             (OFF_INODE_NLINK, "inode", "i_nlink", 4, Required);
             (OFF_INODE_SB, "inode", "i_sb", 8, Required);
+            (OFF_INODE_LOCK_OWNER, "inode", "i_rwsem.owner.counter", 8, Optional);
+            (OFF_INODE_RT_LOCK_OWNER, "inode", "i_rwsem.rwbase.rtmutex.owner", 8, Optional);
             (OFF_SB_DEV, "super_block", "s_dev", 4, Required);
             (OFF_MOUNT_MNT, "mount", "mnt", 0, Optional);
             (OFF_MOUNT_PARENT, "mount", "mnt_parent", 8, Optional);

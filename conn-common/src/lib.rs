@@ -10,6 +10,7 @@
 
 pub mod config;
 pub mod hook;
+pub mod mark;
 pub mod record;
 
 #[cfg(feature = "user")]

@@ -121,8 +121,9 @@ impl SockFlags {
     pub const ADDRESS_KEY: u16 = 1 << 0;
     /// `sk_socket` is set: a file descriptor still belongs to the socket.
     pub const HAS_SOCKET: u16 = 1 << 1;
-    /// The last reference of that file is gone: `current` is inside the close.
-    pub const FILE_DEAD: u16 = 1 << 2;
+    /// `current` closes the socket at this moment: the last reference of its file is gone, and `current` is the task
+    /// that releases it (`__sock_release`) and holds the socket's lock.
+    pub const IN_CLOSE: u16 = 1 << 2;
     /// The kernel opened the socket itself (`sk_kern_sock`).
     pub const KERNEL: u16 = 1 << 3;
     /// The peer's FIN was processed (`SOCK_DONE`, set by `tcp_fin` only): `bytes_received` counts it as one byte.
@@ -284,6 +285,9 @@ pub struct HookCounters {
     pub next_seq: u64,
     /// How many of them the ring had no room for.
     pub lost: u64,
+    /// Of a backup program: runs for which the first program had left no mark, so that it takes the place of one that the
+    /// kernel skipped.
+    pub unmarked: u64,
 }
 
 macro_rules! layout {
@@ -358,4 +362,4 @@ layout!(
     path = 392
 );
 layout!(ExitRecord, size = 88, task = 24, exit_code = 80);
-layout!(HookCounters, size = 16, next_seq = 0, lost = 8);
+layout!(HookCounters, size = 24, next_seq = 0, lost = 8, unmarked = 16);

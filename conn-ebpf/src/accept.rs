@@ -109,7 +109,7 @@ pub(crate) fn kretprobe_csk_accept(ctx: RetProbeContext) -> u32 {
 unsafe fn accept<A: Access + Key>(hook: HookId, sk: *const c_void) {
     // SAFETY: the hook's argument.
     unsafe {
-        if !ACCEPT.is_to_tell(hook, sk) || !GRAFT.is_to_tell(hook, sk) {
+        if !ACCEPT.is_to_tell(hook, sk as u64, 0) || !GRAFT.is_to_tell(hook, sk as u64, 0) {
             return;
         }
         tell::<A>(hook, sk, |sk| sock::ours::<A>(sk, false));
@@ -172,16 +172,12 @@ fn accepted_fd(hook: HookId, pair: &Pair, ctx: &TracePointContext) {
     // as a context load; everything behind goes through the helper.
     unsafe {
         let number = ctx.as_ptr().byte_add(16).cast::<i64>().read_volatile();
-        if number < 0 {
+        // The object is the descriptor: the socket costs too much to find before it is known to be needed.
+        if !pair.is_to_tell(hook, number as u64, 0) || number < 0 {
             return;
         }
-        // The mark is the task: the socket costs too much to find before it is known to be needed.
         let fds = if CURRENT_TASK_TYPED.load() != 0 {
-            let task = current_typed();
-            if !pair.is_to_tell(hook, task) {
-                return;
-            }
-            fd::descriptors::<Direct>(task, number as u64)
+            fd::descriptors::<Direct>(current_typed(), number as u64)
         } else {
             // No kernel this old needs an understudy here.
             fd::descriptors::<Probe>(current(), number as u64)

@@ -45,7 +45,11 @@ unsafe fn close<A: Access + Key>(hook: HookId, sk: *const c_void) {
     unsafe {
         let state = A::load::<u8>(sk, OFF_SKC_STATE.load());
         // CLOSE: ended before. LISTEN and SYN_SENT: the state tracepoint tells the end.
-        if !PAIR.is_to_tell(hook, sk) || state == TCP_CLOSE || state == TCP_LISTEN || state == TCP_SYN_SENT {
+        if !PAIR.is_to_tell(hook, sk as u64, 0)
+            || state == TCP_CLOSE
+            || state == TCP_LISTEN
+            || state == TCP_SYN_SENT
+        {
             return;
         }
         let Some(ours) = sock::ours::<A>(sk, true) else { return };
@@ -55,7 +59,7 @@ unsafe fn close<A: Access + Key>(hook: HookId, sk: *const c_void) {
             ours,
             state,
             state,
-            SockFlags::HAS_SOCKET | SockFlags::FILE_DEAD,
+            SockFlags::HAS_SOCKET | SockFlags::IN_CLOSE,
         );
     }
 }

@@ -41,7 +41,7 @@ pub(crate) fn kprobe_tcp_connect(ctx: ProbeContext) -> u32 {
 unsafe fn connect<A: Access + Key>(hook: HookId, sk: *const c_void) {
     // SAFETY: the hook's argument.
     unsafe {
-        if PAIR.is_to_tell(hook, sk)
+        if PAIR.is_to_tell(hook, sk as u64, 0)
             && let Some(ours) = sock::ours::<A>(sk, false)
         {
             emit_sock::<A>(hook, RecordKind::Connect, ours, TCP_SYN_SENT, TCP_SYN_SENT, 0);

@@ -62,7 +62,7 @@ pub(crate) fn process_exec_understudy(ctx: BtfTracePointContext) -> i32 {
 
 #[inline(always)]
 fn execs(hook: HookId, slot: u32, ctx: &BtfTracePointContext) -> i32 {
-    if !EXEC.is_to_tell(hook, ctx.arg(0)) {
+    if !EXEC.is_to_tell(hook, ctx.arg(0), 0) {
         return 0;
     }
     let bprm: *const c_void = ctx.arg(2);

@@ -42,8 +42,8 @@ pub(crate) fn fexit_listen_start_2_args(ctx: FExitContext) -> i32 {
 fn listening(hook: HookId, sk: *const c_void, failed: i32) {
     // SAFETY: the function's first argument.
     unsafe {
-        if failed == 0
-            && LISTEN.is_to_tell(hook, sk)
+        if LISTEN.is_to_tell(hook, sk as u64, 0)
+            && failed == 0
             && let Some(ours) = sock::ours::<Direct>(sk, false)
         {
             emit_sock::<Direct>(hook, RecordKind::Listen, ours, TCP_CLOSE, TCP_LISTEN, 0);

@@ -38,8 +38,11 @@ fn forks(hook: HookId, ctx: &BtfTracePointContext) -> i32 {
     let child: *const c_void = ctx.arg(1);
     // SAFETY: TP_PROTO(struct task_struct *parent, struct task_struct *child)
     unsafe {
+        if !FORK.is_to_tell(hook, child as u64, 0) {
+            return 0;
+        }
         let tgid = Direct::load::<u32>(child, OFF_TASK_TGID.load());
-        if Direct::load::<u32>(child, OFF_TASK_PID.load()) != tgid || !FORK.is_to_tell(hook, child) {
+        if Direct::load::<u32>(child, OFF_TASK_PID.load()) != tgid {
             return 0;
         }
         if let Some((header, mut entry)) = reserve::<ForkRecord>(hook, RecordKind::Fork) {
@@ -81,9 +84,12 @@ fn exits(hook: HookId, ctx: &BtfTracePointContext) -> i32 {
     let exiting: *const c_void = ctx.arg(0);
     // SAFETY: TP_PROTO(struct task_struct *p[, bool group_dead])
     unsafe {
+        if !EXIT.is_to_tell(hook, exiting as u64, 0) {
+            return 0;
+        }
         // The leader's exit is not the process's: `do_exit` counts `signal->live` down before the tracepoint.
         let signal = Probe::pointer(exiting, OFF_TASK_SIGNAL.load());
-        if probe::<i32>(signal, OFF_SIGNAL_LIVE.load()) != 0 || !EXIT.is_to_tell(hook, exiting) {
+        if probe::<i32>(signal, OFF_SIGNAL_LIVE.load()) != 0 {
             return 0;
         }
         if let Some((header, mut entry)) = reserve::<ExitRecord>(hook, RecordKind::Exit) {

@@ -20,6 +20,14 @@ static EVENTS: RingBuf = RingBuf::with_byte_size(8 << 20, 0);
 #[map]
 static COUNTERS: Array<HookCounters> = Array::with_max_entries(HOOK_SLOTS, BPF_F_MMAPABLE);
 
+/// The counters of a hook on this CPU.
+#[inline(always)]
+pub(crate) fn counters(hook: HookId) -> Option<*mut HookCounters> {
+    // SAFETY: the helper has no precondition.
+    let cpu = unsafe { bpf_get_smp_processor_id() };
+    COUNTERS.get_ptr_mut(cpu * HOOK_SLOTS + hook as u32)
+}
+
 /// Takes the next sequence number of this hook on this CPU and builds the header.
 ///
 /// A plain increment is exact: the kernel does not run a tracing program inside itself on one CPU, and no other
@@ -32,7 +40,7 @@ pub(crate) fn header(
 ) -> Option<(RecordHeader, *mut HookCounters)> {
     // SAFETY: the helper has no precondition.
     let cpu = unsafe { bpf_get_smp_processor_id() };
-    let counters = COUNTERS.get_ptr_mut(cpu * HOOK_SLOTS + hook as u32)?;
+    let counters = counters(hook)?;
     // SAFETY: the map's value, of this CPU.
     let seq = unsafe { (*counters).next_seq };
     // SAFETY: as above.

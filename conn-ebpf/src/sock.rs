@@ -6,10 +6,11 @@ use aya_ebpf::helpers::generated::bpf_get_socket_cookie;
 use conn_common::config::OFFSET_NONE;
 use conn_common::record::{Counters, Sock, SockFlags};
 
-use crate::mem::{Access, Common as _, copy, probe};
+use crate::mem::{Access, Common as _, copy, current, probe};
 use crate::offsets::{
-    COOKIE_HELPER, OFF_FILE_COUNT, OFF_FILE_REF, OFF_INET_SPORT, OFF_INODE_INO, OFF_NET_INUM, OFF_SK_ERR,
-    OFF_SK_KERN_SOCK, OFF_SK_LINGERTIME, OFF_SK_PROTOCOL, OFF_SK_SHUTDOWN, OFF_SK_SOCKET, OFF_SKC_COOKIE,
+    COOKIE_HELPER, OFF_FILE_COUNT, OFF_FILE_INODE, OFF_FILE_REF, OFF_INET_SPORT, OFF_INODE_INO,
+    OFF_INODE_LOCK_OWNER, OFF_INODE_RT_LOCK_OWNER, OFF_NET_INUM, OFF_SK_ERR, OFF_SK_KERN_SOCK,
+    OFF_SK_LINGERTIME, OFF_SK_LOCK_OWNED, OFF_SK_PROTOCOL, OFF_SK_SHUTDOWN, OFF_SK_SOCKET, OFF_SKC_COOKIE,
     OFF_SKC_DADDR, OFF_SKC_DPORT, OFF_SKC_FAMILY, OFF_SKC_FLAGS, OFF_SKC_NET, OFF_SKC_NUM, OFF_SKC_RCV_SADDR,
     OFF_SKC_V6_DADDR, OFF_SKC_V6_RCV_SADDR, OFF_SOCKET_ALLOC_INODE, OFF_SOCKET_FILE, OFF_SOCKET_SK,
     OFF_TCP_BYTES_RECEIVED, OFF_TCP_BYTES_RETRANS, OFF_TCP_BYTES_SENT, OFF_TCP_COPIED_SEQ, OFF_TCP_IS_MPTCP,
@@ -24,7 +25,9 @@ pub(crate) const IPPROTO_MPTCP: u16 = 262;
 pub(crate) const TCP_ESTABLISHED: u8 = 1;
 pub(crate) const TCP_SYN_SENT: u8 = 2;
 pub(crate) const TCP_SYN_RECV: u8 = 3;
+pub(crate) const TCP_FIN_WAIT1: u8 = 4;
 pub(crate) const TCP_CLOSE: u8 = 7;
+pub(crate) const TCP_LAST_ACK: u8 = 9;
 pub(crate) const TCP_LISTEN: u8 = 10;
 
 /// `enum sock_flags` (include/net/sock.h).
@@ -165,12 +168,18 @@ pub(crate) unsafe fn shutdown<A: Access>(sk: *const c_void) -> u8 {
     unsafe { A::load(sk, OFF_SK_SHUTDOWN.load()) }
 }
 
-/// [`SockFlags::HAS_SOCKET`] and [`SockFlags::FILE_DEAD`] of a socket.
+/// [`SockFlags::HAS_SOCKET`] and [`SockFlags::IN_CLOSE`] of a socket whose state changes.
 ///
-/// A file whose last reference is gone means that `current` is inside the close: `__fput` runs with the count at 0
-/// (`f_count`), or dead (`f_ref` of 6.13 on, where 0 is one reference and a dead count is negative: `file_ref_put`).
-/// That tells close() from shutdown() in a state transition, and names the closer exactly. A socket without a file is
-/// the kernel's own: there a full shutdown is taken for the close.
+/// Three things together say that `current` closes it at this moment, which tells close() from shutdown() and from the
+/// network in a state transition, and names the closer exactly:
+/// * The file's last reference is gone: `__fput` runs with the count at 0 (`f_count`), or dead (`f_ref` of 6.13 on, where
+///   0 is one reference and a dead count is negative: `file_ref_put`). But all files of a dying task are dead before
+///   `__fput` runs for the first one (`close_files` queues them, `task_work_run` releases them).
+/// * `current` holds the lock of the socket's inode, as `__sock_release` (net/socket.c) does around the close.
+/// * The socket's lock is owned by a process: a softirq that interrupts `current` after it took the inode's lock changes
+///   the state of the socket only while nobody owns it (`tcp_v4_rcv`).
+///
+/// A socket without a file is the kernel's own: there a full shutdown is taken for the close.
 ///
 /// # Safety
 /// `sk` is a `struct sock` for this access.
@@ -183,16 +192,53 @@ pub(crate) unsafe fn holder<A: Access>(sk: *const c_void) -> u16 {
             return 0;
         }
         let file = A::pointer(socket, OFF_SOCKET_FILE.load());
-        let dead = if file.is_null() {
+        let in_close = if A::load::<i32>(sk, OFF_SK_LOCK_OWNED.load()) == 0 {
+            false
+        } else if file.is_null() {
             shutdown::<A>(sk) == 3
-        } else if OFF_FILE_REF.load() != OFFSET_NONE {
+        } else {
+            is_dead::<A>(file) && is_released_by_current::<A>(file)
+        };
+        if in_close { SockFlags::HAS_SOCKET | SockFlags::IN_CLOSE } else { SockFlags::HAS_SOCKET }
+    }
+}
+
+/// Whether the last reference of a file is gone.
+///
+/// # Safety
+/// `file` is a `struct file` for this access.
+#[inline(always)]
+unsafe fn is_dead<A: Access>(file: *const c_void) -> bool {
+    // SAFETY: per the contract.
+    unsafe {
+        if OFF_FILE_REF.load() != OFFSET_NONE {
             A::load::<i64>(file, OFF_FILE_REF.load()) < 0
         } else if OFF_FILE_COUNT.load() != OFFSET_NONE {
             A::load::<i64>(file, OFF_FILE_COUNT.load()) == 0
         } else {
             false
+        }
+    }
+}
+
+/// The low bits of a lock's owner are flags (`RWSEM_OWNER_FLAGS_MASK` in kernel/locking/rwsem.c, `RT_MUTEX_HAS_WAITERS`).
+const LOCK_FLAGS: u64 = 7;
+
+/// Whether `current` holds the lock of a file's inode for writing: `i_rwsem`, which is an `rt_mutex` with `PREEMPT_RT`.
+///
+/// # Safety
+/// `file` is a `struct file` for this access.
+#[inline(always)]
+unsafe fn is_released_by_current<A: Access>(file: *const c_void) -> bool {
+    // SAFETY: per the contract; the member of the real-time kernel is a pointer, which only the helper reads as a number.
+    unsafe {
+        let inode = A::pointer(file, OFF_FILE_INODE.load());
+        let owner = if OFF_INODE_LOCK_OWNER.load() != OFFSET_NONE {
+            A::load::<u64>(inode, OFF_INODE_LOCK_OWNER.load())
+        } else {
+            probe::<u64>(inode, OFF_INODE_RT_LOCK_OWNER.load())
         };
-        if dead { SockFlags::HAS_SOCKET | SockFlags::FILE_DEAD } else { SockFlags::HAS_SOCKET }
+        owner & !LOCK_FLAGS == current() as u64
     }
 }
 

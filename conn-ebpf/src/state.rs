@@ -13,7 +13,8 @@ use crate::mem::{Access as _, Direct};
 use crate::offsets::{ASK_COOKIE_EARLY, STATE_TELLS_ALL, STATE_TELLS_LISTEN};
 use crate::ring::reserve;
 use crate::sock::{
-    self, IPPROTO_MPTCP, Key, Ours, TCP_CLOSE, TCP_ESTABLISHED, TCP_LISTEN, TCP_SYN_RECV, TCP_SYN_SENT,
+    self, IPPROTO_MPTCP, Key, Ours, TCP_CLOSE, TCP_ESTABLISHED, TCP_FIN_WAIT1, TCP_LAST_ACK, TCP_LISTEN,
+    TCP_SYN_RECV, TCP_SYN_SENT,
 };
 use crate::task;
 use crate::understudy::Pair;
@@ -38,6 +39,9 @@ fn changes(hook: HookId, ctx: &BtfTracePointContext) {
     let sk: *const c_void = ctx.arg(0);
     let old = ctx.arg::<i32>(1) as u8;
     let new = ctx.arg::<i32>(2) as u8;
+    if !PAIR.is_to_tell(hook, sk as u64, old << 4 | new & 15) {
+        return;
+    }
     // SAFETY: the tracepoint's argument is a `struct sock`, typed by BTF.
     unsafe {
         match (old, new) {
@@ -48,9 +52,7 @@ fn changes(hook: HookId, ctx: &BtfTracePointContext) {
                 begins(hook, sk, old, new, RecordKind::Listen, STATE_TELLS_LISTEN.load());
             }
             (TCP_LISTEN, TCP_CLOSE) => {
-                if PAIR.is_to_tell(hook, sk)
-                    && let Some(ours) = sock::ours::<Direct>(sk, false)
-                {
+                if let Some(ours) = sock::ours::<Direct>(sk, false) {
                     emit_sock::<Direct>(hook, RecordKind::Unlisten, ours, old, new, 0);
                 }
             }
@@ -72,8 +74,7 @@ fn changes(hook: HookId, ctx: &BtfTracePointContext) {
 unsafe fn establishes(hook: HookId, sk: *const c_void, old: u8, new: u8) {
     // SAFETY: the caller's `sk`; the reserved record is valid for writes.
     unsafe {
-        if PAIR.is_to_tell(hook, sk)
-            && let Some(ours) = sock::ours::<Direct>(sk, false)
+        if let Some(ours) = sock::ours::<Direct>(sk, false)
             && let Some((header, mut entry)) = reserve::<EstablishedRecord>(hook, RecordKind::Established)
         {
             let record = entry.as_mut_ptr();
@@ -97,16 +98,18 @@ unsafe fn begins(hook: HookId, sk: *const c_void, old: u8, new: u8, kind: Record
             }
             return;
         }
-        if PAIR.is_to_tell(hook, sk)
-            && let Some(ours) = sock::ours::<Direct>(sk, false)
-        {
+        if let Some(ours) = sock::ours::<Direct>(sk, false) {
             emit_sock::<Direct>(hook, kind, ours, old, new, SockFlags::PORT_PENDING);
         }
     }
 }
 
-/// A transition inside the close of the socket's file, where no function hook tells it: without function hooks, and
-/// for MPTCP, for which `tcp_close` never runs (`mptcp_close`). Whether it was one.
+/// A transition that a close makes, where no function hook reports it: without function hooks, and for MPTCP, for which
+/// `tcp_close` never runs (`mptcp_close`). Whether it was one.
+///
+/// A close goes to FIN_WAIT1, LAST_ACK or CLOSE, or from a state to itself (`tcp_close_state`, `__tcp_close`,
+/// `mptcp_close_state`). Segments that came while it held the lock are processed within it, too (`__release_sock`): their
+/// transitions are other ones, or come after the close was reported.
 #[inline(always)]
 unsafe fn closes(hook: HookId, sk: *const c_void, old: u8, new: u8) -> bool {
     // SAFETY: the caller's `sk`.
@@ -114,13 +117,14 @@ unsafe fn closes(hook: HookId, sk: *const c_void, old: u8, new: u8) -> bool {
         if STATE_TELLS_ALL.load() == 0 && sock::protocol::<Direct>(sk) != IPPROTO_MPTCP {
             return false;
         }
-        let holder = sock::holder::<Direct>(sk);
-        if holder & SockFlags::FILE_DEAD == 0 {
+        if old != new && new != TCP_FIN_WAIT1 && new != TCP_LAST_ACK && new != TCP_CLOSE {
             return false;
         }
-        if PAIR.is_to_tell(hook, sk)
-            && let Some(ours) = sock::ours::<Direct>(sk, true)
-        {
+        let holder = sock::holder::<Direct>(sk);
+        if holder & SockFlags::IN_CLOSE == 0 {
+            return false;
+        }
+        if let Some(ours) = sock::ours::<Direct>(sk, true) {
             emit_end::<Direct>(hook, RecordKind::Close, ours, old, new, holder);
         }
         true
@@ -136,17 +140,15 @@ unsafe fn ends(hook: HookId, sk: *const c_void, old: u8, new: u8) {
         let told = if old == TCP_SYN_SENT {
             false
         } else if holder & SockFlags::HAS_SOCKET != 0 {
-            // Inside a close: its record is the end.
-            holder & SockFlags::FILE_DEAD != 0
+            // Inside a close: its record is the end. The death of the file is not enough: a dying task gives up all files
+            // before it releases the first one, and what the network ends in between has no other record.
+            holder & SockFlags::IN_CLOSE != 0
         } else {
             // Without a socket: an orphan of a close (shut 3), a handshake that never completed, or a connection
             // that nobody accepted.
             old == TCP_SYN_RECV || sock::shutdown::<Direct>(sk) == 3
         };
-        if !told
-            && PAIR.is_to_tell(hook, sk)
-            && let Some(ours) = sock::ours::<Direct>(sk, true)
-        {
+        if !told && let Some(ours) = sock::ours::<Direct>(sk, true) {
             emit_end::<Direct>(hook, RecordKind::End, ours, old, new, holder);
         }
     }

@@ -147,6 +147,24 @@ impl End {
     }
 }
 
+/// How a connection may have ended, and by whom, where two things happen at the same time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ending {
+    /// How.
+    pub end: End,
+    /// As [`Fact::errno`].
+    pub errno: i32,
+    /// As [`Fact::pid`].
+    pub pid: Option<u32>,
+}
+
+impl Ending {
+    /// An ending.
+    pub const fn new(end: End, errno: i32, pid: Option<u32>) -> Self {
+        Self { end, errno, pid }
+    }
+}
+
 /// By which interface it was done, where that matters for what a backend can see.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -204,6 +222,9 @@ pub struct Fact {
     pub errno: i32,
     /// How it ended, for a close.
     pub end: Option<End>,
+    /// Of a close that races with another one: how it may have ended instead.
+    #[serde(default)]
+    pub or: Vec<Ending>,
     /// Payload bytes received, where known.
     pub bytes_in: Option<u64>,
     /// Payload bytes sent, where known.

@@ -57,9 +57,12 @@ pub struct Pipeline {
     read_until: BootNs,
     coverage: Coverage,
     attached: BootNs,
-    /// Skipped runs that were told, by hook, and until when.
+    /// Skipped runs that were reported, by hook.
     skipped: BTreeMap<HookId, u64>,
-    skipped_until: BootNs,
+    /// When they were counted: the last time but one, and the last time. A loss that needed confirmation is older than the last.
+    audits: [BootNs; 2],
+    /// Skipped runs for which a backup program may have been running when they were counted.
+    suspected: BTreeMap<HookId, u64>,
     /// Records were lost since the last call of [`Pipeline::take_loss`].
     loss: bool,
     /// Among them some of processes.
@@ -89,7 +92,8 @@ impl Pipeline {
             coverage: Coverage::new(attached),
             attached,
             skipped: BTreeMap::new(),
-            skipped_until: attached,
+            audits: [attached; 2],
+            suspected: BTreeMap::new(),
             loss: false,
             processes_lost: false,
             engine: None,
@@ -220,18 +224,35 @@ impl Pipeline {
                 }
             }
         }
-        let counted = skipped.iter().filter_map(|&(hook, runs)| Some((hook, runs?)));
-        for (hook, total) in counted {
-            let told = self.skipped.insert(hook, total).unwrap_or(0);
-            let lost = total.saturating_sub(told);
-            // With an understudy the count is only a bound: each of the two missed runs, which need not be the same. The
-            // totals tell it.
-            if lost > 0 && hook.understudy().is_none() {
-                let (cause, from) = (GapCause::Skipped, self.skipped_until);
+        // A backup program that was running when its runs were counted has ended when they are counted again.
+        let settled: Vec<_> = skipped
+            .iter()
+            .filter_map(|&(hook, runs)| {
+                let runs = runs?;
+                let before = self.suspected.insert(hook, runs).unwrap_or(0);
+                Some((hook, if hook.understudy().is_some() { runs.min(before) } else { runs }))
+            })
+            .collect();
+        self.report_skipped(&settled, now, tell);
+    }
+
+    /// Whether runs of programs seem to be lost, which another [`Self::audit`] has to confirm.
+    pub fn suspects_loss(&self) -> bool {
+        self.suspected.iter().any(|(hook, runs)| *runs > self.skipped.get(hook).copied().unwrap_or(0))
+    }
+
+    /// Reports runs that the kernel skipped, in all so many of each hook.
+    fn report_skipped(&mut self, totals: &[(HookId, u64)], now: BootNs, tell: &mut impl FnMut(&Event)) {
+        for &(hook, total) in totals {
+            let reported = self.skipped.entry(hook).or_default();
+            let lost = total.saturating_sub(*reported);
+            *reported = total.max(*reported);
+            if lost > 0 {
+                let (cause, from) = (GapCause::Skipped, self.audits[0]);
                 self.on_gap(Gap { hook, cause, cpu: None, lost, from, to: now }, tell);
             }
         }
-        self.skipped_until = now;
+        self.audits = [self.audits[1], now];
     }
 
     /// Reads the clocks again: the wall clock may have been set.
@@ -335,7 +356,10 @@ impl Pipeline {
                 }
             }
         }
-        self.audit(&[], &session.skipped_runs(), now, tell);
+        // No program runs any more.
+        let skipped: Vec<_> =
+            session.skipped_runs().into_iter().filter_map(|(hook, runs)| Some((hook, runs?))).collect();
+        self.report_skipped(&skipped, now, tell);
     }
 
     /// Records by hook, as this side counted them.

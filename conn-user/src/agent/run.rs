@@ -82,7 +82,7 @@ pub async fn run(
             agent.pipeline.set_rules(&rules, &mut |event| consumer.on_event(event));
         }
         let now = Instant::now();
-        if audit.is_none() && agent.pipeline.records() != audited {
+        if audit.is_none() && (agent.pipeline.records() != audited || agent.pipeline.suspects_loss()) {
             audit = Some(now + AUDIT);
         }
         if audit.is_some_and(|audit| now >= audit) {

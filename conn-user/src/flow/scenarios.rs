@@ -132,7 +132,7 @@ fn cancelled_by_close() {
     both(
         |rig| {
             rig.connects(10, client());
-            rig.ends(10, SYN_SENT, 0, 3, Sock { flags: SockFlags::FILE_DEAD, ..held(client()) });
+            rig.ends(10, SYN_SENT, 0, 3, Sock { flags: SockFlags::IN_CLOSE, ..held(client()) });
         },
         &[
             "connect 1 Out 127.0.0.1:40000>127.0.0.1:80 by 10",

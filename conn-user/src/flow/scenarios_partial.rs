@@ -352,3 +352,24 @@ fn unknown_hook_is_counted() {
     assert!(rig.told().is_empty());
     assert_eq!(rig.flows.stats().ignored, 1);
 }
+
+#[test]
+fn only_a_close_names_the_closer_of_mptcp() {
+    let mptcp = |sock: Sock| Sock { protocol: 262, ..sock };
+    both(
+        |rig| {
+            rig.established(SYN_SENT, mptcp(client()));
+            // The kernel's worker ends it for the network, and sets the error afterwards.
+            rig.ends(2, ESTABLISHED, 0, 0, held(mptcp(client())));
+            rig.established(SYN_SENT, client());
+            // The same of TCP is connect(AF_UNSPEC), by whoever calls it.
+            rig.ends(10, ESTABLISHED, 0, 0, held(client()));
+        },
+        &[
+            "established 1 Out 127.0.0.1:40000>127.0.0.1:80 late by ?(Unknown(BeforeAttach))",
+            "close 1 Out 127.0.0.1:40000>127.0.0.1:80 late by ?(Unknown(BeforeAttach)) Disconnect closer ?(Unknown(Backend))",
+            "established 2 Out 127.0.0.1:40000>127.0.0.1:80 late by ?(Unknown(BeforeAttach))",
+            "close 2 Out 127.0.0.1:40000>127.0.0.1:80 late by ?(Unknown(BeforeAttach)) Disconnect closer 10",
+        ],
+    );
+}

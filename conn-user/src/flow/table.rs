@@ -13,12 +13,13 @@ use conn_common::record::{
     EstablishedRecord, RecordHeader, Sock, SockEndRecord, SockFlags, SockRecord, Task,
 };
 
-use super::ends::{AF_INET6, Ends};
+use super::ends::{AF_INET6, Ends, transport};
 use super::how::{self, state};
 use super::life::{Death, End};
 use super::listeners::{Listeners, Owners};
 use super::model::{
-    Actor, Change, ConnEvent, ConnId, Direction, EndedHow, FlowEvent, Method, Source, UnknownReason,
+    Actor, Change, ConnEvent, ConnId, Direction, EndedHow, FlowEvent, Method, Source, Transport,
+    UnknownReason,
 };
 use super::pending::{HeldConnect, HeldDeath, Pending};
 use super::resolve::PortQuery;
@@ -502,7 +503,7 @@ impl FlowTable {
             self.finish_unseen(sock, End { how: EndedHow::NeverAccepted, closer: KERNEL, ..end }, out);
             return;
         }
-        if sock.flags & SockFlags::FILE_DEAD != 0 || end.how == EndedHow::LocalReset {
+        if sock.flags & SockFlags::IN_CLOSE != 0 || end.how == EndedHow::LocalReset {
             // Inside a close, which has its own record.
             self.stats.second_ends += 1;
             return;
@@ -557,11 +558,18 @@ fn errno_of(sock: &Sock) -> u16 {
 fn end_of(record: &SockEndRecord, at: At, procs: &mut ProcessTable) -> End {
     let sock = &record.sock;
     let ended = how::ended(sock);
+    // A worker of the kernel, or whoever gives up the lock, ends an MPTCP connection for the network, and sets the error
+    // afterwards (`mptcp_worker`, `mptcp_release_cb`, `__mptcp_subflow_error_report` in net/mptcp/protocol.c).
+    let closer = match (ended.by_task, transport(sock)) {
+        (true, Transport::Mptcp) => BACKEND,
+        (true, Transport::Tcp) => hook_actor(at, &record.task, procs),
+        (false, _) => KERNEL,
+    };
     End {
         at: at.boot,
         how: ended.how,
         errno: sock.err,
-        closer: if ended.by_task { hook_actor(at, &record.task, procs) } else { KERNEL },
+        closer,
         traffic: how::traffic(sock, &record.counters),
     }
 }

@@ -149,7 +149,7 @@ impl Rig {
             };
             (HookId::State, new)
         };
-        let flags = sock.flags | SockFlags::HAS_SOCKET | SockFlags::FILE_DEAD | SockFlags::COUNTERS;
+        let flags = sock.flags | SockFlags::HAS_SOCKET | SockFlags::IN_CLOSE | SockFlags::COUNTERS;
         let sock = Sock { old_state: old, new_state: new, flags, ..sock };
         let record =
             SockEndRecord { header: self.header(hook), task: who(pid), sock, counters: Counters::default() };

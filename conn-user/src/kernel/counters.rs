@@ -21,6 +21,8 @@ pub struct CpuCount {
     pub attempted: u64,
     /// Records for which the ring had no room.
     pub lost: u64,
+    /// Of a backup program: runs in the place of one of the first program.
+    pub unmarked: u64,
 }
 
 /// The table of the counters: for each CPU that this kernel can have, one for each hook.
@@ -60,7 +62,11 @@ impl Counters {
         let word = |offset| unsafe { load(entry.byte_add(offset).cast()) };
         // What was lost was attempted before.
         let lost = word(std::mem::offset_of!(HookCounters, lost));
-        CpuCount { attempted: word(std::mem::offset_of!(HookCounters, next_seq)), lost }
+        CpuCount {
+            attempted: word(std::mem::offset_of!(HookCounters, next_seq)),
+            lost,
+            unmarked: word(std::mem::offset_of!(HookCounters, unmarked)),
+        }
     }
 }
 

@@ -14,7 +14,8 @@ pub struct Gap {
     pub cause: GapCause,
     /// On which CPU; `None`: the kernel does not tell it for this cause.
     pub cpu: Option<u16>,
-    /// How many records; at most so many where the kernel skipped a program, which may have had nothing to tell.
+    /// How many records. Where the kernel skipped a program: how many runs, which may have had nothing to report; with a backup
+    /// program, at least so many.
     pub lost: u64,
     /// Time of the last record before the loss (the attach, if there is none).
     pub from: BootNs,

@@ -1,5 +1,6 @@
 //! Loading and attaching what the plan says, after asking the kernel by trying.
 
+use std::borrow::Cow;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 
@@ -16,7 +17,7 @@ use super::object::{self, COUNTERS_MAP, RING_MAP, Switches};
 use super::offsets::Offsets;
 use super::plan::{Attach, Backend, BackendChoice, Plan, PlanError, PlannedProgram, plan};
 use super::ring::RingReader;
-use super::skipped::{self, KprobeLinks, SkippedRuns};
+use super::skipped::{self, KprobeLinks, Misses, SkippedRuns};
 use super::tracefs::{self, TracepointError};
 
 /// Smallest ring the kernel accepts: for the load probes, which deliver nothing.
@@ -99,7 +100,7 @@ pub struct Session {
     ebpf: Option<Ebpf>,
     kprobe_links: KprobeLinks,
     /// How often programs were skipped until the detach.
-    skipped: SkippedRuns,
+    misses_at_detach: Vec<Misses>,
     /// Perf events that run the programs at classic tracepoints.
     tracepoints: Vec<OwnedFd>,
     counters: Counters,
@@ -261,7 +262,7 @@ fn attach(
             plan,
             notes,
             ebpf: Some(ebpf),
-            skipped: SkippedRuns::new(),
+            misses_at_detach: Vec::new(),
             tracepoints,
             counters,
             by_cookie: cookie_helper,
@@ -288,15 +289,22 @@ impl Session {
 
     /// Detaches every program. When this returns no program writes any more, but those that run just now.
     pub fn detach(&mut self) {
-        self.skipped = self.skipped_runs();
+        self.misses_at_detach = self.misses().into_owned();
         self.ebpf = None;
         self.tracepoints.clear();
     }
 
-    /// How often the kernel skipped the programs of each hook.
+    /// How often the kernel skipped the programs of each hook, and no backup program made up for it.
     pub fn skipped_runs(&self) -> SkippedRuns {
-        let runs = |ebpf| skipped::runs(ebpf, &self.plan, &self.kprobe_links);
-        self.ebpf.as_ref().map_or_else(|| self.skipped.clone(), runs)
+        let made_up = |hook| self.counts(hook).iter().map(|count| count.unmarked).sum();
+        self.misses().iter().map(|misses| misses.lost(made_up)).collect()
+    }
+
+    fn misses(&self) -> Cow<'_, [Misses]> {
+        match &self.ebpf {
+            Some(ebpf) => Cow::Owned(skipped::misses(ebpf, &self.plan, &self.kprobe_links)),
+            None => Cow::Borrowed(&self.misses_at_detach),
+        }
     }
 
     /// The reader of the BPF side's own diagnostics; none when the level removed them all.

@@ -11,6 +11,8 @@ use super::btf::{Btf, Member};
 const EITHER: &[(&str, &str)] = &[
     // `struct file`: `f_count` until 6.12, `f_ref` (`file_ref_t`) since.
     ("OFF_FILE_COUNT", "OFF_FILE_REF"),
+    // `inode.i_rwsem`: with PREEMPT_RT another lock.
+    ("OFF_INODE_LOCK_OWNER", "OFF_INODE_RT_LOCK_OWNER"),
 ];
 
 /// Values for the read-only globals of the BPF object.

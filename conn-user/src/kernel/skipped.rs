@@ -38,23 +38,71 @@ const fn is_kprobe(planned: &PlannedProgram) -> bool {
     matches!(planned.attach, Attach::Kprobe(_) | Attach::Kretprobe(_))
 }
 
-/// How often the kernel skipped each program because it, or for kprobes and classic tracepoints any other program, was
-/// already running on the CPU (`bpf_prog_info.recursion_misses`), or did not come to it at all (misses of kprobes). What
-/// an understudy told is not counted.
-pub(super) fn runs(ebpf: &Ebpf, plan: &Plan, links: &KprobeLinks) -> SkippedRuns {
+/// How often the kernel skipped the programs of one place because they, or for kprobes and classic tracepoints any other
+/// program, were already running on the CPU (`bpf_prog_info.recursion_misses`), or did not come to them at all (misses of
+/// kprobes). `None`: not counted by this kernel.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Misses {
+    hook: HookId,
+    first: Option<u64>,
+    /// The backup program, where it is attached.
+    backup: Option<(HookId, Option<u64>)>,
+}
+
+impl Misses {
+    /// Runs that nobody made up for. `made_up` says, of a backup program, how often it ran in the place of the first
+    /// ([`conn_common::record::HookCounters::unmarked`]); it is to be read after the misses, or what is made up in between
+    /// would look lost.
+    ///
+    /// With a backup program this is a lower bound: a preemption between the two programs makes the backup repeat what the
+    /// first has reported, which counts as made up, too.
+    pub(super) fn lost(&self, made_up: impl Fn(HookId) -> u64) -> (HookId, Option<u64>) {
+        let lost = self.first.map(|first| match self.backup {
+            Some((backup, missed)) => first.saturating_sub(made_up(backup)).min(missed.unwrap_or(u64::MAX)),
+            None => first,
+        });
+        (self.hook, lost)
+    }
+}
+
+/// Asks the kernel about every place of the plan.
+pub(super) fn misses(ebpf: &Ebpf, plan: &Plan, links: &KprobeLinks) -> Vec<Misses> {
     let of_program = |planned: &PlannedProgram| {
         let program = ebpf.program(planned.program)?;
         let skipped = info::recursion_misses(program.fd().ok()?.as_fd().as_raw_fd())?;
         let missed = if is_kprobe(planned) { info::kprobe_misses(*links.0.get(&planned.hook)?)? } else { 0 };
         Some(skipped + missed)
     };
-    let of_hook = |hook| plan.programs.iter().find(|planned| planned.hook == hook).and_then(of_program);
+    let planned = |hook: HookId| plan.programs.iter().find(|planned| planned.hook == hook);
     let firsts = plan.programs.iter().filter(|planned| !planned.hook.is_understudy());
-    firsts
-        .map(|planned| {
-            // Lost is only what both missed.
-            let also = planned.hook.understudy().and_then(of_hook);
-            (planned.hook, of_program(planned).map(|missed| also.map_or(missed, |also| missed.min(also))))
-        })
-        .collect()
+    let of_place = |first: &PlannedProgram| Misses {
+        hook: first.hook,
+        first: of_program(first),
+        backup: first.hook.understudy().and_then(planned).map(|backup| (backup.hook, of_program(backup))),
+    };
+    firsts.map(of_place).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lost_is_what_neither_program_saw() {
+        let lost = |first: Option<u64>, backup: Option<Option<u64>>, made_up: u64| {
+            let backup = backup.map(|missed| (HookId::StateUnderstudy, missed));
+            Misses { hook: HookId::State, first, backup }.lost(|_| made_up).1
+        };
+        assert_eq!(lost(None, None, 0), None, "this kernel does not count");
+        assert_eq!(lost(Some(3), None, 0), Some(3), "there is no backup program");
+        assert_eq!(lost(Some(3), Some(Some(5)), 3), Some(0), "the backup made up for all");
+        assert_eq!(lost(Some(3), Some(Some(5)), 2), Some(1), "both missed one");
+        assert_eq!(
+            lost(Some(3), Some(Some(0)), 2),
+            Some(0),
+            "the backup missed nothing: it is still running"
+        );
+        assert_eq!(lost(Some(3), Some(Some(9)), 7), Some(0), "the backup repeated some");
+        assert_eq!(lost(Some(3), Some(None), 1), Some(2));
+    }
 }

@@ -1,11 +1,12 @@
 //! Compares an event with its fact, field by field.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use crate::compare::{CLOCK_SLACK_NS, Life, Problem, Truth, brief};
 use crate::event::{Actor, Event, Process, shown, shown_args};
 use crate::expect::{Backend, Case, Expect, Who, errno_name};
-use crate::truth::{Dir, End, Kind, ProcessFact};
+use crate::truth::{Dir, End, Ending, Fact, Kind, ProcessFact};
 
 /// Collects what is wrong with one event.
 struct Report<'a> {
@@ -23,6 +24,25 @@ impl Report<'_> {
 
     fn say(&mut self, text: String) {
         self.wrong.push(text);
+    }
+}
+
+/// The fact with the one of its possible endings that the event reports; the first one, if it reports none of them.
+pub(crate) fn as_reported<'a>(fact: &'a Fact, event: Option<&Event>) -> Cow<'a, Fact> {
+    let Some(event) = event else { return Cow::Borrowed(fact) };
+    let names_one = event.closer.as_ref().is_some_and(|closer| closer.process.is_some());
+    let is_reported = |end: Option<End>, pid: Option<u32>| {
+        event.end.as_deref() == end.map(End::name) && names_one == pid.is_some()
+    };
+    if is_reported(fact.end, fact.pid) {
+        return Cow::Borrowed(fact);
+    }
+    match fact.or.iter().find(|or| is_reported(Some(or.end), or.pid)) {
+        Some(&Ending { end, errno, pid }) => {
+            let tid = fact.tid.filter(|_| pid == fact.pid);
+            Cow::Owned(Fact { end: Some(end), errno, pid, tid, ..fact.clone() })
+        }
+        None => Cow::Borrowed(fact),
     }
 }
 

@@ -87,12 +87,13 @@ pub fn contradictions(truth: &Truth) -> Vec<String> {
         }
     }
     // Each established connection has another end.
-    let ends = |f: &Fact| (f.sock.netns, f.sock.lport, f.sock.remote.map(|r| r.port()));
+    // Which may be in another network namespace.
+    let ends = |f: &Fact| (f.sock.lport, f.sock.remote.map(|r| r.port()));
     let accepted = truth.facts.iter().filter(|f| f.dir == Some(crate::truth::Dir::In));
     let accepted: HashSet<_> = accepted.map(ends).collect();
     for out in truth.facts.iter().filter(|f| f.kind == Kind::Established) {
-        let (netns, local, remote) = ends(out);
-        let other = accepted.contains(&(netns, remote, local));
+        let (local, remote) = ends(out);
+        let other = accepted.contains(&(remote, local));
         let to_self = out.sock.remote.is_some_and(|r| Some(r.port()) == out.sock.lport);
         if !other && !to_self && out.via != Via::DeferAccept {
             wrong.push(format!("no other end: {}", super::brief(out)));

@@ -143,7 +143,8 @@ pub fn compare(truth: &Truth, events: &[Event], backend: Backend) -> Vec<Problem
     }
     for (life, events) in lives.iter().zip(&matched) {
         for (&fact, event) in life.facts.iter().zip(events) {
-            let case = Case { fact: &truth.facts[fact], begin: life.begin(truth), backend };
+            let fact = check::as_reported(&truth.facts[fact], event.map(|event| ours[event]));
+            let case = Case { fact: &fact, begin: life.begin(truth), backend };
             let (expect, reasons) = expect(&case);
             match event {
                 Some(event) => check::event(truth, &case, expect, &reasons, ours[*event], &mut problems),

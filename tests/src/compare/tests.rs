@@ -46,6 +46,7 @@ fn fact(kind: Kind, sock: SockFact, pid: Option<u32>, at: u64) -> Fact {
         until_ns: (at + 1) * 10_000_000,
         errno: 0,
         end: None,
+        or: Vec::new(),
         bytes_in: None,
         bytes_out: None,
         via: Via::Syscall,

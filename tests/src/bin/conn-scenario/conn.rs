@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use anyhow::{Context, Result, bail, ensure};
-use conn_tests::truth::{Dir, End, Fact, Kind, Line, SockFact, Via};
+use conn_tests::truth::{Dir, End, Ending, Fact, Kind, Line, SockFact, Via};
 
 use crate::facts::{emit, netns};
 use crate::sys::{self, AcceptBy, boot_ns, gettid};
@@ -15,6 +15,8 @@ use crate::sys::{self, AcceptBy, boot_ns, gettid};
 pub(crate) const V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 /// How long anything may take before the scenario gives up; tests under emulation are slow.
 pub(crate) const PATIENCE_MS: i32 = 30_000;
+/// The latest time of what a process cannot see any more.
+const LATEST: u64 = u64::MAX / 2;
 
 /// Who does something; the default is the calling thread.
 #[derive(Clone, Copy, Default)]
@@ -54,6 +56,7 @@ pub(crate) fn fact(kind: Kind, dir: Option<Dir>, sock: &SockFact, by: By, from_n
         until_ns: boot_ns(),
         errno: 0,
         end: None,
+        or: Vec::new(),
         bytes_in: None,
         bytes_out: None,
         via: Via::Syscall,
@@ -340,16 +343,37 @@ pub(crate) struct Summary {
 }
 
 impl Summary {
+    /// Of a connection that is open.
+    pub(crate) fn of(conn: &Conn) -> Self {
+        let Conn { sent, received, early, dir, .. } = *conn;
+        Self { sock: conn.sock.clone(), dir, sent, received, early }
+    }
+
+    /// Says how it will end by this process, at some time from now on, or how else.
+    pub(crate) fn will_end(&self, end: End, or: &[Ending]) -> Result<()> {
+        let or = or.to_vec();
+        emit(&Line::Fact(Fact { until_ns: LATEST, or, ..self.close_fact(end, By::Me, boot_ns()) }))
+    }
+
+    /// Says that this process closed it between `from` and now, or how else it ended.
+    pub(crate) fn ended_or(&self, end: End, or: &[Ending], from: u64) -> Result<()> {
+        emit(&Line::Fact(Fact { or: or.to_vec(), ..self.close_fact(end, By::Me, from) }))
+    }
+
     /// Tells that it was closed between `from` and now.
     pub(crate) fn ended(&self, end: End, by: By, from: u64) -> Result<()> {
-        emit(&Line::Fact(Fact {
+        emit(&Line::Fact(self.close_fact(end, by, from)))
+    }
+
+    fn close_fact(&self, end: End, by: By, from: u64) -> Fact {
+        Fact {
             end: Some(end),
             bytes_in: Some(self.received),
             bytes_out: Some(self.sent),
             early: self.early.is_some(),
             begun_ns: self.early,
             ..fact(Kind::Close, Some(self.dir), &self.sock, by, from)
-        }))
+        }
     }
 }
 

@@ -16,6 +16,7 @@ mod owner;
 mod pidreuse;
 mod preattach;
 mod preexisting;
+mod race;
 mod reuse;
 mod timens;
 
@@ -158,4 +159,9 @@ pub(crate) const ALL: &[Scenario] = &[
         "its listener is older than the agent",
     ),
     if_able("mptcp", mptcp::lacks, mptcp::run, "a Multipath TCP connection"),
+    s("killed-together", race::killed, "kill -9 of both ends of 300 connections at once"),
+    if_able("killed-together-mptcp", mptcp::lacks, race::killed_mptcp, "the same with 50 of MPTCP"),
+    s("killed-across-veth", race::killed_across_veth, "the same between two network namespaces"),
+    s("exit-together", race::exit, "both ends of 300 connections exit at once"),
+    s("closing-races", race::closes, "closes against the peer's FIN and RST"),
 ];
