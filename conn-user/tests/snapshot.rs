@@ -347,24 +347,24 @@ fn a_network_namespace_without_a_process() {
     assert_eq!(holders(found[0]), [(me(), fd(&socket))]);
 }
 
-#[test]
-fn mptcp() {
-    let _alone = alone();
-    let socket = || {
-        // SAFETY: no pointers.
-        let fd = unsafe { libc::socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 262) };
-        // SAFETY: the descriptor is ours alone.
-        (fd >= 0).then(|| unsafe { OwnedFd::from_raw_fd(fd) })
-    };
-    let (Some(listener), Some(client)) = (socket(), socket()) else {
-        println!("skipped: this kernel has no MPTCP");
-        return;
-    };
+/// An MPTCP socket; `None`: the kernel has no MPTCP.
+fn mptcp_socket() -> Option<OwnedFd> {
+    // SAFETY: no pointers.
+    let fd = unsafe { libc::socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 262) };
+    // SAFETY: the descriptor is ours alone.
+    (fd >= 0).then(|| unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn mptcp_listener() -> Option<TcpListener> {
+    let listener = mptcp_socket()?;
     // SAFETY: no pointers.
     assert_eq!(unsafe { libc::listen(listener.as_raw_fd(), 5) }, 0, "listen");
-    let listener = TcpListener::from(listener);
-    let port = listener.local_addr().expect("address").port();
-    let to: SocketAddr = (Ipv4Addr::LOCALHOST, port).into();
+    Some(TcpListener::from(listener))
+}
+
+/// Connects an MPTCP socket to this port of 127.0.0.1.
+fn mptcp_connect(port: u16) -> TcpStream {
+    let client = mptcp_socket().expect("an MPTCP socket");
     let address = libc::sockaddr_in {
         sin_family: libc::AF_INET as libc::sa_family_t,
         sin_port: port.to_be(),
@@ -375,18 +375,41 @@ fn mptcp() {
     let connected =
         unsafe { libc::connect(client.as_raw_fd(), (&raw const address).cast(), size_of_val(&address) as _) };
     assert_eq!(connected, 0, "connect");
-    let client = TcpStream::from(client);
-    let from = client.local_addr().expect("address");
-    let (server, _) = listener.accept().expect("accept");
-    let all = snapshot();
-    let out = one(&all, TcpState::Established, from, Some(to));
-    assert_eq!((out.transport, out.cookie), (Transport::Mptcp, Some(cookie(&client))));
-    assert_eq!((holders(&out), out.direction), (vec![(me(), fd(&client))], Some(Direction::Out)));
-    let inward = one(&all, TcpState::Established, to, Some(from));
-    assert_eq!((inward.transport, inward.direction), (Transport::Mptcp, Some(Direction::In)));
-    assert_eq!(holders(&inward), [(me(), fd(&server))]);
-    let listens = one(&all, TcpState::Listen, (Ipv4Addr::UNSPECIFIED, port).into(), None);
-    assert_eq!((listens.transport, holders(&listens)), (Transport::Mptcp, vec![(me(), fd(&listener))]));
+    TcpStream::from(client)
+}
+
+/// With and without a cookie of the listener, which the accepted sockets inherit: a tracer that looks at the listener,
+/// or an earlier snapshot, gives it one.
+#[test]
+fn mptcp() {
+    let _alone = alone();
+    for asked_before in [false, true] {
+        let Some(listener) = mptcp_listener() else {
+            println!("skipped: this kernel has no MPTCP");
+            return;
+        };
+        if asked_before {
+            cookie(&listener);
+        }
+        let port = listener.local_addr().expect("address").port();
+        let to: SocketAddr = (Ipv4Addr::LOCALHOST, port).into();
+        let pairs = [0, 1, 2].map(|_| {
+            let client = mptcp_connect(port);
+            (client, listener.accept().expect("accept").0)
+        });
+        let all = snapshot();
+        for (client, server) in &pairs {
+            let from = client.local_addr().expect("address");
+            let out = one(&all, TcpState::Established, from, Some(to));
+            assert_eq!((out.transport, out.cookie), (Transport::Mptcp, Some(cookie(client))));
+            assert_eq!((holders(&out), out.direction), (vec![(me(), fd(client))], Some(Direction::Out)));
+            let inward = one(&all, TcpState::Established, to, Some(from));
+            assert_eq!((inward.transport, inward.direction), (Transport::Mptcp, Some(Direction::In)));
+            assert_eq!(holders(&inward), [(me(), fd(server))]);
+        }
+        let listens = one(&all, TcpState::Listen, (Ipv4Addr::UNSPECIFIED, port).into(), None);
+        assert_eq!((listens.transport, holders(&listens)), (Transport::Mptcp, vec![(me(), fd(&listener))]));
+    }
 }
 
 /// `/proc/net/tcp` shows the same sockets, in every state that can be made to stay.

@@ -146,12 +146,16 @@ impl Asked<'_> {
     }
 }
 
+/// Whether the kernel reported one socket twice. A cookie alone does not identify it: an MPTCP socket that is accepted
+/// has the cookie of its listener, if somebody asked for that before (`sk_clone_lock` copies it, and unlike
+/// `inet_csk_clone_lock` for TCP, `mptcp_sk_clone_init` gives no other).
 fn is_same(one: &SnapSocket, other: &SnapSocket) -> bool {
-    match (one.cookie, other.cookie) {
+    let same_name = match (one.cookie, other.cookie) {
         (Some(one), Some(other)) => one == other,
-        (None, None) => one.inode != 0 && one.inode == other.inode && by_ends(one, other).is_eq(),
+        (None, None) => one.inode != 0 && one.inode == other.inode,
         _ => false,
-    }
+    };
+    same_name && by_ends(one, other).is_eq()
 }
 
 /// What was told of MPTCP sockets, to leave out their subflows.
@@ -334,6 +338,21 @@ mod tests {
         let told: Vec<_> = all.sockets.iter().map(|socket| (socket.cookie, socket.state)).collect();
         let (first, second) = ((Some(1), TcpState::Established), (Some(2), TcpState::TimeWait));
         assert_eq!(told, [first, (Some(1), TcpState::TimeWait), second]);
+    }
+
+    /// All accepted MPTCP sockets of a listener share its cookie.
+    #[test]
+    fn a_cookie_that_a_listener_passed_on_is_not_one_socket() {
+        let shares = |socket| SnapSocket { cookie: Some(1), transport: Transport::Mptcp, ..socket };
+        let mut all = asked(vec![
+            shares(listener("0.0.0.0:80")),
+            shares(socket("10.0.0.1:80", "10.0.0.2:2")),
+            shares(socket("10.0.0.1:80", "10.0.0.2:3")),
+            shares(socket("10.0.0.1:80", "10.0.0.2:3")),
+        ]);
+        all.settle(0);
+        let remotes: Vec<_> = all.sockets.iter().map(|socket| socket.remote.port()).collect();
+        assert_eq!(remotes, [0, 2, 3]);
     }
 
     #[test]
