@@ -117,7 +117,8 @@ pub struct Sock {
 pub struct SockFlags;
 
 impl SockFlags {
-    /// `key` is the kernel address: this kernel or this program type has no cookie for it.
+    /// `key` is the kernel address: this kernel or this program type has no cookie for it, or the cookie is not its own
+    /// (MPTCP connections).
     pub const ADDRESS_KEY: u16 = 1 << 0;
     /// `sk_socket` is set: a file descriptor still belongs to the socket.
     pub const HAS_SOCKET: u16 = 1 << 1;
