@@ -278,11 +278,12 @@ fn from_line(line: &TcpLine, netns: NetNs, from: BootNs) -> Option<SnapSocket> {
 }
 
 fn by_conntrack(here: &mut [SnapSocket]) -> Result<(), DumpError> {
-    // The stamps are of the wall clock.
-    let (boot, wall) = (boot_now(), wall_now());
+    // The stamps are of the wall clock, which is read at an instant between these two of the boot clock, however long the
+    // thread does not run in between.
+    let (before, wall, after) = (boot_now(), wall_now(), boot_now());
     conntrack::connections(|tracked| {
         let Some(age) = wall.0.checked_sub(tracked.start.0) else { return };
-        let start = BootNs(boot.0.saturating_sub(age));
+        let start = (BootNs(before.0.saturating_sub(age)), BootNs(after.0.saturating_sub(age)));
         for (local, remote) in [tracked.opener, tracked.acceptor] {
             let same = range(here, local, remote);
             for born in here.get_mut(same).unwrap_or_default().iter_mut().filter_map(|s| s.born.as_mut()) {
