@@ -1,4 +1,10 @@
-//! From bytes to records, on the agent's side. Nothing here trusts a length or a number.
+//! Decodes the bytes of the ring buffer to records, on the agent's side. Nothing here trusts a length or a number.
+//!
+//! The BPF object is compiled into the agent, so both sides normally agree. Should they not, these rules apply:
+//! * A struct grows at its end only. A record that is longer than its struct is accepted and the rest ignored; the
+//!   arguments of an exec are the last bytes of their record, so they stay right.
+//! * A record that is shorter, that contradicts the length of the ring, or whose kind or hook is unknown is an error:
+//!   half a record would be a wrong event. The reader counts it as `undecoded` in the totals.
 
 use core::mem::size_of;
 
@@ -43,6 +49,22 @@ pub enum DecodeError {
         /// Bytes there are.
         have: usize,
     },
+    /// The header's `len` is not the length of the record in the ring.
+    Length {
+        /// `len` of the header.
+        header: usize,
+        /// Bytes there are.
+        have: usize,
+    },
+    /// A length of an exec record exceeds the room of what it measures.
+    Overrun {
+        /// The member that holds the length.
+        member: &'static str,
+        /// Its value, bytes.
+        value: usize,
+        /// Bytes of room.
+        room: usize,
+    },
     /// No such [`RecordKind`].
     UnknownKind(u16),
     /// No such [`HookId`].
@@ -53,6 +75,12 @@ impl core::fmt::Display for DecodeError {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match *self {
             Self::Short { need, have } => write!(f, "a record of {have} bytes where its kind needs {need}"),
+            Self::Length { header, have } => {
+                write!(f, "a record of {have} bytes whose header says {header}")
+            }
+            Self::Overrun { member, value, room } => {
+                write!(f, "an exec record with {member} {value} where {room} bytes fit")
+            }
             Self::UnknownKind(kind) => write!(f, "a record of unknown kind {kind}"),
             Self::UnknownHook(hook) => write!(f, "a record of unknown hook {hook}"),
         }
@@ -118,7 +146,7 @@ fn read<T: Plain>(bytes: &[u8]) -> Result<T, DecodeError> {
     Ok(unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
 }
 
-/// The head of a record and the hook that wrote it.
+/// Returns the header of a record and the hook that wrote it.
 ///
 /// # Errors
 /// When the bytes are too short or the hook is unknown.
@@ -127,13 +155,17 @@ pub fn header(bytes: &[u8]) -> Result<(RecordHeader, HookId), DecodeError> {
     Ok((header, HookId::try_from(header.hook)?))
 }
 
-/// Decodes one record.
+/// Decodes one record. `bytes` are exactly those that the ring has for it.
 ///
 /// # Errors
-/// When the bytes are too short for their kind, or the kind is unknown.
+/// When the bytes are too short for their kind, contradict a length in the record, or the kind is unknown.
 pub fn record(bytes: &[u8]) -> Result<Record<'_>, DecodeError> {
     let header: RecordHeader = read(bytes)?;
-    Ok(match RecordKind::try_from(header.kind)? {
+    let kind = RecordKind::try_from(header.kind)?;
+    if usize::from(header.len) != bytes.len() {
+        return Err(DecodeError::Length { header: header.len.into(), have: bytes.len() });
+    }
+    Ok(match kind {
         RecordKind::Connect => Record::Connect(read(bytes)?),
         RecordKind::Accept => Record::Accept(read(bytes)?),
         RecordKind::Close => Record::Close(read(bytes)?),
@@ -145,11 +177,23 @@ pub fn record(bytes: &[u8]) -> Result<Record<'_>, DecodeError> {
         RecordKind::Exit => Record::Exit(read(bytes)?),
         RecordKind::Exec => {
             let exec: ExecRecord = read(bytes)?;
-            let need = size_of::<ExecRecord>() + usize::from(exec.args_len);
-            let args = bytes
-                .get(size_of::<ExecRecord>()..need)
-                .ok_or(DecodeError::Short { need, have: bytes.len() })?;
+            fits("filename_len", exec.filename_len, exec.filename.len())?;
+            fits("path_len", exec.path_len, exec.path.len())?;
+            fits("args_len", exec.args_len, bytes.len() - size_of::<ExecRecord>())?;
+            let (_, args) = bytes.split_at(bytes.len() - usize::from(exec.args_len));
             Record::Exec(Box::new(exec), args)
         }
     })
 }
+
+/// Checks a length of an exec record.
+fn fits(member: &'static str, value: u16, room: usize) -> Result<(), DecodeError> {
+    let value = usize::from(value);
+    if value > room {
+        return Err(DecodeError::Overrun { member, value, room });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -37,7 +37,7 @@ pub struct RecordHeader {
     pub kind: u16,
     /// A [`crate::hook::HookId`].
     pub hook: u16,
-    /// Bytes of the whole record, this header included.
+    /// Bytes of the whole record, this header included; the same as the ring's own length for it.
     pub len: u16,
     /// The CPU on which the program ran.
     pub cpu: u16,
@@ -117,7 +117,8 @@ pub struct Sock {
 pub struct SockFlags;
 
 impl SockFlags {
-    /// `key` is the kernel address: this kernel or this program type has no cookie for it.
+    /// `key` is the kernel address: this kernel or this program type has no cookie for it, or the cookie is not its own
+    /// (MPTCP connections).
     pub const ADDRESS_KEY: u16 = 1 << 0;
     /// `sk_socket` is set: a file descriptor still belongs to the socket.
     pub const HAS_SOCKET: u16 = 1 << 1;
@@ -214,7 +215,8 @@ pub const EXEC_PATH_MAX: usize = 1024;
 /// Space for the arguments.
 pub const EXEC_ARGS_MAX: usize = 2048;
 
-/// A process executed a program. `args_len` bytes of arguments (NUL between them) follow the struct.
+/// A process executed a program. The record's last `args_len` bytes, behind the struct, are the arguments (NUL between
+/// them).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ExecRecord {

@@ -140,12 +140,13 @@ unsafe fn standard(task: *const c_void, number: u64) -> u64 {
             return 0;
         }
         let sk = fd::sock(fds, number);
-        if sk.is_null() || sock::handed_out::<Probe>(sk).is_none() {
+        if sk.is_null() {
             return 0;
         }
+        let Some(ours) = sock::handed_out::<Probe>(sk) else { return 0 };
         let common = Probe::common(sk);
         let family = common.load::<u16>(OFF_SKC_FAMILY.load());
-        if family == AF_INET || family == AF_INET6 { Probe::key(sk, &common).0 } else { 0 }
+        if family == AF_INET || family == AF_INET6 { sock::key::<Probe>(ours, &common, (0, 0)).0 } else { 0 }
     }
 }
 

@@ -278,6 +278,28 @@ pub(crate) unsafe fn inode<A: Access>(sk: *const c_void) -> u32 {
     }
 }
 
+/// The key of a socket that changes between these states, and [`SockFlags::ADDRESS_KEY`] or nothing.
+///
+/// It is the address of an MPTCP connection although that has a cookie: an accepted one has the cookie of its listener
+/// (`sk_clone_lock` copies it, and unlike `inet_csk_clone_lock` for TCP, `mptcp_sk_clone_init` gives no other), and
+/// nothing that can be read here tells it from one that connected.
+///
+/// # Safety
+/// `ours` was found with this access.
+#[inline(always)]
+pub(crate) unsafe fn key<A: Access + Key>(
+    ours: Ours,
+    common: &A::Common,
+    (old, new): (u8, u8),
+) -> (u64, u16) {
+    let listener = new == TCP_LISTEN || (old == TCP_LISTEN && new == TCP_CLOSE);
+    if ours.protocol == IPPROTO_MPTCP && !listener {
+        return (ours.sk as u64, SockFlags::ADDRESS_KEY);
+    }
+    // SAFETY: per the contract.
+    unsafe { A::key(ours.sk, common) }
+}
+
 /// Describes a socket in place.
 ///
 /// # Safety
@@ -294,7 +316,7 @@ pub(crate) unsafe fn fill<A: Access + Key>(
     // SAFETY: per the contract.
     unsafe {
         let sk = ours.sk;
-        let (key, key_flags) = A::key(sk, common);
+        let (key, key_flags) = key::<A>(ours, common, (old, new));
         (*to).key = key;
         let family = common.load::<u16>(OFF_SKC_FAMILY.load());
         if family == AF_INET6 && OFF_SKC_V6_DADDR.load() != OFFSET_NONE {

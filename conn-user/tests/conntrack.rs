@@ -70,17 +70,17 @@ fn a_stamp_tells_the_birth_unless_it_came_late() {
     let before = boot_now();
     let mut pair = Pair::new(&listener);
     let after = boot_now();
+    // A handshake may take a second: what conntrack says of the latest birth is that much later than its stamp, and must be
+    // earlier than the last activity to count.
     std::thread::sleep(Duration::from_millis(1500));
     older.speak();
     pair.speak();
     let now = boot_now();
-    // The wall clock of the stamps and the boot clock are not read at one instant.
-    let slack = 50_000_000;
     for born in pair.born() {
         assert_eq!((born.earliest_by, born.latest_by), (BornBy::Conntrack, BornBy::Conntrack), "{born:?}");
         let earliest = born.earliest().expect("bound").0;
-        assert!(earliest + slack >= before.0 && earliest <= after.0 + slack, "{born:?} {before:?} {after:?}");
-        assert!(born.latest.0 + slack >= after.0 && born.latest < now, "{born:?} {after:?}");
+        assert!(earliest <= after.0, "{born:?} {after:?}");
+        assert!(born.latest >= before && born.latest < now, "{born:?} {before:?}");
     }
     for born in older.born() {
         assert_ne!(born.earliest_by, BornBy::Conntrack, "it was picked up: {born:?}");

@@ -11,6 +11,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use conn_tests::against_ss;
 use serde_json::Value;
+use states::wait_for_state;
+
+mod states;
 
 const CONN: &str = env!("CARGO_BIN_EXE_conn");
 
@@ -168,6 +171,13 @@ fn half_closed_and_lingering_ones() {
     let lingering = ends(&closed_first);
     drop(closed_first);
     drop(closed_last);
+    let at = |ends: (SocketAddr, Option<SocketAddr>), state| {
+        wait_for_state(ends.0, ends.1.expect("connected"), state);
+    };
+    // FIN_WAIT2, CLOSE_WAIT, TIME_WAIT.
+    at(half, 5);
+    at(other_half, 8);
+    at(lingering, 6);
     let filter = format!("port:{}", to.port());
     let found = list(&["-a", &filter]);
     let orphan = one(&found, half.0, half.1);
@@ -327,8 +337,14 @@ fn agrees_with_ss() {
         pairs.extend((0..5).map(|_| connected(listener, to)));
     }
     // Half closed, and lingering.
-    drop(pairs.remove(0).0);
-    drop(pairs.remove(0));
+    let (half, other_half) = pairs.remove(0);
+    let (lingering, other_end) = pairs.remove(0);
+    let ended = [(ends(&half), 5), (ends(&lingering), 6)];
+    drop(half);
+    drop((lingering, other_end));
+    for ((local, remote), state) in ended {
+        wait_for_state(local, remote.expect("connected"), state);
+    }
     // Others on this machine open and close theirs meanwhile.
     let ours: Vec<u16> = listeners.iter().map(|at| at.local_addr().expect("an address").port()).collect();
     let is_ours = |ends: &against_ss::Ends| {
@@ -340,5 +356,5 @@ fn agrees_with_ss() {
         assert!(report.wrong.is_empty(), "ss {ss}: {:#?}", report.wrong);
         assert!(report.same >= 3, "ss {ss}: {report:?}");
     }
-    drop(child);
+    drop((child, other_half));
 }

@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use conn_user::flow::born::BornBy;
 use conn_user::flow::model::{Direction, Transport};
@@ -16,8 +17,10 @@ use conn_user::process::ProcessTable;
 use conn_user::units::{BootNs, NetNs, Pid};
 
 use namespace::{alone, enter_new_namespace};
+use states::{wait_for_state, wait_until};
 
 mod namespace;
+mod states;
 
 fn snapshot() -> Snapshot {
     take(&SnapshotOptions::default()).expect("snapshot")
@@ -125,7 +128,20 @@ fn listeners_and_both_ends() {
     }
 }
 
-/// Each bound lies on its side of what the test saw.
+/// How long ago the kernel says that data were last sent, and received: `tcpi_last_data_sent` and `tcpi_last_data_recv`.
+fn quiet(of: &TcpStream) -> (u32, u32) {
+    let mut info = [0_u32; 26];
+    let mut length = size_of_val(&info) as libc::socklen_t;
+    // SAFETY: both are valid for writes of their size.
+    let done = unsafe {
+        let info = info.as_mut_ptr().cast();
+        libc::getsockopt(of.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, info, &raw mut length)
+    };
+    assert_eq!(done, 0, "TCP_INFO");
+    (info[11], info[13])
+}
+
+/// Each bound lies on its side of what the test saw, and is as narrow as its source is.
 #[test]
 fn births() {
     let _alone = alone();
@@ -136,9 +152,13 @@ fn births() {
     let mut client = TcpStream::connect(to).expect("connect");
     let (server, _) = listener.accept().expect("accept");
     let established = now();
-    // Longer than the bounds allow for ticks that come late.
-    let a_while = std::time::Duration::from_millis(400);
-    std::thread::sleep(a_while);
+    // More than the bounds allow for ticks that come late: what is later than that is no bound.
+    let wait = |of: &TcpStream| {
+        wait_until("no data for 250 ms", || {
+            let (sent, received) = quiet(of);
+            sent.min(received) > 250
+        });
+    };
     let from = client.local_addr().expect("address");
     let hold = |all: &Snapshot, local, remote, by| {
         let born = one(all, TcpState::Established, local, Some(remote)).born.expect("born");
@@ -147,20 +167,26 @@ fn births() {
         assert_eq!(born.latest_by, by, "{born:?}");
         born
     };
+    wait(&client);
+    wait(&server);
     let idle = snapshot();
     for (local, remote) in [(from, to), (to, from)] {
         let born = hold(&idle, local, remote, BornBy::NeverSent);
-        assert!(born.latest < BootNs(established.0 + 200_000_000), "it slept since: {born:?}");
+        // 100 ms either way, and the time that the kernel took to answer, however long that was.
+        let most = 200_000_000 + idle.ended.since(idle.began).0;
+        let earliest = born.earliest().expect("a bound");
+        assert!(born.latest.since(earliest).0 <= most, "{born:?} {most}");
     }
     client.write_all(b"x").expect("write");
     (&server).read_exact(&mut [0]).expect("read");
-    std::thread::sleep(a_while);
+    wait(&client);
+    wait(&server);
     let spoken = snapshot();
     hold(&spoken, from, to, BornBy::NeverReceived);
     hold(&spoken, to, from, BornBy::NeverSent);
     (&server).write_all(b"y").expect("write");
     client.read_exact(&mut [0]).expect("read");
-    std::thread::sleep(a_while);
+    wait(&client);
     hold(&snapshot(), from, to, BornBy::LastActivity);
 }
 
@@ -182,20 +208,15 @@ fn who_holds_nothing() {
     let (server, _) = listener.accept().expect("accept");
     let from = client.local_addr().expect("address");
     drop(client);
-    // The FIN may be acknowledged a little later.
-    let all = std::iter::repeat_with(snapshot)
-        .inspect(|_| std::thread::sleep(std::time::Duration::from_millis(20)))
-        .take(250)
-        .find(|all| {
-            all.sockets.iter().any(|s| s.local == from && s.remote == to && s.state == TcpState::FinWait2)
-        })
-        .expect("FIN_WAIT2");
+    wait_for_state(from, to, TcpState::FinWait2 as u8);
+    let all = snapshot();
     let orphan = one(&all, TcpState::FinWait2, from, Some(to));
     assert_eq!((orphan.no_holder, orphan.direction), (Some(NoHolder::Orphan), Some(Direction::Out)));
     let half = one(&all, TcpState::CloseWait, to, Some(from));
     assert_eq!(half.traffic.map(|traffic| traffic.bytes_in), Some(0), "a FIN is no payload");
     assert_eq!(holders(&half), [(me(), fd(&server))]);
     drop(server);
+    wait_for_state(from, to, TcpState::TimeWait as u8);
     let all = snapshot();
     let left = one(&all, TcpState::TimeWait, from, Some(to));
     assert_eq!((left.no_holder, left.traffic), (Some(NoHolder::TimeWait), None));
@@ -347,24 +368,82 @@ fn a_network_namespace_without_a_process() {
     assert_eq!(holders(found[0]), [(me(), fd(&socket))]);
 }
 
+/// Ends a thread also when the test fails.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// What lives during the whole snapshot is in it, with its direction, also right after accept and while others are opened
+/// and reset in the same tables.
 #[test]
-fn mptcp() {
+fn what_lives_while_others_come_and_go() {
     let _alone = alone();
-    let socket = || {
-        // SAFETY: no pointers.
-        let fd = unsafe { libc::socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 262) };
-        // SAFETY: the descriptor is ours alone.
-        (fd >= 0).then(|| unsafe { OwnedFd::from_raw_fd(fd) })
+    let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+    let to = listener.local_addr().expect("address");
+    let done = AtomicBool::new(false);
+    let churn = || {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+        let to = listener.local_addr().expect("address");
+        while !done.load(Ordering::Relaxed) {
+            let client = TcpStream::connect(to).expect("connect");
+            let server = listener.accept().expect("accept").0;
+            let linger = libc::linger { l_onoff: 1, l_linger: 0 };
+            // SAFETY: the option's value is valid for reads of its size.
+            let set = unsafe {
+                let option = (&raw const linger).cast();
+                let size = size_of_val(&linger) as libc::socklen_t;
+                libc::setsockopt(client.as_raw_fd(), libc::SOL_SOCKET, libc::SO_LINGER, option, size)
+            };
+            assert_eq!(set, 0, "SO_LINGER");
+            drop((client, server));
+        }
     };
-    let (Some(listener), Some(client)) = (socket(), socket()) else {
-        println!("skipped: this kernel has no MPTCP");
-        return;
-    };
+    std::thread::scope(|scope| {
+        let churn = scope.spawn(churn);
+        let mut pairs = Vec::new();
+        let stop = Stop(&done);
+        for _ in 0..10 {
+            for _ in 0..20 {
+                let client = TcpStream::connect(to).expect("connect");
+                pairs.push((client, listener.accept().expect("accept").0));
+            }
+            let all = snapshot();
+            for (client, server) in &pairs {
+                let from = client.local_addr().expect("address");
+                let out = one(&all, TcpState::Established, from, Some(to));
+                assert_eq!((holders(&out), out.direction), (vec![(me(), fd(client))], Some(Direction::Out)));
+                let inward = one(&all, TcpState::Established, to, Some(from));
+                let held = (holders(&inward), inward.direction);
+                assert_eq!(held, (vec![(me(), fd(server))], Some(Direction::In)));
+            }
+        }
+        drop(stop);
+        churn.join().expect("it churned");
+    });
+}
+
+/// An MPTCP socket; `None`: the kernel has no MPTCP.
+fn mptcp_socket() -> Option<OwnedFd> {
+    // SAFETY: no pointers.
+    let fd = unsafe { libc::socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 262) };
+    // SAFETY: the descriptor is ours alone.
+    (fd >= 0).then(|| unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn mptcp_listener() -> Option<TcpListener> {
+    let listener = mptcp_socket()?;
     // SAFETY: no pointers.
     assert_eq!(unsafe { libc::listen(listener.as_raw_fd(), 5) }, 0, "listen");
-    let listener = TcpListener::from(listener);
-    let port = listener.local_addr().expect("address").port();
-    let to: SocketAddr = (Ipv4Addr::LOCALHOST, port).into();
+    Some(TcpListener::from(listener))
+}
+
+/// Connects an MPTCP socket to this port of 127.0.0.1.
+fn mptcp_connect(port: u16) -> TcpStream {
+    let client = mptcp_socket().expect("an MPTCP socket");
     let address = libc::sockaddr_in {
         sin_family: libc::AF_INET as libc::sa_family_t,
         sin_port: port.to_be(),
@@ -375,18 +454,41 @@ fn mptcp() {
     let connected =
         unsafe { libc::connect(client.as_raw_fd(), (&raw const address).cast(), size_of_val(&address) as _) };
     assert_eq!(connected, 0, "connect");
-    let client = TcpStream::from(client);
-    let from = client.local_addr().expect("address");
-    let (server, _) = listener.accept().expect("accept");
-    let all = snapshot();
-    let out = one(&all, TcpState::Established, from, Some(to));
-    assert_eq!((out.transport, out.cookie), (Transport::Mptcp, Some(cookie(&client))));
-    assert_eq!((holders(&out), out.direction), (vec![(me(), fd(&client))], Some(Direction::Out)));
-    let inward = one(&all, TcpState::Established, to, Some(from));
-    assert_eq!((inward.transport, inward.direction), (Transport::Mptcp, Some(Direction::In)));
-    assert_eq!(holders(&inward), [(me(), fd(&server))]);
-    let listens = one(&all, TcpState::Listen, (Ipv4Addr::UNSPECIFIED, port).into(), None);
-    assert_eq!((listens.transport, holders(&listens)), (Transport::Mptcp, vec![(me(), fd(&listener))]));
+    TcpStream::from(client)
+}
+
+/// With and without a cookie of the listener, which the accepted sockets inherit: a tracer that looks at the listener,
+/// or an earlier snapshot, gives it one.
+#[test]
+fn mptcp() {
+    let _alone = alone();
+    for asked_before in [false, true] {
+        let Some(listener) = mptcp_listener() else {
+            println!("skipped: this kernel has no MPTCP");
+            return;
+        };
+        if asked_before {
+            cookie(&listener);
+        }
+        let port = listener.local_addr().expect("address").port();
+        let to: SocketAddr = (Ipv4Addr::LOCALHOST, port).into();
+        let pairs = [0, 1, 2].map(|_| {
+            let client = mptcp_connect(port);
+            (client, listener.accept().expect("accept").0)
+        });
+        let all = snapshot();
+        for (client, server) in &pairs {
+            let from = client.local_addr().expect("address");
+            let out = one(&all, TcpState::Established, from, Some(to));
+            assert_eq!((out.transport, out.cookie), (Transport::Mptcp, Some(cookie(client))));
+            assert_eq!((holders(&out), out.direction), (vec![(me(), fd(client))], Some(Direction::Out)));
+            let inward = one(&all, TcpState::Established, to, Some(from));
+            assert_eq!((inward.transport, inward.direction), (Transport::Mptcp, Some(Direction::In)));
+            assert_eq!(holders(&inward), [(me(), fd(server))]);
+        }
+        let listens = one(&all, TcpState::Listen, (Ipv4Addr::UNSPECIFIED, port).into(), None);
+        assert_eq!((listens.transport, holders(&listens)), (Transport::Mptcp, vec![(me(), fd(&listener))]));
+    }
 }
 
 /// `/proc/net/tcp` shows the same sockets, in every state that can be made to stay.
@@ -426,16 +528,15 @@ fn equals_proc_net_tcp() {
         shown.sort_unstable();
         shown
     };
-    // Delayed acknowledgements are still on their way.
+    // Delayed acknowledgements are still on their way: what both ways show is compared where nothing changed between.
+    let mut all = snapshot();
     let mut shown = read();
-    loop {
-        std::thread::sleep(std::time::Duration::from_millis(100));
-        let again = read();
-        if again == std::mem::replace(&mut shown, again.clone()) {
-            break;
-        }
-    }
-    let all = snapshot();
+    wait_until("nothing changes while a snapshot is taken", || {
+        let before = std::mem::take(&mut shown);
+        all = snapshot();
+        shown = read();
+        before == shown
+    });
     let own = netns("thread-self");
     let mut seen: Vec<Key> = all
         .sockets
@@ -456,6 +557,8 @@ fn equals_proc_net_tcp() {
 /// What is left of ended connections is most of the sockets of a busy server, and nothing that the agent follows.
 #[test]
 fn without_what_is_left_of_ended_connections() {
+    // A child that another test forks meanwhile would hold the sockets.
+    let _alone = alone();
     let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
     let to = listener.local_addr().expect("address");
     let client = TcpStream::connect(to).expect("connect");
@@ -463,15 +566,14 @@ fn without_what_is_left_of_ended_connections() {
     // The side that closes first keeps TIME_WAIT.
     drop(client);
     drop(server);
+    wait_for_state(from, to, TcpState::TimeWait as u8);
+    let own = netns("thread-self");
     let states = |options: &SnapshotOptions| -> Vec<TcpState> {
         let all = take(options).expect("snapshot");
-        // After many connections the port alone is no key: each peer may have one in TIME_WAIT with it.
-        let ours = |socket: &&SnapSocket| socket.local == from && socket.remote == to;
+        let ours = |s: &&SnapSocket| s.netns == own && s.state != TcpState::Listen;
         all.sockets.iter().filter(ours).map(|socket| socket.state).collect()
     };
-    // A child that another test starts may hold the sockets until it executes its program.
-    let is_left = || states(&SnapshotOptions::default()) == [TcpState::TimeWait];
-    assert!((0..100).any(|_| is_left()), "{:?}", states(&SnapshotOptions::default()));
+    assert_eq!(states(&SnapshotOptions::default()), [TcpState::TimeWait]);
     assert_eq!(states(&SnapshotOptions::living()), []);
 }
 

@@ -93,7 +93,7 @@ impl FlowTable {
     }
 
     fn key(&mut self, socket: &SnapSocket) -> u64 {
-        socket.cookie.unwrap_or_else(|| {
+        socket.key().unwrap_or_else(|| {
             self.synthetic_keys += 1;
             SYNTHETIC + self.synthetic_keys
         })
@@ -133,7 +133,7 @@ impl FlowTable {
         };
         merged.added += 1;
         let place = self.store.insert(conn);
-        if !self.by_cookie || socket.cookie.is_none() {
+        if !self.by_cookie || socket.key().is_none() {
             self.store.rename(socket.netns.0, ends, key);
         }
         Some(place)

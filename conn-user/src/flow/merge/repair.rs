@@ -18,24 +18,24 @@ const LOST: Actor = Actor { process: None, tid: None, method: Method::Unknown(Un
 #[derive(Debug, Default)]
 struct Present {
     keys: HashSet<u64>,
-    /// Only where records or the snapshot come without cookies.
+    /// Of sockets whose records have another key: all where records come without cookies, else those of MPTCP
+    /// connections.
     ends: HashSet<(u32, Ends)>,
-    by_ends: bool,
     /// Network namespaces that were not seen, or only by /proc/net/tcp.
     unseen: HashSet<u32>,
 }
 
 impl Present {
     fn of(snapshot: &Snapshot, by_cookie: bool) -> Self {
-        let mut present = Self { by_ends: !by_cookie, ..Self::default() };
+        let mut present = Self::default();
         for note in &snapshot.notes {
             if let Note::NetNs { netns, .. } | Note::ProcNet { netns, .. } = note {
                 present.unseen.insert(netns.0);
             }
         }
         for socket in snapshot.sockets.iter().filter(|socket| is_followed(socket) || is_listener(socket)) {
-            present.keys.extend(socket.cookie);
-            if present.by_ends {
+            present.keys.extend(socket.key());
+            if !by_cookie || socket.key().is_none() {
                 let ends =
                     if is_listener(socket) { Ends::of_listener(socket.local) } else { ends_of(socket) };
                 present.ends.insert((socket.netns.0, ends));
@@ -45,9 +45,7 @@ impl Present {
     }
 
     fn has(&self, key: u64, netns: u32, ends: &Ends) -> bool {
-        self.unseen.contains(&netns)
-            || self.keys.contains(&key)
-            || (self.by_ends && self.ends.contains(&(netns, *ends)))
+        self.unseen.contains(&netns) || self.keys.contains(&key) || self.ends.contains(&(netns, *ends))
     }
 }
 
@@ -68,10 +66,11 @@ impl FlowTable {
         let by_cookie = self.by_cookie;
         let present = Present::of(snapshot, by_cookie);
         self.end_absent(&present, snapshot, &mut merged, out);
-        let known_ends: HashSet<(u32, Ends)> = if by_cookie {
-            HashSet::new()
-        } else {
+        let by_ends = |socket: &SnapSocket| !by_cookie || socket.key().is_none();
+        let known_ends: HashSet<(u32, Ends)> = if snapshot.sockets.iter().any(by_ends) {
             self.store.iter().map(|(_, conn)| (conn.netns, conn.ends)).collect()
+        } else {
+            HashSet::new()
         };
         for socket in snapshot.sockets.iter().filter(|socket| is_listener(socket)) {
             let known = !by_cookie && self.listeners.is_at(socket.netns.0, socket.local);
@@ -83,10 +82,10 @@ impl FlowTable {
             }
         }
         for socket in snapshot.sockets.iter().filter(|socket| is_followed(socket)) {
-            if known_ends.contains(&(socket.netns.0, ends_of(socket))) {
+            if by_ends(socket) && known_ends.contains(&(socket.netns.0, ends_of(socket))) {
                 continue;
             }
-            match socket.cookie.map_or(Found::Unknown, |cookie| self.store.find_key(cookie)) {
+            match socket.key().map_or(Found::Unknown, |cookie| self.store.find_key(cookie)) {
                 Found::Live(place) => {
                     self.take_holder(place, socket, procs);
                     self.advance_missed(place, socket, snapshot.ended, procs, &mut merged, out);

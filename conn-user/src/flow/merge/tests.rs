@@ -446,3 +446,41 @@ fn a_full_table_counts_what_it_leaves_out() {
         ["close 2 Unknown 127.0.0.1:5>127.0.0.1:80 late by ?(Unknown(BeforeAttach)) LocalFin closer 10"]
     );
 }
+
+/// Records of MPTCP connections carry addresses, and all accepted ones have the cookie of their listener.
+#[test]
+fn mptcp_connections_share_the_cookie_of_their_listener() {
+    use crate::flow::model::Transport;
+    let mptcp = |socket: SnapSocket| SnapSocket { transport: Transport::Mptcp, ..socket };
+    let by_address = |sock: Sock| Sock {
+        protocol: 262,
+        key: sock.key + (0xffff << 48),
+        flags: SockFlags::ADDRESS_KEY,
+        ..sock
+    };
+    let listening = mptcp(snap_listener());
+    let inherited = |socket: SnapSocket| SnapSocket { cookie: listening.cookie, ..mptcp(socket) };
+    let other = snap::socket(SERVER, "127.0.0.1:40001");
+    let other = held_by(&SnapSocket { direction: Some(Direction::In), ..other }, &[20]);
+    let sockets = [listening.clone(), mptcp(snap_client()), inherited(snap_child()), inherited(other)];
+    let other = || Sock { key: 5, ..sock(5, SERVER, "127.0.0.1:40001") };
+    let mut rig = Rig::new(Backend::Fentry);
+    assert_eq!(start(&mut rig, &sockets).added, 4);
+    rig.now += 20 * MS;
+    assert_eq!(repair(&mut rig, &sockets), (Merged::default(), Vec::new()), "all are known");
+    rig.closes(20, CLOSE_WAIT, by_address(child()));
+    rig.closes(20, CLOSE_WAIT, by_address(other()));
+    rig.closes(10, ESTABLISHED, by_address(client()));
+    rig.unlistens(20, Sock { protocol: 262, ..listener() });
+    assert_eq!(
+        rig.told(),
+        [
+            "close 3 In 127.0.0.1:80>127.0.0.1:40000 snapshot by 20(FdTable) PeerFin closer 20",
+            "close 4 In 127.0.0.1:80>127.0.0.1:40001 snapshot by 20(FdTable) PeerFin closer 20",
+            "close 2 Out 127.0.0.1:40000>127.0.0.1:80 snapshot by 10(FdTable) LocalFin closer 10",
+            "unlisten 1 0.0.0.0:80 by 20(FdTable) closer 20 snapshot",
+        ]
+    );
+    let (merged, _) = repair(&mut rig, &[listening]);
+    assert_eq!(merged.ended, 0, "nothing is left");
+}

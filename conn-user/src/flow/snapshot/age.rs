@@ -66,20 +66,22 @@ fn is_exact(by: BornBy) -> bool {
     matches!(by, BornBy::NeverSent | BornBy::NeverReceived)
 }
 
-/// What conntrack tells: its entry began at `start`, with the SYN unless it was `picked_up` later.
-pub(super) fn by_conntrack(born: &mut Born, start: BootNs, picked_up: bool) {
+/// Narrows the interval by conntrack's entry, which began between the two instants of `start`, with the SYN unless it was
+/// `picked_up` later.
+pub(super) fn by_conntrack(born: &mut Born, start: (BootNs, BootNs), picked_up: bool) {
+    let (earliest, latest) = start;
     // A socket that never sent or received knows better; and what is later than the latest is about another
     // connection, or by a clock that was set.
-    if is_exact(born.earliest_by) || start > born.latest {
+    if is_exact(born.earliest_by) || earliest > born.latest {
         return;
     }
-    let latest = if picked_up { start } else { BootNs(start.0.saturating_add(HANDSHAKE)) };
+    let latest = if picked_up { latest } else { BootNs(latest.0.saturating_add(HANDSHAKE)) };
     if latest < born.latest {
         born.latest = latest;
         born.latest_by = BornBy::Conntrack;
     }
     if !picked_up {
-        born.earliest = start;
+        born.earliest = earliest;
         born.earliest_by = BornBy::Conntrack;
     }
 }
@@ -259,18 +261,18 @@ mod tests {
         let active = born(&info((3, 60_000), (5, 1_000)), NOW, 0);
         let start = BootNs(NOW - DAY);
         let mut tracked = active;
-        by_conntrack(&mut tracked, start, false);
+        by_conntrack(&mut tracked, (start, start), false);
         assert_eq!((tracked.earliest(), tracked.earliest_by), (Some(start), BornBy::Conntrack));
         assert_eq!((tracked.latest.0, tracked.latest_by), (start.0 + SECOND, BornBy::Conntrack));
         let mut picked_up = active;
-        by_conntrack(&mut picked_up, start, true);
+        by_conntrack(&mut picked_up, (start, start), true);
         assert_eq!((picked_up.earliest(), picked_up.latest), (None, start));
         let mut other = active;
-        by_conntrack(&mut other, BootNs(NOW - SECOND), false);
+        by_conntrack(&mut other, (BootNs(NOW - SECOND), BootNs(NOW - SECOND)), false);
         assert_eq!(other, active, "later than what is known");
         let mut exact = born(&info((0, 60_000), (0, 60_000)), NOW, 0);
         let before = exact;
-        by_conntrack(&mut exact, BootNs(NOW - 61 * SECOND), false);
+        by_conntrack(&mut exact, (BootNs(NOW - 61 * SECOND), BootNs(NOW - 61 * SECOND)), false);
         assert_eq!(exact, before);
     }
 

@@ -146,12 +146,16 @@ impl Asked<'_> {
     }
 }
 
+/// Whether the kernel reported one socket twice. A cookie alone does not identify it: an MPTCP socket that is accepted
+/// has the cookie of its listener, if somebody asked for that before (`sk_clone_lock` copies it, and unlike
+/// `inet_csk_clone_lock` for TCP, `mptcp_sk_clone_init` gives no other).
 fn is_same(one: &SnapSocket, other: &SnapSocket) -> bool {
-    match (one.cookie, other.cookie) {
+    let same_name = match (one.cookie, other.cookie) {
         (Some(one), Some(other)) => one == other,
-        (None, None) => one.inode != 0 && one.inode == other.inode && by_ends(one, other).is_eq(),
+        (None, None) => one.inode != 0 && one.inode == other.inode,
         _ => false,
-    }
+    };
+    same_name && by_ends(one, other).is_eq()
 }
 
 /// What was told of MPTCP sockets, to leave out their subflows.
@@ -274,11 +278,12 @@ fn from_line(line: &TcpLine, netns: NetNs, from: BootNs) -> Option<SnapSocket> {
 }
 
 fn by_conntrack(here: &mut [SnapSocket]) -> Result<(), DumpError> {
-    // The stamps are of the wall clock.
-    let (boot, wall) = (boot_now(), wall_now());
+    // The stamps are of the wall clock, which is read at an instant between these two of the boot clock, however long the
+    // thread does not run in between.
+    let (before, wall, after) = (boot_now(), wall_now(), boot_now());
     conntrack::connections(|tracked| {
         let Some(age) = wall.0.checked_sub(tracked.start.0) else { return };
-        let start = BootNs(boot.0.saturating_sub(age));
+        let start = (BootNs(before.0.saturating_sub(age)), BootNs(after.0.saturating_sub(age)));
         for (local, remote) in [tracked.opener, tracked.acceptor] {
             let same = range(here, local, remote);
             for born in here.get_mut(same).unwrap_or_default().iter_mut().filter_map(|s| s.born.as_mut()) {
@@ -334,6 +339,21 @@ mod tests {
         let told: Vec<_> = all.sockets.iter().map(|socket| (socket.cookie, socket.state)).collect();
         let (first, second) = ((Some(1), TcpState::Established), (Some(2), TcpState::TimeWait));
         assert_eq!(told, [first, (Some(1), TcpState::TimeWait), second]);
+    }
+
+    /// All accepted MPTCP sockets of a listener share its cookie.
+    #[test]
+    fn a_cookie_that_a_listener_passed_on_is_not_one_socket() {
+        let shares = |socket| SnapSocket { cookie: Some(1), transport: Transport::Mptcp, ..socket };
+        let mut all = asked(vec![
+            shares(listener("0.0.0.0:80")),
+            shares(socket("10.0.0.1:80", "10.0.0.2:2")),
+            shares(socket("10.0.0.1:80", "10.0.0.2:3")),
+            shares(socket("10.0.0.1:80", "10.0.0.2:3")),
+        ]);
+        all.settle(0);
+        let remotes: Vec<_> = all.sockets.iter().map(|socket| socket.remote.port()).collect();
+        assert_eq!(remotes, [0, 2, 3]);
     }
 
     #[test]

@@ -24,7 +24,8 @@ pub struct Snapshot {
 /// A socket in a snapshot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SnapSocket {
-    /// The socket's cookie, the same that records carry as key; `None`: the source does not tell it (/proc/net/tcp).
+    /// The socket's cookie; `None`: the source does not tell it (/proc/net/tcp). An accepted MPTCP connection may have that
+    /// of its listener ([`SnapSocket::key`]).
     pub cookie: Option<u64>,
     /// Inode of the socket's file; 0: it has none (orphan, TIME_WAIT, not accepted yet).
     pub inode: u64,
@@ -58,6 +59,15 @@ pub struct SnapSocket {
     pub no_holder: Option<NoHolder>,
     /// When the connection was established, as far as it is known; `None` for a listener whose owner is not known.
     pub born: Option<Born>,
+}
+
+impl SnapSocket {
+    /// Returns the key that the socket's records carry where they carry cookies. `None`: its cookie is not known, or
+    /// does not identify it: records of an MPTCP connection carry its address ([`conn_common::record::SockFlags::ADDRESS_KEY`]).
+    pub fn key(&self) -> Option<u64> {
+        let is_unique = self.transport == Transport::Tcp || self.state == TcpState::Listen;
+        self.cookie.filter(|_| is_unique)
+    }
 }
 
 /// A descriptor of a process.
