@@ -12,28 +12,62 @@ use crate::workspace;
 /// A backend that a kernel cannot have, with the reason; such a pair is reported and not run.
 const NOT_AVAILABLE: [(&str, &str, &str); 0] = [];
 
-/// How to get a kernel: suites to look in, and the beginnings of package names, in order of preference.
+/// How to get a kernel: suites to look in, the beginnings of package names in order of preference, and their end.
 struct Line {
     name: &'static str,
     suites: &'static [&'static str],
     packages: &'static [&'static str],
+    flavor: &'static str,
 }
 
-/// The oldest kernel with what conn needs, two long-term ones, and the newest.
+/// The kernels that run unless others are named: the oldest with what conn needs, two long-term ones, and the newest.
 const LINES: [Line; 4] = [
-    Line { name: "5.10", suites: &["bullseye", "bullseye-security"], packages: &["linux-image-5.10."] },
-    Line { name: "6.1", suites: &["bookworm", "bookworm-security"], packages: &["linux-image-6.1."] },
-    Line { name: "6.12", suites: &["bookworm-backports", "trixie"], packages: &["linux-image-6.12."] },
+    Line {
+        name: "5.10",
+        suites: &["bullseye", "bullseye-security"],
+        packages: &["linux-image-5.10."],
+        flavor: CLOUD,
+    },
+    Line {
+        name: "6.1",
+        suites: &["bookworm", "bookworm-security"],
+        packages: &["linux-image-6.1."],
+        flavor: CLOUD,
+    },
+    Line {
+        name: "6.12",
+        suites: &["bookworm-backports", "trixie"],
+        packages: &["linux-image-6.12."],
+        flavor: CLOUD,
+    },
     Line {
         // Since 7.0 linux-image is an empty package that depends on linux-binary.
         name: "7.3",
         suites: &["trixie-backports", "sid"],
         packages: &["linux-binary-7.3.", "linux-binary-7."],
+        flavor: CLOUD,
     },
 ];
 
-/// Debian's flavour for virtual machines: what the tests need is built in.
-const FLAVOUR: &str = "-cloud-amd64";
+/// The kernels that run only on demand (`--kernel 7.2`): a release in which the tracepoint backend lost a close, and
+/// PREEMPT_RT, where softirqs are threads and spinlocks sleep.
+const ON_DEMAND: [Line; 2] = [
+    Line {
+        name: "7.2",
+        suites: &["forky", "sid", "trixie-backports"],
+        packages: &["linux-binary-7.2."],
+        flavor: CLOUD,
+    },
+    Line {
+        name: "rt",
+        suites: &["trixie-backports", "trixie"],
+        packages: &["linux-image-6.18.", "linux-image-6.12."],
+        flavor: "-rt-amd64",
+    },
+];
+
+/// Debian's flavor for virtual machines: what the tests need is built in.
+const CLOUD: &str = "-cloud-amd64";
 
 /// Modules that are loaded in the guest when the kernel has them, each after those it depends on.
 pub(crate) const MODULES: [&str; 3] = ["veth", "inet_diag", "tcp_diag"];
@@ -55,9 +89,14 @@ pub(crate) struct Kernel {
     pub(crate) modules_for_tests: Vec<PathBuf>,
 }
 
-/// The names of all known kernels, oldest first.
+/// The names of the kernels that run unless others are named, oldest first.
 pub(crate) fn names() -> Vec<&'static str> {
     LINES.iter().map(|line| line.name).collect()
+}
+
+/// The kernel of this name, on demand or not.
+fn line_of(name: &str) -> Option<&'static Line> {
+    LINES.iter().chain(&ON_DEMAND).find(|line| line.name == name)
 }
 
 /// Why a kernel cannot have a backend, if so.
@@ -72,9 +111,13 @@ pub(crate) fn not_available(kernel: &str, backend: &str) -> Option<&'static str>
 pub(crate) fn get(names: &[String]) -> Result<Vec<Kernel>> {
     let mut lines = Vec::new();
     for name in names {
-        match LINES.iter().find(|line| line.name == name) {
+        match line_of(name) {
             Some(line) => lines.push(line),
-            None => bail!("unknown kernel {name}; known are {}", self::names().join(", ")),
+            None => bail!(
+                "unknown kernel {name}; known are {}, and on demand {}",
+                self::names().join(", "),
+                ON_DEMAND.map(|line| line.name).join(", ")
+            ),
         }
     }
     lines
@@ -96,13 +139,14 @@ fn of_line(line: &Line) -> Result<Kernel> {
     let mut newest = None;
     for prefix in line.packages {
         let names = apt.names(prefix)?;
-        newest = names.into_iter().filter(|name| is_image(name)).max_by(|a, b| natural_order(a, b));
+        newest = names.into_iter().filter(|name| line.has_image(name)).max_by(|a, b| natural_order(a, b));
         if newest.is_some() {
             break;
         }
     }
     let Some(package) = newest else {
-        bail!("no package {}*{FLAVOUR} in the suites {}", line.packages.join("*, "), apt.tried());
+        let wanted: Vec<_> = line.packages.iter().map(|start| format!("{start}*{}", line.flavor)).collect();
+        bail!("no package {} in the suites {}", wanted.join(", "), apt.tried());
     };
     let modules = package.replace("linux-binary-", "linux-modules-");
     let _ = fs::remove_dir_all(&dir);
@@ -120,9 +164,12 @@ fn of_line(line: &Line) -> Result<Kernel> {
     Ok(kernel)
 }
 
-fn is_image(package: &str) -> bool {
-    // "0.deb11": another release's kernel rebuilt; offered beside the own ones.
-    package.ends_with(FLAVOUR) && !package.contains("-unsigned") && !package.contains("-0.deb")
+impl Line {
+    /// Whether a package of this name holds the kernel's image, in the right flavor.
+    fn has_image(&self, package: &str) -> bool {
+        // "0.deb11": another release's kernel rebuilt; offered beside the own ones.
+        package.ends_with(self.flavor) && !package.contains("-unsigned") && !package.contains("-0.deb")
+    }
 }
 
 fn unpacked(line: &Line, dir: &Path, package: String) -> Result<Kernel> {
@@ -186,7 +233,12 @@ mod tests {
     use super::*;
 
     fn newest<'a>(names: &[&'a str]) -> Option<&'a str> {
-        names.iter().copied().filter(|name| is_image(name)).max_by(|a, b| natural_order(a, b))
+        newest_for("6.12", names)
+    }
+
+    fn newest_for<'a>(kernel: &str, names: &[&'a str]) -> Option<&'a str> {
+        let line = line_of(kernel).expect("a known kernel");
+        names.iter().copied().filter(|name| line.has_image(name)).max_by(|a, b| natural_order(a, b))
     }
 
     #[test]
@@ -203,5 +255,15 @@ mod tests {
         let names = ["linux-image-6.1.0-0.deb11.50-cloud-amd64", "linux-image-6.1.0-48-cloud-amd64"];
         assert_eq!(newest(&names), Some("linux-image-6.1.0-48-cloud-amd64"));
         assert_eq!(newest(&["linux-image-6.12-cloud-amd64-dbg"]), None);
+    }
+
+    #[test]
+    fn a_kernel_on_demand_is_known_and_not_run_by_default() {
+        let names = ["linux-image-6.18.9+deb13-rt-amd64", "linux-image-6.18.15+deb13-cloud-amd64"];
+        assert_eq!(newest_for("rt", &names), Some("linux-image-6.18.9+deb13-rt-amd64"));
+        let names = ["linux-binary-7.2.13+deb14-cloud-amd64", "linux-binary-7.2.9+deb13-cloud-amd64"];
+        assert_eq!(newest_for("7.2", &names), Some("linux-binary-7.2.13+deb14-cloud-amd64"));
+        assert!(line_of("7.2").is_some() && !super::names().contains(&"7.2"));
+        assert!(line_of("8.0").is_none());
     }
 }

@@ -35,7 +35,7 @@ const PATIENCE: u64 = 900;
 /// What to run.
 #[derive(Args)]
 pub(crate) struct Options {
-    /// The kernels, e.g. 6.1,6.12; all when not given.
+    /// The kernels, e.g. 6.1,6.12; 5.10, 6.1, 6.12 and 7.3 when not given. 7.2 and rt run on demand only.
     #[arg(long, value_delimiter = ',', value_name = "K,…")]
     kernel: Vec<String>,
     /// The agent's backends: fentry, kprobe, tracepoint; all when not given.
