@@ -15,6 +15,7 @@ use conn_user::kernel::tcp_file::lines;
 use conn_user::process::ProcessTable;
 use conn_user::units::{BootNs, NetNs, Pid};
 
+use conn_tests::skip::skip;
 use namespace::{alone, enter_new_namespace};
 
 mod namespace;
@@ -354,12 +355,18 @@ fn mptcp() {
         // SAFETY: no pointers.
         let fd = unsafe { libc::socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 262) };
         // SAFETY: the descriptor is ours alone.
-        (fd >= 0).then(|| unsafe { OwnedFd::from_raw_fd(fd) })
+        let made = (fd >= 0).then(|| unsafe { OwnedFd::from_raw_fd(fd) });
+        made.ok_or_else(std::io::Error::last_os_error)
     };
-    let (Some(listener), Some(client)) = (socket(), socket()) else {
-        println!("skipped: this kernel has no MPTCP");
-        return;
+    let listener = match socket() {
+        // `inet_create`: the protocol is not there; `mptcp_init_sock`: it is switched off (net.mptcp.enabled).
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EPROTONOSUPPORT | libc::ENOPROTOOPT)) => {
+            skip(format!("this kernel has no MPTCP: {error}"));
+            return;
+        }
+        listener => listener.expect("a listener"),
     };
+    let client = socket().expect("a client");
     // SAFETY: no pointers.
     assert_eq!(unsafe { libc::listen(listener.as_raw_fd(), 5) }, 0, "listen");
     let listener = TcpListener::from(listener);
