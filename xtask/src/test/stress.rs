@@ -134,9 +134,10 @@ pub(crate) fn run(programs: &[TestProgram], settings: &Settings, rounds: u32) ->
         }
     }
     let took = start.elapsed().as_secs();
+    // Also when the load was not what it should be.
+    print!("\n{}", results.table(rounds));
     let builds = load.end().context("the load")?;
-    println!("\nstress: {rounds} rounds beside {BUSY_LOOPS} busy loops and {builds} builds, {took} s");
-    print!("{}", results.table(rounds));
+    println!("stress: {rounds} rounds beside {BUSY_LOOPS} busy loops and {builds} builds, {took} s");
     if results.total.failed > 0 || results.total.passed == 0 {
         bail!("tests failed, or none ran");
     }
