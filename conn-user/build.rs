@@ -3,6 +3,8 @@
 //! Environment: `CONN_TOOLCHAIN_DIR` names another place of the toolchain than `target/toolchain`; `CONN_EBPF_OBJECT`
 //! names a ready object, and then nothing is compiled and no toolchain needed.
 
+#![deny(clippy::expect_used)]
+
 #[allow(dead_code, reason = "xtask uses the rest")]
 #[path = "../xtask/src/bpf.rs"]
 mod bpf;

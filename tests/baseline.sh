@@ -47,6 +47,7 @@ load() {
     load+=($!)
     start churn "$pg_bin/pgbench" "${pg[@]}" -C -c 2 -T "$duration" postgres
     load+=($!)
+    # shellcheck disable=SC2016 # the shell that is started expands them
     start visits bash -c 'end=$((SECONDS + $1)); while [ "$SECONDS" -lt "$end" ]; do curl -fs "$2" >/dev/null; sleep 0.2; done' \
         visits "$duration" "http://127.0.0.1:$http/"
     load+=($!)

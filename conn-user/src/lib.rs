@@ -2,6 +2,9 @@
 //!
 //! One folder a station, in the order in which data flows; a station uses those above it, never those below.
 
+// What is shipped fails with an error and not with a panic (`unwrap` is a warning in the whole workspace).
+#![cfg_attr(not(test), deny(clippy::expect_used))]
+
 pub mod units;
 
 pub mod clock;

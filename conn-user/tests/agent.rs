@@ -165,20 +165,15 @@ fn await_alert(path: &Path, alert: &str) {
     }
 }
 
-fn is_root() -> bool {
+/// Only root can trace; without it nothing here can be tested.
+fn needs_root() {
     // SAFETY: it takes nothing and cannot fail.
-    let root = unsafe { libc::geteuid() } == 0;
-    if !root {
-        println!("skipped: only root can trace");
-    }
-    root
+    assert_eq!(unsafe { libc::geteuid() }, 0, "only root can trace: run the tests as root");
 }
 
 #[test]
 fn wrong_rules_change_nothing_and_a_moved_file_is_made_anew() {
-    if !is_root() {
-        return;
-    }
+    needs_root();
     let (one, two) = (port(), port());
     let service = Service::new("file = 'alerts'", &rule(one));
     let (file, moved) = (service.path("alerts"), service.path("alerts.1"));
@@ -208,9 +203,7 @@ fn wrong_rules_change_nothing_and_a_moved_file_is_made_anew() {
 
 #[test]
 fn a_full_disk_costs_lines_and_not_the_agent() {
-    if !is_root() {
-        return;
-    }
+    needs_root();
     let ports = [port(), port(), port()];
     let service = Service::new("file = 'alerts'", &ports.map(rule).concat());
     let file = service.path("alerts");
@@ -236,9 +229,7 @@ fn a_full_disk_costs_lines_and_not_the_agent() {
 
 #[test]
 fn signals_that_come_during_the_start() {
-    if !is_root() {
-        return;
-    }
+    needs_root();
     let port = port();
     let service = Service::new("file = ''", &rule(port));
     let mut agent = service.start();
@@ -274,9 +265,7 @@ fn await_handlers(agent: &Agent) {
 
 #[test]
 fn syslog_alone_and_no_rules() {
-    if !is_root() {
-        return;
-    }
+    needs_root();
     let port = port();
     let service = Service::new("file = ''", "");
     let mut agent = service.start();

@@ -13,6 +13,7 @@ use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, recv, sendto, socket_with,
 };
 
+use conn_tests::skip::skip;
 use namespace::alone;
 
 mod namespace;
@@ -56,15 +57,18 @@ impl Pair {
 fn a_stamp_tells_the_birth_unless_it_came_late() {
     let _alone = alone();
     // conntrack takes the stamps into entries that it makes from now on (`nf_ct_tstamp_ext_add`).
-    if fs::write(TIMESTAMP, "1").is_err() {
-        println!("skipped: this kernel has no conntrack, or no time stamps (CONFIG_NF_CONNTRACK_TIMESTAMP)");
-        return;
+    match fs::write(TIMESTAMP, "1") {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            skip("this kernel has no conntrack, or no time stamps (CONFIG_NF_CONNTRACK_TIMESTAMP)");
+            return;
+        }
+        written => written.expect("the time stamps can be switched on"),
     }
     let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
     let mut older = Pair::new(&listener);
     let old_established = boot_now();
     if !track() {
-        println!("skipped: this kernel has no nftables");
+        skip("this kernel has no nftables");
         return;
     }
     let before = boot_now();
@@ -108,7 +112,10 @@ fn track() -> bool {
     ]
     .concat();
     let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, Some(NETFILTER));
-    let Ok(socket) = socket else { return false };
+    let socket = match socket {
+        Err(rustix::io::Errno::PROTONOSUPPORT) => return false,
+        other => other.expect("a netlink socket"),
+    };
     bind(&socket, &SocketAddrNetlink::new(0, 0)).expect("bind");
     sendto(&socket, &batch, SendFlags::empty(), &SocketAddrNetlink::new(0, 0)).expect("send");
     let mut answer = [0; 4096];

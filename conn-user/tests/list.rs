@@ -10,6 +10,8 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use conn_tests::against_ss;
+use conn_tests::kernel_sockets::Witness;
+use conn_tests::skip::skip;
 use serde_json::Value;
 use states::wait_for_state;
 
@@ -297,10 +299,7 @@ fn differences() {
 fn nobody_sees_the_sockets_and_is_told_what_is_missing() {
     let _alone = alone();
     // SAFETY: it takes nothing and cannot fail.
-    if unsafe { libc::geteuid() } != 0 {
-        println!("skipped: only root can become nobody");
-        return;
-    }
+    assert_eq!(unsafe { libc::geteuid() }, 0, "only root can become nobody: run the tests as root");
     let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
     let port = listener.local_addr().expect("an address").port();
     // A copy where nobody can get at it.
@@ -322,8 +321,8 @@ fn nobody_sees_the_sockets_and_is_told_what_is_missing() {
 #[test]
 fn agrees_with_ss() {
     let _alone = alone();
-    if Command::new("ss").arg("-V").output().is_err() {
-        println!("skipped: there is no ss (package iproute2)");
+    if !Witness::here().contains(&Witness::Ss) {
+        skip("no ss (package iproute2); list::equals-proc of the scenarios compares with /proc/net/tcp");
         return;
     }
     let listeners = ["127.0.0.1:0", "[::1]:0", "[::]:0"].map(|at| TcpListener::bind(at).expect("a listener"));

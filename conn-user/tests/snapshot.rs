@@ -16,6 +16,7 @@ use conn_user::kernel::tcp_file::lines;
 use conn_user::process::ProcessTable;
 use conn_user::units::{BootNs, NetNs, Pid};
 
+use conn_tests::skip::skip;
 use namespace::{alone, enter_new_namespace};
 use states::{wait_for_state, wait_until};
 
@@ -426,16 +427,24 @@ fn what_lives_while_others_come_and_go() {
     });
 }
 
-/// An MPTCP socket; `None`: the kernel has no MPTCP.
-fn mptcp_socket() -> Option<OwnedFd> {
+fn mptcp_socket() -> std::io::Result<OwnedFd> {
     // SAFETY: no pointers.
     let fd = unsafe { libc::socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 262) };
     // SAFETY: the descriptor is ours alone.
-    (fd >= 0).then(|| unsafe { OwnedFd::from_raw_fd(fd) })
+    let made = (fd >= 0).then(|| unsafe { OwnedFd::from_raw_fd(fd) });
+    made.ok_or_else(std::io::Error::last_os_error)
 }
 
+/// `None`: the kernel has no MPTCP, and the test is counted as skipped.
 fn mptcp_listener() -> Option<TcpListener> {
-    let listener = mptcp_socket()?;
+    let listener = match mptcp_socket() {
+        // `inet_create`: the protocol is not there; `mptcp_init_sock`: it is switched off (net.mptcp.enabled).
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EPROTONOSUPPORT | libc::ENOPROTOOPT)) => {
+            skip(format!("this kernel has no MPTCP: {error}"));
+            return None;
+        }
+        listener => listener.expect("a listener"),
+    };
     // SAFETY: no pointers.
     assert_eq!(unsafe { libc::listen(listener.as_raw_fd(), 5) }, 0, "listen");
     Some(TcpListener::from(listener))
@@ -463,10 +472,7 @@ fn mptcp_connect(port: u16) -> TcpStream {
 fn mptcp() {
     let _alone = alone();
     for asked_before in [false, true] {
-        let Some(listener) = mptcp_listener() else {
-            println!("skipped: this kernel has no MPTCP");
-            return;
-        };
+        let Some(listener) = mptcp_listener() else { return };
         if asked_before {
             cookie(&listener);
         }

@@ -6,6 +6,7 @@
 //! * [`compare`]: none missing, none invented, each right;
 //! * [`against_ss`]: `conn list` against ss;
 //! * [`module`]: kernel modules of the test machines;
+//! * [`skip`]: what this kernel cannot do, shown and counted;
 //! * [`kernel_sockets`]: what ss shows, where there is no ss;
 //! * [`open`]: what is open by the events and by the kernel;
 //! * [`fake`]: an agent that knows everything, to test the comparison itself.
@@ -19,4 +20,5 @@ pub mod fake;
 pub mod kernel_sockets;
 pub mod module;
 pub mod open;
+pub mod skip;
 pub mod truth;

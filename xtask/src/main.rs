@@ -1,9 +1,14 @@
 //! `cargo xtask`: builds, runs and tests conn; the one entry point for people and CI.
 
+// What is shipped fails with an error and not with a panic (`unwrap` is a warning in the whole workspace).
+#![cfg_attr(not(test), deny(clippy::expect_used))]
+
 mod agent;
 mod apt;
 mod bpf;
 mod command;
+mod group;
+mod libtest;
 mod lint;
 mod lock;
 mod object_check;
@@ -15,7 +20,7 @@ mod workspace;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 /// Builds, runs and tests conn.
@@ -47,14 +52,11 @@ enum Task {
     /// Run the scenario tests on several kernels, each in a virtual machine.
     Vm(vm::Options),
     /// Run all tests: on this machine (as root, for those that trace), then in virtual machines.
-    Test {
-        /// Leave out the virtual machines.
-        #[arg(long)]
-        no_vm: bool,
-    },
+    Test(test::Options),
 }
 
 fn main() -> ExitCode {
+    group::end_on_signals();
     match dispatch(Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -70,12 +72,7 @@ fn dispatch(task: Task) -> Result<()> {
         Task::Build { release } => agent::build(release).map(|agent| println!("{}", agent.display())),
         Task::Run { arguments } => agent::exec(arguments),
         Task::Lint => lint::lint(),
-        Task::Test { no_vm } => test::test(!no_vm),
-        Task::Vm(options) => {
-            if !vm::run(&options)?.is_success() {
-                bail!("tests failed in virtual machines, or none ran");
-            }
-            Ok(())
-        }
+        Task::Test(options) => test::test(&options),
+        Task::Vm(options) => vm::vm(&options),
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Environment: `CONN_BIN`, `CONN_SCENARIO_BIN` (the programs), `CONN_BACKEND` (default `auto`), `CONN_TIME_FACTOR`
 //! (stretches every time limit), `CONN_MAY_SUSPEND` (this machine may be put to sleep), `CONN_STORM` (connections of the
-//! storm), `CONN_MILLION` (connections of the leak test; without it the tests of memory, and of the tables after losses that
+//! storm), `CONN_SHORT_LIVED`, `CONN_PREEXISTING` (sizes of the scenarios of these names), `CONN_MILLION` (connections of the leak test; without it the tests of memory, and of the tables after losses that
 //! go on, are left out: machines under emulation are too slow).
 //!
 //! `truth::NAME` runs a workload without the agent, `scenario::NAME` with it; `alert::NAME` violates rules.
@@ -15,6 +15,7 @@ mod cli;
 mod compared;
 mod copied;
 mod identity;
+mod list;
 mod loss;
 mod memory;
 mod replay;
@@ -91,6 +92,7 @@ fn trials() -> Result<Vec<Trial>> {
     for (name, test) in run::OF_BACKEND {
         trials.push(trial(&format!("run::{name}"), move || compared::together(test)));
     }
+    trials.push(trial("list::equals-proc", || compared::together(list::equals_proc)));
     for (name, run) in cli::ALL.into_iter().chain(run::OF_COMMAND_LINE) {
         trials.push(trial(&format!("cli::{name}"), move || compared::together(run)));
     }

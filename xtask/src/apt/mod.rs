@@ -3,6 +3,7 @@
 //! those of the machine's sources.
 
 mod sources;
+mod unpacked;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,6 +17,7 @@ use crate::command::{captured, output, printed};
 use crate::lock::Lock;
 use crate::workspace;
 use sources::Source;
+pub(crate) use unpacked::Unpacked;
 
 /// How old fetched lists may be: security suites drop the packages they replace.
 const FRESH: Duration = Duration::from_hours(12);

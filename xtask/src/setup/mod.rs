@@ -36,9 +36,13 @@ pub(crate) fn ensure() -> Result<Toolchain> {
         return Ok(toolchain);
     }
     let _ = fs::remove_file(toolchain.stamp());
-    let library = source::library(&toolchain, &rustc).context("setup: getting the source of `core`")?;
-    sysroot::build(&toolchain, &library).context("setup: building `core` for BPF")?;
-    linker::build(&toolchain, &rustc).context("setup: building bpf-linker")?;
+    // `core` is one crate, so its build leaves the other processors to the linker.
+    std::thread::scope(|scope| {
+        let linker = scope.spawn(|| linker::build(&toolchain, &rustc).context("setup: building bpf-linker"));
+        let library = source::library(&toolchain, &rustc).context("setup: getting the source of `core`")?;
+        sysroot::build(&toolchain, &library).context("setup: building `core` for BPF")?;
+        linker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })?;
     let stamp = toolchain.stamp();
     fs::write(&stamp, wanted).with_context(|| format!("cannot write {}", stamp.display()))?;
     eprintln!("xtask: the BPF toolchain is ready in {}", toolchain.dir().display());

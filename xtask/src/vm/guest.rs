@@ -4,18 +4,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{BufWriter, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use serde_json::Value;
 
 use super::initramfs::Archive;
 use super::kernels::Kernel;
 use crate::command::output;
-use crate::{agent, workspace};
+use crate::test::suite::Built;
 
-const TEST: &str = "scenarios";
+/// The test program that the guests run.
+pub(crate) const TEST: &str = "scenarios";
 
 /// The programs of a guest.
 pub(crate) struct Programs {
@@ -29,22 +29,21 @@ pub(crate) struct Programs {
 }
 
 impl Programs {
-    /// Builds them.
+    /// Those of what was built, and the agent.
     ///
     /// # Errors
-    /// When something does not build or is missing.
-    pub(crate) fn build() -> Result<Self> {
-        let agent = agent::build(false)?;
-        // Building the tests replaces it by the agent of the test profile, which is not optimized.
-        let agent = agent::under_test(&agent)?;
-        let mut programs = executables(&["test", "--no-run", "--test", TEST])?;
-        let mut take = |name: &str| programs.remove(name).with_context(|| format!("cargo built no {name}"));
-        let (init, tests) = (take("vm-init")?, take(TEST)?);
+    /// When one is missing.
+    pub(crate) fn new(built: &Built, agent: PathBuf) -> Result<Self> {
+        let tests = built.test(&format!("conn-tests/{TEST}"))?.file.clone();
+        let program =
+            |name: &str| built.programs.get(name).cloned().with_context(|| format!("cargo built no {name}"));
+        let init = program("vm-init")?;
+        let helpers = BTreeMap::from([("conn-scenario".to_owned(), program("conn-scenario")?)]);
         let mut libraries = BTreeSet::new();
-        for program in programs.values().chain([&init, &agent, &tests]) {
+        for program in helpers.values().chain([&init, &agent, &tests]) {
             libraries.extend(shared_libraries(program)?);
         }
-        Ok(Self { init, agent, tests, helpers: programs, libraries })
+        Ok(Self { init, agent, tests, helpers, libraries })
     }
 
     /// Writes a guest's initramfs.
@@ -83,8 +82,9 @@ impl Programs {
                 config.push(format!("module=/modules/{name}"));
             }
         }
-        for backend in &job.backends {
-            config.push(format!("backend={backend}"));
+        config.push(format!("backend={}", job.backend));
+        if job.once {
+            config.push("once=yes".to_owned());
         }
         if let Some(filter) = &job.filter {
             config.push(format!("filter={filter}"));
@@ -98,23 +98,14 @@ impl Programs {
 
 /// What a guest is to do.
 pub(crate) struct Job {
-    /// For each of them the tests are run once.
-    pub(crate) backends: Vec<String>,
+    /// The agent's backend.
+    pub(crate) backend: String,
+    /// Whether also what one backend of a kernel is enough for is to be run.
+    pub(crate) once: bool,
     /// Which tests; all when absent.
     pub(crate) filter: Option<String>,
     /// Limit of one run.
     pub(crate) timeout: Duration,
-}
-
-/// Runs cargo and returns the programs it made, by name.
-fn executables(arguments: &[&str]) -> Result<BTreeMap<String, PathBuf>> {
-    let mut cargo = workspace::cargo();
-    cargo.args(arguments).args(["--message-format", "json-render-diagnostics"]).stderr(Stdio::inherit());
-    let out = cargo.output().context("cannot start cargo")?;
-    if !out.status.success() {
-        bail!("cargo {} failed: {}", arguments.join(" "), out.status);
-    }
-    Ok(String::from_utf8_lossy(&out.stdout).lines().filter_map(executable).collect())
 }
 
 /// The shared libraries of a program and its loader, asked of the loader itself (ld.so(8), `LD_TRACE_LOADED_OBJECTS`).
@@ -132,17 +123,6 @@ fn library(line: &str) -> Option<PathBuf> {
     let (name, _address) = line.trim().rsplit_once(" (0x")?;
     let file = name.split_once(" => ").map_or(name, |(_, file)| file);
     file.starts_with('/').then(|| file.into())
-}
-
-/// Name and file of the program that a line of cargo's messages announces.
-fn executable(line: &str) -> Option<(String, PathBuf)> {
-    let message: Value = serde_json::from_str(line).ok()?;
-    if message.get("reason")?.as_str()? != "compiler-artifact" {
-        return None;
-    }
-    let file = message.get("executable")?.as_str()?;
-    let name = message.get("target")?.get("name")?.as_str()?;
-    Some((name.to_owned(), PathBuf::from(file)))
 }
 
 #[cfg(test)]
@@ -164,15 +144,5 @@ mod tests {
         for (line, file) in files {
             assert_eq!(library(line), file.map(PathBuf::from), "{line}");
         }
-    }
-
-    #[test]
-    fn only_programs_are_taken_from_cargos_messages() {
-        let program = r#"{"reason":"compiler-artifact","target":{"name":"conn"},"executable":"/t/conn"}"#;
-        assert_eq!(executable(program), Some(("conn".to_owned(), PathBuf::from("/t/conn"))));
-        let library = r#"{"reason":"compiler-artifact","target":{"name":"libc"},"executable":null}"#;
-        assert_eq!(executable(library), None);
-        assert_eq!(executable(r#"{"reason":"build-finished","success":true}"#), None);
-        assert_eq!(executable("running 3 tests"), None);
     }
 }

@@ -9,9 +9,6 @@ use anyhow::{Context as _, Result, bail};
 use crate::apt::Apt;
 use crate::workspace;
 
-/// A backend that a kernel cannot have, with the reason; such a pair is reported and not run.
-const NOT_AVAILABLE: [(&str, &str, &str); 0] = [];
-
 /// How to get a kernel: suites to look in, the beginnings of package names in order of preference, and their end.
 struct Line {
     name: &'static str,
@@ -97,11 +94,6 @@ pub(crate) fn names() -> Vec<&'static str> {
 /// The kernel of this name, on demand or not.
 fn line_of(name: &str) -> Option<&'static Line> {
     LINES.iter().chain(&ON_DEMAND).find(|line| line.name == name)
-}
-
-/// Why a kernel cannot have a backend, if so.
-pub(crate) fn not_available(kernel: &str, backend: &str) -> Option<&'static str> {
-    NOT_AVAILABLE.iter().find(|(k, b, _)| *k == kernel && *b == backend).map(|(_, _, reason)| *reason)
 }
 
 /// Gets the kernels of these names, downloading what is missing.

@@ -1,4 +1,4 @@
-//! `cargo xtask vm`: the scenario tests on other kernels, each in a machine of its own.
+//! `cargo xtask vm`: the scenario tests on other kernels, each backend in a machine of its own.
 
 mod guest;
 mod initramfs;
@@ -7,30 +7,35 @@ mod qemu;
 mod run;
 mod verdict;
 
+use std::collections::VecDeque;
 use std::fs;
-use std::sync::Mutex;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
+use crate::libtest::{Counts, Failure, Output, important_part, last_lines, skips};
 use crate::lock::Lock;
-use crate::workspace;
+use crate::test::durations::Durations;
+use crate::test::schedule::{self, Plan, Task};
+use crate::test::step::Step;
+use crate::test::suite::{self, Built};
+use crate::test::table;
+use crate::{agent, workspace};
 use guest::{Job, Programs};
 use kernels::Kernel;
 use qemu::Qemu;
 use run::Outcome;
-pub(crate) use verdict::Counts;
 
 /// The agent's backends.
 const BACKENDS: [&str; 3] = ["fentry", "kprobe", "tracepoint"];
-/// Lines of a failed run to show when it does not sum its failures up itself.
-const OUTPUT_TAIL: usize = 100;
 /// Lines of the console to show after a failure.
 const CONSOLE_TAIL: usize = 40;
 /// Seconds for the tests of one backend on one kernel: the slowest took 513 on CI's machine, and more than 600 on one
 /// that was busy with other things. A run that hangs costs as much.
 const PATIENCE: u64 = 900;
+/// The lines of the tests that are shown although all is well: what they measured.
+const MEASURED: [&str; 1] = ["slowest of "];
 
 /// What to run.
 #[derive(Args)]
@@ -60,206 +65,180 @@ impl Options {
     pub(crate) fn everything() -> Self {
         Self { kernel: vec![], backend: vec![], test: None, keep: false, timeout: PATIENCE, jobs: 2 }
     }
-}
 
-/// Counts over all machines.
-#[derive(Default)]
-pub(crate) struct Summary {
-    /// Numbers of tests.
-    pub(crate) counts: Counts,
-    /// Kernel and backend of failed runs, with the reason.
-    failures: Vec<String>,
-    runs: usize,
-    not_available: usize,
-}
+    fn kernels(&self) -> Vec<String> {
+        if self.kernel.is_empty() {
+            return kernels::names().into_iter().map(str::to_owned).collect();
+        }
+        self.kernel.clone()
+    }
 
-impl Summary {
-    /// Whether tests ran and none failed.
-    pub(crate) fn is_success(&self) -> bool {
-        self.failures.is_empty() && self.counts.failed == 0 && self.counts.passed > 0
+    fn backends(&self) -> Result<Vec<&str>> {
+        if self.backend.is_empty() {
+            return Ok(BACKENDS.to_vec());
+        }
+        if let Some(unknown) = self.backend.iter().find(|backend| !BACKENDS.contains(&backend.as_str())) {
+            bail!("unknown backend {unknown}; known are {}", BACKENDS.join(", "));
+        }
+        Ok(self.backend.iter().map(String::as_str).collect())
     }
 }
 
-/// Runs what is wanted, prints a line per kernel and backend, and the sum.
+/// Runs what is wanted and prints a table.
 ///
 /// # Errors
-/// When the machines cannot be started; failed tests are in the summary.
-pub(crate) fn run(options: &Options) -> Result<Summary> {
-    let kernels = if options.kernel.is_empty() {
-        kernels::names().into_iter().map(str::to_owned).collect()
-    } else {
-        options.kernel.clone()
-    };
-    let backends: Vec<&str> = if options.backend.is_empty() {
-        BACKENDS.to_vec()
-    } else {
-        options.backend.iter().map(String::as_str).collect()
-    };
-    if let Some(unknown) = backends.iter().find(|backend| !BACKENDS.contains(backend)) {
-        bail!("unknown backend {unknown}; known are {}", BACKENDS.join(", "));
-    }
+/// When the machines cannot be started, a test failed or none ran.
+pub(crate) fn vm(options: &Options) -> Result<()> {
     if options.test.as_ref().is_some_and(|filter| filter.contains('\n')) {
         bail!("a test filter is one line");
     }
-
-    let _lock = Lock::take(&workspace::target().join("vm"))?;
-    let qemu = Qemu::get()?;
-    let kernels = kernels::get(&kernels)?;
-    let programs = Programs::build()?;
-    println!("vm: {}; kernels {}", qemu.describe(), list(&kernels));
-
-    let mut summary = Summary::default();
-    let mut jobs = Vec::new();
-    for kernel in &kernels {
-        let (mut can, mut cannot) = (Vec::new(), Vec::new());
-        let place = kernels::names().iter().position(|name| *name == kernel.name).unwrap_or_default();
-        for backend in in_turn(&backends, place) {
-            match kernels::not_available(kernel.name, backend) {
-                Some(reason) => cannot.push((backend, reason)),
-                None => can.push(backend.to_owned()),
-            }
-        }
-        for (backend, reason) in cannot {
-            println!("vm: {}/{backend}: not available: {reason}", kernel.name);
-            summary.not_available += 1;
-        }
-        if !can.is_empty() {
-            let timeout = Duration::from_secs(options.timeout);
-            jobs.push((kernel, Job { backends: can, filter: options.test.clone(), timeout }));
-        }
+    options.backends()?;
+    let fetched = Fetched::get(options)?;
+    let agent = agent::build(false)?;
+    // Building the tests replaces it by the agent of the test profile, which is not optimized.
+    let agent = agent::under_test(&agent)?;
+    let machines = Machines::new(fetched, &suite::build(&["--test", guest::TEST])?, agent)?;
+    let durations = Durations::read();
+    let lanes = (0..options.jobs.max(1)).map(|_| VecDeque::new()).collect();
+    let steps = schedule::run(Plan { lanes, shared: machines.tasks(options, &durations)? });
+    // A part of the tests says nothing about how long all of them take.
+    if options.test.is_none() {
+        durations.keep(&steps);
     }
-    all(&qemu, &programs, jobs, options, &mut summary)?;
-    conclude(&summary);
-    Ok(summary)
+    print!("\n{}", table::of(&steps));
+    table::verdict(&steps)
 }
 
-/// The backends beginning with another one for each kernel: what a guest does only in its first run (`vm-init`) is so done once on
-/// every kernel and with every backend, in a third of the runs.
+/// What has to be downloaded.
+pub(crate) struct Fetched {
+    qemu: Qemu,
+    kernels: Vec<Kernel>,
+    _lock: Lock,
+}
+
+impl Fetched {
+    /// Fetches what is missing.
+    ///
+    /// # Errors
+    /// When something cannot be had.
+    pub(crate) fn get(options: &Options) -> Result<Self> {
+        let lock = Lock::take(&workspace::target().join("vm"))?;
+        Ok(Self { qemu: Qemu::get()?, kernels: kernels::get(&options.kernels())?, _lock: lock })
+    }
+}
+
+/// All that the guests need.
+pub(crate) struct Machines {
+    fetched: Fetched,
+    programs: Programs,
+}
+
+impl Machines {
+    /// With the programs that were built, and the agent.
+    ///
+    /// # Errors
+    /// When a program is missing.
+    pub(crate) fn new(fetched: Fetched, built: &Built, agent: std::path::PathBuf) -> Result<Self> {
+        let kernels: Vec<_> = fetched.kernels.iter().map(|kernel| kernel.package.as_str()).collect();
+        println!("vm: {}; kernels {}", fetched.qemu.describe(), kernels.join(", "));
+        Ok(Self { programs: Programs::new(built, agent)?, fetched })
+    }
+
+    /// A step for each backend on each kernel.
+    ///
+    /// # Errors
+    /// When there is no such backend.
+    pub(crate) fn tasks<'a>(&'a self, options: &'a Options, durations: &Durations) -> Result<Vec<Task<'a>>> {
+        let backends = options.backends()?;
+        let mut tasks = Vec::new();
+        for kernel in &self.fetched.kernels {
+            let place = kernels::names().iter().position(|name| *name == kernel.name).unwrap_or_default();
+            for (at, backend) in in_turn(&backends, place).into_iter().enumerate() {
+                let name = format!("{}/{backend}", kernel.name);
+                let job = Job {
+                    backend: backend.to_owned(),
+                    once: at == 0,
+                    filter: options.test.clone(),
+                    timeout: Duration::from_secs(options.timeout),
+                };
+                let estimate = durations.estimate(&name);
+                let work = move || self.step(kernel, &job, options.keep);
+                tasks.push(Task::new(name, estimate, work));
+            }
+        }
+        Ok(tasks)
+    }
+
+    fn step(&self, kernel: &Kernel, job: &Job, keep: bool) -> Result<Step> {
+        let outcome = run::run(&self.fetched.qemu, kernel, &self.programs, job)?;
+        let step = judge(kernel.name, job, &outcome);
+        if keep || step.counts.failed > 0 {
+            let (console, results) = (outcome.console.display(), outcome.results.display());
+            let report = format!("{}vm: logs are {console} and {results}\n", step.report);
+            return Ok(Step { report, ..step });
+        }
+        for log in [&outcome.console, &outcome.results] {
+            fs::remove_file(log).with_context(|| format!("cannot remove {}", log.display()))?;
+        }
+        Ok(step)
+    }
+}
+
+/// The backends beginning with another one for each kernel: what a guest does only with the first of them (`vm-init`) is so done
+/// once on every kernel and with every backend, in a third of the runs.
 fn in_turn<'a>(backends: &[&'a str], place: usize) -> Vec<&'a str> {
     let first = place % backends.len().max(1);
     [&backends[first..], &backends[..first]].concat()
 }
 
-fn list(kernels: &[Kernel]) -> String {
-    kernels.iter().map(|kernel| kernel.package.as_str()).collect::<Vec<_>>().join(", ")
-}
+/// What a guest's report comes to.
+fn judge(kernel: &str, job: &Job, outcome: &Outcome) -> Step {
+    let report = &outcome.report;
+    let output = report.runs.iter().map(|run| run.output.as_str()).collect::<String>();
+    let parsed = Output::of(&output);
+    let mut counts = report.total();
+    let mut failures = parsed.failures;
+    let mut troubles = report.troubles.clone();
+    let ran = counts.passed + counts.failed > 0;
+    if !ran && job.filter.is_none() && troubles.is_empty() {
+        troubles.push("no test ran".to_owned());
+    }
+    counts.failed += troubles.len() as u64;
+    let on_machine = |message| Failure { test: "(the machine)".to_owned(), message };
+    failures.extend(troubles.iter().cloned().map(on_machine));
+    if failures.is_empty() && counts.failed > 0 {
+        failures.push(Failure { test: "(the program)".to_owned(), message: last_lines(&output, 1) });
+    }
 
-/// Runs the jobs, some at once, and reports each when it is done.
-fn all(
-    qemu: &Qemu,
-    programs: &Programs,
-    jobs: Vec<(&Kernel, Job)>,
-    options: &Options,
-    summary: &mut Summary,
-) -> Result<()> {
-    let workers = options.jobs.clamp(1, jobs.len().max(1));
-    let queue = Mutex::new(jobs.into_iter());
-    let shared = Mutex::new(summary);
-    let work = || -> Result<()> {
-        loop {
-            // A poisoned lock means that another worker panicked; its own panic is passed on by the scope.
-            let next = queue.lock().ok().and_then(|mut queue| queue.next());
-            let Some((kernel, job)) = next else { return Ok(()) };
-            let outcome =
-                run::run(qemu, kernel, programs, &job).with_context(|| format!("kernel {}", kernel.name))?;
-            if let Ok(mut summary) = shared.lock() {
-                report(kernel, &job, &outcome, options, &mut summary);
-            }
-        }
-    };
-    std::thread::scope(|scope| {
-        let handles: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
-        handles.into_iter().try_for_each(|handle| match handle.join() {
-            Ok(result) => result,
-            Err(panic) => std::panic::resume_unwind(panic),
-        })
-    })
-}
+    // A test that skipped itself has passed as far as its program knows.
+    let mut skips = skips(&output);
+    let skipped = (skips.len() as u64).min(counts.passed);
+    counts = Counts { passed: counts.passed - skipped, ignored: counts.ignored + skipped, ..counts };
+    skips.extend(parsed.ignored);
 
-fn report(kernel: &Kernel, job: &Job, outcome: &Outcome, options: &Options, summary: &mut Summary) {
-    let mut failed = false;
-    for run in &outcome.report.runs {
-        let name = format!("{}/{}", kernel.name, run.backend);
-        let nothing_ran =
-            run.counts.is_none_or(|counts| counts.passed + counts.failed == 0 && job.filter.is_none());
-        match run.counts {
-            Some(counts) if !nothing_ran => {
-                println!("vm: {name}: {counts}; {} s", run.seconds);
-                if counts.failed > 0 {
-                    summary.failures.push(format!("{name}: {} failed", counts.failed));
-                }
-                failed |= counts.failed > 0;
-                summary.counts.add(counts);
-            }
-            counts => {
-                println!("vm: {name}: FAILED: no test ran to its end");
-                if counts.is_some() {
-                    summary.failures.push(format!("{name}: no test ran"));
-                }
-                failed = true;
-            }
-        }
-        if run.counts.is_none_or(|counts| counts.failed > 0) {
-            println!("---- {name} ----\n{}----", important_part(&run.output));
-        }
-        summary.runs += 1;
+    let name = format!("{kernel}/{}", job.backend);
+    let mut shown = String::new();
+    for line in output.lines().filter(|line| MEASURED.iter().any(|start| line.starts_with(start))) {
+        shown += &["vm: ", &name, ": ", line, "\n"].concat();
     }
-    for note in &outcome.report.notes {
-        println!("vm: {}: note: {note}", kernel.name);
+    for note in &report.notes {
+        shown += &["vm: ", &name, ": note: ", note, "\n"].concat();
     }
-    for trouble in &outcome.report.troubles {
-        println!("vm: {}: FAILED: {trouble}", kernel.name);
-        summary.failures.push(format!("{}: {trouble}", kernel.name));
+    if counts.failed > 0 {
+        shown += &["---- ", &name, " ----\n", &important_part(&output), "----\n"].concat();
     }
-    if !outcome.report.troubles.is_empty() {
+    if !troubles.is_empty() {
         let console = fs::read(&outcome.console).unwrap_or_default();
-        let console = String::from_utf8_lossy(&console).into_owned();
-        let lines: Vec<&str> = console.lines().collect();
-        let tail = lines.get(lines.len().saturating_sub(CONSOLE_TAIL)..).unwrap_or_default();
-        println!("---- {} console, last lines ----\n{}\n----", kernel.name, tail.join("\n"));
-        failed = true;
+        let tail = last_lines(&String::from_utf8_lossy(&console), CONSOLE_TAIL);
+        shown += &["---- ", &name, " console, last lines ----\n", &tail, "----\n"].concat();
     }
-    println!("vm: {}: machine ran {:.1} s", kernel.name, outcome.took.as_secs_f64());
-    if failed || options.keep {
-        println!(
-            "vm: {}: logs are {} and {}",
-            kernel.name,
-            outcome.console.display(),
-            outcome.results.display()
-        );
-    } else {
-        let _ = fs::remove_file(&outcome.console);
-        let _ = fs::remove_file(&outcome.results);
-    }
-}
-
-/// What a failed run printed, without the list of tests that passed: from the summary of failures on when there is one,
-/// else the end.
-fn important_part(output: &str) -> String {
-    if let Some((_, failures)) = output.split_once("\nfailures:\n") {
-        return format!("failures:\n{failures}");
-    }
-    let lines: Vec<&str> = output.lines().collect();
-    let tail = lines.get(lines.len().saturating_sub(OUTPUT_TAIL)..).unwrap_or_default();
-    tail.join("\n") + "\n"
-}
-
-fn conclude(summary: &Summary) {
-    println!("vm: {} runs, {} not available", summary.runs, summary.not_available);
-    for failure in &summary.failures {
-        println!("vm: FAILED {failure}");
-    }
-    let mut counts = summary.counts;
-    if !summary.failures.is_empty() && counts.failed == 0 {
-        // The line below is what people and tools look at; it must not say "ok".
-        counts.failed = summary.failures.len() as u64;
-    }
-    println!("test result: {counts}");
+    Step { name, counts, failures, skips, took: outcome.took, report: shown }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use verdict::{Ending, Report};
 
     #[test]
     fn each_backend_is_the_first_of_a_kernel() {
@@ -272,13 +251,32 @@ mod tests {
         assert!(in_turn(&[], 3).is_empty());
     }
 
+    fn judged(results: &str, ending: Ending) -> Step {
+        let job = Job { backend: "kprobe".to_owned(), once: true, filter: None, timeout: Duration::ZERO };
+        let report = Report::of(results, "", ending, &job.backend);
+        let outcome =
+            Outcome { report, console: "/none".into(), results: "/none".into(), took: Duration::ZERO };
+        judge("6.1", &job, &outcome)
+    }
+
     #[test]
-    fn passed_tests_are_left_out_of_a_failure() {
-        let output =
-            "test a ... ok\ntest b ... FAILED\n\nfailures:\n\n---- b ----\nno event\n\nfailures:\n    b\n";
-        assert_eq!(important_part(output), "failures:\n\n---- b ----\nno event\n\nfailures:\n    b\n");
-        let long = (0..300).map(|number| format!("line {number}")).collect::<Vec<_>>().join("\n");
-        let shown = important_part(&long);
-        assert!(shown.starts_with("line 200\n") && shown.ends_with("line 299\n"), "{shown}");
+    fn failed_and_skipped_tests_of_a_guest_are_named() {
+        let step = judged(
+            "BEGIN kprobe\n| SKIPPED tests/x.rs:1: no MPTCP\n| test a ... ok\n\
+             | test [not on this kernel: no io_uring] b ... ignored\n| test c ... FAILED\n| \n| failures:\n| \n\
+             | ---- c ----\n| no close\n| \n| test result: FAILED. 1 passed; 1 failed; 1 ignored; 0 filtered out\n\
+             RESULT kprobe passed=1 failed=1 ignored=1 filtered=0 seconds=1.5\nEND passed=1 failed=1 ignored=1\n",
+            Ending::Clean,
+        );
+        assert_eq!(step.counts, Counts { passed: 0, failed: 1, ignored: 2, filtered: 0 });
+        assert_eq!(step.failures, [Failure { test: "c".to_owned(), message: "no close".to_owned() }]);
+        assert_eq!(step.skips, ["tests/x.rs:1: no MPTCP", "[not on this kernel: no io_uring] b"]);
+    }
+
+    #[test]
+    fn a_guest_that_says_nothing_has_failed() {
+        let step = judged("", Ending::TimedOut(Duration::from_secs(9)));
+        assert!(step.counts.failed > 0 && step.counts.passed == 0);
+        assert_eq!(step.failures[0].message, "not finished after 9 s: QEMU killed");
     }
 }

@@ -3,15 +3,13 @@
 //! they need, and started through the loader that comes with them: nothing of the machine takes part.
 
 use std::env;
-use std::fs;
-use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::apt::Apt;
-use crate::command::{captured, on_path, output, printed};
+use crate::apt::Unpacked;
+use crate::command::{on_path, output};
 use crate::workspace;
 
 const PROGRAM: &str = "qemu-system-x86_64";
@@ -23,8 +21,8 @@ const PLACES: [&[&str]; 2] = [&["bookworm-backports", "bookworm"], &["trixie"]];
 
 /// A QEMU that can be started.
 pub(crate) struct Qemu {
-    start: Vec<PathBuf>,
-    firmware: Vec<PathBuf>,
+    /// The private one; absent: the system's.
+    private: Option<Unpacked>,
     version: String,
     accelerator: &'static str,
 }
@@ -43,18 +41,22 @@ impl Qemu {
             return Ok(system.probed());
         }
         let dir = workspace::target().join("vm/qemu");
-        if let Ok(private) = Self::of_dir(&dir) {
-            return Ok(private.probed());
-        }
-        fetch(&dir).context("getting QEMU (remedy: install qemu-system-x86 10 or later)")?;
-        Ok(Self::of_dir(&dir).context("the fetched QEMU does not run")?.probed())
+        let private = Unpacked::get(&dir, "qemu-system-x86", PROGRAM, &PLACES)
+            .context("getting QEMU (remedy: install qemu-system-x86 10 or later)")?;
+        Ok(Self::new(Some(private)).with_version().context("the fetched QEMU")?.probed())
+    }
+
+    fn new(private: Option<Unpacked>) -> Self {
+        Self { private, version: String::new(), accelerator: TCG }
     }
 
     /// A call of it with the options that are the same for every guest.
     pub(crate) fn command(&self) -> Command {
         let mut command = self.bare();
-        for dir in &self.firmware {
-            command.arg("-L").arg(dir);
+        for sub in ["seabios", "qemu", "ipxe/qemu"] {
+            if let Some(private) = &self.private {
+                command.arg("-L").arg(private.dir().join("usr/share").join(sub));
+            }
         }
         command.args(["-nodefaults", "-display", "none", "-no-reboot", "-machine", "pc", "-cpu", CPU]);
         command.args(["-accel", self.accelerator]);
@@ -67,33 +69,14 @@ impl Qemu {
     }
 
     fn bare(&self) -> Command {
-        let mut words = self.start.iter();
-        let mut command = Command::new(words.next().map_or(Path::new(PROGRAM), PathBuf::as_path));
-        command.args(words);
-        command
+        self.private.as_ref().map_or_else(|| Command::new(PROGRAM), Unpacked::command)
     }
 
     fn of_system() -> Option<Self> {
         if !on_path(PROGRAM) {
             return None;
         }
-        let qemu =
-            Self { start: vec![PROGRAM.into()], firmware: vec![], version: String::new(), accelerator: TCG };
-        qemu.with_version().ok()
-    }
-
-    fn of_dir(dir: &Path) -> Result<Self> {
-        let libraries =
-            ["lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu", "lib", "usr/lib"].map(|sub| dir.join(sub));
-        let joined = env::join_paths(libraries).context("a path with a colon in it")?;
-        let start = vec![
-            dir.join("lib64/ld-linux-x86-64.so.2"),
-            "--library-path".into(),
-            joined.into(),
-            dir.join("usr/bin").join(PROGRAM),
-        ];
-        let firmware = ["seabios", "qemu", "ipxe/qemu"].map(|sub| dir.join("usr/share").join(sub)).to_vec();
-        Self { start, firmware, version: String::new(), accelerator: TCG }.with_version()
+        Self::new(None).with_version().ok()
     }
 
     fn with_version(self) -> Result<Self> {
@@ -153,39 +136,6 @@ const TCG: &str = "tcg,thread=multi";
 /// "QEMU emulator version 10.0.2 (Debian …)" → "10.0.2".
 fn version_of(text: &str) -> Option<&str> {
     text.split_once("version ")?.1.split_whitespace().next()
-}
-
-fn fetch(dir: &Path) -> Result<()> {
-    let mut tried = Vec::new();
-    for place in PLACES {
-        match fetch_from(place, dir) {
-            Ok(()) => return Ok(()),
-            Err(error) => tried.push(format!("{}: {error:#}", place.join(" + "))),
-        }
-    }
-    bail!("tried\n  {}", tried.join("\n  "))
-}
-
-fn fetch_from(suites: &[&str], dir: &Path) -> Result<()> {
-    let mut apt = Apt::open()?;
-    for suite in suites {
-        if !apt.add_suite(suite)? {
-            bail!("no lists: {}", apt.tried());
-        }
-    }
-    let suite = suites.first().context("no suite")?;
-    let packages = apt.closure("qemu-system-x86", suite)?;
-    eprintln!("xtask: unpacking qemu-system-x86 and {} packages it needs privately", packages.len() - 1);
-    let part = dir.with_extension("part");
-    let _ = fs::remove_dir_all(&part);
-    apt.unpack(&packages, &part)?;
-    let _ = fs::remove_dir_all(dir);
-    fs::rename(&part, dir).with_context(|| format!("cannot create {}", dir.display()))?;
-    let out = captured(Qemu::of_dir(dir)?.command().arg("--help"))?;
-    if !out.status.success() {
-        bail!("it does not start: {}", printed(&out));
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -1,10 +1,8 @@
 //! One run of a guest.
 
 use std::fs;
-use std::io;
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
@@ -13,6 +11,7 @@ use super::guest::{Job, Programs};
 use super::kernels::Kernel;
 use super::qemu::Qemu;
 use super::verdict::{Ending, Report};
+use crate::group::Group;
 use crate::workspace;
 
 /// Memory of a guest. The initramfs lies in it twice for a moment.
@@ -44,7 +43,7 @@ pub(crate) struct Outcome {
 pub(crate) fn run(qemu: &Qemu, kernel: &Kernel, programs: &Programs, job: &Job) -> Result<Outcome> {
     let dir = workspace::target().join("vm/logs");
     fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
-    let file = |ending: &str| dir.join(format!("{}.{ending}", kernel.name));
+    let file = |ending: &str| dir.join(format!("{}-{}.{ending}", kernel.name, job.backend));
     let (initramfs, console, results) = (file("cpio"), file("console.log"), file("results.log"));
     programs.write_initramfs(&initramfs, kernel, job)?;
     for log in [&console, &results] {
@@ -62,9 +61,9 @@ pub(crate) fn run(qemu: &Qemu, kernel: &Kernel, programs: &Programs, job: &Job) 
         .args(["-append", KERNEL_ARGUMENTS])
         .stdin(Stdio::null());
     let start = Instant::now();
-    let limit = BOOT + job.timeout.saturating_mul(u32::try_from(job.backends.len()).unwrap_or(u32::MAX));
-    let child = end_with_us(&mut command).spawn().context("cannot start QEMU")?;
-    let ending = match wait(child, limit)? {
+    let limit = BOOT + job.timeout;
+    let guest = Group::spawn(&mut command).context("cannot start QEMU")?;
+    let ending = match guest.wait(limit, || false).context("cannot wait for QEMU")? {
         Some(status) if status.success() => Ending::Clean,
         Some(_) => Ending::Failed,
         None => Ending::TimedOut(limit),
@@ -74,41 +73,12 @@ pub(crate) fn run(qemu: &Qemu, kernel: &Kernel, programs: &Programs, job: &Job) 
             .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
             .with_context(|| format!("cannot read {}", log.display()))
     };
-    let report = Report::of(&read(&results)?, &read(&console)?, ending, &job.backends);
+    let report = Report::of(&read(&results)?, &read(&console)?, ending, &job.backend);
     let _ = fs::remove_file(&initramfs);
     Ok(Outcome { report, console, results, took: start.elapsed() })
-}
-
-/// Lets the kernel kill the process when we die first, however that comes: a forgotten guest would take a core for good.
-fn end_with_us(command: &mut Command) -> &mut Command {
-    let arm = || {
-        // SAFETY: this option takes plain numbers only. It asks for the death of the calling thread's process, and the
-        // thread that calls waits for the child.
-        match unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) } {
-            0 => Ok(()),
-            _ => Err(io::Error::last_os_error()),
-        }
-    };
-    // SAFETY: between fork and exec the closure makes one system call and neither allocates nor locks.
-    unsafe { command.pre_exec(arm) }
 }
 
 /// QEMU reads a comma in an option as its end unless it is doubled.
 fn file_port(path: &Path) -> String {
     format!("file:{}", path.to_string_lossy().replace(',', ",,"))
-}
-
-/// Waits for a process; kills it after the time limit and returns nothing then.
-fn wait(mut child: Child, limit: Duration) -> Result<Option<ExitStatus>> {
-    let end = Instant::now() + limit;
-    loop {
-        if let Some(status) = child.try_wait().context("cannot wait for QEMU")? {
-            return Ok(Some(status));
-        }
-        if Instant::now() >= end {
-            child.kill().and_then(|()| child.wait()).context("cannot kill QEMU")?;
-            return Ok(None);
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
 }

@@ -16,6 +16,8 @@ use crate::facts::{emit, emit_me, me};
 use crate::process::fork;
 use crate::sys::{self, boot_ns};
 
+use super::size;
+
 /// The hidden scenario that connects to a port and exits: `connector PORT [WHATEVER…]`.
 pub(crate) const CONNECTOR: &str = "connector";
 /// The hidden scenario that waits for the end of its input.
@@ -94,7 +96,7 @@ pub(super) fn run_connector(
     conn.close(End::PeerFin)
 }
 
-/// Programs that live for a millisecond.
+/// Programs that live for a millisecond, unless `CONN_SHORT_LIVED` says how many.
 const SHORT_LIVED: usize = 1_000;
 
 pub(super) fn short_lived() -> Result<()> {
@@ -104,7 +106,7 @@ pub(super) fn short_lived() -> Result<()> {
     let relative = PathBuf::from(".").join(name);
     std::env::set_current_dir(exe.parent().context("own folder")?).context("chdir")?;
     let listener = Listener::new(V4)?;
-    for i in 0..SHORT_LIVED {
+    for i in 0..size("CONN_SHORT_LIVED", SHORT_LIVED)? {
         let program = if i % 2 == 0 { &exe } else { &relative };
         run_connector(&listener, program, &exe.to_string_lossy(), &[format!("run-{i}").into()])?;
     }

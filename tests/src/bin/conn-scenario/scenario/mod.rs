@@ -20,7 +20,7 @@ mod race;
 mod reuse;
 mod timens;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 pub(crate) use image::{CONNECTOR, OPENER, WAITER, connector, opener, waiter};
 
@@ -35,6 +35,15 @@ impl std::fmt::Display for Skip {
 }
 
 impl std::error::Error for Skip {}
+
+/// How many of something a scenario makes: what the environment variable says, else `default`. Smaller where a processor
+/// is emulated.
+fn size(variable: &str, default: usize) -> Result<usize> {
+    match std::env::var(variable) {
+        Ok(text) => text.parse().with_context(|| format!("{variable}={text}: not a number")),
+        Err(_) => Ok(default),
+    }
+}
 
 /// One thing to do.
 pub(crate) struct Scenario {
@@ -114,7 +123,7 @@ pub(crate) const ALL: &[Scenario] = &[
     s("setuid", owner::setuid, "a child drops to another user, then connects"),
     s("killed", owner::killed, "kill -9 with open sockets"),
     s("exec-cloexec", image::exec_cloexec, "exec closes the socket of the old image"),
-    s("short-lived", image::short_lived, "1,000 programs that live for a millisecond"),
+    s("short-lived", image::short_lived, "1,000 (CONN_SHORT_LIVED) programs that live for a millisecond"),
     s("odd-args", image::odd_args, "arguments with control, quote and non-UTF-8 bytes"),
     if_able(
         "pidreuse",
@@ -122,7 +131,11 @@ pub(crate) const ALL: &[Scenario] = &[
         pidreuse::run,
         "a process closes the connection of an earlier one with the same id",
     ),
-    s("preexisting", preexisting::run, "2,000 connections that were open before the agent"),
+    s(
+        "preexisting",
+        preexisting::run,
+        "2,000 (CONN_PREEXISTING) connections that were open before the agent",
+    ),
     s("preattach", preattach::run, "25 processes blocked in accept since before the agent"),
     s("reuseport", listen::reuseport, "two processes listen on one port"),
     s("queued", listen::queued, "a listener is closed with connections queued"),

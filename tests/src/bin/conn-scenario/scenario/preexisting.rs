@@ -10,17 +10,20 @@ use crate::facts::emit;
 use crate::process::fork;
 use crate::sys::{self, AcceptBy};
 
-/// How many, with two ends each.
+use super::size;
+
+/// How many, with two ends each, unless `CONN_PREEXISTING` says so.
 const OPEN: usize = 2_000;
 
 pub(super) fn run() -> Result<()> {
-    sys::raise_descriptor_limit(OPEN as u64 + 100)?;
-    let server = fork(|pipe| {
+    let count = size("CONN_PREEXISTING", OPEN)?;
+    sys::raise_descriptor_limit(count as u64 + 100)?;
+    let server = fork(move |pipe| {
         let from = sys::boot_ns();
         let listener = Listener::early(V4)?;
         pipe.tell(u64::from(listener.port()))?;
         let mut open = Vec::new();
-        for _ in 0..OPEN {
+        for _ in 0..count {
             open.push(Conn::early(sys::accept(&listener.fd, AcceptBy::Accept4)?, Dir::In, from)?);
         }
         pipe.tell(u64::from(listener.port()))?;
@@ -33,7 +36,7 @@ pub(super) fn run() -> Result<()> {
     })?;
     let port = server.pipe.hear_port()?;
     let mut open = Vec::new();
-    for _ in 0..OPEN {
+    for _ in 0..count {
         let from = sys::boot_ns();
         let fd = sys::socket(false, false, 0)?;
         sys::connect(&fd, (V4, port).into()).context("connect")?;

@@ -1,0 +1,89 @@
+//! `conn list` against what the kernel says of the sockets: here without ss, so also where there is none.
+
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+
+use anyhow::{Context, Result, ensure};
+use conn_tests::against_ss::{Ends, Report, against};
+use conn_tests::kernel_sockets::Witness;
+use conn_tests::truth::Line;
+
+use crate::settings;
+use crate::workload::Workload;
+
+/// Open ends of the workload: two a connection, all in one process of its own.
+const OPEN: usize = 200;
+
+/// A listener and connections to it in every state that stays: established, half closed, in the accept queue.
+struct Pairs {
+    listener: TcpListener,
+    open: Vec<TcpStream>,
+}
+
+impl Pairs {
+    fn new(at: &str) -> Result<Self> {
+        let listener = TcpListener::bind(at).with_context(|| format!("listen on {at}"))?;
+        let mut to = listener.local_addr().context("own address")?;
+        if to.ip().is_unspecified() {
+            // A dual-stack listener has IPv4-mapped peers.
+            to.set_ip(Ipv4Addr::LOCALHOST.into());
+        }
+        let mut open = Vec::new();
+        for shut in [None, Some(Shutdown::Write)] {
+            let client = TcpStream::connect(to).context("connect")?;
+            open.push(listener.accept().context("accept")?.0);
+            shut.map_or(Ok(()), |how| client.shutdown(how)).context("shut down")?;
+            open.push(client);
+        }
+        open.push(TcpStream::connect(to).context("connect")?);
+        Ok(Self { listener, open })
+    }
+
+    /// The sockets that the kernel shows of it: the listener, the open ones, and the one that waits to be accepted.
+    fn sockets(&self) -> usize {
+        self.open.len() + 2
+    }
+
+    fn port(&self) -> Result<u16> {
+        Ok(self.listener.local_addr().context("own address")?.port())
+    }
+}
+
+/// The same sockets, in the same states, of the same users, inodes and processes.
+pub(crate) fn equals_proc() -> Result<()> {
+    let pairs =
+        ["127.0.0.1:0", "[::1]:0", "[::]:0"].map(Pairs::new).into_iter().collect::<Result<Vec<_>>>()?;
+    let ports = pairs.iter().map(Pairs::port).collect::<Result<Vec<_>>>()?;
+    let is_ours = |end: SocketAddr| ports.contains(&end.port());
+    let report = look(|ends| is_ours(ends.local) || ends.remote.is_some_and(is_ours))?;
+    let least = pairs.iter().map(Pairs::sockets).sum();
+    agrees(&report, least).context("our own sockets")?;
+
+    // Held by another process, which the list has to find.
+    let mut workload = Workload::start(&["many", &OPEN.to_string()])?;
+    workload.ready()?;
+    // Others on this machine open and close theirs meanwhile; these stay, on 127.0.0.0/8 but not on its first address.
+    let is_its =
+        |ends: &Ends| ends.remote.is_some_and(|remote| workload_has(remote) || workload_has(ends.local));
+    let report = look(is_its)?;
+    // The first of its connections is to 127.0.0.1.
+    agrees(&report, OPEN - 2).context("the workload's sockets")?;
+    workload.go()?;
+    let lines = workload.finish()?;
+    ensure!(lines.contains(&Line::Ready), "the workload was never ready");
+    Ok(())
+}
+
+/// Whether an address is one of those that the workload's `many` connects to.
+fn workload_has(end: SocketAddr) -> bool {
+    matches!(end, SocketAddr::V4(v4) if v4.ip().is_loopback() && *v4.ip() != Ipv4Addr::LOCALHOST)
+}
+
+fn look(is_of_interest: impl Fn(&Ends) -> bool) -> Result<Report> {
+    against(|| Witness::Proc.look(), &settings::conn()?, &["-a"], is_of_interest)
+}
+
+fn agrees(report: &Report, least: usize) -> Result<()> {
+    ensure!(report.wrong.is_empty(), "{} differ: {:#?}", report.wrong.len(), report.wrong);
+    ensure!(report.same >= least, "{} of {least} sockets were seen: {report:?}", report.same);
+    Ok(())
+}
