@@ -18,7 +18,7 @@ pub struct Hit {
 
 impl Hit {
     /// A hit in `task` (its address as a number), which was switched out `switches` times: `what` happens to `object`.
-    #[inline(always)]
+    #[inline]
     pub const fn new(object: u64, what: u8, task: u64, switches: u64) -> Self {
         // The high bits of kernel addresses are all alike.
         Self { object, moment: task ^ (switches << 24) ^ (switches >> 40) ^ (what as u64) << 56 }
@@ -28,13 +28,13 @@ impl Hit {
     pub const NONE: Self = Self { object: 0, moment: 0 };
 
     /// Leaves the mark of this hit.
-    #[inline(always)]
+    #[inline]
     pub const fn leave(self, mark: &mut Self) {
         *mark = self;
     }
 
     /// Takes the mark away; whether it is that of this hit.
-    #[inline(always)]
+    #[inline]
     pub const fn take(self, mark: &mut Self) -> bool {
         let is_same = mark.object == self.object && mark.moment == self.moment;
         *mark = Self::NONE;
