@@ -90,6 +90,11 @@ macro_rules! for_each_offset {
             (OFF_TASK_LOGINUID, "task_struct", "loginuid.val", 4, Optional);
             (OFF_TASK_NVCSW, "task_struct", "nvcsw", 8, Required);
             (OFF_TASK_NIVCSW, "task_struct", "nivcsw", 8, Required);
+            (OFF_TASK_SELF_EXEC_ID, "task_struct", "self_exec_id", 8, Optional);
+            (OFF_TASK_NSPROXY, "task_struct", "nsproxy", 8, Optional);
+            (OFF_NSPROXY_MNT_NS, "nsproxy", "mnt_ns", 8, Optional);
+            (OFF_MNT_NS_INUM, "mnt_namespace", "ns.inum", 4, Optional);
+            (OFF_MOUNT_MNT_NS, "mount", "mnt_ns", 8, Optional);
             (OFF_TASK_CRED, "task_struct", "cred", 8, Required);
             (OFF_TASK_CGROUPS, "task_struct", "cgroups", 8, Optional);
             (OFF_CSS_SET_DFL_CGRP, "css_set", "dfl_cgrp", 8, Optional);

@@ -68,8 +68,9 @@ pub struct Task {
     pub comm: [u8; 16],
     /// `task_struct.flags` ([`PF_KTHREAD`], [`PF_EXITING`]).
     pub flags: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// Low half of `task_struct.self_exec_id`, which `begin_new_exec` (fs/exec.c) counts up and fork inherits: two records
+    /// of a process with the same number have no exec between them. 0 where the kernel has no such member.
+    pub exec_id: u32,
 }
 
 /// `task_struct.flags`: the task is a kernel thread (include/linux/sched.h).
@@ -202,8 +203,8 @@ pub struct ForkRecord {
     pub child: Task,
     /// Process id of the creator.
     pub parent_tgid: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// Inode number of the child's mount namespace; 0: not known.
+    pub mnt_ns: u32,
     /// Start of the creator.
     pub parent_start_boot_ns: u64,
 }
@@ -239,6 +240,11 @@ pub struct ExecRecord {
     pub parent_tgid: u32,
     /// Login uid, `u32::MAX` when unset.
     pub login_uid: u32,
+    /// Inode number of the process's mount namespace; 0: not known.
+    pub mnt_ns: u32,
+    /// Inode number of the mount namespace that the executable's mount belongs to (`struct mount`, fs/mount.h); 0: not
+    /// known, or none: a memfd, a detached mount. A descriptor may come from another namespace than the process.
+    pub exe_mnt_ns: u32,
     /// Bytes of `filename`, without NUL.
     pub filename_len: u16,
     /// Bytes of `path` in use.
@@ -279,6 +285,18 @@ pub struct ExitRecord {
     pub reserved: u32,
 }
 
+/// A process and its count of execs, as the iterator over tasks writes it: not in the ring.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ExecCountRecord {
+    /// Process id (thread group).
+    pub tgid: u32,
+    /// As [`Task::exec_id`].
+    pub exec_id: u32,
+    /// As [`Task::start_boot_ns`].
+    pub start_boot_ns: u64,
+}
+
 /// One entry of the sequence table, of a hook on a CPU: read by the agent to find a loss at the tail.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -312,7 +330,8 @@ layout!(
     gid = 20,
     cgroup_id = 24,
     comm = 32,
-    flags = 48
+    flags = 48,
+    exec_id = 52
 );
 layout!(
     Sock,
@@ -344,10 +363,10 @@ layout!(
 layout!(SockRecord, size = 144, task = 24, sock = 80);
 layout!(SockEndRecord, size = 176, task = 24, sock = 80, counters = 144);
 layout!(EstablishedRecord, size = 88, sock = 24);
-layout!(ForkRecord, size = 96, child = 24, parent_tgid = 80, parent_start_boot_ns = 88);
+layout!(ForkRecord, size = 96, child = 24, parent_tgid = 80, mnt_ns = 84, parent_start_boot_ns = 88);
 layout!(
     ExecRecord,
-    size = 1416,
+    size = 1424,
     task = 24,
     exe_inode = 80,
     stdio = 88,
@@ -356,12 +375,15 @@ layout!(
     exe_nlink = 116,
     parent_tgid = 120,
     login_uid = 124,
-    filename_len = 128,
-    path_len = 130,
-    args_len = 132,
-    flags = 134,
-    filename = 136,
-    path = 392
+    mnt_ns = 128,
+    exe_mnt_ns = 132,
+    filename_len = 136,
+    path_len = 138,
+    args_len = 140,
+    flags = 142,
+    filename = 144,
+    path = 400
 );
 layout!(ExitRecord, size = 88, task = 24, exit_code = 80);
+layout!(ExecCountRecord, size = 16, tgid = 0, exec_id = 4, start_boot_ns = 8);
 layout!(HookCounters, size = 24, next_seq = 0, lost = 8, unmarked = 16);

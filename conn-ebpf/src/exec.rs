@@ -21,8 +21,9 @@ use crate::mem::{Access as _, Common as _, Probe, current, probe};
 use crate::offsets::{
     OFF_BPRM_FILE, OFF_BPRM_FILENAME, OFF_DENTRY_NAME, OFF_DENTRY_PARENT, OFF_FILE_INODE,
     OFF_FILE_PATH_DENTRY, OFF_FILE_PATH_MNT, OFF_INODE_INO, OFF_INODE_NLINK, OFF_INODE_SB, OFF_MM_ARG_END,
-    OFF_MM_ARG_START, OFF_MOUNT_MNT, OFF_MOUNT_MOUNTPOINT, OFF_MOUNT_PARENT, OFF_SB_DEV, OFF_SKC_FAMILY,
-    OFF_TASK_LOGINUID, OFF_TASK_MM, OFF_TASK_REAL_PARENT, OFF_TASK_TGID, OFF_VFSMOUNT_ROOT,
+    OFF_MM_ARG_START, OFF_MNT_NS_INUM, OFF_MOUNT_MNT, OFF_MOUNT_MNT_NS, OFF_MOUNT_MOUNTPOINT,
+    OFF_MOUNT_PARENT, OFF_SB_DEV, OFF_SKC_FAMILY, OFF_TASK_LOGINUID, OFF_TASK_MM, OFF_TASK_REAL_PARENT,
+    OFF_TASK_TGID, OFF_VFSMOUNT_ROOT,
 };
 use crate::ring::{header, output};
 use crate::sock::{self, AF_INET, AF_INET6, Key as _};
@@ -89,6 +90,8 @@ fn execs(hook: HookId, slot: u32, ctx: &BtfTracePointContext) -> i32 {
         (*record).exe_nlink = probe(inode, OFF_INODE_NLINK.load());
         let super_block = Probe::pointer(inode, OFF_INODE_SB.load());
         (*record).exe_dev = probe(super_block, OFF_SB_DEV.load());
+        (*record).mnt_ns = task::mnt_ns(task);
+        (*record).exe_mnt_ns = mnt_ns_of(file);
 
         let stdio = [standard(task, 0), standard(task, 1)];
         (*record).stdio = stdio;
@@ -150,6 +153,25 @@ unsafe fn standard(task: *const c_void, number: u64) -> u64 {
     }
 }
 
+/// Inode number of the mount namespace that a file's mount is in; 0: none. A mount of the kernel's own has an error for a
+/// pointer (`MNT_NS_INTERNAL`), a detached one none or a namespace without a number (fs/namespace.c).
+#[inline(always)]
+unsafe fn mnt_ns_of(file: *const c_void) -> u32 {
+    if OFF_MOUNT_MNT.load() == OFFSET_NONE
+        || OFF_MOUNT_MNT_NS.load() == OFFSET_NONE
+        || OFF_MNT_NS_INUM.load() == OFFSET_NONE
+    {
+        return 0;
+    }
+    // SAFETY: everything is read by the helper.
+    unsafe {
+        let vfsmount = Probe::pointer(file, OFF_FILE_PATH_MNT.load());
+        let mount = vfsmount.byte_sub(OFF_MOUNT_MNT.load() as usize);
+        let mnt_ns = Probe::pointer(mount, OFF_MOUNT_MNT_NS.load());
+        probe(mnt_ns, OFF_MNT_NS_INUM.load())
+    }
+}
+
 /// Writes the names from the file up to the root of its mount namespace; the bytes written, and flags.
 ///
 /// At the root of a mount the walk goes on at its mount point (`d_path`, fs/d_path.c: `prepend_path`).
@@ -168,20 +190,24 @@ unsafe fn path(file: *const c_void, to: *mut u8) -> (usize, u16) {
         for step in 0..STEPS {
             let parent = Probe::pointer(dentry, OFF_DENTRY_PARENT.load());
             let at_mount_root = have_mounts && Probe::pointer(vfsmount, OFF_VFSMOUNT_ROOT.load()) == dentry;
-            // The file itself always has a name: a memfd is the root of its own mount.
-            if step != 0 && (at_mount_root || parent == dentry) {
-                if !have_mounts {
+            if at_mount_root || parent == dentry {
+                if have_mounts {
+                    let mount = vfsmount.byte_sub(OFF_MOUNT_MNT.load() as usize);
+                    let up = Probe::pointer(mount, OFF_MOUNT_PARENT.load());
+                    if up != mount && !up.is_null() {
+                        // Also of the file itself: a single file can be bind-mounted.
+                        dentry = Probe::pointer(mount, OFF_MOUNT_MOUNTPOINT.load());
+                        vfsmount = up.byte_add(OFF_MOUNT_MNT.load() as usize);
+                        continue;
+                    }
+                    if step != 0 {
+                        flags = ExecFlags::PATH_COMPLETE;
+                        break;
+                    }
+                } else if step != 0 {
                     break;
                 }
-                let mount = vfsmount.byte_sub(OFF_MOUNT_MNT.load() as usize);
-                let up = Probe::pointer(mount, OFF_MOUNT_PARENT.load());
-                if up == mount || up.is_null() {
-                    flags = ExecFlags::PATH_COMPLETE;
-                    break;
-                }
-                dentry = Probe::pointer(mount, OFF_MOUNT_MOUNTPOINT.load());
-                vfsmount = up.byte_add(OFF_MOUNT_MNT.load() as usize);
-                continue;
+                // The file itself always has a name: a memfd is the root of its own mount.
             }
             if len > EXEC_PATH_MAX - NAME_ROOM {
                 break;

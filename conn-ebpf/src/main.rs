@@ -24,6 +24,7 @@ mod accept;
 mod close;
 mod connect;
 mod exec;
+mod execs;
 mod fd;
 mod listen;
 mod log;

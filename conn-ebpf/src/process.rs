@@ -57,9 +57,9 @@ fn forks(hook: HookId, ctx: &BtfTracePointContext) -> i32 {
             (*record).child.cgroup_id = bpf_get_current_cgroup_id();
             copy(child, OFF_TASK_COMM.load(), (&raw mut (*record).child.comm).cast(), 16);
             (*record).child.flags = Direct::load(child, OFF_TASK_FLAGS.load());
-            (*record).child.reserved = 0;
+            (*record).child.exec_id = task::exec_id::<Direct>(child);
             (*record).parent_tgid = Direct::load(parent, OFF_TASK_TGID.load());
-            (*record).reserved = 0;
+            (*record).mnt_ns = task::mnt_ns(child);
             let leader = Probe::pointer(parent, OFF_TASK_GROUP_LEADER.load());
             (*record).parent_start_boot_ns = probe(leader, OFF_TASK_START_BOOTTIME.load());
             entry.submit(0);

@@ -6,11 +6,12 @@ use aya_ebpf::helpers::generated::bpf_get_current_cgroup_id;
 use conn_common::config::OFFSET_NONE;
 use conn_common::record::Task;
 
-use crate::mem::{Access, Direct, Probe, copy, current, current_typed};
+use crate::mem::{Access, Direct, Probe, copy, current, current_typed, probe};
 use crate::offsets::{
     CURRENT_TASK_TYPED, OFF_CGROUP_KN, OFF_CRED_GID, OFF_CRED_UID, OFF_CSS_SET_DFL_CGRP, OFF_KERNFS_ID,
-    OFF_TASK_CGROUPS, OFF_TASK_COMM, OFF_TASK_CRED, OFF_TASK_FLAGS, OFF_TASK_GROUP_LEADER, OFF_TASK_PID,
-    OFF_TASK_START_BOOTTIME, OFF_TASK_TGID,
+    OFF_MNT_NS_INUM, OFF_NSPROXY_MNT_NS, OFF_TASK_CGROUPS, OFF_TASK_COMM, OFF_TASK_CRED, OFF_TASK_FLAGS,
+    OFF_TASK_GROUP_LEADER, OFF_TASK_NSPROXY, OFF_TASK_PID, OFF_TASK_SELF_EXEC_ID, OFF_TASK_START_BOOTTIME,
+    OFF_TASK_TGID,
 };
 
 /// `TASK_COMM_LEN` (include/linux/sched.h).
@@ -40,7 +41,6 @@ pub(crate) unsafe fn fill_current(to: *mut Task) {
             copy(leader, OFF_TASK_COMM.load(), (&raw mut (*to).comm).cast(), COMM_LEN);
             (*to).cgroup_id = bpf_get_current_cgroup_id();
         }
-        (*to).reserved = 0;
     }
 }
 
@@ -77,6 +77,40 @@ unsafe fn fill<A: Access>(to: *mut Task, task: *const c_void) -> *const c_void {
         (*to).start_boot_ns = A::load(leader, OFF_TASK_START_BOOTTIME.load());
         (*to).uid = A::load(cred, OFF_CRED_UID.load());
         (*to).gid = A::load(cred, OFF_CRED_GID.load());
+        (*to).exec_id = exec_id::<A>(task);
         leader
+    }
+}
+
+/// Low half of the count of execs ([`Task::exec_id`]). All threads have the same: `de_thread` (fs/exec.c) ends the others.
+///
+/// # Safety
+/// `task` is a task, for this access.
+#[inline(always)]
+pub(crate) unsafe fn exec_id<A: Access>(task: *const c_void) -> u32 {
+    if OFF_TASK_SELF_EXEC_ID.load() == OFFSET_NONE {
+        return 0;
+    }
+    // SAFETY: the caller's task.
+    unsafe { A::load::<u64>(task, OFF_TASK_SELF_EXEC_ID.load()) as u32 }
+}
+
+/// Inode number of a task's mount namespace; 0: not known. An exiting task has none (`exit_task_namespaces`).
+///
+/// # Safety
+/// `task` is a task.
+#[inline(always)]
+pub(crate) unsafe fn mnt_ns(task: *const c_void) -> u32 {
+    if OFF_TASK_NSPROXY.load() == OFFSET_NONE
+        || OFF_NSPROXY_MNT_NS.load() == OFFSET_NONE
+        || OFF_MNT_NS_INUM.load() == OFFSET_NONE
+    {
+        return 0;
+    }
+    // SAFETY: everything is read by the helper.
+    unsafe {
+        let nsproxy = Probe::pointer(task, OFF_TASK_NSPROXY.load());
+        let mnt_ns = Probe::pointer(nsproxy, OFF_NSPROXY_MNT_NS.load());
+        probe(mnt_ns, OFF_MNT_NS_INUM.load())
     }
 }

@@ -29,6 +29,10 @@ pub struct Pid(pub u32);
 #[serde(transparent)]
 pub struct NetNs(pub u32);
 
+/// Inode number of a mount namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct MntNs(pub u32);
+
 impl BootNs {
     /// Time from `earlier` to `self`; zero when the order is reversed (two CPUs' clocks).
     pub fn since(self, earlier: Self) -> DurationNs {

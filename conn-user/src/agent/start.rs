@@ -15,6 +15,7 @@ use crate::event::model::Event;
 use crate::flow::snapshot::{self, SnapshotOptions};
 use crate::flow::table::FlowTable;
 use crate::kernel::btf::Btf;
+use crate::kernel::execs::CountExecs;
 use crate::kernel::facts::KernelFacts;
 use crate::kernel::load::{LoadError, LoadOptions, Loader, Session};
 use crate::kernel::ring::{RingReader, Turn};
@@ -97,9 +98,11 @@ pub async fn start(options: AgentOptions, tell: &mut impl FnMut(&Event)) -> Resu
     drop(btf);
     loader.probe(&mut facts)?;
     let attached = boot_now();
-    let (session, reader) = loader.start(facts, options.load)?;
+    let (mut session, reader) = loader.start(facts, options.load)?;
     drop(loader);
-    let processes = ProcessTable::default().with_inspector(Inspector::start(ProcFs::default())?);
+    let execs = session.take_exec_counts().map(|execs| Box::new(execs) as Box<dyn CountExecs>);
+    let processes =
+        ProcessTable::default().with_inspector(Inspector::start(ProcFs::default())?).with_exec_counts(execs);
     let flows = FlowTable::default().with_cookies(session.by_cookie());
     let (rules, reloads) = mpsc::channel(1);
     let mut agent = Agent {

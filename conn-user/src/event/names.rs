@@ -60,7 +60,13 @@ named!(Runtime:
 named!(Phase: Raised = "raised", Escalated = "escalated", Resolved = "resolved");
 named!(Severity: Info = "info", Low = "low", Medium = "medium", High = "high", Critical = "critical");
 named!(RuleKind: Path = "path", Process = "process", Server = "server", Long = "long", Missing = "missing");
-named!(ExeFlag: Deleted = "deleted", Memfd = "memfd", Writable = "writable");
+named!(ExeFlag:
+    Deleted = "deleted",
+    Memfd = "memfd",
+    Writable = "writable",
+    Host = "host",
+    Foreign = "foreign",
+);
 named!(UnknownReason:
     BeforeAttach = "before_attach",
     NeverAccepted = "never_accepted",
@@ -104,7 +110,19 @@ pub enum ExeFlag {
     Memfd,
     /// Every user may write it or its directory.
     Writable,
+    /// It is the host's own file at its path.
+    Host,
+    /// The host has another file at its path, or none.
+    Foreign,
 }
+
+impl ExeFlag {
+    /// Whether it is found out in the background and may come after the events of the process.
+    pub const fn is_late(self) -> bool {
+        matches!(self, Self::Writable | Self::Host | Self::Foreign)
+    }
+}
+
 named!(GapCause: RingFull = "ring_full", Skipped = "skipped");
 
 impl Named for super::model::EventKind {

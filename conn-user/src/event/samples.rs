@@ -18,10 +18,10 @@ use crate::flow::model::{
 };
 use crate::kernel::gap::{Gap, GapCause};
 use crate::process::identity::{ExeFile, ProcessState, Tty};
-use crate::process::info::{ExitStatus, ProcessInfo, ProcessSource};
+use crate::process::info::{ExitStatus, MountNs, ProcessInfo, ProcessSource};
 use crate::process::lineage::Ancestor;
 use crate::process::placement::Placement;
-use crate::units::{BootNs, DurationNs, NetNs, Pid, WallNs};
+use crate::units::{BootNs, DurationNs, MntNs, NetNs, Pid, WallNs};
 
 const BOOT: u64 = 5_000_000_000_000;
 const WALL: u64 = 1_795_491_821_123_456_789;
@@ -51,7 +51,12 @@ pub(crate) fn process(pid: u32, comm: &[u8], exe: &str, args: &[&str]) -> Arc<Pr
 }
 
 fn ancestor(pid: u32, comm: &[u8], exe: &str) -> Ancestor {
-    Ancestor { pid: Pid(pid), start: BootNs(1), comm: comm.into(), exe: Some(exe.as_bytes().into()) }
+    let exe = Some(exe.as_bytes().into());
+    Ancestor { pid: Pid(pid), start: BootNs(1), comm: comm.into(), exe, exe_is_host: Some(true) }
+}
+
+const fn mount_ns(inode: u32, is_host: bool) -> MountNs {
+    MountNs { id: MntNs(inode), is_host }
 }
 
 fn place(path: &str) -> Arc<Placement> {
@@ -71,8 +76,10 @@ pub(crate) fn curl() -> Arc<ProcessInfo> {
         mount: Some(b"/".as_slice().into()),
         writable: Some(false),
     });
+    curl.identity.set_exe_is_host(true);
     curl.identity.set_sha256(Some(std::array::from_fn(|at| at as u8 * 8)));
     Arc::new(ProcessInfo {
+        mount_ns: Some(mount_ns(4_026_531_841, true)),
         user: Some(b"ann".as_slice().into()),
         placement: Some(place("/user.slice/user-1000.slice/session-3.scope")),
         ancestors: [
@@ -89,18 +96,21 @@ pub(crate) fn curl() -> Arc<ProcessInfo> {
 pub(crate) fn nginx() -> Arc<ProcessInfo> {
     let nginx = process(812, b"nginx", "/usr/sbin/nginx", &["nginx: worker process"]);
     nginx.identity.set_state(state("/", Tty::None));
+    nginx.identity.set_exe_is_host(false);
     Arc::new(ProcessInfo {
         uid: 33,
         gid: 33,
         login_uid: None,
         source: ProcessSource::Fork,
+        mount_ns: Some(mount_ns(4_026_532_207, false)),
         user: Some(b"www-data".as_slice().into()),
         placement: Some(place(
             "/kubepods.slice/kubepods-burstable.slice/\
              kubepods-burstable-pod2c48913c_b29f_11e7_9350_020968147796.slice/\
              cri-containerd-0f7d84f32c4d7a9b9fd4c3d1c1a1e6d8b1c6a5f0c7b4a39e28f17d06c5b4a392.scope",
         )),
-        ancestors: [ancestor(800, b"nginx", "/usr/sbin/nginx")].into(),
+        ancestors: [Ancestor { exe_is_host: Some(false), ..ancestor(800, b"nginx", "/usr/sbin/nginx") }]
+            .into(),
         ..ProcessInfo::clone(&nginx)
     })
 }
@@ -110,6 +120,7 @@ pub(crate) fn hostile() -> Arc<ProcessInfo> {
     let process = process(666, b"\x1b[2J\n\xff\\", "/tmp/\u{202e}gpj.exe", &["a b", "\u{200b}", ""]);
     process.identity.set_state(state("/tmp/\u{200b}", Tty::Unknown));
     process.identity.set_exe(ExeFile { writable: Some(true), ..ExeFile::default() });
+    process.identity.set_exe_is_host(false);
     Arc::new(ProcessInfo {
         exe_deleted: true,
         args_truncated: true,

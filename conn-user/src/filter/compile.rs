@@ -69,6 +69,7 @@ pub(super) enum ProcessNumber {
     LoginUid,
     CgroupId,
     Netns,
+    MntNs,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -203,6 +204,7 @@ pub(super) fn test(reader: &Reader<'_>, word: &ast::Word) -> Result<Test, Filter
         Key::LoginUid => Test::Process(ProcessNumber::LoginUid, numbers()?),
         Key::CgroupId => Test::Process(ProcessNumber::CgroupId, numbers()?),
         Key::ProcessNetns => Test::Process(ProcessNumber::Netns, numbers()?),
+        Key::MntNs => Test::Process(ProcessNumber::MntNs, numbers()?),
         Key::ProcessSource => Test::ProcessSource(reader.named(word)?),
         Key::AncestorPid => Test::AncestorPid(numbers()?),
         Key::Tid => Test::Tid(numbers()?),
@@ -226,6 +228,8 @@ pub(super) fn test(reader: &Reader<'_>, word: &ast::Word) -> Result<Test, Filter
         Key::KernelSocket => Test::Flag(Flag::KernelSocket, reader.one_of(word, &FLAGS)?),
         Key::Kernel => Test::Flag(Flag::Kernel, reader.one_of(word, &FLAGS)?),
         Key::ArgsTruncated => Test::Flag(Flag::ArgsTruncated, reader.one_of(word, &FLAGS)?),
+        Key::ParentHost => Test::Flag(Flag::ParentHost, reader.one_of(word, &FLAGS)?),
+        Key::MntNsHost => Test::Flag(Flag::MntNsHost, reader.one_of(word, &FLAGS)?),
     })
 }
 

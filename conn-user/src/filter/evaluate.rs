@@ -20,7 +20,33 @@ impl Word {
     }
 }
 
+impl Word {
+    /// Whether it holds, or may once what is found out in the background is known.
+    pub(super) fn may_yet_hold(&self, view: &View<'_>) -> bool {
+        self.holds(view) || self.test.is_pending(view)
+    }
+}
+
 impl Test {
+    /// Whether it looks at a fact that is found out in the background and is not known yet.
+    fn is_pending(&self, view: &View<'_>) -> bool {
+        processes(view, |process| {
+            let identity = &process.identity;
+            match self {
+                Self::ExeFlag(all) => all.iter().any(|flag| match flag {
+                    ExeFlag::Writable => identity.exe().is_none(),
+                    ExeFlag::Host | ExeFlag::Foreign => identity.exe_is_host().is_none(),
+                    ExeFlag::Deleted | ExeFlag::Memfd => false,
+                }),
+                Self::ProcessText(ProcessText::ExeSha256, _) => !identity.sha256_settled(),
+                Self::ProcessText(ProcessText::ExeFs | ProcessText::ExeMount, _) => identity.exe().is_none(),
+                Self::ProcessText(ProcessText::Cwd | ProcessText::Tty, _)
+                | Self::Process(ProcessNumber::Netns, _) => identity.state().is_none(),
+                _ => false,
+            }
+        })
+    }
+
     pub(super) fn holds(&self, view: &View<'_>) -> bool {
         let socket = |ask: &dyn Fn(&Socket) -> bool| view.socket.as_ref().is_some_and(ask);
         match self {
@@ -121,6 +147,7 @@ impl ProcessNumber {
             Self::LoginUid => process.login_uid.map(u64::from),
             // 0: not known.
             Self::CgroupId => Some(process.cgroup_id).filter(|id| *id != 0),
+            Self::MntNs => process.mount_ns.map(|mount_ns| mount_ns.id.0.into()),
             Self::Netns => process.identity.state()?.netns.map(|netns| netns.0.into()),
         }
     }
@@ -194,6 +221,8 @@ pub(super) fn is_so(flag: ExeFlag, process: &ProcessInfo) -> bool {
         ExeFlag::Deleted => process.exe_deleted,
         ExeFlag::Memfd => process.exe_is_memfd(),
         ExeFlag::Writable => process.identity.exe().and_then(|file| file.writable).unwrap_or(false),
+        ExeFlag::Host => process.identity.exe_is_host() == Some(true),
+        ExeFlag::Foreign => process.identity.exe_is_host() == Some(false),
     }
 }
 

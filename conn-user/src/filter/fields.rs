@@ -38,6 +38,8 @@ pub(super) enum Flag {
     Kernel,
     /// Of a process.
     ArgsTruncated,
+    MntNsHost,
+    ParentHost,
 }
 
 /// Who took part in an event.
@@ -183,7 +185,8 @@ impl Flag {
                 let conn = conn(view).map(|conn| conn.kernel_socket);
                 conn.or_else(|| listener(view).map(|listener| listener.kernel_socket))
             }
-            (Self::KernelSocket, Origin::Listed(..)) | (Self::Kernel | Self::ArgsTruncated, _) => None,
+            (Self::KernelSocket, Origin::Listed(..))
+            | (Self::Kernel | Self::ArgsTruncated | Self::MntNsHost | Self::ParentHost, _) => None,
         }
     }
 
@@ -192,6 +195,8 @@ impl Flag {
         match self {
             Self::Kernel => Some(process.kernel),
             Self::ArgsTruncated => Some(process.args_truncated),
+            Self::ParentHost => process.ancestors.first()?.exe_is_host,
+            Self::MntNsHost => process.mount_ns.map(|mount_ns| mount_ns.is_host),
             Self::Mapped | Self::KernelSocket => None,
         }
     }

@@ -77,7 +77,7 @@ keys! {
     Exe "exe" Text "Path of the executable." "exe:/usr/sbin/*";
     Arg "arg" Text "One of the arguments, whole." "arg:--daemon";
     ArgsTruncated "args_truncated" Flags "There are more arguments than are known." "args_truncated:true";
-    ExeFlag "exe_flag" Names "What is odd about the executable: it has no name any more, is an anonymous file, or every user may write it or its directory." "exe_flag:deleted,memfd";
+    ExeFlag "exe_flag" Names "What the executable is: without a name any more, an anonymous file, one that every user may write (or its directory), the host's own file at its path (`host`), or not (`foreign`: of a container, or another mount namespace). The last three once they are known." "exe_flag:deleted,memfd";
     ExeSha256 "exe_sha256" Text "SHA-256 of the executable, lower case, once it is known." "exe_sha256:9f86d081*";
     ExeFs "exe_fs" Text "Type of the file system that the executable lies on, once it is known." "exe_fs:tmpfs";
     ExeMount "exe_mount" Text "Where that is mounted, once it is known." "exe_mount:/tmp";
@@ -89,8 +89,11 @@ keys! {
     LoginUid "login_uid" Numbers "Login uid (audit), which sudo and su keep." "login_uid:>=1000";
     Kernel "kernel" Flags "The process is a kernel thread." "kernel:true";
     ProcessNetns "process_netns" Numbers "Inode number of the process's own network namespace, once it is known." "process_netns:4026531840";
+    MntNs "mnt_ns" Numbers "Inode number of the process's mount namespace." "mnt_ns:4026531841";
+    MntNsHost "mnt_ns_host" Flags "The process's mount namespace is the host's: that of process 1." "mnt_ns_host:false";
     ProcessSource "process_source" Names "How name, path and arguments of the process are known." "process_source:proc_scan";
     Parent "parent" Text "Name of the parent (who created it): its comm, its exe, or the last part of that." "parent:sshd";
+    ParentHost "parent_host" Flags "The parent's executable is the host's own file at its path, as of the fork." "parent_host:true";
     Ancestor "ancestor" Text "Likewise of any process above it." "ancestor:/usr/sbin/cron";
     AncestorPid "ancestor_pid" Numbers "Process id of any process above it." "ancestor_pid:4100";
     Unit "unit" Text "systemd unit, or the unit of the user's own service manager; of a listener of systemd also the socket unit." "unit:ssh.service";

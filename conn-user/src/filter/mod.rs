@@ -112,6 +112,12 @@ impl Filter {
         self.words.iter().all(|word| word.holds(&view))
     }
 
+    /// Whether every word holds for the event, or may once what is found out in the background is known.
+    pub fn may_yet_match(&self, event: &Event) -> bool {
+        let view = View::of(event);
+        self.words.iter().all(|word| word.may_yet_hold(&view))
+    }
+
     /// Whether a stream with this filter shows the event: what matches, and every gap, because what was lost may
     /// have matched; only a word about gaps (`-kind:gap`, `lost:>100`) hides them.
     pub fn passes(&self, event: &Event) -> bool {

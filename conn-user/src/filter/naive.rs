@@ -141,6 +141,8 @@ impl Naive {
             Key::ExeFlag => self.of_json().any(|process| match value.text.as_str() {
                 "deleted" => process["exe_deleted"] == true,
                 "memfd" => process["exe_memfd"] == true,
+                "host" => process["exe_host"] == true,
+                "foreign" => process["exe_host"] == false,
                 _ => process["exe_writable"] == true,
             }),
             Key::ExeSha256 | Key::Tty => self.of_json().any(|process| {
@@ -191,7 +193,11 @@ impl Naive {
             Key::Src => addresses(self.by_direction(true, "addr")),
             Key::Dst => addresses(self.by_direction(false, "addr")),
             Key::Comm => self.processes.iter().any(|process| text_fits(value, &process.comm)),
-            Key::ArgsTruncated | Key::Kernel => equal(self.of_processes(key.name())),
+            Key::ParentHost => {
+                let of_parent = |process: &serde_json::Value| texts_of(&process["ancestors"][0]["exe_host"]);
+                equal(self.of_json().flat_map(|process| of_parent(process)).collect())
+            }
+            Key::ArgsTruncated | Key::Kernel | Key::MntNsHost => equal(self.of_processes(key.name())),
             Key::ExeFs | Key::ExeMount => self.processes.iter().any(|process| {
                 let file = process.identity.exe().cloned().unwrap_or_default();
                 let found = if key == Key::ExeFs { file.fs } else { file.mount };
@@ -199,6 +205,7 @@ impl Naive {
             }),
             Key::LoginUid => numbers(self.of_processes("login_uid")),
             Key::ProcessNetns => numbers(self.of_processes("netns")),
+            Key::MntNs => numbers(self.of_processes("mnt_ns")),
             Key::ProcessSource => equal(self.of_processes("source")),
             Key::AncestorPid => self.of_json().any(|process| {
                 process["ancestors"]

@@ -177,7 +177,12 @@ fn looked(test: &Test, view: &View<'_>) -> Vec<Looked> {
         }
         Test::ExeFlag(all) => {
             for process in processes() {
-                for flag in names::ExeFlag::ALL.iter().copied().filter(|flag| is_so(*flag, process)) {
+                // Nearly all are the host's own: that says nothing to who asks for something else.
+                let is_whose =
+                    |flag: names::ExeFlag| matches!(flag, names::ExeFlag::Host | names::ExeFlag::Foreign);
+                let asks_whose = all.iter().copied().any(is_whose);
+                let shown = |flag: &names::ExeFlag| is_so(*flag, process) && (asks_whose || !is_whose(*flag));
+                for flag in names::ExeFlag::ALL.iter().copied().filter(shown) {
                     looks.named(Some(flag), all);
                 }
             }
@@ -395,16 +400,20 @@ fn of_process_may_be_unknown(key: Key, test: &Test, process: &ProcessInfo) -> bo
         Key::Exe | Key::ExeFs | Key::ExeMount => !process.kernel,
         Key::ExeFlag => {
             // The others are seen by the path.
-            let asks_mode = matches!(test, Test::ExeFlag(flags) if flags.contains(&names::ExeFlag::Writable));
-            let mode = process.identity.exe().and_then(|file| file.writable);
-            process.exe.is_none() || (asks_mode && mode.is_none())
+            let Test::ExeFlag(flags) = test else { return process.exe.is_none() };
+            let is_unknown = |flag: &names::ExeFlag| match flag {
+                names::ExeFlag::Writable => process.identity.exe().and_then(|file| file.writable).is_none(),
+                names::ExeFlag::Host | names::ExeFlag::Foreign => process.identity.exe_is_host().is_none(),
+                names::ExeFlag::Deleted | names::ExeFlag::Memfd => false,
+            };
+            process.exe.is_none() || flags.iter().any(is_unknown)
         }
         Key::Tty => !matches!(process.identity.state().map(|state| &state.tty), Some(Tty::None)),
         Key::Unit | Key::UserUnit | Key::Slice | Key::Cgroup | Key::Container | Key::Pod => place.is_none(),
         Key::Runtime => place.is_none_or(|place| place.container.is_some()),
         Key::Arg => process.args_truncated || (process.exe.is_none() && !process.kernel),
         Key::User => false,
-        Key::Ppid | Key::Parent | Key::Ancestor | Key::AncestorPid => process.pid.0 > 2,
+        Key::Ppid | Key::Parent | Key::ParentHost | Key::Ancestor | Key::AncestorPid => process.pid.0 > 2,
         _ => true,
     }
 }

@@ -58,7 +58,7 @@ unsafe fn info<T>(fd: RawFd) -> Option<(T, usize)> {
 ///
 /// # Safety
 /// What `attr` points to must be as the command demands.
-unsafe fn bpf(command: bpf_cmd, attr: &mut bpf_attr) -> libc::c_long {
+pub(super) unsafe fn bpf(command: bpf_cmd, attr: &mut bpf_attr) -> libc::c_long {
     // SAFETY: `attr` is valid for reading and writing; the caller answers for the rest.
     unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<bpf_attr>()) }
 }

@@ -5,13 +5,14 @@ use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 
 use aya::maps::Map;
-use aya::programs::{BtfTracePoint, FEntry, FExit, KProbe, Program, ProgramError, TracePoint};
+use aya::programs::{BtfTracePoint, FEntry, FExit, Iter, KProbe, Program, ProgramError, TracePoint};
 use aya::{Btf, Ebpf};
 use conn_common::hook::HookId;
 use thiserror::Error;
 
 use super::btf::BtfError;
 use super::counters::{Counters, CpuCount};
+use super::execs::ExecIterator;
 use super::facts::{KernelFacts, Probe};
 use super::object::{self, COUNTERS_MAP, RING_MAP, Switches};
 use super::offsets::Offsets;
@@ -22,6 +23,9 @@ use super::tracefs::{self, TracepointError};
 
 /// Smallest ring the kernel accepts: for the load probes, which deliver nothing.
 const PROBE_RING_BYTES: u32 = 4096;
+
+/// Name of the iterator that counts execs.
+const EXECS_PROGRAM: &str = "task_execs";
 
 /// Why tracing could not begin.
 #[derive(Debug, Error)]
@@ -99,6 +103,8 @@ pub struct Session {
     /// The programs; none after the detach.
     ebpf: Option<Ebpf>,
     kprobe_links: KprobeLinks,
+    /// Counts execs, until it is taken.
+    execs: Option<ExecIterator>,
     /// How often programs were skipped until the detach.
     misses_at_detach: Vec<Misses>,
     /// Perf events that run the programs at classic tracepoints.
@@ -236,6 +242,10 @@ fn attach(
         load_program(&mut ebpf, btf, planned.program, &planned.attach)
             .map_err(|source| program_error(planned, "load", source))?;
     }
+    let (execs, no_execs) = load_iterator(&mut ebpf, btf).map_or_else(
+        |error| (None, Some(format!("load of iter:task ({EXECS_PROGRAM}): {error}; after a loss an exec may go unnoticed until its process is seen again"))),
+        |execs| (Some(execs), None),
+    );
     let Some(Map::RingBuf(ring)) = ebpf.map(RING_MAP) else { return Err(LoadError::Object(RING_MAP)) };
     let reader = RingReader::new(ring.fd().as_fd(), options.ring_bytes).map_err(LoadError::Mapping)?;
     let Some(Map::Array(counters)) = ebpf.map(COUNTERS_MAP) else {
@@ -255,7 +265,7 @@ fn attach(
         tracepoints.extend(event);
     }
     let refused = facts.refused.values().filter_map(Probe::refusal);
-    let notes = offsets.missing.iter().map(ToString::to_string).chain(refused).collect();
+    let notes = offsets.missing.iter().map(ToString::to_string).chain(refused).chain(no_execs).collect();
     Ok((
         Session {
             kprobe_links: KprobeLinks::find(&ebpf, &plan),
@@ -263,6 +273,7 @@ fn attach(
             notes,
             ebpf: Some(ebpf),
             misses_at_detach: Vec::new(),
+            execs,
             tracepoints,
             counters,
             by_cookie: cookie_helper,
@@ -280,6 +291,11 @@ impl Session {
     /// Whether records carry the cookies of sockets; else kernel addresses.
     pub const fn by_cookie(&self) -> bool {
         self.by_cookie
+    }
+
+    /// Hands over what counts execs; `None` where the kernel refused it, and the second time.
+    pub const fn take_exec_counts(&mut self) -> Option<ExecIterator> {
+        self.execs.take()
     }
 
     /// What the kernel counts for every attached hook, by CPU.
@@ -347,6 +363,14 @@ fn load_program(ebpf: &mut Ebpf, btf: &Btf, program: &str, attach: &Attach) -> R
         Attach::Tracepoint { .. } => find::<TracePoint>(ebpf, program)?.load()?,
     }
     Ok(())
+}
+
+/// Loads the iterator over tasks, which runs only when it is read.
+fn load_iterator(ebpf: &mut Ebpf, btf: &Btf) -> Result<ExecIterator, RefusedError> {
+    let program: &mut Iter = find(ebpf, EXECS_PROGRAM)?;
+    program.load("task", btf)?;
+    let fd = program.fd()?.as_fd().try_clone_to_owned().map_err(ProgramError::IOError)?;
+    Ok(ExecIterator::new(fd))
 }
 
 /// Attaches a loaded program; the perf event of a classic tracepoint. Other links live as long as their program.

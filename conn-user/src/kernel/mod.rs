@@ -4,6 +4,7 @@
 pub mod btf;
 pub mod conntrack;
 pub mod counters;
+pub mod execs;
 pub mod facts;
 pub mod gap;
 mod info;

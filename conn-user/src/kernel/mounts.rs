@@ -5,6 +5,8 @@
 pub struct Mount<'a> {
     /// Id of the mount.
     pub id: u64,
+    /// Device of the file system (`super_block.s_dev`), as in `st_dev`. What stat(2) shows may be another one (btrfs).
+    pub dev: u64,
     /// What of the file system is mounted, as it is written: a path, `net:[4026531840]`.
     pub root: &'a [u8],
     /// Where it is mounted, unescaped.
@@ -22,10 +24,12 @@ pub fn all(text: &[u8]) -> impl Iterator<Item = Mount<'_>> {
 fn parse(line: &[u8]) -> Option<Mount<'_>> {
     let mut fields = line.split(|&b| b == b' ');
     let id = str::from_utf8(fields.next()?).ok()?.parse().ok()?;
-    let root = fields.nth(2)?;
+    let (major, minor) = str::from_utf8(fields.nth(1)?).ok()?.split_once(':')?;
+    let dev = libc::makedev(major.parse().ok()?, minor.parse().ok()?);
+    let root = fields.next()?;
     let point = unescape(fields.next()?);
     let fs = fields.skip_while(|field| *field != b"-").nth(1)?;
-    Some(Mount { id, root, point, fs })
+    Some(Mount { id, dev, root, point, fs })
 }
 
 /// Blanks, tabs, newlines and backslashes are `\NNN` in octal (`mangle` in fs/seq_file.c).

@@ -150,6 +150,12 @@ fn loss(global: &str) -> &'static str {
             "the cgroup is asked for in a slower way"
         }
         "OFF_TASK_LOGINUID" => "the login uid is not shown",
+        "OFF_TASK_SELF_EXEC_ID" => {
+            "after a loss an executed program may go unnoticed until its process executes another"
+        }
+        "OFF_TASK_NSPROXY" | "OFF_NSPROXY_MNT_NS" | "OFF_MNT_NS_INUM" | "OFF_MOUNT_MNT_NS" => {
+            "mount namespaces come from /proc alone"
+        }
         "OFF_MOUNT_MNT" | "OFF_MOUNT_PARENT" | "OFF_MOUNT_MOUNTPOINT" | "OFF_VFSMOUNT_ROOT" => {
             "the path of an executable ends at its mount point"
         }

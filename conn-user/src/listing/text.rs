@@ -169,6 +169,9 @@ fn write_exe(process: &ProcessInfo, cell: &mut Cell) {
     if process.exe_deleted {
         cell.text(" (deleted)");
     }
+    if process.exe_is_foreign() {
+        cell.text(" (foreign)");
+    }
 }
 
 /// What is out of the ordinary.

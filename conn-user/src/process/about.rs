@@ -5,10 +5,11 @@ use std::sync::Arc;
 use super::cgroup::{CgroupOf, ROOT_ID};
 use super::hash::IntMap;
 use super::image::scanned;
-use super::info::ProcessInfo;
+use super::info::{MountNs, ProcessInfo};
 use super::placement::Placement;
 use super::procfs::{ProcImage, ProcSource};
 use super::users::Users;
+use crate::units::MntNs;
 
 /// Most cgroups that are remembered. A full memory is emptied: a cgroup that still exists is found again.
 const CGROUPS_MAX: usize = 16_384;
@@ -17,6 +18,8 @@ const CGROUPS_MAX: usize = 16_384;
 pub(super) struct About {
     pub(super) proc: Box<dyn ProcSource>,
     pub(super) users: Users,
+    /// Inode number of the host's mount namespace.
+    host_mnt_ns: Option<u32>,
     placements: IntMap<u64, Arc<Placement>>,
     /// How often the memory of cgroups was emptied.
     pub(super) cgroups_forgotten: u64,
@@ -24,7 +27,14 @@ pub(super) struct About {
 
 impl About {
     pub(super) fn new(proc: Box<dyn ProcSource>) -> Self {
-        Self { proc, users: Users::default(), placements: IntMap::default(), cgroups_forgotten: 0 }
+        let host_mnt_ns = proc.host_mnt_ns();
+        Self {
+            proc,
+            host_mnt_ns,
+            users: Users::default(),
+            placements: IntMap::default(),
+            cgroups_forgotten: 0,
+        }
     }
 
     /// Fills in what follows from the ids of the process. `like`: a process that had the same ids a moment ago, itself
@@ -59,10 +69,16 @@ impl About {
         };
     }
 
+    /// A mount namespace by its inode number, 0 where that is not known.
+    pub(super) fn mount_ns(&self, inode: u32) -> Option<MountNs> {
+        (inode != 0).then(|| MountNs { id: MntNs(inode), is_host: self.host_mnt_ns == Some(inode) })
+    }
+
     /// A process as /proc shows it.
     pub(super) fn scanned(&mut self, mut seen: ProcImage) -> ProcessInfo {
         let cgroup = seen.cgroup.take();
-        let mut info = scanned(seen);
+        let mount_ns = seen.mnt_ns.and_then(|inode| self.mount_ns(inode));
+        let mut info = ProcessInfo { mount_ns, ..scanned(seen) };
         self.describe_seen(&mut info, cgroup);
         info
     }

@@ -10,7 +10,7 @@ use super::identity::Identity;
 use super::image::comm;
 use super::info::ProcessInfo;
 use super::inspect::{Depth, Inspector};
-use super::lineage::Ancestor;
+use super::lineage::{self, Ancestor};
 use crate::units::{BootNs, Pid};
 
 #[derive(Debug)]
@@ -19,6 +19,9 @@ pub(super) struct Entry {
     /// Names the entry: its start may still become exact.
     pub(super) serial: u64,
     pub(super) exited: bool,
+    /// How often the process has executed a program, as the kernel counts ([`Task::exec_id`]), when it became what it is now.
+    /// `None`: not known.
+    pub(super) execs: Option<u32>,
     /// It has used the network as what it is now, so all was asked about it.
     pub(super) used: bool,
     /// What was known of the parent whose copy it is.
@@ -65,6 +68,11 @@ pub(super) fn entry_of(slots: &mut IntMap<u32, Slot>, pid: Pid, serial: u64) -> 
     std::iter::once(&mut slot.newest).chain(&mut slot.older).find(|entry| entry.serial == serial)
 }
 
+/// Whether a count is later than another one; both wrap.
+pub(super) const fn is_later(count: u32, known: u32) -> bool {
+    count.wrapping_sub(known).cast_signed() > 0
+}
+
 impl Entry {
     /// The process has become another image.
     pub(super) fn replace(&mut self, mut info: ProcessInfo) -> Arc<ProcessInfo> {
@@ -74,6 +82,14 @@ impl Entry {
         self.used = false;
         self.parent = None;
         Arc::clone(&self.info)
+    }
+
+    /// The ancestors of a child that is created now.
+    pub(super) fn below(&mut self) -> Arc<[Ancestor]> {
+        let is_host = self.info.identity.exe_is_host();
+        let is_so = |below: &Arc<[Ancestor]>| below.first().is_some_and(|own| own.exe_is_host == is_host);
+        let below = self.below.take().filter(is_so).unwrap_or_else(|| lineage::below(&self.info));
+        Arc::clone(self.below.insert(below))
     }
 
     /// It uses the network for the first time as what it is now.
@@ -89,6 +105,12 @@ impl Entry {
     /// Whether anything besides the table refers to the process: to what it is now, or to what it was before.
     pub(super) fn is_in_use(&self) -> bool {
         Arc::strong_count(&self.info) > 1 || self.info.presence.is_shared()
+    }
+
+    /// Whether the kernel has counted an exec that no record told of. The first count that is known is taken as it is.
+    #[inline]
+    pub(super) fn has_missed_exec(&mut self, execs: u32) -> bool {
+        is_later(execs, *self.execs.get_or_insert(execs))
     }
 
     /// Marks it as exited; `None` when it was before.

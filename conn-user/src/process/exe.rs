@@ -2,15 +2,13 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File, Metadata, OpenOptions};
-use std::io;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use rustix::fs::{Mode, OFlags, ResolveFlags};
-
+use super::host;
 use super::identity::{ExeFile, Replaced};
 use super::info::FileId;
 use super::procfs::ProcFs;
@@ -47,9 +45,10 @@ impl Found {
     pub(super) fn find(proc: &ProcFs, wanted: Wanted<'_>) -> Option<Self> {
         let by_process = || {
             let found = Self::open(&proc.file(wanted.pid, "exe"), true)?;
-            // The link leads to the right file by itself; a device is not compared, because some file systems show
-            // another one than they have (btrfs). It must be the same process and not have executed another file.
-            let same = wanted.file.is_none_or(|file| file.inode == found.meta.ino());
+            // A process may set where the link leads (PR_SET_MM_MAP), and execute another file: only the file that is
+            // known of it counts.
+            let mountinfo = proc.file(wanted.pid, "mountinfo");
+            let same = wanted.file.is_none_or(|file| host::is_file(&found.file, file, &mountinfo));
             (same && proc.is_there(wanted.pid, wanted.start)).then_some(found)
         };
         by_process().or_else(|| Self::by_path(wanted))
@@ -88,8 +87,7 @@ impl Found {
     }
 
     fn mounted(&self, proc: &ProcFs, pid: Pid) -> Option<ExeFile> {
-        let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", self.file.as_raw_fd())).ok()?;
-        let id: u64 = info.lines().find_map(|line| line.strip_prefix("mnt_id:"))?.trim().parse().ok()?;
+        let id = host::mount_id(&self.file)?;
         // The mounts of the process's own namespace: ids are the same in all.
         let table =
             if self.live { proc.file(pid, "mountinfo") } else { PathBuf::from("/proc/self/mountinfo") };
@@ -137,10 +135,10 @@ pub(super) fn replaced(proc: &ProcFs, pid: Pid, start: BootNs, path: &[u8]) -> O
         Replaced::No
     } else {
         let is_it = |meta: &Metadata| meta.ino() == running.ino() && meta.dev() == running.dev();
-        match inside(proc, pid, path) {
+        match host::inside(&proc.file(pid, "root"), path) {
             Ok(meta) if is_it(&meta) => Replaced::No,
             Ok(_) => Replaced::Other,
-            Err(error) if is_nothing(&error) => {
+            Err(error) if host::is_nothing(&error) => {
                 // After a chroot(2) the path is still one of the root of its mounts, which is ours where the mounts are.
                 let ours = fs::metadata(proc.file(pid, "ns/mnt")).ok()?.ino()
                     == fs::metadata("/proc/self/ns/mnt").ok()?.ino();
@@ -148,7 +146,7 @@ pub(super) fn replaced(proc: &ProcFs, pid: Pid, start: BootNs, path: &[u8]) -> O
                 match outside {
                     Ok(meta) if is_it(&meta) => Replaced::No,
                     Ok(_) => Replaced::Other,
-                    Err(error) if is_nothing(&error) => Replaced::Gone,
+                    Err(error) if host::is_nothing(&error) => Replaced::Gone,
                     Err(_) => return None,
                 }
             }
@@ -156,18 +154,6 @@ pub(super) fn replaced(proc: &ProcFs, pid: Pid, start: BootNs, path: &[u8]) -> O
         }
     };
     proc.is_there(pid, start).then_some(replaced)
-}
-
-fn is_nothing(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
-}
-
-/// What is at the path in the root of a process; links in it, absolute ones too, do not lead out of that.
-fn inside(proc: &ProcFs, pid: Pid, path: &[u8]) -> io::Result<Metadata> {
-    let flags = OFlags::PATH | OFlags::CLOEXEC;
-    let root = rustix::fs::open(proc.file(pid, "root"), flags | OFlags::DIRECTORY, Mode::empty())?;
-    let file = rustix::fs::openat2(root, path, flags, Mode::empty(), ResolveFlags::IN_ROOT)?;
-    File::from(file).metadata()
 }
 
 fn time(seconds: i64, nanoseconds: i64) -> SystemTime {

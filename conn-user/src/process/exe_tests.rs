@@ -1,5 +1,6 @@
 //! Against this very process and files of a folder of its own.
 
+use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 
 use super::*;
@@ -54,7 +55,7 @@ fn gone(path: &Path, file: FileId, executed_in_ms: i64) -> Wanted<'_> {
 fn a_live_process_leads_to_its_executable() {
     let (proc, pid, start) = me();
     let own = fs::metadata("/proc/self/exe").expect("metadata");
-    let file = FileId { dev: 0, inode: own.ino() };
+    let file = FileId { dev: own.dev(), inode: own.ino() };
     let path = std::env::current_exe().expect("path");
     let wanted = Wanted {
         pid,
@@ -70,6 +71,9 @@ fn a_live_process_leads_to_its_executable() {
     let (fs, mount) = (about.fs.expect("a file system"), about.mount.expect("a mount"));
     assert!(!fs.is_empty() && path.as_os_str().as_bytes().starts_with(&mount), "{fs:?} {mount:?}");
     assert!(about.writable.is_some());
+    // Another file system may have a file of that number: a process may set where its link leads.
+    let elsewhere = FileId { dev: own.dev() + 1, ..file };
+    assert!(Found::find(&proc, Wanted { file: Some(elsewhere), ..wanted }).is_none());
     // Another process of that id, and one that has executed something else since.
     assert!(Found::find(&proc, Wanted { start: BootNs(start.0 + 1_000_000_000), ..wanted }).is_none());
     let other = FileId { inode: own.ino() + 1, ..file };

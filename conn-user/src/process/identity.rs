@@ -27,6 +27,7 @@ struct Cells {
 struct ExeCells {
     executed: Option<BootNs>,
     file: OnceLock<ExeFile>,
+    is_host: OnceLock<bool>,
     sha256: OnceLock<Option<Sha256>>,
 }
 
@@ -116,6 +117,12 @@ impl Identity {
         self.0.exe.file.get()
     }
 
+    /// Whether the executable is the host's own file at its path: what the path led to in the host's mount namespace. `None`:
+    /// not known, or not yet.
+    pub fn exe_is_host(&self) -> Option<bool> {
+        self.0.exe.is_host.get().copied()
+    }
+
     /// The hash of the executable, once known.
     pub fn sha256(&self) -> Option<&Sha256> {
         self.0.exe.sha256.get()?.as_ref()
@@ -168,6 +175,7 @@ impl Identity {
             | u8::from(cells.exe.file.get().is_some()) << 1
             | u8::from(cells.exe.sha256.get().is_some()) << 2
             | cells.replaced.load(Ordering::Relaxed) << 3
+            | u8::from(cells.exe.is_host.get().is_some()) << 6
     }
 
     /// Takes over what is known of the same image elsewhere.
@@ -177,6 +185,9 @@ impl Identity {
         }
         if let Some(file) = other.exe() {
             self.set_exe(file.clone());
+        }
+        if let Some(is_host) = other.exe_is_host() {
+            self.set_exe_is_host(is_host);
         }
         if let Some(hash) = other.sha256() {
             self.set_sha256(Some(*hash));
@@ -196,6 +207,11 @@ impl Identity {
         let _ = self.0.exe.file.set(file);
     }
 
+    /// Sets whether the executable is the host's own file. The first answer counts.
+    pub fn set_exe_is_host(&self, is_host: bool) {
+        let _ = self.0.exe.is_host.set(is_host);
+    }
+
     /// Tells the hash; `None`: it cannot be known. The first word counts.
     pub fn set_sha256(&self, hash: Option<Sha256>) {
         let _ = self.0.exe.sha256.set(hash);
@@ -212,7 +228,9 @@ mod tests {
         let child = parent.forked();
         parent.set_state(ProcessState::default());
         parent.set_sha256(Some([7; 32]));
+        parent.set_exe_is_host(true);
         assert_eq!((child.state(), child.sha256()), (None, Some(&[7; 32])));
+        assert_eq!(child.exe_is_host(), Some(true));
         assert_ne!(parent, child);
     }
 
@@ -244,10 +262,12 @@ mod tests {
         versions.push(identity.version());
         identity.set_replaced(Replaced::No);
         versions.push(identity.version());
+        identity.set_exe_is_host(false);
+        versions.push(identity.version());
         assert!(
             versions.is_sorted() && {
                 versions.dedup();
-                versions.len() == 5
+                versions.len() == 6
             },
             "{versions:?}"
         );

@@ -88,23 +88,34 @@ pub(super) fn inherit(child: &mut ProcessInfo, parent: &ProcessInfo) {
     child.source = ProcessSource::Fork;
 }
 
-/// What /proc says, but for the cgroup.
+/// What /proc says, but for the cgroup and the mount namespace.
 pub(super) fn scanned(seen: ProcImage) -> ProcessInfo {
-    ProcessInfo {
+    let mut info = ProcessInfo {
         start_is_coarse: true,
         ppid: seen.ppid,
-        comm: seen.comm,
-        exe: seen.exe,
-        exe_deleted: seen.exe_deleted,
-        exe_file: seen.exe_file,
-        args: seen.args,
-        args_truncated: seen.args_truncated,
+        comm: seen.comm.clone(),
         uid: seen.uid,
         gid: seen.gid,
         login_uid: seen.login_uid,
         kernel: seen.kernel,
-        source: ProcessSource::ProcScan,
         ..ProcessInfo::new(seen.pid, seen.start)
+    };
+    take_image(&mut info, seen);
+    info
+}
+
+/// Takes over what /proc says of the image. A process may set all of it (PR_SET_MM_MAP), so it never takes the place of what
+/// the kernel told.
+pub(super) fn take_image(info: &mut ProcessInfo, seen: ProcImage) {
+    info.exe = seen.exe;
+    info.exe_deleted = seen.exe_deleted;
+    info.exe_file = seen.exe_file;
+    info.args = seen.args;
+    info.args_truncated = seen.args_truncated;
+    info.source = ProcessSource::ProcScan;
+    info.identity = Identity::default();
+    if let Some(is_host) = seen.exe_is_host {
+        info.identity.set_exe_is_host(is_host);
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::identity::Identity;
 use super::lineage::Ancestor;
 use super::placement::Placement;
-use crate::units::{BootNs, Pid};
+use crate::units::{BootNs, MntNs, Pid};
 
 /// A process: (boot, tgid, start) names it once and for all. What a value holds does not change, but for
 /// [`ProcessInfo::identity`], which fills.
@@ -46,6 +46,8 @@ pub struct ProcessInfo {
     pub cgroup_id: u64,
     /// What its cgroup says; `None`: the cgroup's path is not known.
     pub placement: Option<Arc<Placement>>,
+    /// Its mount namespace, as of its last exec or its fork, or when it was read from /proc.
+    pub mount_ns: Option<MountNs>,
     /// It is a kernel thread.
     pub kernel: bool,
     /// How name, path and arguments are known.
@@ -75,6 +77,15 @@ pub struct FileId {
     pub dev: u64,
     /// Inode number.
     pub inode: u64,
+}
+
+/// The mount namespace of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MountNs {
+    /// Which one.
+    pub id: MntNs,
+    /// It is the host's: that of process 1, as the agent sees it.
+    pub is_host: bool,
 }
 
 /// How a process's image is known.
@@ -136,6 +147,7 @@ impl ProcessInfo {
             login_uid: None,
             cgroup_id: 0,
             placement: None,
+            mount_ns: None,
             kernel: false,
             source: ProcessSource::Hook,
             identity: Identity::default(),
@@ -154,6 +166,13 @@ impl ProcessInfo {
     /// The executable is an anonymous file (memfd_create(2)).
     pub fn exe_is_memfd(&self) -> bool {
         self.exe_deleted && self.exe.as_deref().is_some_and(|exe| exe.starts_with(b"/memfd:"))
+    }
+
+    /// The host has another file at the path of the executable, or none, and nothing else says so: it is in no container, and
+    /// no memfd. Then it lies in a mount namespace that somebody made for it.
+    pub fn exe_is_foreign(&self) -> bool {
+        let in_container = self.placement.as_ref().is_some_and(|place| place.container.is_some());
+        self.identity.exe_is_host() == Some(false) && !in_container && !self.exe_is_memfd()
     }
 
     /// Whether this is the process (`pid`, `start`), where `start` may be exact or, from /proc, in whole ticks.

@@ -253,6 +253,10 @@ impl Worker {
 
     fn inspect(&self, request: &Request) {
         let identity = &request.identity;
+        // First: exceptions of rules wait for it.
+        if identity.exe_is_host().is_none() {
+            self.find_on_host(request);
+        }
         if identity.state().is_none() {
             if let Some(state) = self.proc.state(request.pid, request.start) {
                 identity.set_state(state);
@@ -266,6 +270,14 @@ impl Worker {
         }
         if request.depth == Depth::All && (identity.exe().is_none() || !identity.sha256_settled()) {
             self.executable(request);
+        }
+    }
+
+    /// Looks whether the executable is the host's own file at its path. The process may be gone.
+    fn find_on_host(&self, request: &Request) {
+        let (Some(path), Some(file)) = (request.exe.as_deref(), request.exe_file) else { return };
+        if let Some(is_host) = self.proc.is_host_file(path, file) {
+            request.identity.set_exe_is_host(is_host);
         }
     }
 

@@ -35,6 +35,7 @@ fn everything_is_found_out_and_hashed_once() {
         assert!(state.netns.is_some() && state.tty != Tty::Unknown);
         assert_eq!(process.identity.sha256(), Some(&expected));
         assert!(process.identity.exe().is_some());
+        assert_eq!(process.identity.exe_is_host(), Some(true));
     }
     let stats = inspector.stats();
     assert_eq!((stats.asked, stats.hashed, stats.gone, stats.dropped), (3, 1, 0, 0), "{stats:?}");
@@ -47,6 +48,7 @@ fn an_exec_asks_for_the_state_only() {
     inspector.ask(&process, Depth::State, None);
     assert!(inspector.settle(PATIENCE));
     assert!(process.identity.state().is_some());
+    assert_eq!(process.identity.exe_is_host(), Some(true), "exceptions wait for it");
     assert!(process.identity.exe().is_none() && !process.identity.sha256_settled());
 }
 

@@ -19,12 +19,20 @@ pub struct Ancestor {
     pub comm: Box<[u8]>,
     /// Path of the executable, attacker-controlled bytes.
     pub exe: Option<Arc<[u8]>>,
+    /// As [`super::identity::Identity::exe_is_host`], as of then.
+    pub exe_is_host: Option<bool>,
 }
 
 impl Ancestor {
     /// The process itself, as an ancestor of others.
     pub fn of(process: &ProcessInfo) -> Self {
-        Self { pid: process.pid, start: process.start, comm: process.comm.clone(), exe: process.exe.clone() }
+        Self {
+            pid: process.pid,
+            start: process.start,
+            comm: process.comm.clone(),
+            exe: process.exe.clone(),
+            exe_is_host: process.identity.exe_is_host(),
+        }
     }
 }
 

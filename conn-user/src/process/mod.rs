@@ -7,6 +7,7 @@ mod entry;
 mod exe;
 pub mod fds;
 pub mod hash;
+mod host;
 pub mod identity;
 mod image;
 pub mod info;

@@ -11,6 +11,7 @@ use std::thread;
 use conn_common::record::{EXEC_ARGS_MAX, PF_KTHREAD};
 
 use super::cgroup::{CgroupFs, CgroupOf};
+use super::host::Host;
 use super::identity::ProcessState;
 use super::image::{split_args, until_nul};
 use super::info::{FileId, TICK_NS, is_same_tick};
@@ -35,6 +36,10 @@ pub struct ProcImage {
     pub exe_deleted: bool,
     /// Which file it is.
     pub exe_file: Option<FileId>,
+    /// The executable's mount is one of the host's mount namespace, so its path is the host's too. `None`: not known.
+    pub exe_is_host: Option<bool>,
+    /// Inode number of its mount namespace.
+    pub mnt_ns: Option<u32>,
     /// Arguments.
     pub args: Box<[Box<[u8]>]>,
     /// There are more arguments than are kept ([`EXEC_ARGS_MAX`] bytes).
@@ -51,6 +56,13 @@ pub struct ProcImage {
     pub kernel: bool,
 }
 
+impl ProcImage {
+    /// Whether it executes anything: an exiting process has no image any more.
+    pub(super) fn has_image(&self) -> bool {
+        self.exe.is_some() || !self.args.is_empty()
+    }
+}
+
 /// Where processes are looked up.
 pub trait ProcSource: Send {
     /// The processes there are.
@@ -65,6 +77,9 @@ pub trait ProcSource: Send {
     /// The cgroup of the process (`pid`, `start`); `None` when that one is gone.
     fn cgroup_of(&self, pid: Pid, start: BootNs) -> Option<CgroupOf>;
 
+    /// Inode number of the host's mount namespace: that of process 1, or our own where that cannot be read.
+    fn host_mnt_ns(&self) -> Option<u32>;
+
     /// The path of a cgroup, whether anything is in it or not; `None` when it is gone or out of reach.
     fn cgroup_path(&self, id: u64) -> Option<Box<[u8]>>;
 }
@@ -73,6 +88,7 @@ pub trait ProcSource: Send {
 #[derive(Clone, Debug)]
 pub struct ProcFs {
     root: PathBuf,
+    host: Arc<Host>,
     cgroups: Arc<CgroupFs>,
 }
 
@@ -151,7 +167,9 @@ fn status_id(status: &[u8], name: &[u8]) -> Option<u32> {
 impl ProcFs {
     /// A /proc that is mounted elsewhere.
     pub fn at(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into(), cgroups: Arc::new(CgroupFs::find()) }
+        let root = root.into();
+        let host = Arc::new(Host::of(&root));
+        Self { root, host, cgroups: Arc::new(CgroupFs::find()) }
     }
 
     /// The state of the process (`pid`, `start`), where that one is still there.
@@ -198,6 +216,16 @@ impl ProcFs {
         Exe { path: Some(path.into()), deleted, file }
     }
 
+    /// Whether `file` is what `path` leads to in the host's mount namespace. `None`: that cannot be known.
+    pub(super) fn is_host_file(&self, path: &[u8], file: FileId) -> Option<bool> {
+        self.host.is_own_file(path, file)
+    }
+
+    /// Inode number of a process's mount namespace.
+    fn mnt_ns(&self, pid: Pid) -> Option<u32> {
+        fs::metadata(self.file(pid, "ns/mnt")).ok().and_then(|meta| u32::try_from(meta.ino()).ok())
+    }
+
     fn args(&self, pid: Pid) -> (Box<[Box<[u8]>]>, bool) {
         let mut bytes = Vec::new();
         let Ok(file) = File::open(self.file(pid, "cmdline")) else { return (Box::default(), false) };
@@ -231,6 +259,11 @@ impl ProcSource for ProcFs {
             .ok()
             .and_then(|text| std::str::from_utf8(until_nul(&text)).ok()?.trim().parse().ok())
             .filter(|&uid| uid != u32::MAX);
+        let mnt_ns = self.mnt_ns(pid);
+        let exe_is_host = exe.path.is_some()
+            && mnt_ns.is_some()
+            && mnt_ns == self.host_mnt_ns()
+            && self.host.has(&self.file(pid, "exe"));
         let cgroup = fs::read(self.file(pid, "cgroup")).ok().and_then(|text| self.cgroups.of_process(&text));
         // Still the same process: nothing above was read from the next one with this id.
         if self.stat(pid)?.start != stat.start {
@@ -244,6 +277,8 @@ impl ProcSource for ProcFs {
             exe: exe.path,
             exe_deleted: exe.deleted,
             exe_file: exe.file,
+            exe_is_host: exe_is_host.then_some(true),
+            mnt_ns,
             args,
             args_truncated,
             uid: status_id(&status, b"Uid:")?,
@@ -257,6 +292,10 @@ impl ProcSource for ProcFs {
     fn cgroup_of(&self, pid: Pid, start: BootNs) -> Option<CgroupOf> {
         let text = fs::read(self.file(pid, "cgroup")).ok()?;
         self.cgroups.of_process(&text).filter(|_| self.is_there(pid, start))
+    }
+
+    fn host_mnt_ns(&self) -> Option<u32> {
+        self.host.mnt_ns
     }
 
     fn cgroup_path(&self, id: u64) -> Option<Box<[u8]>> {
@@ -303,6 +342,7 @@ mod tests {
         assert_eq!(me.exe.as_deref(), Some(exe.as_os_str().as_encoded_bytes()));
         assert_eq!(me.args.len(), std::env::args_os().count());
         assert!(!me.kernel && !me.exe_deleted);
+        assert_eq!(me.mnt_ns, proc.mnt_ns(pid));
         assert_ne!(me.start, BootNs(0));
     }
 

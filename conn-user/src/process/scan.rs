@@ -3,13 +3,14 @@
 use std::io;
 use std::sync::Arc;
 
-use super::entry::{Entry, lookup};
-use super::identity::Identity;
+use super::entry::{Entry, is_later, lookup};
+use super::hash::IntMap;
 use super::image::scanned;
-use super::info::{ProcessInfo, ProcessSource, TICK_NS};
+use super::info::{ProcessInfo, ProcessSource, TICK_NS, is_same_tick};
 use super::lineage::{ANCESTORS_MAX, Ancestor};
 use super::procfs::ProcImage;
 use super::table::ProcessTable;
+use crate::kernel::execs::ExecCount;
 use crate::units::{BootNs, Pid};
 
 impl ProcessTable {
@@ -23,8 +24,8 @@ impl ProcessTable {
         self.read_all(false)
     }
 
-    /// As [`Self::scan`], after records of processes were lost: an image that differs from the one that was told is of an
-    /// exec that was missed.
+    /// As [`Self::scan`], after records of processes were lost. What the kernel told of an image stays, unless the kernel has
+    /// counted an exec since: what /proc shows a process may set itself.
     ///
     /// # Errors
     /// When /proc cannot be listed.
@@ -33,10 +34,13 @@ impl ProcessTable {
     }
 
     fn read_all(&mut self, lost: bool) -> io::Result<usize> {
+        // Before /proc: an exec between the two has a record, or is counted the next time.
+        let counts = self.exec_counts();
         let mut read = 0;
         for pid in self.about.proc.pids()? {
             if let Some(seen) = self.about.proc.read(pid) {
-                self.merge(seen, lost);
+                let execs = counts.get(&pid.0).filter(|count| is_same_tick(count.start, seen.start));
+                self.merge(seen, lost, execs.map(|count| count.execs));
                 read += 1;
             }
         }
@@ -44,32 +48,62 @@ impl ProcessTable {
         Ok(read)
     }
 
-    fn merge(&mut self, mut seen: ProcImage, lost: bool) {
+    /// By process id; empty where they are not to be had.
+    fn exec_counts(&mut self) -> IntMap<u32, ExecCount> {
+        let counts = self.execs.as_mut().and_then(|execs| execs.read().ok()).unwrap_or_default();
+        counts.into_iter().map(|count| (count.pid.0, count)).collect()
+    }
+
+    fn merge(&mut self, mut seen: ProcImage, lost: bool, execs: Option<u32>) {
         let Some(entry) = lookup(&mut self.slots, seen.pid, seen.start, true) else {
             let info = self.about.scanned(seen);
-            self.insert(info, false);
+            let info = self.insert(info, false);
+            if let Some(entry) = lookup(&mut self.slots, info.pid, info.start, true) {
+                entry.execs = execs;
+            }
             return;
         };
         let old = &entry.info;
         let told = matches!(old.source, ProcessSource::Exec | ProcessSource::Fork);
-        let missed = lost && told && is_another_image(old, &seen);
-        if entry.exited || (told && !missed) {
+        let missed = match (entry.execs, execs) {
+            (Some(known), Some(now)) => is_later(now, known),
+            // Nobody counts. That a process is still what its parent was is less than what an exec told.
+            _ => lost && old.source == ProcessSource::Fork && is_another_image(old, &seen),
+        };
+        let is_known =
+            told || (entry.execs.is_some() && execs.is_some() && old.source == ProcessSource::ProcScan);
+        if entry.exited || (is_known && !missed) {
             return;
         }
         // The start and what a hook said of the process stay: they are exact, or newer.
         let cgroup = seen.cgroup.take();
+        let mount_ns = seen.mnt_ns.and_then(|inode| self.about.mount_ns(inode));
+        let had_image = old.source != ProcessSource::Hook;
         let mut info = ProcessInfo {
             start: old.start,
             start_is_coarse: old.start_is_coarse,
             ancestors: Arc::clone(&old.ancestors),
             cgroup_id: old.cgroup_id,
-            identity: if missed { Identity::default() } else { old.identity.clone() },
+            mount_ns: mount_ns.or(old.mount_ns),
             ..scanned(seen)
         };
+        if had_image
+            && !missed
+            && info.exe == old.exe
+            && info.exe_file == old.exe_file
+            && info.args == old.args
+        {
+            info.identity = old.identity.clone();
+        }
         self.about.describe_seen(&mut info, cgroup);
-        if info != **old {
+        let is_other = info != **old;
+        if missed {
+            self.stats.missed_execs += 1;
+        }
+        if is_other {
             entry.replace(info);
         }
+        entry.execs = execs.or(entry.execs);
     }
 
     /// Finds the ancestors of those that have none yet.
@@ -119,43 +153,11 @@ impl ProcessTable {
     }
 }
 
-/// Whether a process executes something else than what was told of it. An exiting one has no image any more.
+/// Whether a process executes something else than what was told of it.
 fn is_another_image(told: &ProcessInfo, seen: &ProcImage) -> bool {
-    let has_image = seen.exe.is_some() || !seen.args.is_empty();
-    has_image && (told.exe != seen.exe || (told.args != seen.args && !told.args_truncated))
+    seen.has_image() && (told.exe != seen.exe || (told.args != seen.args && !told.args_truncated))
 }
 
 #[cfg(test)]
-mod tests {
-    use crate::process::info::ProcessSource;
-    use crate::process::testing::{FakeProc, SECOND, exec_record};
-    use crate::units::{BootNs, Pid};
-
-    const T0: u64 = 100 * SECOND;
-
-    #[test]
-    fn only_after_a_loss_proc_is_right_about_an_image() {
-        let proc = FakeProc::default();
-        let mut table = proc.table();
-        table.on_exec(&exec_record(10, T0 + 1234, "/bin/told"), b"");
-        table.on_exec(&exec_record(11, T0 + 1234, "/bin/same"), b"/bin/same");
-        proc.put(10, T0, "/bin/missed");
-        proc.put(11, T0, "/bin/same");
-        let exe = |table: &mut crate::process::ProcessTable, pid| {
-            let info = table.seen(Pid(pid), BootNs(T0)).expect("known");
-            (String::from_utf8(info.exe.as_ref().expect("an exe").to_vec()).expect("text"), info.source)
-        };
-        table.scan().expect("read");
-        assert_eq!(exe(&mut table, 10), ("/bin/told".into(), ProcessSource::Exec));
-        let before = table.seen(Pid(11), BootNs(T0)).expect("known").identity.clone();
-        table.refresh().expect("read");
-        assert_eq!(exe(&mut table, 10), ("/bin/missed".into(), ProcessSource::ProcScan));
-        assert_eq!(exe(&mut table, 11).0, "/bin/same");
-        assert_eq!(table.seen(Pid(11), BootNs(T0)).expect("known").identity, before, "nothing was missed");
-        assert_eq!(
-            table.seen(Pid(10), BootNs(T0)).expect("known").start,
-            BootNs(T0 + 1234),
-            "exact as before"
-        );
-    }
-}
+#[path = "scan_tests.rs"]
+mod tests;

@@ -12,12 +12,13 @@ use conn_common::record::{ExecFlags, ExecRecord, ExitRecord, ForkRecord, Task};
 use super::about::About;
 use super::entry::{Entry, Exited, Slot, entry_of, find};
 use super::hash::IntMap;
-use super::image::{executed, filename, hook_only, inherit};
+use super::identity::Identity;
+use super::image::{executed, filename, hook_only, inherit, take_image};
 use super::info::{ProcessInfo, ProcessSource, is_same_tick};
 use super::inspect::{Comparer, Depth, InspectStats, Inspector};
-use super::lineage;
 use super::procfs::{ProcFs, ProcImage, ProcSource};
 use super::users::Users;
+use crate::kernel::execs::CountExecs;
 use crate::units::{BootNs, DurationNs, Pid};
 
 /// Bounds of a [`ProcessTable`].
@@ -50,6 +51,8 @@ pub struct ProcessStats {
     pub not_kept: u64,
     /// Look-ups in /proc for a process that no record had told of.
     pub proc_reads: u64,
+    /// Programs that were executed without a record.
+    pub missed_execs: u64,
     /// How often the memory of cgroups was full and emptied.
     pub cgroups_forgotten: u64,
     /// What the background did.
@@ -65,8 +68,9 @@ pub struct ProcessTable {
     clock: BootNs,
     next_sweep: BootNs,
     limits: ProcessLimits,
-    stats: ProcessStats,
+    pub(super) stats: ProcessStats,
     pub(super) about: About,
+    pub(super) execs: Option<Box<dyn CountExecs>>,
     pub(super) inspector: Option<Inspector>,
 }
 
@@ -98,6 +102,7 @@ impl ProcessTable {
             limits,
             stats: ProcessStats::default(),
             about: About::new(proc),
+            execs: None,
             inspector: None,
         }
     }
@@ -106,6 +111,14 @@ impl ProcessTable {
     #[must_use]
     pub fn with_inspector(mut self, inspector: Inspector) -> Self {
         self.inspector = Some(inspector);
+        self
+    }
+
+    /// Lets this one ask how often each process has executed a program. Without it a missed exec shows with the next record
+    /// of the process.
+    #[must_use]
+    pub fn with_exec_counts(mut self, execs: Option<Box<dyn CountExecs>>) -> Self {
+        self.execs = execs;
         self
     }
 
@@ -149,10 +162,16 @@ impl ProcessTable {
         self.advance(BootNs(record.header.boot_ns));
         let mut info = hook_only(&record.child);
         info.ppid = Some(Pid(record.parent_tgid));
+        info.mount_ns = self.about.mount_ns(record.mnt_ns);
         let (mut inherits, mut copied) = (false, None);
-        if let Some(parent) = self.creator(Pid(record.parent_tgid), BootNs(record.parent_start_boot_ns)) {
-            let below = parent.below.get_or_insert_with(|| lineage::below(&parent.info));
-            info.ancestors = Arc::clone(below);
+        let (parent, start) = (Pid(record.parent_tgid), BootNs(record.parent_start_boot_ns));
+        let missed = self.creator(parent, start).is_some_and(|it| it.has_missed_exec(record.child.exec_id));
+        if missed {
+            self.replace_missed(parent, start, record.child.exec_id);
+        }
+        if let Some(parent) = find(&mut self.slots, parent, start) {
+            let below = parent.below();
+            info.ancestors = below;
             info.login_uid = parent.info.login_uid;
             inherits = parent.info.source != ProcessSource::Hook;
             let parent = Arc::clone(&parent.info);
@@ -174,12 +193,14 @@ impl ProcessTable {
             Some(entry) => {
                 let info = entry.replace(info);
                 entry.parent = copied;
+                entry.execs = Some(record.child.exec_id);
                 info
             }
             None => {
                 let info = self.insert(info, false);
                 if let Some(entry) = find(&mut self.slots, info.pid, info.start) {
                     entry.parent = copied;
+                    entry.execs = Some(record.child.exec_id);
                 }
                 info
             }
@@ -190,16 +211,23 @@ impl ProcessTable {
     pub fn on_exec(&mut self, record: &ExecRecord, args: &[u8]) -> Arc<ProcessInfo> {
         self.advance(BootNs(record.header.boot_ns));
         let mut info = executed(record, args);
+        info.mount_ns = self.about.mount_ns(record.mnt_ns);
+        if info.exe.is_some()
+            && self.about.mount_ns(record.exe_mnt_ns).is_some_and(|mount_ns| mount_ns.is_host)
+        {
+            // The path is one of the host's mounts, which no user can lay over.
+            info.identity.set_exe_is_host(true);
+        }
         let args_failed = record.flags & ExecFlags::ARGS_FAULT != 0;
         if info.exe.is_none() || args_failed {
             if let Some(seen) = self.read_proc(info.pid, info.start) {
-                if info.exe.is_none() {
+                // The link leads where the process wants (PR_SET_MM_MAP), but the file is known.
+                if info.exe.is_none() && seen.exe_file.is_some() && seen.exe_file == info.exe_file {
                     info.exe = seen.exe;
-                    info.exe_deleted |= seen.exe_deleted;
                 }
+                // They may not be those of the exec: they stay marked as incomplete.
                 if args_failed {
                     info.args = seen.args;
-                    info.args_truncated = seen.args_truncated;
                 }
             }
             info.exe = info.exe.or_else(|| filename(record));
@@ -214,6 +242,9 @@ impl ProcessTable {
             Some(entry) => entry.replace(info),
             None => self.insert(info, false),
         };
+        if let Some(entry) = find(&mut self.slots, info.pid, info.start) {
+            entry.execs = Some(record.task.exec_id);
+        }
         if let Some(inspector) = &self.inspector {
             inspector.ask(&info, Depth::State, None);
         }
@@ -234,6 +265,10 @@ impl ProcessTable {
             return Some(self.insert(info, true));
         };
         entry.refresh(task, &mut self.about);
+        if entry.has_missed_exec(task.exec_id) {
+            self.replace_missed(Pid(task.tgid), BootNs(task.start_boot_ns), task.exec_id);
+        }
+        let entry = find(&mut self.slots, Pid(task.tgid), BootNs(task.start_boot_ns))?;
         let info = Arc::clone(&entry.info);
         let exit = entry.exit(now);
         self.exits.extend(exit);
@@ -245,12 +280,54 @@ impl ProcessTable {
     pub fn resolve(&mut self, task: &Task, now: BootNs) -> Arc<ProcessInfo> {
         if let Some(entry) = find(&mut self.slots, Pid(task.tgid), BootNs(task.start_boot_ns)) {
             entry.refresh(task, &mut self.about);
+            if entry.has_missed_exec(task.exec_id) {
+                return self.missed(task);
+            }
             if !entry.used {
                 entry.first_use(self.inspector.as_ref());
             }
             return Arc::clone(&entry.info);
         }
         self.meet(task, now)
+    }
+
+    /// A process whose exec record was lost, as it is now.
+    #[cold]
+    fn missed(&mut self, task: &Task) -> Arc<ProcessInfo> {
+        let (pid, start) = (Pid(task.tgid), BootNs(task.start_boot_ns));
+        self.replace_missed(pid, start, task.exec_id);
+        match find(&mut self.slots, pid, start) {
+            Some(entry) => {
+                entry.first_use(self.inspector.as_ref());
+                Arc::clone(&entry.info)
+            }
+            None => Arc::new(hook_only(task)),
+        }
+    }
+
+    /// A process has executed a program that no record told of: what was told of the one before does not hold any more.
+    /// What it is now only /proc tells, if anything does, and it is marked so.
+    #[cold]
+    pub(super) fn replace_missed(&mut self, pid: Pid, start: BootNs, execs: u32) {
+        let seen = self.read_proc(pid, start);
+        let Some(entry) = find(&mut self.slots, pid, start) else { return };
+        let mut info = ProcessInfo {
+            exe: None,
+            exe_deleted: false,
+            exe_file: None,
+            args: Box::default(),
+            args_truncated: false,
+            source: ProcessSource::Hook,
+            identity: Identity::default(),
+            ..(*entry.info).clone()
+        };
+        if let Some(seen) = seen.filter(ProcImage::has_image) {
+            info.mount_ns = seen.mnt_ns.and_then(|inode| self.about.mount_ns(inode)).or(info.mount_ns);
+            take_image(&mut info, seen);
+        }
+        entry.replace(info);
+        entry.execs = Some(execs);
+        self.stats.missed_execs += 1;
     }
 
     /// A process that is met for the first time.
@@ -266,20 +343,16 @@ impl ProcessTable {
             info.ppid = seen.ppid;
             info.login_uid = seen.login_uid;
             info.ancestors = self.ancestors(seen.ppid, info.start);
-            cgroup = seen.cgroup;
-            // An exiting process has no image any more.
-            if seen.exe.is_some() || !seen.args.is_empty() {
-                info.exe = seen.exe;
-                info.exe_deleted = seen.exe_deleted;
-                info.exe_file = seen.exe_file;
-                info.args = seen.args;
-                info.args_truncated = seen.args_truncated;
-                info.source = ProcessSource::ProcScan;
+            cgroup.clone_from(&seen.cgroup);
+            info.mount_ns = seen.mnt_ns.and_then(|inode| self.about.mount_ns(inode));
+            if seen.has_image() {
+                take_image(&mut info, seen);
             }
         }
         self.about.describe_seen(&mut info, cgroup);
         let info = self.insert(info, false);
         if let Some(entry) = find(&mut self.slots, info.pid, info.start) {
+            entry.execs = Some(task.exec_id);
             entry.first_use(self.inspector.as_ref());
         }
         info
@@ -315,6 +388,7 @@ impl ProcessTable {
             info: Arc::clone(&info),
             serial: self.serial,
             exited: false,
+            execs: None,
             used: false,
             parent: None,
             below: None,

@@ -15,6 +15,9 @@ use super::table::{ProcessLimits, ProcessTable};
 use super::users::Users;
 use crate::units::{BootNs, Pid};
 
+/// The host's mount namespace.
+pub(crate) const HOST_MNT_NS: u32 = 4_026_531_841;
+
 /// A second.
 pub(crate) const SECOND: u64 = 1_000_000_000;
 
@@ -31,7 +34,7 @@ pub(crate) fn task(tgid: u32, start: u64, name: &str) -> Task {
         cgroup_id: 7,
         comm,
         flags: 0,
-        reserved: 0,
+        exec_id: 0,
     }
 }
 
@@ -44,7 +47,7 @@ pub(crate) fn fork_record(parent: (u32, u64), child: Task) -> ForkRecord {
         header: header(child.start_boot_ns),
         child,
         parent_tgid: parent.0,
-        reserved: 0,
+        mnt_ns: HOST_MNT_NS,
         parent_start_boot_ns: parent.1,
     }
 }
@@ -62,6 +65,8 @@ pub(crate) fn exec_record(tgid: u32, start: u64, path: &str) -> ExecRecord {
         exe_nlink: 1,
         parent_tgid: 1,
         login_uid: 1000,
+        mnt_ns: HOST_MNT_NS,
+        exe_mnt_ns: HOST_MNT_NS,
         filename_len: path.len() as u16,
         path_len: 0,
         args_len: 0,
@@ -101,6 +106,8 @@ impl FakeProc {
             exe: Some(exe.as_bytes().into()),
             exe_deleted: false,
             exe_file: None,
+            exe_is_host: None,
+            mnt_ns: Some(HOST_MNT_NS),
             args: [exe.as_bytes().into()].into(),
             args_truncated: false,
             uid: 1000,
@@ -158,6 +165,10 @@ impl ProcSource for FakeProc {
         let images = self.images.lock().expect("lock");
         let image = images.get(&pid.0).filter(|image| image.start.0 / TICK_NS == start.0 / TICK_NS)?;
         image.cgroup.clone()
+    }
+
+    fn host_mnt_ns(&self) -> Option<u32> {
+        Some(HOST_MNT_NS)
     }
 
     fn cgroup_path(&self, id: u64) -> Option<Box<[u8]>> {

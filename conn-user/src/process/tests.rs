@@ -3,7 +3,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::process::cgroup::CgroupOf;
-use crate::process::testing::{FakeProc, SECOND, exec_record, exit_record, fork_record, task};
+use crate::process::info::FileId;
+use crate::process::testing::{FakeProc, HOST_MNT_NS, SECOND, exec_record, exit_record, fork_record, task};
 
 const T0: u64 = 100 * SECOND + 1_234_567;
 
@@ -227,8 +228,10 @@ fn exec_path_falls_back() {
     let mut table = proc.table();
     let mut exec = exec_record(10, T0, "/typed");
     exec.flags = ExecFlags::ARGS_FAULT;
+    let image = proc.read(Pid(10)).expect("put");
+    proc.put_image(ProcImage { exe_file: FileId::from_kernel(exec.exe_dev, exec.exe_inode), ..image });
     let info = table.on_exec(&exec, b"");
-    assert_eq!((exe(&info), info.args.len(), info.args_truncated), ("/real/path", 1, false));
+    assert_eq!((exe(&info), info.args.len(), info.args_truncated), ("/real/path", 1, true));
     exec.task.tgid = 11;
     let info = table.on_exec(&exec, b"");
     assert_eq!((exe(&info), info.args_truncated), ("/typed", true));
@@ -486,5 +489,65 @@ proptest! {
             let counted: usize = table.slots.values().map(|slot| 1 + slot.older.len()).sum();
             prop_assert_eq!(counted, stats.known);
         }
+    }
+}
+
+#[test]
+fn the_hosts_own_executables_are_known_by_their_mount() {
+    let mut table = FakeProc::default().table();
+    let facts = |info: &ProcessInfo| (info.mount_ns.map(|it| it.is_host), info.identity.exe_is_host());
+    let host = table.on_exec(&exec_record(10, T0, "/usr/sbin/sshd"), b"");
+    assert_eq!(facts(&host), (Some(true), Some(true)));
+    let mut record = exec_record(11, T0, "/usr/sbin/sshd");
+    (record.mnt_ns, record.exe_mnt_ns) = (HOST_MNT_NS + 1, HOST_MNT_NS + 1);
+    assert_eq!(facts(&table.on_exec(&record, b"")), (Some(false), None), "asked in the background");
+    // A descriptor from another namespace, by execveat(2): the process is in the host's, the file is not.
+    record = exec_record(12, T0, "/usr/sbin/sshd");
+    record.exe_mnt_ns = HOST_MNT_NS + 1;
+    assert_eq!(facts(&table.on_exec(&record, b"")), (Some(true), None));
+    // A detached mount, or a kernel that does not tell.
+    record = exec_record(13, T0, "/usr/sbin/sshd");
+    (record.mnt_ns, record.exe_mnt_ns) = (0, 0);
+    assert_eq!(facts(&table.on_exec(&record, b"")), (None, None));
+    let mut fork = fork_record((10, T0), task(20, T0 + SECOND, "sshd"));
+    fork.mnt_ns = HOST_MNT_NS + 1;
+    let child = table.on_fork(&fork);
+    assert_eq!(facts(&child), (Some(false), Some(true)), "another namespace, the same executable");
+    assert_eq!(child.ancestors[0].exe_is_host, Some(true));
+}
+
+#[test]
+fn ancestors_have_what_was_known_at_the_fork() {
+    let mut table = FakeProc::default().table();
+    let mut record = exec_record(10, T0, "/usr/sbin/sshd");
+    record.exe_mnt_ns = 0;
+    let parent = table.on_exec(&record, b"");
+    let mut child = |pid| {
+        let child = table.on_fork(&fork_record((10, T0), task(pid, T0 + SECOND, "sshd")));
+        child.ancestors[0].exe_is_host
+    };
+    assert_eq!(child(20), None);
+    parent.identity.set_exe_is_host(true);
+    assert_eq!((child(21), child(22)), (Some(true), Some(true)));
+}
+
+/// A process may set where `/proc/PID/exe` leads, so a path from there counts only for the file that was executed.
+#[test]
+fn a_path_that_the_record_lacks_is_taken_from_proc_for_the_same_file_only() {
+    let proc = FakeProc::default();
+    let mut table = proc.table();
+    let mut record = exec_record(10, T0, "/a/long/path");
+    record.flags = 0;
+    let own = FileId::from_kernel(record.exe_dev, record.exe_inode).expect("a file");
+    for (file, expected) in [
+        (Some(own), "/deep/own"),
+        (Some(FileId { inode: own.inode + 1, ..own }), "/a/long/path"),
+        (None, "/a/long/path"),
+    ] {
+        proc.put(10, T0, "/deep/own");
+        let image = proc.read(Pid(10)).expect("put");
+        proc.put_image(ProcImage { exe_file: file, ..image });
+        let info = table.on_exec(&record, b"");
+        assert_eq!((exe(&info), info.identity.exe_is_host()), (expected, None));
     }
 }

@@ -365,6 +365,7 @@ fn made(name: &str, cast: &Cast, pid: Pid, start: BootNs, ancestors: Arc<[Ancest
         ..ProcessInfo::new(pid, start)
     };
     process.identity.set_exe(ExeFile { writable: Some(cast.writable), ..ExeFile::default() });
+    process.identity.set_exe_is_host(!cast.foreign && !process.exe_is_memfd());
     process.identity.set_sha256(cast.sha256);
     process.identity.set_state(ProcessState {
         cwd: Some(bytes(cast.cwd.as_deref().unwrap_or("/"))),

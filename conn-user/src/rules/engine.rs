@@ -1,6 +1,8 @@
 //! The engine: events in, alerts out. Its clock is that of the events and of the timers that it asks for.
 
 #[cfg(test)]
+mod late_tests;
+#[cfg(test)]
 mod tests;
 
 use std::sync::Arc;
@@ -321,17 +323,20 @@ impl Engine {
         let mut candidates = std::mem::take(&mut self.candidates);
         candidates.clear();
         self.index.candidates(triggers, event, &mut candidates);
-        let mut waits = false;
+        let (mut waits, mut must_wait) = (false, false);
+        let has_room = self.late.len() < LATE_MAX;
         for &place in candidates.iter().filter(|place| existing.is_none_or(|first| **place >= first)) {
             let running = &self.running[place as usize];
             let also = running.detector.also().is_some_and(|filter| filter.matches(event));
-            if running.selects(event) {
+            if !running.selects(event) {
+                waits |= self.index.is_late(place);
+            } else if has_room && running.may_yet_except(event) {
+                must_wait = true;
+            } else {
                 self.with(place, event.boot, flows, |detector, rule, scene| {
                     scene.existing = existing.is_some();
                     detector.on_match(rule, event, scene);
                 });
-            } else {
-                waits |= self.index.is_late(place);
             }
             if also {
                 self.with(place, event.boot, flows, |detector, rule, scene| {
@@ -341,7 +346,7 @@ impl Engine {
             }
         }
         self.candidates = candidates;
-        if waits && is_unsettled(event) {
+        if must_wait || (waits && is_unsettled(event)) {
             self.wait_for_facts(event);
         }
     }
@@ -444,6 +449,12 @@ impl Running {
         let excepts = || !self.detector.asks_exceptions() && self.rule.excepts(event);
         self.rule.matches.matches(event) && !excepts()
     }
+
+    /// Whether an exception may still come to match, once what the inspector finds out is known. Without an answer in time
+    /// the rule fires.
+    fn may_yet_except(&self, event: &Event) -> bool {
+        !self.detector.asks_exceptions() && self.rule.except.iter().any(|filter| filter.may_yet_match(event))
+    }
 }
 
 fn program_rules(rules: &RuleSet) -> Vec<Arc<Rule>> {
@@ -498,5 +509,8 @@ pub(crate) fn is_unsettled(event: &Event) -> bool {
             (None, None) => None,
         },
     };
-    process.is_some_and(|process| process.identity.exe().is_none() || !process.identity.sha256_settled())
+    process.is_some_and(|process| {
+        let identity = &process.identity;
+        identity.exe().is_none() || identity.exe_is_host().is_none() || !identity.sha256_settled()
+    })
 }

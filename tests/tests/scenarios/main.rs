@@ -14,6 +14,7 @@ mod baseline;
 mod cli;
 mod compared;
 mod copied;
+mod disguise;
 mod identity;
 mod list;
 mod loss;
@@ -77,6 +78,10 @@ fn trials() -> Result<Vec<Trial>> {
     trials.push(trial("storm::one-thread", || compared::alone(|| storm::counts(1))));
     trials.push(trial("storm::two-threads", || compared::alone(|| storm::counts(2))));
     trials.push(trial("identity::of-a-live-process", || compared::together(identity::of_a_live_process)));
+    let in_namespace = disguise::is_seen_through_in_a_mount_namespace;
+    trials.push(trial("disguise::in-a-mount-namespace", move || compared::together(in_namespace)));
+    let after_loss = disguise::is_seen_through_after_a_loss;
+    trials.push(trial("disguise::after-a-loss", move || compared::alone(after_loss)));
     trials.push(trial("replay::equals-the-live-run", || compared::together(replay::equals_the_live_run)));
     trials.push(trial("baseline::tells-what-is-new", || compared::together(baseline::tells_what_is_new)));
     trials.push(trial("loss::is-exact", || compared::alone(loss::is_exact)));

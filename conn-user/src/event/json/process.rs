@@ -108,6 +108,9 @@ fn render(boot8: &str, process: &ProcessInfo, out: &mut Vec<u8>) {
     write_placement(process.placement.as_deref(), out);
     out.extend_from_slice(b",\"netns\":");
     write_option(state.and_then(|state| state.netns).map(|netns| netns.0), out);
+    write_key(b"mnt_ns", out);
+    write_option(process.mount_ns.map(|mount_ns| mount_ns.id.0), out);
+    write_known_flag(b"mnt_ns_host", process.mount_ns.map(|mount_ns| mount_ns.is_host), out);
     write_flag(b"kernel", process.kernel, out);
     out.extend_from_slice(b",\"source\":\"");
     out.extend_from_slice(process.source.name().as_bytes());
@@ -117,6 +120,7 @@ fn render(boot8: &str, process: &ProcessInfo, out: &mut Vec<u8>) {
         write_int(ancestor.pid.0, out);
         write_name(b"comm", Some(&ancestor.comm), out);
         write_name(b"exe", ancestor.exe.as_deref(), out);
+        write_known_flag(b"exe_host", ancestor.exe_is_host, out);
         write_key(b"start_ns", out);
         write_int(ancestor.start.0, out);
         out.push(b'}');
@@ -131,10 +135,8 @@ fn write_exe(process: &ProcessInfo, out: &mut Vec<u8>) {
     write_flag(b"exe_memfd", process.exe_is_memfd(), out);
     write_name(b"exe_fs", file.and_then(|file| file.fs.as_deref()), out);
     write_name(b"exe_mount", file.and_then(|file| file.mount.as_deref()), out);
-    match file.and_then(|file| file.writable) {
-        Some(writable) => write_flag(b"exe_writable", writable, out),
-        None => write_name(b"exe_writable", None, out),
-    }
+    write_known_flag(b"exe_host", process.identity.exe_is_host(), out);
+    write_known_flag(b"exe_writable", file.and_then(|file| file.writable), out);
     match process.identity.sha256() {
         Some(hash) => {
             write_key(b"exe_sha256", out);
@@ -210,6 +212,14 @@ pub(crate) fn write_escaped(key: &[u8], escaped: bool, out: &mut Vec<u8>) {
 fn write_flag(key: &[u8], value: bool, out: &mut Vec<u8>) {
     write_key(key, out);
     out.extend_from_slice(if value { b"true" } else { b"false" });
+}
+
+/// `null` where it is not known.
+fn write_known_flag(key: &[u8], value: Option<bool>, out: &mut Vec<u8>) {
+    match value {
+        Some(value) => write_flag(key, value, out),
+        None => write_name(key, None, out),
+    }
 }
 
 /// Appends `,"key":`.

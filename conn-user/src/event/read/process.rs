@@ -12,10 +12,10 @@ use super::{ReadError, named};
 use crate::event::escape;
 use crate::process::hash::IntHasher;
 use crate::process::identity::{ExeFile, Identity, ProcessState, Replaced, Tty};
-use crate::process::info::{ProcessInfo, ProcessSource, TICK_NS};
+use crate::process::info::{MountNs, ProcessInfo, ProcessSource, TICK_NS};
 use crate::process::lineage::Ancestor;
 use crate::process::placement::{Container, Placement, Runtime};
-use crate::units::{BootNs, NetNs, Pid};
+use crate::units::{BootNs, MntNs, NetNs, Pid};
 
 /// Most texts that are kept; then all are dropped, and read again when they come again.
 const KEPT_MAX: usize = 65_536;
@@ -96,6 +96,8 @@ struct Process {
     #[serde(default)]
     exe_mount_escaped: bool,
     #[serde(default)]
+    exe_host: Option<bool>,
+    #[serde(default)]
     exe_writable: Option<bool>,
     #[serde(default)]
     exe_sha256: Option<String>,
@@ -146,6 +148,10 @@ struct Process {
     #[serde(default)]
     netns: Option<u32>,
     #[serde(default)]
+    mnt_ns: Option<u32>,
+    #[serde(default)]
+    mnt_ns_host: Option<bool>,
+    #[serde(default)]
     kernel: bool,
     source: String,
     #[serde(default)]
@@ -175,6 +181,8 @@ struct Above {
     exe: Option<String>,
     #[serde(default)]
     exe_escaped: bool,
+    #[serde(default)]
+    exe_host: Option<bool>,
     // Older recordings do not have it.
     #[serde(default)]
     start_ns: u64,
@@ -300,6 +308,9 @@ fn read(of: Process) -> Result<ProcessInfo, ReadError> {
             writable: of.exe_writable,
         });
     }
+    if let Some(is_host) = of.exe_host {
+        identity.set_exe_is_host(is_host);
+    }
     if let Some(hash) = &of.exe_sha256 {
         identity.set_sha256(Some(sha256(hash)?));
     }
@@ -321,6 +332,7 @@ fn read(of: Process) -> Result<ProcessInfo, ReadError> {
         start: BootNs(above.start_ns),
         comm: bytes(above.comm, above.comm_escaped),
         exe: above.exe.map(|exe| bytes(exe, above.exe_escaped).into()),
+        exe_is_host: above.exe_host,
     });
     let start = BootNs(of.start_ns);
     Ok(ProcessInfo {
@@ -339,6 +351,7 @@ fn read(of: Process) -> Result<ProcessInfo, ReadError> {
         login_uid: of.login_uid,
         cgroup_id: of.cgroup_id,
         placement,
+        mount_ns: of.mnt_ns.zip(of.mnt_ns_host).map(|(id, is_host)| MountNs { id: MntNs(id), is_host }),
         kernel: of.kernel,
         source: named::<ProcessSource>("source", &of.source)?,
         identity,

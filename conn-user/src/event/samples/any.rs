@@ -18,10 +18,10 @@ use crate::flow::model::{
 };
 use crate::kernel::gap::{Gap, GapCause};
 use crate::process::identity::{ExeFile, Identity, ProcessState, Tty};
-use crate::process::info::{ExitStatus, ProcessInfo, ProcessSource};
+use crate::process::info::{ExitStatus, MountNs, ProcessInfo, ProcessSource};
 use crate::process::lineage::Ancestor;
 use crate::process::placement::Placement;
-use crate::units::{BootNs, DurationNs, NetNs, Pid, WallNs};
+use crate::units::{BootNs, DurationNs, MntNs, NetNs, Pid, WallNs};
 
 /// A few names and numbers that filters ask for, and anything else.
 fn bytes(known: &'static [&'static str]) -> impl Strategy<Value = Box<[u8]>> {
@@ -57,13 +57,17 @@ fn any_identity() -> impl Strategy<Value = Identity> {
     let file = (option::of(name()), option::of(name()), option::of(any::<bool>()))
         .prop_map(|(fs, mount, writable)| ExeFile { fs, mount, writable });
     let hash = option::of(option::of((0..2_u8).prop_map(|byte| [byte * 0xab; 32])));
-    (option::of(state), option::of(file), hash).prop_map(|(state, file, hash)| {
+    let is_host = option::of(any::<bool>());
+    (option::of(state), option::of(file), hash, is_host).prop_map(|(state, file, hash, is_host)| {
         let identity = Identity::default();
         if let Some(state) = state {
             identity.set_state(state);
         }
         if let Some(file) = file {
             identity.set_exe(file);
+        }
+        if let Some(is_host) = is_host {
+            identity.set_exe_is_host(is_host);
         }
         if let Some(hash) = hash {
             identity.set_sha256(hash);
@@ -74,11 +78,13 @@ fn any_identity() -> impl Strategy<Value = Identity> {
 
 fn any_ancestor() -> impl Strategy<Value = Ancestor> {
     let exe = option::of(bytes(&["/usr/sbin/nginx", "/usr/bin/curl"]));
-    (0..6_u32, bytes(&["nginx", "curl"]), exe, any::<u64>()).prop_map(|(pid, comm, exe, start)| Ancestor {
+    let names = (bytes(&["nginx", "curl"]), exe, option::of(any::<bool>()));
+    (0..6_u32, names, any::<u64>()).prop_map(|(pid, (comm, exe, exe_is_host), start)| Ancestor {
         pid: Pid(pid),
         start: BootNs(start),
         comm,
         exe: exe.map(Into::into),
+        exe_is_host,
     })
 }
 
@@ -90,7 +96,8 @@ pub(crate) fn any_process() -> BoxedStrategy<Arc<ProcessInfo>> {
         option::of(bytes(&["nginx", "curl"])),
     );
     let numbers = (0..6_u32, option::of(0..6_u32), 0..3_u32, 0..3_u32, option::of(0..3_u32), any::<u64>());
-    let flags = (any::<bool>(), any::<bool>(), any::<bool>(), select(ProcessSource::ALL));
+    let mount_ns = option::of((0..3_u32, any::<bool>()));
+    let flags = (any::<bool>(), any::<bool>(), any::<bool>(), select(ProcessSource::ALL), mount_ns);
     let identity = (any_place(), any_identity(), vec(any_ancestor(), 0..3));
     (names, numbers, flags, identity)
         .prop_map(|(names, numbers, flags, (placement, identity, ancestors))| {
@@ -108,6 +115,7 @@ pub(crate) fn any_process() -> BoxedStrategy<Arc<ProcessInfo>> {
                 cgroup_id: numbers.5,
                 kernel: flags.2,
                 source: flags.3,
+                mount_ns: flags.4.map(|(inode, is_host)| MountNs { id: MntNs(inode), is_host }),
                 placement,
                 identity,
                 ancestors: ancestors.into(),

@@ -90,7 +90,8 @@ impl Words {
         let Some(exe) = &process.exe else { return };
         let base = exe.rsplit(|byte| *byte == b'/').next().unwrap_or(exe);
         // The kernel keeps 15 bytes of a name (TASK_COMM_LEN in include/linux/sched.h).
-        if process.exe_deleted || base.get(..15).unwrap_or(base) != &*process.comm {
+        if process.exe_deleted || process.exe_is_foreign() || base.get(..15).unwrap_or(base) != &*process.comm
+        {
             self.detail("exe=");
             self.exe(process);
         }
@@ -103,6 +104,9 @@ impl Words {
         }
         if process.exe_deleted {
             self.text(" (deleted)");
+        }
+        if process.exe_is_foreign() {
+            self.text(" (foreign)");
         }
     }
 

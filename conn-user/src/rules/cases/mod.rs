@@ -69,6 +69,8 @@ pub struct Cast {
     pub deleted: bool,
     /// Everybody may write its executable.
     pub writable: bool,
+    /// The host has another file at the path of its executable, or none.
+    pub foreign: bool,
     /// SHA-256 of its executable.
     pub sha256: Option<Sha256>,
     /// What a comparison of its executable with its path will say.

@@ -6,6 +6,7 @@
 
 mod conn;
 mod diag;
+mod disguise;
 mod facts;
 mod fetch;
 mod many;
@@ -44,6 +45,8 @@ fn main() -> ExitCode {
         "overhead" => overhead::run(&args),
         "violation" => violation::run(&args),
         violation::ACTOR => violation::actor(&args),
+        disguise::IMPOSTOR => disguise::impostor(&args),
+        disguise::MOUNTER => disguise::mounter(&args),
         scenario::CONNECTOR => scenario::connector(&args),
         scenario::OPENER => scenario::opener(&args),
         scenario::WAITER => scenario::waiter(&args),

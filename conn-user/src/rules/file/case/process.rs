@@ -27,7 +27,11 @@ pub(in crate::rules::file) const PROCESS_KEYS: [About; 14] = [
     ),
     about("cwd", "a path", "its working directory"),
     about("tty", "a terminal", "such as `pts/3`; without it none"),
-    about("exe_flag", "flags", "`deleted`, `writable`"),
+    about(
+        "exe_flag",
+        "flags",
+        "`deleted`, `writable`, `foreign`: without it the file is the host's own, but for a memfd's and a container's",
+    ),
     about("sha256", "64 digits", "the hash of its executable"),
     about(
         "replaced",
@@ -87,13 +91,15 @@ impl Reader<'_> {
             let nodes = self.keep(field.node.array("args", takes)).unwrap_or_default();
             nodes.iter().filter_map(|node| self.keep(node.text("args", takes)).map(str::to_owned)).collect()
         });
-        let (mut deleted, mut writable) = (false, false);
+        let (mut deleted, mut writable, mut foreign) = (false, false, container.is_some());
         if let Some(field) = find(fields, "exe_flag") {
             for node in field.node.one_or_more() {
                 let field = Field { node: node.clone(), ..field.clone() };
                 match self.named(&field, "exe_flag") {
                     Some(ExeFlag::Deleted) => deleted = true,
                     Some(ExeFlag::Writable) => writable = true,
+                    Some(ExeFlag::Host) => foreign = false,
+                    Some(ExeFlag::Foreign) => foreign = true,
                     Some(ExeFlag::Memfd) => {
                         let help = "write exe = \"/memfd:NAME\"";
                         self.problems.push(Problem::new(&node.at, "a memfd is one by its path", help));
@@ -115,6 +121,7 @@ impl Reader<'_> {
             tty: tty.map_or(Tty::None, |tty| Tty::Named(tty.into())),
             deleted: deleted || is_memfd,
             writable,
+            foreign: foreign || is_memfd,
             sha256,
             replaced,
             exists: exists.unwrap_or(false),
