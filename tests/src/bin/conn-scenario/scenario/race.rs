@@ -146,12 +146,15 @@ pub(super) fn killed_across_veth() -> Result<()> {
 
 /// Both exit with their connections open.
 pub(super) fn exit() -> Result<()> {
-    fn act(_: Role, conns: Vec<Conn>) -> Result<()> {
-        // The process ends with `_exit`: the kernel closes them.
-        std::mem::forget(conns);
-        Ok(())
-    }
-    const RACE: Race = Race { prepare: announce, act, ..Race::ON_LOOPBACK };
+    const RACE: Race = Race {
+        prepare: announce,
+        act: |_, conns| {
+            // The process ends with `_exit`: the kernel closes them.
+            std::mem::forget(conns);
+            Ok(())
+        },
+        ..Race::ON_LOOPBACK
+    };
     RACE.run()
 }
 
