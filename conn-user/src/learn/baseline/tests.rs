@@ -105,7 +105,11 @@ fn learnt(events: &[Event]) -> Learnt {
 }
 
 fn read(name: &str, text: &str) -> RuleSet {
-    let path = std::env::temp_dir().join(format!("conn-baseline-{name}-{}.toml", std::process::id()));
+    // Tests that run at the same time read rules of one name.
+    static NUMBER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+    let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    let unique = format!("conn-baseline-{name}-{}-{number}.toml", std::process::id());
+    let path = std::env::temp_dir().join(unique);
     std::fs::write(&path, text).expect("a file");
     let set = file::load(std::slice::from_ref(&path), &Host::default());
     std::fs::remove_file(&path).expect("removed");
