@@ -3,7 +3,7 @@
 //! Rules of this interface:
 //! * every struct is `#[repr(C)]`, has no implicit padding and asserts its size and offsets at compile time, on both sides;
 //! * kinds and hooks are explicit numbers that are never used again for something else;
-//! * every record begins with a [`RecordHeader`], whose `len` is the length that the ring has for the record;
+//! * every record begins with a [`record::RecordHeader`], whose `len` is the length that the ring has for the record;
 //! * a struct grows at its end only, and the arguments of an exec stay the last bytes of the record; a reader takes the
 //!   part that it knows, and skips and counts what it cannot decode;
 //! * integers are in the byte order of the machine; addresses are in network order, ports in host order.

@@ -104,7 +104,7 @@ impl Output {
     }
 }
 
-/// Name and verdict out of "test name ... ok", "test [kind] name   ... ignored", "test name ... ignored, reason".
+/// Name and verdict out of `test name ... ok`, `test [kind] name   ... ignored`, `test name ... ignored, reason`.
 fn verdict(line: &str) -> Option<(&str, &str)> {
     let (_, verdict) = line.rsplit_once(" ... ")?;
     let known = ["ok", "FAILED", "ignored"].iter().any(|known| verdict.starts_with(known));

@@ -1,6 +1,7 @@
 //! `conn list` against what the kernel says of the sockets: here without ss, so also where there is none.
 
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use conn_tests::against_ss::{Ends, Report, against};
@@ -53,8 +54,10 @@ pub(crate) fn equals_proc() -> Result<()> {
     let pairs =
         ["127.0.0.1:0", "[::1]:0", "[::]:0"].map(Pairs::new).into_iter().collect::<Result<Vec<_>>>()?;
     let ports = pairs.iter().map(Pairs::port).collect::<Result<Vec<_>>>()?;
-    let is_ours = |end: SocketAddr| ports.contains(&end.port());
-    let report = look(|ends| is_ours(ends.local) || ends.remote.is_some_and(is_ours))?;
+    let has_port = |end: SocketAddr| ports.contains(&end.port());
+    let is_ours = |ends: &Ends| has_port(ends.local) || ends.remote.is_some_and(has_port);
+    settle(is_ours)?;
+    let report = look(is_ours)?;
     let least = pairs.iter().map(Pairs::sockets).sum();
     agrees(&report, least).context("our own sockets")?;
 
@@ -71,6 +74,20 @@ pub(crate) fn equals_proc() -> Result<()> {
     let lines = workload.finish()?;
     ensure!(lines.contains(&Line::Ready), "the workload was never ready");
     Ok(())
+}
+
+/// Waits until the sockets are in a state that stays: the peer acknowledges a FIN when it likes (`tcp_send_delayed_ack`).
+fn settle(is_of_interest: impl Fn(&Ends) -> bool) -> Result<()> {
+    let deadline = Instant::now() + settings::seconds(20);
+    loop {
+        let sockets = Witness::Proc.look()?;
+        let mut ours = sockets.iter().filter(|(ends, _)| is_of_interest(ends)).flat_map(|(_, facts)| facts);
+        let Some(moving) = ours.find(|facts| facts.state == "FIN-WAIT-1" || facts.state == "SYN-RECV") else {
+            return Ok(());
+        };
+        ensure!(Instant::now() < deadline, "a socket does not settle: {moving:?}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 /// Whether an address is one of those that the workload's `many` connects to.

@@ -220,7 +220,7 @@ fn madison_line(line: &str) -> Option<Candidate> {
     fields.next()?.ends_with("Packages").then_some(candidate)
 }
 
-/// A line of `apt-get --simulate`: "Inst package (version Debian:12/stable [amd64])".
+/// A line of `apt-get --simulate`: `Inst package (version Debian:12/stable [amd64])`.
 fn inst_line(line: &str) -> Option<Candidate> {
     let (package, rest) = line.strip_prefix("Inst ")?.split_once(" (")?;
     Some(Candidate { package: package.to_owned(), version: rest.split_whitespace().next()?.to_owned() })

@@ -1,4 +1,4 @@
-//! `cargo xtask lint`: format, clippy, unused dependencies and shell scripts, warnings being errors.
+//! `cargo xtask lint`: format, clippy, documentation, unused dependencies and shell scripts, warnings being errors.
 
 mod shell;
 mod unused;
@@ -29,5 +29,9 @@ pub(crate) fn lint() -> Result<()> {
     programs.args(["--package", "conn-ebpf", "--release", "--target-dir"]);
     programs.arg(bpf::target_dir(&workspace::root())).current_dir(workspace::root());
     programs.args(["--", "-D", "warnings"]);
-    run(&mut programs).context("clippy for the BPF programs")
+    run(&mut programs).context("clippy for the BPF programs")?;
+
+    let mut documentation = workspace::cargo();
+    documentation.args(["doc", "--no-deps", "--workspace", "--exclude", "conn-ebpf"]);
+    run(documentation.env("RUSTDOCFLAGS", "-D warnings")).context("documentation")
 }
