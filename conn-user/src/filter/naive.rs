@@ -195,7 +195,7 @@ impl Naive {
             Key::Comm => self.processes.iter().any(|process| text_fits(value, &process.comm)),
             Key::ParentHost => {
                 let of_parent = |process: &serde_json::Value| texts_of(&process["ancestors"][0]["exe_host"]);
-                equal(self.of_json().flat_map(|process| of_parent(process)).collect())
+                equal(self.of_json().flat_map(of_parent).collect())
             }
             Key::ArgsTruncated | Key::Kernel | Key::MntNsHost => equal(self.of_processes(key.name())),
             Key::ExeFs | Key::ExeMount => self.processes.iter().any(|process| {
