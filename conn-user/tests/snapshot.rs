@@ -14,7 +14,7 @@ use conn_user::flow::snapshot::model::{NoHolder, Note, SnapSocket, Snapshot, Tcp
 use conn_user::flow::snapshot::{SnapshotOptions, take};
 use conn_user::kernel::tcp_file::lines;
 use conn_user::process::ProcessTable;
-use conn_user::units::{BootNs, NetNs, Pid};
+use conn_user::units::{NetNs, Pid};
 
 use conn_tests::skip::skip;
 use namespace::{alone, enter_new_namespace};
