@@ -107,14 +107,12 @@ mod tests {
                     }
                 }
                 1 if task.first_ran => self.active[0] = None,
-                2 => {
-                    if self.active[1].is_none() {
-                        self.active[1] = Some(id);
-                        if self.hit(id, with_moment).take(&mut self.mark) {
-                            task.suppressed = true;
-                        } else {
-                            task.reports += 1;
-                        }
+                2 if self.active[1].is_none() => {
+                    self.active[1] = Some(id);
+                    if self.hit(id, with_moment).take(&mut self.mark) {
+                        task.suppressed = true;
+                    } else {
+                        task.reports += 1;
                     }
                 }
                 3 if self.active[1] == Some(id) => self.active[1] = None,
@@ -140,7 +138,7 @@ mod tests {
                 random ^= random >> 7;
                 random ^= random << 17;
                 // A task keeps the CPU three times of four.
-                if random & 3 == 0 {
+                if random.is_multiple_of(4) {
                     cpu.switch_to((random >> 8) as usize % TASKS);
                 }
                 let id = cpu.running;
