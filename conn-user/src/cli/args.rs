@@ -304,8 +304,11 @@ impl KindSet {
     pub const ALL: Self = Self((1 << EventKind::ALL.len()) - 1);
 
     /// What is shown when nothing is asked for: all but exec and exit.
-    pub const DEFAULT: Self =
-        Self::ALL.without(EventKind::Exec).without(EventKind::Exit).without(EventKind::Start);
+    pub const DEFAULT: Self = Self::ALL
+        .without(EventKind::Exec)
+        .without(EventKind::Exit)
+        .without(EventKind::Start)
+        .without(EventKind::Clock);
 
     /// Whether a kind is in it.
     pub const fn contains(self, kind: EventKind) -> bool {

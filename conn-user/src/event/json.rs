@@ -102,6 +102,7 @@ impl JsonEncoder {
             }
             EventBody::Gap(gap) => write_gap(gap, out),
             EventBody::Alert(alert) => self.alert(alert, event.boot, out),
+            EventBody::Clock => {}
             EventBody::Start(start) => {
                 write_text(b"run", self.run.strip_suffix(b"-").unwrap_or(&self.run), out);
                 write_key(b"attached_boot_ns", out);

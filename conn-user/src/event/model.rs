@@ -14,7 +14,8 @@ pub const SCHEMA_VERSION: u32 = 1;
 /// One event.
 #[derive(Clone, Debug)]
 pub struct Event {
-    /// Number in this run, from 1, without holes in the unfiltered stream; 0: it tells what was there when the run began.
+    /// Number in this run, from 1, without holes in the unfiltered stream; 0: it is not counted, but tells what was
+    /// there when the run began, or what only a recording needs.
     pub seq: u64,
     /// When the kernel saw it.
     pub boot: BootNs,
@@ -43,6 +44,8 @@ pub enum EventBody {
     Alert(Box<Alert>),
     /// The run began. First in a recording, and only there; what was there already follows as events with the number 0.
     Start(Start),
+    /// Timers of rules fired up to this instant, which no other event shows. Only in a recording, with the number 0.
+    Clock,
 }
 
 /// The beginning of a run. The event's own time is that from which on its rules judge.
@@ -79,11 +82,13 @@ pub enum EventKind {
     Alert,
     /// See [`EventBody::Start`].
     Start,
+    /// See [`EventBody::Clock`].
+    Clock,
 }
 
 impl EventKind {
     /// Every kind, in the order of the documentation.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Connect,
         Self::Accept,
         Self::Established,
@@ -96,7 +101,13 @@ impl EventKind {
         Self::Gap,
         Self::Alert,
         Self::Start,
+        Self::Clock,
     ];
+
+    /// Whether events of this kind are only in a recording: nothing happened.
+    pub const fn is_of_recording(self) -> bool {
+        matches!(self, Self::Start | Self::Clock)
+    }
 
     /// The name in JSON, text and filters.
     pub const fn name(self) -> &'static str {
@@ -113,6 +124,7 @@ impl EventKind {
             Self::Gap => "gap",
             Self::Alert => "alert",
             Self::Start => "start",
+            Self::Clock => "clock",
         }
     }
 }
@@ -133,6 +145,7 @@ impl EventBody {
             Self::Gap(_) => EventKind::Gap,
             Self::Alert(_) => EventKind::Alert,
             Self::Start(_) => EventKind::Start,
+            Self::Clock => EventKind::Clock,
         }
     }
 }

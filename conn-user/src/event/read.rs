@@ -190,6 +190,7 @@ impl Reader {
                 let attached = BootNs(need(kind, "attached_boot_ns", line.attached_boot_ns)?);
                 EventBody::Start(Start { attached })
             }
+            EventKind::Clock => return Ok(Recorded::Time(BootNs(line.boot_ns))),
             EventKind::Alert => {
                 // It may be the first to have a fact.
                 if let Some(raw) = line.process {

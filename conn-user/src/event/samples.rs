@@ -393,6 +393,7 @@ pub(crate) fn all() -> Vec<Event> {
             from: BootNs(BOOT + 20_000_000),
             to: BootNs(BOOT + 22_000_000),
         }),
+        EventBody::Clock,
     ];
     bodies.into_iter().zip(1..).map(|(body, seq)| event(seq, body)).collect()
 }

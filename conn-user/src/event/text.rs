@@ -79,6 +79,10 @@ impl TextFormatter {
                 self.head(event);
                 self.line.alert(alert);
             }
+            EventBody::Clock => {
+                self.head(event);
+                self.line.text("timers fired");
+            }
             EventBody::Start(_) => {
                 self.head(event);
                 self.line.text("tracing");

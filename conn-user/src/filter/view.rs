@@ -84,7 +84,7 @@ impl<'a> View<'a> {
                 Subject::Process(process) => Self { owner: Some(process), ..nothing },
                 Subject::Absence => nothing,
             },
-            EventBody::Gap(_) | EventBody::Start(_) => nothing,
+            EventBody::Gap(_) | EventBody::Start(_) | EventBody::Clock => nothing,
         }
     }
 

@@ -92,8 +92,7 @@ impl Totals {
     /// Appends one JSON line: the last line on standard error of `conn tail --json`.
     pub fn write_json(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(b"{\"kind\":\"totals\",\"events\":{");
-        // The start of a recording is nothing that happened.
-        for (at, kind) in EventKind::ALL.into_iter().filter(|kind| *kind != EventKind::Start).enumerate() {
+        for (at, kind) in EventKind::ALL.into_iter().filter(|kind| !kind.is_of_recording()).enumerate() {
             write_key(at > 0, kind.name(), out);
             write_int(self.events(kind), out);
         }

@@ -6,14 +6,17 @@ use std::sync::Arc;
 use super::file::{Recording, RecordingError};
 use super::lines::Cut;
 use super::*;
+use crate::event::alert::Alert;
 use crate::event::json::JsonEncoder;
 use crate::event::model::Start;
 use crate::event::read::Reader;
 use crate::event::samples;
 use crate::flow::model::Change;
+use crate::process::identity::Identity;
 use crate::process::info::ProcessInfo;
 use crate::rules::model::{Detect, LongRule, ProcessRule, Rule};
 use crate::rules::testing::{BEGAN, SECOND, process, rule, seconds};
+use crate::units::WallNs;
 use crate::{event::alert::Severity, filter::Names};
 
 fn encoded<'e>(events: impl IntoIterator<Item = &'e Event>) -> String {

@@ -1,4 +1,4 @@
-//! The engine: events in, alerts out. Its clock is that of the events and of the timers that it asks for.
+//! The engine: events in, alerts out. Its clock is that of the events and of its timers: see [`crate::session`].
 
 #[cfg(test)]
 mod tests;
@@ -87,6 +87,8 @@ pub struct Engine {
     /// Rules that tell of programs that the baseline does not have.
     program_rules: Vec<Arc<Rule>>,
     coverage: Coverage,
+    /// The largest instant among the events judged and the timers fired. Never goes back.
+    now: BootNs,
     timers: Timers,
     followed: IntMap<u64, Followers>,
     alerts: Alerts,
@@ -123,6 +125,7 @@ impl Engine {
             baseline: Arc::clone(&rules.baseline),
             program_rules: program_rules(rules),
             coverage: Coverage::new(began),
+            now: BootNs(0),
             timers: Timers::default(),
             followed: IntMap::default(),
             alerts: Alerts::default(),
@@ -210,6 +213,7 @@ impl Engine {
         if first == self.running.len() {
             return;
         }
+        self.now = self.now.max(now);
         for place in first..self.running.len() {
             self.with(place as u32, now, flows, |detector, rule, scene| detector.on_start(rule, scene));
         }
@@ -218,8 +222,10 @@ impl Engine {
         }
     }
 
-    /// Judges an event.
+    /// Judges an event. First every timer due at or before it fires, each at its own instant.
     pub fn on_event(&mut self, event: &Event, flows: &dyn Flows) -> Vec<Alert> {
+        self.fire(event.boot, flows);
+        self.now = self.now.max(event.boot);
         match &event.body {
             EventBody::Gap(gap) => self.coverage.lose(gap.clone()),
             EventBody::Flow(Change::Close(conn, _) | Change::Failed(conn, _)) => {
@@ -241,7 +247,8 @@ impl Engine {
     }
 
     /// A connection is not followed any more, and nothing tells its end.
-    pub fn forget(&mut self, conn: ConnEvent, now: BootNs, flows: &dyn Flows) -> Vec<Alert> {
+    pub fn forget(&mut self, conn: ConnEvent, flows: &dyn Flows) -> Vec<Alert> {
+        let now = self.now;
         let closer = Actor { process: None, tid: None, method: Method::Unknown(UnknownReason::Lost) };
         let ending = Ending { how: EndedHow::Unseen, errno: 0, closer, duration: None, traffic: None };
         let id = conn.id;
@@ -250,9 +257,20 @@ impl Engine {
         self.alerts.take()
     }
 
-    /// When [`Self::on_time`] must be called next.
+    /// The clock: the largest instant among the events judged and the timers fired.
+    pub const fn now(&self) -> BootNs {
+        self.now
+    }
+
+    /// The instant of the next timer.
     pub fn next_deadline(&self) -> Option<BootNs> {
         self.timers.next()
+    }
+
+    /// The instant of the next timer that is due at or before an instant or the clock.
+    #[inline]
+    pub(crate) fn next_due(&self, until: BootNs) -> Option<BootNs> {
+        self.timers.next().filter(|at| *at <= until.max(self.now))
     }
 
     /// When the next timer of this rule is due. Slow: for people.
@@ -262,20 +280,30 @@ impl Engine {
         self.timers.next_of(place as u32)
     }
 
-    /// Lets the timers fire that are due.
-    pub fn on_time(&mut self, now: BootNs, flows: &dyn Flows) -> Vec<Alert> {
-        while let Some((at, alarm)) = self.timers.due(now) {
-            if alarm.rule == OWN {
-                if let Some(event) = self.late.remove(&alarm.token) {
-                    self.judge_late(&event, at, flows);
-                }
-            } else {
-                self.with(alarm.rule, at, flows, |detector, rule, scene| {
-                    detector.on_timer(rule, alarm.token, scene);
-                });
-            }
-        }
+    /// Fires the next timer that is due at or before an instant or the clock, at its own instant.
+    pub(crate) fn fire_next(&mut self, until: BootNs, flows: &dyn Flows) -> Vec<Alert> {
+        self.fire_one(until, flows);
         self.alerts.take()
+    }
+
+    fn fire(&mut self, until: BootNs, flows: &dyn Flows) {
+        while self.fire_one(until, flows) {}
+    }
+
+    /// Returns whether one was due.
+    fn fire_one(&mut self, until: BootNs, flows: &dyn Flows) -> bool {
+        let Some((at, alarm)) = self.timers.due(until.max(self.now)) else { return false };
+        self.now = self.now.max(at);
+        if alarm.rule == OWN {
+            if let Some(event) = self.late.remove(&alarm.token) {
+                self.judge_late(&event, at, flows);
+            }
+        } else {
+            self.with(alarm.rule, at, flows, |detector, rule, scene| {
+                detector.on_timer(rule, alarm.token, scene);
+            });
+        }
+        true
     }
 
     /// What the rule of this id would make of an event that was not judged yet, and by what. Judges nothing. `None`: there is

@@ -1,8 +1,10 @@
 //! A live run with violations of all kinds is recorded, and the replay gives the same alerts.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -22,13 +24,45 @@ const LATE: [&str; 8] =
     ["exe_fs", "exe_mount", "exe_writable", "exe_sha256", "exe_replaced", "cwd", "tty", "netns"];
 
 pub(crate) fn equals_the_live_run() -> Result<()> {
+    compare("run", |_| Ok(()), |_| Ok(()))
+}
+
+/// How long the agent is stopped: longer than the violations take, but for one that begins before it.
+const STOPPED: Duration = Duration::from_secs(10);
+
+/// The agent stands still during the violations (SIGSTOP; a paused machine, a stall), and then reads all of them at once.
+pub(crate) fn equals_the_stopped_run() -> Result<()> {
+    let stopped = Cell::new(None);
+    compare(
+        "stopped",
+        |agent| {
+            agent.signal(libc::SIGSTOP)?;
+            stopped.set(Some(Instant::now()));
+            Ok(())
+        },
+        |agent| {
+            let since = stopped.get().context("it was not stopped")?;
+            std::thread::sleep(STOPPED.saturating_sub(since.elapsed()));
+            agent.signal(libc::SIGCONT)
+        },
+    )
+}
+
+/// Records a run with violations of all kinds and compares its alerts with those of its replay. `at_begin` is called before the
+/// violations, `at_end` when they are over.
+fn compare(
+    name: &str,
+    at_begin: impl FnOnce(&Agent) -> Result<()>,
+    at_end: impl FnOnce(&Agent) -> Result<()>,
+) -> Result<()> {
     let rules = alerts::rules()?.to_string_lossy().into_owned();
     let mut before = Workload::start(&["violation", BEFORE])?;
     before.ready()?;
-    let path = std::env::temp_dir().join(format!("conn-recording-{}.jsonl", std::process::id()));
+    let path = std::env::temp_dir().join(format!("conn-recording-{name}-{}.jsonl", std::process::id()));
     let mut file = std::fs::File::create(&path).with_context(|| format!("create {}", path.display()))?;
     let write = move |mut stdout| drop(std::io::copy(&mut stdout, &mut file));
     let agent = Agent::start_with(&["--record", "--rules", &rules], Output::Reader(Box::new(write)))?;
+    at_begin(&agent)?;
     before.go()?;
     let names = alerts::names()?.into_iter().filter(|name| *name != BEFORE);
     let others: Vec<Workload> =
@@ -36,6 +70,7 @@ pub(crate) fn equals_the_live_run() -> Result<()> {
     for workload in others.into_iter().chain([before]) {
         workload.finish()?;
     }
+    at_end(&agent)?;
     // The timers of what they did.
     std::thread::sleep(settings::seconds(2));
     agent.stop()?.lost_nothing()?;
@@ -71,7 +106,7 @@ pub(crate) fn equals_the_live_run() -> Result<()> {
         }
     }
     let steps: usize = then.values().map(Vec::len).sum();
-    writeln!(std::io::stderr(), "replay: {steps} steps of alerts, as then")?;
+    writeln!(std::io::stderr(), "replay: {steps} steps of alerts, as then ({name})")?;
     std::fs::remove_file(&path).context("remove the recording")
 }
 
