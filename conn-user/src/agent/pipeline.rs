@@ -10,8 +10,7 @@ use conn_common::decode::{self, Record};
 use conn_common::hook::HookId;
 
 use crate::clock::Clock;
-use crate::event::model::{Event, EventBody, ProcEvent, Start};
-use crate::flow::coverage::Coverage;
+use crate::event::model::{Event, EventBody, ProcEvent, Repair, Start};
 use crate::flow::merge::Merged;
 use crate::flow::model::{Change, FlowEvent};
 use crate::flow::resolve::{PortResolver, Sockets};
@@ -55,7 +54,6 @@ pub struct Pipeline {
     undecoded: u64,
     records: u64,
     read_until: BootNs,
-    coverage: Coverage,
     attached: BootNs,
     /// Skipped runs that were told, by hook, and until when.
     skipped: BTreeMap<HookId, u64>,
@@ -83,7 +81,6 @@ impl Pipeline {
             undecoded: 0,
             records: 0,
             read_until: BootNs(0),
-            coverage: Coverage::new(attached),
             attached,
             skipped: BTreeMap::new(),
             skipped_until: attached,
@@ -133,9 +130,9 @@ impl Pipeline {
             let _ = self.processes.refresh();
         }
         let merged = self.session.flows.merge_repair(snapshot, &mut self.processes, &mut self.changes);
-        self.coverage.repaired(snapshot.began, now);
         self.name_socket_units();
         self.tell_changes(tell);
+        self.tell(now, EventBody::Repair(Repair { seen: snapshot.began }), tell);
         merged
     }
 
@@ -150,7 +147,11 @@ impl Pipeline {
     ) {
         if record {
             self.session.record();
-            self.session.note(now, EventBody::Start(Start { attached: self.attached }), tell);
+            self.session.note(
+                now,
+                EventBody::Start(Start { attached: self.attached, has_facts: true }),
+                tell,
+            );
             existing(&self.session.flows, &mut self.socket_units, now, self.session.clock())
                 .for_each(|event| tell(&event));
         }
@@ -167,7 +168,9 @@ impl Pipeline {
             match engine {
                 Some(engine) => engine.set_rules(rules, now, events, flows),
                 None => {
-                    let new = Engine::new(rules, self.attached).with_comparer(self.processes.comparer());
+                    let new = Engine::new(rules, self.attached)
+                        .with_comparer(self.processes.comparer())
+                        .with_delivered_facts();
                     engine.insert(new).start(now, events, flows)
                 }
             }
@@ -205,11 +208,6 @@ impl Pipeline {
     /// Whether records were lost since the last call.
     pub fn take_loss(&mut self) -> bool {
         std::mem::take(&mut self.loss)
-    }
-
-    /// What was seen, and what is missing.
-    pub const fn coverage(&self) -> &Coverage {
-        &self.coverage
     }
 
     /// Compares with the kernel's counts, which were read before the ring was drained: tells losses that no later record
@@ -313,6 +311,23 @@ impl Pipeline {
         }
     }
 
+    /// Resolves when the background has found something out: then [`Self::deliver`] makes it known. May be cancelled.
+    pub async fn answered(&self) {
+        self.processes.answered().await;
+    }
+
+    /// Makes known what the background has found out meanwhile. To be called between two batches of records, and before
+    /// [`Self::on_time`].
+    pub fn deliver(&mut self, tell: &mut impl FnMut(&Event)) {
+        while let Some(answer) = self.processes.next_answer() {
+            if self.watch.as_ref().is_some_and(|watch| watch.is_child(answer.process().pid)) {
+                answer.apply();
+            } else {
+                self.session.deliver(answer, tell);
+            }
+        }
+    }
+
     /// When [`Self::on_time`] must be called next.
     pub fn next_deadline(&self) -> Option<BootNs> {
         [self.session.flows.next_deadline(), self.session.next_deadline()].into_iter().flatten().min()
@@ -384,7 +399,6 @@ impl Pipeline {
         self.gap_events += 1;
         self.loss = true;
         self.processes_lost |= gap.hook.is_of_processes();
-        self.coverage.lose(gap.clone());
         self.tell(gap.to, EventBody::Gap(gap), tell);
     }
 
@@ -425,7 +439,12 @@ fn is_self_test(watch: &Watch, body: &EventBody) -> bool {
             })
         }
         EventBody::Exec(event) | EventBody::Exit(event, _) => watch.is_child(event.process.pid),
-        EventBody::Gap(_) | EventBody::Alert(_) | EventBody::Start(_) | EventBody::Clock => false,
+        EventBody::Facts(_)
+        | EventBody::Gap(_)
+        | EventBody::Repair(_)
+        | EventBody::Alert(_)
+        | EventBody::Start(_)
+        | EventBody::Clock => false,
     }
 }
 

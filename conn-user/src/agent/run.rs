@@ -103,6 +103,7 @@ impl<R: Records, P: Programs> Parts<'_, R, P> {
             let mut turn = self
                 .records
                 .turn(BATCH, |bytes| self.pipeline.on_bytes(bytes, &mut |event| consumer.on_event(event)));
+            self.pipeline.deliver(&mut |event| consumer.on_event(event));
             // What is still in the ring may be what somebody waits for.
             let read_until = if turn == Turn::More { self.pipeline.read_until() } else { boot_now() };
             if self.pipeline.next_deadline().is_some_and(|deadline| deadline <= read_until) {
@@ -161,6 +162,7 @@ impl<R: Records, P: Programs> Parts<'_, R, P> {
                         ready = self.records.readable() => ready?,
                         () = until(end) => {}
                         reached = deadline.until(due) => reached?,
+                        () = self.pipeline.answered() => {}
                         () = until(audit) => {}
                         () = consumer.wakes() => {}
                         Some(rules) = self.reloads.recv() => {
@@ -198,6 +200,7 @@ impl<R: Records, P: Programs> Parts<'_, R, P> {
         // the program, after an RCU grace period.
         tokio::time::sleep(Duration::from_millis(20)).await;
         self.records.drain_all(|bytes| self.pipeline.on_bytes(bytes, &mut |event| consumer.on_event(event)));
+        self.pipeline.deliver(&mut |event| consumer.on_event(event));
         let (counts, skipped) = (self.programs.all_counts(), self.programs.skipped_runs());
         self.pipeline.on_end(&counts, &skipped, boot_now(), &mut |event| consumer.on_event(event));
         consumer.flush().await

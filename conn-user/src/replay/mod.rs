@@ -1,8 +1,8 @@
 //! A recording judged again: its events into the same engine, by the time that they carry.
 //!
 //! What the agent did, the same [`Session`] does here, in the order of the lines. Time ends with the recording. Facts that were
-//! found out of a process in the background are known from when on the agent knew them: they are in later events, so the
-//! recording is read ahead.
+//! found out of a process in the background are known from when on the agent knew them: the recording says when. An older one does not:
+//! they are in later events, so the recording is read ahead.
 
 mod compressed;
 pub mod file;
@@ -15,7 +15,7 @@ pub mod zeek;
 use std::collections::VecDeque;
 
 use crate::clock::Clock;
-use crate::event::model::{Event, EventBody};
+use crate::event::model::{Event, EventBody, Start};
 use crate::event::read::{News, Recorded};
 use crate::rules::engine::LATE_FACTS;
 use crate::rules::{Engine, RuleSet};
@@ -150,6 +150,17 @@ impl<'r> Replay<'r> {
                 }
                 return;
             }
+            Recorded::Facts(at, facts) => {
+                self.pass(at, tell);
+                if let Some(run) = &mut self.run {
+                    let mut tell = counted(&mut self.stats, tell);
+                    facts.apply();
+                    run.session.know(at, &facts.of, &mut tell);
+                } else {
+                    facts.apply();
+                }
+                return;
+            }
             Recorded::Time(at) => {
                 if self.run.is_some() {
                     self.pass(at, tell);
@@ -180,16 +191,14 @@ impl<'r> Replay<'r> {
     /// Begins with the first event of a run. What was there follows it.
     fn begin(&mut self, first: &Event, tell: &mut impl FnMut(&Event)) {
         self.stats.runs += 1;
-        let (attached, mut existing) = (
-            match &first.body {
-                EventBody::Start(start) => start.attached,
-                _ => {
-                    self.stats.without_start += 1;
-                    first.boot
-                }
-            },
-            Vec::new(),
-        );
+        let mut existing = Vec::new();
+        let Start { attached, has_facts } = match &first.body {
+            EventBody::Start(start) => *start,
+            _ => {
+                self.stats.without_start += 1;
+                Start { attached: first.boot, has_facts: false }
+            }
+        };
         let mut session = Session::new(Living::default(), Clock::of(first.boot, first.wall));
         for (at, News { of, known, .. }) in self.news.drain(..) {
             session.learn_at(at, of, known);
@@ -200,7 +209,10 @@ impl<'r> Replay<'r> {
             }
         }
         self.stats.events += existing.len() as u64;
-        let engine = Engine::new(self.rules, attached).with_recorded_answers();
+        let mut engine = Engine::new(self.rules, attached).with_recorded_answers();
+        if has_facts {
+            engine = engine.with_delivered_facts();
+        }
         if let Some(watch) = &mut self.watch {
             watch(Moment::Start, first.boot, &engine);
         }

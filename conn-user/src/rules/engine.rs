@@ -5,6 +5,8 @@ mod tests;
 
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use super::alerts::{AlertStats, Alerts};
 use super::baseline::Baseline;
 use super::detector::{Detector, Flows, Followers, Scene, Triggers};
@@ -14,7 +16,7 @@ use super::index::Index;
 use super::memory::Past;
 use super::model::{Detect, ProcessRule, Rule};
 use super::set::RuleSet;
-use super::timers::Timers;
+use super::timers::{Alarm, TimerId, Timers};
 use super::{long, missing, path, process, server};
 use crate::event::alert::{Alert, Evidence};
 use crate::event::model::{Event, EventBody};
@@ -24,12 +26,16 @@ use crate::flow::model::{
     Actor, Change, ConnEvent, ConnId, EndedHow, Ending, Failure, Method, UnknownReason,
 };
 use crate::process::hash::IntMap;
+use crate::process::identity::Identity;
+use crate::process::info::ProcessInfo;
 use crate::process::inspect::Comparer;
 use crate::units::{BootNs, DurationNs, WallNs};
 
-/// How long an event of a process waits whose executable is still being looked at, before rules on late facts judge it a
-/// second time: the inspector needs some milliseconds.
+/// How long an event of a process waits for facts that the background finds, where nobody says when they have come: the
+/// inspector needs some milliseconds.
 pub const LATE_FACTS: DurationNs = DurationNs(50_000_000);
+/// How long it waits at most for an answer that is delivered. By the events' time, which runs fast when the reader was late.
+const ANSWER_MAX: DurationNs = DurationNs(60_000_000_000);
 /// Most events that wait so.
 const LATE_MAX: usize = 4096;
 /// Rule number of the engine's own timers.
@@ -70,6 +76,14 @@ impl Detector for Retired {
     fn on_match(&mut self, _rule: &Rule, _event: &Event, _scene: &mut Scene<'_>) {}
 }
 
+/// An event that waits for facts of its process.
+struct Late {
+    event: Event,
+    /// The rules that it was not matched by so far.
+    places: SmallVec<[u32; 4]>,
+    timer: TimerId,
+}
+
 /// A connection or listener with events that wait for facts.
 #[derive(Default)]
 struct LateSubject {
@@ -95,10 +109,15 @@ pub struct Engine {
     exits: Exits,
     comparer: Option<Comparer>,
     has_recorded_answers: bool,
-    late: IntMap<u64, Event>,
+    late_wait: DurationNs,
+    late: IntMap<u64, Late>,
+    /// Events that wait, by [`Identity::key`].
+    late_of: IntMap<u64, SmallVec<[u64; 2]>>,
     late_subjects: IntMap<u64, LateSubject>,
     late_last: u64,
     candidates: Vec<u32>,
+    /// Of them those that wait for facts of an event's process.
+    waits: Vec<u32>,
     stats: EngineStats,
 }
 
@@ -132,10 +151,13 @@ impl Engine {
             exits: Exits::default(),
             comparer: None,
             has_recorded_answers: false,
+            late_wait: LATE_FACTS,
             late: IntMap::default(),
+            late_of: IntMap::default(),
             late_subjects: IntMap::default(),
             late_last: 0,
             candidates: Vec::new(),
+            waits: Vec::new(),
             stats: EngineStats::default(),
         }
     }
@@ -151,6 +173,13 @@ impl Engine {
     #[must_use]
     pub const fn with_recorded_answers(mut self) -> Self {
         self.has_recorded_answers = true;
+        self
+    }
+
+    /// Facts are delivered ([`Self::on_facts`]): events wait for them, however late the reader is.
+    #[must_use]
+    pub const fn with_delivered_facts(mut self) -> Self {
+        self.late_wait = ANSWER_MAX;
         self
     }
 
@@ -228,6 +257,7 @@ impl Engine {
         self.now = self.now.max(event.boot);
         match &event.body {
             EventBody::Gap(gap) => self.coverage.lose(gap.clone()),
+            EventBody::Repair(repair) => self.coverage.repaired(repair.seen, event.boot),
             EventBody::Flow(Change::Close(conn, _) | Change::Failed(conn, _)) => {
                 self.judge(event, None, flows);
                 self.end(conn.id, event, flows);
@@ -295,8 +325,9 @@ impl Engine {
         let Some((at, alarm)) = self.timers.due(until.max(self.now)) else { return false };
         self.now = self.now.max(at);
         if alarm.rule == OWN {
-            if let Some(event) = self.late.remove(&alarm.token) {
-                self.judge_late(&event, at, flows);
+            if let Some(mut late) = self.late.remove(&alarm.token) {
+                self.judge_late(&mut late, at, flows);
+                self.forget_late(alarm.token, &late);
             }
         } else {
             self.with(alarm.rule, at, flows, |detector, rule, scene| {
@@ -304,6 +335,23 @@ impl Engine {
             });
         }
         true
+    }
+
+    /// Facts of this identity became known: judges again what waits for them, at the clock or, if later, at this instant.
+    pub fn on_facts(&mut self, identity: &Identity, at: BootNs, flows: &dyn Flows) -> Vec<Alert> {
+        self.now = self.now.max(at);
+        let waiting = self.late_of.get(&identity.key()).cloned().unwrap_or_default();
+        for token in waiting {
+            let Some(mut late) = self.late.remove(&token) else { continue };
+            self.judge_late(&mut late, self.now, flows);
+            if late.places.is_empty() || !is_unsettled(&late.event) {
+                self.timers.cancel(late.timer);
+                self.forget_late(token, &late);
+            } else {
+                self.late.insert(token, late);
+            }
+        }
+        if self.alerts.has_told() { self.alerts.take() } else { Vec::new() }
     }
 
     /// What the rule of this id would make of an event that was not judged yet, and by what. Judges nothing. `None`: there is
@@ -349,7 +397,8 @@ impl Engine {
         let mut candidates = std::mem::take(&mut self.candidates);
         candidates.clear();
         self.index.candidates(triggers, event, &mut candidates);
-        let mut waits = false;
+        let mut waits = std::mem::take(&mut self.waits);
+        waits.clear();
         for &place in candidates.iter().filter(|place| existing.is_none_or(|first| **place >= first)) {
             let running = &self.running[place as usize];
             let also = running.detector.also().is_some_and(|filter| filter.matches(event));
@@ -358,8 +407,8 @@ impl Engine {
                     scene.existing = existing.is_some();
                     detector.on_match(rule, event, scene);
                 });
-            } else {
-                waits |= self.index.is_late(place);
+            } else if self.index.is_late(place) {
+                waits.push(place);
             }
             if also {
                 self.with(place, event.boot, flows, |detector, rule, scene| {
@@ -369,50 +418,67 @@ impl Engine {
             }
         }
         self.candidates = candidates;
-        if waits && is_unsettled(event) {
-            self.wait_for_facts(event);
+        if !waits.is_empty()
+            && let Some(process) = user(event).filter(|process| is_open(process))
+        {
+            self.wait_for_facts(event, process.identity.key(), &waits);
         }
+        self.waits = waits;
     }
 
-    fn wait_for_facts(&mut self, event: &Event) {
+    fn wait_for_facts(&mut self, event: &Event, of: u64, places: &[u32]) {
         if self.late.len() >= LATE_MAX {
             self.stats.late_dropped += 1;
             return;
         }
         self.late_last += 1;
-        let at = BootNs(event.boot.0.saturating_add(LATE_FACTS.0));
-        self.timers.set(at, super::timers::Alarm { rule: OWN, token: self.late_last });
-        self.late.insert(self.late_last, event.clone());
+        let at = BootNs(event.boot.0.saturating_add(self.late_wait.0));
+        let timer = self.timers.set(at, Alarm { rule: OWN, token: self.late_last });
+        let places = SmallVec::from_slice(places);
+        self.late.insert(self.late_last, Late { event: event.clone(), places, timer });
+        self.late_of.entry(of).or_default().push(self.late_last);
         if let Some(id) = subject(event) {
             self.late_subjects.entry(id.0).or_default().events += 1;
         }
     }
 
-    fn judge_late(&mut self, event: &Event, now: BootNs, flows: &dyn Flows) {
-        let is_over = subject(event).is_some_and(|id| self.is_over(id));
-        let mut candidates = std::mem::take(&mut self.candidates);
-        candidates.clear();
-        self.index.candidates(Triggers::of(event), event, &mut candidates);
-        for &place in &candidates {
-            if self.index.is_late(place) && self.running[place as usize].selects(event) {
-                self.with(place, now, flows, |detector, rule, scene| {
+    /// Judges an event by the rules that it was not matched by so far.
+    fn judge_late(&mut self, late: &mut Late, now: BootNs, flows: &dyn Flows) {
+        let Late { event, places, .. } = late;
+        let event = &*event;
+        let is_over = subject(event)
+            .and_then(|id| self.late_subjects.get(&id.0))
+            .is_some_and(|subject| subject.is_over);
+        places.retain(|place| {
+            let is_selected = self.running.get(*place as usize).is_some_and(|running| running.selects(event));
+            if is_selected {
+                self.with(*place, now, flows, |detector, rule, scene| {
                     scene.is_over = is_over;
                     detector.on_match(rule, event, scene);
                 });
             }
-        }
-        self.candidates = candidates;
+            !is_selected
+        });
     }
 
-    /// Whether it has ended. To be asked once for each event that waited.
-    fn is_over(&mut self, id: ConnId) -> bool {
-        let Some(subject) = self.late_subjects.get_mut(&id.0) else { return false };
-        let is_over = subject.is_over;
-        subject.events -= 1;
-        if subject.events == 0 {
-            self.late_subjects.remove(&id.0);
+    /// An event waits no more.
+    fn forget_late(&mut self, token: u64, late: &Late) {
+        if let Some(process) = user(&late.event)
+            && let Some(waiting) = self.late_of.get_mut(&process.identity.key())
+        {
+            waiting.retain(|waiting| *waiting != token);
+            if waiting.is_empty() {
+                self.late_of.remove(&process.identity.key());
+            }
         }
-        is_over
+        if let Some(id) = subject(&late.event)
+            && let Some(subject) = self.late_subjects.get_mut(&id.0)
+        {
+            subject.events -= 1;
+            if subject.events == 0 {
+                self.late_subjects.remove(&id.0);
+            }
+        }
     }
 
     fn end(&mut self, id: ConnId, event: &Event, flows: &dyn Flows) {
@@ -518,13 +584,23 @@ fn ending(event: &Event) -> Vec<Evidence> {
 
 /// Whether facts of the event's process may still come.
 pub(crate) fn is_unsettled(event: &Event) -> bool {
-    let process = match &event.body {
+    user(event).is_some_and(|process| is_open(process))
+}
+
+/// Whether facts of a process may still come.
+fn is_open(process: &ProcessInfo) -> bool {
+    let identity = &process.identity;
+    !process.kernel && !identity.is_settled() && (identity.exe().is_none() || !identity.sha256_settled())
+}
+
+/// The process whose facts rules ask for.
+fn user(event: &Event) -> Option<&Arc<ProcessInfo>> {
+    match &event.body {
         EventBody::Exec(exec) => Some(&exec.process),
         _ => match (super::detector::connection(event), super::detector::listener(event)) {
             (Some(conn), _) => conn.owner.process.as_ref(),
             (None, Some(listener)) => listener.owner.process.as_ref(),
             (None, None) => None,
         },
-    };
-    process.is_some_and(|process| process.identity.exe().is_none() || !process.identity.sha256_settled())
+    }
 }

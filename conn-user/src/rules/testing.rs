@@ -25,7 +25,7 @@ use crate::flow::model::{
 use crate::kernel::gap::{Gap, GapCause};
 use crate::process::identity::ExeFile;
 use crate::process::info::{ExitStatus, ProcessInfo};
-use crate::process::inspect::Comparer;
+use crate::process::inspect::{Answer, Comparer};
 use crate::process::lineage;
 use crate::session::Session;
 use crate::units::{BootNs, DurationNs, NetNs, Pid, WallNs};
@@ -136,22 +136,31 @@ struct Recording {
     began: BootNs,
     /// Something happened that a recording does not have.
     is_partial: bool,
+    /// Facts become known meanwhile: the lines are written as it happens, not at the end.
+    has_facts: bool,
+    lines: String,
 }
 
 /// Every test of a detector is one of the replay: the recording of it gives the same alerts.
 impl Drop for Rig {
     fn drop(&mut self) {
-        let Recording { existing, events, alerts, began, is_partial } = std::mem::take(&mut self.recording);
+        let Recording { existing, events, alerts, began, is_partial, has_facts, lines } =
+            std::mem::take(&mut self.recording);
         if !std::thread::panicking() && !is_partial {
             let start = Event {
                 seq: 0,
                 boot: began,
                 wall: WallNs(began.0),
-                body: EventBody::Start(Start { attached: BEGAN }),
+                body: EventBody::Start(Start { attached: BEGAN, has_facts }),
             };
             let existing = existing.into_iter().map(|event| Event { seq: 0, ..event });
             let events: Vec<Event> = std::iter::once(start).chain(existing).chain(events).collect();
-            crate::replay::tests::gives(&self.rules, &events, self.now, &alerts);
+            if has_facts {
+                let lines = crate::replay::tests::encoded(&events[..1]) + &lines;
+                crate::replay::tests::lines_give(&self.rules, &lines, self.now, &alerts);
+            } else {
+                crate::replay::tests::gives(&self.rules, &events, self.now, &alerts);
+            }
         }
     }
 }
@@ -201,6 +210,34 @@ impl Rig {
         }
     }
 
+    /// Facts come as answers of a background ([`Rig::deliver`]); comparisons are answered so, too.
+    pub(crate) fn with_facts(mut self) -> Self {
+        let engine = Engine::new(&self.rules, BEGAN).with_delivered_facts().with_recorded_answers();
+        self.engine = Some(engine);
+        self.recording.has_facts = true;
+        self
+    }
+
+    /// An answer of the background has come.
+    pub(crate) fn deliver(&mut self, answer: Answer) {
+        self.hand_over(|session, out| session.deliver(answer, &mut &mut *out));
+    }
+
+    /// Has the session do something, and records what it hands out. Returns the alerts.
+    fn hand_over(&mut self, act: impl FnOnce(&mut Session<Living>, &mut dyn FnMut(&Event))) -> Vec<Alert> {
+        let mut alerts = Vec::new();
+        let Recording { events: lines, lines: written, .. } = &mut self.recording;
+        act(&mut self.session, &mut |told| match &told.body {
+            EventBody::Alert(alert) => alerts.push(Alert::clone(alert)),
+            _ => {
+                written.push_str(&crate::replay::tests::encoded([told]));
+                lines.push(told.clone());
+            }
+        });
+        self.add(alerts.clone());
+        alerts
+    }
+
     /// The engine begins.
     pub(crate) fn begin(&mut self) {
         let existing = self.existing.take().unwrap_or_default();
@@ -208,7 +245,11 @@ impl Rig {
         self.recording.began = self.now;
         let engine = self.engine.take().expect("it has not begun");
         self.session.record();
-        self.session.note(self.now, EventBody::Start(Start { attached: BEGAN }), &mut |_| {});
+        self.session.note(
+            self.now,
+            EventBody::Start(Start { attached: BEGAN, has_facts: false }),
+            &mut |_| {},
+        );
         let mut alerts = Vec::new();
         self.session.start(engine, self.now, existing, &mut taken(&mut alerts));
         self.add(alerts);
@@ -450,17 +491,9 @@ impl Rig {
             Some(existing) => existing.push(event),
             None => {
                 let expected = self.ask(&event);
-                let (mut alerts, lines) = (Vec::new(), &mut self.recording.events);
-                let mut take_alert = taken(&mut alerts);
-                self.session.tell(event.boot, event.body.clone(), &mut |told| {
-                    take_alert(told);
-                    if !matches!(told.body, EventBody::Alert(_)) {
-                        lines.push(told.clone());
-                    }
-                });
-                drop(take_alert);
+                let body = event.body.clone();
+                let alerts = self.hand_over(|session, out| session.tell(event.boot, body, &mut &mut *out));
                 self.check(&event, &expected, &alerts);
-                self.add(alerts);
             }
         }
     }

@@ -92,7 +92,7 @@ impl Run {
             let set = RuleSet { rules: others.clone(), ..rules.clone() };
             let mut session = Session::new(Living::default(), Clock::of(began, WallNs(began.0)));
             // What was there before is not the run's.
-            session.start(Engine::new(&set, began), began, [], &mut |_| {});
+            session.start(Engine::new(&set, began).with_delivered_facts(), began, [], &mut |_| {});
             Judges { session, rules: others, expectations }
         });
         Self { tree, began, seen: Seen::default(), judges, unexpected: Unexpecteds::default(), lost: 0 }
@@ -100,6 +100,12 @@ impl Run {
 
     /// Takes an event of the machine.
     pub fn on_event(&mut self, event: &Event) {
+        if let (EventBody::Facts(facts), Some(judges)) = (&event.body, &mut self.judges) {
+            // Its own processes are all that its rules wait for.
+            judges
+                .session
+                .know(event.boot, &facts.process.identity, &mut |alert| self.unexpected.take(alert));
+        }
         if event.seq == 0 || event.boot < self.began {
             return;
         }
@@ -153,7 +159,8 @@ impl Run {
                 }
                 is_during
             }
-            EventBody::Alert(_) | EventBody::Start(_) | EventBody::Clock => false,
+            EventBody::Repair(_) => true,
+            EventBody::Alert(_) | EventBody::Start(_) | EventBody::Facts(_) | EventBody::Clock => false,
         }
     }
 

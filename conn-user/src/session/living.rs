@@ -46,8 +46,10 @@ impl Living {
             EventBody::Flow(Change::Listen(_) | Change::Unlisten(..))
             | EventBody::Exit(..)
             | EventBody::Gap(_)
+            | EventBody::Repair(_)
             | EventBody::Alert(_)
             | EventBody::Start(_)
+            | EventBody::Facts(_)
             | EventBody::Clock => {}
         }
         event

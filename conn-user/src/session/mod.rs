@@ -9,7 +9,7 @@
 //!
 //! * The clock is the largest instant among the events judged and the timers fired so far. It never goes back.
 //! * Before an event is judged, every timer that is due at or before the clock or the event's own instant, whichever is
-//!   later, fires, earliest first, each at its own instant. Timers due at one instant fire in the order of their slots.
+//!   later, fires, earliest first, each at its own instant. Timers due at one instant fire in the order in which they were set.
 //! * An event may carry an instant before the clock: records are in the order of their reservation in the ring and carry the
 //!   instant at which the program ran, so two CPUs or hooks swap within microseconds; a connect that waited for its port
 //!   (`flow/hold.rs`) and a gap carry older ones. Such an event is judged where it stands in the stream, with its own instant.
@@ -18,6 +18,13 @@
 //!   record's instant first: a timer that fires sees the connections as they were.
 //! * Time passes without events, too: a driver says how far ([`Session::pass`]). The clock moves only to the timers that
 //!   fire, not to the instant up to which it looked: nothing else can be told apart.
+//!
+//! # Facts
+//!
+//! What the background finds out of a process comes as [`Answer`]s. The driver hands them over between two records
+//! ([`Session::deliver`]), never in the middle of one; then everything that holds the process has them, events that wait for them are
+//! judged again, and [`EventBody::Facts`] shows the point. A replay applies them there. Recordings without such lines know them only by
+//! later events; there [`Session::learn_at`] sets the most likely instant.
 //!
 //! # What the stream must show
 //!
@@ -31,13 +38,15 @@ mod tests;
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 pub use self::living::Living;
 use crate::clock::Clock;
 use crate::event::alert::Alert;
-use crate::event::model::{Event, EventBody};
+use crate::event::model::{Event, EventBody, Facts};
 use crate::flow::model::ConnEvent;
 use crate::process::identity::Identity;
+use crate::process::inspect::Answer;
 use crate::rules::Engine;
 use crate::rules::detector::Flows;
 use crate::units::BootNs;
@@ -155,9 +164,9 @@ impl<F: Flows> Session<F> {
         while let Some(next) = self.next_until(until) {
             match next {
                 Next::Facts => {
-                    if let Some((_, (of, known))) = self.upcoming.pop_first() {
-                        of.learn(&known);
-                    }
+                    let Some(((at, _), (of, known))) = self.upcoming.pop_first() else { return };
+                    of.learn(&known);
+                    self.know(at, &of, out);
                 }
                 Next::Timer(due) => {
                     let Some(engine) = &mut self.engine else { return };
@@ -212,6 +221,25 @@ impl<F: Flows> Session<F> {
         if !alerts.is_empty() {
             self.emit_alerts(alerts, out);
         }
+    }
+
+    /// Makes an answer of the background known, at this point of the stream: between two events, at the clock's instant. Timers that are
+    /// due by the clock fire before; the stream shows it.
+    pub fn deliver(&mut self, answer: Answer, out: &mut impl FnMut(&Event)) {
+        let now = self.engine.as_ref().map_or(self.shown, |engine| engine.now().max(self.shown));
+        self.pass(now, out);
+        let process = Arc::clone(answer.process());
+        answer.apply();
+        let facts = Facts { is_settled: process.identity.is_settled(), process: Arc::clone(&process) };
+        self.note(now, EventBody::Facts(facts), out);
+        self.know(now, &process.identity, out);
+    }
+
+    /// Judges again what waits for facts of this identity, which were applied at this instant.
+    pub fn know(&mut self, at: BootNs, identity: &Identity, out: &mut impl FnMut(&Event)) {
+        let Some(engine) = &mut self.engine else { return };
+        let alerts = engine.on_facts(identity, at, &self.flows);
+        self.emit_alerts(alerts, out);
     }
 
     /// A connection is not followed any more, and no event tells its end.

@@ -1,10 +1,15 @@
 //! Live order is replay order. The rig of the detectors' tests compares at its end what it did with a replay of its recording.
 
+use std::sync::Arc;
+
 use proptest::prelude::*;
 
 use crate::event::alert::{Phase, Severity};
 use crate::flow::model::{ConnId, EndedHow};
-use crate::rules::model::{Detect, Expect, LongRule, MissingRule, Rule};
+use crate::process::identity::{ExeFile, Identity, Replaced};
+use crate::process::info::ProcessInfo;
+use crate::process::inspect::Answer;
+use crate::rules::model::{Detect, Expect, FanOutOf, LongRule, MissingRule, PathRule, ProcessRule, Rule};
 use crate::rules::testing::{BEGAN, Rig, SECOND, process, rule, seconds};
 use crate::units::{BootNs, DurationNs};
 
@@ -65,6 +70,67 @@ fn an_event_from_before_a_timer_that_fired() {
         rig.listen(&server, "0.0.0.0:80");
     });
     rig.phases();
+}
+
+/// A program of which nothing was found out yet.
+fn unknown(pid: u32, exe: &str) -> Arc<ProcessInfo> {
+    Arc::new(ProcessInfo { identity: Identity::default(), ..ProcessInfo::clone(&process(pid, exe)) })
+}
+
+fn with_facts(rule: Rule) -> Rig {
+    let mut rig = Rig::before(vec![rule]).with_facts();
+    rig.begin();
+    rig
+}
+
+/// The answer takes seconds; another event of the process comes before it. The replay knows it at the same point.
+#[test]
+fn what_waits_for_facts_is_judged_when_they_come() {
+    let mut rig = with_facts(rule(Detect::Process(ProcessRule::Network), "exe_flag:writable"));
+    let program = unknown(10, "/tmp/x");
+    rig.connect(&program, "203.0.113.9:443");
+    rig.pass(seconds(3));
+    rig.connect(&program, "203.0.113.10:443");
+    rig.pass(seconds(3));
+    assert!(rig.told().is_empty());
+    let file = ExeFile { writable: Some(true), ..ExeFile::default() };
+    rig.deliver(Answer::of_exe(&program, file));
+    let told = rig.only();
+    assert_eq!(told.at, BootNs(BEGAN.0 + 3 * SECOND), "between the second event and what comes");
+    assert_eq!(rig.timers(), 0, "nothing more is found out of it: nothing waits");
+    rig.pass(seconds(100));
+    assert!(rig.told().is_empty());
+}
+
+/// A rule that was matched at once is not judged a second time when the facts come that another one waits for.
+#[test]
+fn facts_are_for_those_who_wait_for_them() {
+    let fan_out = PathRule::FanOut { of: FanOutOf::Peers, limit: 1, window: seconds(60) };
+    let at_once = rule(Detect::Path(fan_out), "-exe_flag:writable");
+    let mut rig = with_facts(at_once);
+    let program = unknown(10, "/tmp/x");
+    rig.connect(&program, "203.0.113.9:443");
+    rig.deliver(Answer::of_exe(&program, ExeFile { writable: Some(false), ..ExeFile::default() }));
+    assert!(rig.told().is_empty(), "one peer");
+}
+
+/// When an executable was compared is not known by the events: the answer comes between two of the detector's looks at it.
+#[test]
+fn an_answer_is_known_where_it_came() {
+    let replaced =
+        Rule { throttle: DurationNs(0), ..rule(Detect::Process(ProcessRule::Replaced), "dir:out") };
+    for after in [1, 49, 51, 200, 700] {
+        let mut rig = with_facts(replaced.clone());
+        let program = process(10, "/usr/bin/x");
+        rig.connect(&program, "203.0.113.9:443");
+        rig.pass(DurationNs(after * MS));
+        rig.deliver(Answer::of_comparison(&program, Replaced::Other));
+        rig.pass(seconds(5));
+        assert_eq!(rig.phases(), [(1, Phase::Raised)], "after {after} ms");
+        // It is compared anew after a while: until then that is not known.
+        rig.pass(seconds(60));
+        rig.connect(&program, "203.0.113.9:443");
+    }
 }
 
 #[derive(Clone, Debug)]

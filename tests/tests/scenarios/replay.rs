@@ -18,10 +18,6 @@ use crate::workload::Workload;
 const BEFORE: &str = "before";
 /// The five kinds of rules.
 const KINDS: [&str; 5] = ["path", "process", "server", "long", "missing"];
-/// What the agent finds out of a process in the background, perhaps between an event and its alert: then no event has it, or
-/// none before the alert.
-const LATE: [&str; 8] =
-    ["exe_fs", "exe_mount", "exe_writable", "exe_sha256", "exe_replaced", "cwd", "tty", "netns"];
 
 pub(crate) fn equals_the_live_run() -> Result<()> {
     compare("run", |_| Ok(()), |_| Ok(()))
@@ -98,11 +94,7 @@ fn compare(
         let now = &now[step];
         ensure!(then.len() == now.len(), "{step:?}: {} then, {} now", then.len(), now.len());
         for (then, now) in then.iter().zip(now) {
-            let (mut then, mut now) = (then.clone(), now.clone());
-            if step.0 == "v.process-replaced" {
-                forget_the_answer(&mut then, &mut now);
-            }
-            ensure!(is_same(&then, &now, ""), "{step:?}\nthen: {then}\nnow: {now}");
+            ensure!(is_same(then, now, ""), "{step:?}\nthen: {then}\nnow: {now}");
         }
     }
     let steps: usize = then.values().map(Vec::len).sum();
@@ -131,27 +123,7 @@ fn steps(lines: &str) -> Result<Steps> {
     Ok(steps)
 }
 
-/// When a comparison of executables was answered, in the background, is not in a recording, only by which event it was known. So
-/// on a busy machine the instant of such an alert may be another, and with it what else was known by then.
-fn forget_the_answer(then: &mut Value, now: &mut Value) {
-    const MOMENTS: [&str; 5] =
-        ["/boot_ns", "/ts_ns", "/ts", "/alert/raised_boot_ns", "/alert/evidence/running_for_ns"];
-    let near = |one: &Value, other: &Value| {
-        one.as_u64().zip(other.as_u64()).is_none_or(|(one, other)| one.abs_diff(other) < 2_000_000_000)
-    };
-    let late = LATE.iter().map(|key| format!("/process/{key}"));
-    for place in MOMENTS.iter().map(|&place| place.to_owned()).chain(late) {
-        if let (Some(then), Some(now)) = (then.pointer_mut(&place), now.pointer_mut(&place))
-            && near(then, now)
-            && (!place.starts_with("/process") || then.is_null() || now.is_null())
-        {
-            (*then, *now) = (Value::Null, Value::Null);
-        }
-    }
-}
-
-/// Whether they are equal, but for late facts that the replay does not know, and the wall clock, which the agent reads anew each
-/// second.
+/// Whether they are equal, but for the wall clock, which the agent reads anew each second.
 fn is_same(then: &Value, now: &Value, key: &str) -> bool {
     match (then, now) {
         (Value::Object(then_keys), Value::Object(now_keys)) => {
@@ -165,7 +137,6 @@ fn is_same(then: &Value, now: &Value, key: &str) -> bool {
         (Value::Number(then), Value::Number(now)) if key == "ts_ns" => {
             then.as_u64().zip(now.as_u64()).is_some_and(|(then, now)| then.abs_diff(now) < 1_000_000_000)
         }
-        (_, Value::Null) if LATE.contains(&key) => true,
         _ => then == now,
     }
 }

@@ -347,6 +347,44 @@ fn a_repair_ends_what_is_gone() {
     rig.pipeline.repair(&snapshot, BootNs(rig.now + 2 * MS), &mut |event| rig.told.push(event.clone()));
     let told = rig.told();
     assert_eq!(told[..2], ["close", "resolved 7"], "{told:?}");
+    assert_eq!(told.last().map(String::as_str), Some("repair"));
+}
+
+/// One ledger: a loss that was repaired is said to be so in the alerts that it touches, and a replay says the same.
+#[test]
+fn alerts_know_of_the_repair() {
+    let rules = set(vec![long(5)]);
+    let mut rig = Rig::new();
+    rig.begin(&rules);
+    rig.opens(1);
+    rig.seq[HookId::FentryTcpClose as usize] += 1;
+    rig.opens(2);
+    rig.closes(2);
+    let socket = crate::flow::snapshot::model::SnapSocket {
+        cookie: Some(1),
+        direction: Some(crate::flow::model::Direction::Out),
+        ..snap::socket("10.0.0.1:40001", "203.0.113.9:443")
+    };
+    let repair = |rig: &mut Rig| {
+        let (began, sockets) = (BootNs(rig.now + MS), vec![socket.clone()]);
+        let snapshot = Snapshot { began, ended: began, sockets, notes: Vec::new() };
+        rig.now += 2 * MS;
+        rig.pipeline.repair(&snapshot, BootNs(rig.now), &mut |event| rig.told.push(event.clone()));
+    };
+    repair(&mut rig);
+    rig.on_time(rig.now + 6 * SECOND);
+    let lines = std::mem::take(&mut rig.told);
+    let alerts: Vec<Alert> = lines
+        .iter()
+        .filter_map(
+            |event| if let EventBody::Alert(alert) = &event.body { Some(Alert::clone(alert)) } else { None },
+        )
+        .collect();
+    let [alert] = &alerts[..] else { panic!("{alerts:?}") };
+    assert_eq!(alert.covered, crate::event::alert::Covered::Except { lost: 1, repaired: true });
+    let events: Vec<Event> =
+        lines.into_iter().filter(|event| !matches!(event.body, EventBody::Alert(_))).collect();
+    crate::replay::tests::gives(&rules, &events, BootNs(rig.now), &alerts);
 }
 
 /// Other rules take over: the timers of before fire first.

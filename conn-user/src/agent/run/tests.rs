@@ -297,7 +297,7 @@ async fn a_loss_is_repaired_when_the_ring_is_drained() {
     rig.seq += 1;
     let second = rig.connect(2);
     rig.records.turns.push_back((vec![first, second], Turn::More));
-    let mut consumer = until("close");
+    let mut consumer = until("repair");
     rig.run(&mut consumer, never()).await;
     let told = consumer.told.borrow();
     assert_eq!(told[..3], ["connect", "gap", "connect"]);

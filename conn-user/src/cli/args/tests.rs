@@ -181,7 +181,7 @@ fn gaps_are_shown_whatever_is_asked_for() {
 fn kinds() {
     assert!(refused(&["--kind", "conect"]).contains("a similar value exists: 'connect'"));
     assert!(refused(&["--kind", "connect", "--all"]).contains("cannot be used with"));
-    assert_eq!(resolve(&["--all"]).expect("all").kinds, KindSet::ALL);
+    assert_eq!(resolve(&["--all"]).expect("all").kinds, KindSet::of_stream(false));
     let both = resolve(&["--kind", "exec", "--kind", "exit"]).expect("twice is fine");
     assert_eq!(both.kinds, [EventKind::Exec, EventKind::Exit].into_iter().collect());
 }
