@@ -74,7 +74,7 @@ fn write(count: u64, sender: &SyncSender<Vec<u8>>) -> u64 {
         seq: 0,
         boot: BootNs(began),
         wall: WallNs(began),
-        body: EventBody::Start(Start { attached: BootNs(began) }),
+        body: EventBody::Start(Start { attached: BootNs(began), has_facts: false }),
     };
     let (mut encoder, mut chunk, mut bytes) = (JsonEncoder::new(&identity), Vec::with_capacity(2 * CHUNK), 0);
     encoder.encode(&start, &mut chunk);

@@ -1,7 +1,11 @@
 //! The two clocks: records carry boot time, people want wall time.
 
+mod timer;
+
 use std::fs;
 use std::sync::OnceLock;
+
+pub use self::timer::BootTimer;
 
 use crate::units::{BootNs, DurationNs, WallNs};
 
@@ -61,6 +65,11 @@ pub fn of_machine(seen: BootNs) -> BootNs {
     BootNs(unshift(seen.0, Shift::own().boot))
 }
 
+/// An instant of the machine's boot clock as this process's time namespace shows it.
+fn of_own(machine: BootNs) -> BootNs {
+    BootNs(unshift(machine.0, Shift::own().boot.saturating_neg()))
+}
+
 fn unshift(seen: u64, shift: i64) -> u64 {
     u64::try_from(i128::from(seen) - i128::from(shift)).unwrap_or(0)
 }
@@ -88,6 +97,11 @@ impl Clock {
     /// Reads both clocks.
     pub fn now() -> Self {
         Self { offset_ns: i128::from(wall_now().0) - i128::from(boot_now().0) }
+    }
+
+    /// By an instant that both clocks tell.
+    pub fn of(boot: BootNs, wall: WallNs) -> Self {
+        Self { offset_ns: i128::from(wall.0) - i128::from(boot.0) }
     }
 
     /// The wall time of an instant of boot time.

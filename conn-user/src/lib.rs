@@ -23,6 +23,8 @@ pub mod filter;
 
 pub mod rules;
 
+pub mod session;
+
 pub mod learn;
 
 pub mod output;

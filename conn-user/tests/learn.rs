@@ -41,7 +41,7 @@ impl Folder {
             let boot = BootNs((100 + seq) * SECOND);
             encoder.encode(&Event { seq, boot, wall: WallNs(BEGAN + seq * SECOND), body }, &mut out);
         };
-        add(0, EventBody::Start(Start { attached: BootNs(99 * SECOND) }));
+        add(0, EventBody::Start(Start { attached: BootNs(99 * SECOND), has_facts: false }));
         for (change, seq) in what.iter().zip(1..) {
             add(seq, EventBody::Flow(change.clone()));
         }

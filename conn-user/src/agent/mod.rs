@@ -4,6 +4,7 @@ mod backlog;
 mod pipeline;
 mod resync;
 mod run;
+mod source;
 mod start;
 
 pub use pipeline::{OnFork, Pipeline, RecordCount};

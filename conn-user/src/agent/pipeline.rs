@@ -1,29 +1,30 @@
 //! From bytes to events: sequence check, decoding, the process and the flow table.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use conn_common::decode::{self, Record};
 use conn_common::hook::HookId;
 
-use crate::clock::{Clock, boot_now};
-use crate::event::alert::Alert;
-use crate::event::model::{Event, EventBody, ProcEvent, Start};
-use crate::flow::coverage::Coverage;
+use crate::clock::Clock;
+use crate::event::model::{Event, EventBody, ProcEvent, Repair, Start};
 use crate::flow::merge::Merged;
 use crate::flow::model::{Change, FlowEvent};
-use crate::flow::resolve::Sockets;
+use crate::flow::resolve::{PortResolver, Sockets};
 use crate::flow::snapshot::model::Snapshot;
 use crate::flow::table::FlowTable;
 use crate::kernel::counters::CpuCount;
 use crate::kernel::gap::{Gap, GapCause, GapTracker};
-use crate::kernel::load::Session;
 use crate::kernel::selftest::Watch;
 use crate::output::totals::Overflow;
 use crate::process::info::{ExitStatus, ProcessInfo, ProcessSource};
 use crate::process::socket_units::SocketUnits;
 use crate::process::table::ProcessTable;
 use crate::rules::{Engine, RuleSet};
+use crate::session::Session;
 use crate::units::{BootNs, Pid};
 
 /// Takes that a process was created: its creator's id and start, and what is known of it.
@@ -41,12 +42,10 @@ pub struct RecordCount {
 /// The state between the ring buffer and the outputs.
 pub struct Pipeline {
     processes: ProcessTable,
-    flows: FlowTable,
+    session: Session<FlowTable>,
     gaps: GapTracker,
-    resolver: Sockets,
+    resolver: Box<dyn PortResolver>,
     socket_units: SocketUnits,
-    clock: Clock,
-    seq: u64,
     changes: Vec<FlowEvent>,
     /// While it is there, the self-test runs and its own doings are not told.
     watch: Option<Watch>,
@@ -55,7 +54,6 @@ pub struct Pipeline {
     undecoded: u64,
     records: u64,
     read_until: BootNs,
-    coverage: Coverage,
     attached: BootNs,
     /// Skipped runs that were reported, by hook.
     skipped: BTreeMap<HookId, u64>,
@@ -67,7 +65,6 @@ pub struct Pipeline {
     loss: bool,
     /// Among them some of processes.
     processes_lost: bool,
-    engine: Option<Engine>,
     on_fork: Option<OnFork>,
 }
 
@@ -76,12 +73,10 @@ impl Pipeline {
     pub fn new(attached: BootNs, processes: ProcessTable, flows: FlowTable) -> Self {
         Self {
             processes,
-            flows,
+            session: Session::new(flows, Clock::now()),
             gaps: GapTracker::new(attached),
-            resolver: Sockets::default(),
+            resolver: Box::new(Sockets::default()),
             socket_units: SocketUnits::default(),
-            clock: Clock::now(),
-            seq: 0,
             changes: Vec::new(),
             watch: None,
             counts: BTreeMap::new(),
@@ -89,16 +84,21 @@ impl Pipeline {
             undecoded: 0,
             records: 0,
             read_until: BootNs(0),
-            coverage: Coverage::new(attached),
             attached,
             skipped: BTreeMap::new(),
             audits: [attached; 2],
             suspected: BTreeMap::new(),
             loss: false,
             processes_lost: false,
-            engine: None,
             on_fork: None,
         }
+    }
+
+    /// Finds the ports that the kernel chose late by another resolver than `sock_diag`.
+    #[must_use]
+    pub fn with_resolver(mut self, resolver: Box<dyn PortResolver>) -> Self {
+        self.resolver = resolver;
+        self
     }
 
     /// Begins to watch for the records of the self-test, and to keep them from the outputs.
@@ -123,64 +123,75 @@ impl Pipeline {
 
     /// Takes in what was there before the attach. To be called before the first record.
     pub fn merge_start(&mut self, snapshot: Snapshot) -> Merged {
-        self.flows.merge_start(snapshot, &mut self.processes)
+        self.session.flows.merge_start(snapshot, &mut self.processes)
     }
 
     /// Repairs the tables after a loss. To be called when the records from before the snapshot's end are handled.
-    pub fn repair(&mut self, snapshot: &Snapshot, tell: &mut impl FnMut(&Event)) -> Merged {
+    pub fn repair(&mut self, snapshot: &Snapshot, now: BootNs, tell: &mut impl FnMut(&Event)) -> Merged {
+        self.session.pass(now, tell);
         if std::mem::take(&mut self.processes_lost) {
             // Without /proc what records tell has to do.
             let _ = self.processes.refresh();
         }
-        let merged = self.flows.merge_repair(snapshot, &mut self.processes, &mut self.changes);
-        self.coverage.repaired(snapshot.began, boot_now());
+        let merged = self.session.flows.merge_repair(snapshot, &mut self.processes, &mut self.changes);
         self.name_socket_units();
         self.tell_changes(tell);
+        self.tell(now, EventBody::Repair(Repair { seen: snapshot.began }), tell);
         merged
     }
 
-    /// Begins to judge by these rules. With `record`, what is told begins as a recording does: with the start of the run and
-    /// with what is there, so that the rules can be put in force on it again.
-    pub fn begin(&mut self, rules: Option<&RuleSet>, record: bool, tell: &mut impl FnMut(&Event)) {
-        let now = boot_now();
+    /// Begins at `now` to judge by these rules. With `record`, what is told begins as a recording does: with the start of the run
+    /// and with what is there, so that the rules can be put in force on it again.
+    pub fn begin(
+        &mut self,
+        rules: Option<&RuleSet>,
+        record: bool,
+        now: BootNs,
+        tell: &mut impl FnMut(&Event),
+    ) {
         if record {
-            let body = EventBody::Start(Start { attached: self.attached });
-            tell(&Event { seq: 0, boot: now, wall: self.clock.wall(now), body });
-            existing(&self.flows, &mut self.socket_units, now, &self.clock).for_each(|event| tell(&event));
+            self.session.record();
+            self.session.note(
+                now,
+                EventBody::Start(Start { attached: self.attached, has_facts: true }),
+                tell,
+            );
+            existing(&self.session.flows, &mut self.socket_units, now, self.session.clock())
+                .for_each(|event| tell(&event));
         }
         if let Some(rules) = rules {
-            self.set_rules_at(rules, now, tell);
+            self.set_rules(rules, now, tell);
         }
     }
 
     /// Puts rules in force, in the place of those before. New ones judge what is there now, and what comes.
-    pub fn set_rules(&mut self, rules: &RuleSet, tell: &mut impl FnMut(&Event)) {
-        self.set_rules_at(rules, boot_now(), tell);
-    }
-
-    fn set_rules_at(&mut self, rules: &RuleSet, now: BootNs, tell: &mut impl FnMut(&Event)) {
-        let events = existing(&self.flows, &mut self.socket_units, now, &self.clock);
-        let alerts = match &mut self.engine {
-            Some(engine) => engine.set_rules(rules, now, events, &self.flows),
-            None => {
-                let engine = Engine::new(rules, self.attached).with_comparer(self.processes.comparer());
-                let engine = self.engine.insert(engine);
-                engine.start(now, events, &self.flows)
+    pub fn set_rules(&mut self, rules: &RuleSet, now: BootNs, tell: &mut impl FnMut(&Event)) {
+        let clock = *self.session.clock();
+        let replace = |flows: &FlowTable, engine: &mut Option<Engine>| {
+            let events = existing(flows, &mut self.socket_units, now, &clock);
+            match engine {
+                Some(engine) => engine.set_rules(rules, now, events, flows),
+                None => {
+                    let new = Engine::new(rules, self.attached)
+                        .with_comparer(self.processes.comparer())
+                        .with_delivered_facts();
+                    engine.insert(new).start(now, events, flows)
+                }
             }
         };
-        self.flows.take_forgotten();
-        self.tell_alerts(alerts, tell);
+        self.session.set_rules(now, replace, tell);
+        self.session.flows.take_forgotten();
     }
 
     /// The rules at work.
     pub const fn engine(&self) -> Option<&Engine> {
-        self.engine.as_ref()
+        self.session.engine()
     }
 
     /// What was dropped or not followed for want of room.
     pub fn overflow(&self) -> Overflow {
-        let (flows, processes) = (self.flows.stats(), self.processes.stats());
-        let rules = self.engine.as_ref().map(Engine::stats).unwrap_or_default();
+        let (flows, processes) = (self.session.flows.stats(), self.processes.stats());
+        let rules = self.session.engine().map(Engine::stats).unwrap_or_default();
         let inspect = processes.inspect;
         Overflow {
             processes: processes.evicted + processes.not_kept,
@@ -201,11 +212,6 @@ impl Pipeline {
     /// Whether records were lost since the last call.
     pub fn take_loss(&mut self) -> bool {
         std::mem::take(&mut self.loss)
-    }
-
-    /// What was seen, and what is missing.
-    pub const fn coverage(&self) -> &Coverage {
-        &self.coverage
     }
 
     /// Compares with the kernel's counts, which were read before the ring was drained: tells losses that no later record
@@ -257,7 +263,7 @@ impl Pipeline {
 
     /// Reads the clocks again: the wall clock may have been set.
     pub(super) fn refresh_clock(&mut self) {
-        self.clock = Clock::now();
+        self.session.set_clock(Clock::now());
     }
 
     /// Takes one record.
@@ -280,6 +286,8 @@ impl Pipeline {
         }
         let boot = BootNs(header.boot_ns);
         self.read_until = self.read_until.max(boot);
+        // A timer that is due before sees the tables as they were before.
+        self.session.pass(boot, tell);
         match &record {
             Record::Fork(fork) => {
                 let child = self.processes.on_fork(fork);
@@ -299,7 +307,7 @@ impl Pipeline {
                     });
                 if !repeats {
                     let of = |keys: &[u64]| {
-                        let conn = keys.iter().find_map(|key| self.flows.connection_of(*key));
+                        let conn = keys.iter().find_map(|key| self.session.flows.connection_of(*key));
                         conn.map(Box::new)
                     };
                     let (stdio, parent_stdio) = (of(&exec.stdio), of(&[exec.parent_stdio]));
@@ -315,7 +323,7 @@ impl Pipeline {
                 }
             }
             flow => {
-                self.flows.on_record(flow, &mut self.processes, &mut self.changes);
+                self.session.flows.on_record(flow, &mut self.processes, &mut self.changes);
                 if matches!(flow, Record::Listen(_) | Record::Unlisten(_)) {
                     self.name_socket_units();
                 }
@@ -324,42 +332,62 @@ impl Pipeline {
         }
     }
 
-    /// When [`Self::on_time`] must be called next.
-    pub fn next_deadline(&self) -> Option<BootNs> {
-        let rules = self.engine.as_ref().and_then(Engine::next_deadline);
-        [self.flows.next_deadline(), rules].into_iter().flatten().min()
+    /// Resolves when the background has found something out: then [`Self::deliver`] makes it known. May be cancelled.
+    pub async fn answered(&self) {
+        self.processes.answered().await;
     }
 
-    /// Tells what waited for more knowledge long enough.
-    pub fn on_time(&mut self, now: BootNs, tell: &mut impl FnMut(&Event)) {
-        self.flows.poll_pending(now, &mut self.resolver, &mut self.changes);
-        self.name_socket_units();
-        self.tell_changes(tell);
-        // At the end of a run the flow table lets go of what waits; the rules' time is the real one.
-        let now = now.min(boot_now());
-        if let Some(engine) = &mut self.engine
-            && engine.next_deadline().is_some_and(|deadline| deadline <= now)
-        {
-            let alerts = engine.on_time(now, &self.flows);
-            self.tell_alerts(alerts, tell);
+    /// Makes known what the background has found out meanwhile. To be called between two batches of records, and before
+    /// [`Self::on_time`].
+    pub fn deliver(&mut self, tell: &mut impl FnMut(&Event)) {
+        while let Some(answer) = self.processes.next_answer() {
+            if self.watch.as_ref().is_some_and(|watch| watch.is_child(answer.process().pid)) {
+                answer.apply();
+            } else {
+                self.session.deliver(answer, tell);
+            }
         }
     }
 
-    /// The end of the run: compares with the kernel's own counts, so that a loss at the tail is told too.
-    pub fn on_end(&mut self, session: &Session, tell: &mut impl FnMut(&Event)) {
-        let now = boot_now();
-        self.on_time(BootNs(u64::MAX), tell);
-        for planned in &session.plan.programs {
-            for (cpu, count) in (0_u16..).zip(session.counts(planned.hook)) {
-                if let Some(gap) = self.gaps.on_end(planned.hook, cpu, count.attempted, now) {
+    /// When [`Self::on_time`] must be called next.
+    pub fn next_deadline(&self) -> Option<BootNs> {
+        [self.session.flows.next_deadline(), self.session.next_deadline()].into_iter().flatten().min()
+    }
+
+    /// Tells what waited for more knowledge long enough, and lets the rules' timers fire that are due.
+    pub fn on_time(&mut self, now: BootNs, tell: &mut impl FnMut(&Event)) {
+        self.session.pass(now, tell);
+        self.release(now, tell);
+    }
+
+    /// Tells what has waited long enough for more knowledge.
+    fn release(&mut self, until: BootNs, tell: &mut impl FnMut(&Event)) {
+        self.session.flows.poll_pending(until, &mut *self.resolver, &mut self.changes);
+        self.name_socket_units();
+        self.tell_changes(tell);
+    }
+
+    /// The end of the run: tells all that waits, and compares with the kernel's own counts, so that a loss at the tail is told too.
+    pub fn on_end(
+        &mut self,
+        counts: &[(HookId, Vec<CpuCount>)],
+        skipped: &[(HookId, Option<u64>)],
+        now: BootNs,
+        tell: &mut impl FnMut(&Event),
+    ) {
+        self.session.pass(now, tell);
+        self.release(BootNs(u64::MAX), tell);
+        for (hook, by_cpu) in counts {
+            for (cpu, count) in (0_u16..).zip(by_cpu) {
+                if let Some(gap) = self.gaps.on_end(*hook, cpu, count.attempted, now) {
                     self.on_gap(gap, tell);
                 }
             }
         }
         // No program runs any more.
-        let skipped: Vec<_> =
-            session.skipped_runs().into_iter().filter_map(|(hook, runs)| Some((hook, runs?))).collect();
+        let skipped: Vec<_> = skipped.iter().filter_map(|&(hook, runs)| Some((hook, runs?))).collect();
         self.report_skipped(&skipped, now, tell);
+        self.session.pass(now, tell);
     }
 
     /// Records by hook, as this side counted them.
@@ -394,7 +422,6 @@ impl Pipeline {
         self.gap_events += 1;
         self.loss = true;
         self.processes_lost |= gap.hook.is_of_processes();
-        self.coverage.lose(gap.clone());
         self.tell(gap.to, EventBody::Gap(gap), tell);
     }
 
@@ -412,33 +439,14 @@ impl Pipeline {
             self.tell(boot, EventBody::Flow(change), tell);
         }
         self.changes = changes;
-        let forgotten = self.flows.take_forgotten();
-        let Some(engine) = &mut self.engine else { return };
-        let mut alerts = Vec::new();
-        for conn in forgotten {
-            alerts.extend(engine.forget(conn, boot_now(), &self.flows));
+        for conn in self.session.flows.take_forgotten() {
+            self.session.forget(conn, tell);
         }
-        self.tell_alerts(alerts, tell);
     }
 
     fn tell(&mut self, boot: BootNs, body: EventBody, tell: &mut impl FnMut(&Event)) {
-        if self.watch.as_ref().is_some_and(|watch| is_self_test(watch, &body)) {
-            return;
-        }
-        self.seq += 1;
-        let event = Event { seq: self.seq, boot, wall: self.clock.wall(boot), body };
-        tell(&event);
-        if let Some(engine) = &mut self.engine {
-            let alerts = engine.on_event(&event, &self.flows);
-            self.tell_alerts(alerts, tell);
-        }
-    }
-
-    fn tell_alerts(&mut self, alerts: Vec<Alert>, tell: &mut impl FnMut(&Event)) {
-        for alert in alerts {
-            self.seq += 1;
-            let (boot, wall) = (alert.at, self.clock.wall(alert.at));
-            tell(&Event { seq: self.seq, boot, wall, body: EventBody::Alert(Box::new(alert)) });
+        if !self.watch.as_ref().is_some_and(|watch| is_self_test(watch, &body)) {
+            self.session.tell(boot, body, tell);
         }
     }
 }
@@ -454,7 +462,12 @@ fn is_self_test(watch: &Watch, body: &EventBody) -> bool {
             })
         }
         EventBody::Exec(event) | EventBody::Exit(event, _) => watch.is_child(event.process.pid),
-        EventBody::Gap(_) | EventBody::Alert(_) | EventBody::Start(_) => false,
+        EventBody::Facts(_)
+        | EventBody::Gap(_)
+        | EventBody::Repair(_)
+        | EventBody::Alert(_)
+        | EventBody::Start(_)
+        | EventBody::Clock => false,
     }
 }
 

@@ -29,15 +29,16 @@ pub struct ResyncStats {
     pub coalesced: u64,
 }
 
-type Taken = Result<Snapshot, SnapshotError>;
+pub(super) type Taken = Result<Snapshot, SnapshotError>;
 
 /// When to repair, and the snapshot that is being taken for it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Resync {
     wanted: bool,
     task: Option<(JoinHandle<Taken>, Instant)>,
     pace: Pace,
     stats: ResyncStats,
+    take: fn() -> Taken,
 }
 
 /// When the next repair may be.
@@ -61,7 +62,18 @@ impl Pace {
     }
 }
 
+impl Default for Resync {
+    fn default() -> Self {
+        Self::taking(|| snapshot::take(&SnapshotOptions::living()))
+    }
+}
+
 impl Resync {
+    /// One that takes snapshots by this function, on a thread that may block.
+    pub(super) fn taking(take: fn() -> Taken) -> Self {
+        Self { wanted: false, task: None, pace: Pace::default(), stats: ResyncStats::default(), take }
+    }
+
     /// Records were lost.
     pub(super) fn want(&mut self) {
         if self.wanted {
@@ -74,7 +86,7 @@ impl Resync {
     pub(super) fn begin_if_due(&mut self) {
         if self.wanted && self.task.is_none() && self.pace.may(Instant::now()) {
             self.wanted = false;
-            let task = tokio::task::spawn_blocking(|| snapshot::take(&SnapshotOptions::living()));
+            let task = tokio::task::spawn_blocking(self.take);
             self.task = Some((task, Instant::now()));
         }
     }

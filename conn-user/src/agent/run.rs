@@ -1,15 +1,24 @@
 //! The loop proper: reads while there is something to read, sleeps while there is not, and ends cleanly.
 
+#[cfg(test)]
+mod tests;
+
 use std::io;
 use std::time::Duration;
 
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use super::pipeline::Pipeline;
+use super::resync::Resync;
+use super::source::{Programs, Records};
 use super::start::Agent;
-use crate::clock::boot_now;
+use crate::clock::{BootTimer, boot_now};
 use crate::event::model::Event;
 use crate::flow::snapshot::model::Snapshot;
+use crate::kernel::load::Session;
 use crate::kernel::ring::{RingReader, Turn};
+use crate::rules::RuleSet;
 
 /// Records of one batch: bounds how long whoever else waits has to, and what the ring cannot use meanwhile. Their events
 /// are some 2 MiB of JSON, what tokio's standard output takes each time it is asked: with more of them lines would heap
@@ -64,137 +73,171 @@ pub async fn run(
     limits: Limits,
     stop: impl Future<Output = ()>,
 ) -> io::Result<()> {
-    tokio::pin!(stop);
-    let end = limits.duration.map(|duration| Instant::now() + duration);
-    let mut clock_read = Instant::now();
-    let mut audit: Option<Instant> = None;
-    let mut audited = agent.pipeline.records();
-    loop {
-        let mut turn = agent
-            .reader
-            .turn(BATCH, |bytes| agent.pipeline.on_bytes(bytes, &mut |event| consumer.on_event(event)));
-        // What is still in the ring may be what somebody waits for.
-        let read_until = if turn == Turn::More { agent.pipeline.read_until() } else { boot_now() };
-        if agent.pipeline.next_deadline().is_some_and(|deadline| deadline <= read_until) {
-            agent.pipeline.on_time(read_until, &mut |event| consumer.on_event(event));
-        }
-        if let Ok(rules) = agent.reloads.try_recv() {
-            agent.pipeline.set_rules(&rules, &mut |event| consumer.on_event(event));
-        }
-        let now = Instant::now();
-        if audit.is_none() && (agent.pipeline.records() != audited || agent.pipeline.suspects_loss()) {
-            audit = Some(now + AUDIT);
-        }
-        if audit.is_some_and(|audit| now >= audit) {
-            audit = None;
-            agent.audit(&mut |event| consumer.on_event(event));
-            audited = agent.pipeline.records();
-            turn = Turn::More;
-        }
-        if agent.pipeline.take_loss() {
-            agent.resync.want();
-        }
-        if turn != Turn::More {
-            agent.resync.begin_if_due();
-        }
-        if agent.resync.is_ready() {
-            let taken = agent.resync.taken().await;
-            agent.repair(taken, &mut |event| consumer.on_event(event));
-            turn = Turn::More;
-        }
-        if now - clock_read > CLOCK_REFRESH {
-            agent.pipeline.refresh_clock();
-            clock_read = now;
-        }
-        // A consumer that blocks must not keep a signal waiting, nor records in the ring.
-        let room = consumer.has_room();
-        let is_written = tokio::select! {
-            biased;
-            () = &mut stop => break,
-            flushed = consumer.flush() => flushed.map(|()| true)?,
-            ready = records(&agent.reader, turn), if room => ready.map(|()| false)?,
-            () = until_boot(agent.pipeline.next_deadline()), if room => false,
-        };
-        if consumer.is_done() || end.is_some_and(|end| now >= end) {
-            break;
-        }
-        match turn {
-            // There are more records by now, and the time of a nap has passed.
-            _ if !is_written => {}
-            Turn::More => tokio::task::yield_now().await,
-            // tokio's timers have a resolution of a millisecond, too coarse; nothing else runs on this thread.
-            Turn::Nap(nap) => std::thread::sleep(nap),
-            Turn::Idle => {
-                tokio::select! {
-                    () = &mut stop => break,
-                    ready = agent.reader.readable() => ready?,
-                    () = until(end) => {}
-                    () = until_boot(agent.pipeline.next_deadline()) => {}
-                    () = until(audit) => {}
-                    () = consumer.wakes() => {}
-                    Some(rules) = agent.reloads.recv() => {
-                        agent.pipeline.set_rules(&rules, &mut |event| consumer.on_event(event));
-                    }
-                    taken = agent.resync.taken() => {
-                        agent.repair(taken, &mut |event| consumer.on_event(event));
+    agent.parts().run(consumer, limits, stop).await
+}
+
+/// What the loop drives.
+pub(super) struct Parts<'a, R, P> {
+    pub(super) records: &'a mut R,
+    pub(super) programs: &'a mut P,
+    pub(super) pipeline: &'a mut Pipeline,
+    pub(super) resync: &'a mut Resync,
+    pub(super) reloads: &'a mut mpsc::Receiver<RuleSet>,
+}
+
+impl<R: Records, P: Programs> Parts<'_, R, P> {
+    /// See [`run`].
+    pub(super) async fn run(
+        mut self,
+        consumer: &mut impl Consumer,
+        limits: Limits,
+        stop: impl Future<Output = ()>,
+    ) -> io::Result<()> {
+        tokio::pin!(stop);
+        let mut deadline = BootTimer::new()?;
+        let end = limits.duration.map(|duration| Instant::now() + duration);
+        let mut clock_read = Instant::now();
+        let mut audit: Option<Instant> = None;
+        let mut audited = self.pipeline.records();
+        loop {
+            let mut turn = self
+                .records
+                .turn(BATCH, |bytes| self.pipeline.on_bytes(bytes, &mut |event| consumer.on_event(event)));
+            self.pipeline.deliver(&mut |event| consumer.on_event(event));
+            // What is still in the ring may be what somebody waits for.
+            let read_until = if turn == Turn::More { self.pipeline.read_until() } else { boot_now() };
+            if self.pipeline.next_deadline().is_some_and(|deadline| deadline <= read_until) {
+                self.pipeline.on_time(read_until, &mut |event| consumer.on_event(event));
+            }
+            if let Ok(rules) = self.reloads.try_recv() {
+                self.pipeline.set_rules(&rules, boot_now(), &mut |event| consumer.on_event(event));
+            }
+            let now = Instant::now();
+            if audit.is_none() && (self.pipeline.records() != audited || self.pipeline.suspects_loss()) {
+                audit = Some(now + AUDIT);
+            }
+            if audit.is_some_and(|audit| now >= audit) {
+                audit = None;
+                self.audit(&mut |event| consumer.on_event(event));
+                audited = self.pipeline.records();
+                turn = Turn::More;
+            }
+            if self.pipeline.take_loss() {
+                self.resync.want();
+            }
+            if turn != Turn::More {
+                self.resync.begin_if_due();
+            }
+            if self.resync.is_ready() {
+                let taken = self.resync.taken().await;
+                self.repair(taken, &mut |event| consumer.on_event(event));
+                turn = Turn::More;
+            }
+            if now - clock_read > CLOCK_REFRESH {
+                self.pipeline.refresh_clock();
+                clock_read = now;
+            }
+            // A consumer that blocks must not keep a signal waiting, nor records in the ring.
+            let room = consumer.has_room();
+            let due = self.pipeline.next_deadline();
+            let is_written = tokio::select! {
+                biased;
+                () = &mut stop => break,
+                flushed = consumer.flush() => flushed.map(|()| true)?,
+                ready = more(self.records, turn), if room => ready.map(|()| false)?,
+                reached = deadline.until(due), if room => reached.map(|()| false)?,
+            };
+            if consumer.is_done() || end.is_some_and(|end| now >= end) {
+                break;
+            }
+            match turn {
+                // There are more records by now, and the time of a nap has passed.
+                _ if !is_written => {}
+                Turn::More => tokio::task::yield_now().await,
+                // tokio's timers have a resolution of a millisecond, too coarse; nothing else runs on this thread.
+                Turn::Nap(nap) => std::thread::sleep(nap),
+                Turn::Idle => {
+                    tokio::select! {
+                        () = &mut stop => break,
+                        ready = self.records.readable() => ready?,
+                        () = until(end) => {}
+                        reached = deadline.until(due) => reached?,
+                        () = self.pipeline.answered() => {}
+                        () = until(audit) => {}
+                        () = consumer.wakes() => {}
+                        Some(rules) = self.reloads.recv() => {
+                            self.pipeline.set_rules(&rules, boot_now(), &mut |event| consumer.on_event(event));
+                        }
+                        taken = self.resync.taken() => {
+                            self.repair(taken, &mut |event| consumer.on_event(event));
+                        }
                     }
                 }
             }
         }
+        self.finish(consumer).await
     }
-    finish(agent, consumer).await
-}
 
-/// Waits for more records.
-async fn records(reader: &RingReader, turn: Turn) -> io::Result<()> {
-    match turn {
-        Turn::More => tokio::task::yield_now().await,
-        Turn::Nap(nap) => tokio::time::sleep(nap).await,
-        Turn::Idle => reader.readable().await?,
-    }
-    Ok(())
-}
-
-impl Agent {
     /// Reads what is in the ring and tells the losses that the kernel's counts show, so that no later record tells one of before.
-    /// [`run`] must follow, or go on.
-    pub fn audit(&mut self, tell: &mut impl FnMut(&Event)) {
-        let counts = self.session.all_counts();
-        let skipped = self.session.skipped_runs();
-        self.reader.catch_up(|bytes| self.pipeline.on_bytes(bytes, tell));
+    fn audit(&mut self, tell: &mut impl FnMut(&Event)) {
+        let (counts, skipped) = (self.programs.all_counts(), self.programs.skipped_runs());
+        self.records.catch_up(|bytes| self.pipeline.on_bytes(bytes, tell));
         self.pipeline.audit(&counts, &skipped, boot_now(), tell);
     }
 
     /// Repairs the tables with what a snapshot says, after everything that came before it.
     fn repair(&mut self, taken: Option<Snapshot>, tell: &mut impl FnMut(&Event)) {
         if let Some(snapshot) = taken {
-            self.reader.catch_up(|bytes| self.pipeline.on_bytes(bytes, tell));
-            self.pipeline.repair(&snapshot, tell);
+            self.records.catch_up(|bytes| self.pipeline.on_bytes(bytes, tell));
+            self.pipeline.repair(&snapshot, boot_now(), tell);
         }
+    }
+
+    /// Detaches and leaves nothing unread.
+    async fn finish(self, consumer: &mut impl Consumer) -> io::Result<()> {
+        self.programs.detach();
+        // A program that was running when it was detached may still be writing: the kernel waits for it only when it frees
+        // the program, after an RCU grace period.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        self.records.drain_all(|bytes| self.pipeline.on_bytes(bytes, &mut |event| consumer.on_event(event)));
+        self.pipeline.deliver(&mut |event| consumer.on_event(event));
+        let (counts, skipped) = (self.programs.all_counts(), self.programs.skipped_runs());
+        self.pipeline.on_end(&counts, &skipped, boot_now(), &mut |event| consumer.on_event(event));
+        consumer.flush().await
     }
 }
 
-/// Detaches and leaves nothing unread.
-async fn finish(agent: &mut Agent, consumer: &mut impl Consumer) -> io::Result<()> {
-    agent.session.detach();
-    // A program that was running when it was detached may still be writing: the kernel waits for it only when it frees
-    // the program, after an RCU grace period.
-    tokio::time::sleep(Duration::from_millis(20)).await;
-    agent.reader.drain_all(|bytes| agent.pipeline.on_bytes(bytes, &mut |event| consumer.on_event(event)));
-    agent.pipeline.on_end(&agent.session, &mut |event| consumer.on_event(event));
-    consumer.flush().await
+/// Waits for more records.
+async fn more(records: &impl Records, turn: Turn) -> io::Result<()> {
+    match turn {
+        Turn::More => tokio::task::yield_now().await,
+        Turn::Nap(nap) => tokio::time::sleep(nap).await,
+        Turn::Idle => records.readable().await?,
+    }
+    Ok(())
+}
+
+impl Agent {
+    fn parts(&mut self) -> Parts<'_, RingReader, Session> {
+        Parts {
+            records: &mut self.reader,
+            programs: &mut self.session,
+            pipeline: &mut self.pipeline,
+            resync: &mut self.resync,
+            reloads: &mut self.reloads,
+        }
+    }
+
+    /// Reads what is in the ring and tells the losses that the kernel's counts show, so that no later record tells one of before.
+    /// [`run`] must follow, or go on.
+    pub fn audit(&mut self, tell: &mut impl FnMut(&Event)) {
+        self.parts().audit(tell);
+    }
 }
 
 async fn until(end: Option<Instant>) {
     match end {
         Some(end) => tokio::time::sleep_until(end).await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn until_boot(deadline: Option<crate::units::BootNs>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep(Duration::from_nanos(deadline.since(boot_now()).0)).await,
         None => std::future::pending().await,
     }
 }

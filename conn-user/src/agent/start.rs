@@ -157,7 +157,7 @@ async fn take_in(
         }
         Err(error) => agent.notes.push(format!("what was there before is not known: {error}")),
     }
-    agent.pipeline.begin(rules, record, tell);
+    agent.pipeline.begin(rules, record, boot_now(), tell);
     backlog.each(|bytes| agent.pipeline.on_bytes(bytes, tell));
     Ok(())
 }

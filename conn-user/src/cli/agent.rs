@@ -159,6 +159,7 @@ impl Outputs {
         match event.body.kind() {
             EventKind::Alert => false,
             EventKind::Gap => true,
+            kind if kind.is_of_recording() => false,
             kind @ (EventKind::Exec | EventKind::Exit) => {
                 self.filter.asks_for(kind) && self.filter.passes(event)
             }

@@ -304,8 +304,16 @@ impl KindSet {
     pub const ALL: Self = Self((1 << EventKind::ALL.len()) - 1);
 
     /// What is shown when nothing is asked for: all but exec and exit.
-    pub const DEFAULT: Self =
-        Self::ALL.without(EventKind::Exec).without(EventKind::Exit).without(EventKind::Start);
+    pub const DEFAULT: Self = Self::of_stream(false).without(EventKind::Exec).without(EventKind::Exit);
+
+    /// Every kind; of a recording those too that are only in one.
+    pub const fn of_stream(is_recording: bool) -> Self {
+        if is_recording {
+            Self::ALL
+        } else {
+            Self::ALL.without(EventKind::Start).without(EventKind::Facts).without(EventKind::Clock)
+        }
+    }
 
     /// Whether a kind is in it.
     pub const fn contains(self, kind: EventKind) -> bool {
@@ -366,7 +374,7 @@ impl TailArgs {
         let kinds = if self.alerts {
             [EventKind::Alert].into_iter().collect()
         } else if self.all || self.record {
-            KindSet::ALL
+            KindSet::of_stream(self.record)
         } else if self.kinds.is_empty() {
             let asked = [EventKind::Exec, EventKind::Exit].into_iter().filter(|kind| filter.asks_for(*kind));
             asked.fold(KindSet::DEFAULT, KindSet::with)

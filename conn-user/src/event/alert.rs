@@ -117,6 +117,8 @@ pub enum Covered {
     Except {
         /// Lost records.
         lost: u64,
+        /// The tables were right again when the alert was raised: only what began and ended in a loss is missing.
+        repaired: bool,
     },
     /// Something was lost, and it is not known any more what.
     Unknown,

@@ -102,10 +102,23 @@ impl JsonEncoder {
             }
             EventBody::Gap(gap) => write_gap(gap, out),
             EventBody::Alert(alert) => self.alert(alert, event.boot, out),
+            EventBody::Clock => {}
+            EventBody::Repair(repair) => {
+                write_key(b"seen_boot_ns", out);
+                write_int(repair.seen.0, out);
+            }
+            EventBody::Facts(facts) => {
+                self.process(Some(&facts.process), b",\"process\":", out);
+                write_key(b"settled", out);
+                out.extend_from_slice(if facts.is_settled { b"true" } else { b"false" });
+            }
             EventBody::Start(start) => {
                 write_text(b"run", self.run.strip_suffix(b"-").unwrap_or(&self.run), out);
                 write_key(b"attached_boot_ns", out);
                 write_int(start.attached.0, out);
+                if start.has_facts {
+                    out.extend_from_slice(b",\"has_facts\":true");
+                }
             }
         }
         out.extend_from_slice(b"}\n");

@@ -14,7 +14,8 @@ pub const SCHEMA_VERSION: u32 = 1;
 /// One event.
 #[derive(Clone, Debug)]
 pub struct Event {
-    /// Number in this run, from 1, without holes in the unfiltered stream; 0: it tells what was there when the run began.
+    /// Number in this run, from 1, without holes in the unfiltered stream; 0: it is not counted, but tells what was
+    /// there when the run began, or what only a recording needs.
     pub seq: u64,
     /// When the kernel saw it.
     pub boot: BootNs,
@@ -39,10 +40,16 @@ pub enum EventBody {
     Exit(ProcEvent, ExitStatus),
     /// Records were lost.
     Gap(Gap),
+    /// After a loss the tables were compared with the kernel's sockets: from here on they are right again.
+    Repair(Repair),
     /// A rule found something, or what it found got worse or is over.
     Alert(Box<Alert>),
     /// The run began. First in a recording, and only there; what was there already follows as events with the number 0.
     Start(Start),
+    /// Facts of a process that the background found became known. For recordings and for other judges of the stream, with the number 0.
+    Facts(Facts),
+    /// Timers of rules fired up to this instant, which no other event shows. Only in a recording, with the number 0.
+    Clock,
 }
 
 /// The beginning of a run. The event's own time is that from which on its rules judge.
@@ -50,6 +57,24 @@ pub enum EventBody {
 pub struct Start {
     /// Since when everything is seen: when the programs were attached.
     pub attached: BootNs,
+    /// Facts that the background finds are told by [`EventBody::Facts`]. Older recordings have none.
+    pub has_facts: bool,
+}
+
+/// The tables were repaired after a loss.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Repair {
+    /// When the snapshot began that shows it: losses until then are repaired. What began and ended in one of them stays missing.
+    pub seen: BootNs,
+}
+
+/// Facts that became known: those of [`ProcessInfo::identity`].
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// The process, with what is known now.
+    pub process: Arc<ProcessInfo>,
+    /// Nothing more is being found out of it.
+    pub is_settled: bool,
 }
 
 /// The kinds of events, for `--kind`, filters and the schema.
@@ -75,15 +100,21 @@ pub enum EventKind {
     Exit,
     /// See [`EventBody::Gap`].
     Gap,
+    /// See [`EventBody::Repair`].
+    Repair,
     /// See [`EventBody::Alert`].
     Alert,
     /// See [`EventBody::Start`].
     Start,
+    /// See [`EventBody::Facts`].
+    Facts,
+    /// See [`EventBody::Clock`].
+    Clock,
 }
 
 impl EventKind {
     /// Every kind, in the order of the documentation.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 15] = [
         Self::Connect,
         Self::Accept,
         Self::Established,
@@ -94,9 +125,17 @@ impl EventKind {
         Self::Exec,
         Self::Exit,
         Self::Gap,
+        Self::Repair,
         Self::Alert,
         Self::Start,
+        Self::Facts,
+        Self::Clock,
     ];
+
+    /// Whether events of this kind are only in a recording: nothing happened.
+    pub const fn is_of_recording(self) -> bool {
+        matches!(self, Self::Start | Self::Facts | Self::Clock)
+    }
 
     /// The name in JSON, text and filters.
     pub const fn name(self) -> &'static str {
@@ -111,8 +150,11 @@ impl EventKind {
             Self::Exec => "exec",
             Self::Exit => "exit",
             Self::Gap => "gap",
+            Self::Repair => "repair",
             Self::Alert => "alert",
             Self::Start => "start",
+            Self::Facts => "facts",
+            Self::Clock => "clock",
         }
     }
 }
@@ -131,8 +173,11 @@ impl EventBody {
             Self::Exec(_) => EventKind::Exec,
             Self::Exit(..) => EventKind::Exit,
             Self::Gap(_) => EventKind::Gap,
+            Self::Repair(_) => EventKind::Repair,
             Self::Alert(_) => EventKind::Alert,
             Self::Start(_) => EventKind::Start,
+            Self::Facts(_) => EventKind::Facts,
+            Self::Clock => EventKind::Clock,
         }
     }
 }

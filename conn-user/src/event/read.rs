@@ -14,14 +14,15 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use conn_common::hook::HookId;
+use serde_json::value::RawValue;
 use thiserror::Error;
 
 pub use self::alert::AlertLine;
 use self::line::{Ends, Line, Text, Who};
-pub use self::process::News;
 use self::process::Processes;
+pub use self::process::{KnownFacts, News};
 use super::json::StreamIdentity;
-use super::model::{Event, EventBody, EventKind, ProcEvent, SCHEMA_VERSION, Start};
+use super::model::{Event, EventBody, EventKind, ProcEvent, Repair, SCHEMA_VERSION, Start};
 use super::names::{self, Named, from_name};
 use crate::flow::born::{Born, BornBy};
 use crate::flow::model::{
@@ -82,6 +83,8 @@ pub enum Recorded {
     Alert(BootNs),
     /// Time came to this instant, and nothing happened.
     Time(BootNs),
+    /// Facts of a process became known at this instant, at this point of the stream.
+    Facts(BootNs, KnownFacts),
 }
 
 /// Reads lines.
@@ -91,6 +94,8 @@ pub struct Reader {
     stream: Option<StreamIdentity>,
     runs: u64,
     short: String,
+    /// Processes are read as the line has them.
+    is_apart: bool,
 }
 
 impl Reader {
@@ -128,6 +133,13 @@ impl Reader {
     /// # Errors
     /// When the line is no event of this schema.
     pub fn read_subject(&mut self, line: &str) -> Result<Option<Event>, ReadError> {
+        self.is_apart = true;
+        let subject = self.subject_of(line);
+        self.is_apart = false;
+        subject
+    }
+
+    fn subject_of(&mut self, line: &str) -> Result<Option<Event>, ReadError> {
         let line: Line<'_> = serde_json::from_str(line)?;
         if line.schema != SCHEMA_VERSION {
             return Err(ReadError::Schema(line.schema));
@@ -186,10 +198,23 @@ impl Reader {
                 EventBody::Exit(ProcEvent::new(self.process(&line, kind)?), status)
             }
             EventKind::Gap => EventBody::Gap(gap(&line, kind)?),
+            EventKind::Repair => {
+                let seen = BootNs(need(kind, "seen_boot_ns", line.seen_boot_ns)?);
+                EventBody::Repair(Repair { seen })
+            }
             EventKind::Start => {
                 let attached = BootNs(need(kind, "attached_boot_ns", line.attached_boot_ns)?);
-                EventBody::Start(Start { attached })
+                let has_facts = line.has_facts;
+                // What was known in a run before is not known in this one.
+                self.processes = Processes::of_run(has_facts);
+                EventBody::Start(Start { attached, has_facts })
             }
+            EventKind::Facts => {
+                let at = BootNs(line.boot_ns);
+                let facts = self.processes.facts(need(kind, "process", line.process)?, at, line.settled)?;
+                return Ok(Recorded::Facts(at, facts));
+            }
+            EventKind::Clock => return Ok(Recorded::Time(BootNs(line.boot_ns))),
             EventKind::Alert => {
                 // It may be the first to have a fact.
                 if let Some(raw) = line.process {
@@ -224,6 +249,8 @@ impl Reader {
                 Some(start) if stream.agent_start.0 == 0 => stream.agent_start = start,
                 Some(start) if stream.agent_start != start => {
                     stream.agent_start = start;
+                    // Only the start of a run says that it has them.
+                    self.processes.has_facts = false;
                     self.runs += 1;
                 }
                 _ => {}
@@ -239,7 +266,11 @@ impl Reader {
     }
 
     fn process(&mut self, line: &Line<'_>, kind: EventKind) -> Result<Arc<ProcessInfo>, ReadError> {
-        self.processes.read(need(kind, "process", line.process)?, BootNs(line.boot_ns))
+        self.read_process(need(kind, "process", line.process)?, BootNs(line.boot_ns))
+    }
+
+    fn read_process(&mut self, raw: &RawValue, at: BootNs) -> Result<Arc<ProcessInfo>, ReadError> {
+        if self.is_apart { self.processes.read_apart(raw) } else { self.processes.read(raw, at) }
     }
 
     fn conn(&mut self, line: &Line<'_>, kind: EventKind) -> Result<ConnEvent, ReadError> {
@@ -338,7 +369,7 @@ impl Reader {
             ),
             Some(other) => return Err(wrong_name(key, other, &names::METHODS)),
         };
-        let process = who.process.map(|raw| self.processes.read(raw, at)).transpose()?;
+        let process = who.process.map(|raw| self.read_process(raw, at)).transpose()?;
         Ok(Actor { process, tid: who.tid.map(Pid), method })
     }
 }

@@ -10,7 +10,7 @@ use conn_common::hook::HookId;
 pub(crate) use self::any::{any_event, any_process};
 use super::alert::{Alert, AlertId, Covered, Evidence, Phase, RuleKind, RuleRef, Severity, Subject, Value};
 use super::json::StreamIdentity;
-use super::model::{Event, EventBody, ProcEvent, Start};
+use super::model::{Event, EventBody, Facts, ProcEvent, Repair, Start};
 use crate::flow::born::{Born, BornBy};
 use crate::flow::model::{
     Actor, Change, ConnEvent, ConnId, Direction, EndedHow, Ending, Failure, ListenEvent, Method, Source,
@@ -379,7 +379,11 @@ pub(crate) fn all() -> Vec<Event> {
                 },
             ],
             repeats: 3,
-            ..alert(Phase::Escalated, Subject::Process(hostile()), Covered::Except { lost: 12 })
+            ..alert(
+                Phase::Escalated,
+                Subject::Process(hostile()),
+                Covered::Except { lost: 12, repaired: false },
+            )
         })),
         EventBody::Alert(Box::new(alert(
             Phase::Resolved,
@@ -387,7 +391,7 @@ pub(crate) fn all() -> Vec<Event> {
             Covered::Since(BootNs(BOOT)),
         ))),
         EventBody::Alert(Box::new(alert(Phase::Raised, Subject::Absence, Covered::Unknown))),
-        EventBody::Start(Start { attached: BootNs(BOOT) }),
+        EventBody::Start(Start { attached: BootNs(BOOT), has_facts: false }),
         EventBody::Gap(Gap {
             hook: HookId::FentryTcpClose,
             cause: GapCause::RingFull,
@@ -404,6 +408,9 @@ pub(crate) fn all() -> Vec<Event> {
             from: BootNs(BOOT + 20_000_000),
             to: BootNs(BOOT + 22_000_000),
         }),
+        EventBody::Repair(Repair { seen: BootNs(BOOT + 20_000_000) }),
+        EventBody::Facts(Facts { process: curl(), is_settled: true }),
+        EventBody::Clock,
     ];
     bodies.into_iter().zip(1..).map(|(body, seq)| event(seq, body)).collect()
 }

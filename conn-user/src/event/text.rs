@@ -79,6 +79,18 @@ impl TextFormatter {
                 self.head(event);
                 self.line.alert(alert);
             }
+            EventBody::Facts(facts) => {
+                self.head(event);
+                self.line.process_head(None, Some(&facts.process));
+            }
+            EventBody::Repair(_) => {
+                self.head(event);
+                self.line.text("compared with the kernel's sockets after a loss");
+            }
+            EventBody::Clock => {
+                self.head(event);
+                self.line.text("timers fired");
+            }
             EventBody::Start(_) => {
                 self.head(event);
                 self.line.text("tracing");

@@ -45,7 +45,12 @@ impl Naive {
             }
             EventBody::Flow(Change::Listen(listener)) => (listener.owner.process.clone(), None, None),
             EventBody::Exec(of) | EventBody::Exit(of, _) => (Some(of.process.clone()), None, None),
-            EventBody::Gap(_) | EventBody::Alert(_) | EventBody::Start(_) => (None, None, None),
+            EventBody::Facts(of) => (Some(of.process.clone()), None, None),
+            EventBody::Gap(_)
+            | EventBody::Repair(_)
+            | EventBody::Alert(_)
+            | EventBody::Start(_)
+            | EventBody::Clock => (None, None, None),
         };
         let processes =
             [&owner, &closer].into_iter().flatten().map(|process| ProcessInfo::clone(process)).collect();

@@ -231,7 +231,12 @@ fn without_late_facts(mut event: Event) -> Event {
             forget_all(&mut [Some(&mut listener.owner), Some(&mut end.closer)]);
         }
         EventBody::Exec(of) | EventBody::Exit(of, _) => forget(&mut of.process),
-        EventBody::Gap(_) | EventBody::Alert(_) | EventBody::Start(_) => {}
+        EventBody::Facts(of) => forget(&mut of.process),
+        EventBody::Gap(_)
+        | EventBody::Repair(_)
+        | EventBody::Alert(_)
+        | EventBody::Start(_)
+        | EventBody::Clock => {}
     }
     event
 }

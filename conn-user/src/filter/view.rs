@@ -84,7 +84,8 @@ impl<'a> View<'a> {
                 Subject::Process(process) => Self { owner: Some(process), ..nothing },
                 Subject::Absence => nothing,
             },
-            EventBody::Gap(_) | EventBody::Start(_) => nothing,
+            EventBody::Facts(of) => Self { owner: Some(&of.process), ..nothing },
+            EventBody::Gap(_) | EventBody::Repair(_) | EventBody::Start(_) | EventBody::Clock => nothing,
         }
     }
 

@@ -161,6 +161,12 @@ impl Watch {
         self.is_port(sock.lport) || self.is_port(sock.rport)
     }
 
+    /// A watch over connections of this port, for tests.
+    #[cfg(test)]
+    pub(crate) const fn of_port(port: u16) -> Self {
+        Self { own: None, ports: [port, 0], children: BTreeSet::new(), silent: BTreeSet::new() }
+    }
+
     /// Whether every hook has delivered.
     pub fn is_complete(&self) -> bool {
         self.silent.is_empty()

@@ -92,8 +92,7 @@ impl Totals {
     /// Appends one JSON line: the last line on standard error of `conn tail --json`.
     pub fn write_json(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(b"{\"kind\":\"totals\",\"events\":{");
-        // The start of a recording is nothing that happened.
-        for (at, kind) in EventKind::ALL.into_iter().filter(|kind| *kind != EventKind::Start).enumerate() {
+        for (at, kind) in EventKind::ALL.into_iter().filter(|kind| !kind.is_of_recording()).enumerate() {
             write_key(at > 0, kind.name(), out);
             write_int(self.events(kind), out);
         }
@@ -228,7 +227,7 @@ mod tests {
         sample().write_json(&mut line);
         let expected = concat!(
             r#"{"kind":"totals","events":{"connect":2,"accept":0,"established":0,"failed":0,"close":1,"listen":0,"#,
-            r#""unlisten":0,"exec":0,"exit":0,"gap":1,"alert":0},"records":{"fentry:tcp_connect":{"seen":1234,"lost":0},"#,
+            r#""unlisten":0,"exec":0,"exit":0,"gap":1,"repair":0,"alert":0},"records":{"fentry:tcp_connect":{"seen":1234,"lost":0},"#,
             r#""tp_btf:inet_sock_set_state":{"seen":7,"lost":12}},"gaps":1,"lost":12,"undecoded":0,"missed":0,"repairs":0,"repairs_failed":0,"uncounted":["fentry:tcp_connect"],"#,
             r#""overflow":{"processes":0,"connections":3,"listeners":0,"held_events":0,"inspections":0,"alerts":0,"#,
             r#""rule_state":0}}"#,

@@ -1,9 +1,10 @@
 //! What is found out about a process image after its first record, in the background ([`super::inspect`]).
 //!
 //! Shared by everything that holds the process: a connection that was opened before its opener's executable was
-//! hashed is closed with the hash.
+//! hashed is closed with the hash. Facts are set by the thread that handles events, at a point of the stream that a recording
+//! shows ([`crate::session::Session::deliver`]); the background only sends answers.
 
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use crate::units::{BootNs, DurationNs, NetNs};
@@ -15,7 +16,11 @@ pub struct Identity(Arc<Cells>);
 #[derive(Debug, Default)]
 struct Cells {
     state: OnceLock<ProcessState>,
-    exe: Arc<ExeCells>,
+    exe: ExeCells,
+    /// Requests that are not answered yet.
+    awaited: AtomicU64,
+    /// Nothing more will be found out unless it is asked again.
+    settled: AtomicBool,
     /// When its executable was compared last, in nanoseconds since boot; 0: never. Of each process by itself: another one
     /// of the same image may have another root.
     compared: AtomicU64,
@@ -23,10 +28,10 @@ struct Cells {
     replaced: AtomicU8,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct ExeCells {
     executed: Option<BootNs>,
-    file: OnceLock<ExeFile>,
+    file: OnceLock<Arc<ExeFile>>,
     is_host: OnceLock<bool>,
     sha256: OnceLock<Option<Sha256>>,
 }
@@ -92,7 +97,7 @@ impl Eq for Identity {}
 impl Identity {
     /// Of an image that was executed at this instant.
     pub fn executed_at(at: BootNs) -> Self {
-        let exe = Arc::new(ExeCells { executed: Some(at), ..ExeCells::default() });
+        let exe = ExeCells { executed: Some(at), ..ExeCells::default() };
         Self(Arc::new(Cells { exe, ..Cells::default() }))
     }
 
@@ -101,10 +106,40 @@ impl Identity {
         self.0.exe.executed
     }
 
-    /// For a new process with the same executable.
+    /// For a new process with the same executable: with what is known of that now. What is found out later is found out of each.
     #[must_use]
     pub fn forked(&self) -> Self {
-        Self(Arc::new(Cells { exe: Arc::clone(&self.0.exe), ..Cells::default() }))
+        Self(Arc::new(Cells { exe: self.0.exe.clone(), ..Cells::default() }))
+    }
+
+    /// Distinguishes it from others as long as it lives.
+    pub fn key(&self) -> u64 {
+        Arc::as_ptr(&self.0).addr() as u64
+    }
+
+    /// Takes note that it was asked for.
+    pub(super) fn ask(&self) {
+        self.0.awaited.fetch_add(1, Ordering::Relaxed);
+        self.0.settled.store(false, Ordering::Relaxed);
+    }
+
+    /// Takes note that one request is answered, or will not be.
+    pub(super) fn answered(&self) {
+        let left = self.0.awaited.load(Ordering::Relaxed).saturating_sub(1);
+        self.0.awaited.store(left, Ordering::Relaxed);
+        if left == 0 {
+            self.settle();
+        }
+    }
+
+    /// Whether nothing more will be found out unless it is asked again.
+    pub fn is_settled(&self) -> bool {
+        self.0.settled.load(Ordering::Relaxed)
+    }
+
+    /// Takes note that nothing more will be found out unless it is asked again.
+    pub fn settle(&self) {
+        self.0.settled.store(true, Ordering::Relaxed);
     }
 
     /// The state of the process, once known.
@@ -114,7 +149,7 @@ impl Identity {
 
     /// Where the executable lies, once known.
     pub fn exe(&self) -> Option<&ExeFile> {
-        self.0.exe.file.get()
+        self.0.exe.file.get().map(|file| &**file)
     }
 
     /// Whether the executable is the host's own file at its path: what the path led to in the host's mount namespace. `None`:
@@ -178,6 +213,20 @@ impl Identity {
             | u8::from(cells.exe.is_host.get().is_some()) << 6
     }
 
+    /// Takes over what was known of the process whose copy this one is, which is gone. The network namespace is the one thing that a
+    /// clone(2) may change at once.
+    pub(super) fn copy(&self, parent: &Self) {
+        if let Some(state) = parent.state() {
+            self.set_state(ProcessState { netns: None, ..state.clone() });
+        }
+        if let Some(file) = parent.exe() {
+            self.set_exe(file.clone());
+        }
+        if let Some(hash) = parent.sha256() {
+            self.set_sha256(Some(*hash));
+        }
+    }
+
     /// Takes over what is known of the same image elsewhere.
     pub fn learn(&self, other: &Self) {
         if let Some(state) = other.state() {
@@ -204,7 +253,7 @@ impl Identity {
 
     /// Tells where the executable lies. The first word counts.
     pub fn set_exe(&self, file: ExeFile) {
-        let _ = self.0.exe.file.set(file);
+        let _ = self.0.exe.file.set(Arc::new(file));
     }
 
     /// Sets whether the executable is the host's own file. The first answer counts.
@@ -223,15 +272,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_fork_shares_the_executable_only() {
+    fn a_fork_begins_with_what_is_known_of_the_executable() {
         let parent = Identity::default();
-        let child = parent.forked();
         parent.set_state(ProcessState::default());
         parent.set_sha256(Some([7; 32]));
         parent.set_exe_is_host(true);
+        let child = parent.forked();
         assert_eq!((child.state(), child.sha256()), (None, Some(&[7; 32])));
         assert_eq!(child.exe_is_host(), Some(true));
+        parent.set_exe(ExeFile::default());
+        assert_eq!(child.exe(), None, "that is found out of each");
         assert_ne!(parent, child);
+    }
+
+    #[test]
+    fn it_is_settled_when_the_last_request_is_answered() {
+        let identity = Identity::default();
+        assert!(!identity.is_settled());
+        identity.ask();
+        identity.ask();
+        identity.answered();
+        assert!(!identity.is_settled());
+        identity.answered();
+        assert!(identity.is_settled() && !identity.forked().is_settled());
+        identity.ask();
+        assert!(!identity.is_settled());
     }
 
     #[test]

@@ -2,23 +2,24 @@
 //! executable lies, and its hash.
 //!
 //! Two threads: one asks /proc, which must be quick, because processes come and go; the other reads executables, at a
-//! lower priority. What they find goes straight into the [`Identity`] that everything about the process shares.
+//! lower priority. What they find they send back: whoever asked decides at which point of the stream it becomes known.
 
 use std::fs::File;
 use std::io;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, TrySendError, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use tokio::sync::Notify;
+
 use super::digest::{self, Cache, FileState, SIZE_MAX};
 use super::exe::{self, Found, Wanted};
-use super::identity::{Identity, ProcessState, Replaced};
-use super::info::{FileId, ProcessInfo, ProcessSource};
+use super::identity::{ExeFile, Identity, ProcessState, Replaced, Sha256};
+use super::info::{ProcessInfo, ProcessSource};
 use super::procfs::ProcFs;
 use crate::clock::Clock;
-use crate::units::{BootNs, Pid};
 
 /// Most processes that wait to be looked at.
 const QUEUE_MAX: usize = 4096;
@@ -80,39 +81,102 @@ pub(super) enum Depth {
     All,
 }
 
+/// What was found out of a process. It is known once it is applied.
+#[derive(Debug)]
+pub struct Answer {
+    process: Arc<ProcessInfo>,
+    facts: Vec<Fact>,
+    /// It answers a request of [`Inspector::ask`].
+    is_last: bool,
+}
+
+#[derive(Debug)]
+enum Fact {
+    State(ProcessState),
+    /// It is gone, and was a copy of this one.
+    Copy(Identity),
+    Exe(ExeFile),
+    /// Whether it is the host's own file.
+    ExeIsHost(bool),
+    /// `None`: it cannot be known.
+    Sha256(Option<Sha256>),
+    Replaced(Replaced),
+}
+
+impl Answer {
+    /// Where an executable lies, as the last of what is found out.
+    #[cfg(test)]
+    pub(crate) fn of_exe(process: &Arc<ProcessInfo>, file: ExeFile) -> Self {
+        process.identity.ask();
+        Self { process: Arc::clone(process), facts: vec![Fact::Exe(file)], is_last: true }
+    }
+
+    /// What a comparison of the executable said.
+    #[cfg(test)]
+    pub(crate) fn of_comparison(process: &Arc<ProcessInfo>, replaced: Replaced) -> Self {
+        Self { process: Arc::clone(process), facts: vec![Fact::Replaced(replaced)], is_last: false }
+    }
+
+    /// The process that it is about.
+    pub const fn process(&self) -> &Arc<ProcessInfo> {
+        &self.process
+    }
+
+    /// Makes it known to everything that holds the process.
+    pub fn apply(self) {
+        let identity = &self.process.identity;
+        for fact in self.facts {
+            match fact {
+                Fact::State(state) => identity.set_state(state),
+                Fact::Copy(parent) => identity.copy(&parent),
+                Fact::Exe(file) => identity.set_exe(file),
+                Fact::ExeIsHost(is_host) => identity.set_exe_is_host(is_host),
+                Fact::Sha256(hash) => identity.set_sha256(hash),
+                Fact::Replaced(replaced) => identity.set_replaced(replaced),
+            }
+        }
+        if self.is_last {
+            identity.answered();
+        }
+    }
+}
+
+/// Where the threads leave their answers.
+#[derive(Clone, Debug)]
+struct Outbox {
+    sender: Sender<Answer>,
+    came: Arc<Notify>,
+}
+
+impl Outbox {
+    fn send(&self, answer: Answer) {
+        // Nobody may wait for it any more.
+        if self.sender.send(answer).is_ok() {
+            self.came.notify_one();
+        }
+    }
+}
+
 /// A process to look at.
 #[derive(Debug)]
 struct Request {
-    pid: Pid,
-    start: BootNs,
+    process: Arc<ProcessInfo>,
     depth: Depth,
-    exe: Option<Arc<[u8]>>,
-    exe_file: Option<FileId>,
-    exe_deleted: bool,
-    identity: Identity,
     /// Of the parent, for a process that is only a copy of it.
     parent: Option<Identity>,
-}
-
-/// An executable to compare with what its path leads to.
-#[derive(Debug)]
-struct Comparison {
-    pid: Pid,
-    start: BootNs,
-    exe: Arc<[u8]>,
-    identity: Identity,
 }
 
 #[derive(Debug)]
 enum Job {
     Inspect(Box<Request>),
-    Compare(Box<Comparison>),
+    /// Compare the executable, which has a path, with what that leads to.
+    Compare(Arc<ProcessInfo>, Arc<[u8]>),
     Settle(SyncSender<()>),
 }
 
 #[derive(Debug)]
 enum HashJob {
-    Hash(File, FileState, Identity),
+    Hash(File, FileState, Box<Answer>),
     Settle(SyncSender<()>),
 }
 
@@ -126,12 +190,11 @@ pub struct Comparer {
 impl Comparer {
     /// Asks for a process; the answer comes to [`Identity::replaced`]. Never waits: what does not fit is counted. Returns
     /// whether an answer may come.
-    pub fn ask(&self, process: &ProcessInfo) -> bool {
+    pub fn ask(&self, process: &Arc<ProcessInfo>) -> bool {
         let Some(exe) = process.exe.clone() else { return false };
         count(&self.counts.compare_asked);
-        let (pid, start, identity) = (process.pid, process.start, process.identity.clone());
-        let comparison = Comparison { pid, start, exe, identity };
-        let asked = send(&self.queue, &self.counts, QUEUE_MAX / 2, || Job::Compare(Box::new(comparison)));
+        let job = || Job::Compare(Arc::clone(process), exe);
+        let asked = send(&self.queue, &self.counts, QUEUE_MAX / 2, job);
         if !asked {
             count(&self.counts.compare_dropped);
         }
@@ -153,6 +216,8 @@ fn send(queue: &SyncSender<Job>, counts: &Counts, room: usize, job: impl FnOnce(
 #[derive(Debug)]
 pub struct Inspector {
     queue: SyncSender<Job>,
+    answers: Receiver<Answer>,
+    came: Arc<Notify>,
     counts: Arc<Counts>,
 }
 
@@ -164,33 +229,50 @@ impl Inspector {
     pub fn start(proc: ProcFs) -> io::Result<Self> {
         let (queue, jobs) = sync_channel(QUEUE_MAX);
         let (hash_queue, hash_jobs) = sync_channel(HASH_QUEUE_MAX);
+        // Not bounded: there are no more answers than requests, which are.
+        let (sender, answers) = channel();
+        let came = Arc::<Notify>::default();
+        let outbox = Outbox { sender, came: Arc::clone(&came) };
         let counts = Arc::<Counts>::default();
         let cache = Arc::<Mutex<Cache>>::default();
-        let worker = Worker { proc, hash_queue, cache: Arc::clone(&cache), counts: Arc::clone(&counts) };
+        let worker = Worker {
+            proc,
+            hash_queue,
+            outbox: outbox.clone(),
+            cache: Arc::clone(&cache),
+            counts: Arc::clone(&counts),
+        };
         thread::Builder::new().name("conn-inspect".to_owned()).spawn(move || worker.run(&jobs))?;
-        let hasher = Hasher { cache, counts: Arc::clone(&counts) };
+        let hasher = Hasher { outbox, cache, counts: Arc::clone(&counts) };
         thread::Builder::new().name("conn-hash".to_owned()).spawn(move || hasher.run(&hash_jobs))?;
-        Ok(Self { queue, counts })
+        Ok(Self { queue, answers, came, counts })
     }
 
     /// Asks for a process. Never waits: what does not fit is counted.
-    pub(super) fn ask(&self, process: &ProcessInfo, depth: Depth, parent: Option<Identity>) {
+    pub(super) fn ask(&self, process: &Arc<ProcessInfo>, depth: Depth, parent: Option<Identity>) {
         count(&self.counts.asked);
+        process.identity.ask();
         // A storm of programs leaves room for those that use the network.
         let room = if depth == Depth::State { QUEUE_MAX / 2 } else { QUEUE_MAX };
         let request = || Request {
-            pid: process.pid,
-            start: process.start,
+            process: Arc::clone(process),
             depth,
-            exe: process.exe.clone(),
-            exe_file: process.exe_file,
-            exe_deleted: process.exe_deleted,
-            identity: process.identity.clone(),
             parent: parent.filter(|_| process.source == ProcessSource::Fork),
         };
         if !send(&self.queue, &self.counts, room, || Job::Inspect(Box::new(request()))) {
             count(&self.counts.dropped);
+            process.identity.answered();
         }
+    }
+
+    /// Resolves when an answer has come since the last call. May be cancelled.
+    pub async fn answered(&self) {
+        self.came.notified().await;
+    }
+
+    /// The next answer that has come; whoever takes it has to apply it.
+    pub fn next_answer(&self) -> Option<Answer> {
+        self.answers.try_recv().ok()
     }
 
     /// For those who only have executables compared.
@@ -225,6 +307,7 @@ impl Inspector {
 struct Worker {
     proc: ProcFs,
     hash_queue: SyncSender<HashJob>,
+    outbox: Outbox,
     cache: Arc<Mutex<Cache>>,
     counts: Arc<Counts>,
 }
@@ -237,13 +320,14 @@ impl Worker {
                     self.counts.waiting.fetch_sub(1, Ordering::Relaxed);
                     self.inspect(&request);
                 }
-                Job::Compare(of) => {
+                Job::Compare(process, exe) => {
                     self.counts.waiting.fetch_sub(1, Ordering::Relaxed);
-                    let replaced = exe::replaced(&self.proc, of.pid, of.start, &of.exe);
+                    let replaced = exe::replaced(&self.proc, process.pid, process.start, &exe);
                     if replaced.is_none() {
                         count(&self.counts.compare_failed);
                     }
-                    of.identity.set_replaced(replaced.unwrap_or(Replaced::Unknown));
+                    let facts = vec![Fact::Replaced(replaced.unwrap_or(Replaced::Unknown))];
+                    self.outbox.send(Answer { process, facts, is_last: false });
                 }
                 // What is asked here lies before it in the other queue.
                 Job::Settle(done) => drop(self.hash_queue.send(HashJob::Settle(done))),
@@ -252,73 +336,82 @@ impl Worker {
     }
 
     fn inspect(&self, request: &Request) {
-        let identity = &request.identity;
-        // First: exceptions of rules wait for it.
+        let process = &request.process;
+        let identity = &process.identity;
+        let mut facts = Vec::new();
         if identity.exe_is_host().is_none() {
-            self.find_on_host(request);
+            facts.extend(self.is_host_file(process).map(Fact::ExeIsHost));
         }
         if identity.state().is_none() {
-            if let Some(state) = self.proc.state(request.pid, request.start) {
-                identity.set_state(state);
+            if let Some(state) = self.proc.state(process.pid, process.start) {
+                facts.push(Fact::State(state));
             } else {
                 count(&self.counts.gone);
-                // It was a copy of its parent; the namespace is the one thing that a clone(2) may change at once.
-                if let Some(state) = request.parent.as_ref().and_then(Identity::state) {
-                    identity.set_state(ProcessState { netns: None, ..state.clone() });
-                }
+                facts.extend(request.parent.clone().map(Fact::Copy));
             }
         }
-        if request.depth == Depth::All && (identity.exe().is_none() || !identity.sha256_settled()) {
-            self.executable(request);
+        let is_asked =
+            request.depth == Depth::All && (identity.exe().is_none() || !identity.sha256_settled());
+        let file = if is_asked { self.executable(process, &mut facts) } else { None };
+        let answer = |facts, is_last| Answer { process: Arc::clone(process), facts, is_last };
+        let Some((file, state)) = file else {
+            self.outbox.send(answer(facts, true));
+            return;
+        };
+        self.outbox.send(answer(facts, false));
+        let hash = HashJob::Hash(file, state, Box::new(answer(Vec::new(), true)));
+        if let Err(TrySendError::Full(job) | TrySendError::Disconnected(job)) = self.hash_queue.try_send(hash)
+        {
+            count(&self.counts.hash_dropped);
+            if let HashJob::Hash(_, _, answer) = job {
+                self.outbox.send(*answer);
+            }
         }
     }
 
     /// Looks whether the executable is the host's own file at its path. The process may be gone.
-    fn find_on_host(&self, request: &Request) {
-        let (Some(path), Some(file)) = (request.exe.as_deref(), request.exe_file) else { return };
-        if let Some(is_host) = self.proc.is_host_file(path, file) {
-            request.identity.set_exe_is_host(is_host);
-        }
+    fn is_host_file(&self, process: &ProcessInfo) -> Option<bool> {
+        self.proc.is_host_file(process.exe.as_deref()?, process.exe_file?)
     }
 
-    fn executable(&self, request: &Request) {
-        let identity = &request.identity;
+    /// Finds out where the executable lies, and its hash if that is known. Returns the file to hash, if one is.
+    fn executable(&self, process: &ProcessInfo, facts: &mut Vec<Fact>) -> Option<(File, FileState)> {
+        let identity = &process.identity;
         let wanted = Wanted {
-            pid: request.pid,
-            start: request.start,
-            path: request.exe.as_deref(),
-            file: request.exe_file,
-            deleted: request.exe_deleted,
+            pid: process.pid,
+            start: process.start,
+            path: process.exe.as_deref(),
+            file: process.exe_file,
+            deleted: process.exe_deleted,
             executed: identity.executed().map(|boot| Clock::now().wall(boot)),
         };
-        // Where it is out of reach now, another process with the same executable may still lead to it.
-        let Some(found) = Found::find(&self.proc, wanted) else { return count(&self.counts.unreadable) };
+        let Some(found) = Found::find(&self.proc, wanted) else {
+            count(&self.counts.unreadable);
+            return None;
+        };
         if identity.exe().is_none() {
-            identity.set_exe(found.describe(&self.proc, wanted));
+            facts.push(Fact::Exe(found.describe(&self.proc, wanted)));
         }
         if identity.sha256_settled() {
-            return;
+            return None;
         }
         let state = FileState::of(&found.meta);
         if let Some(hash) = lock(&self.cache).get(&state) {
-            identity.set_sha256(Some(hash));
+            facts.push(Fact::Sha256(Some(hash)));
         } else if state.size > SIZE_MAX {
             count(&self.counts.too_large);
-            identity.set_sha256(None);
+            facts.push(Fact::Sha256(None));
         } else if let Some(file) = found.content() {
-            match self.hash_queue.try_send(HashJob::Hash(file, state, identity.clone())) {
-                Ok(()) => {}
-                Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
-                    count(&self.counts.hash_dropped);
-                }
-            }
+            return Some((file, state));
         } else {
             count(&self.counts.unreadable);
         }
+        None
     }
 }
 
 struct Hasher {
+    outbox: Outbox,
     cache: Arc<Mutex<Cache>>,
     counts: Arc<Counts>,
 }
@@ -329,14 +422,14 @@ impl Hasher {
         unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, HASH_NICE) };
         for job in jobs {
             match job {
-                HashJob::Hash(file, state, identity) => self.hash(file, state, &identity),
+                HashJob::Hash(file, state, answer) => self.hash(file, state, *answer),
                 // Nobody may wait for it any more.
                 HashJob::Settle(done) => drop(done.try_send(())),
             }
         }
     }
 
-    fn hash(&self, mut file: File, state: FileState, identity: &Identity) {
+    fn hash(&self, mut file: File, state: FileState, mut answer: Answer) {
         // Many processes of one executable ask before the first answer is there.
         let known = lock(&self.cache).get(&state);
         let hash = known.or_else(|| {
@@ -350,7 +443,8 @@ impl Hasher {
             }
             hash
         });
-        identity.set_sha256(hash);
+        answer.facts.push(Fact::Sha256(hash));
+        self.outbox.send(answer);
     }
 }
 

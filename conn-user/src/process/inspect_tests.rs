@@ -3,16 +3,25 @@
 use super::*;
 use crate::process::identity::Tty;
 use crate::process::procfs::ProcSource as _;
+use crate::units::{BootNs, Pid};
 
 const PATIENCE: Duration = Duration::from_mins(1);
 
-fn me() -> ProcessInfo {
+fn me() -> Arc<ProcessInfo> {
     let seen = ProcFs::default().read(Pid(std::process::id())).expect("self");
-    ProcessInfo {
+    Arc::new(ProcessInfo {
         exe: seen.exe,
         exe_file: seen.exe_file,
         source: ProcessSource::ProcScan,
         ..ProcessInfo::new(seen.pid, seen.start)
+    })
+}
+
+/// Waits until everything is answered, and makes it known.
+fn settled(inspector: &Inspector) {
+    assert!(inspector.settle(PATIENCE));
+    while let Some(answer) = inspector.next_answer() {
+        answer.apply();
     }
 }
 
@@ -20,11 +29,20 @@ fn me() -> ProcessInfo {
 fn everything_is_found_out_and_hashed_once() {
     let inspector = Inspector::start(ProcFs::default()).expect("threads");
     let mut all = vec![me(), me()];
-    all.push(ProcessInfo { identity: all[0].identity.forked(), source: ProcessSource::Fork, ..me() });
+    let fork = ProcessInfo {
+        identity: all[0].identity.forked(),
+        source: ProcessSource::Fork,
+        ..ProcessInfo::clone(&me())
+    };
+    all.push(fork.into());
     for process in &all {
         inspector.ask(process, Depth::All, None);
     }
+    assert!(all.iter().all(|process| !process.identity.is_settled()));
     assert!(inspector.settle(PATIENCE));
+    assert!(all.iter().all(|process| process.identity.version() == 0), "not before it is delivered");
+    settled(&inspector);
+    assert!(all.iter().all(|process| process.identity.is_settled()));
     let exe = std::fs::read("/proc/self/exe").expect("own executable");
     let expected: [u8; 32] =
         sha2::Digest::finalize(sha2::Digest::chain_update(sha2::Sha256::default(), exe)).into();
@@ -46,7 +64,7 @@ fn an_exec_asks_for_the_state_only() {
     let inspector = Inspector::start(ProcFs::default()).expect("threads");
     let process = me();
     inspector.ask(&process, Depth::State, None);
-    assert!(inspector.settle(PATIENCE));
+    settled(&inspector);
     assert!(process.identity.state().is_some());
     assert_eq!(process.identity.exe_is_host(), Some(true), "exceptions wait for it");
     assert!(process.identity.exe().is_none() && !process.identity.sha256_settled());
@@ -57,12 +75,12 @@ fn a_child_that_is_gone_was_where_its_parent_was() {
     let inspector = Inspector::start(ProcFs::default()).expect("threads");
     let parent = me();
     inspector.ask(&parent, Depth::State, None);
-    let gone = |source| ProcessInfo { source, ..ProcessInfo::new(Pid(u32::MAX), BootNs(1)) };
+    let gone = |source| Arc::new(ProcessInfo { source, ..ProcessInfo::new(Pid(u32::MAX), BootNs(1)) });
     let (child, other) = (gone(ProcessSource::Fork), gone(ProcessSource::Exec));
     for process in [&child, &other] {
         inspector.ask(process, Depth::All, Some(parent.identity.clone()));
     }
-    assert!(inspector.settle(PATIENCE));
+    settled(&inspector);
     let (state, known) =
         (child.identity.state().expect("inherited"), parent.identity.state().expect("known"));
     assert_eq!((&state.cwd, &state.tty, state.netns), (&known.cwd, &known.tty, None));
@@ -73,8 +91,8 @@ fn a_child_that_is_gone_was_where_its_parent_was() {
 /// Whoever asks never waits; what does not fit is counted, and the threads end with it.
 #[test]
 fn a_full_queue_drops_and_counts() {
-    let (queue, jobs) = sync_channel(QUEUE_MAX);
-    let inspector = Inspector { queue, counts: Arc::default() };
+    let ((queue, jobs), (_, answers)) = (sync_channel(QUEUE_MAX), channel());
+    let inspector = Inspector { queue, answers, came: Arc::default(), counts: Arc::default() };
     let process = me();
     for _ in 0..QUEUE_MAX {
         inspector.ask(&process, Depth::State, None);
@@ -95,10 +113,11 @@ fn a_full_queue_drops_and_counts() {
 fn executables_are_compared_in_the_background_and_counted() {
     let inspector = Inspector::start(ProcFs::default()).expect("threads");
     let comparer = inspector.comparer();
-    let (process, nameless) = (me(), ProcessInfo { exe: None, ..me() });
+    let (process, nameless) = (me(), Arc::new(ProcessInfo { exe: None, ..ProcessInfo::clone(&me()) }));
     let gone = ProcessInfo { exe: Some(b"/x"[..].into()), ..ProcessInfo::new(Pid(u32::MAX), BootNs(1)) };
+    let gone = Arc::new(gone);
     assert!(comparer.ask(&process) && comparer.ask(&gone) && !comparer.ask(&nameless));
-    assert!(inspector.settle(PATIENCE));
+    settled(&inspector);
     assert_eq!(process.identity.replaced(), Some(Replaced::No));
     assert_eq!(gone.identity.replaced(), Some(Replaced::Unknown));
     let stats = inspector.stats();
@@ -107,8 +126,8 @@ fn executables_are_compared_in_the_background_and_counted() {
 
 #[test]
 fn comparisons_leave_room_in_the_queue() {
-    let (queue, _jobs) = sync_channel(QUEUE_MAX);
-    let inspector = Inspector { queue, counts: Arc::default() };
+    let ((queue, _jobs), (_, answers)) = (sync_channel(QUEUE_MAX), channel());
+    let inspector = Inspector { queue, answers, came: Arc::default(), counts: Arc::default() };
     let (comparer, process) = (inspector.comparer(), me());
     let asked = (0..QUEUE_MAX).filter(|_| comparer.ask(&process)).count();
     assert_eq!((asked, inspector.stats().compare_dropped), (QUEUE_MAX / 2, QUEUE_MAX as u64 / 2));

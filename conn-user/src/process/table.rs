@@ -15,7 +15,7 @@ use super::hash::IntMap;
 use super::identity::Identity;
 use super::image::{executed, filename, hook_only, inherit, take_image};
 use super::info::{ProcessInfo, ProcessSource, is_same_tick};
-use super::inspect::{Comparer, Depth, InspectStats, Inspector};
+use super::inspect::{Answer, Comparer, Depth, InspectStats, Inspector};
 use super::procfs::{ProcFs, ProcImage, ProcSource};
 use super::users::Users;
 use crate::kernel::execs::CountExecs;
@@ -125,7 +125,25 @@ impl ProcessTable {
     /// Waits until the background has answered all that was asked, but not longer than this. Returns whether it has.
     /// For a snapshot that is shown at once; a stream need not wait.
     pub fn settle(&self, patience: Duration) -> bool {
-        self.inspector.as_ref().is_none_or(|inspector| inspector.settle(patience))
+        let Some(inspector) = &self.inspector else { return true };
+        let is_settled = inspector.settle(patience);
+        while let Some(answer) = inspector.next_answer() {
+            answer.apply();
+        }
+        is_settled
+    }
+
+    /// Resolves when the background has answered since the last call; never without an inspector. May be cancelled.
+    pub async fn answered(&self) {
+        match &self.inspector {
+            Some(inspector) => inspector.answered().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// The next answer of the background that has come; whoever takes it has to apply it.
+    pub fn next_answer(&self) -> Option<Answer> {
+        self.inspector.as_ref()?.next_answer()
     }
 
     /// Where executables are compared with what their paths lead to; `None` without an inspector.

@@ -1,10 +1,12 @@
 //! A case, run: its events into an engine, and time that passes as its lines say.
 
-use super::world::{BEGAN, World, id};
+use super::world::{self, BEGAN, World, id};
+use crate::clock::Clock;
 use crate::event::alert::{Alert, Subject};
-use crate::event::model::Event;
+use crate::event::model::{Event, EventBody};
 use crate::rules::cases::{Act, Case, On, Step};
 use crate::rules::{Engine, RuleSet};
+use crate::session::Session;
 use crate::units::{BootNs, DurationNs};
 
 /// What happened in a case.
@@ -15,8 +17,7 @@ pub(super) struct Ran<'c> {
     pub(super) told: Vec<Alert>,
     /// When the case ended, since its beginning.
     pub(super) ended: DurationNs,
-    pub(super) engine: Engine,
-    world: World<'c>,
+    session: Session<World<'c>>,
 }
 
 /// An event with the line that told it.
@@ -27,6 +28,11 @@ pub(super) struct Happened<'c> {
 }
 
 impl Ran<'_> {
+    /// The engine, as it is at the end.
+    pub(super) const fn engine(&self) -> Option<&Engine> {
+        self.session.engine()
+    }
+
     /// Whether an alert is about this.
     pub(super) fn is_about(&self, alert: &Alert, on: &On) -> bool {
         match (on, &alert.subject) {
@@ -34,7 +40,7 @@ impl Ran<'_> {
             (On::Flow(flow), Subject::Listener(listener)) => listener.id == id(*flow),
             (On::Flow(_), Subject::Process(_) | Subject::Absence) => false,
             (On::Process(name), subject) => {
-                let process = self.world.process(name);
+                let process = self.session.flows.process(name);
                 process.zip(subject.process()).is_some_and(|(one, other)| one.is_same(other))
             }
         }
@@ -47,63 +53,66 @@ pub(super) fn since_begin(at: BootNs) -> DurationNs {
 }
 
 struct Run<'c> {
-    case: &'c Case,
-    engine: Engine,
-    world: World<'c>,
+    session: Session<World<'c>>,
     trail: Vec<Happened<'c>>,
+    alerts: Counted<'c>,
+}
+
+/// The alerts of the rules that a case is about.
+struct Counted<'c> {
+    case: &'c Case,
     told: Vec<Alert>,
 }
 
 /// Runs a case against these rules.
 pub(super) fn run<'c>(case: &'c Case, rules: &RuleSet) -> Ran<'c> {
     let mut run = Run {
-        case,
-        engine: Engine::new(rules, BEGAN).with_recorded_answers(),
-        world: World::new(case),
+        session: Session::new(World::new(case), Clock::of(BEGAN, world::wall(BEGAN))),
         trail: Vec::new(),
-        told: Vec::new(),
+        alerts: Counted { case, told: Vec::new() },
     };
     let mut existing = Vec::new();
     for step in &case.existing {
-        if let Some(event) = run.world.event(step, true) {
+        if let Some(event) = run.session.flows.event(step, true) {
             existing.push(event.clone());
             run.trail.push(Happened { step, event, existing: true });
         }
     }
-    let alerts = run.engine.start(BEGAN, existing, &run.world);
-    run.tell(alerts);
+    let engine = Engine::new(rules, BEGAN).with_recorded_answers();
+    run.session.start(engine, BEGAN, existing, &mut |event| run.alerts.take(event));
     for step in &case.events {
         if let Act::Pass(time) = &step.act {
             run.pass(*time);
             continue;
         }
-        for event in [run.world.event(step, false), run.world.established(step)].into_iter().flatten() {
-            let alerts = run.engine.on_event(&event, &run.world);
+        let world = &mut run.session.flows;
+        for event in [world.event(step, false), world.established(step)].into_iter().flatten() {
+            run.session.judge(&event, &mut |event| run.alerts.take(event));
             run.trail.push(Happened { step, event, existing: false });
-            run.tell(alerts);
         }
     }
-    let Run { engine, world, trail, told, .. } = run;
-    Ran { trail, told, ended: since_begin(world.now), engine, world }
+    let Run { session, trail, alerts } = run;
+    Ran { trail, told: alerts.told, ended: since_begin(session.flows.now), session }
 }
 
 impl Run<'_> {
-    /// Lets time pass; each timer fires at its time.
+    /// Lets time pass; each timer fires at its time, and then what the background finds is known.
     fn pass(&mut self, time: DurationNs) {
-        let end = BootNs(self.world.now.0.saturating_add(time.0));
-        while let Some(due) = self.engine.next_deadline().filter(|due| *due <= end) {
-            self.world.now = due.max(self.world.now);
-            self.world.answer();
-            let alerts = self.engine.on_time(self.world.now, &self.world);
-            self.tell(alerts);
-        }
-        self.world.now = end;
-    }
-
-    fn tell(&mut self, alerts: Vec<Alert>) {
-        let counts = |alert: &Alert| {
-            self.case.rules.is_empty() || self.case.rules.iter().any(|id| **id == *alert.rule.id)
+        let end = BootNs(self.session.flows.now.0.saturating_add(time.0));
+        let mut before = |at: BootNs, _: &Engine, world: &mut World<'_>| {
+            world.now = at.max(world.now);
+            world.answer();
         };
-        self.told.extend(alerts.into_iter().filter(counts));
+        self.session.pass_and(end, &mut before, &mut |event| self.alerts.take(event));
+        self.session.flows.now = end;
+    }
+}
+
+impl Counted<'_> {
+    fn take(&mut self, event: &Event) {
+        let EventBody::Alert(alert) = &event.body else { return };
+        if self.case.rules.is_empty() || self.case.rules.iter().any(|id| **id == *alert.rule.id) {
+            self.told.push(Alert::clone(alert));
+        }
     }
 }

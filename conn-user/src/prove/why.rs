@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use super::run::{Happened, Ran, since_begin};
 use super::verdict::{duration, shown};
 use crate::filter::Names;
+use crate::rules::Engine;
 use crate::rules::detector::Triggers;
 use crate::rules::model::{Detect, PathRule, ProcessRule, Rule, ServerRule};
 use crate::rules::trace::{RuleTrace, Verdict, text};
@@ -15,7 +16,8 @@ const EVENTS_MAX: usize = 6;
 
 /// Says of the events that this rule looks at what held.
 pub(super) fn explain(id: &str, ran: &Ran<'_>, names: &Names, out: &mut String) {
-    let Some(rule) = ran.engine.rules().find(|rule| *rule.about.id == *id) else {
+    let Some(rule) = ran.engine().into_iter().flat_map(Engine::rules).find(|rule| *rule.about.id == *id)
+    else {
         let _ = writeln!(out, "{id} is not in force");
         return;
     };
@@ -34,7 +36,7 @@ pub(super) fn explain(id: &str, ran: &Ran<'_>, names: &Names, out: &mut String) 
     if count > EVENTS_MAX {
         let _ = writeln!(out, "  and {} more events that it looks at", count - EVENTS_MAX);
     }
-    if let Some(due) = ran.engine.next_deadline_of(id) {
+    if let Some(due) = ran.engine().and_then(|engine| engine.next_deadline_of(id)) {
         let now = BootNs(super::world::BEGAN.0.saturating_add(ran.ended.0));
         let _ =
             writeln!(out, "  when the test ended, its next timer was due in {}", duration(due.since(now)));

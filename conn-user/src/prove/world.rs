@@ -51,6 +51,11 @@ impl Flows for World<'_> {
     }
 }
 
+/// The wall time of an instant.
+pub(super) const fn wall(at: BootNs) -> WallNs {
+    WallNs(WALL + at.0)
+}
+
 /// The number of a connection or listener.
 pub(super) const fn id(flow: FlowNo) -> ConnId {
     ConnId(flow as u64 + 1)
@@ -133,7 +138,7 @@ impl<'c> World<'c> {
         };
         self.seq += u64::from(!existing);
         let seq = if existing { 0 } else { self.seq };
-        Some(Event { seq, boot: self.now, wall: WallNs(WALL + self.now.0), body })
+        Some(Event { seq, boot: self.now, wall: wall(self.now), body })
     }
 
     /// The process of this name; it starts now if no line has named it before.

@@ -1,30 +1,26 @@
 //! A recording judged again: its events into the same engine, by the time that they carry.
 //!
-//! The engine takes its time from events and from its timers, so what the agent did between two events is done here too: all
-//! timers that are due before an event fire first, each at its own instant. Time ends with the recording. Facts that were found
-//! out of a process in the background are known from when on the agent knew them: they are in later events, so the
-//! recording is read ahead.
+//! What the agent did, the same [`Session`] does here, in the order of the lines. Time ends with the recording. Facts that were
+//! found out of a process in the background are known from when on the agent knew them: the recording says when. An older one does not:
+//! they are in later events, so the recording is read ahead.
 
 mod compressed;
 pub mod file;
-pub(crate) mod flows;
 pub mod lines;
 pub mod search;
 #[cfg(test)]
 pub(crate) mod tests;
 pub mod zeek;
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
-use self::flows::Living;
-use crate::event::alert::Alert;
-use crate::event::model::{Event, EventBody};
+use crate::clock::Clock;
+use crate::event::model::{Event, EventBody, Start};
 use crate::event::read::{News, Recorded};
-use crate::process::identity::Identity;
 use crate::rules::engine::LATE_FACTS;
 use crate::rules::{Engine, RuleSet};
-use crate::units::{BootNs, DurationNs, WallNs};
+use crate::session::{Living, Session};
+use crate::units::{BootNs, DurationNs};
 
 /// How many events are read ahead, at most: some 50 MB.
 const AHEAD: usize = 65_536;
@@ -70,9 +66,8 @@ pub type Watch<'r> = Box<dyn FnMut(Moment<'_>, BootNs, &Engine) + 'r>;
 pub struct Replay<'r> {
     rules: &'r RuleSet,
     ahead: VecDeque<Recorded>,
-    /// Facts that come, by when.
-    news: BTreeMap<(BootNs, Reverse<u64>), (Identity, Identity)>,
-    news_last: u64,
+    /// Facts of a run that has not begun yet.
+    news: Vec<(BootNs, News)>,
     run: Option<Run>,
     stats: ReplayStats,
     watch: Option<Watch<'r>>,
@@ -80,13 +75,9 @@ pub struct Replay<'r> {
 
 /// A run that is being replayed.
 struct Run {
-    engine: Engine,
-    living: Living,
+    session: Session<Living>,
     began: BootNs,
     now: BootNs,
-    /// What the wall clock is ahead of the time since boot, by the last event.
-    wall: u64,
-    seq: u64,
 }
 
 impl<'r> Replay<'r> {
@@ -95,8 +86,7 @@ impl<'r> Replay<'r> {
         Self {
             rules,
             ahead: VecDeque::new(),
-            news: BTreeMap::new(),
-            news_last: 0,
+            news: Vec::new(),
             run: None,
             stats: ReplayStats::default(),
             watch: None,
@@ -112,13 +102,15 @@ impl<'r> Replay<'r> {
 
     /// Takes a line, and what was found out with it. What is told is about lines that are [`AHEAD`] of it.
     pub fn take(&mut self, recorded: Recorded, news: Vec<News>, tell: &mut impl FnMut(&Event)) {
-        for News { of, known, first, last, since } in news {
+        for news in news {
             // The agent asked again so long after the first event: most likely it knew then. It did not at the last event
             // without the fact, and it did at the first one with it.
-            let asked = BootNs(first.0.saturating_add(LATE_FACTS.0));
-            let at = asked.min(since).max(BootNs(last.0.saturating_add(1)));
-            self.news_last += 1;
-            self.news.insert((at, Reverse(self.news_last)), (of, known));
+            let asked = BootNs(news.first.0.saturating_add(LATE_FACTS.0));
+            let at = asked.min(news.since).max(BootNs(news.last.0.saturating_add(1)));
+            match &mut self.run {
+                Some(run) => run.session.learn_at(at, news.of, news.known),
+                None => self.news.push((at, news)),
+            }
         }
         // What was there at the start is one with it.
         let is_there = matches!(recorded, Recorded::Event(Event { seq: 0, .. }));
@@ -139,8 +131,8 @@ impl<'r> Replay<'r> {
         self.news.clear();
         let Some(run) = self.run.take() else { return };
         self.stats.span.0 += run.now.since(run.began).0;
-        self.stats.waiting += run.engine.stats().timers;
-        self.stats.not_followed += run.living.not_kept();
+        self.stats.waiting += run.session.engine().map_or(0, |engine| engine.stats().timers);
+        self.stats.not_followed += run.session.flows.not_kept();
     }
 
     /// What was replayed so far.
@@ -155,6 +147,17 @@ impl<'r> Replay<'r> {
                 self.stats.alerts_then += 1;
                 if self.run.is_some() {
                     self.pass(at, tell);
+                }
+                return;
+            }
+            Recorded::Facts(at, facts) => {
+                self.pass(at, tell);
+                if let Some(run) = &mut self.run {
+                    let mut tell = counted(&mut self.stats, tell);
+                    facts.apply();
+                    run.session.know(at, &facts.of, &mut tell);
+                } else {
+                    facts.apply();
                 }
                 return;
             }
@@ -174,82 +177,66 @@ impl<'r> Replay<'r> {
         self.stats.events += 1;
         self.pass(event.boot, tell);
         let Some(run) = &mut self.run else { return };
-        run.wall = event.wall.0.wrapping_sub(event.boot.0);
-        let event = run.living.follow(event);
+        run.session.set_clock(Clock::of(event.boot, event.wall));
+        let event = run.session.flows.follow(event);
         if let EventBody::Gap(gap) = &event.body {
             self.stats.lost += gap.lost;
         }
-        if let Some(watch) = &mut self.watch {
-            watch(Moment::Event(&event), event.boot, &run.engine);
+        if let (Some(watch), Some(engine)) = (&mut self.watch, run.session.engine()) {
+            watch(Moment::Event(&event), event.boot, engine);
         }
-        let alerts = run.engine.on_event(&event, &run.living);
-        self.tell(alerts, tell);
+        run.session.judge(&event, &mut counted(&mut self.stats, tell));
     }
 
     /// Begins with the first event of a run. What was there follows it.
     fn begin(&mut self, first: &Event, tell: &mut impl FnMut(&Event)) {
         self.stats.runs += 1;
-        let (attached, mut existing) = (
-            match &first.body {
-                EventBody::Start(start) => start.attached,
-                _ => {
-                    self.stats.without_start += 1;
-                    first.boot
-                }
-            },
-            Vec::new(),
-        );
-        let mut run = Run {
-            engine: Engine::new(self.rules, attached).with_recorded_answers(),
-            living: Living::default(),
-            began: first.boot,
-            now: first.boot,
-            wall: first.wall.0.wrapping_sub(first.boot.0),
-            seq: 0,
+        let mut existing = Vec::new();
+        let Start { attached, has_facts } = match &first.body {
+            EventBody::Start(start) => *start,
+            _ => {
+                self.stats.without_start += 1;
+                Start { attached: first.boot, has_facts: false }
+            }
         };
+        let mut session = Session::new(Living::default(), Clock::of(first.boot, first.wall));
+        for (at, News { of, known, .. }) in self.news.drain(..) {
+            session.learn_at(at, of, known);
+        }
         while let Some(Recorded::Event(Event { seq: 0, .. })) = self.ahead.front() {
             if let Some(Recorded::Event(event)) = self.ahead.pop_front() {
-                existing.push(run.living.follow(event));
+                existing.push(session.flows.follow(event));
             }
         }
         self.stats.events += existing.len() as u64;
+        let mut engine = Engine::new(self.rules, attached).with_recorded_answers();
+        if has_facts {
+            engine = engine.with_delivered_facts();
+        }
         if let Some(watch) = &mut self.watch {
-            watch(Moment::Start, first.boot, &run.engine);
+            watch(Moment::Start, first.boot, &engine);
         }
-        let alerts = run.engine.start(first.boot, existing, &run.living);
-        self.run = Some(run);
-        self.tell(alerts, tell);
+        session.start(engine, first.boot, existing, &mut counted(&mut self.stats, tell));
+        self.run = Some(Run { session, began: first.boot, now: first.boot });
     }
 
-    /// Lets the time pass until then: timers fire at their instants, facts become known at theirs.
+    /// Lets the time pass until then.
     fn pass(&mut self, until: BootNs, tell: &mut impl FnMut(&Event)) {
-        loop {
-            let Some(run) = &mut self.run else { return };
-            let due = run.engine.next_deadline().filter(|due| *due <= until);
-            let at = due.unwrap_or(until);
-            while let Some(entry) = self.news.first_entry().filter(|entry| entry.key().0 <= at) {
-                let (of, known) = entry.remove();
-                of.learn(&known);
-            }
-            run.now = run.now.max(at);
-            if due.is_none() {
-                return;
-            }
-            if let Some(watch) = &mut self.watch {
-                watch(Moment::Timer, at, &run.engine);
-            }
-            let alerts = run.engine.on_time(at, &run.living);
-            self.tell(alerts, tell);
-        }
-    }
-
-    fn tell(&mut self, alerts: Vec<Alert>, tell: &mut impl FnMut(&Event)) {
         let Some(run) = &mut self.run else { return };
-        for alert in alerts {
-            run.seq += 1;
-            self.stats.alerts += 1;
-            let (boot, wall) = (alert.at, WallNs(alert.at.0.wrapping_add(run.wall)));
-            tell(&Event { seq: run.seq, boot, wall, body: EventBody::Alert(Box::new(alert)) });
-        }
+        run.now = run.now.max(until);
+        let mut before = |at: BootNs, engine: &Engine, _: &mut Living| {
+            if let Some(watch) = &mut self.watch {
+                watch(Moment::Timer, at, engine);
+            }
+        };
+        run.session.pass_and(until, &mut before, &mut counted(&mut self.stats, tell));
+    }
+}
+
+/// Counts the alerts that are told.
+fn counted(stats: &mut ReplayStats, tell: &mut impl FnMut(&Event)) -> impl FnMut(&Event) {
+    |event| {
+        stats.alerts += 1;
+        tell(event);
     }
 }

@@ -6,17 +6,20 @@ use std::sync::Arc;
 use super::file::{Recording, RecordingError};
 use super::lines::Cut;
 use super::*;
+use crate::event::alert::Alert;
 use crate::event::json::JsonEncoder;
 use crate::event::model::Start;
 use crate::event::read::Reader;
 use crate::event::samples;
 use crate::flow::model::Change;
+use crate::process::identity::Identity;
 use crate::process::info::ProcessInfo;
 use crate::rules::model::{Detect, LongRule, ProcessRule, Rule};
 use crate::rules::testing::{BEGAN, SECOND, process, rule, seconds};
+use crate::units::WallNs;
 use crate::{event::alert::Severity, filter::Names};
 
-fn encoded<'e>(events: impl IntoIterator<Item = &'e Event>) -> String {
+pub(crate) fn encoded<'e>(events: impl IntoIterator<Item = &'e Event>) -> String {
     let (mut encoder, mut out) = (JsonEncoder::new(&samples::identity()), Vec::new());
     for event in events {
         encoder.encode(event, &mut out);
@@ -49,7 +52,12 @@ fn replayed(rules: &RuleSet, text: &str, until: Option<BootNs>) -> (Vec<Event>, 
 
 /// Whether these events give these alerts when they are written, read and replayed until then.
 pub(crate) fn gives(rules: &RuleSet, events: &[Event], until: BootNs, alerts: &[Alert]) {
-    let (told, _) = replayed(rules, &encoded(events), Some(until));
+    lines_give(rules, &encoded(events), until, alerts);
+}
+
+/// Whether these lines give these alerts when they are read and replayed until then.
+pub(crate) fn lines_give(rules: &RuleSet, lines: &str, until: BootNs, alerts: &[Alert]) {
+    let (told, _) = replayed(rules, lines, Some(until));
     let alerts: Vec<Event> = (1..)
         .zip(alerts)
         .map(|(seq, alert)| Event {
@@ -60,7 +68,7 @@ pub(crate) fn gives(rules: &RuleSet, events: &[Event], until: BootNs, alerts: &[
         })
         .collect();
     let (told, alerts) = (encoded(&told), encoded(&alerts));
-    assert!(told == alerts, "replayed:\n{told}\nnot as then:\n{alerts}\nof:\n{}", encoded(events));
+    assert!(told == alerts, "replayed:\n{told}\nnot as then:\n{alerts}\nof:\n{lines}");
 }
 
 fn long() -> RuleSet {
@@ -73,7 +81,7 @@ fn event(seq: u64, at: u64, body: EventBody) -> Event {
 }
 
 fn start(at: u64) -> Event {
-    event(0, at, EventBody::Start(Start { attached: BEGAN }))
+    event(0, at, EventBody::Start(Start { attached: BEGAN, has_facts: false }))
 }
 
 fn established(seq: u64, at: u64) -> Event {

@@ -284,7 +284,10 @@ fn covered(coverage: &Coverage, from: BootNs, to: BootNs) -> Covered {
     match coverage.of(from, to) {
         Seen::All => Covered::All,
         Seen::Since(since) => Covered::Since(since),
-        Seen::Except(losses) => Covered::Except { lost: losses.iter().map(|loss| loss.gap.lost).sum() },
+        Seen::Except(losses) => Covered::Except {
+            lost: losses.iter().map(|loss| loss.gap.lost).sum(),
+            repaired: losses.iter().all(|loss| loss.repaired.is_some()),
+        },
         Seen::Unknown => Covered::Unknown,
     }
 }

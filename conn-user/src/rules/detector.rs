@@ -213,7 +213,7 @@ impl Scene<'_> {
 
     /// Has the executable of this process compared with what its path leads to now, in the background: see
     /// [`crate::process::identity::Identity::replaced`]. Returns whether an answer may come.
-    pub fn compare(&self, process: &ProcessInfo) -> bool {
+    pub fn compare(&self, process: &Arc<ProcessInfo>) -> bool {
         self.has_recorded_answers || self.comparer.is_some_and(|comparer| comparer.ask(process))
     }
 

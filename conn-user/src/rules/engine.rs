@@ -1,4 +1,4 @@
-//! The engine: events in, alerts out. Its clock is that of the events and of the timers that it asks for.
+//! The engine: events in, alerts out. Its clock is that of the events and of its timers: see [`crate::session`].
 
 #[cfg(test)]
 mod late_tests;
@@ -6,6 +6,8 @@ mod late_tests;
 mod tests;
 
 use std::sync::Arc;
+
+use smallvec::SmallVec;
 
 use super::alerts::{AlertStats, Alerts};
 use super::baseline::Baseline;
@@ -16,7 +18,7 @@ use super::index::Index;
 use super::memory::Past;
 use super::model::{Detect, ProcessRule, Rule};
 use super::set::RuleSet;
-use super::timers::Timers;
+use super::timers::{Alarm, TimerId, Timers};
 use super::{long, missing, path, process, server};
 use crate::event::alert::{Alert, Evidence};
 use crate::event::model::{Event, EventBody};
@@ -26,12 +28,16 @@ use crate::flow::model::{
     Actor, Change, ConnEvent, ConnId, EndedHow, Ending, Failure, Method, UnknownReason,
 };
 use crate::process::hash::IntMap;
+use crate::process::identity::Identity;
+use crate::process::info::ProcessInfo;
 use crate::process::inspect::Comparer;
 use crate::units::{BootNs, DurationNs, WallNs};
 
-/// How long an event of a process waits whose executable is still being looked at, before rules on late facts judge it a
-/// second time: the inspector needs some milliseconds.
+/// How long an event of a process waits for facts that the background finds, where nobody says when they have come: the
+/// inspector needs some milliseconds.
 pub const LATE_FACTS: DurationNs = DurationNs(50_000_000);
+/// How long it waits at most for an answer that is delivered. By the events' time, which runs fast when the reader was late.
+const ANSWER_MAX: DurationNs = DurationNs(60_000_000_000);
 /// Most events that wait so.
 const LATE_MAX: usize = 4096;
 /// Rule number of the engine's own timers.
@@ -72,6 +78,16 @@ impl Detector for Retired {
     fn on_match(&mut self, _rule: &Rule, _event: &Event, _scene: &mut Scene<'_>) {}
 }
 
+/// An event that waits for facts of its process.
+struct Late {
+    event: Event,
+    /// It is what was there when the rules began.
+    existing: bool,
+    /// The rules that it was not matched by so far.
+    places: SmallVec<[u32; 4]>,
+    timer: TimerId,
+}
+
 /// A connection or listener with events that wait for facts.
 #[derive(Default)]
 struct LateSubject {
@@ -89,16 +105,23 @@ pub struct Engine {
     /// Rules that tell of programs that the baseline does not have.
     program_rules: Vec<Arc<Rule>>,
     coverage: Coverage,
+    /// The largest instant among the events judged and the timers fired. Never goes back.
+    now: BootNs,
     timers: Timers,
     followed: IntMap<u64, Followers>,
     alerts: Alerts,
     exits: Exits,
     comparer: Option<Comparer>,
     has_recorded_answers: bool,
-    late: IntMap<u64, Event>,
+    late_wait: DurationNs,
+    late: IntMap<u64, Late>,
+    /// Events that wait, by [`Identity::key`].
+    late_of: IntMap<u64, SmallVec<[u64; 2]>>,
     late_subjects: IntMap<u64, LateSubject>,
     late_last: u64,
     candidates: Vec<u32>,
+    /// Of them those that wait for facts of an event's process.
+    waits: Vec<u32>,
     stats: EngineStats,
 }
 
@@ -125,16 +148,20 @@ impl Engine {
             baseline: Arc::clone(&rules.baseline),
             program_rules: program_rules(rules),
             coverage: Coverage::new(began),
+            now: BootNs(0),
             timers: Timers::default(),
             followed: IntMap::default(),
             alerts: Alerts::default(),
             exits: Exits::default(),
             comparer: None,
             has_recorded_answers: false,
+            late_wait: LATE_FACTS,
             late: IntMap::default(),
+            late_of: IntMap::default(),
             late_subjects: IntMap::default(),
             late_last: 0,
             candidates: Vec::new(),
+            waits: Vec::new(),
             stats: EngineStats::default(),
         }
     }
@@ -150,6 +177,13 @@ impl Engine {
     #[must_use]
     pub const fn with_recorded_answers(mut self) -> Self {
         self.has_recorded_answers = true;
+        self
+    }
+
+    /// Facts are delivered ([`Self::on_facts`]): events wait for them, however late the reader is.
+    #[must_use]
+    pub const fn with_delivered_facts(mut self) -> Self {
+        self.late_wait = ANSWER_MAX;
         self
     }
 
@@ -212,6 +246,7 @@ impl Engine {
         if first == self.running.len() {
             return;
         }
+        self.now = self.now.max(now);
         for place in first..self.running.len() {
             self.with(place as u32, now, flows, |detector, rule, scene| detector.on_start(rule, scene));
         }
@@ -220,10 +255,13 @@ impl Engine {
         }
     }
 
-    /// Judges an event.
+    /// Judges an event. First every timer due at or before it fires, each at its own instant.
     pub fn on_event(&mut self, event: &Event, flows: &dyn Flows) -> Vec<Alert> {
+        self.fire(event.boot, flows);
+        self.now = self.now.max(event.boot);
         match &event.body {
             EventBody::Gap(gap) => self.coverage.lose(gap.clone()),
+            EventBody::Repair(repair) => self.coverage.repaired(repair.seen, event.boot),
             EventBody::Flow(Change::Close(conn, _) | Change::Failed(conn, _)) => {
                 self.judge(event, None, flows);
                 self.end(conn.id, event, flows);
@@ -243,7 +281,8 @@ impl Engine {
     }
 
     /// A connection is not followed any more, and nothing tells its end.
-    pub fn forget(&mut self, conn: ConnEvent, now: BootNs, flows: &dyn Flows) -> Vec<Alert> {
+    pub fn forget(&mut self, conn: ConnEvent, flows: &dyn Flows) -> Vec<Alert> {
+        let now = self.now;
         let closer = Actor { process: None, tid: None, method: Method::Unknown(UnknownReason::Lost) };
         let ending = Ending { how: EndedHow::Unseen, errno: 0, closer, duration: None, traffic: None };
         let id = conn.id;
@@ -252,9 +291,20 @@ impl Engine {
         self.alerts.take()
     }
 
-    /// When [`Self::on_time`] must be called next.
+    /// The clock: the largest instant among the events judged and the timers fired.
+    pub const fn now(&self) -> BootNs {
+        self.now
+    }
+
+    /// The instant of the next timer.
     pub fn next_deadline(&self) -> Option<BootNs> {
         self.timers.next()
+    }
+
+    /// The instant of the next timer that is due at or before an instant or the clock.
+    #[inline]
+    pub(crate) fn next_due(&self, until: BootNs) -> Option<BootNs> {
+        self.timers.next().filter(|at| *at <= until.max(self.now))
     }
 
     /// When the next timer of this rule is due. Slow: for people.
@@ -264,20 +314,49 @@ impl Engine {
         self.timers.next_of(place as u32)
     }
 
-    /// Lets the timers fire that are due.
-    pub fn on_time(&mut self, now: BootNs, flows: &dyn Flows) -> Vec<Alert> {
-        while let Some((at, alarm)) = self.timers.due(now) {
-            if alarm.rule == OWN {
-                if let Some(event) = self.late.remove(&alarm.token) {
-                    self.judge_late(&event, at, flows);
-                }
+    /// Fires the next timer that is due at or before an instant or the clock, at its own instant.
+    pub(crate) fn fire_next(&mut self, until: BootNs, flows: &dyn Flows) -> Vec<Alert> {
+        self.fire_one(until, flows);
+        self.alerts.take()
+    }
+
+    fn fire(&mut self, until: BootNs, flows: &dyn Flows) {
+        while self.fire_one(until, flows) {}
+    }
+
+    /// Returns whether one was due.
+    fn fire_one(&mut self, until: BootNs, flows: &dyn Flows) -> bool {
+        let Some((at, alarm)) = self.timers.due(until.max(self.now)) else { return false };
+        self.now = self.now.max(at);
+        if alarm.rule == OWN {
+            if let Some(mut late) = self.late.remove(&alarm.token) {
+                self.judge_late(&mut late, true, at, flows);
+                self.forget_late(alarm.token, &late);
+            }
+        } else {
+            self.with(alarm.rule, at, flows, |detector, rule, scene| {
+                detector.on_timer(rule, alarm.token, scene);
+            });
+        }
+        true
+    }
+
+    /// Facts of this identity became known: judges again what waits for them, at the clock or, if later, at this instant.
+    pub fn on_facts(&mut self, identity: &Identity, at: BootNs, flows: &dyn Flows) -> Vec<Alert> {
+        self.now = self.now.max(at);
+        let waiting = self.late_of.get(&identity.key()).cloned().unwrap_or_default();
+        for token in waiting {
+            let Some(mut late) = self.late.remove(&token) else { continue };
+            let is_last = !is_unsettled(&late.event);
+            self.judge_late(&mut late, is_last, self.now, flows);
+            if late.places.is_empty() || is_last {
+                self.timers.cancel(late.timer);
+                self.forget_late(token, &late);
             } else {
-                self.with(alarm.rule, at, flows, |detector, rule, scene| {
-                    detector.on_timer(rule, alarm.token, scene);
-                });
+                self.late.insert(token, late);
             }
         }
-        self.alerts.take()
+        if self.alerts.has_told() { self.alerts.take() } else { Vec::new() }
     }
 
     /// What the rule of this id would make of an event that was not judged yet, and by what. Judges nothing. `None`: there is
@@ -323,15 +402,18 @@ impl Engine {
         let mut candidates = std::mem::take(&mut self.candidates);
         candidates.clear();
         self.index.candidates(triggers, event, &mut candidates);
-        let (mut waits, mut must_wait) = (false, false);
         let has_room = self.late.len() < LATE_MAX;
+        let mut waits = std::mem::take(&mut self.waits);
+        waits.clear();
         for &place in candidates.iter().filter(|place| existing.is_none_or(|first| **place >= first)) {
             let running = &self.running[place as usize];
             let also = running.detector.also().is_some_and(|filter| filter.matches(event));
             if !running.selects(event) {
-                waits |= self.index.is_late(place);
-            } else if has_room && running.may_yet_except(event) {
-                must_wait = true;
+                if self.index.is_late(place) {
+                    waits.push(place);
+                }
+            } else if has_room && running.may_yet_except(event) && is_unsettled(event) {
+                waits.push(place);
             } else {
                 self.with(place, event.boot, flows, |detector, rule, scene| {
                     scene.existing = existing.is_some();
@@ -346,50 +428,72 @@ impl Engine {
             }
         }
         self.candidates = candidates;
-        if must_wait || (waits && is_unsettled(event)) {
-            self.wait_for_facts(event);
+        if !waits.is_empty()
+            && let Some(process) = user(event).filter(|process| is_open(process))
+        {
+            self.wait_for_facts(event, existing.is_some(), process.identity.key(), &waits);
         }
+        self.waits = waits;
     }
 
-    fn wait_for_facts(&mut self, event: &Event) {
+    fn wait_for_facts(&mut self, event: &Event, existing: bool, of: u64, places: &[u32]) {
         if self.late.len() >= LATE_MAX {
             self.stats.late_dropped += 1;
             return;
         }
         self.late_last += 1;
-        let at = BootNs(event.boot.0.saturating_add(LATE_FACTS.0));
-        self.timers.set(at, super::timers::Alarm { rule: OWN, token: self.late_last });
-        self.late.insert(self.late_last, event.clone());
+        let at = BootNs(event.boot.0.saturating_add(self.late_wait.0));
+        let timer = self.timers.set(at, Alarm { rule: OWN, token: self.late_last });
+        let places = SmallVec::from_slice(places);
+        self.late.insert(self.late_last, Late { event: event.clone(), existing, places, timer });
+        self.late_of.entry(of).or_default().push(self.late_last);
         if let Some(id) = subject(event) {
             self.late_subjects.entry(id.0).or_default().events += 1;
         }
     }
 
-    fn judge_late(&mut self, event: &Event, now: BootNs, flows: &dyn Flows) {
-        let is_over = subject(event).is_some_and(|id| self.is_over(id));
-        let mut candidates = std::mem::take(&mut self.candidates);
-        candidates.clear();
-        self.index.candidates(Triggers::of(event), event, &mut candidates);
-        for &place in &candidates {
-            if self.index.is_late(place) && self.running[place as usize].selects(event) {
-                self.with(place, now, flows, |detector, rule, scene| {
+    /// Judges an event by the rules that it was not matched by so far. Until the last time, an exception that may still come to
+    /// hold keeps its rule waiting.
+    fn judge_late(&mut self, late: &mut Late, is_last: bool, now: BootNs, flows: &dyn Flows) {
+        let Late { event, places, existing, .. } = late;
+        let (event, existing) = (&*event, *existing);
+        let is_over = subject(event)
+            .and_then(|id| self.late_subjects.get(&id.0))
+            .is_some_and(|subject| subject.is_over);
+        places.retain(|place| {
+            let is_selected = self
+                .running
+                .get(*place as usize)
+                .is_some_and(|running| running.selects(event) && (is_last || !running.may_yet_except(event)));
+            if is_selected {
+                self.with(*place, now, flows, |detector, rule, scene| {
+                    scene.existing = existing;
                     scene.is_over = is_over;
                     detector.on_match(rule, event, scene);
                 });
             }
-        }
-        self.candidates = candidates;
+            !is_selected
+        });
     }
 
-    /// Whether it has ended. To be asked once for each event that waited.
-    fn is_over(&mut self, id: ConnId) -> bool {
-        let Some(subject) = self.late_subjects.get_mut(&id.0) else { return false };
-        let is_over = subject.is_over;
-        subject.events -= 1;
-        if subject.events == 0 {
-            self.late_subjects.remove(&id.0);
+    /// An event waits no more.
+    fn forget_late(&mut self, token: u64, late: &Late) {
+        if let Some(process) = user(&late.event)
+            && let Some(waiting) = self.late_of.get_mut(&process.identity.key())
+        {
+            waiting.retain(|waiting| *waiting != token);
+            if waiting.is_empty() {
+                self.late_of.remove(&process.identity.key());
+            }
         }
-        is_over
+        if let Some(id) = subject(&late.event)
+            && let Some(subject) = self.late_subjects.get_mut(&id.0)
+        {
+            subject.events -= 1;
+            if subject.events == 0 {
+                self.late_subjects.remove(&id.0);
+            }
+        }
     }
 
     fn end(&mut self, id: ConnId, event: &Event, flows: &dyn Flows) {
@@ -501,16 +605,24 @@ fn ending(event: &Event) -> Vec<Evidence> {
 
 /// Whether facts of the event's process may still come.
 pub(crate) fn is_unsettled(event: &Event) -> bool {
-    let process = match &event.body {
+    user(event).is_some_and(|process| is_open(process))
+}
+
+/// Whether facts of a process may still come.
+fn is_open(process: &ProcessInfo) -> bool {
+    let identity = &process.identity;
+    let is_known = identity.exe().is_some() && identity.exe_is_host().is_some() && identity.sha256_settled();
+    !process.kernel && !identity.is_settled() && !is_known
+}
+
+/// The process whose facts rules ask for.
+fn user(event: &Event) -> Option<&Arc<ProcessInfo>> {
+    match &event.body {
         EventBody::Exec(exec) => Some(&exec.process),
         _ => match (super::detector::connection(event), super::detector::listener(event)) {
             (Some(conn), _) => conn.owner.process.as_ref(),
             (None, Some(listener)) => listener.owner.process.as_ref(),
             (None, None) => None,
         },
-    };
-    process.is_some_and(|process| {
-        let identity = &process.identity;
-        identity.exe().is_none() || identity.exe_is_host().is_none() || !identity.sha256_settled()
-    })
+    }
 }

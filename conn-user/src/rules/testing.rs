@@ -12,6 +12,7 @@ use super::baseline::Baseline;
 use super::detector::Flows;
 use super::model::{Advice, Detect, Rule};
 use super::{Engine, RuleSet};
+use crate::clock::Clock;
 use crate::event::alert::{Alert, Evidence, Phase, RuleKind, RuleRef, Severity, Value};
 use crate::event::model::{Event, EventBody, ProcEvent, Start};
 use crate::event::samples;
@@ -24,8 +25,9 @@ use crate::flow::model::{
 use crate::kernel::gap::{Gap, GapCause};
 use crate::process::identity::ExeFile;
 use crate::process::info::{ExitStatus, ProcessInfo};
-use crate::process::inspect::Comparer;
+use crate::process::inspect::{Answer, Comparer};
 use crate::process::lineage;
+use crate::session::Session;
 use crate::units::{BootNs, DurationNs, NetNs, Pid, WallNs};
 
 /// A second in nanoseconds.
@@ -91,6 +93,15 @@ fn set(rules: Vec<Rule>) -> RuleSet {
     RuleSet { rules: rules.into_iter().map(Arc::new).collect(), names, baseline: Arc::default() }
 }
 
+/// Takes the alerts among what a session hands out.
+pub(crate) fn taken(alerts: &mut Vec<Alert>) -> impl FnMut(&Event) {
+    |event| {
+        if let EventBody::Alert(alert) = &event.body {
+            alerts.push(Alert::clone(alert));
+        }
+    }
+}
+
 #[derive(Default)]
 struct Living(BTreeMap<u64, ConnEvent>);
 
@@ -102,9 +113,10 @@ impl Flows for Living {
 
 /// See the module. What happens, happens at [`Rig::now`]; [`Rig::pass`] lets time pass and timers fire.
 pub(crate) struct Rig {
-    engine: Engine,
+    session: Session<Living>,
+    /// Until it begins.
+    engine: Option<Engine>,
     pub(crate) now: BootNs,
-    living: Living,
     listeners: BTreeMap<u64, ListenEvent>,
     /// What was there before; `None`: the engine has begun.
     existing: Option<Vec<Event>>,
@@ -125,22 +137,31 @@ struct Recording {
     began: BootNs,
     /// Something happened that a recording does not have.
     is_partial: bool,
+    /// Facts become known meanwhile: the lines are written as it happens, not at the end.
+    has_facts: bool,
+    lines: String,
 }
 
 /// Every test of a detector is one of the replay: the recording of it gives the same alerts.
 impl Drop for Rig {
     fn drop(&mut self) {
-        let Recording { existing, events, alerts, began, is_partial } = std::mem::take(&mut self.recording);
+        let Recording { existing, events, alerts, began, is_partial, has_facts, lines } =
+            std::mem::take(&mut self.recording);
         if !std::thread::panicking() && !is_partial {
             let start = Event {
                 seq: 0,
                 boot: began,
                 wall: WallNs(began.0),
-                body: EventBody::Start(Start { attached: BEGAN }),
+                body: EventBody::Start(Start { attached: BEGAN, has_facts }),
             };
             let existing = existing.into_iter().map(|event| Event { seq: 0, ..event });
             let events: Vec<Event> = std::iter::once(start).chain(existing).chain(events).collect();
-            crate::replay::tests::gives(&self.rules, &events, self.now, &alerts);
+            if has_facts {
+                let lines = crate::replay::tests::encoded(&events[..1]) + &lines;
+                crate::replay::tests::lines_give(&self.rules, &lines, self.now, &alerts);
+            } else {
+                crate::replay::tests::gives(&self.rules, &events, self.now, &alerts);
+            }
         }
     }
 }
@@ -155,7 +176,8 @@ impl Rig {
 
     /// With executables compared by this.
     pub(crate) fn comparing(mut self, comparer: Comparer) -> Self {
-        self.engine = Engine::new(&self.rules, BEGAN).with_comparer(Some(comparer));
+        let engine = Engine::new(&self.rules, BEGAN).with_comparer(Some(comparer));
+        self.session.start(engine, self.now, [], &mut |_| {});
         self.is_not_recorded();
         self
     }
@@ -175,9 +197,9 @@ impl Rig {
     pub(crate) fn with_baseline(rules: Vec<Rule>, baseline: Baseline) -> Self {
         let rules = RuleSet { baseline: Arc::new(baseline), ..set(rules) };
         Self {
-            engine: Engine::new(&rules, BEGAN),
+            session: Session::new(Living::default(), Clock::of(BEGAN, WallNs(BEGAN.0))),
+            engine: Some(Engine::new(&rules, BEGAN)),
             now: BEGAN,
-            living: Living::default(),
             listeners: BTreeMap::new(),
             existing: Some(Vec::new()),
             last_id: 0,
@@ -189,12 +211,48 @@ impl Rig {
         }
     }
 
+    /// Facts come as answers of a background ([`Rig::deliver`]); comparisons are answered so, too.
+    pub(crate) fn with_facts(mut self) -> Self {
+        let engine = Engine::new(&self.rules, BEGAN).with_delivered_facts().with_recorded_answers();
+        self.engine = Some(engine);
+        self.recording.has_facts = true;
+        self
+    }
+
+    /// An answer of the background has come.
+    pub(crate) fn deliver(&mut self, answer: Answer) {
+        self.hand_over(|session, out| session.deliver(answer, &mut &mut *out));
+    }
+
+    /// Has the session do something, and records what it hands out. Returns the alerts.
+    fn hand_over(&mut self, act: impl FnOnce(&mut Session<Living>, &mut dyn FnMut(&Event))) -> Vec<Alert> {
+        let mut alerts = Vec::new();
+        let Recording { events: lines, lines: written, .. } = &mut self.recording;
+        act(&mut self.session, &mut |told| match &told.body {
+            EventBody::Alert(alert) => alerts.push(Alert::clone(alert)),
+            _ => {
+                written.push_str(&crate::replay::tests::encoded([told]));
+                lines.push(told.clone());
+            }
+        });
+        self.add(alerts.clone());
+        alerts
+    }
+
     /// The engine begins.
     pub(crate) fn begin(&mut self) {
         let existing = self.existing.take().unwrap_or_default();
         self.recording.existing.clone_from(&existing);
         self.recording.began = self.now;
-        let alerts = self.engine.start(self.now, existing, &self.living);
+        let engine = self.engine.take().expect("it has not begun");
+        self.session.record();
+        self.session.note(
+            self.now,
+            EventBody::Start(Start { attached: BEGAN, has_facts: false }),
+            &mut |_| {},
+        );
+        let mut alerts = Vec::new();
+        self.session.start(engine, self.now, existing, &mut taken(&mut alerts));
         self.add(alerts);
     }
 
@@ -206,14 +264,22 @@ impl Rig {
     /// Likewise, with a baseline.
     pub(crate) fn set_rules_and(&mut self, rules: Vec<Rule>, baseline: Baseline) {
         let rules = RuleSet { baseline: Arc::new(baseline), ..set(rules) };
-        let open = self.living.0.values().map(|conn| Change::Established(conn.clone()));
+        let open = self.session.flows.0.values().map(|conn| Change::Established(conn.clone()));
         let listening = self.listeners.values().map(|listener| Change::Listen(listener.clone()));
         let now = self.now;
         let event = |change| Event { seq: 0, boot: now, wall: WallNs(now.0), body: EventBody::Flow(change) };
         let existing: Vec<Event> = open.chain(listening).map(event).collect();
         self.recording.is_partial = true;
-        let alerts = self.engine.set_rules(&rules, now, existing, &self.living);
+        let mut alerts = Vec::new();
+        let replace = |flows: &Living, engine: &mut Option<Engine>| {
+            engine.as_mut().expect("it has begun").set_rules(&rules, now, existing, flows)
+        };
+        self.session.set_rules(now, replace, &mut taken(&mut alerts));
         self.add(alerts);
+    }
+
+    fn engine(&self) -> &Engine {
+        self.session.engine().expect("it has begun")
     }
 
     fn add(&mut self, alerts: Vec<Alert>) {
@@ -240,23 +306,35 @@ impl Rig {
 
     /// Timers that wait.
     pub(crate) fn timers(&self) -> usize {
-        self.engine.stats().timers
+        self.engine().stats().timers
     }
 
     /// Connections and listeners that are followed.
     pub(crate) fn followed(&self) -> usize {
-        self.engine.stats().followed
+        self.engine().stats().followed
     }
 
     /// Lets time pass; each timer fires at its time.
     pub(crate) fn pass(&mut self, time: DurationNs) {
-        let end = BootNs(self.now.0 + time.0);
-        while let Some(due) = self.engine.next_deadline().filter(|due| *due <= end) {
-            self.now = due.max(self.now);
-            let alerts = self.engine.on_time(self.now, &self.living);
-            self.add(alerts);
+        self.now = BootNs(self.now.0 + time.0);
+        let mut alerts = Vec::new();
+        self.session.pass(self.now, &mut taken(&mut alerts));
+        self.add(alerts);
+    }
+
+    /// Fires what is due: before anything changes that a timer may look at.
+    fn settle(&mut self) {
+        if self.existing.is_none() {
+            self.pass(DurationNs(0));
         }
-        self.now = end;
+    }
+
+    /// Does something by a clock that is so much behind, as another CPU's may be.
+    pub(crate) fn behind(&mut self, by: DurationNs, act: impl FnOnce(&mut Self)) {
+        let now = self.now;
+        self.now = BootNs(now.0 - by.0);
+        act(self);
+        self.now = now;
     }
 
     /// A process opens a connection from 10.0.0.1 (or ::1), which is not established yet.
@@ -272,8 +350,9 @@ impl Rig {
 
     /// The connection is established.
     pub(crate) fn established(&mut self, id: ConnId) {
+        self.settle();
         let now = self.now;
-        let conn = self.living.0.get_mut(&id.0).expect("a connection that lives");
+        let conn = self.session.flows.0.get_mut(&id.0).expect("a connection that lives");
         conn.established = Some(now);
         let conn = conn.clone();
         self.tell(Change::Established(conn));
@@ -327,7 +406,8 @@ impl Rig {
 
     /// The attempt fails.
     pub(crate) fn fail(&mut self, id: ConnId, errno: i32) {
-        let conn = self.living.0.remove(&id.0).expect("a connection that lives");
+        self.settle();
+        let conn = self.session.flows.0.remove(&id.0).expect("a connection that lives");
         let after = Some(self.now.since(conn.begun));
         let errno = u16::try_from(errno).expect("an errno");
         self.tell(Change::Failed(conn, Failure { errno, after }));
@@ -335,7 +415,8 @@ impl Rig {
 
     /// The connection ends; its owner is who closed it.
     pub(crate) fn close(&mut self, id: ConnId, how: EndedHow, traffic: Option<Traffic>) {
-        let conn = self.living.0.remove(&id.0).expect("a connection that lives");
+        self.settle();
+        let conn = self.session.flows.0.remove(&id.0).expect("a connection that lives");
         let duration = conn.established.map(|since| self.now.since(since));
         let ending = Ending { how, errno: 0, closer: conn.owner.clone(), duration, traffic };
         self.tell(Change::Close(conn, ending));
@@ -404,16 +485,16 @@ impl Rig {
 
     /// Tells any event.
     pub(crate) fn body(&mut self, body: EventBody) {
+        self.settle();
         self.seq += 1;
         let event = Event { seq: self.seq, boot: self.now, wall: WallNs(self.now.0), body };
         match &mut self.existing {
             Some(existing) => existing.push(event),
             None => {
                 let expected = self.ask(&event);
-                let alerts = self.engine.on_event(&event, &self.living);
+                let body = event.body.clone();
+                let alerts = self.hand_over(|session, out| session.tell(event.boot, body, &mut &mut *out));
                 self.check(&event, &expected, &alerts);
-                self.recording.events.push(event);
-                self.add(alerts);
             }
         }
     }
@@ -453,8 +534,9 @@ impl Rig {
 
     /// A connection begins to live and is told of.
     pub(crate) fn opens(&mut self, conn: ConnEvent, as_change: impl FnOnce(ConnEvent) -> Change) -> ConnId {
+        self.settle();
         let id = conn.id;
-        self.living.0.insert(id.0, conn.clone());
+        self.session.flows.0.insert(id.0, conn.clone());
         self.tell(as_change(conn));
         id
     }

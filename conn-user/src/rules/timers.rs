@@ -18,15 +18,18 @@ pub struct Alarm {
 /// The timers.
 #[derive(Debug, Default)]
 pub struct Timers {
-    /// A heap by time, then by id.
+    /// A heap by time, then by the order in which they were set: that of a run is that of its replay, whichever slots are free.
     heap: Vec<u32>,
     slots: Vec<Slot>,
     free: Vec<u32>,
+    set: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Slot {
     at: BootNs,
+    /// How many were set before it.
+    serial: u64,
     alarm: Alarm,
     /// Its place in the heap.
     place: u32,
@@ -60,7 +63,8 @@ impl Timers {
     /// Sets one.
     pub fn set(&mut self, at: BootNs, alarm: Alarm) -> TimerId {
         let place = self.heap.len() as u32;
-        let slot = Slot { at, alarm, place };
+        let slot = Slot { at, serial: self.set, alarm, place };
+        self.set += 1;
         let id = match self.free.pop() {
             Some(id) => {
                 self.slots[id as usize] = slot;
@@ -118,8 +122,8 @@ impl Timers {
 
     fn before(&self, one: u32, other: u32) -> bool {
         let key = |place: u32| {
-            let id = self.heap[place as usize];
-            (self.slots[id as usize].at, id)
+            let slot = &self.slots[self.heap[place as usize] as usize];
+            (slot.at, slot.serial)
         };
         key(one) < key(other)
     }
@@ -198,7 +202,9 @@ mod tests {
                     Act::Cancel(which) if which < list.len() => timers.cancel(list.remove(which).2),
                     Act::Cancel(_) => {}
                     Act::Due(now) => while let Some((at, alarm)) = timers.due(BootNs(now)) {
-                        prop_assert_eq!(Some(at.0), list.iter().map(|(at, ..)| *at).min());
+                        // Of those due at one instant the one that was set first.
+                        let first = list.iter().map(|(at, token, _)| (*at, *token)).min();
+                        prop_assert_eq!(Some((at.0, alarm.token)), first);
                         let place = list.iter().position(|(own, token, _)| (*own, *token) == (at.0, alarm.token));
                         list.remove(place.expect("a timer that was set"));
                     },

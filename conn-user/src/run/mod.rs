@@ -26,13 +26,14 @@ use self::expect::Expectation;
 use self::report::{Command, Ended, Loss, Report, Unexpected};
 use self::seen::Seen;
 use self::tree::Tree;
+use crate::clock::Clock;
 use crate::event::alert::{Alert, Phase};
 use crate::event::model::{Event, EventBody};
 use crate::process::hash::IntBuild;
-use crate::replay::flows::Living;
 use crate::rules::engine::LATE_FACTS;
 use crate::rules::model::Rule;
 use crate::rules::{Engine, RuleSet};
+use crate::session::{Living, Session};
 use crate::units::{BootNs, WallNs};
 
 /// Most unexpected things that are told one by one, but for the first of a rule; more are counted.
@@ -46,19 +47,22 @@ pub struct Run {
     tree: SharedTree,
     began: BootNs,
     seen: Seen,
-    living: Living,
     judges: Option<Judges>,
-    unexpected: Vec<Unexpected>,
-    by_alert: HashMap<u64, usize, IntBuild>,
-    more_unexpected: u64,
+    unexpected: Unexpecteds,
     lost: u64,
-    /// What the wall clock is ahead of the time since boot, by the last event.
-    wall: u64,
+}
+
+/// What was not expected.
+#[derive(Default)]
+struct Unexpecteds {
+    told: Vec<Unexpected>,
+    by_alert: HashMap<u64, usize, IntBuild>,
+    more: u64,
 }
 
 /// What judges a run.
 struct Judges {
-    engine: Engine,
+    session: Session<Living>,
     rules: Vec<Arc<Rule>>,
     expectations: Vec<Expectation>,
 }
@@ -66,47 +70,49 @@ struct Judges {
 impl Judges {
     /// The run is over. What was not judged as it should, for want of room.
     fn finish(&mut self) -> u64 {
-        let engine = self.engine.stats();
+        let engine = self.session.engine().map(Engine::stats).unwrap_or_default();
         let not_asked = self.expectations.iter_mut().map(Expectation::finish);
-        not_asked.fold(engine.late_dropped.saturating_add(engine.forgotten), u64::saturating_add)
+        not_asked.fold(
+            engine
+                .late_dropped
+                .saturating_add(engine.forgotten)
+                .saturating_add(self.session.flows.not_kept()),
+            u64::saturating_add,
+        )
     }
 }
 
 impl Run {
     /// A run that begins now; without rules nothing is expected.
     pub fn new(rules: Option<&RuleSet>, tree: SharedTree, began: BootNs) -> Self {
-        let living = Living::default();
         let judges = rules.map(|rules| {
             let expectations = rules.rules.iter().filter_map(Expectation::of).collect();
             let others: Vec<_> =
                 rules.rules.iter().filter(|rule| Expectation::of(rule).is_none()).cloned().collect();
             let set = RuleSet { rules: others.clone(), ..rules.clone() };
-            let mut engine = Engine::new(&set, began);
+            let mut session = Session::new(Living::default(), Clock::of(began, WallNs(began.0)));
             // What was there before is not the run's.
-            engine.start(began, [], &living);
-            Judges { engine, rules: others, expectations }
+            session.start(Engine::new(&set, began).with_delivered_facts(), began, [], &mut |_| {});
+            Judges { session, rules: others, expectations }
         });
-        Self {
-            tree,
-            began,
-            seen: Seen::default(),
-            living,
-            judges,
-            unexpected: Vec::new(),
-            by_alert: HashMap::default(),
-            more_unexpected: 0,
-            lost: 0,
-            wall: 0,
-        }
+        Self { tree, began, seen: Seen::default(), judges, unexpected: Unexpecteds::default(), lost: 0 }
     }
 
     /// Takes an event of the machine.
     pub fn on_event(&mut self, event: &Event) {
+        if let (EventBody::Facts(facts), Some(judges)) = (&event.body, &mut self.judges) {
+            // Its own processes are all that its rules wait for.
+            judges
+                .session
+                .know(event.boot, &facts.process.identity, &mut |alert| self.unexpected.take(alert));
+        }
         if event.seq == 0 || event.boot < self.began {
             return;
         }
-        self.wall = event.wall.0.wrapping_sub(event.boot.0);
-        self.pass(event.boot);
+        if let Some(judges) = &mut self.judges {
+            judges.session.set_clock(Clock::of(event.boot, event.wall));
+            judges.session.pass(event.boot, &mut |alert| self.unexpected.take(alert));
+        }
         if !self.is_of_run(event) {
             return;
         }
@@ -114,12 +120,11 @@ impl Run {
             self.seen.on_change(change);
         }
         let Some(judges) = &mut self.judges else { return };
-        let event = self.living.follow(event.clone());
+        let event = judges.session.flows.follow(event.clone());
         for expectation in &mut judges.expectations {
             expectation.on_event(&event);
         }
-        let alerts = judges.engine.on_event(&event, &self.living);
-        self.take(alerts);
+        judges.session.judge(&event, &mut |alert| self.unexpected.take(alert));
     }
 
     /// Whether an event is of a process of the run, or a loss, which concerns everybody.
@@ -154,44 +159,8 @@ impl Run {
                 }
                 is_during
             }
-            EventBody::Alert(_) | EventBody::Start(_) => false,
-        }
-    }
-
-    /// Lets the time pass until then: timers fire at their instants.
-    fn pass(&mut self, until: BootNs) {
-        while let Some(judges) = &mut self.judges
-            && let Some(due) = judges.engine.next_deadline().filter(|due| *due <= until)
-        {
-            let alerts = judges.engine.on_time(due, &self.living);
-            self.take(alerts);
-        }
-    }
-
-    fn take(&mut self, alerts: Vec<Alert>) {
-        for alert in alerts {
-            match (alert.phase, self.by_alert.get(&alert.id.0)) {
-                // The first one of each rule is told in any case: by it the rule has failed.
-                (Phase::Raised, _)
-                    if self.unexpected.len() >= UNEXPECTED_MAX
-                        && self.unexpected.iter().any(|told| told.alert.rule.id == alert.rule.id) =>
-                {
-                    self.more_unexpected += 1;
-                }
-                (Phase::Raised, _) => {
-                    self.by_alert.insert(alert.id.0, self.unexpected.len());
-                    let wall = WallNs(alert.at.0.wrapping_add(self.wall));
-                    self.unexpected.push(Unexpected { wall, alert });
-                }
-                (Phase::Escalated | Phase::Resolved, Some(at)) => {
-                    // The subject and the first evidence stay; how bad it got, and how often it was found, are news.
-                    if let Some(told) = self.unexpected.get_mut(*at) {
-                        told.alert.severity = told.alert.severity.max(alert.severity);
-                        told.alert.repeats += alert.repeats;
-                    }
-                }
-                (Phase::Escalated | Phase::Resolved, None) => {}
-            }
+            EventBody::Repair(_) => true,
+            EventBody::Alert(_) | EventBody::Start(_) | EventBody::Facts(_) | EventBody::Clock => false,
         }
     }
 
@@ -205,7 +174,10 @@ impl Run {
         unseen: Loss,
     ) -> Report {
         // Facts of a process come soon after it used the network; the command was waited for as long.
-        self.pass(BootNs(now.0.saturating_add(LATE_FACTS.0)));
+        if let Some(judges) = &mut self.judges {
+            let until = BootNs(now.0.saturating_add(LATE_FACTS.0));
+            judges.session.pass(until, &mut |alert| self.unexpected.take(alert));
+        }
         let unjudged = self.judges.as_mut().map_or(0, Judges::finish);
         let tree = self.tree.borrow();
         let not_followed = [
@@ -214,7 +186,6 @@ impl Run {
             u64::from(tree.is_empty()),
             tree.not_kept(),
             self.seen.not_shown(),
-            self.living.not_kept(),
             unjudged,
         ];
         let loss = Loss {
@@ -232,11 +203,38 @@ impl Run {
             connections,
             listeners,
             rules,
-            unexpected: self.unexpected,
-            more_unexpected: self.more_unexpected,
+            unexpected: self.unexpected.told,
+            more_unexpected: self.unexpected.more,
             expectations,
             survivors: tree.survivors(),
             loss,
+        }
+    }
+}
+
+impl Unexpecteds {
+    fn take(&mut self, event: &Event) {
+        let EventBody::Alert(alert) = &event.body else { return };
+        match (alert.phase, self.by_alert.get(&alert.id.0)) {
+            // The first one of each rule is told in any case: by it the rule has failed.
+            (Phase::Raised, _)
+                if self.told.len() >= UNEXPECTED_MAX
+                    && self.told.iter().any(|told| told.alert.rule.id == alert.rule.id) =>
+            {
+                self.more += 1;
+            }
+            (Phase::Raised, _) => {
+                self.by_alert.insert(alert.id.0, self.told.len());
+                self.told.push(Unexpected { wall: event.wall, alert: Alert::clone(alert) });
+            }
+            (Phase::Escalated | Phase::Resolved, Some(at)) => {
+                // The subject and the first evidence stay; how bad it got, and how often it was found, are news.
+                if let Some(told) = self.told.get_mut(*at) {
+                    told.alert.severity = told.alert.severity.max(alert.severity);
+                    told.alert.repeats += alert.repeats;
+                }
+            }
+            (Phase::Escalated | Phase::Resolved, None) => {}
         }
     }
 }

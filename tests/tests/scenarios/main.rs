@@ -83,12 +83,17 @@ fn trials() -> Result<Vec<Trial>> {
     let after_loss = disguise::is_seen_through_after_a_loss;
     trials.push(trial("disguise::after-a-loss", move || compared::alone(after_loss)));
     trials.push(trial("replay::equals-the-live-run", || compared::together(replay::equals_the_live_run)));
+    trials
+        .push(trial("replay::equals-the-stopped-run", || compared::together(replay::equals_the_stopped_run)));
     trials.push(trial("baseline::tells-what-is-new", || compared::together(baseline::tells_what_is_new)));
     trials.push(trial("loss::is-exact", || compared::alone(loss::is_exact)));
     trials.push(trial("loss::skipped-runs-are-counted", || compared::alone(loss::skipped_runs_are_counted)));
     let asleep = trial("suspend::is-counted", || compared::alone(suspend::is_counted));
     let refusal = suspend::refusal();
-    trials.push(asleep.with_ignored_flag(refusal.is_some()).with_kind(refusal.unwrap_or_default()));
+    let due = trial("suspend::deadlines-fall-due", || compared::alone(suspend::deadlines_fall_due));
+    for trial in [asleep, due] {
+        trials.push(trial.with_ignored_flag(refusal.is_some()).with_kind(refusal.unwrap_or_default()));
+    }
     if let Some(connections) = settings::million() {
         trials.push(trial("memory::no-leak", move || compared::alone(|| memory::no_leak(connections))));
         trials.push(trial("loss::then-equals-ss", || compared::alone(after_loss::equals_the_kernel)));

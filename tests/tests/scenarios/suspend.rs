@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::{TcpListener, TcpStream};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use conn_tests::clock::{boot_now, monotonic_now};
@@ -45,14 +46,21 @@ impl Pair {
     }
 }
 
+/// Seconds after which a connection is open for long: the machine sleeps then.
+const LEVEL_S: u64 = 8;
+/// How long the alarm clock waits for it: the deadline passes in the sleep.
+const LONG_SLEEP_S: u64 = 10;
+/// How long nothing happens after the wake-up, on the clock that stood still: less than what was left of the level on it.
+const QUIET: Duration = Duration::from_secs(4);
+
 /// Sleeps; by how much the boot clock was then ahead.
-fn sleep() -> Result<u64> {
+fn sleep(alarm_s: u64) -> Result<u64> {
     let asleep = || {
         let monotonic = monotonic_now();
         boot_now() - monotonic
     };
     let before = asleep();
-    fs::write("/sys/class/rtc/rtc0/wakealarm", format!("+{SLEEP_S}")).context("set the alarm")?;
+    fs::write("/sys/class/rtc/rtc0/wakealarm", format!("+{alarm_s}")).context("set the alarm")?;
     fs::write("/sys/power/state", "mem").context("go to sleep")?;
     Ok(asleep() - before)
 }
@@ -69,7 +77,7 @@ pub(crate) fn is_counted() -> Result<()> {
     let watching = Agent::start(&[])?;
     let seen = Pair::open(&listener)?;
     watching.fence()?;
-    let slept = sleep()?;
+    let slept = sleep(SLEEP_S)?;
     ensure!(slept >= ASLEEP_AT_LEAST_NS, "the machine slept for {slept} ns only");
     watching.fence().context("after the sleep")?;
 
@@ -97,4 +105,42 @@ pub(crate) fn is_counted() -> Result<()> {
     }
     eprintln!("the machine slept {slept} ns");
     Ok(())
+}
+
+/// A deadline that falls due in the sleep of an idle agent is kept right after it, without an event that would wake it.
+pub(crate) fn deadlines_fall_due() -> Result<()> {
+    let rules = std::env::temp_dir().join(format!("conn-suspend-{}.toml", std::process::id()));
+    let text = format!(
+        "[[rule]]\nid = \"v.asleep\"\nkind = \"long\"\nmatch = 'dir:out'\nlevels = [\"{LEVEL_S}s\"]\n"
+    );
+    fs::write(&rules, text).with_context(|| format!("write {}", rules.display()))?;
+    let listener = TcpListener::bind("127.0.0.1:0").context("listen")?;
+    let agent = Agent::start(&["--rules", &rules.to_string_lossy()])?;
+    let pair = Pair::open(&listener)?;
+    agent.fence()?;
+    let slept = sleep(LONG_SLEEP_S)?;
+    let awake = boot_now();
+    ensure!(
+        awake >= pair.begun.1 + LEVEL_S * 1_000_000_000,
+        "the machine slept for {slept} ns only: the level was not reached"
+    );
+    // Nothing happens that could wake it up.
+    std::thread::sleep(QUIET);
+    let later = boot_now();
+    agent.fence()?;
+    drop(pair);
+    let told = agent.stop()?;
+    told.lost_nothing()?;
+    let is_it = |event: &&Event| {
+        event.alert.as_ref().is_some_and(|alert| alert.rule == "v.asleep" && alert.phase == "raised")
+    };
+    let alert = told.events.iter().find(is_it).context("the alert was not raised")?;
+    ensure!(
+        alert.read_ns < later,
+        "raised {} ns after the event that came {} ns after the wake-up: {}",
+        alert.read_ns.saturating_sub(later),
+        later - awake,
+        alert.raw
+    );
+    fs::remove_file(&rules).context("remove the rules")
 }

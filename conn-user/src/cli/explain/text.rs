@@ -194,9 +194,13 @@ fn covered(covered: Covered) -> String {
     match covered {
         Covered::All => "everything was seen in the time that it judges".to_owned(),
         Covered::Since(_) => "what was before the agent began was not seen".to_owned(),
-        Covered::Except { lost } => {
+        Covered::Except { lost, repaired: false } => {
             format!("{lost} records were lost in the time that it judges: it may be wrong")
         }
+        Covered::Except { lost, repaired: true } => format!(
+            "{lost} records were lost in the time that it judges, and the tables were repaired: only what began and ended in \
+             a loss is missing"
+        ),
         Covered::Unknown => {
             "records were lost, of which not all is known any more: it may be wrong".to_owned()
         }

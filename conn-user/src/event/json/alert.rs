@@ -122,9 +122,11 @@ fn write_covered(covered: Covered, out: &mut Vec<u8>) {
             write_key(b"since_boot_ns", out);
             write_int(since.0, out);
         }
-        Covered::Except { lost } => {
+        Covered::Except { lost, repaired } => {
             write_key(b"lost", out);
             write_int(lost, out);
+            write_key(b"repaired", out);
+            out.extend_from_slice(if repaired { b"true" } else { b"false" });
         }
         Covered::All | Covered::Unknown => {}
     }

@@ -50,6 +50,13 @@ impl Reader {
     /// # Errors
     /// When it is no event of this schema.
     pub fn read_alert(&mut self, line: &str) -> Result<Option<AlertLine>, ReadError> {
+        self.is_apart = true;
+        let alert = self.alert_of(line);
+        self.is_apart = false;
+        alert
+    }
+
+    fn alert_of(&mut self, line: &str) -> Result<Option<AlertLine>, ReadError> {
         let line: Line<'_> = serde_json::from_str(line)?;
         let kind: EventKind = named("kind", &line.kind)?;
         if kind != EventKind::Alert {
@@ -70,7 +77,7 @@ impl Reader {
         };
         let at = BootNs(line.boot_ns);
         let Started { started } = serde_json::from_str(part.evidence.get())?;
-        let started = started.map(|raw| self.processes.read(raw, at)).transpose()?;
+        let started = started.map(|raw| self.read_process(raw, at)).transpose()?;
         Ok(Some(AlertLine {
             seq: line.seq,
             at,

@@ -110,6 +110,11 @@ pub(super) struct Line<'a> {
     pub(super) run: Option<Text<'a>>,
     #[serde(default)]
     pub(super) attached_boot_ns: Option<u64>,
+    pub(super) seen_boot_ns: Option<u64>,
+    #[serde(default)]
+    pub(super) has_facts: bool,
+    #[serde(default)]
+    pub(super) settled: bool,
     #[serde(borrow, default)]
     pub(super) stdio: Option<Ends<'a>>,
     #[serde(borrow, default)]

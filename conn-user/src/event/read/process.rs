@@ -41,6 +41,27 @@ pub struct News {
     pub since: BootNs,
 }
 
+/// Facts of a process that became known at one point of a recording.
+#[derive(Clone, Debug)]
+pub struct KnownFacts {
+    /// What its events have.
+    pub of: Identity,
+    /// What is known from now on.
+    pub known: Identity,
+    /// Nothing more was being found out of it.
+    pub is_settled: bool,
+}
+
+impl KnownFacts {
+    /// Makes them known.
+    pub fn apply(&self) {
+        self.of.learn(&self.known);
+        if self.is_settled {
+            self.of.settle();
+        }
+    }
+}
+
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Processes {
@@ -54,6 +75,9 @@ pub(super) struct Processes {
     /// Those for which the line that is being read has their number.
     numbered: Vec<u32>,
     key: Option<Finder<'static>>,
+    /// The recording tells when facts became known: all texts of an image share its identity, which has what the first of them
+    /// tells, and then only what [`KnownFacts`] bring.
+    pub(super) has_facts: bool,
 }
 
 #[derive(Debug)]
@@ -70,6 +94,17 @@ struct Image {
     start_ticks: u64,
     exe: Option<Arc<[u8]>>,
     args: Box<[Box<[u8]>]>,
+}
+
+impl Image {
+    fn of(process: &ProcessInfo) -> Self {
+        Self {
+            pid: process.pid,
+            start_ticks: process.start_ticks(),
+            exe: process.exe.clone(),
+            args: process.args.clone(),
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -199,6 +234,33 @@ fn bytes(text: String, escaped: bool) -> Box<[u8]> {
 }
 
 impl Processes {
+    /// Of a run that begins.
+    pub(super) fn of_run(has_facts: bool) -> Self {
+        Self { has_facts, ..Self::default() }
+    }
+
+    /// Facts that became known.
+    pub(super) fn facts(
+        &mut self,
+        raw: &RawValue,
+        at: BootNs,
+        is_settled: bool,
+    ) -> Result<KnownFacts, ReadError> {
+        let known = self.read_apart(raw)?;
+        let of = match self.images.get(&Image::of(&known)).and_then(|texts| texts.first()) {
+            Some(first) => self.texts[*first as usize].process.identity.clone(),
+            None => self.read(raw, at)?.identity.clone(),
+        };
+        Ok(KnownFacts { of, known: known.identity.clone(), is_settled })
+    }
+
+    /// A process as its text has it, whatever is known of it elsewhere: for those who show a line.
+    pub(super) fn read_apart(&self, raw: &RawValue) -> Result<Arc<ProcessInfo>, ReadError> {
+        let number = raw.get().parse().ok().filter(|number| self.numbered.contains(number));
+        let text = number.map_or(raw.get(), |number: u32| &*self.texts[number as usize].text);
+        read(serde_json::from_str(text)?).map(Arc::new)
+    }
+
     /// Appends a line with the numbers of processes in the place of those texts that are known: there is less to parse then.
     pub(super) fn shorten(&mut self, line: &str, out: &mut String) {
         // Not in the middle of a line, which may have numbers.
@@ -237,7 +299,7 @@ impl Processes {
         let numbered = text.parse().ok().filter(|number| self.numbered.contains(number));
         let found = match numbered.or_else(|| self.known.get(text).copied()) {
             Some(found) => found,
-            None => self.add(text, Arc::new(read(serde_json::from_str(text)?)?), at),
+            None => self.add(text, read(serde_json::from_str(text)?)?, at),
         };
         if numbered.is_none() {
             self.front.resize(FRONT, None);
@@ -248,15 +310,19 @@ impl Processes {
         Ok(Arc::clone(&known.process))
     }
 
-    fn add(&mut self, text: &str, process: Arc<ProcessInfo>, at: BootNs) -> u32 {
+    fn add(&mut self, text: &str, mut process: ProcessInfo, at: BootNs) -> u32 {
         let (place, text) = (self.texts.len() as u32, Arc::<str>::from(text));
-        let image = Image {
-            pid: process.pid,
-            start_ticks: process.start_ticks(),
-            exe: process.exe.clone(),
-            args: process.args.clone(),
-        };
-        let others = self.images.entry(image).or_default();
+        let others = self.images.entry(Image::of(&process)).or_default();
+        if self.has_facts {
+            if let Some(first) = others.first() {
+                process.identity = self.texts[*first as usize].process.identity.clone();
+            }
+            others.push(place);
+            self.known.insert(Arc::clone(&text), place);
+            self.texts.push(Known { text, process: process.into(), first: at, last: at });
+            return place;
+        }
+        let process = Arc::new(process);
         let version = process.identity.version();
         // `News::known` has the more.
         let lacks = |other: &&Known| version & !other.process.identity.version() != 0;

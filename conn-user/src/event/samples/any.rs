@@ -248,7 +248,7 @@ pub(crate) fn any_event() -> BoxedStrategy<Event> {
                 EventBody::Gap(Gap { hook, cause, cpu, lost, from: BootNs(from), to: BootNs(to) })
             }
         ),
-        1 => any::<u64>().prop_map(|at| EventBody::Start(Start { attached: BootNs(at) })),
+        1 => any::<u64>().prop_map(|at| EventBody::Start(Start { attached: BootNs(at), has_facts: false })),
     ];
     (any::<u64>(), any::<u64>(), any::<u64>(), body)
         .prop_map(|(seq, boot, wall, body)| Event { seq, boot: BootNs(boot), wall: WallNs(wall), body })

@@ -65,10 +65,10 @@ impl Words {
         match alert.covered {
             Covered::All => {}
             Covered::Since(_) => self.detail("(not watched before the agent began)"),
-            Covered::Except { lost } => {
+            Covered::Except { lost, repaired } => {
                 self.detail("(lost meanwhile: ");
                 self.number(lost);
-                self.text(")");
+                self.text(if repaired { ", repaired)" } else { ")" });
             }
             Covered::Unknown => self.detail("(records were lost meanwhile)"),
         }

@@ -6,6 +6,6 @@ mod direction;
 pub mod model;
 mod take;
 #[cfg(test)]
-pub(super) mod testing;
+pub(crate) mod testing;
 
 pub use take::{SnapshotError, SnapshotOptions, take};

@@ -62,6 +62,9 @@ pub struct Learnt {
 impl Learner {
     /// Takes an event. The first one of a run begins a window.
     pub fn take(&mut self, event: &Event) {
+        if matches!(event.body, EventBody::Facts(_)) {
+            return;
+        }
         if !self.in_window && self.windows.len() < WINDOWS_MAX {
             self.windows.push(Window { from: event.wall, to: event.wall, events: 0, lost: 0 });
         }

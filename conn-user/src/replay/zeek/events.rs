@@ -211,7 +211,7 @@ impl Iterator for Events<'_> {
         if !self.has_begun {
             self.has_begun = true;
             let at = self.records.first()?.ts;
-            let start = EventBody::Start(Start { attached: BootNs(at.0) });
+            let start = EventBody::Start(Start { attached: BootNs(at.0), has_facts: false });
             return Some(Recorded::Event(Event { seq: 0, boot: BootNs(at.0), wall: at, body: start }));
         }
         if let Some((at, change)) = self.queued.take() {

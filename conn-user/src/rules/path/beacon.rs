@@ -277,6 +277,27 @@ mod tests {
         assert_eq!(connect(&mut rig, bursts), 0);
     }
 
+    /// The scenario `alert::path-beacon` on a machine where each call takes half a second: its odd pauses are nearly one interval,
+    /// so with equal sizes it is a beacon. With odd sizes it is none, however long a call takes.
+    #[test]
+    fn slow_calls_at_odd_times_are_regular_unless_their_sizes_are_odd() {
+        const PAUSES: [u64; 8] = [0, 20, 700, 60, 10, 500, 30, 900];
+        let alerts = |limit, sizes: [u64; 8], each: u64| {
+            let mut rig =
+                Rig::new(rule(Detect::Path(PathRule::Beacon { score: limit, at_least: 8 }), "dir:out"));
+            let agent = process(10, "/usr/local/bin/agent");
+            for (pause, bytes_out) in PAUSES.into_iter().zip(sizes) {
+                rig.pass(DurationNs((pause + each) * 1_000_000));
+                let traffic = Traffic { bytes_out, ..Traffic::default() };
+                rig.open_and_close(&agent, "203.0.113.9:443", Some(traffic));
+            }
+            rig.told().len()
+        };
+        assert_eq!([0, 90, 500].map(|each| alerts(0.7, [0; 8], each)), [0, 0, 1]);
+        let odd = [16, 4096, 1, 256, 4, 1024, 64, 1];
+        assert_eq!([0, 90, 500, 60_000].map(|each| alerts(0.6, odd, each)), [0; 4]);
+    }
+
     #[test]
     fn other_peers_are_apart() {
         let mut rig = rig();

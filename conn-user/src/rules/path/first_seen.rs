@@ -195,6 +195,6 @@ mod tests {
         rig.pass(seconds(100));
         rig.gap(rig.now, 5);
         rig.open(&process(10, "/usr/bin/ssh"), "10.2.0.1:22");
-        assert_eq!(rig.only().covered, Covered::Except { lost: 5 });
+        assert_eq!(rig.only().covered, Covered::Except { lost: 5, repaired: false });
     }
 }

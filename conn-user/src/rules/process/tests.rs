@@ -85,6 +85,9 @@ fn a_replaced_executable_is_told_until_the_process_ends() {
     let use_and_wait = |rig: &mut Rig, process: &Arc<ProcessInfo>| {
         rig.open_and_close(process, "203.0.113.9:443", None);
         assert!(inspector.settle(Duration::from_mins(1)));
+        while let Some(answer) = inspector.next_answer() {
+            answer.apply();
+        }
         rig.pass(DurationNs(50_000_000));
         rig.told()
     };

@@ -17,7 +17,7 @@ impl Rig {
         let is_alone = |id: &&str| ids.iter().filter(|other| *other == id).count() == 1;
         let asked = ids.iter().copied().filter(is_alone);
         let explanations: Vec<Explanation> =
-            asked.filter_map(|id| self.engine.explain(event, self.now, id)).collect();
+            asked.filter_map(|id| self.engine().explain(event, self.now, id)).collect();
         let is_one = ids.len() == 1;
         for of in explanations.iter().filter(|of| of.trace.is_looked_at()) {
             let mut said = if is_one { Vec::new() } else { format!("{}: ", of.rule.about.id).into_bytes() };

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use conn_tests::truth::{AlertFact, Line, Phase};
+use conn_tests::truth::{AlertFact, End, Line, Phase};
 
 use crate::conn::{Conn, Listener, bind_quiet};
 use crate::facts::emit;
@@ -77,6 +77,33 @@ impl Server {
         })?;
         let port = child.pipe.hear_port()?;
         Ok(Self { child, port })
+    }
+
+    /// One that takes connections with a message of each of these sizes, and answers each with a byte.
+    pub(super) fn of_messages(sizes: &[usize]) -> Result<Self> {
+        let child = fork(|pipe| {
+            sys::set_name(c"v-server")?;
+            let listener = Listener::new(ANY)?;
+            pipe.tell(u64::from(listener.port()))?;
+            for size in sizes {
+                let mut conn = listener.accept()?;
+                conn.recv(*size)?;
+                conn.send(1)?;
+                conn.wait_for_end()?;
+            }
+            pipe.hear()?;
+            listener.close()
+        })?;
+        let port = child.pipe.hear_port()?;
+        Ok(Self { child, port })
+    }
+
+    /// Sends it a message of this size on a connection of its own, and closes that when it has been answered.
+    pub(super) fn send(&self, ip: IpAddr, size: usize) -> Result<()> {
+        let mut conn = Conn::connect(self.at(ip))?;
+        conn.send(size)?;
+        conn.recv(1)?;
+        conn.close(End::LocalFin)
     }
 
     /// Where it is reached at an address.

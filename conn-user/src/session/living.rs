@@ -1,4 +1,4 @@
-//! The connections that live, by what a recording tells.
+//! The connections that live, by the events of a stream.
 
 use crate::event::model::{Event, EventBody};
 use crate::flow::model::{Change, ConnEvent, ConnId};
@@ -8,16 +8,16 @@ use crate::rules::detector::Flows;
 /// Most connections that are followed. An agent has no more, so that more of them are of lost ends.
 const KEPT_MAX: usize = 1 << 20;
 
-/// See the module.
+/// Connections that were opened and have not ended, as the events so far describe them.
 #[derive(Debug, Default)]
-pub(crate) struct Living {
+pub struct Living {
     by_id: IntMap<u64, ConnEvent>,
     not_kept: u64,
 }
 
 impl Living {
     /// Follows an event, and adds to it what only earlier ones of the connection tell.
-    pub(crate) fn follow(&mut self, mut event: Event) -> Event {
+    pub fn follow(&mut self, mut event: Event) -> Event {
         match &mut event.body {
             EventBody::Flow(Change::Connect(conn) | Change::Accept(conn) | Change::Established(conn)) => {
                 if let Some(known) = self.by_id.get_mut(&conn.id.0) {
@@ -46,14 +46,17 @@ impl Living {
             EventBody::Flow(Change::Listen(_) | Change::Unlisten(..))
             | EventBody::Exit(..)
             | EventBody::Gap(_)
+            | EventBody::Repair(_)
             | EventBody::Alert(_)
-            | EventBody::Start(_) => {}
+            | EventBody::Start(_)
+            | EventBody::Facts(_)
+            | EventBody::Clock => {}
         }
         event
     }
 
     /// Connections for which there was no room.
-    pub(crate) const fn not_kept(&self) -> u64 {
+    pub const fn not_kept(&self) -> u64 {
         self.not_kept
     }
 }
