@@ -26,7 +26,7 @@ use crate::offsets::{
     OFF_TASK_TGID, OFF_VFSMOUNT_ROOT,
 };
 use crate::ring::{header, output};
-use crate::sock::{self, AF_INET, AF_INET6, Key as _};
+use crate::sock::{self, AF_INET, AF_INET6};
 use crate::task;
 use crate::understudy::Pair;
 

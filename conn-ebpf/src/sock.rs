@@ -233,10 +233,10 @@ unsafe fn is_released_by_current<A: Access>(file: *const c_void) -> bool {
     // SAFETY: per the contract; the member of the real-time kernel is a pointer, which only the helper reads as a number.
     unsafe {
         let inode = A::pointer(file, OFF_FILE_INODE.load());
-        let owner = if OFF_INODE_LOCK_OWNER.load() != OFFSET_NONE {
-            A::load::<u64>(inode, OFF_INODE_LOCK_OWNER.load())
-        } else {
+        let owner = if OFF_INODE_LOCK_OWNER.load() == OFFSET_NONE {
             probe::<u64>(inode, OFF_INODE_RT_LOCK_OWNER.load())
+        } else {
+            A::load::<u64>(inode, OFF_INODE_LOCK_OWNER.load())
         };
         owner & !LOCK_FLAGS == current() as u64
     }
