@@ -1,5 +1,6 @@
 //! The engine: events in, alerts out. Its clock is that of the events and of its timers: see [`crate::session`].
 
+mod late;
 #[cfg(test)]
 mod late_tests;
 #[cfg(test)]
@@ -8,6 +9,10 @@ mod tests;
 use std::sync::Arc;
 
 use smallvec::SmallVec;
+
+pub use self::late::LATE_FACTS;
+pub(crate) use self::late::is_unsettled;
+use self::late::{ANSWER_MAX, LATE_MAX, Late, LateSubject, is_open, user};
 
 use super::alerts::{AlertStats, Alerts};
 use super::baseline::Baseline;
@@ -18,7 +23,7 @@ use super::index::Index;
 use super::memory::Past;
 use super::model::{Detect, ProcessRule, Rule};
 use super::set::RuleSet;
-use super::timers::{Alarm, TimerId, Timers};
+use super::timers::Timers;
 use super::{long, missing, path, process, server};
 use crate::event::alert::{Alert, Evidence};
 use crate::event::model::{Event, EventBody};
@@ -28,18 +33,9 @@ use crate::flow::model::{
     Actor, Change, ConnEvent, ConnId, EndedHow, Ending, Failure, Method, UnknownReason,
 };
 use crate::process::hash::IntMap;
-use crate::process::identity::Identity;
-use crate::process::info::ProcessInfo;
 use crate::process::inspect::Comparer;
 use crate::units::{BootNs, DurationNs, WallNs};
 
-/// How long an event of a process waits for facts that the background finds, where nobody says when they have come: the
-/// inspector needs some milliseconds.
-pub const LATE_FACTS: DurationNs = DurationNs(50_000_000);
-/// How long it waits at most for an answer that is delivered. By the events' time, which runs fast when the reader was late.
-const ANSWER_MAX: DurationNs = DurationNs(60_000_000_000);
-/// Most events that wait so.
-const LATE_MAX: usize = 4096;
 /// Rule number of the engine's own timers.
 const OWN: u32 = u32::MAX;
 
@@ -76,24 +72,6 @@ impl Detector for Retired {
     }
 
     fn on_match(&mut self, _rule: &Rule, _event: &Event, _scene: &mut Scene<'_>) {}
-}
-
-/// An event that waits for facts of its process.
-struct Late {
-    event: Event,
-    /// It is what was there when the rules began.
-    existing: bool,
-    /// The rules that it was not matched by so far.
-    places: SmallVec<[u32; 4]>,
-    timer: TimerId,
-}
-
-/// A connection or listener with events that wait for facts.
-#[derive(Default)]
-struct LateSubject {
-    events: u32,
-    /// It has ended.
-    is_over: bool,
 }
 
 /// Rules at work.
@@ -341,24 +319,6 @@ impl Engine {
         true
     }
 
-    /// Facts of this identity became known: judges again what waits for them, at the clock or, if later, at this instant.
-    pub fn on_facts(&mut self, identity: &Identity, at: BootNs, flows: &dyn Flows) -> Vec<Alert> {
-        self.now = self.now.max(at);
-        let waiting = self.late_of.get(&identity.key()).cloned().unwrap_or_default();
-        for token in waiting {
-            let Some(mut late) = self.late.remove(&token) else { continue };
-            let is_last = !is_unsettled(&late.event);
-            self.judge_late(&mut late, is_last, self.now, flows);
-            if late.places.is_empty() || is_last {
-                self.timers.cancel(late.timer);
-                self.forget_late(token, &late);
-            } else {
-                self.late.insert(token, late);
-            }
-        }
-        if self.alerts.has_told() { self.alerts.take() } else { Vec::new() }
-    }
-
     /// What the rule of this id would make of an event that was not judged yet, and by what. Judges nothing. `None`: there is
     /// no such rule in force.
     pub fn explain(&self, event: &Event, now: BootNs, rule: &str) -> Option<Explanation> {
@@ -434,66 +394,6 @@ impl Engine {
             self.wait_for_facts(event, existing.is_some(), process.identity.key(), &waits);
         }
         self.waits = waits;
-    }
-
-    fn wait_for_facts(&mut self, event: &Event, existing: bool, of: u64, places: &[u32]) {
-        if self.late.len() >= LATE_MAX {
-            self.stats.late_dropped += 1;
-            return;
-        }
-        self.late_last += 1;
-        let at = BootNs(event.boot.0.saturating_add(self.late_wait.0));
-        let timer = self.timers.set(at, Alarm { rule: OWN, token: self.late_last });
-        let places = SmallVec::from_slice(places);
-        self.late.insert(self.late_last, Late { event: event.clone(), existing, places, timer });
-        self.late_of.entry(of).or_default().push(self.late_last);
-        if let Some(id) = subject(event) {
-            self.late_subjects.entry(id.0).or_default().events += 1;
-        }
-    }
-
-    /// Judges an event by the rules that it was not matched by so far. Until the last time, an exception that may still come to
-    /// hold keeps its rule waiting.
-    fn judge_late(&mut self, late: &mut Late, is_last: bool, now: BootNs, flows: &dyn Flows) {
-        let Late { event, places, existing, .. } = late;
-        let (event, existing) = (&*event, *existing);
-        let is_over = subject(event)
-            .and_then(|id| self.late_subjects.get(&id.0))
-            .is_some_and(|subject| subject.is_over);
-        places.retain(|place| {
-            let is_selected = self
-                .running
-                .get(*place as usize)
-                .is_some_and(|running| running.selects(event) && (is_last || !running.may_yet_except(event)));
-            if is_selected {
-                self.with(*place, now, flows, |detector, rule, scene| {
-                    scene.existing = existing;
-                    scene.is_over = is_over;
-                    detector.on_match(rule, event, scene);
-                });
-            }
-            !is_selected
-        });
-    }
-
-    /// An event waits no more.
-    fn forget_late(&mut self, token: u64, late: &Late) {
-        if let Some(process) = user(&late.event)
-            && let Some(waiting) = self.late_of.get_mut(&process.identity.key())
-        {
-            waiting.retain(|waiting| *waiting != token);
-            if waiting.is_empty() {
-                self.late_of.remove(&process.identity.key());
-            }
-        }
-        if let Some(id) = subject(&late.event)
-            && let Some(subject) = self.late_subjects.get_mut(&id.0)
-        {
-            subject.events -= 1;
-            if subject.events == 0 {
-                self.late_subjects.remove(&id.0);
-            }
-        }
     }
 
     fn end(&mut self, id: ConnId, event: &Event, flows: &dyn Flows) {
@@ -601,28 +501,4 @@ fn ending(event: &Event) -> Vec<Evidence> {
         _ => {}
     }
     evidence
-}
-
-/// Whether facts of the event's process may still come.
-pub(crate) fn is_unsettled(event: &Event) -> bool {
-    user(event).is_some_and(|process| is_open(process))
-}
-
-/// Whether facts of a process may still come.
-fn is_open(process: &ProcessInfo) -> bool {
-    let identity = &process.identity;
-    let is_known = identity.exe().is_some() && identity.exe_is_host().is_some() && identity.sha256_settled();
-    !process.kernel && !identity.is_settled() && !is_known
-}
-
-/// The process whose facts rules ask for.
-fn user(event: &Event) -> Option<&Arc<ProcessInfo>> {
-    match &event.body {
-        EventBody::Exec(exec) => Some(&exec.process),
-        _ => match (super::detector::connection(event), super::detector::listener(event)) {
-            (Some(conn), _) => conn.owner.process.as_ref(),
-            (None, Some(listener)) => listener.owner.process.as_ref(),
-            (None, None) => None,
-        },
-    }
 }
