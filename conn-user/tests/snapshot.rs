@@ -6,7 +6,6 @@ use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use conn_user::flow::born::BornBy;
 use conn_user::flow::model::{Direction, Transport};
@@ -369,12 +368,25 @@ fn a_network_namespace_without_a_process() {
     assert_eq!(holders(found[0]), [(me(), fd(&socket))]);
 }
 
-/// Ends a thread also when the test fails.
-struct Stop<'a>(&'a AtomicBool);
+/// Connections that are opened and reset during one snapshot. Few enough for the ring of an agent that another test runs:
+/// without a bound they would be a storm, of which it may lose records.
+const OTHERS: usize = 300;
 
-impl Drop for Stop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
+/// Opens and resets so many connections.
+fn churn(listener: &TcpListener) {
+    let to = listener.local_addr().expect("address");
+    for _ in 0..OTHERS {
+        let client = TcpStream::connect(to).expect("connect");
+        let server = listener.accept().expect("accept").0;
+        let linger = libc::linger { l_onoff: 1, l_linger: 0 };
+        // SAFETY: the option's value is valid for reads of its size.
+        let set = unsafe {
+            let option = (&raw const linger).cast();
+            let size = size_of_val(&linger) as libc::socklen_t;
+            libc::setsockopt(client.as_raw_fd(), libc::SOL_SOCKET, libc::SO_LINGER, option, size)
+        };
+        assert_eq!(set, 0, "SO_LINGER");
+        drop((client, server));
     }
 }
 
@@ -385,46 +397,28 @@ fn what_lives_while_others_come_and_go() {
     let _alone = alone();
     let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
     let to = listener.local_addr().expect("address");
-    let done = AtomicBool::new(false);
-    let churn = || {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
-        let to = listener.local_addr().expect("address");
-        while !done.load(Ordering::Relaxed) {
+    let others = TcpListener::bind("127.0.0.1:0").expect("bind");
+    let mut pairs = Vec::new();
+    for _ in 0..10 {
+        for _ in 0..20 {
             let client = TcpStream::connect(to).expect("connect");
-            let server = listener.accept().expect("accept").0;
-            let linger = libc::linger { l_onoff: 1, l_linger: 0 };
-            // SAFETY: the option's value is valid for reads of its size.
-            let set = unsafe {
-                let option = (&raw const linger).cast();
-                let size = size_of_val(&linger) as libc::socklen_t;
-                libc::setsockopt(client.as_raw_fd(), libc::SOL_SOCKET, libc::SO_LINGER, option, size)
-            };
-            assert_eq!(set, 0, "SO_LINGER");
-            drop((client, server));
+            pairs.push((client, listener.accept().expect("accept").0));
         }
-    };
-    std::thread::scope(|scope| {
-        let churn = scope.spawn(churn);
-        let mut pairs = Vec::new();
-        let stop = Stop(&done);
-        for _ in 0..10 {
-            for _ in 0..20 {
-                let client = TcpStream::connect(to).expect("connect");
-                pairs.push((client, listener.accept().expect("accept").0));
-            }
+        let all = std::thread::scope(|scope| {
+            let churn = scope.spawn(|| churn(&others));
             let all = snapshot();
-            for (client, server) in &pairs {
-                let from = client.local_addr().expect("address");
-                let out = one(&all, TcpState::Established, from, Some(to));
-                assert_eq!((holders(&out), out.direction), (vec![(me(), fd(client))], Some(Direction::Out)));
-                let inward = one(&all, TcpState::Established, to, Some(from));
-                let held = (holders(&inward), inward.direction);
-                assert_eq!(held, (vec![(me(), fd(server))], Some(Direction::In)));
-            }
+            churn.join().expect("others came and went");
+            all
+        });
+        for (client, server) in &pairs {
+            let from = client.local_addr().expect("address");
+            let out = one(&all, TcpState::Established, from, Some(to));
+            assert_eq!((holders(&out), out.direction), (vec![(me(), fd(client))], Some(Direction::Out)));
+            let inward = one(&all, TcpState::Established, to, Some(from));
+            let held = (holders(&inward), inward.direction);
+            assert_eq!(held, (vec![(me(), fd(server))], Some(Direction::In)));
         }
-        drop(stop);
-        churn.join().expect("it churned");
-    });
+    }
 }
 
 fn mptcp_socket() -> std::io::Result<OwnedFd> {

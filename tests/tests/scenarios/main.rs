@@ -2,8 +2,9 @@
 //!
 //! Environment: `CONN_BIN`, `CONN_SCENARIO_BIN` (the programs), `CONN_BACKEND` (default `auto`), `CONN_TIME_FACTOR`
 //! (stretches every time limit), `CONN_MAY_SUSPEND` (this machine may be put to sleep), `CONN_STORM` (connections of the
-//! storm), `CONN_SHORT_LIVED`, `CONN_PREEXISTING` (sizes of the scenarios of these names), `CONN_MILLION` (connections of the leak test; without it the tests of memory, and of the tables after losses that
-//! go on, are left out: machines under emulation are too slow).
+//! storm), `CONN_SHORT_LIVED`, `CONN_PREEXISTING` (sizes of the scenarios of these names), `CONN_MILLION` (connections of
+//! the leak test; without it the tests of memory, and of the tables after losses that go on, are left out: machines under
+//! emulation are too slow).
 //!
 //! `truth::NAME` runs a workload without the agent, `scenario::NAME` with it; `alert::NAME` violates rules.
 
