@@ -363,12 +363,56 @@ pub(crate) unsafe fn fill<A: Access + Key>(
     }
 }
 
-/// Reads the counters in place and returns the flags that they and the socket's own flags give.
+/// What was received when the counters were read, for [`settle_fin`].
+#[derive(Clone, Copy)]
+pub(crate) struct Received {
+    /// `rcv_nxt`.
+    next: u32,
+    /// `copied_seq`.
+    read: u32,
+}
+
+/// Reads the counters in place. [`settle_fin`] must follow, when everything else is read.
 ///
 /// # Safety
 /// `ours` was found with this access and with counters, `to` is valid for writes.
 #[inline(always)]
-pub(crate) unsafe fn fill_counters<A: Access>(to: *mut Counters, Ours { sk, tcp, .. }: Ours) -> u16 {
+pub(crate) unsafe fn fill_counters<A: Access>(to: *mut Counters, Ours { tcp, .. }: Ours) -> Received {
+    // SAFETY: per the contract.
+    unsafe {
+        if tcp.is_null() {
+            (*to).bytes_sent = 0;
+            (*to).bytes_retrans = 0;
+            (*to).bytes_received = 0;
+            (*to).total_retrans = 0;
+            (*to).srtt_us = 0;
+            return Received { next: 0, read: 0 };
+        }
+        (*to).bytes_received = A::load::<u64>(tcp, OFF_TCP_BYTES_RECEIVED.load());
+        let next = A::load::<u32>(tcp, OFF_TCP_RCV_NXT.load());
+        let read = A::load::<u32>(tcp, OFF_TCP_COPIED_SEQ.load());
+        (*to).bytes_sent = A::load::<u64>(tcp, OFF_TCP_BYTES_SENT.load());
+        (*to).bytes_retrans = A::load::<u64>(tcp, OFF_TCP_BYTES_RETRANS.load());
+        (*to).total_retrans = A::load::<u32>(tcp, OFF_TCP_TOTAL_RETRANS.load());
+        (*to).srtt_us = A::load::<u32>(tcp, OFF_TCP_SRTT_US.load()) >> 3;
+        Received { next, read }
+    }
+}
+
+/// Returns the flags that the counters and the socket's own flags give.
+///
+/// Nobody may hold the socket's lock yet (`tcp_close`), and the peer's FIN arrives on another CPU: first it counts as a byte
+/// and a number of the sequence (`tcp_rcv_nxt_update`), then `tcp_fin` sets SOCK_DONE. So the flag is read last, and what it
+/// corrects is read again after it. A FIN that was counted before the other members were read shows by now.
+///
+/// # Safety
+/// As [`fill_counters`], whose answer `received` is.
+#[inline(always)]
+pub(crate) unsafe fn settle_fin<A: Access>(
+    to: *mut Counters,
+    Ours { sk, tcp, .. }: Ours,
+    Received { mut next, read }: Received,
+) -> u16 {
     // SAFETY: per the contract.
     unsafe {
         let mut flags = 0;
@@ -383,22 +427,16 @@ pub(crate) unsafe fn fill_counters<A: Access>(to: *mut Counters, Ours { sk, tcp,
             flags |= SockFlags::LINGER_ZERO;
         }
         if tcp.is_null() {
-            (*to).bytes_sent = 0;
-            (*to).bytes_retrans = 0;
-            (*to).bytes_received = 0;
-            (*to).total_retrans = 0;
-            (*to).srtt_us = 0;
             return flags;
         }
-        (*to).bytes_sent = A::load::<u64>(tcp, OFF_TCP_BYTES_SENT.load());
-        (*to).bytes_retrans = A::load::<u64>(tcp, OFF_TCP_BYTES_RETRANS.load());
-        (*to).bytes_received = A::load::<u64>(tcp, OFF_TCP_BYTES_RECEIVED.load());
-        (*to).total_retrans = A::load::<u32>(tcp, OFF_TCP_TOTAL_RETRANS.load());
-        (*to).srtt_us = A::load::<u32>(tcp, OFF_TCP_SRTT_US.load()) >> 3;
         // A FIN that was processed but not read counts one in the sequence.
-        let next = A::load::<u32>(tcp, OFF_TCP_RCV_NXT.load());
-        let read = A::load::<u32>(tcp, OFF_TCP_COPIED_SEQ.load());
-        let unread = next.wrapping_sub(read).wrapping_sub(u32::from(flags & SockFlags::PEER_FIN != 0));
+        let mut fin = 0;
+        if flags & SockFlags::PEER_FIN != 0 {
+            (*to).bytes_received = A::load::<u64>(tcp, OFF_TCP_BYTES_RECEIVED.load());
+            next = A::load::<u32>(tcp, OFF_TCP_RCV_NXT.load());
+            fin = 1;
+        }
+        let unread = next.wrapping_sub(read).wrapping_sub(fin);
         if unread != 0 && unread < 1 << 31 {
             flags |= SockFlags::UNREAD;
         }

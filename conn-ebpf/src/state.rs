@@ -217,9 +217,10 @@ pub(crate) unsafe fn emit_end<A: crate::mem::Access + Key>(
         // SAFETY: the reserved record is valid for writes; the socket per the contract.
         unsafe {
             (*record).header = header;
+            let received = sock::fill_counters::<A>(&raw mut (*record).counters, ours);
             task::fill_current(&raw mut (*record).task);
-            let flags = flags | sock::fill_counters::<A>(&raw mut (*record).counters, ours);
             sock::fill::<A>(&raw mut (*record).sock, ours, &A::common(ours.sk), (old, new), flags, true);
+            (*record).sock.flags |= sock::settle_fin::<A>(&raw mut (*record).counters, ours, received);
         }
         entry.submit(0);
     }
