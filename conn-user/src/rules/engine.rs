@@ -93,7 +93,7 @@ pub struct Engine {
     has_recorded_answers: bool,
     late_wait: DurationNs,
     late: IntMap<u64, Late>,
-    /// Events that wait, by [`Identity::key`].
+    /// Events that wait, by the key of their process (`Identity::key`).
     late_of: IntMap<u64, SmallVec<[u64; 2]>>,
     late_subjects: IntMap<u64, LateSubject>,
     late_last: u64,

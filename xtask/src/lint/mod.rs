@@ -31,7 +31,16 @@ pub(crate) fn lint() -> Result<()> {
     programs.args(["--", "-D", "warnings"]);
     run(&mut programs).context("clippy for the BPF programs")?;
 
+    // Who reads it reads the code, too: private items are in it, and links to them lead somewhere.
     let mut documentation = workspace::cargo();
-    documentation.args(["doc", "--no-deps", "--workspace", "--exclude", "conn-ebpf"]);
-    run(documentation.env("RUSTDOCFLAGS", "-D warnings")).context("documentation")
+    documentation.args([
+        "doc",
+        "--no-deps",
+        "--document-private-items",
+        "--workspace",
+        "--exclude",
+        "conn-ebpf",
+    ]);
+    documentation.env("RUSTDOCFLAGS", "-D warnings -A rustdoc::private-intra-doc-links");
+    run(&mut documentation).context("documentation")
 }

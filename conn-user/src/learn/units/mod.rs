@@ -1,7 +1,7 @@
 //! What systemd units say about the network, as rules: `conn learn --from-units`. Reference: `docs/learn.md`.
 //!
 //! Unit files are read and merged as systemd does ([`crate::process::unit_files`]). What a unit says ([`policy`]) becomes rules
-//! of its type ([`service`], [`slice`], [`socket`]), each of which cites file and line; what cannot is told with the reason.
+//! of its type ([`service`], [`mod@slice`], [`socket`]), each of which cites file and line; what cannot is told with the reason.
 
 mod address;
 mod bind;
