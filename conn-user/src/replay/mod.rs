@@ -17,6 +17,7 @@ use std::collections::VecDeque;
 use crate::clock::Clock;
 use crate::event::model::{Event, EventBody, Start};
 use crate::event::read::{News, Recorded};
+use crate::flow::model::Change;
 use crate::rules::engine::LATE_FACTS;
 use crate::rules::{Engine, RuleSet};
 use crate::session::{Living, Session};
@@ -179,6 +180,10 @@ impl<'r> Replay<'r> {
         let Some(run) = &mut self.run else { return };
         run.session.set_clock(Clock::of(event.boot, event.wall));
         let event = run.session.flows.follow(event);
+        if is_forgotten(&event) {
+            run.session.forgotten(&event, &mut counted(&mut self.stats, tell));
+            return;
+        }
         if let EventBody::Gap(gap) = &event.body {
             self.stats.lost += gap.lost;
         }
@@ -203,10 +208,9 @@ impl<'r> Replay<'r> {
         for (at, News { of, known, .. }) in self.news.drain(..) {
             session.learn_at(at, of, known);
         }
-        while let Some(Recorded::Event(Event { seq: 0, .. })) = self.ahead.front() {
-            if let Some(Recorded::Event(event)) = self.ahead.pop_front() {
-                existing.push(session.flows.follow(event));
-            }
+        let is_there = |recorded: &mut Recorded| matches!(recorded, Recorded::Event(event) if event.seq == 0 && !is_forgotten(event));
+        while let Some(Recorded::Event(event)) = self.ahead.pop_front_if(is_there) {
+            existing.push(session.flows.follow(event));
         }
         self.stats.events += existing.len() as u64;
         let mut engine = Engine::new(self.rules, attached).with_recorded_answers();
@@ -231,6 +235,12 @@ impl<'r> Replay<'r> {
         };
         run.session.pass_and(until, &mut before, &mut counted(&mut self.stats, tell));
     }
+}
+
+/// Whether the event says that a connection is not followed any more ([`Session::forget`]): what was there at the start has no
+/// number either, but does not begin with its end.
+fn is_forgotten(event: &Event) -> bool {
+    event.seq == 0 && matches!(event.body, EventBody::Flow(Change::Close(..)))
 }
 
 /// Counts the alerts that are told.

@@ -29,12 +29,10 @@ use crate::event::alert::{Alert, Evidence};
 use crate::event::model::{Event, EventBody};
 use crate::filter::names::Names;
 use crate::flow::coverage::Coverage;
-use crate::flow::model::{
-    Actor, Change, ConnEvent, ConnId, EndedHow, Ending, Failure, Method, UnknownReason,
-};
+use crate::flow::model::{Change, ConnId, Ending, Failure};
 use crate::process::hash::IntMap;
 use crate::process::inspect::Comparer;
-use crate::units::{BootNs, DurationNs, WallNs};
+use crate::units::{BootNs, DurationNs};
 
 /// Rule number of the engine's own timers.
 const OWN: u32 = u32::MAX;
@@ -258,14 +256,11 @@ impl Engine {
         if self.alerts.has_told() { self.alerts.take() } else { Vec::new() }
     }
 
-    /// A connection is not followed any more, and nothing tells its end.
-    pub fn forget(&mut self, conn: ConnEvent, flows: &dyn Flows) -> Vec<Alert> {
-        let now = self.now;
-        let closer = Actor { process: None, tid: None, method: Method::Unknown(UnknownReason::Lost) };
-        let ending = Ending { how: EndedHow::Unseen, errno: 0, closer, duration: None, traffic: None };
-        let id = conn.id;
-        let body = EventBody::Flow(Change::Close(conn, ending));
-        self.end(id, &Event { seq: 0, boot: now, wall: WallNs(0), body }, flows);
+    /// A connection is not followed any more; `event` is an end of it that nobody saw, and is not judged.
+    pub fn forget(&mut self, event: &Event, flows: &dyn Flows) -> Vec<Alert> {
+        if let EventBody::Flow(Change::Close(conn, _)) = &event.body {
+            self.end(conn.id, event, flows);
+        }
         self.alerts.take()
     }
 

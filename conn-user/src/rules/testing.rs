@@ -219,6 +219,12 @@ impl Rig {
         self
     }
 
+    /// The tables let go of a connection, and nobody saw its end.
+    pub(crate) fn forget(&mut self, id: ConnId) {
+        let conn = self.session.flows.connection(id).expect("it lives");
+        self.hand_over(|session, out| session.forget(conn, &mut &mut *out));
+    }
+
     /// An answer of the background has come.
     pub(crate) fn deliver(&mut self, answer: Answer) {
         self.hand_over(|session, out| session.deliver(answer, &mut &mut *out));

@@ -44,7 +44,7 @@ pub use self::living::Living;
 use crate::clock::Clock;
 use crate::event::alert::Alert;
 use crate::event::model::{Event, EventBody, Facts};
-use crate::flow::model::ConnEvent;
+use crate::flow::model::{Actor, Change, ConnEvent, EndedHow, Ending, Method, UnknownReason};
 use crate::process::identity::Identity;
 use crate::process::inspect::Answer;
 use crate::rules::Engine;
@@ -242,10 +242,27 @@ impl<F: Flows> Session<F> {
         self.emit_alerts(alerts, out);
     }
 
-    /// A connection is not followed any more, and no event tells its end.
+    /// A connection is not followed any more, and no event shows its end: there was no room, or a record begins anew what the
+    /// start-up snapshot had. The stream shows it as a close without a number.
     pub fn forget(&mut self, conn: ConnEvent, out: &mut impl FnMut(&Event)) {
+        let Some(engine) = &self.engine else { return };
+        let now = engine.now().max(self.shown);
+        self.pass(now, out);
+        let closer = Actor { process: None, tid: None, method: Method::Unknown(UnknownReason::Lost) };
+        let ending = Ending { how: EndedHow::Unseen, errno: 0, closer, duration: None, traffic: None };
+        let body = EventBody::Flow(Change::Close(conn, ending));
+        let event = Event { seq: 0, boot: now, wall: self.clock.wall(now), body };
+        if self.records {
+            self.shown = now;
+            out(&event);
+        }
+        self.forgotten(&event, out);
+    }
+
+    /// Handles what [`Self::forget`] has the stream show.
+    pub fn forgotten(&mut self, event: &Event, out: &mut impl FnMut(&Event)) {
         let Some(engine) = &mut self.engine else { return };
-        let alerts = engine.forget(conn, &self.flows);
+        let alerts = engine.forget(event, &self.flows);
         self.emit_alerts(alerts, out);
     }
 

@@ -52,6 +52,19 @@ fn what_ended_later_was_open() {
     assert_eq!(steps, [(Phase::Raised, 1_000 * MS), (Phase::Resolved, 1_500 * MS)]);
 }
 
+/// What the tables let go of is not open for long, in a replay neither: also where it was there at the start.
+#[test]
+fn what_is_forgotten_is_followed_no_more() {
+    let mut rig = Rig::before(vec![long(&[1_000])]);
+    let there = rig.open(&process(10, "/usr/bin/ssh"), "203.0.113.9:22");
+    rig.begin();
+    rig.forget(there);
+    let later = rig.open(&process(10, "/usr/bin/ssh"), "203.0.113.9:22");
+    rig.forget(later);
+    rig.pass(seconds(5));
+    assert!(rig.told().is_empty());
+}
+
 /// A timer fired that told nothing, then an older event comes: without the clock a replay would have them in the other order.
 #[test]
 fn an_event_from_before_a_timer_that_fired() {
