@@ -170,8 +170,8 @@ pub(crate) unsafe fn shutdown<A: Access>(sk: *const c_void) -> u8 {
 
 /// [`SockFlags::HAS_SOCKET`] and [`SockFlags::IN_CLOSE`] of a socket whose state changes.
 ///
-/// Three things together say that `current` closes it at this moment, which tells close() from shutdown() and from the
-/// network in a state transition, and names the closer exactly:
+/// Three things together show that `current` closes it at this moment, which distinguishes close() from shutdown() and from
+/// the network in a state transition, and names the closer exactly:
 /// * The file's last reference is gone: `__fput` runs with the count at 0 (`f_count`), or dead (`f_ref` of 6.13 on, where
 ///   0 is one reference and a dead count is negative: `file_ref_put`). But all files of a dying task are dead before
 ///   `__fput` runs for the first one (`close_files` queues them, `task_work_run` releases them).
@@ -282,7 +282,7 @@ pub(crate) unsafe fn inode<A: Access>(sk: *const c_void) -> u32 {
 ///
 /// It is the address of an MPTCP connection although that has a cookie: an accepted one has the cookie of its listener
 /// (`sk_clone_lock` copies it, and unlike `inet_csk_clone_lock` for TCP, `mptcp_sk_clone_init` gives no other), and
-/// nothing that can be read here tells it from one that connected.
+/// nothing that can be read here distinguishes it from one that connected.
 ///
 /// # Safety
 /// `ours` was found with this access.

@@ -2,7 +2,7 @@
 //!
 //! Shared by everything that holds the process: a connection that was opened before its opener's executable was
 //! hashed is closed with the hash. Facts are set by the thread that handles events, at a point of the stream that a recording
-//! shows ([`crate::session::Session::deliver`]); the background only sends answers.
+//! shows (a `facts` event); the background only sends answers.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};

@@ -1,4 +1,4 @@
-//! The engine: events in, alerts out. Its clock is that of the events and of its timers: see [`crate::session`].
+//! The engine: events in, alerts out. Its clock is that of the events and of its timers; who drives it defines it.
 
 mod late;
 #[cfg(test)]
