@@ -390,6 +390,16 @@ impl Pipeline {
         self.session.pass(now, tell);
     }
 
+    /// Whether rules wait for what the background finds out.
+    pub fn waits_for_facts(&self) -> bool {
+        self.session.waiting() > 0
+    }
+
+    /// After [`Self::on_end`], when no more facts are waited for: rules judge by what is known.
+    pub fn finish(&mut self, tell: &mut impl FnMut(&Event)) {
+        self.session.finish(tell);
+    }
+
     /// Records by hook, as this side counted them.
     pub const fn counts(&self) -> &BTreeMap<HookId, RecordCount> {
         &self.counts

@@ -30,6 +30,10 @@ const CLOCK_REFRESH: Duration = Duration::from_secs(1);
 /// How long after records came the kernel's counts are compared: a loss that no later record shows is told then.
 const AUDIT: Duration = Duration::from_secs(1);
 
+/// How long the end waits for what rules want to know of processes: /proc answers within milliseconds, and a large executable
+/// takes a second to hash. A hung file system never answers.
+const LAST_FACTS: Duration = Duration::from_secs(2);
+
 /// Where events go.
 pub trait Consumer {
     /// Takes an event; must not block.
@@ -49,6 +53,11 @@ pub trait Consumer {
     /// Resolves when it wants to be flushed though nothing was told. May be cancelled.
     fn wakes(&mut self) -> impl Future<Output = ()> {
         std::future::pending()
+    }
+
+    /// Whether its own judgement waits for what is found out of processes in the background.
+    fn waits_for_facts(&self) -> bool {
+        false
     }
 
     /// Whether it wants no more.
@@ -193,8 +202,8 @@ impl<R: Records, P: Programs> Parts<'_, R, P> {
         }
     }
 
-    /// Detaches and leaves nothing unread.
-    async fn finish(self, consumer: &mut impl Consumer) -> io::Result<()> {
+    /// Detaches and leaves nothing unread and nothing unjudged.
+    async fn finish(mut self, consumer: &mut impl Consumer) -> io::Result<()> {
         self.programs.detach();
         // A program that was running when it was detached may still be writing: the kernel waits for it only when it frees
         // the program, after an RCU grace period.
@@ -203,7 +212,22 @@ impl<R: Records, P: Programs> Parts<'_, R, P> {
         self.pipeline.deliver(&mut |event| consumer.on_event(event));
         let (counts, skipped) = (self.programs.all_counts(), self.programs.skipped_runs());
         self.pipeline.on_end(&counts, &skipped, boot_now(), &mut |event| consumer.on_event(event));
+        self.last_facts(consumer).await;
+        self.pipeline.finish(&mut |event| consumer.on_event(event));
         consumer.flush().await
+    }
+
+    /// Waits for the answers that a judgement depends on.
+    async fn last_facts(&mut self, consumer: &mut impl Consumer) {
+        let patience = tokio::time::sleep(LAST_FACTS);
+        tokio::pin!(patience);
+        while self.pipeline.waits_for_facts() || consumer.waits_for_facts() {
+            tokio::select! {
+                () = self.pipeline.answered() => {}
+                () = &mut patience => return,
+            }
+            self.pipeline.deliver(&mut |event| consumer.on_event(event));
+        }
     }
 }
 

@@ -27,7 +27,6 @@ use crate::learn::run::learn;
 use crate::output::junit as junit_file;
 use crate::process::info::ExitStatus;
 use crate::rules::RuleSet;
-use crate::rules::engine::LATE_FACTS;
 use crate::rules::file::shown;
 use crate::run::report::{Loss, Report};
 use crate::run::{Run, SharedTree, json, junit, text};
@@ -165,8 +164,6 @@ async fn until_ended(
         }
     }
     tree.borrow_mut().close(boot_now());
-    // Facts of its processes that are found out in the background come so late.
-    sleep(std::time::Duration::from_nanos(LATE_FACTS.0)).await;
 }
 
 /// Sends a signal to the command, which has not been waited for: its id is its own.
@@ -280,6 +277,10 @@ impl Consumer for View {
 
     async fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+
+    fn waits_for_facts(&self) -> bool {
+        self.run.waits_for_facts()
     }
 
     fn is_done(&self) -> bool {

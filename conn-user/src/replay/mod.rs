@@ -130,7 +130,8 @@ impl<'r> Replay<'r> {
             self.judge(first, tell);
         }
         self.news.clear();
-        let Some(run) = self.run.take() else { return };
+        let Some(mut run) = self.run.take() else { return };
+        run.session.finish(&mut counted(&mut self.stats, tell));
         self.stats.span.0 += run.now.since(run.began).0;
         self.stats.waiting += run.session.engine().map_or(0, |engine| engine.stats().timers);
         self.stats.not_followed += run.session.flows.not_kept();

@@ -145,6 +145,7 @@ struct Recording {
 /// Every test of a detector is one of the replay: the recording of it gives the same alerts.
 impl Drop for Rig {
     fn drop(&mut self) {
+        self.hand_over(|session, out| session.finish(&mut &mut *out));
         let Recording { existing, events, alerts, began, is_partial, has_facts, lines } =
             std::mem::take(&mut self.recording);
         if !std::thread::panicking() && !is_partial {

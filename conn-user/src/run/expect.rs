@@ -86,12 +86,22 @@ impl Expectation {
         }
     }
 
-    /// The run is over, and facts of its processes had their time: what waited for them is asked again. How many events could not
-    /// wait, which makes a difference where it is not met.
+    /// Whether events wait for facts that may still come.
+    pub fn waits_for_facts(&self) -> bool {
+        !self.is_met() && self.unsettled.iter().any(is_unsettled)
+    }
+
+    /// The run is over: what waited for facts is asked again. How many events could not wait, or wait in vain, which makes a
+    /// difference where it is not met.
     pub fn finish(&mut self) -> u64 {
         for event in std::mem::take(&mut self.unsettled) {
-            if !self.is_met() && self.rule.selects(&event) {
+            if self.is_met() {
+                break;
+            }
+            if self.rule.selects(&event) {
                 self.take(&event);
+            } else {
+                self.not_kept += u64::from(is_unsettled(&event));
             }
         }
         if self.is_met() { 0 } else { self.not_kept }

@@ -30,7 +30,6 @@ use crate::clock::Clock;
 use crate::event::alert::{Alert, Phase};
 use crate::event::model::{Event, EventBody};
 use crate::process::hash::IntBuild;
-use crate::rules::engine::LATE_FACTS;
 use crate::rules::model::Rule;
 use crate::rules::{Engine, RuleSet};
 use crate::session::{Living, Session};
@@ -68,14 +67,22 @@ struct Judges {
 }
 
 impl Judges {
-    /// The run is over. What was not judged as it should, for want of room.
-    fn finish(&mut self) -> u64 {
+    /// Whether something waits for what is found out of its process.
+    fn waits_for_facts(&self) -> bool {
+        self.session.waiting() > 0 || self.expectations.iter().any(Expectation::waits_for_facts)
+    }
+
+    /// The run is over. What was not judged as it should, for want of room or of facts that did not come.
+    fn finish(&mut self, unexpected: &mut Unexpecteds) -> u64 {
+        let waiting = self.session.waiting() as u64;
+        self.session.finish(&mut |alert| unexpected.take(alert));
         let engine = self.session.engine().map(Engine::stats).unwrap_or_default();
         let not_asked = self.expectations.iter_mut().map(Expectation::finish);
         not_asked.fold(
             engine
                 .late_dropped
                 .saturating_add(engine.forgotten)
+                .saturating_add(waiting)
                 .saturating_add(self.session.flows.not_kept()),
             u64::saturating_add,
         )
@@ -164,6 +171,11 @@ impl Run {
         }
     }
 
+    /// Whether the verdict waits for what is found out of processes in the background: it comes as events.
+    pub fn waits_for_facts(&self) -> bool {
+        self.judges.as_ref().is_some_and(Judges::waits_for_facts)
+    }
+
     /// The run is over, the command has ended at an instant of its own. `unseen`: what the agent knows to have missed and has not
     /// told as events.
     pub fn finish(
@@ -173,12 +185,10 @@ impl Run {
         now: BootNs,
         unseen: Loss,
     ) -> Report {
-        // Facts of a process come soon after it used the network; the command was waited for as long.
-        if let Some(judges) = &mut self.judges {
-            let until = BootNs(now.0.saturating_add(LATE_FACTS.0));
-            judges.session.pass(until, &mut |alert| self.unexpected.take(alert));
-        }
-        let unjudged = self.judges.as_mut().map_or(0, Judges::finish);
+        let unjudged = self.judges.as_mut().map_or(0, |judges| {
+            judges.session.pass(now, &mut |alert| self.unexpected.take(alert));
+            judges.finish(&mut self.unexpected)
+        });
         let tree = self.tree.borrow();
         let not_followed = [
             unseen.not_followed,

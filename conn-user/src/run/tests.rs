@@ -183,6 +183,23 @@ fn an_expectation_waits_for_late_facts() {
     assert_eq!((of(Some(b"tmpfs")), of(Some(b"ext4")), of(None)), (0, 1, 1));
 }
 
+/// Facts that never came leave a doubt, whichever way it is judged then.
+#[test]
+fn a_verdict_without_its_facts_is_unsure() {
+    let text = "id = \"a\"\ntitle = \"A\"\nseverity = \"low\"\n";
+    let missing = "kind = \"missing\"\nexpect = \"connection\"\nmatch = 'exe_fs:tmpfs'\n";
+    let forbidden = "kind = \"path\"\nfind = \"forbidden\"\nmatch = 'dir:out'\nexcept = ['exe:/usr/bin/client exe_flag:host']\n";
+    for (kind, unexpected) in [(missing, 0), (forbidden, 1)] {
+        let mut rig = Rig::new(Some(&read(&format!("[[rule]]\n{text}{kind}"))));
+        let client = Arc::new(ProcessInfo { identity: Identity::default(), ..ProcessInfo::clone(&client()) });
+        let conn = to(1, &client, "192.0.2.5:5432");
+        rig.change(Change::Connect(conn.clone()));
+        rig.change(Change::Established(conn));
+        let report = rig.finish(ExitStatus::Code(0));
+        assert_eq!((report.unexpected.len(), report.loss.not_followed), (unexpected, 1), "{kind}");
+    }
+}
+
 /// However much one rule finds, another one that finds something has failed too.
 #[test]
 fn the_first_finding_of_each_rule_is_told() {

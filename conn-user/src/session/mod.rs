@@ -242,6 +242,18 @@ impl<F: Flows> Session<F> {
         self.emit_alerts(alerts, out);
     }
 
+    /// Events that wait for facts.
+    pub fn waiting(&self) -> usize {
+        self.engine.as_ref().map_or(0, Engine::waiting)
+    }
+
+    /// The stream ends, and no more facts come: what waits for them is judged by what is known.
+    pub fn finish(&mut self, out: &mut impl FnMut(&Event)) {
+        let Some(engine) = &mut self.engine else { return };
+        let alerts = engine.on_last_facts(&self.flows);
+        self.emit_alerts(alerts, out);
+    }
+
     /// A connection is not followed any more, and no event shows its end: there was no room, or a record begins anew what the
     /// start-up snapshot had. The stream shows it as a close without a number.
     pub fn forget(&mut self, conn: ConnEvent, out: &mut impl FnMut(&Event)) {

@@ -13,6 +13,8 @@ use crate::event::names::Named as _;
 use crate::flow::table::FlowTable;
 use crate::flow::testing::{sock, who};
 use crate::kernel::counters::CpuCount;
+use crate::process::inspect::Inspector;
+use crate::process::procfs::ProcFs;
 use crate::process::testing::FakeProc;
 use crate::rules::model::{Detect, LongRule, Rule};
 use crate::rules::testing::rule;
@@ -83,6 +85,7 @@ struct Kinds {
     until: Option<&'static str>,
     flushes: Cell<usize>,
     is_slow: bool,
+    waits_for_facts: bool,
 }
 
 impl Consumer for Kinds {
@@ -105,6 +108,10 @@ impl Consumer for Kinds {
 
     fn has_room(&self) -> bool {
         self.is_slow
+    }
+
+    fn waits_for_facts(&self) -> bool {
+        self.waits_for_facts && !self.told.borrow().iter().any(|kind| kind == "facts")
     }
 
     fn is_done(&self) -> bool {
@@ -303,4 +310,18 @@ async fn a_loss_is_repaired_when_the_ring_is_drained() {
     assert_eq!(told[..3], ["connect", "gap", "connect"]);
     assert!(told.contains(&"close".to_owned()), "the snapshot has neither of them");
     assert_eq!(rig.resync.stats().done, 1);
+}
+
+/// The last record of a run asks for facts, and its judgement waits for their answer: not for a time.
+#[tokio::test(flavor = "current_thread")]
+async fn the_end_waits_for_facts() {
+    let mut rig = Rig::new();
+    let inspector = Inspector::start(ProcFs::default()).expect("threads");
+    let processes = FakeProc::default().table().with_inspector(inspector);
+    rig.pipeline = Pipeline::new(rig.began, processes, FlowTable::default());
+    let last = rig.connect(1);
+    rig.records.late.push(last);
+    let mut consumer = Kinds { waits_for_facts: true, ..Kinds::default() };
+    rig.run(&mut consumer, std::future::ready(())).await;
+    assert_eq!(*consumer.told.borrow(), ["connect", "facts"]);
 }

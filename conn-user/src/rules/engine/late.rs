@@ -58,6 +58,24 @@ impl Engine {
         if self.alerts.has_told() { self.alerts.take() } else { Vec::new() }
     }
 
+    /// Events that wait for facts of their process.
+    pub fn waiting(&self) -> usize {
+        self.late.len()
+    }
+
+    /// No more facts come: judges what waits for them, in its order, by what is known.
+    pub fn on_last_facts(&mut self, flows: &dyn Flows) -> Vec<Alert> {
+        let mut tokens: Vec<u64> = self.late.keys().copied().collect();
+        tokens.sort_unstable();
+        for token in tokens {
+            let Some(mut late) = self.late.remove(&token) else { continue };
+            self.timers.cancel(late.timer);
+            self.judge_late(&mut late, true, self.now, flows);
+            self.forget_late(token, &late);
+        }
+        self.alerts.take()
+    }
+
     pub(super) fn wait_for_facts(&mut self, event: &Event, existing: bool, of: u64, places: &[u32]) {
         if self.late.len() >= LATE_MAX {
             self.stats.late_dropped += 1;
