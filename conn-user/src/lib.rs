@@ -9,6 +9,8 @@ pub mod units;
 
 pub mod clock;
 
+pub mod priority;
+
 pub mod kernel;
 
 pub mod process;

@@ -1,6 +1,7 @@
 //! The agent's loop: from the bytes of the ring buffer to events, in one place and one thread.
 
 mod backlog;
+mod degraded;
 mod pipeline;
 mod resync;
 mod run;

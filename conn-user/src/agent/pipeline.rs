@@ -9,7 +9,9 @@ use std::sync::Arc;
 use conn_common::decode::{self, Record};
 use conn_common::hook::HookId;
 
+use super::degraded::Reports;
 use crate::clock::Clock;
+use crate::event::degraded::Degradation;
 use crate::event::model::{Event, EventBody, ProcEvent, Repair, Start};
 use crate::flow::merge::Merged;
 use crate::flow::model::{Change, FlowEvent};
@@ -18,7 +20,7 @@ use crate::flow::snapshot::model::Snapshot;
 use crate::flow::table::FlowTable;
 use crate::kernel::counters::CpuCount;
 use crate::kernel::gap::{Gap, GapCause, GapTracker};
-use crate::kernel::selftest::Watch;
+use crate::kernel::selftest::{SelfTestError, Watch, Workload};
 use crate::output::totals::Overflow;
 use crate::process::info::{ExitStatus, ProcessInfo, ProcessSource};
 use crate::process::socket_units::SocketUnits;
@@ -66,6 +68,7 @@ pub struct Pipeline {
     /// Among them some of processes.
     processes_lost: bool,
     on_fork: Option<OnFork>,
+    degraded: Reports,
 }
 
 impl Pipeline {
@@ -91,6 +94,7 @@ impl Pipeline {
             loss: false,
             processes_lost: false,
             on_fork: None,
+            degraded: Reports::default(),
         }
     }
 
@@ -109,6 +113,11 @@ impl Pipeline {
     /// The self-test's watch, while it runs.
     pub(super) fn watching(&self) -> Option<&Watch> {
         self.watch.as_ref()
+    }
+
+    /// The next connections of the self-test; `None`: it does not run.
+    pub(super) fn workload(&mut self) -> Option<Result<Workload, SelfTestError>> {
+        self.watch.as_mut().map(Watch::workload)
     }
 
     /// Ends the self-test.
@@ -390,6 +399,24 @@ impl Pipeline {
         self.session.pass(now, tell);
     }
 
+    /// Reports what was dropped or not followed since the last time, and the lines that outputs have dropped: at once when something
+    /// is dropped for the first time, then now and then, and at the end of the run.
+    pub(super) fn report_degraded(
+        &mut self,
+        outputs: Vec<(Arc<str>, u64)>,
+        now: BootNs,
+        is_last: bool,
+        tell: &mut impl FnMut(&Event),
+    ) {
+        let outputs = outputs.into_iter().map(|(name, lines)| (Degradation::Output, Some(name), lines));
+        let overflow = self.overflow().degradations().into_iter().map(|(what, total)| (what, None, total));
+        let undecoded = (Degradation::Undecoded, None, self.undecoded);
+        let totals = outputs.chain(overflow).chain([undecoded]);
+        for degraded in self.degraded.due(totals, now, is_last) {
+            self.tell(now, EventBody::Degraded(degraded), tell);
+        }
+    }
+
     /// Whether rules wait for what the background finds out.
     pub fn waits_for_facts(&self) -> bool {
         self.session.waiting() > 0
@@ -475,6 +502,7 @@ fn is_self_test(watch: &Watch, body: &EventBody) -> bool {
         EventBody::Facts(_)
         | EventBody::Gap(_)
         | EventBody::Repair(_)
+        | EventBody::Degraded(_)
         | EventBody::Alert(_)
         | EventBody::Start(_)
         | EventBody::Clock => false,

@@ -4,6 +4,7 @@
 mod tests;
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -18,11 +19,10 @@ use crate::event::model::Event;
 use crate::flow::snapshot::model::Snapshot;
 use crate::kernel::load::Session;
 use crate::kernel::ring::{RingReader, Turn};
+use crate::priority;
 use crate::rules::RuleSet;
 
-/// Records of one batch: bounds how long whoever else waits has to, and what the ring cannot use meanwhile. Their events
-/// are some 2 MiB of JSON, what tokio's standard output takes each time it is asked: with more of them lines would heap
-/// up while the ring is busy, though their reader waits for them.
+/// Records of one batch: bounds how long whoever else waits has to, and what the ring cannot use meanwhile.
 pub(super) const BATCH: usize = 1024;
 /// How old the offset between the two clocks may get.
 const CLOCK_REFRESH: Duration = Duration::from_secs(1);
@@ -39,20 +39,31 @@ pub trait Consumer {
     /// Takes an event; must not block.
     fn on_event(&mut self, event: &Event);
 
-    /// Writes out what it took. Called after each batch, not after each event.
+    /// Hands what it took to whoever writes it. Called after each batch, not after each event; must not block.
     ///
     /// # Errors
     /// When the output is gone; the loop ends with this error.
-    fn flush(&mut self) -> impl Future<Output = io::Result<()>>;
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 
-    /// Whether it takes more while [`Self::flush`] waits for a slow reader. Else the ring waits too, and may overflow.
-    fn has_room(&self) -> bool {
-        false
+    /// Waits until what it took is written, for as long as it gets on. Called at the end.
+    ///
+    /// # Errors
+    /// As [`Self::flush`].
+    fn finish(&mut self) -> impl Future<Output = io::Result<()>> {
+        let flushed = self.flush();
+        async { flushed }
     }
 
     /// Resolves when it wants to be flushed though nothing was told. May be cancelled.
     fn wakes(&mut self) -> impl Future<Output = ()> {
         std::future::pending()
+    }
+
+    /// How many lines each of its outputs has dropped.
+    fn dropped(&self) -> Vec<(Arc<str>, u64)> {
+        Vec::new()
     }
 
     /// Whether its own judgement waits for what is found out of processes in the background.
@@ -61,7 +72,9 @@ pub trait Consumer {
     }
 
     /// Whether it wants no more.
-    fn is_done(&self) -> bool;
+    fn is_done(&self) -> bool {
+        false
+    }
 }
 
 /// When the loop ends by itself.
@@ -92,6 +105,7 @@ pub(super) struct Parts<'a, R, P> {
     pub(super) pipeline: &'a mut Pipeline,
     pub(super) resync: &'a mut Resync,
     pub(super) reloads: &'a mut mpsc::Receiver<RuleSet>,
+    pub(super) priority: &'a mut priority::Held,
 }
 
 impl<R: Records, P: Programs> Parts<'_, R, P> {
@@ -128,6 +142,7 @@ impl<R: Records, P: Programs> Parts<'_, R, P> {
             if audit.is_some_and(|audit| now >= audit) {
                 audit = None;
                 self.audit(&mut |event| consumer.on_event(event));
+                self.report_degraded(consumer, false);
                 audited = self.pipeline.records();
                 turn = Turn::More;
             }
@@ -146,26 +161,23 @@ impl<R: Records, P: Programs> Parts<'_, R, P> {
                 self.pipeline.refresh_clock();
                 clock_read = now;
             }
-            // A consumer that blocks must not keep a signal waiting, nor records in the ring.
-            let room = consumer.has_room();
-            let due = self.pipeline.next_deadline();
-            let is_written = tokio::select! {
-                biased;
-                () = &mut stop => break,
-                flushed = consumer.flush() => flushed.map(|()| true)?,
-                ready = more(self.records, turn), if room => ready.map(|()| false)?,
-                reached = deadline.until(due), if room => reached.map(|()| false)?,
-            };
+            consumer.flush()?;
             if consumer.is_done() || end.is_some_and(|end| now >= end) {
                 break;
             }
+            self.priority.keep_budget();
+            // However much there is to read, a signal is not kept waiting, nor a task on this thread.
+            tokio::select! {
+                biased;
+                () = &mut stop => break,
+                () = tokio::task::yield_now() => {}
+            }
             match turn {
-                // There are more records by now, and the time of a nap has passed.
-                _ if !is_written => {}
-                Turn::More => tokio::task::yield_now().await,
+                Turn::More => {}
                 // tokio's timers have a resolution of a millisecond, too coarse; nothing else runs on this thread.
                 Turn::Nap(nap) => std::thread::sleep(nap),
                 Turn::Idle => {
+                    let due = self.pipeline.next_deadline();
                     tokio::select! {
                         () = &mut stop => break,
                         ready = self.records.readable() => ready?,
@@ -214,7 +226,16 @@ impl<R: Records, P: Programs> Parts<'_, R, P> {
         self.pipeline.on_end(&counts, &skipped, boot_now(), &mut |event| consumer.on_event(event));
         self.last_facts(consumer).await;
         self.pipeline.finish(&mut |event| consumer.on_event(event));
-        consumer.flush().await
+        consumer.finish().await?;
+        // What an output did not take is an event for the others.
+        self.report_degraded(consumer, true);
+        consumer.finish().await
+    }
+
+    /// Has reported what was dropped since the last time.
+    fn report_degraded(&mut self, consumer: &mut impl Consumer, is_last: bool) {
+        let outputs = consumer.dropped();
+        self.pipeline.report_degraded(outputs, boot_now(), is_last, &mut |event| consumer.on_event(event));
     }
 
     /// Waits for the answers that a judgement depends on.
@@ -231,16 +252,6 @@ impl<R: Records, P: Programs> Parts<'_, R, P> {
     }
 }
 
-/// Waits for more records.
-async fn more(records: &impl Records, turn: Turn) -> io::Result<()> {
-    match turn {
-        Turn::More => tokio::task::yield_now().await,
-        Turn::Nap(nap) => tokio::time::sleep(nap).await,
-        Turn::Idle => records.readable().await?,
-    }
-    Ok(())
-}
-
 impl Agent {
     fn parts(&mut self) -> Parts<'_, RingReader, Session> {
         Parts {
@@ -249,6 +260,7 @@ impl Agent {
             pipeline: &mut self.pipeline,
             resync: &mut self.resync,
             reloads: &mut self.reloads,
+            priority: &mut self.priority,
         }
     }
 

@@ -1,27 +1,33 @@
 //! `conn agent`: without a terminal, alerts to a file and to syslog, rules that can be changed while it runs.
 
 use std::fmt::Write as _;
-use std::io::{self, Write as _};
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use jiff::tz::TimeZone;
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
 use super::args::{AgentArgs, Exit};
 use super::config::Config;
+use super::lines::class;
 use super::rules::RuleChoice;
 use super::signals::{self, Hangups};
-use super::{machine, tail, tell};
+use super::{machine, messages, tail, tell};
 use crate::agent::{self, Agent, AgentOptions, Consumer, Limits};
 use crate::event::alert::Severity;
 use crate::event::json::JsonEncoder;
 use crate::event::model::{Event, EventBody, EventKind};
 use crate::event::text::{TextFormatter, TextOptions};
 use crate::filter::Filter;
-use crate::output::file::{LineFile, Notice};
-use crate::output::syslog::Syslog;
+use crate::kernel::load::LoadOptions;
+use crate::output::file::LineFile;
+use crate::output::syslog::{self, Syslog};
 use crate::output::totals::Totals;
+use crate::output::writer::{Notice, Reopener, Target, Writer};
+use crate::priority::{Granted, Priority};
+use crate::rules::RuleSet;
 use crate::rules::file::shown;
 
 /// Runs `conn agent`.
@@ -59,9 +65,24 @@ async fn serve(args: &AgentArgs) -> anyhow::Result<Exit> {
         Ok(rules) => rules,
         Err(exit) => return Ok(exit),
     };
-    let (reopen, asked) = watch::channel(0);
-    let mut outputs = Outputs::open(&config, filter, asked)?;
-    let options = AgentOptions { load, self_test: true, rules, record: false };
+    messages::detach(config.priority).context("starting the messages")?;
+    let mut outputs = Outputs::open(&config, filter)?;
+    let result = trace(&config, load, &choice, rules, &mut outputs, stop, hangups).await;
+    messages::finish().await;
+    result
+}
+
+async fn trace(
+    config: &Config,
+    load: LoadOptions,
+    choice: &RuleChoice,
+    rules: Option<RuleSet>,
+    outputs: &mut Outputs,
+    stop: impl Future<Output = ()>,
+    hangups: Hangups,
+) -> anyhow::Result<Exit> {
+    tokio::pin!(stop);
+    let options = AgentOptions { load, priority: config.priority, self_test: true, rules, record: false };
     let mut on_event = |event: &Event| outputs.on_event(event);
     let started = tokio::select! {
         biased;
@@ -71,7 +92,7 @@ async fn serve(args: &AgentArgs) -> anyhow::Result<Exit> {
     let mut agent = match started {
         Some(Ok(agent)) => agent,
         other => {
-            outputs.flush().await?;
+            outputs.finish().await?;
             return Ok(match other {
                 Some(Err(error)) => tail::not_started(error),
                 _ => Exit::Done,
@@ -81,11 +102,17 @@ async fn serve(args: &AgentArgs) -> anyhow::Result<Exit> {
     for note in agent.session.notes.iter().chain(&agent.notes) {
         tell(format_args!("note: {note}"));
     }
+    if !matches!(agent.granted, Granted::Realtime) {
+        tell(format_args!("note: priority of the reader: {}", agent.granted));
+    }
     let backend = agent.session.plan.backend;
-    tell(format_args!("tracing with backend {backend}; SIGHUP reads the rules again"));
+    tell(format_args!(
+        "tracing with backend {backend}; SIGHUP opens the files anew and reads the rules again"
+    ));
     let handed_in = agent.rules();
+    let reopeners = outputs.reopeners();
     let reloads = hangups.each(async || {
-        reopen.send_modify(|times| *times += 1);
+        reopeners.iter().for_each(Reopener::reopen);
         match choice.load() {
             Ok(Some(rules)) => {
                 tell(format_args!("{} rules are in force now", rules.rules.len()));
@@ -97,7 +124,7 @@ async fn serve(args: &AgentArgs) -> anyhow::Result<Exit> {
         }
     });
     let result = tokio::select! {
-        result = agent::run(&mut agent, &mut outputs, Limits::default(), stop) => result,
+        result = agent::run(&mut agent, outputs, Limits::default(), stop) => result,
         // It ends with the runtime only.
         () = reloads => Ok(()),
     };
@@ -115,25 +142,26 @@ struct Outputs {
     json: JsonEncoder,
     text: TextFormatter,
     line: Vec<u8>,
-    /// Where lines go: each path once.
-    files: Vec<LineFile>,
+    /// Where lines go: each path once; syslog, if it is used, is the last.
+    writers: Vec<Writer>,
     alerts: Option<usize>,
     events: Option<usize>,
+    syslog: Option<usize>,
     filter: Filter,
-    syslog: Option<Syslog>,
+    zone: TimeZone,
     totals: Totals,
-    /// How often the files were to be opened anew, and how often they were.
-    reopen: watch::Receiver<u64>,
-    reopened: u64,
+    /// A writer has something to say.
+    changed: Arc<Notify>,
 }
 
 impl Outputs {
-    fn open(config: &Config, filter: Filter, reopen: watch::Receiver<u64>) -> anyhow::Result<Self> {
+    fn open(config: &Config, filter: Filter) -> anyhow::Result<Self> {
         let zone = TimeZone::system();
-        let mut files = Vec::new();
-        let alerts = place(&config.alerts.file, &mut files)?;
-        let events = place(&config.events.file, &mut files)?;
-        let syslog = &config.alerts.syslog;
+        let priority = config.priority;
+        let mut places = Places { paths: Vec::new(), writers: Vec::new(), changed: Arc::default(), priority };
+        let alerts = places.file(&config.alerts.file)?;
+        let events = places.file(&config.events.file)?;
+        let syslog = places.syslog(&config.alerts.syslog)?;
         Ok(Self {
             json: JsonEncoder::new(&machine::identity()?),
             text: TextFormatter::headless(TextOptions {
@@ -143,22 +171,27 @@ impl Outputs {
                 zone: zone.clone(),
             }),
             line: Vec::new(),
-            files,
+            writers: places.writers,
             alerts,
             events,
+            syslog,
             filter,
-            syslog: (!syslog.as_os_str().is_empty()).then(|| Syslog::new(syslog, zone)),
+            zone,
             totals: Totals::default(),
-            reopen,
-            reopened: 0,
+            changed: places.changed,
         })
+    }
+
+    /// Where the files are opened anew from.
+    fn reopeners(&self) -> Vec<Reopener> {
+        self.writers.iter().map(Writer::reopener).collect()
     }
 
     /// Whether an event was asked for.
     fn asked(&self, event: &Event) -> bool {
         match event.body.kind() {
             EventKind::Alert => false,
-            EventKind::Gap => true,
+            kind if kind.is_always_shown() => true,
             kind if kind.is_of_recording() => false,
             kind @ (EventKind::Exec | EventKind::Exit) => {
                 self.filter.asks_for(kind) && self.filter.passes(event)
@@ -170,105 +203,131 @@ impl Outputs {
     fn tell_totals(&mut self, agent: &Agent) {
         tail::add_records(&mut self.totals, agent);
         let mut text = self.totals.to_string();
-        // Writing to memory cannot fail.
-        for file in self.files.iter().filter(|file| file.dropped() > 0) {
-            let _ = write!(text, "\nlines of {} that were dropped: {}", name(file), file.dropped());
-        }
-        let syslog = self.syslog.as_ref().map(Syslog::stats).unwrap_or_default();
-        if syslog.dropped > 0 {
-            let _ = write!(text, "\nmessages that did not reach syslog: {}", syslog.dropped);
+        for writer in self.writers.iter().filter(|writer| writer.dropped() > 0) {
+            // Writing to memory cannot fail.
+            let _ = write!(text, "\nlines of {} that were dropped: {}", writer.name(), writer.dropped());
         }
         text.push('\n');
-        // As `conn tail` does; where it cannot be written there is nobody to tell.
-        let _ = io::stderr().write_all(text.as_bytes());
-    }
-}
-
-/// Opens the file of a place, once; the empty path is none.
-fn place(path: &Path, files: &mut Vec<LineFile>) -> anyhow::Result<Option<usize>> {
-    if path.as_os_str().is_empty() {
-        return Ok(None);
-    }
-    let path = Some(path).filter(|path| *path != Path::new("-"));
-    if let Some(known) = files.iter().position(|file| file.path() == path) {
-        return Ok(Some(known));
-    }
-    let file = LineFile::open(path);
-    files.push(file.with_context(|| {
-        path.map_or_else(|| "opening standard output".into(), |path| format!("opening {}", shown(path)))
-    })?);
-    Ok(Some(files.len() - 1))
-}
-
-fn name(file: &LineFile) -> String {
-    file.path().map_or_else(|| "standard output".to_owned(), shown)
-}
-
-impl Consumer for Outputs {
-    fn on_event(&mut self, event: &Event) {
-        // What was lost may have been an alert: a gap goes where alerts go, too.
-        let told = matches!(event.body, EventBody::Alert(_) | EventBody::Gap(_));
-        let asked = self.asked(event);
-        let alerts = self.alerts.filter(|_| told);
-        let events = self.events.filter(|place| asked && alerts != Some(*place));
-        if told || events.is_some() {
-            self.totals.count(event.body.kind());
-        }
-        for place in [alerts, events].into_iter().flatten() {
-            if let Some(file) = self.files.get_mut(place) {
-                file.line(|out| self.json.encode(event, out));
-            }
-        }
-        if let Some(syslog) = self.syslog.as_mut().filter(|_| told) {
-            let severity = match &event.body {
-                EventBody::Alert(alert) => alert.severity,
-                _ => Severity::Medium,
-            };
-            self.line.clear();
-            self.text.format(event, &mut self.line);
-            syslog.send(severity, event.wall, self.line.trim_ascii_end());
-        }
+        messages::write(text.as_bytes());
     }
 
-    async fn flush(&mut self) -> io::Result<()> {
-        let asked = *self.reopen.borrow();
-        if asked != self.reopened {
-            for file in &mut self.files {
-                if let Err(error) = file.reopen().await {
-                    tell(format_args!(
-                        "cannot open {}: {error}; the file from before is written on",
-                        name(file)
-                    ));
-                }
-            }
-            self.reopened = asked;
-        }
-        for file in &mut self.files {
-            while let Some(notice) = file.flush().await? {
-                let name = name(file);
+    /// Says what happened to the outputs.
+    ///
+    /// # Errors
+    /// Standard output has no reader any more.
+    fn tell_notices(&mut self) -> io::Result<()> {
+        for writer in &self.writers {
+            let name = writer.name();
+            for notice in writer.notices()? {
                 match notice {
-                    Notice::Fails(error) => {
-                        tell(format_args!(
-                            "cannot write {name}: {error}; its lines are dropped until it can be written"
-                        ));
-                    }
+                    Notice::Fails(error) => tell(format_args!(
+                        "cannot write {name}: {error}; its lines are dropped until it can be written"
+                    )),
                     Notice::Works { dropped } => {
                         tell(format_args!("{name} is written again; lines that were dropped: {dropped}"));
+                    }
+                    Notice::Overflows => tell(format_args!(
+                        "{name} takes lines more slowly than they come; events are dropped, alerts and gaps are not"
+                    )),
+                    Notice::NotReopened(error) => {
+                        tell(format_args!("cannot open {name}: {error}; the file from before is written on"));
                     }
                 }
             }
         }
         Ok(())
     }
+}
 
-    async fn wakes(&mut self) {
-        let reopened = self.reopened;
-        if self.reopen.wait_for(|asked| *asked != reopened).await.is_err() {
-            std::future::pending::<()>().await;
+/// Outputs that are being opened.
+struct Places {
+    paths: Vec<PathBuf>,
+    writers: Vec<Writer>,
+    changed: Arc<Notify>,
+    priority: Priority,
+}
+
+impl Places {
+    /// Opens the file of a place, once; the empty path is none.
+    fn file(&mut self, path: &Path) -> anyhow::Result<Option<usize>> {
+        if path.as_os_str().is_empty() {
+            return Ok(None);
+        }
+        if let Some(known) = self.paths.iter().position(|known| known == path) {
+            return Ok(Some(known));
+        }
+        let is_standard = path == Path::new("-");
+        let name = if is_standard { "standard output".to_owned() } else { shown(path) };
+        let file = if is_standard { LineFile::standard(io::stdout()) } else { LineFile::open(path) };
+        let file = file.with_context(|| format!("opening {name}"))?;
+        if let Some(doubt) = file.doubt() {
+            tell(format_args!("warning: {name}: {doubt}"));
+        }
+        self.start(path, name, file).map(Some)
+    }
+
+    /// The local syslog; the empty path is none.
+    fn syslog(&mut self, path: &Path) -> anyhow::Result<Option<usize>> {
+        if path.as_os_str().is_empty() {
+            return Ok(None);
+        }
+        self.start(path, format!("syslog at {}", shown(path)), Syslog::new(path)).map(Some)
+    }
+
+    fn start(&mut self, path: &Path, name: String, target: impl Target + 'static) -> anyhow::Result<usize> {
+        let writer = Writer::start(name, target, Arc::clone(&self.changed), self.priority);
+        self.writers.push(writer.context("starting a thread that writes")?);
+        self.paths.push(path.to_owned());
+        Ok(self.writers.len() - 1)
+    }
+}
+
+impl Consumer for Outputs {
+    fn on_event(&mut self, event: &Event) {
+        // What was lost or dropped may have been an alert: it goes where alerts go, too.
+        let kind = event.body.kind();
+        let told = kind == EventKind::Alert || kind.is_always_shown();
+        let asked = self.asked(event);
+        let alerts = self.alerts.filter(|_| told);
+        let events = self.events.filter(|place| asked && alerts != Some(*place));
+        if told || events.is_some() {
+            self.totals.count(kind);
+        }
+        for place in [alerts, events].into_iter().flatten() {
+            if let Some(writer) = self.writers.get_mut(place) {
+                writer.line(class(event), |out| self.json.encode(event, out));
+            }
+        }
+        if let Some(writer) = self.syslog.filter(|_| told).and_then(|place| self.writers.get_mut(place)) {
+            let severity = match &event.body {
+                EventBody::Alert(alert) => alert.severity,
+                _ => Severity::Medium,
+            };
+            self.line.clear();
+            self.text.format(event, &mut self.line);
+            writer.line(class(event), |out| {
+                syslog::message(severity, event.wall, &self.zone, self.line.trim_ascii_end(), out);
+            });
         }
     }
 
-    fn is_done(&self) -> bool {
-        false
+    fn flush(&mut self) -> io::Result<()> {
+        self.writers.iter_mut().try_for_each(Writer::flush)?;
+        self.tell_notices()
+    }
+
+    async fn finish(&mut self) -> io::Result<()> {
+        for writer in &mut self.writers {
+            writer.finish().await;
+        }
+        self.tell_notices()
+    }
+
+    async fn wakes(&mut self) {
+        self.changed.notified().await;
+    }
+
+    fn dropped(&self) -> Vec<(Arc<str>, u64)> {
+        self.writers.iter().map(|writer| (Arc::clone(writer.name()), writer.dropped())).collect()
     }
 }

@@ -36,6 +36,7 @@ use crate::event::model::{Event, EventKind};
 use crate::event::names;
 use crate::filter::{Filter, FilterError, amount};
 use crate::kernel::plan::BackendChoice;
+use crate::priority::Priority;
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -43,7 +44,7 @@ Exit codes:
   1  any other error; a test of rules failed (conn test)
   2  wrong usage: a flag, a filter or a rule that is none
   3  not permitted: a capability is missing
-  4  this kernel cannot do it, or the self-test failed
+  4  this kernel cannot do it, or a hook is silent in the self-test
   5  the lists differ (conn diff --exit-code)
   6  an alert was shown (--exit-code), or a run was not as expected (conn run)
 conn run ends with the code of its command if that is not 0: 128 + N after signal N, 127 if it is not found, 126 if it
@@ -61,7 +62,7 @@ pub enum Exit {
     Usage = 2,
     /// A capability is missing.
     NotPermitted = 3,
-    /// This kernel cannot do it, or the self-test failed.
+    /// This kernel cannot do it, or a hook is silent in the self-test.
     Unsupported = 4,
     /// The lists differ, and that was asked for.
     Differs = 5,
@@ -146,6 +147,12 @@ pub struct TailArgs {
     /// When to use colour; auto: on a terminal, unless NO_COLOR is set or CLICOLOR_FORCE forces it
     #[arg(long, value_enum, default_value_t, value_name = "WHEN")]
     pub color: ColorChoice,
+
+    /// Priority of the thread that reads: real-time keeps busy processes from blinding it, within a budget
+    ///
+    /// Where it is refused, the next lower one is taken.
+    #[arg(long, value_enum, default_value_t, value_name = "PRIORITY")]
+    pub priority: Priority,
 
     /// Do not make a loopback connection at start to prove that every hook delivers
     #[arg(long = "no-self-test", action = ArgAction::SetFalse)]
@@ -265,6 +272,8 @@ pub struct TailOptions {
     pub count: Option<NonZeroU64>,
     /// End after this time.
     pub duration: Option<Duration>,
+    /// Priority of the thread that reads.
+    pub priority: Priority,
     /// Prove at start that every hook delivers.
     pub self_test: bool,
     /// Show the diagnostics of the BPF programs.
@@ -297,7 +306,7 @@ pub enum Format {
 
 /// A set of kinds of events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct KindSet(u16);
+pub struct KindSet(u32);
 
 impl KindSet {
     /// Every kind.
@@ -317,15 +326,15 @@ impl KindSet {
 
     /// Whether a kind is in it.
     pub const fn contains(self, kind: EventKind) -> bool {
-        self.0 & 1 << kind as u16 != 0
+        self.0 & 1 << kind as u32 != 0
     }
 
     const fn without(self, kind: EventKind) -> Self {
-        Self(self.0 & !(1 << kind as u16))
+        Self(self.0 & !(1 << kind as u32))
     }
 
     const fn with(self, kind: EventKind) -> Self {
-        Self(self.0 | 1 << kind as u16)
+        Self(self.0 | 1 << kind as u32)
     }
 }
 
@@ -388,6 +397,7 @@ impl TailArgs {
             kinds,
             count: self.count,
             duration: self.duration,
+            priority: self.priority,
             self_test: self.self_test,
             bpf_log: self.bpf_log,
             ring_size: self.ring_size,
@@ -403,10 +413,10 @@ impl TailArgs {
 }
 
 impl TailOptions {
-    /// Whether an event is shown: its kind is asked for, or it is a gap, and the filter lets it pass.
+    /// Whether an event is shown: its kind is asked for or always shown, and the filter lets it pass.
     pub fn shows(&self, event: &Event) -> bool {
         let kind = event.body.kind();
-        (kind == EventKind::Gap || self.kinds.contains(kind)) && self.filter.passes(event)
+        (kind.is_always_shown() || self.kinds.contains(kind)) && self.filter.passes(event)
     }
 }
 

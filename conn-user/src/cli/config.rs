@@ -6,6 +6,7 @@ use anyhow::Context as _;
 use serde::Deserialize;
 
 use crate::event::escape;
+use crate::priority::Priority;
 
 /// See the module. Every key may be left out.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -15,6 +16,8 @@ pub struct Config {
     pub backend: Option<String>,
     /// As `--ring-size`.
     pub ring_size: Option<String>,
+    /// As `--priority`.
+    pub priority: Priority,
     /// Rule folders; without any the built-in rules hold.
     pub rules: Vec<PathBuf>,
     /// Where alerts go.

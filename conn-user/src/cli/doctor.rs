@@ -2,6 +2,7 @@
 
 use std::fmt::{self, Write as _};
 
+use anyhow::Context as _;
 use serde::Serialize;
 
 use super::args::Exit;
@@ -11,6 +12,7 @@ use crate::kernel::load::Loader;
 use crate::kernel::plan::{
     Backend, BackendChoice, Plan, PlanError, PlannedProgram, Role, TracefsUse, assess, plan,
 };
+use crate::priority::{Held, Priority};
 
 /// What became of a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -51,6 +53,8 @@ struct Report<'a> {
     backend: Option<&'static str>,
     error: Option<String>,
     permission: bool,
+    /// What is granted to the thread that reads.
+    priority: &'a str,
     backends: Vec<BackendReport>,
     plan: Option<&'a Plan>,
     facts: &'a KernelFacts,
@@ -84,7 +88,9 @@ pub fn run(as_json: bool) -> anyhow::Result<Exit> {
         loader.probe(&mut facts)?;
     }
     let outcome = plan(&facts, BackendChoice::Auto);
-    let mut report = if as_json { json(&facts, &outcome)? } else { text(&facts, &outcome) };
+    let priority = priority()?;
+    let mut report =
+        if as_json { json(&facts, &outcome, &priority)? } else { text(&facts, &outcome, &priority) };
     if !report.ends_with('\n') {
         report.push('\n');
     }
@@ -96,11 +102,21 @@ pub fn run(as_json: bool) -> anyhow::Result<Exit> {
     })
 }
 
+/// What the thread that reads would have: asked for on a thread of its own, which ends.
+fn priority() -> anyhow::Result<String> {
+    let asking = std::thread::Builder::new().spawn(|| Held::begin(Priority::Realtime).1.to_string());
+    asking.context("starting a thread")?.join().map_err(|_| anyhow::anyhow!("a thread panicked"))
+}
+
 /// The report as one JSON object.
 ///
 /// # Errors
 /// Only if the facts cannot be written as JSON.
-pub fn json(facts: &KernelFacts, outcome: &Result<Plan, PlanError>) -> serde_json::Result<String> {
+pub fn json(
+    facts: &KernelFacts,
+    outcome: &Result<Plan, PlanError>,
+    priority: &str,
+) -> serde_json::Result<String> {
     let plan = outcome.as_ref().ok();
     let error = outcome.as_ref().err();
     serde_json::to_string(&Report {
@@ -110,6 +126,7 @@ pub fn json(facts: &KernelFacts, outcome: &Result<Plan, PlanError>) -> serde_jso
         backend: plan.map(|plan| plan.backend.key()),
         error: error.map(ToString::to_string),
         permission: error.is_some_and(PlanError::is_permission),
+        priority,
         backends: backends(facts, outcome),
         plan,
         facts,
@@ -117,7 +134,7 @@ pub fn json(facts: &KernelFacts, outcome: &Result<Plan, PlanError>) -> serde_jso
 }
 
 /// The report for people: ends with a line that says whether tracing works here, or why not and what to do.
-pub fn text(facts: &KernelFacts, outcome: &Result<Plan, PlanError>) -> String {
+pub fn text(facts: &KernelFacts, outcome: &Result<Plan, PlanError>, priority: &str) -> String {
     let mut page = Page::default();
     let release = if facts.release.is_empty() { "unknown" } else { &facts.release };
     page.fact("Kernel", format_args!("{release} ({})", facts.machine));
@@ -127,6 +144,7 @@ pub fn text(facts: &KernelFacts, outcome: &Result<Plan, PlanError>) -> String {
     page.fact("kprobes", kprobes(facts));
     page.fact("tracefs", tracefs(facts, outcome.as_ref().ok()));
     page.fact("Load tests", load_tests(facts));
+    page.fact("Priority", priority);
 
     page.heading("Backends");
     for report in backends(facts, outcome) {
@@ -328,7 +346,7 @@ mod tests {
     use crate::kernel::plan::{BackendChoice, plan};
 
     fn report(facts: &KernelFacts) -> String {
-        text(facts, &plan(facts, BackendChoice::Auto))
+        text(facts, &plan(facts, BackendChoice::Auto), "real-time")
     }
 
     fn has(report: &str, lines: &[&str]) {
@@ -348,6 +366,7 @@ kprobes    not in this kernel
 tracefs    not mounted; conn uses a mount of its own that nobody else sees
 Load tests tp_btf works; fentry refused: EPERM (load of fentry:tcp_close: Operation not permitted); \
 kprobe refused: ENOENT (attach of kprobe:tcp_close); tracepoint works; socket cookie works
+Priority   real-time
 
 Backends
   fentry               no: the kernel refuses it although no capability is missing: EPERM (load of fentry:tcp_close: Operation not permitted)
@@ -449,7 +468,7 @@ Result
         let facts = micro_vm_6_18();
         let outcome = plan(&facts, BackendChoice::Auto);
         let value: serde_json::Value =
-            serde_json::from_str(&json(&facts, &outcome).expect("plain data")).expect("JSON");
+            serde_json::from_str(&json(&facts, &outcome, "real-time").expect("plain data")).expect("JSON");
         assert_eq!(value["works"], true);
         assert_eq!(value["backend"], "tracepoint");
         assert_eq!(value["backends"][0]["verdict"], "refused");
@@ -461,7 +480,7 @@ Result
         let facts = unprivileged();
         let outcome = plan(&facts, BackendChoice::Auto);
         let value: serde_json::Value =
-            serde_json::from_str(&json(&facts, &outcome).expect("plain data")).expect("JSON");
+            serde_json::from_str(&json(&facts, &outcome, "real-time").expect("plain data")).expect("JSON");
         assert_eq!((&value["works"], &value["permission"]), (&false.into(), &true.into()));
         assert!(value["plan"].is_null() && value["error"].as_str().is_some_and(|e| e.contains("setcap")));
     }

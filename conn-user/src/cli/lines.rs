@@ -1,17 +1,18 @@
 //! Events as lines on standard output.
 
 use std::io;
+use std::sync::Arc;
 
 use jiff::tz::TimeZone;
-use tokio::io::Stdout;
 
 use super::args::Format;
-use super::machine;
+use super::{machine, tell};
 use crate::event::json::{JsonEncoder, StreamIdentity};
-use crate::event::model::Event;
+use crate::event::model::{Event, EventKind};
 use crate::event::text::{TextFormatter, TextOptions};
-use crate::output::pipe;
-use crate::output::sink::{LineSink, SinkError};
+use crate::output::file::LineFile;
+use crate::output::writer::{Class, Notice, Writer};
+use crate::priority::Priority;
 
 enum Encoder {
     Json(JsonEncoder),
@@ -21,12 +22,21 @@ enum Encoder {
 /// Lines that are gathered until they are flushed.
 pub(super) struct Lines {
     encoder: Encoder,
-    sink: LineSink<Stdout>,
+    writer: Writer,
+}
+
+/// What an event is worth where not all can be written.
+pub(super) fn class(event: &Event) -> Class {
+    let kind = event.body.kind();
+    if kind == EventKind::Alert || kind.is_always_shown() { Class::Important } else { Class::Event }
 }
 
 impl Lines {
-    /// In this form; `identity` is that of the run whose events they are.
-    pub(super) fn new(format: Format, identity: &StreamIdentity) -> Self {
+    /// In this form; `identity` is that of the run whose events they are. The thread that writes has this priority.
+    ///
+    /// # Errors
+    /// When there can be no thread that writes.
+    pub(super) fn new(format: Format, identity: &StreamIdentity, priority: Priority) -> io::Result<Self> {
         let encoder = match format {
             Format::Json => Encoder::Json(JsonEncoder::new(identity)),
             Format::Text { color, terminal } => Encoder::Text(Box::new(TextFormatter::new(TextOptions {
@@ -36,8 +46,8 @@ impl Lines {
                 zone: TimeZone::system(),
             }))),
         };
-        pipe::widen(io::stdout());
-        Self { encoder, sink: LineSink::new(tokio::io::stdout()) }
+        let target = LineFile::standard(io::stdout())?;
+        Ok(Self { encoder, writer: Writer::start("standard output", target, Arc::default(), priority)? })
     }
 
     /// What comes is of another run.
@@ -47,31 +57,63 @@ impl Lines {
         }
     }
 
-    /// Adds an event.
+    /// Adds an event. Where too many lines wait, it is dropped and counted.
     pub(super) fn add(&mut self, event: &Event) {
-        match &mut self.encoder {
-            Encoder::Json(encoder) => encoder.encode(event, self.sink.buffer()),
-            Encoder::Text(formatter) => formatter.format(event, self.sink.buffer()),
-        }
+        let encoder = &mut self.encoder;
+        self.writer.line(class(event), |out| match encoder {
+            Encoder::Json(encoder) => encoder.encode(event, out),
+            Encoder::Text(formatter) => formatter.format(event, out),
+        });
     }
 
-    /// Whether more may be added while lines are being written.
-    pub(super) fn has_room(&self) -> bool {
-        self.sink.has_room()
-    }
-
-    /// Writes them.
+    /// Hands them over; never waits.
     ///
     /// # Errors
     /// [`io::ErrorKind::BrokenPipe`]: the reader went away. Else the output cannot be written.
-    pub(super) async fn flush(&mut self) -> io::Result<()> {
-        if self.sink.is_empty() {
-            return Ok(());
+    pub(super) fn flush(&mut self) -> io::Result<()> {
+        self.writer.flush()?;
+        self.failed()
+    }
+
+    /// Waits until they are written, however long that takes.
+    ///
+    /// # Errors
+    /// As [`Self::flush`].
+    pub(super) async fn drain(&mut self) -> io::Result<()> {
+        self.writer.drain().await?;
+        self.failed()
+    }
+
+    /// Waits until they are written, as long as the reader gets on.
+    ///
+    /// # Errors
+    /// As [`Self::flush`].
+    pub(super) async fn finish(&mut self) -> io::Result<()> {
+        self.writer.finish().await;
+        self.failed()
+    }
+
+    /// Resolves when [`Self::flush`] may have something to say. May be cancelled.
+    pub(super) async fn changed(&self) {
+        self.writer.changed().await;
+    }
+
+    /// What the output is called, and how many lines of it were dropped.
+    pub(super) fn dropped(&self) -> (Arc<str>, u64) {
+        (Arc::clone(self.writer.name()), self.writer.dropped())
+    }
+
+    fn failed(&self) -> io::Result<()> {
+        for notice in self.writer.notices()? {
+            match notice {
+                Notice::Fails(error) => return Err(error),
+                Notice::Overflows => {
+                    tell("standard output is read more slowly than events come: some are dropped");
+                }
+                Notice::Works { .. } | Notice::NotReopened(_) => {}
+            }
         }
-        self.sink.flush().await.map_err(|error| match error {
-            SinkError::Closed => io::ErrorKind::BrokenPipe.into(),
-            SinkError::Io(error) => error,
-        })
+        Ok(())
     }
 }
 

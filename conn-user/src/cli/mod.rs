@@ -13,6 +13,7 @@ mod lines;
 pub mod list;
 mod log;
 mod machine;
+mod messages;
 mod needs;
 pub mod replay;
 pub mod rules;
@@ -22,11 +23,11 @@ pub mod tail;
 pub mod test;
 
 use std::ffi::OsString;
-use std::fmt;
 use std::io::Write as _;
 use std::process::ExitCode;
 
 use args::{Cli, Command, Exit, SchemaOf};
+use messages::tell;
 
 /// Reads the command line, does what it says and tells how it ended.
 pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -75,10 +76,4 @@ fn print(text: &[u8]) -> anyhow::Result<Exit> {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
         _ => Ok(Exit::Done),
     }
-}
-
-/// Tells people something on standard error, in one write: whoever waits for a line must not see half of it. Where that cannot
-/// be written, as on a full disk, there is nobody to tell; a daemon goes on.
-fn tell(text: impl fmt::Display) {
-    let _ = std::io::stderr().write_all(format!("conn: {text}\n").as_bytes());
 }

@@ -11,6 +11,7 @@ use super::{needs, tell};
 use crate::event::human;
 use crate::event::json::StreamIdentity;
 use crate::event::read::{News, Reader, Recorded};
+use crate::priority::Priority;
 use crate::replay::file::Input;
 use crate::replay::lines::Cut;
 use crate::replay::zeek::{Network, NetworkStats};
@@ -59,7 +60,7 @@ impl Told<'_> {
         self.taken += 1;
         if self.taken == BATCH {
             self.taken = 0;
-            self.lines.flush().await?;
+            self.lines.drain().await?;
         }
         Ok(())
     }
@@ -72,7 +73,7 @@ impl Told<'_> {
 async fn replay(args: &ReplayArgs, rules: &RuleSet) -> anyhow::Result<Exit> {
     let began = Instant::now();
     let (mut runs, mut identity) = (0, StreamIdentity::default());
-    let lines = Lines::new(args.format(Environment::of_process()), &identity);
+    let lines = Lines::new(args.format(Environment::of_process()), &identity, Priority::Normal)?;
     let mut told = Told { replay: Replay::new(rules), lines, taken: 0 };
     let (mut reader, mut network) = (Reader::default(), Network::default());
     for file in &args.files {
@@ -110,7 +111,7 @@ async fn replay(args: &ReplayArgs, rules: &RuleSet) -> anyhow::Result<Exit> {
         told.end_run();
         tell_network(events.stats(), events.connections());
     }
-    told.lines.flush().await?;
+    told.lines.drain().await?;
     let stats = told.replay.stats();
     tell_stats(stats, began.elapsed());
     Ok(if args.exit_code && stats.alerts > 0 { Exit::Alerts } else { Exit::Done })

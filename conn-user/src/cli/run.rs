@@ -25,6 +25,7 @@ use crate::event::model::Event;
 use crate::kernel::load::LoadOptions;
 use crate::learn::run::learn;
 use crate::output::junit as junit_file;
+use crate::priority::{Inherited, Priority};
 use crate::process::info::ExitStatus;
 use crate::rules::RuleSet;
 use crate::rules::file::shown;
@@ -65,10 +66,12 @@ async fn traced(args: &RunArgs) -> anyhow::Result<ExitCode> {
             return Ok(Exit::Usage.into());
         }
     }
+    let inherited = Inherited::of_thread();
     let mut signals = Forwarded::new().context("installing signal handlers")?;
     let load = LoadOptions { backend: args.backend, ring_bytes: args.ring_size, log_level: None };
     // The agent judges nothing: only what the command does is judged, here.
-    let options = AgentOptions { load, self_test: true, rules: None, record: false };
+    let options =
+        AgentOptions { load, priority: Priority::default(), self_test: true, rules: None, record: false };
     let mut nobody = |_: &Event| {};
     let started = tokio::select! {
         (signal, _) = signals.next() => return Ok(not_run(signal)),
@@ -99,7 +102,7 @@ async fn traced(args: &RunArgs) -> anyhow::Result<ExitCode> {
         () = tokio::task::yield_now() => {}
     }
     // Nothing reads records between here and the loop: what the command does at once waits in the ring.
-    let mut child = match spawn(args) {
+    let mut child = match spawn(args, inherited) {
         Ok(child) => child,
         Err(error) => {
             let program = args.command.first().map_or(Path::new(""), Path::new);
@@ -124,10 +127,13 @@ async fn traced(args: &RunArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::from(code))
 }
 
-/// The command, with our standard input, output and error.
-fn spawn(args: &RunArgs) -> io::Result<Child> {
+/// The command, with our standard input, output and error, and the priority that we were started with.
+fn spawn(args: &RunArgs, inherited: Inherited) -> io::Result<Child> {
     let (program, words) = args.command.split_first().ok_or(ErrorKind::InvalidInput)?;
-    Command::new(program).args(words).spawn()
+    let mut command = Command::new(program);
+    command.args(words);
+    inherited.restore_in(command.as_std_mut());
+    command.spawn()
 }
 
 /// Waits for the command; what is sent to us is sent on. What it leaves behind is waited for if that was asked for.
@@ -275,16 +281,8 @@ impl Consumer for View {
         }
     }
 
-    async fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-
     fn waits_for_facts(&self) -> bool {
         self.run.waits_for_facts()
-    }
-
-    fn is_done(&self) -> bool {
-        false
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::io::{self, Write as _};
 use std::num::NonZeroU64;
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::ValueEnum as _;
@@ -13,6 +14,7 @@ use crate::agent::{self, Agent, AgentOptions, Consumer, Limits, StartError};
 use crate::event::model::{Event, EventKind};
 use crate::kernel::load::{LoadError, LoadOptions};
 use crate::kernel::plan::BackendChoice;
+use crate::kernel::selftest::SelfTestError;
 use crate::output::totals::{HookTotals, Totals};
 
 /// Runs `conn tail`.
@@ -47,6 +49,7 @@ async fn tail(options: TailOptions) -> anyhow::Result<Exit> {
             ring_bytes: options.ring_size,
             log_level: options.bpf_log.then_some(aya_log::Level::Trace),
         },
+        priority: options.priority,
         self_test: options.self_test,
         rules,
         record: options.record,
@@ -106,8 +109,9 @@ pub(super) fn load_options(backend: Option<&str>, ring_size: Option<&str>) -> Re
 fn exit_of(error: &StartError) -> Exit {
     match error {
         StartError::Load(LoadError::Plan(plan)) if plan.is_permission() => Exit::NotPermitted,
-        StartError::Load(_) | StartError::SelfTest(_) => Exit::Unsupported,
-        StartError::Io(_) => Exit::Error,
+        StartError::Load(_) | StartError::SelfTest(SelfTestError::Silent(_)) => Exit::Unsupported,
+        // It may pass: whoever starts the agent tries again.
+        StartError::SelfTest(_) | StartError::Io(_) => Exit::Error,
     }
 }
 
@@ -146,7 +150,8 @@ struct View {
 
 impl View {
     fn new(options: TailOptions) -> anyhow::Result<Self> {
-        let lines = Lines::new(options.format, &machine::identity()?);
+        let lines = Lines::new(options.format, &machine::identity()?, options.priority)
+            .context("starting the output")?;
         let left = options.count.map(NonZeroU64::get);
         Ok(Self { options, lines, totals: Totals::default(), left })
     }
@@ -186,12 +191,20 @@ impl Consumer for View {
         }
     }
 
-    fn has_room(&self) -> bool {
-        self.lines.has_room()
+    fn flush(&mut self) -> io::Result<()> {
+        self.lines.flush()
     }
 
-    async fn flush(&mut self) -> io::Result<()> {
-        self.lines.flush().await
+    async fn finish(&mut self) -> io::Result<()> {
+        self.lines.finish().await
+    }
+
+    async fn wakes(&mut self) {
+        self.lines.changed().await;
+    }
+
+    fn dropped(&self) -> Vec<(Arc<str>, u64)> {
+        vec![self.lines.dropped()]
     }
 
     fn is_done(&self) -> bool {

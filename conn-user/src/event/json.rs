@@ -12,6 +12,7 @@ pub(crate) use self::process::write_key;
 use self::process::{ProcessWriter, write_option};
 use super::address::{write_int, write_ip};
 use super::age::Age;
+use super::degraded::Degraded;
 use super::model::{Event, EventBody, SCHEMA_VERSION};
 use super::names::{self, Named};
 use super::time::Rfc3339;
@@ -107,6 +108,7 @@ impl JsonEncoder {
                 write_key(b"seen_boot_ns", out);
                 write_int(repair.seen.0, out);
             }
+            EventBody::Degraded(degraded) => write_degraded(degraded, out),
             EventBody::Facts(facts) => {
                 self.process(Some(&facts.process), b",\"process\":", out);
                 write_key(b"settled", out);
@@ -258,6 +260,17 @@ impl JsonEncoder {
             Some(process) => self.processes.write(process, out),
             None => out.extend_from_slice(b"null"),
         }
+    }
+}
+
+fn write_degraded(degraded: &Degraded, out: &mut Vec<u8>) {
+    write_text(b"what", degraded.what.name().as_bytes(), out);
+    if let Some(place) = &degraded.place {
+        write_text(b"place", place.as_bytes(), out);
+    }
+    for (key, number) in [(&b"count"[..], degraded.count), (b"total", degraded.total)] {
+        write_key(key, out);
+        write_int(number, out);
     }
 }
 

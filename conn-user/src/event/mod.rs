@@ -4,6 +4,7 @@ pub mod address;
 pub mod age;
 pub mod alert;
 pub mod community;
+pub mod degraded;
 pub mod errno;
 pub mod escape;
 pub mod human;

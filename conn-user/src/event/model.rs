@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::alert::Alert;
+use super::degraded::Degraded;
 use crate::flow::model::{Change, ConnEvent};
 use crate::kernel::gap::Gap;
 use crate::process::info::{ExitStatus, ProcessInfo};
@@ -42,6 +43,8 @@ pub enum EventBody {
     Gap(Gap),
     /// After a loss the tables were compared with the kernel's sockets: from here on they are right again.
     Repair(Repair),
+    /// The agent does less than it should.
+    Degraded(Degraded),
     /// A rule found something, or what it found got worse or is over.
     Alert(Box<Alert>),
     /// The run began. First in a recording, and only there; what was there already follows as events with the number 0.
@@ -102,6 +105,8 @@ pub enum EventKind {
     Gap,
     /// See [`EventBody::Repair`].
     Repair,
+    /// See [`EventBody::Degraded`].
+    Degraded,
     /// See [`EventBody::Alert`].
     Alert,
     /// See [`EventBody::Start`].
@@ -114,7 +119,7 @@ pub enum EventKind {
 
 impl EventKind {
     /// Every kind, in the order of the documentation.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Connect,
         Self::Accept,
         Self::Established,
@@ -126,11 +131,17 @@ impl EventKind {
         Self::Exit,
         Self::Gap,
         Self::Repair,
+        Self::Degraded,
         Self::Alert,
         Self::Start,
         Self::Facts,
         Self::Clock,
     ];
+
+    /// Whether a stream shows them whatever it is asked for: they say what it lacks.
+    pub const fn is_always_shown(self) -> bool {
+        matches!(self, Self::Gap | Self::Degraded)
+    }
 
     /// Whether events of this kind are only in a recording: nothing happened.
     pub const fn is_of_recording(self) -> bool {
@@ -151,6 +162,7 @@ impl EventKind {
             Self::Exit => "exit",
             Self::Gap => "gap",
             Self::Repair => "repair",
+            Self::Degraded => "degraded",
             Self::Alert => "alert",
             Self::Start => "start",
             Self::Facts => "facts",
@@ -174,6 +186,7 @@ impl EventBody {
             Self::Exit(..) => EventKind::Exit,
             Self::Gap(_) => EventKind::Gap,
             Self::Repair(_) => EventKind::Repair,
+            Self::Degraded(_) => EventKind::Degraded,
             Self::Alert(_) => EventKind::Alert,
             Self::Start(_) => EventKind::Start,
             Self::Facts(_) => EventKind::Facts,

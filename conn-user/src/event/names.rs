@@ -1,6 +1,7 @@
 //! The names of the model's values: the same in JSON, text, filters and the schema.
 
 use super::alert::{Phase, RuleKind, Severity};
+use super::degraded::Degradation;
 use crate::flow::born::BornBy;
 use crate::flow::model::{Direction, EndedHow, Method, Source, Transport, UnknownReason};
 use crate::flow::snapshot::model::TcpState;
@@ -123,6 +124,17 @@ impl ExeFlag {
     }
 }
 
+named!(Degradation:
+    Output = "output",
+    Undecoded = "undecoded",
+    Processes = "processes",
+    Connections = "connections",
+    Listeners = "listeners",
+    HeldEvents = "held_events",
+    Inspections = "inspections",
+    Alerts = "alerts",
+    RuleState = "rule_state",
+);
 named!(GapCause: RingFull = "ring_full", Skipped = "skipped");
 
 impl Named for super::model::EventKind {

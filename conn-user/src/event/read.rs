@@ -21,6 +21,7 @@ pub use self::alert::AlertLine;
 use self::line::{Ends, Line, Text, Who};
 use self::process::Processes;
 pub use self::process::{KnownFacts, News};
+use super::degraded::{Degradation, Degraded};
 use super::json::StreamIdentity;
 use super::model::{Event, EventBody, EventKind, ProcEvent, Repair, SCHEMA_VERSION, Start};
 use super::names::{self, Named, from_name};
@@ -202,6 +203,12 @@ impl Reader {
                 let seen = BootNs(need(kind, "seen_boot_ns", line.seen_boot_ns)?);
                 EventBody::Repair(Repair { seen })
             }
+            EventKind::Degraded => EventBody::Degraded(Degraded {
+                what: named::<Degradation>("what", need(kind, "what", line.what.as_deref())?)?,
+                place: line.place.as_deref().map(Into::into),
+                count: need(kind, "count", line.count)?,
+                total: need(kind, "total", line.total)?,
+            }),
             EventKind::Start => {
                 let attached = BootNs(need(kind, "attached_boot_ns", line.attached_boot_ns)?);
                 let has_facts = line.has_facts;

@@ -9,6 +9,7 @@ use conn_common::hook::HookId;
 
 pub(crate) use self::any::{any_event, any_process};
 use super::alert::{Alert, AlertId, Covered, Evidence, Phase, RuleKind, RuleRef, Severity, Subject, Value};
+use super::degraded::{Degradation, Degraded};
 use super::json::StreamIdentity;
 use super::model::{Event, EventBody, Facts, ProcEvent, Repair, Start};
 use crate::flow::born::{Born, BornBy};
@@ -409,6 +410,12 @@ pub(crate) fn all() -> Vec<Event> {
             to: BootNs(BOOT + 22_000_000),
         }),
         EventBody::Repair(Repair { seen: BootNs(BOOT + 20_000_000) }),
+        EventBody::Degraded(Degraded {
+            what: Degradation::Output,
+            place: Some("/var/log/\\u{202e}events.jsonl".into()),
+            count: 12,
+            total: 40,
+        }),
         EventBody::Facts(Facts { process: curl(), is_settled: true }),
         EventBody::Clock,
     ];

@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use jiff::tz::TimeZone;
 
+use super::degraded::Degraded;
 use super::model::{Event, EventBody, EventKind};
 use super::names::Named;
 use super::time::TimeOfDay;
@@ -87,6 +88,10 @@ impl TextFormatter {
                 self.head(event);
                 self.line.text("compared with the kernel's sockets after a loss");
             }
+            EventBody::Degraded(degraded) => {
+                self.head(event);
+                self.degraded(degraded);
+            }
             EventBody::Clock => {
                 self.head(event);
                 self.line.text("timers fired");
@@ -136,6 +141,20 @@ impl TextFormatter {
     }
 
     /// Boot times of a gap become times of day by the clocks of the event itself.
+    fn degraded(&mut self, degraded: &Degraded) {
+        if let Some(place) = &degraded.place {
+            self.line.text(place);
+            self.line.text(": ");
+        }
+        self.line.number(degraded.count);
+        self.line.text(" ");
+        self.line.text(degraded.what.counted());
+        if degraded.total > degraded.count {
+            self.line.text(", in all ");
+            self.line.number(degraded.total);
+        }
+    }
+
     fn gap(&mut self, event: &Event, gap: &Gap) {
         let wall = |boot: BootNs| WallNs(event.wall.0.saturating_sub(event.boot.0).saturating_add(boot.0));
         self.line.text("--- ");

@@ -118,14 +118,15 @@ impl Filter {
         self.words.iter().all(|word| word.may_yet_hold(&view))
     }
 
-    /// Whether a stream with this filter shows the event: what matches, and every gap, because what was lost may
-    /// have matched; only a word about gaps (`-kind:gap`, `lost:>100`) hides them.
+    /// Whether a stream with this filter shows the event: what matches, and every gap and `degraded`, because what was lost or
+    /// dropped may have matched; only a word about them (`-kind:gap`, `lost:>100`) hides them.
     pub fn passes(&self, event: &Event) -> bool {
-        let gap = event.body.kind() == EventKind::Gap;
-        if gap && !self.words.iter().any(compile::Word::is_about_gaps) {
-            return true;
-        }
-        self.matches(event)
+        let is_asked = |word: &compile::Word| match event.body.kind() {
+            EventKind::Gap => word.is_about_gaps(),
+            EventKind::Degraded => word.names_kind(EventKind::Degraded),
+            _ => true,
+        };
+        event.body.kind().is_always_shown() && !self.words.iter().any(is_asked) || self.matches(event)
     }
 
     /// Whether a word asks for this kind (`kind:exec`, `code:1`): then it is shown although it is not by default.

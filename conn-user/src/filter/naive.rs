@@ -48,6 +48,7 @@ impl Naive {
             EventBody::Facts(of) => (Some(of.process.clone()), None, None),
             EventBody::Gap(_)
             | EventBody::Repair(_)
+            | EventBody::Degraded(_)
             | EventBody::Alert(_)
             | EventBody::Start(_)
             | EventBody::Clock => (None, None, None),

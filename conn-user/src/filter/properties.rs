@@ -234,6 +234,7 @@ fn without_late_facts(mut event: Event) -> Event {
         EventBody::Facts(of) => forget(&mut of.process),
         EventBody::Gap(_)
         | EventBody::Repair(_)
+        | EventBody::Degraded(_)
         | EventBody::Alert(_)
         | EventBody::Start(_)
         | EventBody::Clock => {}

@@ -85,7 +85,11 @@ impl<'a> View<'a> {
                 Subject::Absence => nothing,
             },
             EventBody::Facts(of) => Self { owner: Some(&of.process), ..nothing },
-            EventBody::Gap(_) | EventBody::Repair(_) | EventBody::Start(_) | EventBody::Clock => nothing,
+            EventBody::Gap(_)
+            | EventBody::Repair(_)
+            | EventBody::Degraded(_)
+            | EventBody::Start(_)
+            | EventBody::Clock => nothing,
         }
     }
 

@@ -21,7 +21,7 @@ use crate::units::Pid;
 #[derive(Debug, Error)]
 pub enum SelfTestError {
     /// The connection itself could not be made.
-    #[error("self-test: {step}: {source}; is the loopback interface up? `--no-self-test` skips this test")]
+    #[error("self-test: {step}: {source}; is the loopback interface up?")]
     Workload {
         /// What was tried.
         step: &'static str,
@@ -31,11 +31,23 @@ pub enum SelfTestError {
     },
     /// Attached hooks that delivered nothing.
     #[error(
-        "self-test: no record from {}: attached, but silent; `--backend` chooses another backend, `conn doctor` tells more, \
-         `--no-self-test` skips this test",
+        "self-test: no record from {}: attached, but silent; another backend may work (`conn doctor` names them), and \
+         `conn tail --no-self-test` shows what comes without this test",
         labels(.0)
     )]
     Silent(Vec<HookId>),
+    /// Hooks whose records were lost each time: the machine is too busy for now.
+    #[error(
+        "self-test: records of {} were lost {attempts} times: this machine has more events than are read; a larger ring \
+         (`ring_size`, `--ring-size`) has room for more, and a higher priority (`conn doctor` says which one is granted) reads faster",
+        labels(.hooks)
+    )]
+    Lost {
+        /// Whose.
+        hooks: Vec<HookId>,
+        /// How often the test was made.
+        attempts: u32,
+    },
 }
 
 fn labels(hooks: &[HookId]) -> String {
@@ -52,31 +64,9 @@ pub struct Workload {
 pub struct Watch {
     /// The agent's process id as the kernel has it: in a pid namespace it is another one than the agent knows.
     own: Option<u32>,
-    ports: [u16; 2],
+    ports: Vec<u16>,
     children: BTreeSet<u32>,
     silent: BTreeSet<HookId>,
-}
-
-/// Opens the test's listeners and says what must be seen.
-///
-/// # Errors
-/// When the loopback listener cannot be made.
-pub fn prepare(plan: &Plan) -> Result<(Workload, Watch), SelfTestError> {
-    let bind = |address: SocketAddr| {
-        TcpListener::bind(address)
-            .map_err(|source| SelfTestError::Workload { step: "listening on loopback", source })
-    };
-    let v4 = bind((Ipv4Addr::LOCALHOST, 0).into())?;
-    // Without IPv6 on this host its listen hook cannot be proven, and will not be needed.
-    let v6 = bind((Ipv6Addr::LOCALHOST, 0).into()).ok();
-    let port = |listener: &TcpListener| listener.local_addr().map_or(0, |address| address.port());
-    let ports = [port(&v4), v6.as_ref().map_or(0, port)];
-    let mut silent: BTreeSet<_> =
-        plan.programs.iter().map(|planned| planned.hook).filter(|hook| !hook.is_understudy()).collect();
-    if v6.is_none() {
-        silent.remove(&HookId::KprobeInet6Hash);
-    }
-    Ok((Workload { v4, v6 }, Watch { own: None, ports, children: BTreeSet::new(), silent }))
 }
 
 impl Workload {
@@ -128,6 +118,38 @@ fn accept_without_flags(listener: &TcpListener) -> io::Result<OwnedFd> {
 }
 
 impl Watch {
+    /// A watch for every hook of the plan.
+    pub fn new(plan: &Plan) -> Self {
+        let silent =
+            plan.programs.iter().map(|planned| planned.hook).filter(|hook| !hook.is_understudy()).collect();
+        Self { own: None, ports: Vec::new(), children: BTreeSet::new(), silent }
+    }
+
+    /// Opens the test's listeners, whose ports are watched from now on. May be made again.
+    ///
+    /// # Errors
+    /// When the loopback listener cannot be made.
+    pub fn workload(&mut self) -> Result<Workload, SelfTestError> {
+        let bind = |address: SocketAddr| {
+            TcpListener::bind(address)
+                .map_err(|source| SelfTestError::Workload { step: "listening on loopback", source })
+        };
+        let v4 = bind((Ipv4Addr::LOCALHOST, 0).into())?;
+        // Without IPv6 on this host its listen hook cannot be proven, and will not be needed.
+        let v6 = bind((Ipv6Addr::LOCALHOST, 0).into()).ok();
+        if v6.is_none() {
+            self.silent.remove(&HookId::KprobeInet6Hash);
+        }
+        let addresses = [Some(&v4), v6.as_ref()].into_iter().flatten().map(TcpListener::local_addr);
+        self.ports.extend(addresses.filter_map(Result::ok).map(|address| address.port()));
+        Ok(Workload { v4, v6 })
+    }
+
+    /// The hooks that have not delivered yet.
+    pub const fn silent(&self) -> &BTreeSet<HookId> {
+        &self.silent
+    }
+
     /// Takes note of a record; whether it belongs to the test.
     pub fn on_record(&mut self, hook: HookId, record: &Record<'_>) -> bool {
         let ours = match record {
@@ -163,8 +185,8 @@ impl Watch {
 
     /// A watch over connections of this port, for tests.
     #[cfg(test)]
-    pub(crate) const fn of_port(port: u16) -> Self {
-        Self { own: None, ports: [port, 0], children: BTreeSet::new(), silent: BTreeSet::new() }
+    pub(crate) fn of_port(port: u16) -> Self {
+        Self { own: None, ports: vec![port], children: BTreeSet::new(), silent: BTreeSet::new() }
     }
 
     /// Whether every hook has delivered.
@@ -209,7 +231,7 @@ mod tests {
     fn watch(hooks: &[HookId]) -> Watch {
         Watch {
             own: None,
-            ports: [4711, 0],
+            ports: vec![4711],
             children: BTreeSet::new(),
             silent: hooks.iter().copied().collect(),
         }

@@ -1,176 +1,101 @@
 //! A file of whole lines that outlives a full disk: what cannot be written is dropped and counted, no line is left half, and
 //! the next lines are tried again.
-//!
-//! [`super::sink`] is for one reader, and ends when that goes away. It hands lines over to tokio, which does not tell how many bytes
-//! of them were written before an error; here that must be known.
 
 use std::fs::File;
 use std::io::{self, Seek as _, SeekFrom, Write};
-use std::os::fd::AsFd as _;
-use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileExt as _, FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use tokio::task::{JoinHandle, spawn_blocking};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::OFlags;
 
 use super::pipe;
+use super::writer::{Target, Written};
 
-/// Bytes that wait at most; lines beyond are dropped and counted. A batch of the loop has less, and so has a start.
-const WAITING_MAX: usize = 64 << 20;
-/// Largest buffer that is kept.
-const KEPT_MAX: usize = 1 << 20;
 /// Lines may have the arguments of processes: not for everybody.
 const MODE: u32 = 0o600;
-
-/// Something that happened to a file, to be told to people.
-#[derive(Debug)]
-pub enum Notice {
-    /// It cannot be written. From here on lines are dropped.
-    Fails(io::Error),
-    /// It can be written again; so many lines were dropped meanwhile.
-    Works {
-        /// How many.
-        dropped: u64,
-    },
-}
 
 /// See the module.
 #[derive(Debug)]
 pub struct LineFile {
-    /// `None`: standard output.
+    /// `None`: standard output or error.
     path: Option<PathBuf>,
-    file: Arc<File>,
+    file: File,
+    /// Its last line is half.
     torn: bool,
-    waiting: Vec<u8>,
-    /// Lines that were not even taken, since the last write.
-    refused: u64,
-    /// What is being written. It is kept here, because whoever waits for it may give up.
-    writing: Option<JoinHandle<Batch>>,
-    /// Lines dropped since it cannot be written; `None`: it can.
-    outage: Option<u64>,
-    dropped: u64,
 }
 
 impl LineFile {
-    /// Lines are appended to the file at `path`, which is made where it is not; `None`: to standard output.
+    /// Lines are appended to the file at `path`, which is made where it is not. Of a named pipe nobody need be a reader yet.
     ///
     /// # Errors
     /// When it cannot be opened.
-    pub fn open(path: Option<&Path>) -> io::Result<Self> {
-        let (file, torn) = match path {
-            Some(path) => open(path)?,
-            None => {
-                pipe::widen(io::stdout());
-                (File::from(io::stdout().as_fd().try_clone_to_owned()?), false)
-            }
-        };
-        Ok(Self {
-            path: path.map(Path::to_owned),
-            file: Arc::new(file),
-            torn,
-            waiting: Vec::new(),
-            refused: 0,
-            writing: None,
-            outage: None,
-            dropped: 0,
-        })
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let (file, torn) = open(path)?;
+        Ok(Self { path: Some(path.to_owned()), file, torn })
     }
 
-    /// Where it is; `None`: standard output.
-    pub fn path(&self) -> Option<&Path> {
-        self.path.as_deref()
-    }
-
-    /// How many lines were dropped in all.
-    pub const fn dropped(&self) -> u64 {
-        self.dropped
-    }
-
-    /// Takes a line, which `encode` appends with its newline. Never waits.
-    pub fn line(&mut self, encode: impl FnOnce(&mut Vec<u8>)) {
-        if self.waiting.len() < WAITING_MAX {
-            encode(&mut self.waiting);
-        } else {
-            self.refused += 1;
-        }
-    }
-
-    /// Writes what it took, until there is something to tell; `None`: all is written. May be cancelled: nothing is written
-    /// twice.
+    /// Lines go to standard output or error.
     ///
     /// # Errors
-    /// Standard output has no reader any more.
-    pub async fn flush(&mut self) -> io::Result<Option<Notice>> {
-        loop {
-            if self.writing.is_none() {
-                if self.waiting.is_empty() && self.refused == 0 {
-                    return Ok(None);
-                }
-                let (file, torn) = (Arc::clone(&self.file), self.torn);
-                let lines = std::mem::take(&mut self.waiting);
-                self.writing = Some(spawn_blocking(move || append(&mut &*file, lines, torn)));
-            }
-            let Some(writing) = &mut self.writing else { return Ok(None) };
-            let batch = writing.await;
-            self.writing = None;
-            if let Some(notice) = self.written(batch.map_err(io::Error::other)?)? {
-                return Ok(Some(notice));
-            }
-        }
+    /// When there is no descriptor for it.
+    pub fn standard(output: impl AsFd) -> io::Result<Self> {
+        pipe::widen(&output);
+        Ok(Self { path: None, file: File::from(output.as_fd().try_clone_to_owned()?), torn: false })
     }
 
-    fn written(&mut self, batch: Batch) -> io::Result<Option<Notice>> {
-        let Batch { mut lines, torn, mut dropped, mut error } = batch;
-        self.torn = torn;
-        if self.waiting.is_empty() && lines.capacity() <= KEPT_MAX {
-            lines.clear();
-            self.waiting = lines;
+    /// Why others may have a say in what is in it; `None`: they have not.
+    pub fn doubt(&self) -> Option<&'static str> {
+        let path = self.path.as_ref()?;
+        let is_link = std::fs::symlink_metadata(path).is_ok_and(|about| about.is_symlink());
+        let about = self.file.metadata().ok().filter(std::fs::Metadata::is_file)?;
+        match about.mode() {
+            mode if mode & 0o022 != 0 => Some("others may write it"),
+            _ if is_link => Some("it is a symbolic link"),
+            _ => None,
         }
-        if self.refused > 0 {
-            dropped += std::mem::take(&mut self.refused);
-            error = error.or_else(|| Some(io::Error::other("lines come faster than it takes them")));
-        }
-        self.dropped += dropped;
-        match (error, &mut self.outage) {
-            (Some(error), _) if self.path.is_none() && error.kind() == io::ErrorKind::BrokenPipe => {
-                Err(io::Error::new(error.kind(), "standard output has no reader any more"))
-            }
-            (Some(_), Some(outage)) => {
-                *outage += dropped;
-                Ok(None)
-            }
-            (Some(error), None) => {
-                self.outage = Some(dropped);
-                Ok(Some(Notice::Fails(error)))
-            }
-            (None, outage) => Ok(outage.take().map(|dropped| Notice::Works { dropped })),
-        }
-    }
-
-    /// Opens the file anew where another one, or none, has its place now: a log was rotated. What waits goes to the new one; if
-    /// it cannot be opened, lines go on to the one that was moved away.
-    ///
-    /// # Errors
-    /// When the new one cannot be made or opened.
-    pub async fn reopen(&mut self) -> io::Result<()> {
-        let Some(path) = self.path.clone() else { return Ok(()) };
-        if self.writing.is_some() {
-            // Whoever waited for it gave up: this is the end.
-            return Ok(());
-        }
-        let file = Arc::clone(&self.file);
-        let opened =
-            spawn_blocking(move || if is_at(&file, &path) { Ok(None) } else { open(&path).map(Some) });
-        if let Some((file, torn)) = opened.await.map_err(io::Error::other)?? {
-            (self.file, self.torn) = (Arc::new(file), torn);
-        }
-        Ok(())
     }
 }
 
-/// Opens a file for appending, and tells whether its last line is half: the machine or the agent died over it.
+impl Target for LineFile {
+    fn write(&mut self, lines: &[u8]) -> Written {
+        append(&mut &self.file, lines, &mut self.torn)
+    }
+
+    /// Where another file, or none, has its place now. What waits goes to the new one; if it cannot be opened, lines go on to
+    /// the one that was moved away.
+    fn reopen(&mut self) -> io::Result<()> {
+        let Some(path) = &self.path else { return Ok(()) };
+        if !is_at(&self.file, path) {
+            (self.file, self.torn) = open(path)?;
+        }
+        Ok(())
+    }
+
+    fn is_gone(&self, error: &io::Error) -> bool {
+        self.path.is_none() && error.kind() == io::ErrorKind::BrokenPipe
+    }
+}
+
+/// Opens a file for appending, and says whether its last line is half: the machine or the agent died over it.
+///
+/// Without a reader a named pipe cannot be opened for writing alone (ENXIO, `fifo_open` in fs/pipe.c), or `open` would wait for
+/// one. Open for both it can, and readers come and go.
 fn open(path: &Path) -> io::Result<(File, bool)> {
-    let file = File::options().append(true).create(true).mode(MODE).open(path)?;
+    let is_pipe = |path: &Path| std::fs::metadata(path).is_ok_and(|about| about.file_type().is_fifo());
+    let mut options = File::options();
+    if is_pipe(path) {
+        options.read(true).write(true);
+    } else {
+        options.append(true).create(true).mode(MODE);
+    }
+    // Where a pipe takes its place meanwhile, the open fails and does not wait.
+    let nonblocking = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or(0);
+    let file = options.custom_flags(nonblocking).open(path)?;
+    let flags = rustix::fs::fcntl_getfl(&file)?;
+    rustix::fs::fcntl_setfl(&file, flags - OFlags::NONBLOCK)?;
+    pipe::widen(&file);
     let about = file.metadata()?;
     let mut last = *b"\n";
     if about.is_file() && about.len() > 0 {
@@ -188,12 +113,15 @@ fn is_at(file: &File, path: &Path) -> bool {
 }
 
 /// What lines are appended to.
-trait Target: Write {
+trait Place: Write {
     /// Takes the last bytes away again.
     fn cut(&mut self, bytes: u64) -> io::Result<()>;
+
+    /// Waits until it takes more: whoever shares it has made it non-blocking.
+    fn wait(&mut self) -> io::Result<()>;
 }
 
-impl Target for &File {
+impl Place for &File {
     fn cut(&mut self, bytes: u64) -> io::Result<()> {
         let (about, end) = (self.metadata()?, self.stream_position()?);
         // Whoever else appends to it must not lose by it.
@@ -203,44 +131,45 @@ impl Target for &File {
         let end = self.seek(SeekFrom::Start(end.saturating_sub(bytes)))?;
         self.set_len(end)
     }
-}
 
-/// Lines, and what became of them.
-#[derive(Debug)]
-struct Batch {
-    lines: Vec<u8>,
-    /// What was written ends within a line.
-    torn: bool,
-    /// Lines that were not written, or only in part.
-    dropped: u64,
-    error: Option<io::Error>,
+    fn wait(&mut self) -> io::Result<()> {
+        poll(&mut [PollFd::new(self, PollFlags::OUT)], None)?;
+        Ok(())
+    }
 }
 
 /// Writes whole lines. Of one that does not fit nothing stays, or if that cannot be, it is ended before the next one.
-fn append(target: &mut impl Target, mut lines: Vec<u8>, torn: bool) -> Batch {
-    if torn {
-        lines.insert(0, b'\n');
+fn append(place: &mut impl Place, lines: &[u8], torn: &mut bool) -> Written {
+    if *torn {
+        if let (_, Some(error)) = write(place, b"\n") {
+            return Written { dropped: count(lines), error: Some(error) };
+        }
+        *torn = false;
     }
-    let (done, error) = write(target, &lines);
+    let (done, error) = write(place, lines);
     let (written, rest) = lines.split_at(done);
     let half = written.len() - written.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
-    let dropped = rest.split(|byte| *byte == b'\n').skip(1).count() as u64;
-    let (torn, dropped) = match done {
-        // The newline that ends the half line was not written either.
-        0 if torn => (true, dropped - 1),
-        _ => (half > 0 && target.cut(half as u64).is_err(), dropped),
-    };
-    Batch { lines, torn, dropped, error }
+    *torn = half > 0 && place.cut(half as u64).is_err();
+    Written { dropped: count(rest), error }
+}
+
+fn count(lines: &[u8]) -> u64 {
+    memchr::memchr_iter(b'\n', lines).count() as u64
 }
 
 /// Writes as much as goes.
-fn write(target: &mut impl Write, bytes: &[u8]) -> (usize, Option<io::Error>) {
+fn write(place: &mut impl Place, bytes: &[u8]) -> (usize, Option<io::Error>) {
     let mut done = 0;
     while done < bytes.len() {
-        match target.write(&bytes[done..]) {
+        match place.write(&bytes[done..]) {
             Ok(0) => return (done, Some(io::ErrorKind::WriteZero.into())),
             Ok(written) => done += written,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                if let Err(error) = place.wait() {
+                    return (done, Some(error));
+                }
+            }
             Err(error) => return (done, Some(error)),
         }
     }
@@ -273,7 +202,7 @@ mod tests {
         }
     }
 
-    impl Target for Disk {
+    impl Place for Disk {
         fn cut(&mut self, bytes: u64) -> io::Result<()> {
             if !self.can_cut {
                 return Err(io::ErrorKind::Unsupported.into());
@@ -281,17 +210,23 @@ mod tests {
             self.bytes.truncate(self.bytes.len() - usize::try_from(bytes).expect("few"));
             Ok(())
         }
+
+        fn wait(&mut self) -> io::Result<()> {
+            Ok(())
+        }
     }
 
     /// What is on the disk after two batches, with more room for the second; torn and dropped after each.
     fn twice(room: usize, can_cut: bool) -> (String, [(bool, u64); 2]) {
         let mut disk = Disk { bytes: Vec::new(), room, can_cut };
-        let first = append(&mut disk, b"one\ntwo\nthree\n".to_vec(), false);
+        let mut torn = [false; 2];
+        let first = append(&mut disk, b"one\ntwo\nthree\n", &mut torn[0]);
         assert_eq!(first.error.is_some(), first.dropped > 0);
         disk.room = 100;
-        let second = append(&mut disk, b"four\n".to_vec(), first.torn);
+        torn[1] = torn[0];
+        let second = append(&mut disk, b"four\n", &mut torn[1]);
         let bytes = String::from_utf8(disk.bytes).expect("UTF-8");
-        (bytes, [(first.torn, first.dropped), (second.torn, second.dropped)])
+        (bytes, [(torn[0], first.dropped), (torn[1], second.dropped)])
     }
 
     #[test]
@@ -313,8 +248,9 @@ mod tests {
         assert_eq!(twice(7, false), ("one\ntwo\nfour\n".to_owned(), [(true, 2), (false, 0)]));
         assert_eq!(twice(2, false), ("on\nfour\n".to_owned(), [(true, 3), (false, 0)]));
         let mut full = Disk { bytes: b"on".to_vec(), room: 2, can_cut: false };
-        let batch = append(&mut full, b"two\n".to_vec(), true);
-        assert_eq!((batch.torn, batch.dropped), (true, 1));
+        let mut torn = true;
+        let written = append(&mut full, b"two\n", &mut torn);
+        assert_eq!((torn, written.dropped), (true, 1));
     }
 
     /// A folder that is removed in the end.
@@ -334,48 +270,69 @@ mod tests {
         }
     }
 
-    async fn write_line(file: &mut LineFile, line: &str) -> Option<Notice> {
-        file.line(|out| out.extend_from_slice(line.as_bytes()));
-        file.flush().await.expect("no standard output")
-    }
-
-    #[tokio::test]
-    async fn a_full_disk_is_told_once_and_when_it_is_over() {
+    #[test]
+    fn a_full_disk_costs_its_lines() {
         let folder = Folder::new("full");
         let path = folder.0.join("lines");
         std::os::unix::fs::symlink("/dev/full", &path).expect("a link");
-        let mut file = LineFile::open(Some(&path)).expect("open");
-        let Some(Notice::Fails(error)) = write_line(&mut file, "one\n").await else { panic!("it is full") };
-        assert_eq!(error.kind(), io::ErrorKind::StorageFull);
-        assert!(write_line(&mut file, "two\nthree\n").await.is_none(), "told before");
+        let mut file = LineFile::open(&path).expect("open");
+        let full = file.write(b"two\nthree\n");
+        assert_eq!(full.error.map(|error| error.kind()), Some(io::ErrorKind::StorageFull));
+        assert_eq!(full.dropped, 2);
         std::fs::remove_file(&path).expect("removed");
-        file.reopen().await.expect("open");
-        let Some(Notice::Works { dropped: 3 }) = write_line(&mut file, "four\n").await else { panic!() };
-        assert!(write_line(&mut file, "five\n").await.is_none());
-        assert_eq!(
-            (std::fs::read_to_string(&path).expect("read"), file.dropped()),
-            ("four\nfive\n".into(), 3)
-        );
+        file.reopen().expect("open");
+        assert_eq!(file.write(b"four\n").dropped, 0);
+        assert_eq!(std::fs::read_to_string(&path).expect("read"), "four\n");
     }
 
-    #[tokio::test]
-    async fn a_rotated_file_is_made_anew_for_its_owner_alone() {
+    #[test]
+    fn a_rotated_file_is_made_anew_for_its_owner_alone() {
         let folder = Folder::new("rotated");
         let (path, old) = (folder.0.join("lines"), folder.0.join("lines.1"));
         std::fs::write(&path, "a half li").expect("written");
-        let mut file = LineFile::open(Some(&path)).expect("open");
-        assert!(write_line(&mut file, "one\n").await.is_none());
-        file.reopen().await.expect("the same");
+        let mut file = LineFile::open(&path).expect("open");
+        assert!(file.write(b"one\n").error.is_none());
+        file.reopen().expect("the same");
         std::fs::rename(&path, &old).expect("moved");
-        assert!(write_line(&mut file, "two\n").await.is_none());
-        file.reopen().await.expect("open");
-        assert!(write_line(&mut file, "three\n").await.is_none());
+        assert!(file.write(b"two\n").error.is_none());
+        file.reopen().expect("open");
+        assert!(file.write(b"three\n").error.is_none());
         assert_eq!(std::fs::read_to_string(&old).expect("read"), "a half li\none\ntwo\n");
         assert_eq!(std::fs::read_to_string(&path).expect("read"), "three\n");
         assert_eq!(std::fs::metadata(&path).expect("there").mode() & 0o777, 0o600);
         std::fs::remove_dir_all(&folder.0).expect("removed");
-        assert!(file.reopen().await.is_err(), "no folder to make it in");
-        assert!(write_line(&mut file, "four\n").await.is_none(), "the old one is written");
+        assert!(file.reopen().is_err(), "no folder to make it in");
+        assert!(file.write(b"four\n").error.is_none(), "the old one is written");
+    }
+
+    /// Nobody reads it yet, then somebody does, and goes away.
+    #[test]
+    fn a_named_pipe_needs_no_reader() {
+        let folder = Folder::new("pipe");
+        let path = folder.0.join("lines");
+        let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+        rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, mode, 0).expect("a pipe");
+        let mut file = LineFile::open(&path).expect("it does not wait");
+        for _ in 0..2 {
+            assert!(file.write(b"one\n").error.is_none());
+            let mut reader = File::open(&path).expect("a reader");
+            let mut line = [0; 4];
+            io::Read::read_exact(&mut reader, &mut line).expect("a line");
+            assert_eq!(&line, b"one\n");
+        }
+    }
+
+    #[test]
+    fn who_else_may_write_is_known() {
+        let folder = Folder::new("doubt");
+        let (path, link) = (folder.0.join("lines"), folder.0.join("link"));
+        let doubt = |path: &Path| LineFile::open(path).expect("open").doubt();
+        assert_eq!(doubt(&path), None);
+        std::os::unix::fs::symlink(&path, &link).expect("a link");
+        assert_eq!(doubt(&link), Some("it is a symbolic link"));
+        let everybody = std::os::unix::fs::PermissionsExt::from_mode(0o666);
+        std::fs::set_permissions(&path, everybody).expect("own");
+        assert_eq!(doubt(&path), Some("others may write it"));
     }
 
     #[test]
@@ -387,14 +344,5 @@ mod tests {
         target.cut(2).expect("a file");
         target.write_all(b"three\n").expect("written");
         assert_eq!(std::fs::read(folder.0.join("lines")).expect("read"), b"one\nthree\n");
-    }
-
-    #[test]
-    fn what_waits_is_bounded() {
-        let folder = Folder::new("bounded");
-        let mut file = LineFile::open(Some(&folder.0.join("lines"))).expect("open");
-        file.waiting.resize(WAITING_MAX, b'\n');
-        file.line(|_| panic!("it is not asked for"));
-        assert_eq!(file.refused, 1);
     }
 }

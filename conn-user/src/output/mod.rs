@@ -3,6 +3,6 @@
 pub mod file;
 pub mod junit;
 pub mod pipe;
-pub mod sink;
 pub mod syslog;
 pub mod totals;
+pub mod writer;

@@ -167,7 +167,11 @@ impl Run {
                 is_during
             }
             EventBody::Repair(_) => true,
-            EventBody::Alert(_) | EventBody::Start(_) | EventBody::Facts(_) | EventBody::Clock => false,
+            EventBody::Alert(_)
+            | EventBody::Degraded(_)
+            | EventBody::Start(_)
+            | EventBody::Facts(_)
+            | EventBody::Clock => false,
         }
     }
 

@@ -47,6 +47,7 @@ impl Living {
             | EventBody::Exit(..)
             | EventBody::Gap(_)
             | EventBody::Repair(_)
+            | EventBody::Degraded(_)
             | EventBody::Alert(_)
             | EventBody::Start(_)
             | EventBody::Facts(_)

@@ -13,6 +13,7 @@ use crate::event::names::Named as _;
 use crate::flow::table::FlowTable;
 use crate::flow::testing::{sock, who};
 use crate::kernel::counters::CpuCount;
+use crate::priority::Priority;
 use crate::process::inspect::Inspector;
 use crate::process::procfs::ProcFs;
 use crate::process::testing::FakeProc;
@@ -84,8 +85,8 @@ struct Kinds {
     told: RefCell<Vec<String>>,
     until: Option<&'static str>,
     flushes: Cell<usize>,
-    is_slow: bool,
     waits_for_facts: bool,
+    dropped: u64,
 }
 
 impl Consumer for Kinds {
@@ -97,17 +98,13 @@ impl Consumer for Kinds {
         self.told.borrow_mut().push(kind.to_owned());
     }
 
-    async fn flush(&mut self) -> io::Result<()> {
+    fn flush(&mut self) -> io::Result<()> {
         self.flushes.set(self.flushes.get() + 1);
-        // A slow reader takes nothing before the loop is done with its turns.
-        if self.is_slow && !self.is_done() && self.flushes.get() < 5 {
-            std::future::pending::<()>().await;
-        }
         Ok(())
     }
 
-    fn has_room(&self) -> bool {
-        self.is_slow
+    fn dropped(&self) -> Vec<(Arc<str>, u64)> {
+        vec![("output".into(), self.dropped)]
     }
 
     fn waits_for_facts(&self) -> bool {
@@ -126,6 +123,7 @@ struct Rig {
     resync: Resync,
     rules: mpsc::Sender<RuleSet>,
     reloads: mpsc::Receiver<RuleSet>,
+    priority: priority::Held,
     began: BootNs,
     seq: u64,
 }
@@ -143,6 +141,7 @@ impl Rig {
             }),
             rules,
             reloads,
+            priority: priority::Held::begin(Priority::Normal).0,
             began,
             seq: 0,
         }
@@ -172,6 +171,7 @@ impl Rig {
             pipeline: &mut self.pipeline,
             resync: &mut self.resync,
             reloads: &mut self.reloads,
+            priority: &mut self.priority,
         };
         parts.run(consumer, Limits::default(), stop).await.expect("it ends well");
     }
@@ -188,9 +188,9 @@ fn never() -> impl Future<Output = ()> {
 fn rules(level: u64) -> RuleSet {
     let levels = [(DurationNs(level), crate::event::alert::Severity::Low)].into();
     let detect = Detect::Long(LongRule { levels, sum: false });
-    let names = std::sync::Arc::new(crate::filter::Names::builtin().clone());
+    let names = Arc::new(crate::filter::Names::builtin().clone());
     let rule: Rule = rule(detect, "dir:out");
-    RuleSet { rules: vec![rule.into()], names, baseline: std::sync::Arc::default() }
+    RuleSet { rules: vec![rule.into()], names, baseline: Arc::default() }
 }
 
 #[tokio::test(flavor = "current_thread")]
@@ -235,22 +235,15 @@ async fn every_turn_is_taken() {
     assert!(consumer.flushes.get() >= 3, "after each batch");
 }
 
-/// A consumer whose reader is slow but that has room takes the turns that come meanwhile.
+/// What an output drops is an event, at the end at the latest.
 #[tokio::test(flavor = "current_thread")]
-async fn a_slow_reader_does_not_keep_records_in_the_ring() {
+async fn what_an_output_drops_is_reported() {
     let mut rig = Rig::new();
-    for at in 1..4 {
-        let record = rig.connect(at);
-        rig.records.turns.push_back((vec![record], Turn::More));
-    }
-    let mut consumer = Kinds { is_slow: true, until: None, ..Kinds::default() };
-    let stop = async {
-        for _ in 0..50 {
-            tokio::task::yield_now().await;
-        }
-    };
-    rig.run(&mut consumer, stop).await;
-    assert_eq!(consumer.told.borrow().len(), 3);
+    let record = rig.connect(1);
+    rig.records.turns.push_back((vec![record], Turn::Idle));
+    let mut consumer = Kinds { until: Some("connect"), dropped: 3, ..Kinds::default() };
+    rig.run(&mut consumer, never()).await;
+    assert_eq!(*consumer.told.borrow(), ["connect", "degraded"]);
 }
 
 /// Nothing comes any more: the deadline alone wakes the loop.

@@ -162,11 +162,11 @@ fn a_wrong_filter_says_where() {
 
 #[test]
 fn a_filter_that_asks_for_exec_shows_it() {
-    use EventKind::{Exec, Gap};
+    use EventKind::{Degraded, Exec, Gap};
     let options = resolve(&["kind:exec"]).expect("a filter");
     let shown: Vec<_> = samples::all().into_iter().filter(|event| options.shows(event)).collect();
     let kinds: Vec<_> = shown.iter().map(|event| event.body.kind()).collect();
-    assert_eq!(kinds, [Exec, Exec, Exec, Exec, Gap, Gap]);
+    assert_eq!(kinds, [Exec, Exec, Exec, Exec, Gap, Gap, Degraded]);
 }
 
 #[test]

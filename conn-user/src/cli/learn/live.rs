@@ -1,6 +1,5 @@
 //! `conn learn --for`: what this machine does, as it does it.
 
-use std::io;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -15,6 +14,7 @@ use crate::event::human;
 use crate::event::model::Event;
 use crate::kernel::load::LoadOptions;
 use crate::learn::baseline::Learner;
+use crate::priority::Priority;
 use crate::units::DurationNs;
 
 /// Learns for so long, or until a signal; `Err`: why it did not start was told.
@@ -32,6 +32,7 @@ async fn watch(duration: Duration, args: &LearnArgs) -> anyhow::Result<Result<Fo
     tokio::pin!(stop);
     let options = AgentOptions {
         load: LoadOptions { backend: args.backend, ring_bytes: args.ring_size, log_level: None },
+        priority: Priority::default(),
         self_test: true,
         rules: None,
         // What was there before is normal too.
@@ -69,13 +70,5 @@ struct Learning(Learner);
 impl Consumer for Learning {
     fn on_event(&mut self, event: &Event) {
         self.0.take(event);
-    }
-
-    async fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn is_done(&self) -> bool {
-        false
     }
 }

@@ -97,6 +97,14 @@ pub(super) struct Line<'a> {
     #[serde(default)]
     pub(super) signal: Option<u8>,
     #[serde(borrow, default)]
+    pub(super) what: Option<Text<'a>>,
+    #[serde(borrow, default)]
+    pub(super) place: Option<Text<'a>>,
+    #[serde(default)]
+    pub(super) count: Option<u64>,
+    #[serde(default)]
+    pub(super) total: Option<u64>,
+    #[serde(borrow, default)]
     pub(super) cause: Option<Text<'a>>,
     #[serde(default)]
     pub(super) cpu: Option<u16>,

@@ -9,6 +9,7 @@ use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::select;
 
+use crate::event::degraded::{Degradation, Degraded};
 use crate::event::model::{Event, EventBody, ProcEvent, Start};
 use crate::event::names::Named;
 use crate::flow::born::{Born, BornBy};
@@ -246,6 +247,12 @@ pub(crate) fn any_event() -> BoxedStrategy<Event> {
             |(hook, cpu, lost, from, to)| {
                 let cause = if cpu.is_some() { GapCause::RingFull } else { GapCause::Skipped };
                 EventBody::Gap(Gap { hook, cause, cpu, lost, from: BootNs(from), to: BootNs(to) })
+            }
+        ),
+        1 => (select(Degradation::ALL), option::of("[a-z/\"\\\\]{0,9}"), any::<u64>(), any::<u64>()).prop_map(
+            |(what, place, count, total)| {
+                let place = place.map(Into::into);
+                EventBody::Degraded(Degraded { what, place, count, total })
             }
         ),
         1 => any::<u64>().prop_map(|at| EventBody::Start(Start { attached: BootNs(at), has_facts: false })),
