@@ -16,6 +16,7 @@ use crate::kernel::load::{LoadError, LoadOptions};
 use crate::kernel::plan::BackendChoice;
 use crate::kernel::selftest::SelfTestError;
 use crate::output::totals::{HookTotals, Totals};
+use crate::priority::{Granted, Priority};
 
 /// Runs `conn tail`.
 ///
@@ -55,7 +56,7 @@ async fn tail(options: TailOptions) -> anyhow::Result<Exit> {
         record: options.record,
     };
     let (limits, bpf_log) = (Limits { duration: options.duration }, options.bpf_log);
-    let json = options.format == Format::Json;
+    let (json, priority) = (options.format == Format::Json, options.priority);
     let mut view = View::new(options)?;
     let mut tell = |event: &Event| view.on_event(event);
     let started = tokio::select! {
@@ -71,6 +72,9 @@ async fn tail(options: TailOptions) -> anyhow::Result<Exit> {
     }
     for note in agent.session.notes.iter().chain(&agent.notes) {
         eprintln!("conn: note: {note}");
+    }
+    if !matches!(agent.granted, Granted::Realtime) && priority == Priority::Realtime {
+        eprintln!("conn: note: priority of the thread that reads: {}", agent.granted);
     }
     // One write: whoever waits for this line must not see half of it.
     let ready = format!("conn: tracing with backend {}; Ctrl-C ends\n", agent.session.plan.backend);

@@ -78,6 +78,7 @@ fn trials() -> Result<Vec<Trial>> {
     }
     trials.push(trial("storm::one-thread", || compared::alone(|| storm::counts(1))));
     trials.push(trial("storm::two-threads", || compared::alone(|| storm::counts(2))));
+    trials.push(trial("storm::in-a-crowd", || compared::alone(storm::in_a_crowd)));
     trials.push(trial("identity::of-a-live-process", || compared::together(identity::of_a_live_process)));
     let in_namespace = disguise::is_seen_through_in_a_mount_namespace;
     trials.push(trial("disguise::in-a-mount-namespace", move || compared::together(in_namespace)));

@@ -55,6 +55,29 @@ pub(crate) fn counts(threads: u64) -> Result<()> {
     Ok(())
 }
 
+/// Threads that keep the processors busy: in so many sessions, so many each.
+const CROWD: (usize, &str) = (16, "4");
+/// Threads of a storm beside them.
+const STORM_THREADS: &str = "64";
+
+/// A local user's busy threads and a storm at full speed: the agent starts, and not a record is lost.
+pub(crate) fn in_a_crowd() -> Result<()> {
+    let (sessions, threads) = CROWD;
+    let mut crowd = (0..sessions).map(|_| Workload::start(&["busy", threads])).collect::<Result<Vec<_>>>()?;
+    crowd.iter_mut().try_for_each(Workload::ready)?;
+    // Hardly anything is shown: this process is one of many too, and would not keep up.
+    let agent = Agent::start(&["kind:listen", "pid:1"])?;
+    let n = settings::storm();
+    crate::workload::run(&["storm", &n.to_string(), "--threads", STORM_THREADS])?;
+    let totals = agent.stop()?.lost_nothing()?;
+    drop(crowd);
+    let seen =
+        |record: &serde_json::Value| record.get("seen").and_then(serde_json::Value::as_u64).unwrap_or(0);
+    let seen: u64 = totals.records.values().map(seen).sum();
+    ensure!(seen >= 5 * n, "{n} connections have five records each, {seen} were read");
+    Ok(())
+}
+
 /// Counts lines by their `kind`, without reading the rest: the reader must be faster than the agent. The gaps whole.
 /// Says when as many ends are closed as a burst has.
 fn count_kinds(stdout: ChildStdout, told: &Sender<()>) -> (BTreeMap<String, u64>, Vec<String>) {

@@ -4,6 +4,7 @@
 //! `conn-scenario list` names the scenarios, `conn-scenario NAME` runs one; `conn-scenario violation` and `conn-scenario
 //! violation NAME` likewise what rules are violated by.
 
+mod busy;
 mod conn;
 mod diag;
 mod disguise;
@@ -28,7 +29,7 @@ use conn_tests::truth::Line;
 use crate::scenario::Skip;
 
 const USAGE: &str = "usage: conn-scenario NAME | list | fetch ADDRESS | pidns PROGRAM | violation [NAME] | storm N [--threads T] [--payload BYTES] [--wait] | \
-                     many N | overhead --conn PATH [--pairs N] [--connections M] [--backend B] \
+                     many N | busy THREADS | overhead --conn PATH [--pairs N] [--connections M] [--backend B] \
                      [--one-core]";
 
 fn main() -> ExitCode {
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         "fetch" => fetch::run(&args),
         "pidns" => pidns::run(&args),
         "storm" => storm::run(&args),
+        "busy" => busy::run(&args),
         "many" => many::run(&args),
         many::PART => many::part(&args),
         "overhead" => overhead::run(&args),
