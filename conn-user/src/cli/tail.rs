@@ -106,8 +106,8 @@ pub(super) fn load_options(backend: Option<&str>, ring_size: Option<&str>) -> Re
 fn exit_of(error: &StartError) -> Exit {
     match error {
         StartError::Load(LoadError::Plan(plan)) if plan.is_permission() => Exit::NotPermitted,
+        StartError::Load(LoadError::Exhausted { .. }) | StartError::Io(_) => Exit::Error,
         StartError::Load(_) | StartError::SelfTest(_) => Exit::Unsupported,
-        StartError::Io(_) => Exit::Error,
     }
 }
 
