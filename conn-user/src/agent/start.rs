@@ -20,6 +20,7 @@ use crate::kernel::facts::KernelFacts;
 use crate::kernel::load::{LoadError, LoadOptions, Loader, Session};
 use crate::kernel::ring::{RingReader, Turn};
 use crate::kernel::selftest::{self, SelfTestError};
+use crate::process::files::FileWorkers;
 use crate::process::inspect::Inspector;
 use crate::process::procfs::ProcFs;
 use crate::process::table::ProcessTable;
@@ -40,6 +41,8 @@ pub struct AgentOptions {
     pub rules: Option<RuleSet>,
     /// Whether to tell the start and what was there before, as a recording needs it.
     pub record: bool,
+    /// Whether an output shows the hashes of executables, or rules that are not these look at them. Else no file is read for one.
+    pub hashes: bool,
 }
 
 /// An agent that traces.
@@ -91,6 +94,14 @@ pub enum StartError {
 /// # Errors
 /// When nothing can be attached, or a hook is silent.
 pub async fn start(options: AgentOptions, tell: &mut impl FnMut(&Event)) -> Result<Agent, StartError> {
+    let mut notes = Vec::new();
+    // Before the attach: it is no event of the run.
+    let files = FileWorkers::processes().unwrap_or_else(|error| {
+        notes.push(format!(
+            "files are read by threads ({error}): a file system that does not answer may keep conn from ending"
+        ));
+        FileWorkers::threads()
+    });
     let btf = Btf::from_sys_fs();
     let mut facts = KernelFacts::gather(&btf);
     let loader = Loader::new(&btf)?;
@@ -101,15 +112,16 @@ pub async fn start(options: AgentOptions, tell: &mut impl FnMut(&Event)) -> Resu
     let (mut session, reader) = loader.start(facts, options.load)?;
     drop(loader);
     let execs = session.take_exec_counts().map(|execs| Box::new(execs) as Box<dyn CountExecs>);
-    let processes =
-        ProcessTable::default().with_inspector(Inspector::start(ProcFs::default())?).with_exec_counts(execs);
+    let by_rules = options.rules.iter().flat_map(|set| &set.rules).any(|rule| rule.needs_hashes());
+    let inspector = Inspector::start(&ProcFs::default(), files, options.hashes || by_rules)?;
+    let processes = ProcessTable::default().with_inspector(inspector).with_exec_counts(execs);
     let flows = FlowTable::default().with_cookies(session.by_cookie());
     let (rules, reloads) = mpsc::channel(1);
     let mut agent = Agent {
         session,
         reader,
         pipeline: Pipeline::new(attached, processes, flows),
-        notes: Vec::new(),
+        notes,
         own: None,
         resync: Resync::default(),
         reloads,

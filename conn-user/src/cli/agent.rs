@@ -61,7 +61,7 @@ async fn serve(args: &AgentArgs) -> anyhow::Result<Exit> {
     };
     let (reopen, asked) = watch::channel(0);
     let mut outputs = Outputs::open(&config, filter, asked)?;
-    let options = AgentOptions { load, self_test: true, rules, record: false };
+    let options = AgentOptions { load, self_test: true, rules, record: false, hashes: true };
     let mut on_event = |event: &Event| outputs.on_event(event);
     let started = tokio::select! {
         biased;

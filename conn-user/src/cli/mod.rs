@@ -29,6 +29,7 @@ use std::process::ExitCode;
 use args::{Cli, Command, Exit, SchemaOf};
 
 use crate::filter::error::lines;
+use crate::process::files;
 
 /// Reads the command line, does what it says and tells how it ended.
 pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -45,6 +46,12 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
             return run::run(&args).unwrap_or_else(|error| {
                 tell(lines(&format!("{error:#}")));
                 Exit::Error.into()
+            });
+        }
+        Command::FileWorkers => {
+            return files::supervise().unwrap_or_else(|error| {
+                eprintln!("conn: {}: started by conn itself only: {error}", files::SUBCOMMAND);
+                Exit::Usage.into()
             });
         }
         Command::Tail(args) => tail::run(&args),

@@ -50,6 +50,7 @@ async fn tail(options: TailOptions) -> anyhow::Result<Exit> {
         self_test: options.self_test,
         rules,
         record: options.record,
+        hashes: options.format == Format::Json || options.filter.needs_hashes(),
     };
     let (limits, bpf_log) = (Limits { duration: options.duration }, options.bpf_log);
     let json = options.format == Format::Json;
