@@ -23,6 +23,7 @@ use crate::kernel::load::{LoadError, LoadOptions, Loader, Session};
 use crate::kernel::ring::{RingReader, Turn};
 use crate::kernel::selftest::{SelfTestError, Watch};
 use crate::priority::{self, Granted, Priority};
+use crate::process::files::FileWorkers;
 use crate::process::inspect::Inspector;
 use crate::process::procfs::ProcFs;
 use crate::process::table::ProcessTable;
@@ -45,6 +46,8 @@ pub struct AgentOptions {
     pub rules: Option<RuleSet>,
     /// Whether to tell the start and what was there before, as a recording needs it.
     pub record: bool,
+    /// Whether an output shows the hashes of executables, or rules that are not these look at them. Else no file is read for one.
+    pub hashes: bool,
 }
 
 /// An agent that traces.
@@ -99,6 +102,14 @@ pub enum StartError {
 /// # Errors
 /// When nothing can be attached, or a hook is silent.
 pub async fn start(options: AgentOptions, tell: &mut impl FnMut(&Event)) -> Result<Agent, StartError> {
+    let mut notes = Vec::new();
+    // Before the attach: it is no event of the run.
+    let files = FileWorkers::processes().unwrap_or_else(|error| {
+        notes.push(format!(
+            "files are read by threads ({error}): a file system that does not answer may keep conn from ending"
+        ));
+        FileWorkers::threads()
+    });
     // First of all: on a machine that somebody keeps busy the start takes minutes otherwise.
     let (priority, granted) = priority::Held::begin(options.priority);
     let btf = Btf::from_sys_fs();
@@ -111,15 +122,16 @@ pub async fn start(options: AgentOptions, tell: &mut impl FnMut(&Event)) -> Resu
     let (mut session, reader) = loader.start(facts, options.load)?;
     drop(loader);
     let execs = session.take_exec_counts().map(|execs| Box::new(execs) as Box<dyn CountExecs>);
-    let processes =
-        ProcessTable::default().with_inspector(Inspector::start(ProcFs::default())?).with_exec_counts(execs);
+    let by_rules = options.rules.iter().flat_map(|set| &set.rules).any(|rule| rule.needs_hashes());
+    let inspector = Inspector::start(&ProcFs::default(), files, options.hashes || by_rules)?;
+    let processes = ProcessTable::default().with_inspector(inspector).with_exec_counts(execs);
     let flows = FlowTable::default().with_cookies(session.by_cookie());
     let (rules, reloads) = mpsc::channel(1);
     let mut agent = Agent {
         session,
         reader,
         pipeline: Pipeline::new(attached, processes, flows),
-        notes: Vec::new(),
+        notes,
         own: None,
         granted,
         priority,

@@ -82,7 +82,8 @@ async fn trace(
     hangups: Hangups,
 ) -> anyhow::Result<Exit> {
     tokio::pin!(stop);
-    let options = AgentOptions { load, priority: config.priority, self_test: true, rules, record: false };
+    let options =
+        AgentOptions { load, priority: config.priority, self_test: true, rules, record: false, hashes: true };
     let mut on_event = |event: &Event| outputs.on_event(event);
     let started = tokio::select! {
         biased;

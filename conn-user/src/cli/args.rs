@@ -37,6 +37,7 @@ use crate::event::names;
 use crate::filter::{Filter, FilterError, amount};
 use crate::kernel::plan::BackendChoice;
 use crate::priority::Priority;
+use crate::process::files;
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -112,6 +113,9 @@ pub enum Command {
     Explain(ExplainArgs),
     /// Print the JSON Schema of `conn tail --json`, `conn list --json` or `conn run --json`
     Schema(SchemaArgs),
+    /// Open and read files for another conn, which starts this itself
+    #[command(name = files::SUBCOMMAND, hide = true)]
+    FileWorkers,
 }
 
 /// Arguments of `conn tail`.

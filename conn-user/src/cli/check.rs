@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use serde::Serialize;
 
 use super::args::{CheckArgs, Exit};
+use crate::event::escape;
 use crate::rules::defaults;
 use crate::rules::file::{self, Checked, RuleErrors};
 use crate::rules::host::Host;
@@ -123,7 +124,7 @@ fn json(checked: &Checked) -> String {
         warnings: checked.warnings.clone(),
     };
     // Text and numbers alone always become JSON.
-    let mut out = serde_json::to_string(&report).unwrap_or_default();
+    let mut out = escape::json(&serde_json::to_string(&report).unwrap_or_default());
     out.push('\n');
     out
 }

@@ -1,12 +1,19 @@
 //! The configuration file of `conn agent`.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use serde::Deserialize;
 
+use super::tell;
 use crate::event::escape;
+use crate::filter::error::lines;
 use crate::priority::Priority;
+use crate::rules::file::source;
+
+/// Most of a file that is read.
+const SIZE_MAX: u64 = 1 << 20;
 
 /// See the module. Every key may be left out.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -63,8 +70,17 @@ impl Config {
             escape::text(path.as_os_str().as_encoded_bytes(), &mut text);
             String::from_utf8_lossy(&text).into_owned()
         };
-        let text = std::fs::read_to_string(path).with_context(|| format!("reading {}", shown()))?;
-        let config: Self = toml::from_str(&text).with_context(|| format!("in {}", shown()))?;
+        let mut warnings = Vec::new();
+        let text = source::read(path, SIZE_MAX, &mut warnings)
+            .and_then(|bytes| String::from_utf8(bytes).map_err(|_| io::ErrorKind::InvalidData.into()))
+            .with_context(|| format!("reading {}", shown()))?;
+        for warning in warnings {
+            tell(format_args!("warning: {warning}"));
+        }
+        let config: Self = toml::from_str(&text)
+            // It shows a line of the file.
+            .map_err(|error| anyhow::anyhow!("{}", lines(&error.to_string())))
+            .with_context(|| format!("in {}", shown()))?;
         let places = [&config.alerts.file, &config.alerts.syslog, &config.events.file];
         if places.iter().all(|place| place.as_os_str().is_empty()) {
             anyhow::bail!("in {}: nothing is told anywhere: set `file` or `syslog` of [alerts]", shown());
@@ -97,12 +113,21 @@ mod tests {
         let path = std::env::temp_dir().join(format!("conn-config-{}.toml", std::process::id()));
         let read = |text: &str| {
             std::fs::write(&path, text).expect("a file");
-            Config::read(&path).map_err(|error| error.to_string())
+            Config::read(&path).map_err(|error| format!("{error:#}"))
         };
         let quiet = read("[alerts]\nfile = ''").expect("syslog");
         assert_eq!((quiet.alerts.file.to_str(), quiet.alerts.syslog.to_str()), (Some(""), Some("/dev/log")));
         let nowhere = read("[alerts]\nfile = ''\nsyslog = ''").expect_err("nowhere");
         assert!(nowhere.contains("nothing is told anywhere"), "{nowhere}");
+        let raw =
+            read("backend = \"\u{9b}\u{202e}\x1b[31m\u{200b}\"\nx = 1").expect_err("a control character");
+        assert!(raw.contains("line 1") && raw.contains('\n'), "{raw}");
+        assert!(!raw.chars().any(|c| c != '\n' && escape::is_hidden(c)), "{raw:?}");
+        std::fs::remove_file(&path).expect("removed");
+        rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0)
+            .expect("a FIFO");
+        let fifo = Config::read(&path).expect_err("a FIFO");
+        assert!(format!("{fifo:#}").ends_with("it is a FIFO, not a regular file"), "{fifo:#}");
         std::fs::remove_file(&path).expect("removed");
     }
 }

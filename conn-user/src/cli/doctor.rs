@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::args::Exit;
 use crate::kernel::btf::Btf;
 use crate::kernel::facts::{Capability, KernelFacts, Lockdown, Probe, Tracefs, TracepointId};
-use crate::kernel::load::Loader;
+use crate::kernel::load::{LoadError, Loader};
 use crate::kernel::plan::{
     Backend, BackendChoice, Plan, PlanError, PlannedProgram, Role, TracefsUse, assess, plan,
 };
@@ -83,9 +83,11 @@ fn backends(facts: &KernelFacts, outcome: &Result<Plan, PlanError>) -> Vec<Backe
 pub fn run(as_json: bool) -> anyhow::Result<Exit> {
     let btf = Btf::from_sys_fs();
     let mut facts = KernelFacts::gather(&btf);
-    // Without the offsets nothing can be loaded to try; the facts hold the reason.
-    if let Ok(loader) = Loader::new(&btf) {
-        loader.probe(&mut facts)?;
+    match Loader::new(&btf) {
+        Ok(loader) => loader.probe(&mut facts)?,
+        Err(error @ LoadError::Exhausted { .. }) => return Err(error.into()),
+        // Without the offsets nothing can be loaded to try; the facts hold the reason.
+        Err(_) => {}
     }
     let outcome = plan(&facts, BackendChoice::Auto);
     let priority = priority()?;

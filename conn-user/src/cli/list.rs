@@ -11,6 +11,7 @@ use crate::flow::snapshot::{self, SnapshotOptions};
 use crate::listing::text::TextOptions;
 use crate::listing::{Listing, json, sort, text};
 use crate::process::ProcessTable;
+use crate::process::files::FileWorkers;
 use crate::process::inspect::Inspector;
 use crate::process::procfs::ProcFs;
 use crate::process::socket_units::SocketUnits;
@@ -50,7 +51,8 @@ fn list(options: &ListOptions) -> anyhow::Result<Listing> {
     let mut snapshot = snapshot::take(&SnapshotOptions::default()).context("listing the sockets")?;
     // Before anything is found out about who holds them.
     snapshot.sockets.retain(|socket| options.asked.selection.takes(socket.state));
-    let inspector = Inspector::start(ProcFs::default()).context("starting a thread")?;
+    let files = FileWorkers::processes().context("starting a process")?;
+    let inspector = Inspector::start(&ProcFs::default(), files, true).context("starting a thread")?;
     let mut processes = ProcessTable::default().with_inspector(inspector);
     let mut listing = Listing::of(snapshot, |pid, start| processes.seen(pid, start));
     listing.name_socket_units(&mut SocketUnits::default());

@@ -29,9 +29,13 @@ use std::process::ExitCode;
 use args::{Cli, Command, Exit, SchemaOf};
 use messages::tell;
 
+use crate::filter::error::lines;
+use crate::process::files;
+
 /// Reads the command line, does what it says and tells how it ended.
 pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
     heap::give_back();
+    survive_large_files();
     let cli = match Cli::read(words) {
         Ok(cli) => cli,
         // Help and version, too, come as errors; clap knows which stream and which code.
@@ -41,8 +45,14 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
         // Its exit code is the command's.
         Command::Run(args) => {
             return run::run(&args).unwrap_or_else(|error| {
-                eprintln!("conn: {error:#}");
+                tell(lines(&format!("{error:#}")));
                 Exit::Error.into()
+            });
+        }
+        Command::FileWorkers => {
+            return files::supervise().unwrap_or_else(|error| {
+                eprintln!("conn: {}: started by conn itself only: {error}", files::SUBCOMMAND);
+                Exit::Usage.into()
             });
         }
         Command::Tail(args) => tail::run(&args),
@@ -64,10 +74,20 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
     match result {
         Ok(exit) => exit.into(),
         Err(error) => {
-            eprintln!("conn: {error:#}");
+            // It may have text of files.
+            tell(lines(&format!("{error:#}")));
             Exit::Error.into()
         }
     }
+}
+
+/// Has a write beyond `RLIMIT_FSIZE` fail as one to a full disk does, instead of ending the process. The handler, unlike an
+/// ignored signal, is not inherited by the command of `conn run`.
+fn survive_large_files() {
+    extern "C" fn nothing(_: libc::c_int) {}
+    let handler: extern "C" fn(libc::c_int) = nothing;
+    // SAFETY: the handler does nothing. A failure leaves things as they are.
+    unsafe { libc::signal(libc::SIGXFSZ, handler as libc::sighandler_t) };
 }
 
 /// Writes a text to standard output; a reader that went away is no error.
@@ -75,5 +95,16 @@ fn print(text: &[u8]) -> anyhow::Result<Exit> {
     match std::io::stdout().write_all(text) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
         _ => Ok(Exit::Done),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    /// The signal's default ends the process.
+    #[test]
+    fn a_file_that_may_not_grow_is_an_error_and_no_end() {
+        super::survive_large_files();
+        // SAFETY: passes no pointer.
+        assert_eq!(unsafe { libc::raise(libc::SIGXFSZ) }, 0);
     }
 }

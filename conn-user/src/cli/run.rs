@@ -70,8 +70,16 @@ async fn traced(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let mut signals = Forwarded::new().context("installing signal handlers")?;
     let load = LoadOptions { backend: args.backend, ring_bytes: args.ring_size, log_level: None };
     // The agent judges nothing: only what the command does is judged, here.
-    let options =
-        AgentOptions { load, priority: Priority::default(), self_test: true, rules: None, record: false };
+    let hashes = args.json.is_some()
+        || rules.as_ref().is_some_and(|rules| rules.rules.iter().any(|rule| rule.needs_hashes()));
+    let options = AgentOptions {
+        load,
+        priority: Priority::default(),
+        self_test: true,
+        rules: None,
+        record: false,
+        hashes,
+    };
     let mut nobody = |_: &Event| {};
     let started = tokio::select! {
         (signal, _) = signals.next() => return Ok(not_run(signal)),

@@ -54,6 +54,7 @@ async fn tail(options: TailOptions) -> anyhow::Result<Exit> {
         self_test: options.self_test,
         rules,
         record: options.record,
+        hashes: options.format == Format::Json || options.filter.needs_hashes(),
     };
     let (limits, bpf_log) = (Limits { duration: options.duration }, options.bpf_log);
     let (json, priority) = (options.format == Format::Json, options.priority);
@@ -113,9 +114,11 @@ pub(super) fn load_options(backend: Option<&str>, ring_size: Option<&str>) -> Re
 fn exit_of(error: &StartError) -> Exit {
     match error {
         StartError::Load(LoadError::Plan(plan)) if plan.is_permission() => Exit::NotPermitted,
-        StartError::Load(_) | StartError::SelfTest(SelfTestError::Silent(_)) => Exit::Unsupported,
         // It may pass: whoever starts the agent tries again.
-        StartError::SelfTest(_) | StartError::Io(_) => Exit::Error,
+        StartError::Load(LoadError::Exhausted { .. })
+        | StartError::SelfTest(SelfTestError::Lost { .. } | SelfTestError::Workload { .. })
+        | StartError::Io(_) => Exit::Error,
+        StartError::Load(_) | StartError::SelfTest(SelfTestError::Silent(_)) => Exit::Unsupported,
     }
 }
 

@@ -255,6 +255,11 @@ impl Filter {
             _ => false,
         })
     }
+
+    /// Whether a word looks at the hash of an executable.
+    pub fn needs_hashes(&self) -> bool {
+        self.words.iter().any(|word| matches!(word.test, Test::ProcessText(ProcessText::ExeSha256, _)))
+    }
 }
 
 impl ProcessText {

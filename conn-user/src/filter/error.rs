@@ -59,6 +59,11 @@ impl fmt::Display for Harmless<'_> {
     }
 }
 
+/// Lines of text made harmless for a terminal.
+pub(crate) fn lines(text: &str) -> String {
+    text.split('\n').map(|line| Harmless(line).to_string()).collect::<Vec<_>>().join("\n")
+}
+
 /// A line of text, and below it a caret under each column of the span, or one behind its start if it is empty.
 pub(crate) struct Marked<'a> {
     /// The line.

@@ -13,6 +13,7 @@ use thiserror::Error;
 use super::btf::BtfError;
 use super::counters::{Counters, CpuCount};
 use super::execs::ExecIterator;
+use super::exhausted::Exhausted;
 use super::facts::{KernelFacts, Probe};
 use super::object::{self, COUNTERS_MAP, RING_MAP, Switches};
 use super::offsets::Offsets;
@@ -61,9 +62,27 @@ pub enum LoadError {
     /// The ring buffer or the counters could not be mapped.
     #[error("mapping the BPF maps: {0}")]
     Mapping(#[source] io::Error),
+    /// This process or the machine has run out of something: the kernel could do it.
+    #[error("{what}: {why}")]
+    Exhausted {
+        /// What was tried, and what the kernel said.
+        what: String,
+        /// What has run out.
+        why: Exhausted,
+    },
     /// How many CPUs there can be is not known.
     #[error("reading /sys/devices/system/cpu/possible: {0}; conn needs /sys")]
     Cpus(#[source] io::Error),
+}
+
+impl LoadError {
+    /// Itself, or what has run out if that is its cause.
+    fn or_exhausted(self) -> Self {
+        match Exhausted::of(errno_of(&self)) {
+            Some(why) => Self::Exhausted { what: self.to_string(), why },
+            None => self,
+        }
+    }
 }
 
 /// What the kernel said to a program.
@@ -132,18 +151,26 @@ impl Loader {
     /// # Errors
     /// When BTF cannot be read or a required member is missing.
     pub fn new(btf: &Result<super::btf::Btf, BtfError>) -> Result<Self, LoadError> {
-        let btf = btf.as_ref().map_err(|error| LoadError::Btf(error.to_string()))?;
+        let btf = btf.as_ref().map_err(|error| btf_error(error))?;
         let offsets = Offsets::resolve(btf)?;
-        let btf = Btf::from_sys_fs().map_err(|error| LoadError::Btf(error.to_string()))?;
+        let btf = Btf::from_sys_fs().map_err(|error| btf_error(&error))?;
         Ok(Self { btf, offsets })
     }
 
     /// Gathers what this kernel and these privileges allow, by trying: a program of each kind is loaded and attached.
     ///
     /// # Errors
-    /// When the number of CPUs is not known.
+    /// When the number of CPUs is not known, or something has run out, which says nothing of the kernel.
     pub fn probe(&self, facts: &mut KernelFacts) -> Result<(), LoadError> {
-        probe(&self.btf, &self.offsets, facts)
+        probe(&self.btf, &self.offsets, facts)?;
+        for probe in [&facts.tp_btf, &facts.fentry, &facts.kprobe, &facts.tracepoint] {
+            if let Probe::Refused { errno, what } = probe
+                && let Some(why) = Exhausted::of(*errno)
+            {
+                return Err(LoadError::Exhausted { what: what.clone(), why });
+            }
+        }
+        Ok(())
     }
 
     /// Plans, loads and attaches. When the kernel refuses a program, plans again without it: the next candidate of that
@@ -160,7 +187,8 @@ impl Loader {
     ) -> Result<(Session, RingReader), LoadError> {
         loop {
             let plan = plan(&facts, options.backend)?;
-            match attach(&self.btf, &facts, &self.offsets, plan, options) {
+            let started = attach(&self.btf, &facts, &self.offsets, plan, options);
+            match started.map_err(LoadError::or_exhausted) {
                 Ok(started) => return Ok(started),
                 Err(LoadError::Program { program, hook, step, source })
                     if !facts.refused.contains_key(program) =>
@@ -396,6 +424,13 @@ fn attach_program(ebpf: &mut Ebpf, program: &str, attach: &Attach) -> Result<Opt
     Ok(None)
 }
 
+fn btf_error(error: &(dyn std::error::Error + 'static)) -> LoadError {
+    match Exhausted::of(errno_of(error)) {
+        Some(why) => LoadError::Exhausted { what: format!("reading the kernel's BTF: {error}"), why },
+        None => LoadError::Btf(error.to_string()),
+    }
+}
+
 /// The `errno` at the bottom of an error, 0 if there is none.
 fn errno_of(error: &(dyn std::error::Error + 'static)) -> i32 {
     let mut current = Some(error);
@@ -427,5 +462,25 @@ fn brief(error: &ProgramError) -> String {
     match error {
         ProgramError::LoadError { io_error, .. } => io_error.to_string(),
         other => chain(other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_run_out_is_no_fault_of_the_kernel() {
+        let error = |errno| LoadError::Mapping(io::Error::from_raw_os_error(errno)).or_exhausted();
+        for (errno, remedy) in
+            [(libc::EMFILE, "LimitNOFILE="), (libc::ENFILE, "fs.file-max"), (libc::ENOMEM, "MemoryMax=")]
+        {
+            let error = error(errno);
+            assert!(matches!(error, LoadError::Exhausted { .. }), "{error:?}");
+            assert!(error.to_string().contains(remedy), "{error}");
+        }
+        assert!(matches!(error(libc::EPERM), LoadError::Mapping(_)));
+        let btf = BtfError::Read { path: "/x".into(), error: io::Error::from_raw_os_error(libc::EMFILE) };
+        assert!(matches!(btf_error(&btf), LoadError::Exhausted { .. }));
     }
 }

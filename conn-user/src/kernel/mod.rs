@@ -5,6 +5,7 @@ pub mod btf;
 pub mod conntrack;
 pub mod counters;
 pub mod execs;
+pub mod exhausted;
 pub mod facts;
 pub mod gap;
 mod info;

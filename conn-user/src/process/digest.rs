@@ -1,13 +1,14 @@
 //! SHA-256 of executables, each file once.
 
 use std::collections::HashMap;
-use std::fs::{File, Metadata};
-use std::io::{self, Read as _};
-use std::os::unix::fs::MetadataExt as _;
+use std::fs::File;
+use std::io::{self, Read as _, Take};
 
 use sha2::{Digest as _, Sha256 as Hasher};
 
+use super::file_stat::FileStat;
 use super::identity::Sha256;
+use super::info::FileId;
 
 /// A larger file is not hashed.
 pub const SIZE_MAX: u64 = 512 << 20;
@@ -18,21 +19,39 @@ const CACHE_MAX: usize = 4096;
 /// `mtime` again is another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct FileState {
-    dev: u64,
-    inode: u64,
+    file: FileId,
     pub(super) size: u64,
-    mtime: (i64, i64),
-    ctime: (i64, i64),
+    mtime: (i64, u32),
+    ctime: (i64, u32),
 }
 
 impl FileState {
-    pub(super) fn of(meta: &Metadata) -> Self {
+    pub(super) const fn of(stat: &FileStat) -> Self {
+        Self { file: stat.file, size: stat.size, mtime: stat.mtime, ctime: stat.ctime }
+    }
+
+    /// The device that the file lies on.
+    pub(super) const fn dev(&self) -> u64 {
+        self.file.dev
+    }
+
+    /// All of it in numbers.
+    pub(super) const fn words(&self) -> [u64; 7] {
+        let (mtime, ctime) = (self.mtime, self.ctime);
+        let [mtime_ns, ctime_ns] = [mtime.1 as u64, ctime.1 as u64];
+        let [mtime, ctime] = [mtime.0.cast_unsigned(), ctime.0.cast_unsigned()];
+        [self.file.dev, self.file.inode, self.size, mtime, mtime_ns, ctime, ctime_ns]
+    }
+
+    /// From its [`Self::words`].
+    pub(super) const fn of_words(words: [u64; 7]) -> Self {
+        let [dev, inode, size, mtime, mtime_ns, ctime, ctime_ns] = words;
+        let (mtime, ctime) = (mtime.cast_signed(), ctime.cast_signed());
         Self {
-            dev: meta.dev(),
-            inode: meta.ino(),
-            size: meta.size(),
-            mtime: (meta.mtime(), meta.mtime_nsec()),
-            ctime: (meta.ctime(), meta.ctime_nsec()),
+            file: FileId { dev, inode },
+            size,
+            mtime: (mtime, mtime_ns as u32),
+            ctime: (ctime, ctime_ns as u32),
         }
     }
 }
@@ -54,24 +73,54 @@ impl Cache {
     }
 }
 
-/// Hashes a file; `None`: it changed meanwhile.
-///
-/// # Errors
-/// When it cannot be read.
-pub(super) fn hash(file: &mut File, state: FileState) -> io::Result<Option<Sha256>> {
-    let (mut hasher, mut buffer) = (Hasher::new(), vec![0; 128 << 10]);
-    // One that grows while it is read does not keep us for ever.
-    let mut file_part = file.take(state.size.saturating_add(1));
-    loop {
-        match file_part.read(&mut buffer) {
-            Ok(0) => break,
-            Ok(read) => hasher.update(&buffer[..read]),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
+/// A file that is being hashed.
+#[derive(Debug)]
+pub(super) struct Hashing {
+    file: Take<File>,
+    state: FileState,
+    hasher: Hasher,
+    buffer: Box<[u8]>,
+}
+
+/// What a part of it came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// So many bytes were read, and there are more.
+    Read(u64),
+    /// The hash; `None`: the file changed meanwhile.
+    Done(Option<Sha256>),
+}
+
+impl Hashing {
+    /// Of an open file that was in this state when it was found.
+    pub(super) fn new(file: File, state: FileState) -> Self {
+        // One that grows while it is read does not keep us for ever.
+        let file = file.take(state.size.saturating_add(1));
+        Self { file, state, hasher: Hasher::new(), buffer: vec![0; 128 << 10].into() }
     }
-    let same = FileState::of(&file_part.get_ref().metadata()?) == state;
-    Ok(same.then(|| hasher.finalize().into()))
+
+    /// Reads some `most` bytes further.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub(super) fn step(&mut self, most: u64) -> io::Result<Step> {
+        let mut bytes = 0;
+        while bytes < most {
+            match self.file.read(&mut self.buffer) {
+                Ok(0) => {
+                    let same = FileState::of(&FileStat::synced(self.file.get_ref())?) == self.state;
+                    return Ok(Step::Done(same.then(|| self.hasher.finalize_reset().into())));
+                }
+                Ok(read) => {
+                    self.hasher.update(&self.buffer[..read]);
+                    bytes += read as u64;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Step::Read(bytes))
+    }
 }
 
 #[cfg(test)]
@@ -81,31 +130,41 @@ mod tests {
 
     use super::*;
 
+    fn hash(file: File, state: FileState, most: u64) -> (u64, Option<Sha256>) {
+        let (mut hashing, mut steps) = (Hashing::new(file, state), 0);
+        loop {
+            steps += 1;
+            if let Step::Done(hash) = hashing.step(most).expect("read") {
+                return (steps, hash);
+            }
+        }
+    }
+
     #[test]
     fn a_file_that_changes_has_no_hash() {
         let path = std::env::temp_dir().join(format!("conn-digest-{}", std::process::id()));
         fs::write(&path, "abc").expect("a file");
-        let mut file = File::open(&path).expect("the file");
-        let state = FileState::of(&file.metadata().expect("metadata"));
-        let abc = hash(&mut file, state).expect("read").expect("unchanged");
+        let open = || File::open(&path).expect("the file");
+        let state = FileState::of(&FileStat::of(open()).expect("stat"));
+        assert_eq!(FileState::of_words(state.words()), state);
+        let (steps, abc) = hash(open(), state, 1 << 20);
         let mut text = Vec::new();
-        crate::event::escape::hex_bytes(&abc, &mut text);
+        crate::event::escape::hex_bytes(&abc.expect("unchanged"), &mut text);
         // FIPS 180-2, appendix B.1.
         assert_eq!(text, b"ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+        assert_eq!((steps, hash(open(), state, 1)), (1, (2, abc)), "in parts");
         let mut more = fs::OpenOptions::new().append(true).open(&path).expect("the file");
         more.write_all(b"d").expect("written");
-        let mut file = File::open(&path).expect("the file");
-        assert_eq!(hash(&mut file, state).expect("read"), None);
+        assert_eq!(hash(open(), state, 1 << 20).1, None);
         fs::remove_file(&path).expect("removed");
     }
 
     #[test]
     fn the_cache_is_bounded() {
         let mut cache = Cache::default();
-        let meta = fs::metadata("/proc/self/exe").expect("metadata");
-        let state = FileState::of(&meta);
+        let state = FileState::of_words([1; 7]);
         for inode in 0..2 * CACHE_MAX as u64 {
-            cache.put(FileState { inode, ..state }, [0; 32]);
+            cache.put(FileState { size: inode, ..state }, [0; 32]);
             assert!(cache.0.len() <= CACHE_MAX);
         }
     }

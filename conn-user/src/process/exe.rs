@@ -1,13 +1,14 @@
 //! The file of an executable: found again, looked at, and never taken for another one.
 
 use std::ffi::OsStr;
-use std::fs::{self, File, Metadata, OpenOptions};
-use std::os::fd::AsRawFd as _;
+use std::fs::{self, File, OpenOptions};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use super::file_stat::FileStat;
+use super::files::{Caller, FileWorker, OWN_ROOT};
 use super::host;
 use super::identity::{ExeFile, Replaced};
 use super::info::FileId;
@@ -25,13 +26,21 @@ pub(super) struct Wanted<'a> {
     pub(super) deleted: bool,
     /// When it was executed, where that was seen.
     pub(super) executed: Option<WallNs>,
+    /// Real user of the process.
+    pub(super) uid: u32,
+}
+
+impl Wanted<'_> {
+    fn caller(&self) -> Caller {
+        Caller { uid: self.uid, dev: self.file.map(|file| file.dev) }
+    }
 }
 
 /// An executable that was found: held open, so that it stays this file.
 #[derive(Debug)]
 pub(super) struct Found {
-    file: File,
-    pub(super) meta: Metadata,
+    pub(super) file: File,
+    pub(super) stat: FileStat,
     /// By its process, which still runs it.
     live: bool,
 }
@@ -42,48 +51,44 @@ const COARSE_CLOCK: Duration = Duration::from_millis(10);
 
 impl Found {
     /// Finds the executable by its process, or else, where the process is gone, by its path.
-    pub(super) fn find(proc: &ProcFs, wanted: Wanted<'_>) -> Option<Self> {
+    pub(super) fn find(proc: &ProcFs, files: &mut FileWorker, wanted: Wanted<'_>) -> Option<Self> {
         let by_process = || {
-            let found = Self::open(&proc.file(wanted.pid, "exe"), true)?;
+            // The link leads to the file itself, so no file system is asked for it.
+            let link = proc.file(wanted.pid, "exe");
+            let file = OpenOptions::new().read(true).custom_flags(libc::O_PATH).open(link).ok()?;
+            let found = Self::of(file, true)?;
             // A process may set where the link leads (PR_SET_MM_MAP), and execute another file: only the file that is
             // known of it counts.
             let mountinfo = proc.file(wanted.pid, "mountinfo");
             let same = wanted.file.is_none_or(|file| host::is_file(&found.file, file, &mountinfo));
             (same && proc.is_there(wanted.pid, wanted.start)).then_some(found)
         };
-        by_process().or_else(|| Self::by_path(wanted))
+        by_process().or_else(|| Self::by_path(files, wanted))
     }
 
-    fn by_path(wanted: Wanted<'_>) -> Option<Self> {
+    fn by_path(files: &mut FileWorker, wanted: Wanted<'_>) -> Option<Self> {
         let (Some(path), Some(file), Some(executed), false) =
             (wanted.path, wanted.file, wanted.executed, wanted.deleted)
         else {
             return None;
         };
-        let found = Self::open(Path::new(OsStr::from_bytes(path)), false)?;
-        let same = file == FileId { dev: found.meta.dev(), inode: found.meta.ino() };
+        let found = Self::of(files.open(Path::new(OWN_ROOT), path, wanted.caller()).ok()?, false)?;
+        let same = file == found.stat.file;
         // Nobody touched it since: `ctime` cannot be set.
-        let changed = time(found.meta.ctime(), found.meta.ctime_nsec()) + COARSE_CLOCK;
+        let changed = time(found.stat.ctime) + COARSE_CLOCK;
         let executed = SystemTime::UNIX_EPOCH + Duration::from_nanos(executed.0);
         (same && changed < executed).then_some(found)
     }
 
-    fn open(path: &Path, live: bool) -> Option<Self> {
-        let file = OpenOptions::new().read(true).custom_flags(libc::O_PATH).open(path).ok()?;
-        let meta = file.metadata().ok()?;
-        meta.is_file().then_some(Self { file, meta, live })
-    }
-
-    /// Opens it to be read.
-    pub(super) fn content(&self) -> Option<File> {
-        // The link of a descriptor leads to the same file, whatever bears its name now.
-        File::open(format!("/proc/self/fd/{}", self.file.as_raw_fd())).ok()
+    fn of(file: File, live: bool) -> Option<Self> {
+        let stat = FileStat::of(&file).ok()?;
+        stat.is_file().then_some(Self { file, stat, live })
     }
 
     /// Where it lies, and who may write it.
-    pub(super) fn describe(&self, proc: &ProcFs, wanted: Wanted<'_>) -> ExeFile {
+    pub(super) fn describe(&self, proc: &ProcFs, files: &mut FileWorker, wanted: Wanted<'_>) -> ExeFile {
         let mounted = self.mounted(proc, wanted.pid).unwrap_or_default();
-        ExeFile { writable: self.writable(proc, wanted), ..mounted }
+        ExeFile { writable: self.writable(proc, files, wanted), ..mounted }
     }
 
     fn mounted(&self, proc: &ProcFs, pid: Pid) -> Option<ExeFile> {
@@ -96,24 +101,24 @@ impl Found {
         Some(ExeFile { fs: Some(mount.fs.into()), mount: Some(mount.point.into()), writable: None })
     }
 
-    fn writable(&self, proc: &ProcFs, wanted: Wanted<'_>) -> Option<bool> {
+    fn writable(&self, proc: &ProcFs, files: &mut FileWorker, wanted: Wanted<'_>) -> Option<bool> {
         const BY_ALL: u32 = 0o002;
-        if self.meta.mode() & BY_ALL != 0 {
+        if self.stat.mode & BY_ALL != 0 {
             return Some(true);
         }
-        let path = Path::new(OsStr::from_bytes(wanted.path?));
-        let folder = |path: &Path| Some(fs::metadata(path.parent()?).ok()?.mode() & BY_ALL != 0);
+        let path = wanted.path?;
+        let mut stat =
+            |root: &Path, path: &[u8]| FileStat::of(files.open(root, path, wanted.caller()).ok()?).ok();
+        let parent = Path::new(OsStr::from_bytes(path)).parent()?.as_os_str().as_bytes();
         // Its path is one of its own root or of ours: where the file is, the folder is the right one.
-        let inside = proc.file(wanted.pid, "root").join(path.strip_prefix("/").unwrap_or(path));
-        let is_it = |path: &Path| {
-            fs::metadata(path)
-                .is_ok_and(|meta| meta.ino() == self.meta.ino() && meta.dev() == self.meta.dev())
-        };
-        if let Some(path) = [inside.as_path(), path].into_iter().find(|path| is_it(path)) {
-            return folder(path);
+        let inside = proc.file(wanted.pid, "root");
+        for root in [&*inside, Path::new(OWN_ROOT)] {
+            if stat(root, path).is_some_and(|stat| stat.file == self.stat.file) {
+                return Some(stat(root, parent)?.mode & BY_ALL != 0);
+            }
         }
         // A deleted file has no name that proves it, but the kernel still knows the folder's.
-        if wanted.deleted && self.live { folder(&inside) } else { None }
+        if wanted.deleted && self.live { Some(stat(&inside, parent)?.mode & BY_ALL != 0) } else { None }
     }
 }
 
@@ -123,42 +128,45 @@ impl Found {
 /// The kernel itself follows the name: the link `/proc/PID/exe` shows where the file was moved to, and ` (deleted)` when it
 /// was unlinked or another one was renamed over it (`d_path`, fs/d_path.c). Only then the path is looked up, in the root of
 /// the process: that of a container is not ours.
-pub(super) fn replaced(proc: &ProcFs, pid: Pid, start: BootNs, path: &[u8]) -> Option<Replaced> {
+pub(super) fn replaced(
+    proc: &ProcFs,
+    files: &mut FileWorker,
+    (pid, start, uid): (Pid, BootNs, u32),
+    path: &[u8],
+) -> Option<Replaced> {
     const MARK: &[u8] = b" (deleted)";
     if !path.starts_with(b"/") {
         return None;
     }
     let link = proc.file(pid, "exe");
-    let running = fs::metadata(&link).ok()?;
+    let running = FileStat::at_link(&link).ok()?.file;
     let name = fs::read_link(&link).ok()?;
     let replaced = if name.as_os_str().as_bytes() == path && !path.ends_with(MARK) {
         Replaced::No
     } else {
-        let is_it = |meta: &Metadata| meta.ino() == running.ino() && meta.dev() == running.dev();
-        match host::inside(&proc.file(pid, "root"), path) {
-            Ok(meta) if is_it(&meta) => Replaced::No,
-            Ok(_) => Replaced::Other,
-            Err(error) if host::is_nothing(&error) => {
+        let caller = Caller { uid, dev: Some(running.dev) };
+        let mut look = |root: &Path| match files.open(root, path, caller) {
+            Ok(found) if FileStat::of(&found).ok()?.file == running => Some(Replaced::No),
+            Ok(_) => Some(Replaced::Other),
+            Err(error) if host::is_nothing(&error) => Some(Replaced::Gone),
+            Err(_) => None,
+        };
+        match look(&proc.file(pid, "root"))? {
+            Replaced::Gone => {
                 // After a chroot(2) the path is still one of the root of its mounts, which is ours where the mounts are.
                 let ours = fs::metadata(proc.file(pid, "ns/mnt")).ok()?.ino()
                     == fs::metadata("/proc/self/ns/mnt").ok()?.ino();
-                let outside = if ours { fs::metadata(OsStr::from_bytes(path)) } else { Err(error) };
-                match outside {
-                    Ok(meta) if is_it(&meta) => Replaced::No,
-                    Ok(_) => Replaced::Other,
-                    Err(error) if host::is_nothing(&error) => Replaced::Gone,
-                    Err(_) => return None,
-                }
+                if ours { look(Path::new(OWN_ROOT))? } else { Replaced::Gone }
             }
-            Err(_) => return None,
+            found => found,
         }
     };
     proc.is_there(pid, start).then_some(replaced)
 }
 
-fn time(seconds: i64, nanoseconds: i64) -> SystemTime {
+fn time((seconds, nanoseconds): (i64, u32)) -> SystemTime {
     let whole = Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
-    SystemTime::UNIX_EPOCH + whole + Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(0))
+    SystemTime::UNIX_EPOCH + whole + Duration::from_nanos(nanoseconds.into())
 }
 
 #[cfg(test)]

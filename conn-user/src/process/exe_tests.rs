@@ -1,10 +1,12 @@
 //! Against this very process and files of a folder of its own.
 
-use std::io;
+use std::io::{self, Read as _};
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::PermissionsExt as _;
 
 use super::*;
 use crate::clock::{Clock, boot_now};
+use crate::process::info::FileId;
 
 fn me() -> (ProcFs, Pid, BootNs) {
     let (proc, pid) = (ProcFs::default(), Pid(std::process::id()));
@@ -48,6 +50,7 @@ fn gone(path: &Path, file: FileId, executed_in_ms: i64) -> Wanted<'_> {
         file: Some(file),
         deleted: false,
         executed: Some(WallNs(now.saturating_add_signed(executed_in_ms * 1_000_000))),
+        uid: 0,
     }
 }
 
@@ -64,20 +67,24 @@ fn a_live_process_leads_to_its_executable() {
         file: Some(file),
         deleted: false,
         executed: None,
+        uid: 0,
     };
-    let found = Found::find(&proc, wanted).expect("found");
-    assert_eq!((found.meta.ino(), found.meta.dev()), (own.ino(), own.dev()));
-    let about = found.describe(&proc, wanted);
+    let mut files = FileWorker::for_test();
+    let found = Found::find(&proc, &mut files, wanted).expect("found");
+    assert_eq!(found.stat.file, file);
+    let about = found.describe(&proc, &mut files, wanted);
     let (fs, mount) = (about.fs.expect("a file system"), about.mount.expect("a mount"));
     assert!(!fs.is_empty() && path.as_os_str().as_bytes().starts_with(&mount), "{fs:?} {mount:?}");
     assert!(about.writable.is_some());
     // Another file system may have a file of that number: a process may set where its link leads.
     let elsewhere = FileId { dev: own.dev() + 1, ..file };
-    assert!(Found::find(&proc, Wanted { file: Some(elsewhere), ..wanted }).is_none());
+    assert!(Found::find(&proc, &mut files, Wanted { file: Some(elsewhere), ..wanted }).is_none());
     // Another process of that id, and one that has executed something else since.
-    assert!(Found::find(&proc, Wanted { start: BootNs(start.0 + 1_000_000_000), ..wanted }).is_none());
+    assert!(
+        Found::find(&proc, &mut files, Wanted { start: BootNs(start.0 + 1_000_000_000), ..wanted }).is_none()
+    );
     let other = FileId { inode: own.ino() + 1, ..file };
-    assert!(Found::find(&proc, Wanted { file: Some(other), ..wanted }).is_none());
+    assert!(Found::find(&proc, &mut files, Wanted { file: Some(other), ..wanted }).is_none());
 }
 
 #[test]
@@ -85,7 +92,8 @@ fn a_process_that_is_gone_leads_to_its_file_only_while_it_is_the_same() {
     let folder = Folder::new("gone", 0o755);
     let (path, file) = folder.file();
     let proc = ProcFs::default();
-    let found = |wanted| Found::find(&proc, wanted).is_some();
+    let mut files = FileWorker::for_test();
+    let mut found = |wanted| Found::find(&proc, &mut files, wanted).is_some();
     assert!(found(gone(&path, file, 1_000)));
     assert!(!found(gone(&path, file, -1_000)), "written after the exec");
     assert!(!found(gone(&path, FileId { inode: file.inode + 1, ..file }, 1_000)));
@@ -97,7 +105,7 @@ fn a_process_that_is_gone_leads_to_its_file_only_while_it_is_the_same() {
 
 #[test]
 fn who_may_write() {
-    let proc = ProcFs::default();
+    let (proc, mut files) = (ProcFs::default(), FileWorker::for_test());
     for (folder_mode, file_mode, expected) in
         [(0o755, 0o755, false), (0o1777, 0o755, true), (0o777, 0o755, true), (0o755, 0o757, true)]
     {
@@ -105,14 +113,18 @@ fn who_may_write() {
         let (path, file) = folder.file();
         fs::set_permissions(&path, fs::Permissions::from_mode(file_mode)).expect("its mode");
         let wanted = gone(&path, file, 1_000);
-        let found = Found::find(&proc, wanted).expect("found");
-        assert_eq!(found.describe(&proc, wanted).writable, Some(expected), "{folder_mode:o} {file_mode:o}");
+        let found = Found::find(&proc, &mut files, wanted).expect("found");
+        let mut writable = || found.describe(&proc, &mut files, wanted).writable;
+        assert_eq!(writable(), Some(expected), "{folder_mode:o} {file_mode:o}");
         // Another file has its name now.
         fs::remove_file(&path).expect("removed");
         fs::write(&path, "other").expect("a file");
         let still = (file_mode & 2 != 0).then_some(true);
-        assert_eq!(found.describe(&proc, wanted).writable, still);
-        assert_eq!(io::read_to_string(found.content().expect("open")).expect("read"), "#!");
+        assert_eq!(writable(), still);
+        let mut content = String::new();
+        let link = format!("/proc/self/fd/{}", found.file.as_raw_fd());
+        File::open(link).expect("open").read_to_string(&mut content).expect("read");
+        assert_eq!(content, "#!");
     }
 }
 
@@ -164,8 +176,13 @@ impl Drop for Sleeper {
 #[test]
 fn what_became_of_the_executable_of_a_running_process() {
     let (sleeper, proc) = (Sleeper::start("replaced"), ProcFs::default());
+    let files = std::cell::RefCell::new(FileWorker::for_test());
+    let now_is = |start, path: &[u8]| {
+        let which = (Pid(sleeper.child.id()), start, 0);
+        replaced(&proc, &mut files.borrow_mut(), which, path)
+    };
     let (process, path) = (sleeper.process(), sleeper.path());
-    let now = || replaced(&proc, process.pid, process.start, path.as_os_str().as_bytes());
+    let now = || now_is(process.start, path.as_os_str().as_bytes());
     assert_eq!(now(), Some(Replaced::No));
     let aside = sleeper.folder.0.join("aside");
     fs::rename(&path, &aside).expect("moved");
@@ -179,7 +196,7 @@ fn what_became_of_the_executable_of_a_running_process() {
     assert_eq!(now(), Some(Replaced::Other));
     fs::remove_file(&path).expect("removed");
     assert_eq!(now(), Some(Replaced::Gone));
-    assert_eq!(replaced(&proc, process.pid, process.start, b"sleeper"), None, "not from the root");
+    assert_eq!(now_is(process.start, b"sleeper"), None, "not from the root");
     let other = BootNs(process.start.0 + 1_000_000_000);
-    assert_eq!(replaced(&proc, process.pid, other, path.as_os_str().as_bytes()), None, "another process");
+    assert_eq!(now_is(other, path.as_os_str().as_bytes()), None, "another process");
 }

@@ -1,7 +1,7 @@
 //! The host's mounts and files: what process 1 sees, or, where that may not be read, this agent.
 
 use std::collections::HashSet;
-use std::fs::{self, File, Metadata};
+use std::fs::{self, File};
 use std::io::{self, Read as _, Seek as _};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::MetadataExt as _;
@@ -9,8 +9,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, StatxFlags};
+use rustix::fs::{AtFlags, CWD, StatxFlags};
 
+use super::file_stat::FileStat;
+use super::files::{Caller, FileError, FileWorker};
 use super::info::FileId;
 use crate::kernel::mounts;
 
@@ -74,11 +76,17 @@ impl Host {
 
 impl Host {
     /// Whether `file` is what `path` leads to in the host's mount namespace. `None`: that cannot be known.
-    pub(super) fn is_own_file(&self, path: &[u8], file: FileId) -> Option<bool> {
+    pub(super) fn is_own_file(
+        &self,
+        path: &[u8],
+        file: FileId,
+        files: &mut FileWorker,
+        caller: Caller,
+    ) -> Option<bool> {
         if !path.starts_with(b"/") {
             return None;
         }
-        match open_inside(&self.root, path) {
+        match files.open(&self.root, path, caller) {
             Ok(found) => Some(is_file(&found, file, &self.mountinfo)),
             Err(error) if is_nothing(&error) => Some(false),
             Err(_) => None,
@@ -106,9 +114,9 @@ impl Known {
 /// Whether an open file is this one. The device may be the one of stat(2) or that of the file system itself, which is what
 /// the kernel's records have; `mountinfo` has the file's mount.
 pub(super) fn is_file(found: &File, file: FileId, mountinfo: &Path) -> bool {
-    let Ok(meta) = found.metadata() else { return false };
-    let is_device = || meta.dev() == file.dev || device(found, mountinfo) == Some(file.dev);
-    meta.ino() == file.inode && is_device()
+    let Ok(stat) = FileStat::of(found) else { return false };
+    let is_device = || stat.file.dev == file.dev || device(found, mountinfo) == Some(file.dev);
+    stat.file.inode == file.inode && is_device()
 }
 
 /// The device of the file system that a file lies on (`super_block.s_dev`), by its mount.
@@ -124,20 +132,8 @@ pub(super) fn mount_id(file: &File) -> Option<u64> {
 }
 
 /// Whether an error says that there is no such file.
-pub(super) fn is_nothing(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
-}
-
-/// What is at the path in a root; links in it, absolute ones too, do not lead out of that.
-pub(super) fn inside(root: &Path, path: &[u8]) -> io::Result<Metadata> {
-    open_inside(root, path)?.metadata()
-}
-
-fn open_inside(root: &Path, path: &[u8]) -> io::Result<File> {
-    let flags = OFlags::PATH | OFlags::CLOEXEC;
-    let root = rustix::fs::open(root, flags | OFlags::DIRECTORY, Mode::empty())?;
-    let file = rustix::fs::openat2(root, path, flags, Mode::empty(), ResolveFlags::IN_ROOT)?;
-    Ok(file.into())
+pub(super) fn is_nothing(error: &FileError) -> bool {
+    matches!(error, FileError::Io(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory))
 }
 
 #[cfg(test)]
@@ -152,11 +148,13 @@ mod tests {
         let meta = fs::metadata(&exe).expect("metadata");
         let own = FileId { dev: meta.dev(), inode: meta.ino() };
         let path = exe.as_os_str().as_bytes();
-        assert_eq!(host.is_own_file(path, own), Some(true));
-        assert_eq!(host.is_own_file(path, FileId { inode: own.inode + 1, ..own }), Some(false));
-        assert_eq!(host.is_own_file(path, FileId { dev: own.dev + 1, ..own }), Some(false));
-        assert_eq!(host.is_own_file(b"/nonexistent/x", own), Some(false));
-        assert_eq!(host.is_own_file(b"memfd:x", own), None);
+        let (mut files, caller) = (FileWorker::for_test(), Caller { uid: 0, dev: None });
+        let mut is_own = |path, file| host.is_own_file(path, file, &mut files, caller);
+        assert_eq!(is_own(path, own), Some(true));
+        assert_eq!(is_own(path, FileId { inode: own.inode + 1, ..own }), Some(false));
+        assert_eq!(is_own(path, FileId { dev: own.dev + 1, ..own }), Some(false));
+        assert_eq!(is_own(b"/nonexistent/x", own), Some(false));
+        assert_eq!(is_own(b"memfd:x", own), None);
     }
 
     #[test]

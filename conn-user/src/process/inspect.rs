@@ -1,21 +1,30 @@
 //! Finds out in the background what costs too much in the path of a record: the state of a process, where its
 //! executable lies, and its hash.
 //!
-//! Two threads: one asks /proc, which must be quick, because processes come and go; the other reads executables, at a
-//! lower priority. What they find they send back: whoever asked decides at which point of the stream it becomes known.
+//! Two threads: one asks /proc, which must be quick, because processes come and go; the other has executables hashed. Neither
+//! opens a file that a user chose: [`super::files`] does. What they find they send back: whoever asked decides at which point of
+//! the stream it becomes known.
+
+mod hasher;
+mod queue;
+mod stats;
 
 use std::fs::File;
 use std::io;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, Sender, SyncSender, TrySendError, channel, sync_channel};
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use super::digest::{self, Cache, FileState, SIZE_MAX};
+use self::hasher::{Hasher, Hashes};
+pub use self::stats::InspectStats;
+use self::stats::{Counts, count};
+use super::digest::{Cache, FileState, SIZE_MAX};
 use super::exe::{self, Found, Wanted};
+use super::files::{Caller, FileWorker, FileWorkers, Role};
 use super::identity::{ExeFile, Identity, ProcessState, Replaced, Sha256};
 use super::info::{ProcessInfo, ProcessSource};
 use super::procfs::ProcFs;
@@ -23,54 +32,6 @@ use crate::clock::Clock;
 
 /// Most processes that wait to be looked at.
 const QUEUE_MAX: usize = 4096;
-/// Most executables that wait to be hashed; each is held open.
-const HASH_QUEUE_MAX: usize = 128;
-/// The priority of the thread that hashes, see nice(2).
-const HASH_NICE: i32 = 5;
-
-/// Counters of an [`Inspector`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct InspectStats {
-    /// Processes to look at.
-    pub asked: u64,
-    /// Of these, not looked at because too many waited.
-    pub dropped: u64,
-    /// Of these, gone before they were looked at.
-    pub gone: u64,
-    /// Executables that were read and hashed.
-    pub hashed: u64,
-    /// Executables that were not hashed because too many waited.
-    pub hash_dropped: u64,
-    /// Executables that were too large to be hashed.
-    pub too_large: u64,
-    /// Executables that could not be read, or changed while they were.
-    pub unreadable: u64,
-    /// Executables to compare with what their path leads to.
-    pub compare_asked: u64,
-    /// Of these, not compared because too much waited.
-    pub compare_dropped: u64,
-    /// Of these, those of processes that were gone or out of reach.
-    pub compare_failed: u64,
-}
-
-#[derive(Debug, Default)]
-struct Counts {
-    waiting: AtomicUsize,
-    asked: AtomicU64,
-    dropped: AtomicU64,
-    gone: AtomicU64,
-    hashed: AtomicU64,
-    hash_dropped: AtomicU64,
-    too_large: AtomicU64,
-    unreadable: AtomicU64,
-    compare_asked: AtomicU64,
-    compare_dropped: AtomicU64,
-    compare_failed: AtomicU64,
-}
-
-fn count(counter: &AtomicU64) {
-    counter.fetch_add(1, Ordering::Relaxed);
-}
 
 /// How much is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -174,12 +135,6 @@ enum Job {
     Settle(SyncSender<()>),
 }
 
-#[derive(Debug)]
-enum HashJob {
-    Hash(File, FileState, Box<Answer>),
-    Settle(SyncSender<()>),
-}
-
 /// Has executables compared with what their paths lead to now. The threads do not end before it is dropped too.
 #[derive(Clone, Debug)]
 pub struct Comparer {
@@ -219,33 +174,35 @@ pub struct Inspector {
     answers: Receiver<Answer>,
     came: Arc<Notify>,
     counts: Arc<Counts>,
+    files: Arc<FileWorkers>,
 }
 
 impl Inspector {
-    /// Starts the threads.
+    /// Starts the threads, which have files opened and read by these workers. Executables are hashed only if `hashes`.
     ///
     /// # Errors
     /// When a thread cannot be started.
-    pub fn start(proc: ProcFs) -> io::Result<Self> {
+    pub fn start(proc: &ProcFs, files: Arc<FileWorkers>, hashes: bool) -> io::Result<Self> {
         let (queue, jobs) = sync_channel(QUEUE_MAX);
-        let (hash_queue, hash_jobs) = sync_channel(HASH_QUEUE_MAX);
         // Not bounded: there are no more answers than requests, which are.
         let (sender, answers) = channel();
         let came = Arc::<Notify>::default();
         let outbox = Outbox { sender, came: Arc::clone(&came) };
-        let counts = Arc::<Counts>::default();
-        let cache = Arc::<Mutex<Cache>>::default();
-        let worker = Worker {
-            proc,
-            hash_queue,
-            outbox: outbox.clone(),
+        let (counts, cache) = (Arc::<Counts>::default(), Arc::<Mutex<Cache>>::default());
+        let finder = |role| Finder {
+            proc: proc.clone(),
+            files: FileWorker::new(Arc::clone(&files), role),
             cache: Arc::clone(&cache),
             counts: Arc::clone(&counts),
+            hashes,
         };
+        let hashes = Arc::<Hashes>::default();
+        let hasher =
+            Hasher { hashes: Arc::clone(&hashes), finder: finder(Role::Hash), outbox: outbox.clone() };
+        let worker = Worker { finder: finder(Role::Find), hashes, outbox };
+        thread::Builder::new().name("conn-hash".to_owned()).spawn(move || hasher.run())?;
         thread::Builder::new().name("conn-inspect".to_owned()).spawn(move || worker.run(&jobs))?;
-        let hasher = Hasher { outbox, cache, counts: Arc::clone(&counts) };
-        thread::Builder::new().name("conn-hash".to_owned()).spawn(move || hasher.run(&hash_jobs))?;
-        Ok(Self { queue, answers, came, counts })
+        Ok(Self { queue, answers, came, counts, files })
     }
 
     /// Asks for a process. Never waits: what does not fit is counted.
@@ -288,94 +245,105 @@ impl Inspector {
 
     /// The counters.
     pub fn stats(&self) -> InspectStats {
-        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        InspectStats {
-            asked: read(&self.counts.asked),
-            dropped: read(&self.counts.dropped),
-            gone: read(&self.counts.gone),
-            hashed: read(&self.counts.hashed),
-            hash_dropped: read(&self.counts.hash_dropped),
-            too_large: read(&self.counts.too_large),
-            unreadable: read(&self.counts.unreadable),
-            compare_asked: read(&self.counts.compare_asked),
-            compare_dropped: read(&self.counts.compare_dropped),
-            compare_failed: read(&self.counts.compare_failed),
-        }
+        self.counts.stats(self.files.stats())
     }
 }
 
 struct Worker {
-    proc: ProcFs,
-    hash_queue: SyncSender<HashJob>,
+    finder: Finder,
+    hashes: Arc<Hashes>,
     outbox: Outbox,
-    cache: Arc<Mutex<Cache>>,
-    counts: Arc<Counts>,
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.hashes.close();
+    }
 }
 
 impl Worker {
-    fn run(&self, jobs: &Receiver<Job>) {
+    fn run(mut self, jobs: &Receiver<Job>) {
         for job in jobs {
             match job {
                 Job::Inspect(request) => {
-                    self.counts.waiting.fetch_sub(1, Ordering::Relaxed);
+                    self.finder.counts.waiting.fetch_sub(1, Ordering::Relaxed);
                     self.inspect(&request);
                 }
                 Job::Compare(process, exe) => {
-                    self.counts.waiting.fetch_sub(1, Ordering::Relaxed);
-                    let replaced = exe::replaced(&self.proc, process.pid, process.start, &exe);
-                    if replaced.is_none() {
-                        count(&self.counts.compare_failed);
-                    }
-                    let facts = vec![Fact::Replaced(replaced.unwrap_or(Replaced::Unknown))];
+                    self.finder.counts.waiting.fetch_sub(1, Ordering::Relaxed);
+                    let replaced = self.finder.replaced(&process, &exe);
+                    let facts = vec![Fact::Replaced(replaced)];
                     self.outbox.send(Answer { process, facts, is_last: false });
                 }
-                // What is asked here lies before it in the other queue.
-                Job::Settle(done) => drop(self.hash_queue.send(HashJob::Settle(done))),
+                // What is asked here was added there before.
+                Job::Settle(done) => self.hashes.settle(done),
             }
         }
     }
 
-    fn inspect(&self, request: &Request) {
+    fn inspect(&mut self, request: &Request) {
         let process = &request.process;
         let identity = &process.identity;
         let mut facts = Vec::new();
-        if identity.exe_is_host().is_none() {
-            facts.extend(self.is_host_file(process).map(Fact::ExeIsHost));
-        }
+        // What is soon gone comes first, and what may have to wait for a file system last.
         if identity.state().is_none() {
-            if let Some(state) = self.proc.state(process.pid, process.start) {
+            if let Some(state) = self.finder.proc.state(process.pid, process.start) {
                 facts.push(Fact::State(state));
             } else {
-                count(&self.counts.gone);
+                count(&self.finder.counts.gone);
                 facts.extend(request.parent.clone().map(Fact::Copy));
             }
         }
         let is_asked =
-            request.depth == Depth::All && (identity.exe().is_none() || !identity.sha256_settled());
-        let file = if is_asked { self.executable(process, &mut facts) } else { None };
+            request.depth == Depth::All && (identity.exe().is_none() || self.finder.needs_hash(identity));
+        let file = if is_asked { self.finder.executable(process, &mut facts) } else { None };
+        if identity.exe_is_host().is_none() {
+            facts.extend(self.finder.is_host_file(process).map(Fact::ExeIsHost));
+        }
         let answer = |facts, is_last| Answer { process: Arc::clone(process), facts, is_last };
         let Some((file, state)) = file else {
             self.outbox.send(answer(facts, true));
             return;
         };
         self.outbox.send(answer(facts, false));
-        let hash = HashJob::Hash(file, state, Box::new(answer(Vec::new(), true)));
-        if let Err(TrySendError::Full(job) | TrySendError::Disconnected(job)) = self.hash_queue.try_send(hash)
-        {
-            count(&self.counts.hash_dropped);
-            if let HashJob::Hash(_, _, answer) = job {
-                self.outbox.send(*answer);
-            }
+        if let Err(answer) = self.hashes.add(file, state, answer(Vec::new(), true)) {
+            count(&self.finder.counts.hash_dropped);
+            self.outbox.send(answer);
         }
+    }
+}
+
+/// Finds executables.
+struct Finder {
+    proc: ProcFs,
+    files: FileWorker,
+    cache: Arc<Mutex<Cache>>,
+    counts: Arc<Counts>,
+    hashes: bool,
+}
+
+impl Finder {
+    fn needs_hash(&self, identity: &Identity) -> bool {
+        self.hashes && !identity.sha256_settled()
+    }
+
+    fn replaced(&mut self, process: &ProcessInfo, exe: &[u8]) -> Replaced {
+        let which = (process.pid, process.start, process.uid);
+        exe::replaced(&self.proc, &mut self.files, which, exe).unwrap_or_else(|| {
+            count(&self.counts.compare_failed);
+            Replaced::Unknown
+        })
     }
 
     /// Looks whether the executable is the host's own file at its path. The process may be gone.
-    fn is_host_file(&self, process: &ProcessInfo) -> Option<bool> {
-        self.proc.is_host_file(process.exe.as_deref()?, process.exe_file?)
+    fn is_host_file(&mut self, process: &ProcessInfo) -> Option<bool> {
+        let (path, file) = (process.exe.as_deref()?, process.exe_file?);
+        let caller = Caller { uid: process.uid, dev: Some(file.dev) };
+        self.proc.is_host_file(path, file, &mut self.files, caller)
     }
 
     /// Finds out where the executable lies, and its hash if that is known. Returns the file to hash, if one is.
-    fn executable(&self, process: &ProcessInfo, facts: &mut Vec<Fact>) -> Option<(File, FileState)> {
+    fn executable(&mut self, process: &ProcessInfo, facts: &mut Vec<Fact>) -> Option<(File, FileState)> {
         let identity = &process.identity;
         let wanted = Wanted {
             pid: process.pid,
@@ -384,67 +352,28 @@ impl Worker {
             file: process.exe_file,
             deleted: process.exe_deleted,
             executed: identity.executed().map(|boot| Clock::now().wall(boot)),
+            uid: process.uid,
         };
-        let Some(found) = Found::find(&self.proc, wanted) else {
+        let Some(found) = Found::find(&self.proc, &mut self.files, wanted) else {
             count(&self.counts.unreadable);
             return None;
         };
         if identity.exe().is_none() {
-            facts.push(Fact::Exe(found.describe(&self.proc, wanted)));
+            facts.push(Fact::Exe(found.describe(&self.proc, &mut self.files, wanted)));
         }
-        if identity.sha256_settled() {
+        if !self.needs_hash(identity) {
             return None;
         }
-        let state = FileState::of(&found.meta);
+        let state = FileState::of(&found.stat);
         if let Some(hash) = lock(&self.cache).get(&state) {
             facts.push(Fact::Sha256(Some(hash)));
         } else if state.size > SIZE_MAX {
             count(&self.counts.too_large);
             facts.push(Fact::Sha256(None));
-        } else if let Some(file) = found.content() {
-            return Some((file, state));
         } else {
-            count(&self.counts.unreadable);
+            return Some((found.file, state));
         }
         None
-    }
-}
-
-struct Hasher {
-    outbox: Outbox,
-    cache: Arc<Mutex<Cache>>,
-    counts: Arc<Counts>,
-}
-
-impl Hasher {
-    fn run(&self, jobs: &Receiver<HashJob>) {
-        // SAFETY: no pointers are passed; 0 is this thread (Linux counts priorities by thread). A failure costs nothing.
-        unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, HASH_NICE) };
-        for job in jobs {
-            match job {
-                HashJob::Hash(file, state, answer) => self.hash(file, state, *answer),
-                // Nobody may wait for it any more.
-                HashJob::Settle(done) => drop(done.try_send(())),
-            }
-        }
-    }
-
-    fn hash(&self, mut file: File, state: FileState, mut answer: Answer) {
-        // Many processes of one executable ask before the first answer is there.
-        let known = lock(&self.cache).get(&state);
-        let hash = known.or_else(|| {
-            let hash = digest::hash(&mut file, state).ok().flatten();
-            match hash {
-                Some(hash) => {
-                    count(&self.counts.hashed);
-                    lock(&self.cache).put(state, hash);
-                }
-                None => count(&self.counts.unreadable),
-            }
-            hash
-        });
-        answer.facts.push(Fact::Sha256(hash));
-        self.outbox.send(answer);
     }
 }
 
@@ -453,5 +382,4 @@ fn lock(cache: &Mutex<Cache>) -> std::sync::MutexGuard<'_, Cache> {
 }
 
 #[cfg(test)]
-#[path = "inspect_tests.rs"]
 mod tests;

@@ -2,10 +2,14 @@
 
 mod about;
 pub mod cgroup;
+pub mod degraded;
 pub mod digest;
 mod entry;
 mod exe;
 pub mod fds;
+mod file_stat;
+pub mod files;
+pub mod guarded;
 pub mod hash;
 mod host;
 pub mod identity;

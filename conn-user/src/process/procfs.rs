@@ -11,6 +11,8 @@ use std::thread;
 use conn_common::record::{EXEC_ARGS_MAX, PF_KTHREAD};
 
 use super::cgroup::{CgroupFs, CgroupOf};
+use super::file_stat::FileStat;
+use super::files::{Caller, FileWorker};
 use super::host::Host;
 use super::identity::ProcessState;
 use super::image::{split_args, until_nul};
@@ -63,6 +65,15 @@ impl ProcImage {
     }
 }
 
+/// Counters of a [`ProcSource`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ProcStats {
+    /// Processes whose arguments could not be read in time.
+    pub stuck: u64,
+    /// Processes whose arguments were not read, because too many or these were stuck before.
+    pub refused: u64,
+}
+
 /// Where processes are looked up.
 pub trait ProcSource: Send {
     /// The processes there are.
@@ -73,6 +84,16 @@ pub trait ProcSource: Send {
 
     /// One process; `None` when it is gone, or became another one while it was read.
     fn read(&self, pid: Pid) -> Option<ProcImage>;
+
+    /// Those of these processes that are there, in their order.
+    fn read_each(&self, pids: &[Pid], each: &mut dyn FnMut(ProcImage)) {
+        pids.iter().filter_map(|&pid| self.read(pid)).for_each(each);
+    }
+
+    /// What could not be read in time.
+    fn stats(&self) -> ProcStats {
+        ProcStats::default()
+    }
 
     /// The cgroup of the process (`pid`, `start`); `None` when that one is gone.
     fn cgroup_of(&self, pid: Pid, start: BootNs) -> Option<CgroupOf>;
@@ -206,19 +227,24 @@ impl ProcFs {
         let link = self.file(pid, "exe");
         let Ok(target) = fs::read_link(&link) else { return Exe::default() };
         let mut path = target.into_os_string().into_vec();
-        let meta = fs::metadata(&link).ok();
-        // A file may be called so while it exists: its links tell.
-        let deleted = path.ends_with(MARK) && meta.as_ref().is_none_or(|meta| meta.nlink() == 0);
+        let stat = FileStat::at_link(&link).ok();
+        // A file may be called so while it exists: its number of links decides.
+        let deleted = path.ends_with(MARK) && stat.is_none_or(|stat| stat.links == 0);
         if deleted {
             path.truncate(path.len() - MARK.len());
         }
-        let file = meta.map(|meta| FileId { dev: meta.dev(), inode: meta.ino() });
-        Exe { path: Some(path.into()), deleted, file }
+        Exe { path: Some(path.into()), deleted, file: stat.map(|stat| stat.file) }
     }
 
     /// Whether `file` is what `path` leads to in the host's mount namespace. `None`: that cannot be known.
-    pub(super) fn is_host_file(&self, path: &[u8], file: FileId) -> Option<bool> {
-        self.host.is_own_file(path, file)
+    pub(super) fn is_host_file(
+        &self,
+        path: &[u8],
+        file: FileId,
+        files: &mut FileWorker,
+        caller: Caller,
+    ) -> Option<bool> {
+        self.host.is_own_file(path, file, files, caller)
     }
 
     /// Inode number of a process's mount namespace.
@@ -226,35 +252,17 @@ impl ProcFs {
         fs::metadata(self.file(pid, "ns/mnt")).ok().and_then(|meta| u32::try_from(meta.ino()).ok())
     }
 
-    fn args(&self, pid: Pid) -> (Box<[Box<[u8]>]>, bool) {
-        let mut bytes = Vec::new();
-        let Ok(file) = File::open(self.file(pid, "cmdline")) else { return (Box::default(), false) };
-        if file.take(EXEC_ARGS_MAX as u64 + 1).read_to_end(&mut bytes).is_err() {
-            return (Box::default(), false);
-        }
-        let truncated = bytes.len() > EXEC_ARGS_MAX;
-        bytes.truncate(EXEC_ARGS_MAX);
-        (split_args(&bytes), truncated)
-    }
-}
-
-impl ProcSource for ProcFs {
-    fn pids(&self) -> io::Result<Vec<Pid>> {
-        let mut pids = Vec::new();
-        for entry in fs::read_dir(&self.root)? {
-            if let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) {
-                pids.push(Pid(pid));
-            }
-        }
-        Ok(pids)
-    }
-
-    fn read(&self, pid: Pid) -> Option<ProcImage> {
+    /// See [`ProcSource::read`]. Without the arguments nothing waits for what the process does; they count as truncated then.
+    pub(super) fn image(&self, pid: Pid, with_args: bool) -> Option<ProcImage> {
         let stat = self.stat(pid)?;
         let status = fs::read(self.file(pid, "status")).ok()?;
         let kernel = stat.flags & PF_KTHREAD != 0;
         let exe = if kernel { Exe::default() } else { self.exe(pid) };
-        let (args, args_truncated) = if kernel { (Box::default(), false) } else { self.args(pid) };
+        let (args, args_truncated) = match (kernel, with_args) {
+            (true, _) => (Box::default(), false),
+            (false, true) => self.args(pid),
+            (false, false) => (Box::default(), true),
+        };
         let login_uid = fs::read(self.file(pid, "loginuid"))
             .ok()
             .and_then(|text| std::str::from_utf8(until_nul(&text)).ok()?.trim().parse().ok())
@@ -287,6 +295,33 @@ impl ProcSource for ProcFs {
             cgroup,
             kernel,
         })
+    }
+
+    fn args(&self, pid: Pid) -> (Box<[Box<[u8]>]>, bool) {
+        let mut bytes = Vec::new();
+        let Ok(file) = File::open(self.file(pid, "cmdline")) else { return (Box::default(), false) };
+        if file.take(EXEC_ARGS_MAX as u64 + 1).read_to_end(&mut bytes).is_err() {
+            return (Box::default(), false);
+        }
+        let truncated = bytes.len() > EXEC_ARGS_MAX;
+        bytes.truncate(EXEC_ARGS_MAX);
+        (split_args(&bytes), truncated)
+    }
+}
+
+impl ProcSource for ProcFs {
+    fn pids(&self) -> io::Result<Vec<Pid>> {
+        let mut pids = Vec::new();
+        for entry in fs::read_dir(&self.root)? {
+            if let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) {
+                pids.push(Pid(pid));
+            }
+        }
+        Ok(pids)
+    }
+
+    fn read(&self, pid: Pid) -> Option<ProcImage> {
+        self.image(pid, true)
     }
 
     fn cgroup_of(&self, pid: Pid, start: BootNs) -> Option<CgroupOf> {

@@ -36,13 +36,12 @@ impl ProcessTable {
     fn read_all(&mut self, lost: bool) -> io::Result<usize> {
         // Before /proc: an exec between the two has a record, or is counted the next time.
         let counts = self.exec_counts();
-        let mut read = 0;
-        for pid in self.about.proc.pids()? {
-            if let Some(seen) = self.about.proc.read(pid) {
-                let execs = counts.get(&pid.0).filter(|count| is_same_tick(count.start, seen.start));
-                self.merge(seen, lost, execs.map(|count| count.execs));
-                read += 1;
-            }
+        let mut images = Vec::new();
+        self.about.proc.read_each(&self.about.proc.pids()?, &mut |seen| images.push(seen));
+        let read = images.len();
+        for seen in images {
+            let execs = counts.get(&seen.pid.0).filter(|count| is_same_tick(count.start, seen.start));
+            self.merge(seen, lost, execs.map(|count| count.execs));
         }
         self.link();
         Ok(read)

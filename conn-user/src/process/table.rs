@@ -11,12 +11,13 @@ use conn_common::record::{ExecFlags, ExecRecord, ExitRecord, ForkRecord, Task};
 
 use super::about::About;
 use super::entry::{Entry, Exited, Slot, entry_of, find};
+use super::guarded::GuardedProc;
 use super::hash::IntMap;
 use super::identity::Identity;
 use super::image::{executed, filename, hook_only, inherit, take_image};
 use super::info::{ProcessInfo, ProcessSource, is_same_tick};
 use super::inspect::{Answer, Comparer, Depth, InspectStats, Inspector};
-use super::procfs::{ProcFs, ProcImage, ProcSource};
+use super::procfs::{ProcImage, ProcSource, ProcStats};
 use super::users::Users;
 use crate::kernel::execs::CountExecs;
 use crate::units::{BootNs, DurationNs, Pid};
@@ -55,6 +56,8 @@ pub struct ProcessStats {
     pub missed_execs: u64,
     /// How often the memory of cgroups was full and emptied.
     pub cgroups_forgotten: u64,
+    /// What /proc did not show in time.
+    pub proc: ProcStats,
     /// What the background did.
     pub inspect: InspectStats,
 }
@@ -82,7 +85,7 @@ impl std::fmt::Debug for ProcessTable {
 
 impl Default for ProcessTable {
     fn default() -> Self {
-        Self::new(ProcessLimits::default(), Box::new(ProcFs::default()))
+        Self::new(ProcessLimits::default(), Box::new(GuardedProc::default()))
     }
 }
 
@@ -164,6 +167,7 @@ impl ProcessTable {
             known: self.known,
             exited: self.exits.len(),
             cgroups_forgotten: self.about.cgroups_forgotten,
+            proc: self.about.proc.stats(),
             inspect: self.inspector.as_ref().map(Inspector::stats).unwrap_or_default(),
             ..self.stats
         }

@@ -3,7 +3,9 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::process::cgroup::CgroupOf;
+use crate::process::files::FileWorkers;
 use crate::process::info::FileId;
+use crate::process::procfs::ProcFs;
 use crate::process::testing::{FakeProc, HOST_MNT_NS, SECOND, exec_record, exit_record, fork_record, task};
 
 const T0: u64 = 100 * SECOND + 1_234_567;
@@ -402,7 +404,7 @@ fn the_id_of_a_process_does_not_change_when_its_start_becomes_exact() {
 /// What the background finds is seen by whoever held the process before, and asked for once.
 #[test]
 fn the_first_use_of_the_network_asks_for_everything() {
-    let inspector = Inspector::start(ProcFs::default()).expect("threads");
+    let inspector = Inspector::start(&ProcFs::default(), FileWorkers::threads(), true).expect("threads");
     let mut table = ProcessTable::default().with_inspector(inspector);
     table.scan().expect("/proc");
     let me = Pid(std::process::id());

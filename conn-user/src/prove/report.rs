@@ -91,7 +91,7 @@ pub fn json(proved: &[Proved<'_>], counts: Counts) -> String {
     let ok = failed == 0 && passed > 0;
     let report = Report { kind: "test", ok, passed, failed, left_out, tests: tests.collect() };
     // Text and numbers alone always become JSON.
-    let mut out = serde_json::to_string(&report).unwrap_or_default();
+    let mut out = escape::json(&serde_json::to_string(&report).unwrap_or_default());
     out.push('\n');
     out
 }

@@ -201,6 +201,11 @@ impl Rule {
         self.matches.needs_late_facts() || self.except.iter().any(Filter::needs_late_facts)
     }
 
+    /// Whether its filters look at the hash of an executable.
+    pub fn needs_hashes(&self) -> bool {
+        self.matches.needs_hashes() || self.except.iter().any(Filter::needs_hashes)
+    }
+
     /// Whether its filters let an event pass.
     pub fn selects(&self, event: &crate::event::model::Event) -> bool {
         self.matches.matches(event) && !self.excepts(event)

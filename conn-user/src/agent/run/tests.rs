@@ -14,6 +14,7 @@ use crate::flow::table::FlowTable;
 use crate::flow::testing::{sock, who};
 use crate::kernel::counters::CpuCount;
 use crate::priority::Priority;
+use crate::process::files::FileWorkers;
 use crate::process::inspect::Inspector;
 use crate::process::procfs::ProcFs;
 use crate::process::testing::FakeProc;
@@ -309,7 +310,7 @@ async fn a_loss_is_repaired_when_the_ring_is_drained() {
 #[tokio::test(flavor = "current_thread")]
 async fn the_end_waits_for_facts() {
     let mut rig = Rig::new();
-    let inspector = Inspector::start(ProcFs::default()).expect("threads");
+    let inspector = Inspector::start(&ProcFs::default(), FileWorkers::threads(), true).expect("threads");
     let processes = FakeProc::default().table().with_inspector(inspector);
     rig.pipeline = Pipeline::new(rig.began, processes, FlowTable::default());
     let last = rig.connect(1);

@@ -208,7 +208,7 @@ fn exception(rule: &str, filters: &[String]) -> Vec<ExceptionReport> {
 }
 
 fn written<T: Serialize>(report: &T) -> Result<Vec<u8>> {
-    let mut out = serde_json::to_vec(report)?;
+    let mut out = escape::json(&serde_json::to_string(report)?).into_bytes();
     out.push(b'\n');
     Ok(out)
 }
@@ -289,4 +289,13 @@ pub(super) fn alert(of: &AboutAlert<'_>) -> Result<Vec<u8>> {
         steps,
         exceptions: exception(id.unwrap_or_default(), &of.exceptions),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn hidden_characters_are_escaped() {
+        let out = super::written(&"\u{7f}\u{9b}\u{202e}\u{200b}").expect("JSON");
+        assert_eq!(out, b"\"\\u007f\\u009b\\u202e\\u200b\"\n");
+    }
 }

@@ -37,6 +37,7 @@ async fn watch(duration: Duration, args: &LearnArgs) -> anyhow::Result<Result<Fo
         rules: None,
         // What was there before is normal too.
         record: true,
+        hashes: false,
     };
     let mut learner = Learning(Learner::default());
     let mut take = |event: &Event| learner.on_event(event);

@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 
 use super::{ReadError, named};
 use crate::event::escape;
-use crate::process::hash::IntHasher;
+use crate::process::hash::{IntBuild, IntHasher, IntMap};
 use crate::process::identity::{ExeFile, Identity, ProcessState, Replaced, Tty};
 use crate::process::info::{MountNs, ProcessInfo, ProcessSource, TICK_NS};
 use crate::process::lineage::Ancestor;
@@ -70,7 +70,7 @@ pub(super) struct Processes {
     known: HashMap<Arc<str>, u32>,
     texts: Vec<Known>,
     /// The texts of one image: of a process, between two execs.
-    images: HashMap<Image, Vec<u32>>,
+    images: HashMap<Image, Texts>,
     news: Vec<News>,
     /// Those for which the line that is being read has their number.
     numbered: Vec<u32>,
@@ -86,6 +86,33 @@ struct Known {
     process: Arc<ProcessInfo>,
     first: BootNs,
     last: BootNs,
+}
+
+/// The texts of an image, by what is known of them: what they have, and what [`News`] have told of them. However many texts a
+/// recording has of one image, a fact is told of each of them once.
+#[derive(Debug)]
+struct Texts {
+    first: u32,
+    /// By [`Identity::version`].
+    by_known: IntMap<u8, Vec<u32>>,
+}
+
+impl Texts {
+    const fn new(first: u32) -> Self {
+        Self { first, by_known: IntMap::with_hasher(IntBuild::new()) }
+    }
+
+    /// Adds a text of this version. Returns those of which not all is known that it has.
+    fn add(&mut self, text: u32, version: u8) -> Vec<u32> {
+        let mut lacking = Vec::new();
+        for (known, texts) in self.by_known.extract_if(|known, _| version & !known != 0).collect::<Vec<_>>() {
+            lacking.extend_from_slice(&texts);
+            let same = self.by_known.entry(known | version).or_default();
+            if same.is_empty() { *same = texts } else { same.extend(texts) }
+        }
+        self.by_known.entry(version).or_default().push(text);
+        lacking
+    }
 }
 
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -247,8 +274,8 @@ impl Processes {
         is_settled: bool,
     ) -> Result<KnownFacts, ReadError> {
         let known = self.read_apart(raw)?;
-        let of = match self.images.get(&Image::of(&known)).and_then(|texts| texts.first()) {
-            Some(first) => self.texts[*first as usize].process.identity.clone(),
+        let of = match self.images.get(&Image::of(&known)) {
+            Some(texts) => self.texts[texts.first as usize].process.identity.clone(),
             None => self.read(raw, at)?.identity.clone(),
         };
         Ok(KnownFacts { of, known: known.identity.clone(), is_settled })
@@ -312,21 +339,19 @@ impl Processes {
 
     fn add(&mut self, text: &str, mut process: ProcessInfo, at: BootNs) -> u32 {
         let (place, text) = (self.texts.len() as u32, Arc::<str>::from(text));
-        let others = self.images.entry(Image::of(&process)).or_default();
+        let others = self.images.entry(Image::of(&process)).or_insert(Texts::new(place));
         if self.has_facts {
-            if let Some(first) = others.first() {
-                process.identity = self.texts[*first as usize].process.identity.clone();
+            if others.first != place {
+                process.identity = self.texts[others.first as usize].process.identity.clone();
             }
-            others.push(place);
             self.known.insert(Arc::clone(&text), place);
             self.texts.push(Known { text, process: process.into(), first: at, last: at });
             return place;
         }
         let process = Arc::new(process);
-        let version = process.identity.version();
         // `News::known` has the more.
-        let lacks = |other: &&Known| version & !other.process.identity.version() != 0;
-        let without = || others.iter().map(|other| &self.texts[*other as usize]).filter(lacks);
+        let without = others.add(place, process.identity.version());
+        let without = || without.iter().map(|other| &self.texts[*other as usize]);
         // A text that knew more than the first one, and not this, was told later: so long it was not known to any.
         let last = without().map(|other| other.last).max().unwrap_or(at);
         self.news.extend(without().map(|other| News {
@@ -336,7 +361,6 @@ impl Processes {
             last,
             since: at,
         }));
-        others.push(place);
         self.known.insert(Arc::clone(&text), place);
         self.texts.push(Known { text, process, first: at, last: at });
         place

@@ -84,7 +84,7 @@ impl Difference<'_> {
 
 fn line(what: &impl Serialize, out: &mut String) {
     // Text and numbers alone always become JSON.
-    out.push_str(&serde_json::to_string(what).unwrap_or_default());
+    out.push_str(&escape::json(&serde_json::to_string(what).unwrap_or_default()));
     out.push('\n');
 }
 
@@ -140,5 +140,15 @@ impl<'a> Change<'a> {
         let (kind, table) = ("baseline_change", entry.what.table());
         let (count, example) = (entry.seen.count, &*entry.seen.example);
         Self { kind, what, table, unit, exe, dir, remote, local, port, count, example }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn hidden_characters_are_escaped() {
+        let mut out = String::new();
+        super::line(&"\u{7f}\u{9b}\u{202e}\u{200b}", &mut out);
+        assert_eq!(out, "\"\\u007f\\u009b\\u202e\\u200b\"\n");
     }
 }

@@ -14,6 +14,7 @@ mod naming;
 #[cfg(test)]
 mod page;
 mod shape;
+pub mod source;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -84,6 +85,7 @@ fn read_with(paths: &[PathBuf], host: &Host, tests: bool) -> Checked {
             warnings.push(format!("{}: there is no rule file (*.toml) in this folder", shown(path)));
         }
     }
+    warnings.append(&mut texts.warnings);
     let mut checked = assemble(texts, errors, host, Ask { defaults: false, tests });
     if checked.rules.as_ref().is_ok_and(|set| set.rules.is_empty()) {
         checked.warnings.push(match checked.off.len() {

@@ -297,6 +297,9 @@ fn what_cannot_be_read_is_told() {
     folder.write("1.toml", b"[[rule]]\nid = \"\xff\"\n");
     folder.write("2.toml", vec![b'#'; (16 << 20) + 1]);
     std::fs::create_dir(folder.0.join("3.toml")).expect("a folder");
+    let fifo = folder.0.join("4.toml");
+    rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0)
+        .expect("a FIFO");
     let paths = [folder.0.clone(), folder.0.join("none"), PathBuf::from("/dev/zero")];
     let errors = load(&paths, &Host::default()).map(|_| ()).expect_err("wrong");
     let told: Vec<&str> = errors.errors.iter().map(|error| error.message.as_str()).collect();
@@ -304,9 +307,10 @@ fn what_cannot_be_read_is_told() {
     for (at, expected) in [
         "not UTF-8",
         "larger than 16 MiB",
-        "no regular file",
+        "it is a folder, not a regular file",
+        "it is a FIFO, not a regular file",
         "cannot read this file or folder",
-        "no regular file",
+        "it is a device, not a regular file",
     ]
     .iter()
     .enumerate()

@@ -1,11 +1,11 @@
 //! The texts of rule files, and how they are found.
 
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use super::error::{At, Place, RuleError, RuleErrors, place};
+use super::source;
 
 /// Largest file that is read.
 const SIZE_MAX: u64 = 16 << 20;
@@ -14,29 +14,33 @@ const FILES_MAX: usize = 1_024;
 
 /// Texts with the paths of their files.
 #[derive(Debug, Default)]
-pub(super) struct Texts(Vec<(PathBuf, String)>);
+pub(super) struct Texts {
+    all: Vec<(PathBuf, String)>,
+    /// Of what others may change.
+    pub(super) warnings: Vec<String>,
+}
 
 impl Texts {
     /// Adds a text and returns its number.
     pub(super) fn add(&mut self, path: PathBuf, text: String) -> usize {
-        self.0.push((path, text));
-        self.0.len() - 1
+        self.all.push((path, text));
+        self.all.len() - 1
     }
 
     pub(super) fn len(&self) -> usize {
-        self.0.len()
+        self.all.len()
     }
 
     pub(super) fn path(&self, text: usize) -> &Path {
-        self.0.get(text).map_or_else(|| Path::new(""), |(path, _)| path)
+        self.all.get(text).map_or_else(|| Path::new(""), |(path, _)| path)
     }
 
     pub(super) fn text(&self, text: usize) -> &str {
-        self.0.get(text).map_or("", |(_, text)| text)
+        self.all.get(text).map_or("", |(_, text)| text)
     }
 
     pub(super) fn place(&self, at: &At) -> Option<Place> {
-        self.0.get(at.text).map(|(_, text)| place(text, &at.span))
+        self.all.get(at.text).map(|(_, text)| place(text, &at.span))
     }
 
     /// The place of a span of a text's value. Where escapes make the value differ from what is written, it is all of it.
@@ -69,12 +73,12 @@ impl Texts {
     }
 
     fn read_file(&mut self, path: &Path, errors: &mut RuleErrors) {
-        let error = match contents(path) {
+        let error = match source::read(path, SIZE_MAX + 1, &mut self.warnings) {
             Ok(bytes) if bytes.len() as u64 > SIZE_MAX => {
                 let help = "split it, or use networks, ranges and globs that stand for many";
                 RuleError::of_file(path, format!("it is larger than {} MiB", SIZE_MAX >> 20), help)
             }
-            Ok(_) if self.0.len() >= FILES_MAX => {
+            Ok(_) if self.all.len() >= FILES_MAX => {
                 let help = "put several rules into one file";
                 RuleError::of_file(path, format!("there are more than {FILES_MAX} rule files"), help)
             }
@@ -103,16 +107,6 @@ fn folder(path: &Path) -> io::Result<Vec<PathBuf>> {
     }
     files.sort_unstable();
     Ok(files)
-}
-
-fn contents(path: &Path) -> io::Result<Vec<u8>> {
-    // A pipe would block, a device never end.
-    if !std::fs::metadata(path)?.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
-    }
-    let mut bytes = Vec::new();
-    File::open(path)?.take(SIZE_MAX + 1).read_to_end(&mut bytes)?;
-    Ok(bytes)
 }
 
 fn unreadable(path: &Path, what: &str, error: &io::Error) -> RuleError {

@@ -7,6 +7,7 @@ use crate::event::alert::{Phase, Subject, Value};
 use crate::event::model::{EventBody, ProcEvent};
 use crate::flow::model::{Direction, EndedHow, Source};
 use crate::process::Sleeper;
+use crate::process::files::FileWorkers;
 use crate::process::info::{ExitStatus, ProcessInfo};
 use crate::process::inspect::Inspector;
 use crate::process::procfs::ProcFs;
@@ -77,7 +78,7 @@ fn a_shell_on_a_connection() {
 
 #[test]
 fn a_replaced_executable_is_told_until_the_process_ends() {
-    let inspector = Inspector::start(ProcFs::default()).expect("threads");
+    let inspector = Inspector::start(&ProcFs::default(), FileWorkers::threads(), true).expect("threads");
     let (sleeper, other) = (Sleeper::start("rule"), Sleeper::start("rule-other"));
     let (service, twin) = (Arc::new(sleeper.process()), Arc::new(other.process()));
     let mut rig = Rig::new(rule(Detect::Process(ProcessRule::Replaced), "proc:sleeper"))

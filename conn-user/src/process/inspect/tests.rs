@@ -17,6 +17,12 @@ fn me() -> Arc<ProcessInfo> {
     })
 }
 
+/// An inspector without its threads.
+fn idle(queue: SyncSender<Job>, answers: Receiver<Answer>) -> Inspector {
+    let (came, counts) = (Arc::default(), Arc::default());
+    Inspector { queue, answers, came, counts, files: FileWorkers::threads() }
+}
+
 /// Waits until everything is answered, and makes it known.
 fn settled(inspector: &Inspector) {
     assert!(inspector.settle(PATIENCE));
@@ -27,7 +33,7 @@ fn settled(inspector: &Inspector) {
 
 #[test]
 fn everything_is_found_out_and_hashed_once() {
-    let inspector = Inspector::start(ProcFs::default()).expect("threads");
+    let inspector = Inspector::start(&ProcFs::default(), FileWorkers::threads(), true).expect("threads");
     let mut all = vec![me(), me()];
     let fork = ProcessInfo {
         identity: all[0].identity.forked(),
@@ -60,8 +66,35 @@ fn everything_is_found_out_and_hashed_once() {
 }
 
 #[test]
+fn nothing_is_hashed_that_nobody_wants() {
+    let inspector = Inspector::start(&ProcFs::default(), FileWorkers::threads(), false).expect("threads");
+    let process = me();
+    inspector.ask(&process, Depth::All, None);
+    settled(&inspector);
+    assert!(process.identity.exe().is_some() && process.identity.is_settled());
+    assert!(!process.identity.sha256_settled());
+    assert_eq!((inspector.stats().hashed, inspector.stats().unreadable), (0, 0));
+}
+
+/// A process whose executable lies on a file system that does not answer.
+#[test]
+fn a_stuck_file_system_leaves_no_request_unanswered() {
+    let inspector = Inspector::start(&ProcFs::default(), FileWorkers::silent(), true).expect("threads");
+    let (process, other) = (me(), me());
+    for process in [&process, &other] {
+        inspector.ask(process, Depth::All, None);
+        settled(&inspector);
+        assert!(process.identity.state().is_some() && process.identity.is_settled());
+        assert!(!process.identity.sha256_settled(), "it may be asked again");
+    }
+    let stats = inspector.stats();
+    assert_eq!((stats.hashed, stats.files.stuck_now), (0, 1), "{stats:?}");
+    assert!(stats.files.refused >= 1, "{stats:?}");
+}
+
+#[test]
 fn an_exec_asks_for_the_state_only() {
-    let inspector = Inspector::start(ProcFs::default()).expect("threads");
+    let inspector = Inspector::start(&ProcFs::default(), FileWorkers::threads(), true).expect("threads");
     let process = me();
     inspector.ask(&process, Depth::State, None);
     settled(&inspector);
@@ -72,7 +105,7 @@ fn an_exec_asks_for_the_state_only() {
 
 #[test]
 fn a_child_that_is_gone_was_where_its_parent_was() {
-    let inspector = Inspector::start(ProcFs::default()).expect("threads");
+    let inspector = Inspector::start(&ProcFs::default(), FileWorkers::threads(), true).expect("threads");
     let parent = me();
     inspector.ask(&parent, Depth::State, None);
     let gone = |source| Arc::new(ProcessInfo { source, ..ProcessInfo::new(Pid(u32::MAX), BootNs(1)) });
@@ -92,7 +125,7 @@ fn a_child_that_is_gone_was_where_its_parent_was() {
 #[test]
 fn a_full_queue_drops_and_counts() {
     let ((queue, jobs), (_, answers)) = (sync_channel(QUEUE_MAX), channel());
-    let inspector = Inspector { queue, answers, came: Arc::default(), counts: Arc::default() };
+    let inspector = idle(queue, answers);
     let process = me();
     for _ in 0..QUEUE_MAX {
         inspector.ask(&process, Depth::State, None);
@@ -111,7 +144,7 @@ fn a_full_queue_drops_and_counts() {
 
 #[test]
 fn executables_are_compared_in_the_background_and_counted() {
-    let inspector = Inspector::start(ProcFs::default()).expect("threads");
+    let inspector = Inspector::start(&ProcFs::default(), FileWorkers::threads(), true).expect("threads");
     let comparer = inspector.comparer();
     let (process, nameless) = (me(), Arc::new(ProcessInfo { exe: None, ..ProcessInfo::clone(&me()) }));
     let gone = ProcessInfo { exe: Some(b"/x"[..].into()), ..ProcessInfo::new(Pid(u32::MAX), BootNs(1)) };
@@ -127,7 +160,7 @@ fn executables_are_compared_in_the_background_and_counted() {
 #[test]
 fn comparisons_leave_room_in_the_queue() {
     let ((queue, _jobs), (_, answers)) = (sync_channel(QUEUE_MAX), channel());
-    let inspector = Inspector { queue, answers, came: Arc::default(), counts: Arc::default() };
+    let inspector = idle(queue, answers);
     let (comparer, process) = (inspector.comparer(), me());
     let asked = (0..QUEUE_MAX).filter(|_| comparer.ask(&process)).count();
     assert_eq!((asked, inspector.stats().compare_dropped), (QUEUE_MAX / 2, QUEUE_MAX as u64 / 2));
