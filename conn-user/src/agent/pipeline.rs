@@ -411,7 +411,15 @@ impl Pipeline {
         let outputs = outputs.into_iter().map(|(name, lines)| (Degradation::Output, Some(name), lines));
         let overflow = self.overflow().degradations().into_iter().map(|(what, total)| (what, None, total));
         let undecoded = (Degradation::Undecoded, None, self.undecoded);
-        let totals = outputs.chain(overflow).chain([undecoded]);
+        let processes = self.processes.stats();
+        let (files, proc) = (processes.inspect.files, processes.proc);
+        let unanswered = [
+            (Degradation::FilesStuck, None, files.stuck),
+            (Degradation::FilesRefused, None, files.refused),
+            (Degradation::ProcStuck, None, proc.stuck),
+            (Degradation::ProcRefused, None, proc.refused),
+        ];
+        let totals = outputs.chain(overflow).chain(unanswered).chain([undecoded]);
         for degraded in self.degraded.due(totals, now, is_last) {
             self.tell(now, EventBody::Degraded(degraded), tell);
         }

@@ -32,6 +32,14 @@ pub enum Degradation {
     HeldEvents,
     /// Processes and executables were not looked at in the background.
     Inspections,
+    /// A file system did not answer: files on it are not looked at.
+    FilesStuck,
+    /// Files were not looked at, because their file systems, or too many, did not answer before.
+    FilesRefused,
+    /// `/proc` did not answer for a process.
+    ProcStuck,
+    /// Arguments were not read, because `/proc` did not answer before.
+    ProcRefused,
     /// Alerts were ended early, or repeats of them may be reported again.
     Alerts,
     /// Rules did not remember what they need.
@@ -49,6 +57,10 @@ impl Degradation {
             Self::Listeners => "listeners not remembered",
             Self::HeldEvents => "events reported early",
             Self::Inspections => "background look-ups dropped",
+            Self::FilesStuck => "requests that a file system does not answer",
+            Self::FilesRefused => "files not looked at: file systems did not answer before",
+            Self::ProcStuck => "processes that /proc does not answer for",
+            Self::ProcRefused => "processes whose arguments were not read: /proc did not answer before",
             Self::Alerts => "alerts not remembered",
             Self::RuleState => "places in rules not remembered",
         }

@@ -132,6 +132,10 @@ named!(Degradation:
     Listeners = "listeners",
     HeldEvents = "held_events",
     Inspections = "inspections",
+    FilesStuck = "files_stuck",
+    FilesRefused = "files_refused",
+    ProcStuck = "proc_stuck",
+    ProcRefused = "proc_refused",
     Alerts = "alerts",
     RuleState = "rule_state",
 );

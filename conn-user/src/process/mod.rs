@@ -2,7 +2,6 @@
 
 mod about;
 pub mod cgroup;
-pub mod degraded;
 pub mod digest;
 mod entry;
 mod exe;
