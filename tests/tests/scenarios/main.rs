@@ -3,14 +3,15 @@
 //! Environment: `CONN_BIN`, `CONN_SCENARIO_BIN` (the programs), `CONN_BACKEND` (default `auto`), `CONN_TIME_FACTOR`
 //! (stretches every time limit), `CONN_MAY_SUSPEND` (this machine may be put to sleep), `CONN_STORM` (connections of the
 //! storm), `CONN_SHORT_LIVED`, `CONN_PREEXISTING` (sizes of the scenarios of these names), `CONN_MILLION` (connections of
-//! the leak test; without it the tests of memory, and of the tables after losses that go on, are left out: machines under
-//! emulation are too slow).
+//! the leak test; without it the tests of memory, of the tables after losses that go on, and of a hung file system are left
+//! out: machines under emulation are too slow, and have no shell).
 //!
 //! `truth::NAME` runs a workload without the agent, `scenario::NAME` with it; `alert::NAME` violates rules.
 
 mod after_loss;
 mod agent;
 mod alerts;
+mod alive;
 mod baseline;
 mod cli;
 mod compared;
@@ -99,6 +100,8 @@ fn trials() -> Result<Vec<Trial>> {
     if let Some(connections) = settings::million() {
         trials.push(trial("memory::no-leak", move || compared::alone(|| memory::no_leak(connections))));
         trials.push(trial("loss::then-equals-ss", || compared::alone(after_loss::equals_the_kernel)));
+        let hung = alive::beside_a_hung_file_system;
+        trials.push(trial("alive::beside-a-hung-file-system", move || compared::together(hung)));
         trials.push(trial("memory::of-many", || compared::alone(memory::of_many)));
     }
     for (name, test) in run::OF_BACKEND {

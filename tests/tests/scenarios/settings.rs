@@ -15,6 +15,11 @@ pub(crate) fn workload() -> Result<PathBuf> {
     program("CONN_SCENARIO_BIN", "conn-scenario")
 }
 
+/// `CONN_HUNG_BIN`, else `hung-filesystem` next to the folder of this test program.
+pub(crate) fn hung_file_system() -> Result<PathBuf> {
+    program("CONN_HUNG_BIN", "hung-filesystem")
+}
+
 fn program(variable: &str, name: &str) -> Result<PathBuf> {
     if let Some(path) = std::env::var_os(variable) {
         return Ok(path.into());
