@@ -190,15 +190,18 @@ pub struct Scene<'a> {
 }
 
 impl Scene<'_> {
-    /// Has the detector told of the end of this connection or listener.
-    pub fn follow(&mut self, id: ConnId) {
+    /// Has the end of this connection or listener reported to the detector. `false`: it has ended already, so that nothing that is
+    /// remembered of it would be forgotten at its end.
+    #[must_use]
+    pub fn follow(&mut self, id: ConnId) -> bool {
         if self.is_over {
-            return;
+            return false;
         }
         let followers = self.followed.entry(id.0).or_default();
         if !followers.contains(&self.rule) {
             followers.push(self.rule);
         }
+        true
     }
 
     /// Has the detector told of the end of this process.
