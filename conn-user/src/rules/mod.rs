@@ -29,6 +29,7 @@ pub mod server;
 pub mod set;
 pub(crate) mod silence;
 mod spans;
+pub mod stage;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod timers;
@@ -37,3 +38,4 @@ mod work;
 
 pub use engine::Engine;
 pub use set::RuleSet;
+pub use stage::{Layout, Staged};
