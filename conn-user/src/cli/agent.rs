@@ -6,10 +6,11 @@ use std::path::Path;
 
 use anyhow::Context as _;
 use jiff::tz::TimeZone;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::args::{AgentArgs, Exit};
 use super::config::Config;
+use super::reload::Reloader;
 use super::rules::RuleChoice;
 use super::signals::{self, Hangups};
 use super::{machine, tail, tell};
@@ -83,23 +84,24 @@ async fn serve(args: &AgentArgs) -> anyhow::Result<Exit> {
     }
     let backend = agent.session.plan.backend;
     tell(format_args!("tracing with backend {backend}; SIGHUP reads the rules again"));
-    let handed_in = agent.rules();
-    let reloads = hangups.each(async || {
+    let mut reloader = Reloader::new(choice, config.allow_empty_rules, agent.layout(), agent.rules());
+    // Two things that neither wait for each other nor fail together: files are opened anew at once, however long rules take.
+    let load = Notify::new();
+    let hangups = hangups.each(async || {
         reopen.send_modify(|times| *times += 1);
-        match choice.load() {
-            Ok(Some(rules)) => {
-                tell(format_args!("{} rules are in force now", rules.rules.len()));
-                // Only a closed agent takes no more.
-                let _ = handed_in.send(rules).await;
-            }
-            Ok(None) => {}
-            Err(_) => tell("the rules from before stay in force"),
-        }
+        load.notify_one();
     });
+    let loads = async {
+        loop {
+            load.notified().await;
+            reloader.reload().await;
+        }
+    };
+    let reloads = async { tokio::join!(hangups, loads) };
     let result = tokio::select! {
         result = agent::run(&mut agent, &mut outputs, Limits::default(), stop) => result,
-        // It ends with the runtime only.
-        () = reloads => Ok(()),
+        // They end with the runtime only.
+        ((), ()) = reloads => Ok(()),
     };
     outputs.tell_totals(&agent);
     result.context("tracing")?;

@@ -14,6 +14,7 @@ pub mod list;
 mod log;
 mod machine;
 mod needs;
+mod reload;
 pub mod replay;
 pub mod rules;
 pub mod run;
