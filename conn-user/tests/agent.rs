@@ -196,10 +196,19 @@ fn wrong_rules_change_nothing_and_a_moved_file_is_made_anew() {
     service.rules(&rule(two));
     agent.signal(libc::SIGHUP);
     agent.await_line("1 rules are in force now");
-    let _listener = service.violate(two);
+    let listener = service.violate(two);
     await_alert(&file, &format!("test.p{two} raised"));
+
+    // A folder without rules switches nothing off.
+    service.rules("");
+    agent.signal(libc::SIGHUP);
+    agent.await_line("allow_empty_rules = true");
+    agent.await_line("the rules from before stay in force");
+    drop(listener);
+    await_alert(&file, &format!("test.p{two} resolved"));
+    assert!(agent.told.contains("no rule is in force: there is none"), "{}", agent.told);
     let told = agent.end();
-    assert!(told.contains("\nevents: 3 alert\nrecords by hook:\n"), "{told}");
+    assert!(told.contains("\nevents: 4 alert\nrecords by hook:\n"), "{told}");
 }
 
 #[test]

@@ -25,7 +25,7 @@ use crate::output::totals::Overflow;
 use crate::process::info::{ExitStatus, ProcessInfo, ProcessSource};
 use crate::process::socket_units::SocketUnits;
 use crate::process::table::ProcessTable;
-use crate::rules::{Engine, RuleSet};
+use crate::rules::{Engine, Staged};
 use crate::session::Session;
 use crate::units::{BootNs, Pid};
 
@@ -151,13 +151,7 @@ impl Pipeline {
 
     /// Begins at `now` to judge by these rules. With `record`, what is told begins as a recording does: with the start of the run
     /// and with what is there, so that the rules can be put in force on it again.
-    pub fn begin(
-        &mut self,
-        rules: Option<&RuleSet>,
-        record: bool,
-        now: BootNs,
-        tell: &mut impl FnMut(&Event),
-    ) {
+    pub fn begin(&mut self, rules: Option<Staged>, record: bool, now: BootNs, tell: &mut impl FnMut(&Event)) {
         if record {
             self.session.record();
             self.session.note(
@@ -173,15 +167,15 @@ impl Pipeline {
         }
     }
 
-    /// Puts rules in force, in the place of those before. New ones judge what is there now, and what comes.
-    pub fn set_rules(&mut self, rules: &RuleSet, now: BootNs, tell: &mut impl FnMut(&Event)) {
+    /// Replaces the active rules, if any, with staged ones. New ones judge what is there now, and what comes. Costs as much as has changed.
+    pub fn set_rules(&mut self, rules: Staged, now: BootNs, tell: &mut impl FnMut(&Event)) {
         let clock = *self.session.clock();
         let replace = |flows: &FlowTable, engine: &mut Option<Engine>| {
             let events = existing(flows, &mut self.socket_units, now, &clock);
             match engine {
-                Some(engine) => engine.set_rules(rules, now, events, flows),
+                Some(engine) => engine.apply(rules, now, events, flows),
                 None => {
-                    let new = Engine::new(rules, self.attached)
+                    let new = Engine::of(rules, self.attached)
                         .with_comparer(self.processes.comparer())
                         .with_delivered_facts();
                     engine.insert(new).start(now, events, flows)

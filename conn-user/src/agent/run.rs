@@ -20,7 +20,7 @@ use crate::flow::snapshot::model::Snapshot;
 use crate::kernel::load::Session;
 use crate::kernel::ring::{RingReader, Turn};
 use crate::priority;
-use crate::rules::RuleSet;
+use crate::rules::Staged;
 
 /// Records of one batch: bounds how long whoever else waits has to, and what the ring cannot use meanwhile.
 pub(super) const BATCH: usize = 1024;
@@ -104,7 +104,7 @@ pub(super) struct Parts<'a, R, P> {
     pub(super) programs: &'a mut P,
     pub(super) pipeline: &'a mut Pipeline,
     pub(super) resync: &'a mut Resync,
-    pub(super) reloads: &'a mut mpsc::Receiver<RuleSet>,
+    pub(super) reloads: &'a mut mpsc::Receiver<Staged>,
     pub(super) priority: &'a mut priority::Held,
 }
 
@@ -133,7 +133,7 @@ impl<R: Records, P: Programs> Parts<'_, R, P> {
                 self.pipeline.on_time(read_until, &mut |event| consumer.on_event(event));
             }
             if let Ok(rules) = self.reloads.try_recv() {
-                self.pipeline.set_rules(&rules, boot_now(), &mut |event| consumer.on_event(event));
+                self.pipeline.set_rules(rules, boot_now(), &mut |event| consumer.on_event(event));
             }
             let now = Instant::now();
             if audit.is_none() && (self.pipeline.records() != audited || self.pipeline.suspects_loss()) {
@@ -187,7 +187,7 @@ impl<R: Records, P: Programs> Parts<'_, R, P> {
                         () = until(audit) => {}
                         () = consumer.wakes() => {}
                         Some(rules) = self.reloads.recv() => {
-                            self.pipeline.set_rules(&rules, boot_now(), &mut |event| consumer.on_event(event));
+                            self.pipeline.set_rules(rules, boot_now(), &mut |event| consumer.on_event(event));
                         }
                         taken = self.resync.taken() => {
                             self.repair(taken, &mut |event| consumer.on_event(event));

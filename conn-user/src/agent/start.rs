@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use conn_common::hook::HookId;
@@ -27,7 +28,7 @@ use crate::process::files::FileWorkers;
 use crate::process::inspect::Inspector;
 use crate::process::procfs::ProcFs;
 use crate::process::table::ProcessTable;
-use crate::rules::RuleSet;
+use crate::rules::{Layout, RuleSet, Staged};
 use crate::units::Pid;
 
 /// How long the records of the self-test may take: far more than a loaded, emulated machine needs.
@@ -67,8 +68,8 @@ pub struct Agent {
     pub granted: Granted,
     pub(super) priority: priority::Held,
     pub(super) resync: Resync,
-    pub(super) reloads: mpsc::Receiver<RuleSet>,
-    rules: mpsc::Sender<RuleSet>,
+    pub(super) reloads: mpsc::Receiver<Staged>,
+    rules: mpsc::Sender<Staged>,
 }
 
 impl Agent {
@@ -77,9 +78,15 @@ impl Agent {
         self.resync.stats()
     }
 
-    /// Where other rules are handed in while the agent runs: they are put in force as a whole.
-    pub fn rules(&self) -> mpsc::Sender<RuleSet> {
+    /// Where other rules are handed in while the agent runs: they take over as a whole. They are made ready elsewhere, from
+    /// [`Self::layout`] on.
+    pub fn rules(&self) -> mpsc::Sender<Staged> {
         self.rules.clone()
+    }
+
+    /// The active rules.
+    pub fn layout(&self) -> Arc<Layout> {
+        self.pipeline.engine().map(|engine| Arc::clone(engine.layout())).unwrap_or_default()
     }
 }
 
@@ -118,6 +125,8 @@ pub async fn start(options: AgentOptions, tell: &mut impl FnMut(&Event)) -> Resu
     // It is large, and asked no more.
     drop(btf);
     loader.probe(&mut facts)?;
+    // Before anything is recorded: with many rules it takes long.
+    let staged = options.rules.as_ref().map(Staged::from);
     let attached = boot_now();
     let (mut session, reader) = loader.start(facts, options.load)?;
     drop(loader);
@@ -141,7 +150,7 @@ pub async fn start(options: AgentOptions, tell: &mut impl FnMut(&Event)) -> Resu
     };
     // After the attach: what is born later has a record, what was born earlier is in /proc.
     agent.pipeline.processes().scan()?;
-    take_in(&mut agent, options.rules.as_ref(), options.record, tell).await?;
+    take_in(&mut agent, staged, options.record, tell).await?;
     if options.self_test {
         self_test(&mut agent, tell).await?;
     }
@@ -151,7 +160,7 @@ pub async fn start(options: AgentOptions, tell: &mut impl FnMut(&Event)) -> Resu
 /// Takes in what was there before the attach. The records that come meanwhile are handled afterwards.
 async fn take_in(
     agent: &mut Agent,
-    rules: Option<&RuleSet>,
+    rules: Option<Staged>,
     record: bool,
     tell: &mut impl FnMut(&Event),
 ) -> Result<(), StartError> {

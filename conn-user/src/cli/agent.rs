@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 use super::args::{AgentArgs, Exit};
 use super::config::Config;
 use super::lines::class;
+use super::reload::Reloader;
 use super::rules::RuleChoice;
 use super::signals::{self, Hangups};
 use super::{machine, messages, tail, tell};
@@ -110,24 +111,25 @@ async fn trace(
     tell(format_args!(
         "tracing with backend {backend}; SIGHUP opens the files anew and reads the rules again"
     ));
-    let handed_in = agent.rules();
+    let mut reloader = Reloader::new(choice.clone(), config.allow_empty_rules, agent.layout(), agent.rules());
     let reopeners = outputs.reopeners();
-    let reloads = hangups.each(async || {
+    // Two things that neither wait for each other nor fail together: files are opened anew at once, however long rules take.
+    let load = Notify::new();
+    let hangups = hangups.each(async || {
         reopeners.iter().for_each(Reopener::reopen);
-        match choice.load() {
-            Ok(Some(rules)) => {
-                tell(format_args!("{} rules are in force now", rules.rules.len()));
-                // Only a closed agent takes no more.
-                let _ = handed_in.send(rules).await;
-            }
-            Ok(None) => {}
-            Err(_) => tell("the rules from before stay in force"),
-        }
+        load.notify_one();
     });
+    let loads = async {
+        loop {
+            load.notified().await;
+            reloader.reload().await;
+        }
+    };
+    let reloads = async { tokio::join!(hangups, loads) };
     let result = tokio::select! {
         result = agent::run(&mut agent, outputs, Limits::default(), stop) => result,
-        // It ends with the runtime only.
-        () = reloads => Ok(()),
+        // They end with the runtime only.
+        ((), ()) = reloads => Ok(()),
     };
     outputs.tell_totals(&agent);
     result.context("tracing")?;

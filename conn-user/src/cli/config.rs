@@ -27,6 +27,8 @@ pub struct Config {
     pub priority: Priority,
     /// Rule folders; without any the built-in rules hold.
     pub rules: Vec<PathBuf>,
+    /// Whether a reload may leave no rule: else the rules from before stay active.
+    pub allow_empty_rules: bool,
     /// Where alerts go.
     pub alerts: Alerts,
     /// Where events go.
@@ -97,12 +99,15 @@ mod tests {
     fn nothing_is_needed_and_nothing_unknown_is_taken() {
         let config: Config = toml::from_str("").expect("empty");
         assert_eq!(config, Config::default());
-        let text =
-            "rules = ['/etc/conn/rules.d']\n[alerts]\nsyslog = ''\n[events]\nfile = '-'\nfilter = 'dir:out'";
+        let text = "rules = ['/etc/conn/rules.d']\nallow_empty_rules = true\n[alerts]\nsyslog = ''\n[events]\nfile = '-'\nfilter = 'dir:out'";
         let config: Config = toml::from_str(text).expect("all keys");
         assert_eq!(
-            (config.events.filter.as_str(), config.alerts.syslog.as_os_str().is_empty()),
-            ("dir:out", true)
+            (
+                config.events.filter.as_str(),
+                config.alerts.syslog.as_os_str().is_empty(),
+                config.allow_empty_rules
+            ),
+            ("dir:out", true, true)
         );
         let error = toml::from_str::<Config>("[alerts]\nsyslogg = 'x'").expect_err("unknown").to_string();
         assert!(error.contains("line 2, column 1") && error.contains("`syslog`"), "{error}");

@@ -15,6 +15,7 @@ mod log;
 mod machine;
 mod messages;
 mod needs;
+mod reload;
 pub mod replay;
 pub mod rules;
 pub mod run;

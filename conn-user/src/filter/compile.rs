@@ -16,7 +16,7 @@ use crate::process::info::ProcessSource;
 use crate::process::placement::Runtime;
 
 /// A word, ready to be asked.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Word {
     /// The answer is turned round.
     pub negated: bool,
@@ -24,7 +24,7 @@ pub struct Word {
 }
 
 /// What a word asks.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) enum Test {
     Process(ProcessNumber, Ranges<u64>),
     ProcessText(ProcessText, Texts),
@@ -60,7 +60,7 @@ pub(super) enum Test {
     Flag(Flag, Box<[&'static str]>),
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ProcessNumber {
     Pid,
     Ppid,
@@ -72,7 +72,7 @@ pub(super) enum ProcessNumber {
     MntNs,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ProcessText {
     Proc,
     Comm,

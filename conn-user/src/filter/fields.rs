@@ -14,7 +14,7 @@ use crate::process::info::{ExitStatus, ProcessInfo};
 use crate::units::DurationNs;
 
 /// A number, by the name of its key.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Amount {
     Duration,
     ConnectTime,
@@ -30,7 +30,7 @@ pub(super) enum Amount {
 }
 
 /// What is so or is not, by the name of its key.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Flag {
     Mapped,
     KernelSocket,
@@ -43,7 +43,7 @@ pub(super) enum Flag {
 }
 
 /// Who took part in an event.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Role {
     /// Opener, acceptor, listener.
     Owner,

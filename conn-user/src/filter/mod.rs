@@ -46,10 +46,10 @@ pub struct Filter {
     words: Box<[compile::Word]>,
 }
 
-/// By their texts: two that name zones or lists are the same only where the names are.
+/// Two are the same if they are written alike and were compiled to the same: what they name may have changed in between.
 impl PartialEq for Filter {
     fn eq(&self, other: &Self) -> bool {
-        self.to_string() == other.to_string()
+        self.words == other.words && self.to_string() == other.to_string()
     }
 }
 

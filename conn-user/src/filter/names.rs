@@ -157,6 +157,11 @@ impl Names {
         self.zones.iter().map(|(name, known)| (&**name, &known.zone))
     }
 
+    /// Whether both have the same zones.
+    pub(crate) fn has_same_zones(&self, other: &Self) -> bool {
+        self.zones == other.zones
+    }
+
     /// Names and values of the lists, by name.
     pub fn lists(&self) -> impl Iterator<Item = (&str, &[String])> {
         self.lists.iter().map(|(name, values)| (&**name, &**values))

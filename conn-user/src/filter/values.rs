@@ -27,7 +27,7 @@ const REGEXES_MAX: u32 = 128;
 const VALUES_MAX: u32 = 1 << 16;
 
 /// Texts, one of which must fit.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct Texts {
     /// Ascending.
     exact: Box<[Box<[u8]>]>,
@@ -38,6 +38,16 @@ pub(super) struct Texts {
 enum Pattern {
     Glob(Glob),
     Regex(Regex),
+}
+
+impl PartialEq for Pattern {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Glob(one), Self::Glob(other)) => one == other,
+            (Self::Regex(one), Self::Regex(other)) => one.as_str() == other.as_str(),
+            _ => false,
+        }
+    }
 }
 
 impl Texts {

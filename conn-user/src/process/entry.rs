@@ -97,8 +97,10 @@ impl Entry {
     pub(super) fn first_use(&mut self, inspector: Option<&Inspector>) {
         self.used = true;
         let parent = self.parent.take();
-        if let Some(inspector) = inspector.filter(|_| !self.info.kernel && self.info.pid.0 != 0) {
-            inspector.ask(&self.info, Depth::All, parent);
+        match inspector.filter(|_| !self.info.kernel && self.info.pid.0 != 0) {
+            Some(inspector) => inspector.ask(&self.info, Depth::All, parent),
+            // Nothing will be found out: nobody may wait for it.
+            None => self.info.identity.settle(),
         }
     }
 

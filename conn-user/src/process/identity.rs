@@ -132,7 +132,8 @@ impl Identity {
         }
     }
 
-    /// Whether nothing more will be found out unless it is asked again.
+    /// Whether nothing more will be found out unless it is asked again. The table settles those of whom it asks nothing when they use
+    /// the network: kernel threads, the idle task, processes for which it had no room, and all where there is no inspector.
     pub fn is_settled(&self) -> bool {
         self.0.settled.load(Ordering::Relaxed)
     }

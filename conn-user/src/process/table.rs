@@ -267,8 +267,9 @@ impl ProcessTable {
         if let Some(entry) = find(&mut self.slots, info.pid, info.start) {
             entry.execs = Some(record.task.exec_id);
         }
-        if let Some(inspector) = &self.inspector {
-            inspector.ask(&info, Depth::State, None);
+        match &self.inspector {
+            Some(inspector) => inspector.ask(&info, Depth::State, None),
+            None => info.identity.settle(),
         }
         info
     }
@@ -323,7 +324,11 @@ impl ProcessTable {
                 entry.first_use(self.inspector.as_ref());
                 Arc::clone(&entry.info)
             }
-            None => Arc::new(hook_only(task)),
+            None => {
+                let info = Arc::new(hook_only(task));
+                info.identity.settle();
+                info
+            }
         }
     }
 
@@ -403,6 +408,8 @@ impl ProcessTable {
         let info = Arc::new(info);
         if !self.make_room() {
             self.stats.not_kept += 1;
+            // Who is not in the table is not inspected.
+            info.identity.settle();
             return info;
         }
         self.serial += 1;

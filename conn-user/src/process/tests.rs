@@ -553,3 +553,25 @@ fn a_path_that_the_record_lacks_is_taken_from_proc_for_the_same_file_only() {
         assert_eq!((exe(&info), info.identity.exe_is_host()), (expected, None));
     }
 }
+
+/// Rules wait for what the background finds out: where it is not asked, that must be known at once.
+#[test]
+fn nobody_waits_for_facts_that_are_not_asked_for() {
+    let proc = FakeProc::default();
+    proc.put(4_000_000, 5 * SECOND, "/usr/bin/one");
+    let inspector = Inspector::start(&ProcFs::default(), FileWorkers::threads(), true).expect("threads");
+    let limits = ProcessLimits { max: 1, ..ProcessLimits::default() };
+    let mut table = proc.table_with(limits).with_inspector(inspector);
+    let first = table.resolve(&task(4_000_000, 5 * SECOND, "one"), BootNs(6 * SECOND));
+    assert!(!first.identity.is_settled(), "it is asked for");
+    let not_kept = table.resolve(&task(4_000_001, 5 * SECOND, "two"), BootNs(6 * SECOND));
+    assert_eq!(table.stats().not_kept, 1);
+    assert!(not_kept.identity.is_settled());
+    let kernel = Task { flags: PF_KTHREAD, ..task(4_000_002, 5 * SECOND, "kworker/0:1") };
+    assert!(table.resolve(&kernel, BootNs(6 * SECOND)).identity.is_settled());
+
+    let mut alone = FakeProc::default().table();
+    assert!(alone.resolve(&task(4_000_000, 5 * SECOND, "one"), BootNs(6 * SECOND)).identity.is_settled());
+    let executed = alone.on_exec(&exec_record(4_000_001, 5 * SECOND, "/usr/bin/two"), b"two\0");
+    assert!(executed.identity.is_settled());
+}

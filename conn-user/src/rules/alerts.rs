@@ -1,9 +1,11 @@
 //! The life of alerts: raised, escalated, resolved, each told once; the same finding not again and again.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
+use super::detector::RuleRun;
 use super::model::Rule;
+use super::work;
 use crate::event::alert::{Alert, AlertId, Covered, Evidence, Phase, Severity, Subject};
 use crate::flow::coverage::{Coverage, Seen};
 use crate::flow::model::ConnId;
@@ -93,8 +95,10 @@ struct Recent {
 #[derive(Debug)]
 struct Open {
     alert: Alert,
-    rule: u32,
+    rule: RuleRun,
     same: u64,
+    /// The connection or listener with which it ends.
+    with: Option<ConnId>,
 }
 
 /// The alerts of an engine.
@@ -102,6 +106,8 @@ struct Open {
 pub struct Alerts {
     last: u64,
     open: IntMap<u64, Open>,
+    /// Open alerts by rule.
+    by_rule: BTreeSet<(RuleRun, u64)>,
     /// Ids of open alerts by age; some are closed already.
     by_age: VecDeque<AlertId>,
     /// Alerts that end with a connection or listener.
@@ -115,8 +121,8 @@ pub struct Alerts {
 
 impl Alerts {
     /// Whether the same finding was told and is not to be told again; then it is counted as a repeat.
-    pub(super) fn is_told(&mut self, (place, rule): (u32, &Rule), same: u64, now: BootNs) -> bool {
-        match self.recent.get_mut(&mix(same, place.into())) {
+    pub(super) fn is_told(&mut self, (run, rule): (RuleRun, &Rule), same: u64, now: BootNs) -> bool {
+        match self.recent.get_mut(&mix(same, run)) {
             Some(recent) if self.open.contains_key(&recent.id.0) || now.since(recent.at) < rule.throttle => {
                 recent.repeats += 1;
                 self.stats.repeats += 1;
@@ -127,8 +133,8 @@ impl Alerts {
     }
 
     /// What was told of this finding before, if it is remembered. Counts nothing.
-    pub(super) fn told(&self, (place, rule): (u32, &Rule), same: u64, now: BootNs) -> Option<Told> {
-        let recent = self.recent.get(&mix(same, place.into()))?;
+    pub(super) fn told(&self, (run, rule): (RuleRun, &Rule), same: u64, now: BootNs) -> Option<Told> {
+        let recent = self.recent.get(&mix(same, run))?;
         let ago = now.since(recent.at);
         let left = DurationNs(rule.throttle.0.saturating_sub(ago.0));
         Some(Told {
@@ -142,16 +148,16 @@ impl Alerts {
 
     pub(super) fn raise(
         &mut self,
-        (place, rule): (u32, &Rule),
+        (run, rule): (RuleRun, &Rule),
         found: Found,
         severity: Severity,
         now: BootNs,
         coverage: &Coverage,
     ) -> Option<AlertId> {
-        if self.is_told((place, rule), found.same, now) {
+        if self.is_told((run, rule), found.same, now) {
             return None;
         }
-        let key = mix(found.same, place.into());
+        let key = mix(found.same, run);
         let repeats = self.recent.get(&key).map_or(0, |recent| recent.repeats);
         self.last += 1;
         self.stats.raised += 1;
@@ -172,10 +178,12 @@ impl Alerts {
         self.remember(key, id, now);
         self.told.push(alert.clone());
         if found.life != Life::Moment {
-            if let Life::With(conn) = found.life {
+            let with = if let Life::With(conn) = found.life { Some(conn) } else { None };
+            if let Some(conn) = with {
                 self.bound.entry(conn.0).or_default().push(id);
             }
-            self.open.insert(id.0, Open { alert, rule: place, same: key });
+            self.open.insert(id.0, Open { alert, rule: run, same: key, with });
+            self.by_rule.insert((run, id.0));
             // One that stays open at the front keeps those behind it that are closed.
             if self.by_age.len() > 2 * self.open.len() + SLACK {
                 self.by_age.retain(|id| self.open.contains_key(&id.0));
@@ -195,7 +203,17 @@ impl Alerts {
     }
 
     pub(super) fn resolve(&mut self, id: AlertId, evidence: Vec<Evidence>, now: BootNs) {
-        let Some(Open { alert, same, .. }) = self.open.remove(&id.0) else { return };
+        let Some(Open { alert, rule, same, with }) = self.open.remove(&id.0) else { return };
+        self.by_rule.remove(&(rule, id.0));
+        // An alert that ends before its connection must not stay bound to one that never ends.
+        if let Some(conn) = with
+            && let Some(bound) = self.bound.get_mut(&conn.0)
+        {
+            bound.retain(|own| *own != id);
+            if bound.is_empty() {
+                self.bound.remove(&conn.0);
+            }
+        }
         let repeats = take_repeats(&mut self.recent, same, now);
         self.told.push(Alert { phase: Phase::Resolved, at: now, evidence, repeats, ..alert });
         while self.by_age.front().is_some_and(|first| !self.open.contains_key(&first.0)) {
@@ -213,10 +231,11 @@ impl Alerts {
         }
     }
 
-    /// Ends the alerts of these rules: they are not in force any more.
-    pub(super) fn end_rules(&mut self, gone: impl Fn(u32) -> bool, now: BootNs) {
-        let mut ids: Vec<u64> =
-            self.open.iter().filter(|(_, open)| gone(open.rule)).map(|(id, _)| *id).collect();
+    /// Ends the alerts of these rules, which were removed.
+    pub(super) fn end_rules(&mut self, removed: impl Iterator<Item = RuleRun>, now: BootNs) {
+        let of = |run| self.by_rule.range((run, 0)..=(run, u64::MAX)).map(|(_, id)| *id);
+        let mut ids: Vec<u64> = removed.flat_map(of).collect();
+        work::looked_at(ids.len());
         ids.sort_unstable();
         for id in ids {
             self.resolve(
@@ -276,7 +295,9 @@ fn take_repeats(recent: &mut IntMap<u64, Recent>, key: u64, now: BootNs) -> u64 
     })
 }
 
-fn mix(one: u64, other: u64) -> u64 {
+/// A finding of a rule, as a number.
+fn mix(one: u64, run: RuleRun) -> u64 {
+    let other = u64::from(run.serial) << 32 | u64::from(run.place);
     (one ^ other.rotate_left(32)).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29) ^ other
 }
 

@@ -157,8 +157,39 @@ pub trait Detector: Send {
     fn on_timer(&mut self, _rule: &Rule, _token: u64, _scene: &mut Scene<'_>) {}
 }
 
-/// Which rules follow a connection.
-pub(super) type Followers = smallvec::SmallVec<[u32; 4]>;
+/// A rule at work: its place in the engine, and the number of the detector there. A place is used again, a number never: what is
+/// left of a rule that was removed is not taken for the one that has its place now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RuleRun {
+    /// The place.
+    pub place: u32,
+    /// The number, in the order in which detectors began.
+    pub serial: u32,
+}
+
+impl RuleRun {
+    /// Stands for the engine itself, which has timers of its own.
+    pub(super) const ENGINE: Self = Self { place: u32::MAX, serial: 0 };
+}
+
+/// Which rules follow a connection, listener or process, by place.
+#[derive(Debug, Default)]
+pub(super) struct Followers(smallvec::SmallVec<[RuleRun; 4]>);
+
+impl Followers {
+    /// Adds a rule, once. One that had its place before is of no use any more.
+    pub(super) fn add(&mut self, rule: RuleRun) {
+        match self.0.binary_search_by_key(&rule.place, |own| own.place) {
+            Ok(at) => self.0[at] = rule,
+            Err(at) => self.0.insert(at, rule),
+        }
+    }
+
+    /// The rules, by place.
+    pub(super) fn iter(&self) -> impl Iterator<Item = RuleRun> {
+        self.0.iter().copied()
+    }
+}
 
 /// What a detector may look at and do.
 pub struct Scene<'a> {
@@ -178,7 +209,7 @@ pub struct Scene<'a> {
     pub coverage: &'a Coverage,
     /// The connections that live.
     pub flows: &'a dyn Flows,
-    pub(super) rule: u32,
+    pub(super) rule: RuleRun,
     pub(super) timers: &'a mut Timers,
     pub(super) followed: &'a mut IntMap<u64, Followers>,
     pub(super) alerts: &'a mut Alerts,
@@ -190,15 +221,14 @@ pub struct Scene<'a> {
 }
 
 impl Scene<'_> {
-    /// Has the detector told of the end of this connection or listener.
-    pub fn follow(&mut self, id: ConnId) {
-        if self.is_over {
-            return;
+    /// Has the end of this connection or listener reported to the detector. `false`: it has ended already, so that nothing that is
+    /// remembered of it would be forgotten at its end.
+    #[must_use]
+    pub fn follow(&mut self, id: ConnId) -> bool {
+        if !self.is_over {
+            self.followed.entry(id.0).or_default().add(self.rule);
         }
-        let followers = self.followed.entry(id.0).or_default();
-        if !followers.contains(&self.rule) {
-            followers.push(self.rule);
-        }
+        !self.is_over
     }
 
     /// Has the detector told of the end of this process.

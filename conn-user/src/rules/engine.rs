@@ -3,39 +3,37 @@
 mod late;
 #[cfg(test)]
 mod late_tests;
+mod reload;
+#[cfg(test)]
+mod reload_tests;
 #[cfg(test)]
 mod tests;
 
 use std::sync::Arc;
 
-use smallvec::SmallVec;
-
 pub use self::late::LATE_FACTS;
 pub(crate) use self::late::is_unsettled;
-use self::late::{ANSWER_MAX, LATE_MAX, Late, LateSubject, is_open, user};
+use self::late::{ANSWER_MAX, Late, LateSubject, WaitingOf, is_open, user};
+pub use self::reload::Retired;
 
 use super::alerts::{AlertStats, Alerts};
-use super::baseline::Baseline;
-use super::detector::{Detector, Flows, Followers, Scene, Triggers};
+use super::detector::{Detector, Flows, Followers, RuleRun, Scene, Triggers};
 use super::exits::Exits;
 use super::explain::Explanation;
 use super::index::Index;
 use super::memory::Past;
-use super::model::{Detect, ProcessRule, Rule};
+use super::model::{Detect, Rule};
 use super::set::RuleSet;
+use super::stage::{Layout, Staged};
 use super::timers::Timers;
 use super::{long, missing, path, process, server};
 use crate::event::alert::{Alert, Evidence};
 use crate::event::model::{Event, EventBody};
-use crate::filter::names::Names;
 use crate::flow::coverage::Coverage;
 use crate::flow::model::{Change, ConnId, Ending, Failure};
 use crate::process::hash::IntMap;
 use crate::process::inspect::Comparer;
 use crate::units::{BootNs, DurationNs};
-
-/// Rule number of the engine's own timers.
-const OWN: u32 = u32::MAX;
 
 /// Counters of an [`Engine`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -52,34 +50,33 @@ pub struct EngineStats {
     pub forgotten: u64,
 }
 
+/// A rule at work.
 struct Running {
+    run: RuleRun,
     rule: Arc<Rule>,
     detector: Box<dyn Detector>,
     /// From when on it judges.
     began: BootNs,
-    /// Another rule took over. Its place stays taken: alerts and timers know rules by their place.
-    is_retired: bool,
 }
 
-/// The detector of a rule that is not in force any more.
-struct Retired;
-
-impl Detector for Retired {
-    fn triggers(&self) -> Triggers {
-        Triggers::NONE
-    }
-
-    fn on_match(&mut self, _rule: &Rule, _event: &Event, _scene: &mut Scene<'_>) {}
+/// For whom an event is judged.
+#[derive(Clone, Copy)]
+enum Audience<'a> {
+    /// All rules: it happens now.
+    All,
+    /// Rules that begin: it is what was there before. `None`: all rules do.
+    Beginning(Option<&'a Index>),
 }
 
 /// Rules at work.
 pub struct Engine {
-    running: Vec<Running>,
+    /// By place.
+    running: Vec<Option<Running>>,
     index: Index,
-    names: Arc<Names>,
-    baseline: Arc<Baseline>,
-    /// Rules that tell of programs that the baseline does not have.
-    program_rules: Vec<Arc<Rule>>,
+    /// What is at which place, with the names and the baseline.
+    layout: Arc<Layout>,
+    /// Detectors that began.
+    runs: u32,
     coverage: Coverage,
     /// The largest instant among the events judged and the timers fired. Never goes back.
     now: BootNs,
@@ -92,13 +89,15 @@ pub struct Engine {
     late_wait: DurationNs,
     late: IntMap<u64, Late>,
     /// Events that wait, by the key of their process (`Identity::key`).
-    late_of: IntMap<u64, SmallVec<[u64; 2]>>,
+    late_of: IntMap<u64, WaitingOf>,
     late_subjects: IntMap<u64, LateSubject>,
     late_last: u64,
     candidates: Vec<u32>,
     /// Of them those that wait for facts of an event's process.
-    waits: Vec<u32>,
+    waits: Vec<RuleRun>,
     stats: EngineStats,
+    /// What detectors of rules that were removed had forgotten.
+    forgotten_before: u64,
 }
 
 /// The detector of a rule, which knows nothing yet.
@@ -115,14 +114,17 @@ pub(super) fn detector(detect: &Detect) -> Box<dyn Detector> {
 impl Engine {
     /// An engine that begins at this instant: when the programs were attached.
     pub fn new(rules: &RuleSet, began: BootNs) -> Self {
-        let running: Vec<Running> = rules.rules.iter().map(|rule| Running::new(rule, began)).collect();
-        let index = index(&running);
-        Self {
-            running,
+        Self::of(rules.into(), began)
+    }
+
+    /// Returns an engine of rules that were staged elsewhere, that begins at this instant.
+    pub fn of(staged: Staged, began: BootNs) -> Self {
+        let Staged { layout, index, added, .. } = staged.alone();
+        let mut engine = Self {
+            running: Vec::new(),
             index,
-            names: Arc::clone(&rules.names),
-            baseline: Arc::clone(&rules.baseline),
-            program_rules: program_rules(rules),
+            layout,
+            runs: 0,
             coverage: Coverage::new(began),
             now: BootNs(0),
             timers: Timers::default(),
@@ -139,7 +141,10 @@ impl Engine {
             candidates: Vec::new(),
             waits: Vec::new(),
             stats: EngineStats::default(),
-        }
+            forgotten_before: 0,
+        };
+        engine.add(added, began);
+        engine
     }
 
     /// Lets rules have executables compared with what their paths lead to now. Without it they judge by what is known.
@@ -171,64 +176,9 @@ impl Engine {
         existing: impl IntoIterator<Item = Event>,
         flows: &dyn Flows,
     ) -> Vec<Alert> {
-        self.begin_from(0, now, existing, flows);
+        let places: Vec<u32> = (0..self.running.len() as u32).collect();
+        self.begin(&places, None, now, existing, flows);
         self.alerts.take()
-    }
-
-    /// Puts other rules in force. A rule that stays as it is goes on: with what it remembers, its timers and alerts. The
-    /// alerts of those that go, or change, are resolved. A new one begins now, with `existing` as in [`Self::start`].
-    pub fn set_rules(
-        &mut self,
-        rules: &RuleSet,
-        now: BootNs,
-        existing: impl IntoIterator<Item = Event>,
-        flows: &dyn Flows,
-    ) -> Vec<Alert> {
-        let same_names = *self.names == *rules.names;
-        let program_rules = program_rules(rules);
-        let same_baseline = *self.baseline == *rules.baseline && self.program_rules == program_rules;
-        let is_same = |rule: &Rule, running: &Rule| {
-            same_names && (same_baseline || !rule.asks_baseline()) && rule == running
-        };
-        let mut new: Vec<&Arc<Rule>> = rules.rules.iter().collect();
-        for running in self.running.iter_mut().filter(|running| !running.is_retired) {
-            match new.iter().position(|rule| is_same(rule, &running.rule)) {
-                Some(at) => drop(new.swap_remove(at)),
-                None => (running.is_retired, running.detector) = (true, Box::new(Retired)),
-            }
-        }
-        let Self { running, alerts, timers, .. } = self;
-        let is_gone = |place: u32| running.get(place as usize).is_some_and(|running| running.is_retired);
-        alerts.end_rules(is_gone, now);
-        timers.cancel_rules(is_gone);
-        let first = self.running.len();
-        self.running.extend(new.into_iter().map(|rule| Running::new(rule, now)));
-        self.names = Arc::clone(&rules.names);
-        self.baseline = Arc::clone(&rules.baseline);
-        self.program_rules = program_rules;
-        self.index = index(&self.running);
-        self.begin_from(first, now, existing, flows);
-        self.alerts.take()
-    }
-
-    /// Lets the rules from this place on begin.
-    fn begin_from(
-        &mut self,
-        first: usize,
-        now: BootNs,
-        existing: impl IntoIterator<Item = Event>,
-        flows: &dyn Flows,
-    ) {
-        if first == self.running.len() {
-            return;
-        }
-        self.now = self.now.max(now);
-        for place in first..self.running.len() {
-            self.with(place as u32, now, flows, |detector, rule, scene| detector.on_start(rule, scene));
-        }
-        for event in existing {
-            self.judge(&event, Some(first as u32), flows);
-        }
     }
 
     /// Judges an event. First every timer due at or before it fires, each at its own instant.
@@ -239,19 +189,19 @@ impl Engine {
             EventBody::Gap(gap) => self.coverage.lose(gap.clone()),
             EventBody::Repair(repair) => self.coverage.repaired(repair.seen, event.boot),
             EventBody::Flow(Change::Close(conn, _) | Change::Failed(conn, _)) => {
-                self.judge(event, None, flows);
+                self.judge(event, Audience::All, flows);
                 self.end(conn.id, event, flows);
             }
             EventBody::Flow(Change::Unlisten(listener, _)) => self.end(listener.id, event, flows),
             EventBody::Exit(exit, status) => {
-                for place in self.exits.add(&exit.process, *status) {
-                    self.with(place, event.boot, flows, |detector, rule, scene| {
+                for run in self.exits.add(&exit.process, *status).iter() {
+                    self.with(run, event.boot, flows, |detector, rule, scene| {
                         detector.on_exit(rule, &exit.process, *status, scene);
                     });
                 }
-                self.judge(event, None, flows);
+                self.judge(event, Audience::All, flows);
             }
-            _ => self.judge(event, None, flows),
+            _ => self.judge(event, Audience::All, flows),
         }
         if self.alerts.has_told() { self.alerts.take() } else { Vec::new() }
     }
@@ -282,9 +232,7 @@ impl Engine {
 
     /// When the next timer of this rule is due. Slow: for people.
     pub fn next_deadline_of(&self, id: &str) -> Option<BootNs> {
-        let is_it = |running: &Running| !running.is_retired && *running.rule.about.id == *id;
-        let place = self.running.iter().position(is_it)?;
-        self.timers.next_of(place as u32)
+        self.timers.next_of(self.running(id)?.run.place)
     }
 
     /// Fires the next timer that is due at or before an instant or the clock, at its own instant.
@@ -301,7 +249,7 @@ impl Engine {
     fn fire_one(&mut self, until: BootNs, flows: &dyn Flows) -> bool {
         let Some((at, alarm)) = self.timers.due(until.max(self.now)) else { return false };
         self.now = self.now.max(at);
-        if alarm.rule == OWN {
+        if alarm.rule == RuleRun::ENGINE {
             if let Some(mut late) = self.late.remove(&alarm.token) {
                 self.judge_late(&mut late, true, at, flows);
                 self.forget_late(alarm.token, &late);
@@ -317,26 +265,31 @@ impl Engine {
     /// What the rule of this id would make of an event that was not judged yet, and by what. Judges nothing. `None`: there is
     /// no such rule in force.
     pub fn explain(&self, event: &Event, now: BootNs, rule: &str) -> Option<Explanation> {
-        let (place, running) = (0..).zip(&self.running).find(|(_, running)| running.is(rule))?;
-        let trace = running.rule.trace(event, &self.names);
+        let running = self.running(rule)?;
+        let trace = running.rule.trace(event, &self.layout.names);
         let past = Past {
             now,
             began: running.began,
-            names: &self.names,
-            baseline: &self.baseline,
-            program_rules: &self.program_rules,
+            names: &self.layout.names,
+            baseline: &self.layout.baseline,
+            program_rules: &self.layout.program_rules,
         };
         // Of what it does not look at, it knows nothing.
         let memory =
             trace.is_looked_at().then(|| running.detector.recall(&running.rule, event, &past)).flatten();
         let same = memory.as_ref().and_then(|memory| memory.same);
-        let told = same.and_then(|same| self.alerts.told((place, &running.rule), same, now));
+        let told = same.and_then(|same| self.alerts.told((running.run, &running.rule), same, now));
         Some(Explanation { rule: Arc::clone(&running.rule), trace, memory, told })
     }
 
-    /// The rules in force.
+    /// The active rules.
     pub fn rules(&self) -> impl Iterator<Item = &Rule> {
-        self.running.iter().filter(|running| !running.is_retired).map(|running| &*running.rule)
+        self.running.iter().flatten().map(|running| &*running.rule)
+    }
+
+    /// The rule of this id at work. Looks at all of them.
+    fn running(&self, id: &str) -> Option<&Running> {
+        self.running.iter().flatten().find(|running| *running.rule.about.id == *id)
     }
 
     /// The counters.
@@ -346,38 +299,48 @@ impl Engine {
             timers: self.timers.len(),
             followed: self.followed.len(),
             forgotten: self.exits.unfollowed()
-                + self.running.iter().map(|running| running.detector.forgotten()).sum::<u64>(),
+                + self.forgotten_before
+                + self.running.iter().flatten().map(|running| running.detector.forgotten()).sum::<u64>(),
             ..self.stats
         }
     }
 
-    /// `existing`: the event tells what was there when the rules from this place on began, and is for them only.
-    fn judge(&mut self, event: &Event, existing: Option<u32>, flows: &dyn Flows) {
-        let triggers = existing.map_or_else(|| Triggers::of(event), |_| Triggers::of_existing(event));
+    fn judge(&mut self, event: &Event, audience: Audience<'_>, flows: &dyn Flows) {
         let mut candidates = std::mem::take(&mut self.candidates);
         candidates.clear();
-        self.index.candidates(triggers, event, &mut candidates);
-        let has_room = self.late.len() < LATE_MAX;
+        let existing = match audience {
+            Audience::All => {
+                self.index.candidates(Triggers::of(event), event, &mut candidates);
+                false
+            }
+            Audience::Beginning(index) => {
+                let index = index.unwrap_or(&self.index);
+                index.candidates(Triggers::of_existing(event), event, &mut candidates);
+                true
+            }
+        };
+        let has_room = user(event).is_some_and(|process| self.has_room_to_wait(process.identity.key()));
         let mut waits = std::mem::take(&mut self.waits);
         waits.clear();
-        for &place in candidates.iter().filter(|place| existing.is_none_or(|first| **place >= first)) {
-            let running = &self.running[place as usize];
+        for &place in &candidates {
+            let Some(running) = self.running.get(place as usize).and_then(Option::as_ref) else { continue };
+            let run = running.run;
             let also = running.detector.also().is_some_and(|filter| filter.matches(event));
             if !running.selects(event) {
                 if self.index.is_late(place) {
-                    waits.push(place);
+                    waits.push(run);
                 }
             } else if has_room && running.may_yet_except(event) && is_unsettled(event) {
-                waits.push(place);
+                waits.push(run);
             } else {
-                self.with(place, event.boot, flows, |detector, rule, scene| {
-                    scene.existing = existing.is_some();
+                self.with(run, event.boot, flows, |detector, rule, scene| {
+                    scene.existing = existing;
                     detector.on_match(rule, event, scene);
                 });
             }
             if also {
-                self.with(place, event.boot, flows, |detector, rule, scene| {
-                    scene.existing = existing.is_some();
+                self.with(run, event.boot, flows, |detector, rule, scene| {
+                    scene.existing = existing;
                     detector.on_also(rule, event, scene);
                 });
             }
@@ -386,7 +349,7 @@ impl Engine {
         if !waits.is_empty()
             && let Some(process) = user(event).filter(|process| is_open(process))
         {
-            self.wait_for_facts(event, existing.is_some(), process.identity.key(), &waits);
+            self.wait_for_facts(event, existing, process.identity.key(), &waits);
         }
         self.waits = waits;
     }
@@ -396,8 +359,8 @@ impl Engine {
             subject.is_over = true;
         }
         if let Some(followers) = self.followed.remove(&id.0) {
-            for place in followers {
-                self.with(place, event.boot, flows, |detector, rule, scene| {
+            for run in followers.iter() {
+                self.with(run, event.boot, flows, |detector, rule, scene| {
                     detector.on_end(rule, event, scene);
                 });
             }
@@ -405,24 +368,28 @@ impl Engine {
         self.alerts.on_end(id, || ending(event), event.boot);
     }
 
+    /// Has the detector of a rule do something, if the rule is still at work.
     fn with(
         &mut self,
-        place: u32,
+        run: RuleRun,
         now: BootNs,
         flows: &dyn Flows,
         act: impl FnOnce(&mut dyn Detector, &Rule, &mut Scene<'_>),
     ) {
-        let Some(running) = self.running.get_mut(place as usize) else { return };
+        let Some(running) = self.running.get_mut(run.place as usize).and_then(Option::as_mut) else { return };
+        if running.run != run {
+            return;
+        }
         let mut scene = Scene {
             now,
             began: running.began,
             existing: false,
-            names: &self.names,
-            baseline: &self.baseline,
-            program_rules: &self.program_rules,
+            names: &self.layout.names,
+            baseline: &self.layout.baseline,
+            program_rules: &self.layout.program_rules,
             coverage: &self.coverage,
             flows,
-            rule: place,
+            rule: run,
             timers: &mut self.timers,
             followed: &mut self.followed,
             alerts: &mut self.alerts,
@@ -436,14 +403,6 @@ impl Engine {
 }
 
 impl Running {
-    fn new(rule: &Arc<Rule>, began: BootNs) -> Self {
-        Self { detector: detector(&rule.detect), rule: Arc::clone(rule), began, is_retired: false }
-    }
-
-    fn is(&self, rule: &str) -> bool {
-        !self.is_retired && &*self.rule.about.id == rule
-    }
-
     fn selects(&self, event: &Event) -> bool {
         let excepts = || !self.detector.asks_exceptions() && self.rule.excepts(event);
         self.rule.matches.matches(event) && !excepts()
@@ -454,15 +413,6 @@ impl Running {
     fn may_yet_except(&self, event: &Event) -> bool {
         !self.detector.asks_exceptions() && self.rule.except.iter().any(|filter| filter.may_yet_match(event))
     }
-}
-
-fn program_rules(rules: &RuleSet) -> Vec<Arc<Rule>> {
-    let tells = |rule: &&Arc<Rule>| rule.detect == Detect::Process(ProcessRule::Unlearned);
-    rules.rules.iter().filter(tells).cloned().collect()
-}
-
-fn index(running: &[Running]) -> Index {
-    Index::new(running.iter().map(|of| (&*of.rule, of.detector.triggers(), of.detector.also())))
 }
 
 /// The connection or listener that an event is about.

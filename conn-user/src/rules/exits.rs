@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use super::detector::Followers;
+use super::detector::{Followers, RuleRun};
 use crate::process::hash::IntMap;
 use crate::process::info::{ExitStatus, ProcessInfo};
 use crate::units::BootNs;
@@ -67,7 +67,7 @@ impl Exits {
     }
 
     /// Has the rule told of its end.
-    pub(super) fn follow(&mut self, process: &ProcessInfo, rule: u32) {
+    pub(super) fn follow(&mut self, process: &ProcessInfo, rule: RuleRun) {
         let full = self.followed.len() >= FOLLOWED_MAX;
         let (start, start_is_coarse) = (process.start, process.start_is_coarse);
         let fresh = || Followed { start, start_is_coarse, by: Followers::default() };
@@ -83,9 +83,7 @@ impl Exits {
             // The end of the earlier process with that id was lost.
             *followed = fresh();
         }
-        if !followed.by.contains(&rule) {
-            followed.by.push(rule);
-        }
+        followed.by.add(rule);
     }
 
     /// Processes whose end is not waited for, for want of room.
@@ -99,6 +97,10 @@ mod tests {
     use super::*;
     use crate::units::Pid;
 
+    fn rule(place: u32) -> RuleRun {
+        RuleRun { place, serial: place + 1 }
+    }
+
     fn process(pid: u32, start: u64) -> ProcessInfo {
         ProcessInfo::new(Pid(pid), BootNs(start))
     }
@@ -106,21 +108,25 @@ mod tests {
     #[test]
     fn an_id_may_be_used_again() {
         let mut exits = Exits::default();
-        exits.follow(&process(1, 10), 0);
-        assert!(exits.add(&process(1, 20), ExitStatus::Code(1)).is_empty(), "another process");
+        exits.follow(&process(1, 10), rule(0));
+        assert_eq!(exits.add(&process(1, 20), ExitStatus::Code(1)).iter().count(), 0, "another process");
         assert_eq!(exits.of(&process(1, 20)), Some(ExitStatus::Code(1)));
         assert_eq!(exits.of(&process(1, 10)), None);
-        exits.follow(&process(1, 30), 1);
-        exits.follow(&process(1, 30), 2);
-        assert_eq!(exits.add(&process(1, 30), ExitStatus::Signal(9)).as_slice(), [1, 2]);
-        assert!(exits.add(&process(1, 30), ExitStatus::Signal(9)).is_empty(), "told once");
+        exits.follow(&process(1, 30), rule(2));
+        exits.follow(&process(1, 30), rule(1));
+        // The rule before at this place was removed.
+        let other = RuleRun { place: 2, serial: 9 };
+        exits.follow(&process(1, 30), other);
+        let followers = exits.add(&process(1, 30), ExitStatus::Signal(9));
+        assert_eq!(followers.iter().collect::<Vec<_>>(), [rule(1), other]);
+        assert_eq!(exits.add(&process(1, 30), ExitStatus::Signal(9)).iter().count(), 0, "reported once");
     }
 
     #[test]
     fn is_bounded() {
         let mut exits = Exits::default();
         for pid in 0..2 * FOLLOWED_MAX as u32 {
-            exits.follow(&process(pid, 1), 0);
+            exits.follow(&process(pid, 1), rule(0));
             exits.add(&process(pid, 2), ExitStatus::Code(0));
         }
         assert_eq!((exits.recent.len(), exits.order.len()), (RECENT_MAX, RECENT_MAX));

@@ -1,4 +1,5 @@
-//! The zones of this host: its own addresses, and the networks of its container bridges. Read once, at the start.
+//! The zones of this host: its own addresses, and the networks of its container bridges. Read with the rules, at the start and whenever
+//! they are loaded again.
 
 use std::net::IpAddr;
 

@@ -36,6 +36,11 @@ struct Filed {
     is_late: bool,
 }
 
+impl Filed {
+    /// Of a place without a rule.
+    const NONE: Self = Self { triggers: Triggers::NONE, directions: 0, is_late: false };
+}
+
 /// Lengths at which the beginnings of texts are looked up; a longer one is cut to the next of these.
 const PREFIXES: [usize; 4] = [PREFIX_MIN, 8, 16, 32];
 
@@ -72,17 +77,20 @@ fn directions(filter: &Filter) -> u8 {
 }
 
 impl Index {
-    /// Of rules with the triggers of their detectors, and the other filter that those ask.
-    pub(super) fn new<'a>(rules: impl Iterator<Item = (&'a Rule, Triggers, Option<&'a Filter>)>) -> Self {
+    /// Of rules with their places, ascending, the triggers of their detectors, and the other filter that those ask.
+    pub(super) fn new<'a>(
+        rules: impl Iterator<Item = (u32, &'a Rule, Triggers, Option<&'a Filter>)>,
+    ) -> Self {
         let mut index = Self::default();
         // Every filter with the place of its rule and all its anchors.
         let mut filters: Vec<(u32, Vec<Anchor>)> = Vec::new();
-        for (place, (rule, triggers, also)) in (0..).zip(rules) {
+        for (place, rule, triggers, also) in rules {
             let mut filed = Filed { triggers, directions: 0, is_late: rule.needs_late_facts() };
             for filter in [Some(&rule.matches), also].into_iter().flatten() {
                 filed.directions |= directions(filter);
                 filters.push((place, filter.anchors().collect()));
             }
+            index.rules.resize(place as usize, Filed::NONE);
             index.rules.push(filed);
         }
         // A port that a hundred rules name says less than the unit that one of them names.
@@ -228,7 +236,7 @@ mod tests {
         ];
         let rules: Vec<Rule> =
             texts.iter().map(|text| rule(Detect::Process(ProcessRule::Network), text)).collect();
-        let index = Index::new(rules.iter().map(|rule| (rule, Triggers::ALL, None)));
+        let index = Index::new((0..).zip(&rules).map(|(place, rule)| (place, rule, Triggers::ALL, None)));
         let mut found = 0;
         for event in samples::all() {
             let mut candidates = Vec::new();
@@ -248,7 +256,7 @@ mod tests {
         let texts: Vec<String> = (0..100).map(|at| format!("dport:8080 unit:u{at}.service")).collect();
         let rules: Vec<Rule> =
             texts.iter().map(|text| rule(Detect::Process(ProcessRule::Network), text)).collect();
-        let index = Index::new(rules.iter().map(|rule| (rule, Triggers::ALL, None)));
+        let index = Index::new((0..).zip(&rules).map(|(place, rule)| (place, rule, Triggers::ALL, None)));
         let mut candidates = Vec::new();
         for event in samples::all() {
             index.candidates(Triggers::ALL, &event, &mut candidates);

@@ -6,6 +6,8 @@
 
 pub mod alerts;
 pub mod baseline;
+#[cfg(test)]
+mod bounded_tests;
 pub mod cases;
 pub mod defaults;
 pub mod detector;
@@ -16,6 +18,7 @@ pub mod file;
 pub mod host;
 mod index;
 pub mod long;
+mod lru;
 pub mod memory;
 pub mod missing;
 pub mod model;
@@ -26,10 +29,13 @@ pub mod server;
 pub mod set;
 pub(crate) mod silence;
 mod spans;
+pub mod stage;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod timers;
 pub mod trace;
+mod work;
 
 pub use engine::Engine;
 pub use set::RuleSet;
+pub use stage::{Layout, Staged};

@@ -196,6 +196,11 @@ impl Rule {
         )
     }
 
+    /// Whether it asks, besides what its filters name, in which zone an address is: any zone that changes changes the answer.
+    pub fn asks_zones(&self) -> bool {
+        matches!(&self.detect, Detect::Path(PathRule::FirstSeen { by, .. }) if by.contains(&PathKey::Zone))
+    }
+
     /// Whether one of its filters asks for facts that are found out in the background.
     pub fn needs_late_facts(&self) -> bool {
         self.matches.needs_late_facts() || self.except.iter().any(Filter::needs_late_facts)

@@ -34,6 +34,15 @@ pub(super) fn same(what: &impl Hash) -> u64 {
     hasher.finish()
 }
 
+/// A name of a service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Service<'a> {
+    /// Its unit, without the type.
+    Unit(&'a [u8]),
+    /// Its executable.
+    Program(&'a [u8]),
+}
+
 /// Who listens, as far as two listeners are compared.
 #[derive(Clone, Debug)]
 pub(super) struct Server {
@@ -62,6 +71,13 @@ impl Server {
         self.socket_unit.is_none()
             && other.socket_unit.is_none()
             && name(&self.process) == name(&other.process)
+    }
+
+    /// What this service is called: two are the same ([`Self::is_same_service`]) if they have one of these in common.
+    pub(super) fn services(&self) -> impl Iterator<Item = Service<'_>> {
+        let unit = self.unit().map(Service::Unit);
+        let program = self.socket_unit.is_none().then(|| Service::Program(name(&self.process)));
+        unit.into_iter().chain(program)
     }
 
     /// The unit without its type: `ssh` of `ssh.socket` and of `ssh.service`. A session or a slice is no service.

@@ -246,6 +246,12 @@ impl Rig {
         alerts
     }
 
+    /// What was there before, as events. The rig is of no use any more.
+    pub(crate) fn existing_events(mut self) -> Vec<Event> {
+        self.is_not_recorded();
+        self.existing.take().unwrap_or_default()
+    }
+
     /// The engine begins.
     pub(crate) fn begin(&mut self) {
         let existing = self.existing.take().unwrap_or_default();
@@ -314,6 +320,11 @@ impl Rig {
     /// Timers that wait.
     pub(crate) fn timers(&self) -> usize {
         self.engine().stats().timers
+    }
+
+    /// Events that wait for facts.
+    pub(crate) fn waiting(&self) -> usize {
+        self.engine().waiting()
     }
 
     /// Connections and listeners that are followed.

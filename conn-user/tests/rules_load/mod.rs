@@ -294,6 +294,38 @@ pub(crate) fn events() -> Vec<Event> {
     story.events
 }
 
+/// Connections from outside that one server accepts and that end at once, each a step of time after the one before.
+#[allow(dead_code, reason = "only the benchmark of the rules has them")]
+pub(crate) struct Visits {
+    story: Story,
+    server: Arc<ProcessInfo>,
+    step: u64,
+}
+
+#[allow(dead_code, reason = "only the benchmark of the rules has them")]
+impl Visits {
+    /// So that `remembered` of them ended within the ten minutes for which the default rules remember who came in.
+    pub(crate) fn of_ten_minutes(remembered: u64) -> Self {
+        let server = known(10, "/usr/sbin/nginx", "nginx.service", (33, "www-data"));
+        Self { story: Story::default(), server, step: 600 * SECOND / remembered }
+    }
+
+    /// The events of the next ones.
+    pub(crate) fn next(&mut self, count: u32) -> Vec<Event> {
+        let server = Arc::clone(&self.server);
+        for _ in 0..count {
+            self.story.now += self.step;
+            let id = self.story.last as u32;
+            let remote = format!("203.0.{}.{}:{}", id >> 8 & 255, id & 255, 1_024 + id % 60_000);
+            let conn = self.story.connection(&server, Direction::In, "198.51.100.5:443", &remote);
+            let conn = ConnEvent { established: Some(BootNs(10_000 * SECOND + self.story.now)), ..conn };
+            self.story.flow(Change::Accept(conn.clone()));
+            self.story.close(conn);
+        }
+        std::mem::take(&mut self.story.events)
+    }
+}
+
 #[derive(Default)]
 struct Story {
     events: Vec<Event>,

@@ -16,6 +16,7 @@ use crate::flow::resolve::PortQuery;
 use crate::flow::snapshot::testing as snap;
 use crate::flow::testing::{MS, sock, who};
 use crate::process::testing::FakeProc;
+use crate::rules::RuleSet;
 use crate::rules::model::{Detect, Expect, LongRule, MissingRule, Rule};
 use crate::rules::testing::rule;
 use crate::units::DurationNs;
@@ -65,7 +66,8 @@ impl Rig {
 
     fn begin(&mut self, rules: &RuleSet) {
         self.now += SECOND;
-        self.pipeline.begin(Some(rules), true, BootNs(self.now), &mut |event| self.told.push(event.clone()));
+        self.pipeline
+            .begin(Some(rules.into()), true, BootNs(self.now), &mut |event| self.told.push(event.clone()));
     }
 
     fn header<T>(&mut self, kind: RecordKind, hook: HookId) -> RecordHeader {
@@ -396,6 +398,6 @@ fn rules_take_over_after_what_was_due() {
     rig.opens(1);
     rig.told();
     let now = BootNs(rig.now + 6 * SECOND);
-    rig.pipeline.set_rules(&set(vec![long(9)]), now, &mut |event| rig.told.push(event.clone()));
+    rig.pipeline.set_rules((&set(vec![long(9)])).into(), now, &mut |event| rig.told.push(event.clone()));
     assert_eq!(rig.told(), ["raised 6", "resolved 7"]);
 }

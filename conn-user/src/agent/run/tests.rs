@@ -18,6 +18,7 @@ use crate::process::files::FileWorkers;
 use crate::process::inspect::Inspector;
 use crate::process::procfs::ProcFs;
 use crate::process::testing::FakeProc;
+use crate::rules::RuleSet;
 use crate::rules::model::{Detect, LongRule, Rule};
 use crate::rules::testing::rule;
 use crate::units::{BootNs, DurationNs};
@@ -122,8 +123,8 @@ struct Rig {
     programs: Counts,
     pipeline: Pipeline,
     resync: Resync,
-    rules: mpsc::Sender<RuleSet>,
-    reloads: mpsc::Receiver<RuleSet>,
+    rules: mpsc::Sender<Staged>,
+    reloads: mpsc::Receiver<Staged>,
     priority: priority::Held,
     began: BootNs,
     seq: u64,
@@ -251,7 +252,7 @@ async fn what_an_output_drops_is_reported() {
 #[tokio::test(flavor = "current_thread")]
 async fn a_deadline_wakes_an_idle_loop() {
     let mut rig = Rig::new();
-    rig.pipeline.begin(Some(&rules(2_000_000)), false, rig.began, &mut |_| {});
+    rig.pipeline.begin(Some((&rules(2_000_000)).into()), false, rig.began, &mut |_| {});
     let connect = rig.connect(1);
     rig.records.turns.push_back((vec![connect], Turn::Idle));
     let established = {
@@ -280,7 +281,7 @@ async fn a_deadline_wakes_an_idle_loop() {
 #[tokio::test(flavor = "current_thread")]
 async fn rules_are_taken_while_idle() {
     let mut rig = Rig::new();
-    rig.rules.try_send(rules(1)).expect("room");
+    rig.rules.try_send((&rules(1)).into()).expect("room");
     let stop = async {
         for _ in 0..20 {
             tokio::task::yield_now().await;

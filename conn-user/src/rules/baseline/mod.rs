@@ -60,6 +60,14 @@ struct Known {
 }
 
 impl Baseline {
+    /// The zones that entries name.
+    pub(super) fn zones(&self) -> impl Iterator<Item = &str> {
+        self.entries.iter().filter_map(|entry| match entry.what.place() {
+            Some(Place::Zone(zone)) => Some(&**zone),
+            Some(Place::Net(_)) | None => None,
+        })
+    }
+
     /// Of these entries, learnt in these windows.
     pub fn new(entries: Vec<Entry>, windows: Vec<Window>) -> Self {
         let mut baseline = Self { windows, ..Self::default() };

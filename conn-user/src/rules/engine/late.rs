@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use super::{Engine, OWN, subject};
+use super::{Engine, subject};
 use crate::event::alert::Alert;
 use crate::event::model::{Event, EventBody};
 use crate::process::identity::Identity;
 use crate::process::info::ProcessInfo;
-use crate::rules::detector::{self, Flows};
+use crate::rules::detector::{self, Flows, RuleRun};
 use crate::rules::timers::{Alarm, TimerId};
+use crate::rules::work;
 use crate::units::{BootNs, DurationNs};
 
 /// How long an event of a process waits for facts that the background finds, where nobody says when they have come: the
@@ -20,6 +21,9 @@ pub const LATE_FACTS: DurationNs = DurationNs(50_000_000);
 pub(super) const ANSWER_MAX: DurationNs = DurationNs(60_000_000_000);
 /// Most events that wait so.
 pub(super) const LATE_MAX: usize = 4096;
+/// Most of one process: one whose facts never come, because its executable is on a file system that hangs, must not take the room of
+/// the others. Its further events differ by their connections only, and the rules wait with those before.
+pub(super) const LATE_OF_ONE_MAX: u32 = 256;
 
 /// An event that waits for facts of its process.
 pub(super) struct Late {
@@ -27,8 +31,19 @@ pub(super) struct Late {
     /// It is what was there when the rules began.
     existing: bool,
     /// The rules that it was not matched by so far.
-    places: SmallVec<[u32; 4]>,
+    rules: SmallVec<[RuleRun; 4]>,
     timer: TimerId,
+    /// The tokens of the events of the same process that began to wait before it and after it; 0: there is none.
+    before: u64,
+    after: u64,
+}
+
+/// The events of a process that wait, linked from the first to the last.
+#[derive(Default)]
+pub(super) struct WaitingOf {
+    first: u64,
+    last: u64,
+    count: u32,
 }
 
 /// A connection or listener with events that wait for facts.
@@ -43,12 +58,16 @@ impl Engine {
     /// Facts of this identity became known: judges again what waits for them, at the clock or, if later, at this instant.
     pub fn on_facts(&mut self, identity: &Identity, at: BootNs, flows: &dyn Flows) -> Vec<Alert> {
         self.now = self.now.max(at);
-        let waiting = self.late_of.get(&identity.key()).cloned().unwrap_or_default();
+        let key = identity.key();
+        let first = self.late_of.get(&key).map(|waiting| waiting.first);
+        let next = |token: &u64| self.late.get(token).map(|late| late.after).filter(|after| *after != 0);
+        let waiting: SmallVec<[u64; 8]> = std::iter::successors(first, next).collect();
         for token in waiting {
+            work::looked_at(1);
             let Some(mut late) = self.late.remove(&token) else { continue };
             let is_last = !is_unsettled(&late.event);
             self.judge_late(&mut late, is_last, self.now, flows);
-            if late.places.is_empty() || is_last {
+            if late.rules.is_empty() || is_last {
                 self.timers.cancel(late.timer);
                 self.forget_late(token, &late);
             } else {
@@ -76,17 +95,31 @@ impl Engine {
         self.alerts.take()
     }
 
-    pub(super) fn wait_for_facts(&mut self, event: &Event, existing: bool, of: u64, places: &[u32]) {
-        if self.late.len() >= LATE_MAX {
+    /// Whether another event of the process with this key may wait.
+    pub(super) fn has_room_to_wait(&self, key: u64) -> bool {
+        self.late.len() < LATE_MAX
+            && self.late_of.get(&key).is_none_or(|waiting| waiting.count < LATE_OF_ONE_MAX)
+    }
+
+    pub(super) fn wait_for_facts(&mut self, event: &Event, existing: bool, of: u64, rules: &[RuleRun]) {
+        if !self.has_room_to_wait(of) {
             self.stats.late_dropped += 1;
             return;
         }
         self.late_last += 1;
+        let token = self.late_last;
+        let waiting = self.late_of.entry(of).or_default();
+        let before = std::mem::replace(&mut waiting.last, token);
+        waiting.count += 1;
+        match self.late.get_mut(&before) {
+            Some(before) => before.after = token,
+            None => waiting.first = token,
+        }
         let at = BootNs(event.boot.0.saturating_add(self.late_wait.0));
-        let timer = self.timers.set(at, Alarm { rule: OWN, token: self.late_last });
-        let places = SmallVec::from_slice(places);
-        self.late.insert(self.late_last, Late { event: event.clone(), existing, places, timer });
-        self.late_of.entry(of).or_default().push(self.late_last);
+        let timer = self.timers.set(at, Alarm { rule: RuleRun::ENGINE, token });
+        let rules = SmallVec::from_slice(rules);
+        let late = Late { event: event.clone(), existing, rules, timer, before, after: 0 };
+        self.late.insert(token, late);
         if let Some(id) = subject(event) {
             self.late_subjects.entry(id.0).or_default().events += 1;
         }
@@ -95,18 +128,17 @@ impl Engine {
     /// Judges an event by the rules that it was not matched by so far. Until the last time, an exception that may still come to
     /// hold keeps its rule waiting.
     pub(super) fn judge_late(&mut self, late: &mut Late, is_last: bool, now: BootNs, flows: &dyn Flows) {
-        let Late { event, places, existing, .. } = late;
+        let Late { event, rules, existing, .. } = late;
         let (event, existing) = (&*event, *existing);
         let is_over = subject(event)
             .and_then(|id| self.late_subjects.get(&id.0))
             .is_some_and(|subject| subject.is_over);
-        places.retain(|place| {
-            let is_selected = self
-                .running
-                .get(*place as usize)
-                .is_some_and(|running| running.selects(event) && (is_last || !running.may_yet_except(event)));
+        rules.retain(|run| {
+            // One that was removed meanwhile waits no more.
+            let Some(running) = self.at_work(*run) else { return false };
+            let is_selected = running.selects(event) && (is_last || !running.may_yet_except(event));
             if is_selected {
-                self.with(*place, now, flows, |detector, rule, scene| {
+                self.with(*run, now, flows, |detector, rule, scene| {
                     scene.existing = existing;
                     scene.is_over = is_over;
                     detector.on_match(rule, event, scene);
@@ -118,12 +150,26 @@ impl Engine {
 
     /// An event waits no more.
     pub(super) fn forget_late(&mut self, token: u64, late: &Late) {
-        if let Some(process) = user(&late.event)
-            && let Some(waiting) = self.late_of.get_mut(&process.identity.key())
+        let Late { before, after, .. } = *late;
+        if let Some(before) = self.late.get_mut(&before) {
+            before.after = after;
+        }
+        if let Some(after) = self.late.get_mut(&after) {
+            after.before = before;
+        }
+        let key = user(&late.event).map(|process| process.identity.key());
+        if let Some(key) = key
+            && let Some(waiting) = self.late_of.get_mut(&key)
         {
-            waiting.retain(|waiting| *waiting != token);
-            if waiting.is_empty() {
-                self.late_of.remove(&process.identity.key());
+            waiting.count -= 1;
+            if waiting.first == token {
+                waiting.first = after;
+            }
+            if waiting.last == token {
+                waiting.last = before;
+            }
+            if waiting.count == 0 {
+                self.late_of.remove(&key);
             }
         }
         if let Some(id) = subject(&late.event)

@@ -48,3 +48,40 @@ fn what_no_exception_can_concern_does_not_wait() {
     rig.open(&known, "203.0.113.10:22");
     assert_eq!(rig.told().len(), 1, "known to be another file");
 }
+
+/// Facts of one process never come (its executable is on a file system that hangs): the others wait for theirs as ever.
+#[test]
+fn a_process_whose_facts_never_come_leaves_room_for_others() {
+    let mut rig = Rig::new(forbidden());
+    rig.is_not_recorded();
+    let hangs = unsettled(10, "/usr/sbin/sshd");
+    for at in 0..300_u32 {
+        rig.open(&hangs, &format!("203.0.{}.{}:22", at >> 8, at & 255));
+    }
+    // It fires for those that find no room, by what is known.
+    assert_eq!((rig.waiting(), rig.told().len()), (256, 300 - 256));
+    let sshd = unsettled(11, "/usr/sbin/sshd");
+    rig.open(&sshd, "203.0.113.9:22");
+    assert_eq!((rig.waiting(), rig.told().len()), (257, 0), "another one waits");
+    rig.pass(LATE_FACTS);
+    assert_eq!((rig.waiting(), rig.timers()), (0, 0));
+}
+
+/// All events of a process are judged when its facts come, each looked at once.
+#[test]
+fn each_waiting_event_is_looked_at_once() {
+    let mut rig = Rig::new(forbidden());
+    rig.is_not_recorded();
+    for pid in 10..20 {
+        let sshd = unsettled(pid, "/usr/sbin/sshd");
+        for at in 0..100 {
+            rig.open(&sshd, &format!("203.0.113.{at}:22"));
+        }
+    }
+    let one = unsettled(30, "/usr/sbin/sshd");
+    rig.open(&one, "203.0.113.9:22");
+    let _ = crate::rules::work::taken();
+    rig.deliver(crate::process::inspect::Answer::of_exe(&one, crate::process::identity::ExeFile::default()));
+    assert_eq!(crate::rules::work::taken(), 1);
+    assert_eq!(rig.waiting(), 1_000);
+}

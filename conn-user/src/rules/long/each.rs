@@ -79,7 +79,9 @@ impl Detector for Each {
             return;
         }
         let since = since(conn, event.boot);
-        scene.follow(conn.id);
+        if !scene.follow(conn.id) {
+            return;
+        }
         self.open.insert(conn.id.0, Open { since, level: 0, timer: None, alert: None });
         self.wait(conn.id, scene);
     }

@@ -7,11 +7,12 @@ use std::hash::{BuildHasher as _, Hash as _, Hasher as _};
 use std::net::IpAddr;
 
 use super::super::alerts::{Found, Life};
-use super::super::detector::{Detector, Scene, Triggers, connection};
+use super::super::detector::{Detector, Flows, Scene, Triggers, connection};
+use super::super::lru::Lru;
 use super::super::memory::{Memory, Past, lasting};
 use super::super::model::{LongRule, Rule};
 use super::super::timers::TimerId;
-use super::super::{program, silence};
+use super::super::{program, silence, work};
 use super::each::since;
 use crate::event::alert::{AlertId, Evidence, Severity, Subject};
 use crate::event::model::Event;
@@ -19,7 +20,8 @@ use crate::flow::model::{ConnEvent, ConnId};
 use crate::process::hash::{IntBuild, IntMap};
 use crate::units::{BootNs, DurationNs};
 
-/// Most pairs of an executable and a peer that are summed; then the one that was used longest ago goes.
+/// Most pairs of an executable and a peer that are summed; then the one that was used longest ago is evicted, but for those with an open
+/// connection.
 const PAIRS_MAX: usize = 16_384;
 /// A pair without a connection for so long begins anew.
 const FORGET: DurationNs = DurationNs(24 * 3600 * 1_000_000_000);
@@ -37,7 +39,23 @@ struct Pair {
     level: usize,
     timer: Option<TimerId>,
     alert: Option<AlertId>,
+    /// The open one that was added last.
+    latest: Option<ConnId>,
 }
+
+/// An open connection. Those of a pair are linked: an alert shows one of them.
+#[derive(Debug)]
+struct Open {
+    pair: u64,
+    begun: BootNs,
+    /// The one of its pair that was added before it.
+    before: Option<ConnId>,
+    /// The one that was added after it.
+    after: Option<ConnId>,
+}
+
+/// Open connections of a pair that are asked for when an alert shows one. The first is there, unless the tables forgot it.
+const EXAMPLES_MAX: usize = 8;
 
 impl Pair {
     fn total(&self, now: BootNs) -> DurationNs {
@@ -49,9 +67,9 @@ impl Pair {
 /// See the module.
 pub(super) struct Sum {
     levels: Box<[(DurationNs, Severity)]>,
-    pairs: IntMap<u64, Pair>,
-    /// The pair and the beginning of each open connection.
-    open: IntMap<u64, (u64, BootNs)>,
+    /// Pinned while a connection is open.
+    pairs: Lru<Pair>,
+    open: IntMap<u64, Open>,
     evicted: u64,
 }
 
@@ -73,12 +91,12 @@ fn pair_of(conn: &ConnEvent) -> u64 {
 
 impl Sum {
     pub(super) fn new(rule: &LongRule) -> Self {
-        Self { levels: rule.levels.clone(), pairs: IntMap::default(), open: IntMap::default(), evicted: 0 }
+        Self { levels: rule.levels.clone(), pairs: Lru::default(), open: IntMap::default(), evicted: 0 }
     }
 
     /// Waits for the instant at which the sum reaches the next level, if the connections that are open stay so.
     fn wait(&mut self, key: u64, scene: &mut Scene<'_>) {
-        let Some(pair) = self.pairs.get_mut(&key) else { return };
+        let Some(pair) = self.pairs.get_mut(key) else { return };
         if let Some(timer) = pair.timer.take() {
             scene.cancel_timer(timer);
         }
@@ -89,23 +107,54 @@ impl Sum {
         }
     }
 
-    fn make_room(&mut self) {
-        if self.pairs.len() < PAIRS_MAX {
-            return;
+    /// Has a pair, which is used now. `false`: there is no room for it.
+    fn enter(&mut self, key: u64) -> bool {
+        if self.pairs.contains_key(key) {
+            self.pairs.touch(key);
+            return true;
         }
-        let is_idle = |pair: &Pair| pair.open == 0 && pair.alert.is_none();
-        let mut uses: Vec<BootNs> =
-            self.pairs.values().filter(|pair| is_idle(pair)).map(|pair| pair.used).collect();
-        if uses.is_empty() {
-            return;
+        if self.pairs.len() >= PAIRS_MAX {
+            self.evicted += 1;
+            if self.pairs.evict().is_none() {
+                return false;
+            }
         }
-        // A tenth at once: to find the oldest costs a walk through all.
-        let tenth = uses.len() / 10;
-        let (_, &mut until, _) = uses.select_nth_unstable(tenth);
-        let before = self.pairs.len();
-        self.pairs.retain(|_, pair| !is_idle(pair) || pair.used > until);
-        self.evicted += (before - self.pairs.len()) as u64;
+        self.pairs.insert(key, Pair::default());
+        true
     }
+
+    /// Links a connection with the open ones of its pair.
+    fn link(&mut self, id: ConnId, key: u64, begun: BootNs) {
+        let Some(pair) = self.pairs.get_mut(key) else { return };
+        let before = pair.latest.replace(id);
+        if let Some(before) = before.and_then(|before| self.open.get_mut(&before.0)) {
+            before.after = Some(id);
+        }
+        self.open.insert(id.0, Open { pair: key, begun, before, after: None });
+    }
+
+    /// Takes out a connection that was open.
+    fn unlink(&mut self, id: ConnId) -> Option<Open> {
+        let open = self.open.remove(&id.0)?;
+        if let Some(before) = open.before.and_then(|before| self.open.get_mut(&before.0)) {
+            before.after = open.after;
+        }
+        match open.after.and_then(|after| self.open.get_mut(&after.0)) {
+            Some(after) => after.before = open.before,
+            None => {
+                if let Some(pair) = self.pairs.get_mut(open.pair) {
+                    pair.latest = open.before;
+                }
+            }
+        }
+        Some(open)
+    }
+}
+
+/// An open connection of a pair, by the latest one.
+fn example(open: &IntMap<u64, Open>, latest: Option<ConnId>, flows: &dyn Flows) -> Option<ConnEvent> {
+    let of_pair = std::iter::successors(latest, |id| open.get(&id.0)?.before);
+    of_pair.take(EXAMPLES_MAX).inspect(|_| work::looked_at(1)).find_map(|id| flows.connection(id))
 }
 
 impl Detector for Sum {
@@ -116,20 +165,13 @@ impl Detector for Sum {
     fn on_match(&mut self, _rule: &Rule, event: &Event, scene: &mut Scene<'_>) {
         let Some(conn) = connection(event) else { return };
         let key = pair_of(conn);
-        let full = self.pairs.len() >= PAIRS_MAX && !self.pairs.contains_key(&key);
-        if full {
-            self.make_room();
-            if self.pairs.len() >= PAIRS_MAX {
-                self.evicted += 1;
-                return;
-            }
-        }
-        let begun = since(conn, event.boot);
-        if self.open.insert(conn.id.0, (key, begun)).is_some() {
+        // One that has ended since adds nothing any more.
+        if self.open.contains_key(&conn.id.0) || !self.enter(key) || !scene.follow(conn.id) {
             return;
         }
-        scene.follow(conn.id);
-        let pair = self.pairs.entry(key).or_default();
+        let begun = since(conn, event.boot);
+        self.pairs.pin(key);
+        let Some(pair) = self.pairs.get_mut(key) else { return };
         if pair.open == 0 && pair.alert.is_none() && event.boot.since(pair.used) > FORGET {
             // None waits: a timer is set only while one is open.
             *pair = Pair::default();
@@ -138,13 +180,14 @@ impl Detector for Sum {
         pair.begun += u128::from(begun.0);
         pair.connections += 1;
         pair.used = event.boot;
+        self.link(conn.id, key, begun);
         self.wait(key, scene);
     }
 
     fn on_end(&mut self, _rule: &Rule, event: &Event, scene: &mut Scene<'_>) {
         let Some(conn) = connection(event) else { return };
-        let Some((key, begun)) = self.open.remove(&conn.id.0) else { return };
-        let Some(pair) = self.pairs.get_mut(&key) else { return };
+        let Some(Open { pair: key, begun, .. }) = self.unlink(conn.id) else { return };
+        let Some(pair) = self.pairs.get_mut(key) else { return };
         pair.open = pair.open.saturating_sub(1);
         pair.begun = pair.begun.saturating_sub(u128::from(begun.0));
         pair.past = DurationNs(pair.past.0.saturating_add(event.boot.since(begun).0));
@@ -160,11 +203,15 @@ impl Detector for Sum {
             *pair = Pair { used: event.boot, ..Pair::default() };
             scene.resolve(alert, evidence);
         }
+        let is_idle = pair.open == 0;
         self.wait(key, scene);
+        if is_idle {
+            self.pairs.unpin(key);
+        }
     }
 
     fn on_timer(&mut self, rule: &Rule, token: u64, scene: &mut Scene<'_>) {
-        let Some(pair) = self.pairs.get_mut(&token) else { return };
+        let Some(pair) = self.pairs.get_mut(token) else { return };
         pair.timer = None;
         let total = pair.total(scene.now);
         let passed = self.levels.iter().take_while(|(after, _)| *after <= total).count();
@@ -177,9 +224,7 @@ impl Detector for Sum {
             match pair.alert {
                 Some(alert) => scene.escalate(alert, severity, evidence),
                 None => {
-                    let mut open = self.open.iter().filter(|(_, (key, _))| *key == token);
-                    let example = open.find_map(|(id, _)| scene.flows.connection(ConnId(*id)));
-                    if let Some(conn) = example {
+                    if let Some(conn) = example(&self.open, pair.latest, scene.flows) {
                         let found = Found {
                             same: token,
                             silence: silence::of_connection(&conn, true),
@@ -199,7 +244,7 @@ impl Detector for Sum {
     fn recall(&self, _rule: &Rule, event: &Event, past: &Past<'_>) -> Option<Memory> {
         let conn = connection(event)?;
         let key = pair_of(conn);
-        let Some(pair) = self.pairs.get(&key) else {
+        let Some(pair) = self.pairs.get(key) else {
             return Some(Memory::waits(
                 Some(key),
                 "the first connection of this program to this peer",

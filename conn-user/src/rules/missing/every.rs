@@ -68,7 +68,8 @@ impl Detector for Every {
     fn on_match(&mut self, rule: &Rule, event: &Event, scene: &mut Scene<'_>) {
         let Some(conn) = connection(event) else { return };
         self.seen += 1;
-        scene.follow(conn.id);
+        // How it ends is the cause of the next absence. Of one that has ended already that is not known.
+        let _ = scene.follow(conn.id);
         if let Some(alert) = self.alert.take() {
             let evidence = self.evidence(rule, scene);
             scene.resolve(alert, evidence);

@@ -102,10 +102,10 @@ impl Detector for Present {
             self.not_counted += 1;
             return;
         }
-        if !self.counted.insert(id.0) {
+        if self.counted.contains(&id.0) || !scene.follow(id) {
             return;
         }
-        scene.follow(id);
+        self.counted.insert(id.0);
         self.ever = true;
         if self.counted.len() < self.least {
             return;

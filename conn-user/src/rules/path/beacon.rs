@@ -16,6 +16,7 @@ use crate::flow::model::{Change, ConnEvent, Source};
 use crate::process::hash::IntMap;
 use crate::rules::alerts::{Found, Life};
 use crate::rules::detector::{Detector, Scene, Triggers, connection, service_port};
+use crate::rules::lru::Lru;
 use crate::rules::memory::{Memory, Past};
 use crate::rules::model::Rule;
 use crate::rules::{program, silence};
@@ -27,16 +28,15 @@ const NEGLIGIBLE_INTERVAL: DurationNs = DurationNs(10_000_000_000);
 const NEGLIGIBLE_SIZE: u64 = 10;
 /// Connections of a path that are judged.
 const KEPT: usize = 64;
-/// Most paths; the one that was used longest ago is forgotten.
+/// Most paths; the one that was used longest ago is evicted.
 const PATHS_MAX: usize = 16_384;
-/// Most open connections whose size is waited for.
+/// Most open connections whose size is waited for; of others it is not known, and they count as forgotten.
 const OPEN_MAX: usize = 65_536;
 
 #[derive(Clone, Debug, Default)]
 struct Path {
     begun: VecDeque<BootNs>,
     sizes: VecDeque<u64>,
-    used: BootNs,
 }
 
 /// See the module.
@@ -44,7 +44,7 @@ struct Path {
 pub(super) struct Beacon {
     limit: f64,
     at_least: usize,
-    paths: IntMap<u64, Path>,
+    paths: Lru<Path>,
     /// The paths of open connections.
     open: IntMap<u64, u64>,
     forgotten: u64,
@@ -56,27 +56,29 @@ impl Beacon {
         Self {
             limit,
             at_least: (at_least as usize).clamp(4, KEPT),
-            paths: IntMap::default(),
+            paths: Lru::default(),
             open: IntMap::default(),
             forgotten: 0,
             numbers: Vec::new(),
         }
     }
 
-    fn make_room(&mut self) {
-        if self.paths.len() < PATHS_MAX {
-            return;
+    /// The path, which is used now.
+    fn path(&mut self, key: u64) -> Option<&mut Path> {
+        if self.paths.contains_key(key) {
+            self.paths.touch(key);
+        } else {
+            if self.paths.len() >= PATHS_MAX {
+                self.forgotten += u64::from(self.paths.evict().is_some());
+            }
+            self.paths.insert(key, Path::default());
         }
-        // A tenth at once: to find the oldest costs a walk through all.
-        let mut uses: Vec<BootNs> = self.paths.values().map(|path| path.used).collect();
-        let (_, &mut until, _) = uses.select_nth_unstable(PATHS_MAX / 10);
-        self.paths.retain(|_, path| path.used > until);
-        self.forgotten += (uses.len() - self.paths.len()) as u64;
+        self.paths.get_mut(key)
     }
 
     /// The measures, where enough is known.
     fn judge(&mut self, path: u64) -> Option<Measures> {
-        let path = self.paths.get(&path).filter(|path| path.begun.len() >= self.at_least)?;
+        let path = self.paths.get(path).filter(|path| path.begun.len() >= self.at_least)?;
         Some(path.measure(self.at_least, &mut self.numbers))
     }
 }
@@ -105,7 +107,6 @@ impl Path {
             self.begun.pop_front();
         }
         self.begun.push_back(at);
-        self.used = at;
     }
 }
 
@@ -154,19 +155,17 @@ impl Detector for Beacon {
             return;
         }
         let key = path_of(conn);
-        if !self.paths.contains_key(&key) {
-            self.make_room();
-        }
-        let path = self.paths.entry(key).or_default();
+        let Some(path) = self.path(key) else { return };
         // An event that is judged late comes out of its order.
         if path.begun.back().is_some_and(|last| event.boot <= *last) {
             return;
         }
         path.begin(event.boot);
         let first = path.begun.front().copied().unwrap_or(event.boot);
-        if self.open.len() < OPEN_MAX {
+        if self.open.len() >= OPEN_MAX {
+            self.forgotten += 1;
+        } else if scene.follow(conn.id) {
             self.open.insert(conn.id.0, key);
-            scene.follow(conn.id);
         }
         let Some(measures) = self.judge(key).filter(|measures| measures.score() >= self.limit) else {
             return;
@@ -193,7 +192,7 @@ impl Detector for Beacon {
             EventBody::Flow(Change::Close(_, ending)) => ending.traffic.map(|traffic| traffic.bytes_out),
             _ => None,
         };
-        if let (Some(size), Some(path)) = (size, self.paths.get_mut(&key)) {
+        if let (Some(size), Some(path)) = (size, self.paths.get_mut(key)) {
             if path.sizes.len() == KEPT {
                 path.sizes.pop_front();
             }
@@ -211,7 +210,7 @@ impl Detector for Beacon {
             return Some(Memory::lets_be("it was there before: when it began is not known", Vec::new()));
         }
         let key = path_of(conn);
-        let mut path = self.paths.get(&key).cloned().unwrap_or_default();
+        let mut path = self.paths.get(key).cloned().unwrap_or_default();
         path.begin(event.boot);
         let measures = path.measure(self.at_least, &mut Vec::new());
         let (has, score, limit) = (path.begun.len(), measures.score(), self.limit);

@@ -12,12 +12,13 @@ use crate::flow::model::{ConnEvent, Source};
 use crate::process::hash::IntMap;
 use crate::rules::alerts::{Found, Life};
 use crate::rules::detector::{Detector, Scene, Triggers, connection, service_port};
+use crate::rules::lru::Lru;
 use crate::rules::memory::{Memory, Past};
 use crate::rules::model::{FanOutOf, Rule};
-use crate::rules::{program, silence};
+use crate::rules::{program, silence, work};
 use crate::units::{BootNs, DurationNs};
 
-/// Most processes (and peers, of a rule on ports); the one that was active longest ago is forgotten.
+/// Most processes (and peers, of a rule on ports); the one that was active longest ago is evicted, but for those with an open alert.
 const GROUPS_MAX: usize = 8_192;
 
 /// Most that are kept of one process once it is told; one that was dropped counts again when it comes again.
@@ -29,7 +30,6 @@ struct Group {
     order: VecDeque<(u64, BootNs)>,
     /// Those in `order`, with their last use.
     used: IntMap<u64, BootNs>,
-    last: BootNs,
     /// Since the alert: all distinct ones that came, at least.
     count: u64,
     alert: Option<AlertId>,
@@ -43,13 +43,13 @@ pub(super) struct FanOut {
     of: FanOutOf,
     limit: usize,
     window: DurationNs,
-    groups: IntMap<u64, Group>,
+    groups: Lru<Group>,
     forgotten: u64,
 }
 
 impl FanOut {
     pub(super) fn new(of: FanOutOf, limit: u32, window: DurationNs) -> Self {
-        Self { of, limit: limit.max(1) as usize, window, groups: IntMap::default(), forgotten: 0 }
+        Self { of, limit: limit.max(1) as usize, window, groups: Lru::default(), forgotten: 0 }
     }
 
     /// The process, or the host where the recording knows no processes. `None`: not known whose it is.
@@ -70,21 +70,20 @@ impl FanOut {
         hash.finish()
     }
 
-    fn make_room(&mut self) {
-        if self.groups.len() < GROUPS_MAX {
-            return;
+    /// Has a group, which is active now. `false`: there is no room for it.
+    fn enter(&mut self, key: u64) -> bool {
+        if self.groups.contains_key(key) {
+            self.groups.touch(key);
+            return true;
         }
-        let mut uses: Vec<BootNs> =
-            self.groups.values().filter(|group| group.alert.is_none()).map(|group| group.last).collect();
-        if uses.is_empty() {
-            return;
+        if self.groups.len() >= GROUPS_MAX {
+            self.forgotten += 1;
+            if self.groups.evict().is_none() {
+                return false;
+            }
         }
-        // A tenth at once: to find the oldest costs a walk through all.
-        let tenth = uses.len() / 10;
-        let (_, &mut until, _) = uses.select_nth_unstable(tenth);
-        let before = self.groups.len();
-        self.groups.retain(|_, group| group.alert.is_some() || group.last > until);
-        self.forgotten += (before - self.groups.len()) as u64;
+        self.groups.insert(key, Group::default());
+        true
     }
 }
 
@@ -92,6 +91,7 @@ impl Group {
     /// Forgets what was not used within the window before `now`.
     fn expire(&mut self, now: BootNs, window: DurationNs) {
         while let Some(&(item, since)) = self.order.front() {
+            work::looked_at(1);
             let last = self.used.get(&item).copied().unwrap_or(since);
             if now.since(since) <= window {
                 return;
@@ -120,21 +120,15 @@ impl Detector for FanOut {
         };
         let Some(key) = self.group_of(conn) else { return };
         let item = self.item_of(conn);
-        if !self.groups.contains_key(&key) {
-            self.make_room();
-            if self.groups.len() >= GROUPS_MAX {
-                self.forgotten += 1;
-                return;
-            }
-        }
-        let (limit, window, of) = (self.limit, self.window, self.of);
-        let group = self.groups.entry(key).or_default();
-        if let Some(last) = group.used.get_mut(&item) {
-            *last = event.boot;
-            group.last = event.boot;
+        if !self.enter(key) {
             return;
         }
-        group.last = event.boot;
+        let (limit, window, of) = (self.limit, self.window, self.of);
+        let Some(group) = self.groups.get_mut(key) else { return };
+        if let Some(last) = group.used.get_mut(&item) {
+            *last = event.boot;
+            return;
+        }
         group.expire(event.boot, window);
         if group.alert.is_some() {
             group.count += 1;
@@ -174,6 +168,7 @@ impl Detector for FanOut {
                 group.next = group.count * 2;
                 if group.alert.is_some() {
                     scene.set_timer(BootNs(event.boot.0.saturating_add(window.0)), key);
+                    self.groups.pin(key);
                 } else {
                     // Told within the throttle: it begins anew.
                     group.order.clear();
@@ -189,7 +184,7 @@ impl Detector for FanOut {
     }
 
     fn on_timer(&mut self, _rule: &Rule, token: u64, scene: &mut Scene<'_>) {
-        let Some(group) = self.groups.get_mut(&token) else { return };
+        let Some(group) = self.groups.get_mut(token) else { return };
         let newest = group.order.back().map_or(BootNs(0), |(_, since)| *since);
         let calm = BootNs(newest.0.saturating_add(self.window.0));
         if calm > scene.now {
@@ -200,7 +195,7 @@ impl Detector for FanOut {
             let name = if self.of == FanOutOf::Peers { "peers" } else { "ports" };
             scene.resolve(alert, vec![Evidence::number(name, group.count)]);
         }
-        self.groups.remove(&token);
+        self.groups.remove(token);
     }
 
     fn forgotten(&self) -> u64 {
@@ -218,7 +213,7 @@ impl Detector for FanOut {
         let item = self.item_of(conn);
         let name = if self.of == FanOutOf::Peers { "peers" } else { "ports" };
         // Those that are as good as forgotten are not counted.
-        let group = self.groups.get(&key);
+        let group = self.groups.get(key);
         let uses = group.into_iter().flat_map(|group| &group.used);
         let others =
             uses.filter(|(other, last)| **other != item && event.boot.since(**last) <= self.window).count();

@@ -6,16 +6,14 @@
 //! `within` ago; the latest is shown. A server that asks others in the course of its work (a proxy, an application with a
 //! database) is a pivot by trade: such are the rule's exceptions.
 
-use std::collections::VecDeque;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
+use super::ways_in::{WayIn, WaysIn};
 use crate::event::alert::{Evidence, Subject, Value};
 use crate::event::model::Event;
 use crate::filter::Filter;
-use crate::flow::model::{ConnEvent, ConnId, Direction};
-use crate::process::hash::IntMap;
-use crate::process::info::{ProcessInfo, is_same_tick};
+use crate::flow::model::{ConnEvent, Direction};
+use crate::process::info::ProcessInfo;
 use crate::rules::alerts::{Found, Life};
 use crate::rules::detector::{Detector, Scene, Triggers, connection, service_port};
 use crate::rules::memory::{Memory, Past};
@@ -23,73 +21,42 @@ use crate::rules::model::Rule;
 use crate::rules::{program, silence};
 use crate::units::{BootNs, DurationNs, Pid};
 
-/// Most accepted connections that are remembered; the oldest is forgotten.
+/// Most accepted connections that are remembered.
 const ENTRIES_MAX: usize = 16_384;
-
-#[derive(Debug)]
-struct Entry {
-    id: ConnId,
-    at: BootNs,
-    ended: Option<BootNs>,
-    from: SocketAddr,
-    local: SocketAddr,
-    process: Arc<ProcessInfo>,
-}
 
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Pivot {
     to: Filter,
-    within: DurationNs,
-    /// By the id of the process that accepted, in the order of time.
-    entries: IntMap<u32, VecDeque<Entry>>,
-    /// The order in which they came, to forget the oldest.
-    order: VecDeque<(u32, ConnId)>,
-    /// Who accepted those that are open.
-    open: IntMap<u64, u32>,
-    forgotten: u64,
+    ways: WaysIn,
+    /// A timer waits for the next one that counts no more.
+    has_timer: bool,
 }
 
 impl Pivot {
     pub(super) fn new(to: &Filter, within: DurationNs) -> Self {
-        Self {
-            to: to.clone(),
-            within,
-            entries: IntMap::default(),
-            order: VecDeque::new(),
-            open: IntMap::default(),
-            forgotten: 0,
-        }
+        Self { to: to.clone(), ways: WaysIn::new(ENTRIES_MAX, within), has_timer: false }
     }
 
-    fn remove(&mut self, pid: u32, id: ConnId) {
-        if let Some(own) = self.entries.get_mut(&pid) {
-            own.retain(|entry| entry.id != id);
-            if own.is_empty() {
-                self.entries.remove(&pid);
-            }
+    /// Waits for the next one that counts no more: one timer, however many have ended.
+    fn wait(&mut self, scene: &mut Scene<'_>) {
+        if !self.has_timer
+            && let Some(due) = self.ways.next_expiry()
+        {
+            scene.set_timer(due, 0);
+            self.has_timer = true;
         }
-        self.open.remove(&id.0);
-    }
-
-    /// The connection by which this process was reached, that was accepted no later than `until`.
-    fn entry(&self, pid: Pid, start: BootNs, until: BootNs, now: BootNs) -> Option<&Entry> {
-        self.entries.get(&pid.0)?.iter().rev().find(|entry| {
-            entry.at <= until
-                && is_same_tick(entry.process.start, start)
-                && entry.ended.is_none_or(|ended| now.since(ended) <= self.within)
-        })
     }
 
     /// The way in of this process or of the nearest ancestor that has one, and the processes in between.
-    fn way_in(&self, process: &ProcessInfo, now: BootNs) -> Option<(&Entry, usize)> {
-        if let Some(entry) = self.entry(process.pid, process.start, now, now) {
-            return Some((entry, 0));
+    fn way_in(&self, process: &ProcessInfo, now: BootNs) -> Option<(&WayIn, usize)> {
+        if let Some(way) = self.ways.last(process.pid, process.start, now) {
+            return Some((way, 0));
         }
         let mut child_started = process.start;
         for (depth, ancestor) in (1..).zip(&*process.ancestors) {
-            if let Some(entry) = self.entry(ancestor.pid, ancestor.start, child_started, now) {
-                return Some((entry, depth));
+            if let Some(way) = self.ways.last(ancestor.pid, ancestor.start, child_started) {
+                return Some((way, depth));
             }
             child_started = ancestor.start;
         }
@@ -129,47 +96,32 @@ impl Detector for Pivot {
     fn on_match(&mut self, _rule: &Rule, event: &Event, scene: &mut Scene<'_>) {
         let Some(conn) = connection(event).filter(|conn| conn.direction == Direction::In) else { return };
         let Some(process) = &conn.owner.process else { return };
-        if self.open.contains_key(&conn.id.0) {
+        if self.ways.is_open(conn.id) {
             return;
         }
         // One that was there before was accepted at some time since its process started.
         let at = conn.established.or(conn.born.map(|born| born.earliest)).unwrap_or(event.boot);
-        let entry = Entry {
-            id: conn.id,
-            at,
-            ended: None,
-            from: conn.remote,
-            local: conn.local,
-            process: Arc::clone(process),
-        };
-        scene.follow(conn.id);
-        self.open.insert(conn.id.0, process.pid.0);
-        let own = self.entries.entry(process.pid.0).or_default();
-        // The id is another process's now.
-        own.retain(|entry| entry.process.is_same(process));
-        own.push_back(entry);
-        self.order.push_back((process.pid.0, conn.id));
-        if self.order.len() > ENTRIES_MAX
-            && let Some((pid, id)) = self.order.pop_front()
-        {
-            self.forgotten += u64::from(self.open.contains_key(&id.0));
-            self.remove(pid, id);
+        let way = WayIn { at, from: conn.remote, local: conn.local, process: Arc::clone(process) };
+        self.ways.enter(conn.id, way);
+        if !scene.follow(conn.id) {
+            self.ways.end(conn.id, scene.now);
+            self.wait(scene);
         }
     }
 
     fn on_also(&mut self, rule: &Rule, event: &Event, scene: &mut Scene<'_>) {
         let Some(conn) = connection(event).filter(|conn| conn.direction == Direction::Out) else { return };
         let Some(process) = conn.owner.process.as_deref().filter(|_| !rule.excepts(event)) else { return };
-        let Some((entry, depth)) = self.way_in(process, event.boot) else { return };
-        let same = same(entry, process, conn);
+        let Some((way, depth)) = self.way_in(process, event.boot) else { return };
+        let same = same(way, process, conn);
         if scene.is_told(rule, same) {
             return;
         }
         let found = Found {
             same,
-            evidence: evidence(entry, process, depth, event.boot),
+            evidence: evidence(way, process, depth, event.boot),
             silence: silence::of_connection(conn, false),
-            judged_from: entry.at,
+            judged_from: way.at,
             life: Life::With(conn.id),
             subject: Subject::Connection(Box::new(ConnEvent::clone(conn))),
         };
@@ -178,27 +130,18 @@ impl Detector for Pivot {
 
     fn on_end(&mut self, _rule: &Rule, event: &Event, scene: &mut Scene<'_>) {
         let Some(conn) = connection(event) else { return };
-        let Some(pid) = self.open.remove(&conn.id.0) else { return };
-        let own = self.entries.get_mut(&pid);
-        if let Some(entry) = own.and_then(|own| own.iter_mut().find(|entry| entry.id == conn.id)) {
-            entry.ended = Some(event.boot);
-            scene.set_timer(BootNs(event.boot.0.saturating_add(self.within.0).saturating_add(1)), pid.into());
-        }
+        self.ways.end(conn.id, event.boot);
+        self.wait(scene);
     }
 
-    fn on_timer(&mut self, _rule: &Rule, token: u64, scene: &mut Scene<'_>) {
-        let pid = token as u32;
-        let within = self.within;
-        if let Some(own) = self.entries.get_mut(&pid) {
-            own.retain(|entry| entry.ended.is_none_or(|ended| scene.now.since(ended) <= within));
-            if own.is_empty() {
-                self.entries.remove(&pid);
-            }
-        }
+    fn on_timer(&mut self, _rule: &Rule, _token: u64, scene: &mut Scene<'_>) {
+        self.has_timer = false;
+        self.ways.expire(scene.now);
+        self.wait(scene);
     }
 
     fn forgotten(&self) -> u64 {
-        self.forgotten
+        self.ways.evicted()
     }
 
     fn recall(&self, rule: &Rule, event: &Event, _past: &Past<'_>) -> Option<Memory> {
@@ -215,20 +158,17 @@ impl Detector for Pivot {
         let Some(process) = conn.owner.process.as_deref() else {
             return Some(Memory::lets_be("whose connection it is is not known", Vec::new()));
         };
-        let Some((entry, depth)) = self.way_in(process, event.boot) else {
+        let Some((way, depth)) = self.way_in(process, event.boot) else {
             let says = "no connection in that matches leads to this process or one above it";
             let facts = vec![
-                Evidence::number(
-                    "ways_in_known",
-                    self.entries.values().map(VecDeque::len).sum::<usize>() as u64,
-                ),
+                Evidence::number("ways_in_known", self.ways.len() as u64),
                 Evidence::number("processes_above", process.ancestors.len() as u64),
             ];
             return Some(Memory::lets_be(says, facts));
         };
-        let facts = evidence(entry, process, depth, event.boot);
+        let facts = evidence(way, process, depth, event.boot);
         Some(if self.to.matches(event) {
-            Memory::finds(same(entry, process, conn), "somebody came in to this process and goes on", facts)
+            Memory::finds(same(way, process, conn), "somebody came in to this process and goes on", facts)
         } else {
             Memory::lets_be("somebody came in to this process, but it goes where `to` does not", facts)
         })
@@ -236,17 +176,17 @@ impl Detector for Pivot {
 }
 
 /// One a program, whoever it came from, and where it goes.
-fn same(entry: &Entry, process: &ProcessInfo, conn: &ConnEvent) -> u64 {
-    program::same(&(program::name(process), entry.from.ip(), conn.remote.ip(), service_port(conn)))
+fn same(way: &WayIn, process: &ProcessInfo, conn: &ConnEvent) -> u64 {
+    program::same(&(program::name(process), way.from.ip(), conn.remote.ip(), service_port(conn)))
 }
 
-fn evidence(entry: &Entry, process: &ProcessInfo, depth: usize, now: BootNs) -> Vec<Evidence> {
+fn evidence(way: &WayIn, process: &ProcessInfo, depth: usize, now: BootNs) -> Vec<Evidence> {
     vec![
-        Evidence { name: "from", value: Value::End(entry.from) },
-        Evidence { name: "entered_at", value: Value::End(entry.local) },
-        Evidence { name: "entered", value: Value::Process(Arc::clone(&entry.process)) },
+        Evidence { name: "from", value: Value::End(way.from) },
+        Evidence { name: "entered_at", value: Value::End(way.local) },
+        Evidence { name: "entered", value: Value::Process(Arc::clone(&way.process)) },
         Evidence { name: "via", value: chain(process, depth) },
-        Evidence::duration("after", now.since(entry.at)),
+        Evidence::duration("after", now.since(way.at)),
     ]
 }
 

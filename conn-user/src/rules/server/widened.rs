@@ -75,9 +75,8 @@ impl Detector for Widened {
         }
         if self.wide.len() >= PLACES_MAX {
             self.not_followed += 1;
-        } else if self.wide.insert(listener.id.0, key).is_none() {
+        } else if scene.follow(listener.id) && self.wide.insert(listener.id.0, key).is_none() {
             place.wide += 1;
-            scene.follow(listener.id);
         }
     }
 
