@@ -68,7 +68,7 @@ async fn serve(args: &AgentArgs) -> anyhow::Result<Exit> {
     };
     messages::detach(config.priority).context("starting the messages")?;
     let mut outputs = Outputs::open(&config, filter)?;
-    let result = trace(&config, load, &choice, rules, &mut outputs, stop, hangups).await;
+    let result = Box::pin(trace(&config, load, &choice, rules, &mut outputs, stop, hangups)).await;
     messages::finish().await;
     result
 }
