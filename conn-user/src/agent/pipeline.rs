@@ -201,7 +201,11 @@ impl Pipeline {
             connections: flows.evicted + flows.connections_not_kept,
             listeners: flows.listeners_not_kept,
             held_events: flows.released_early,
-            inspections: inspect.dropped + inspect.hash_dropped + inspect.compare_dropped,
+            inspections: inspect.dropped
+                + inspect.hash_dropped
+                + inspect.compare_dropped
+                + inspect.files.stuck
+                + inspect.files.refused,
             alerts: rules.alerts.evicted + rules.alerts.forgotten,
             rule_state: rules.forgotten + rules.late_dropped,
         }

@@ -51,7 +51,7 @@ fn list(options: &ListOptions) -> anyhow::Result<Listing> {
     let mut snapshot = snapshot::take(&SnapshotOptions::default()).context("listing the sockets")?;
     // Before anything is found out about who holds them.
     snapshot.sockets.retain(|socket| options.asked.selection.takes(socket.state));
-    let files = FileWorkers::processes().context("starting a process")?;
+    let files = FileWorkers::processes().unwrap_or_else(|_| FileWorkers::threads());
     let inspector = Inspector::start(&ProcFs::default(), files, true).context("starting a thread")?;
     let mut processes = ProcessTable::default().with_inspector(inspector);
     let mut listing = Listing::of(snapshot, |pid, start| processes.seen(pid, start));

@@ -195,6 +195,15 @@ fn messages(
     Ok(Step::More)
 }
 
+/// Handles one buffer of messages with the number 1, as the first dump of a [`Netlink`] does.
+pub(super) fn read_buffer(
+    bytes: &[u8],
+    mut each: impl FnMut(&[u8], Filled) -> Option<()>,
+) -> Result<(), DumpError> {
+    let filled = Filled { from: BootNs(0), to: BootNs(0) };
+    messages(bytes, 1, filled, &mut each, &mut true).map(|_| ())
+}
+
 /// The attributes in `bytes`: kind and value; `None` for one that is cut off, which ends them.
 pub(super) fn attributes(bytes: &[u8]) -> impl Iterator<Item = Option<(u16, &[u8])>> {
     NlasIterator::new(bytes).map(|attribute| {

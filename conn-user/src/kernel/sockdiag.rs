@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use rustix::net::netlink::SOCK_DIAG;
 
-use super::netlink::{DumpError, Filled, Netlink, attributes, long, port, word};
+use super::netlink::{self, DumpError, Filled, Netlink, attributes, long, port, word};
 
 /// `SOCK_DIAG_BY_FAMILY` (include/uapi/linux/sock_diag.h).
 const BY_FAMILY: u16 = 20;
@@ -183,6 +183,19 @@ pub fn attempts_and_listeners(v6: bool) -> Result<Vec<DiagSocket>, DumpError> {
         },
     )?;
     Ok(found.into_inner())
+}
+
+/// Reads one buffer of the kernel's answer to a first dump, without a kernel.
+///
+/// # Errors
+/// When the kernel refused, or the buffer cannot be read.
+pub fn read_buffer(bytes: &[u8], mptcp: bool) -> Result<Vec<DiagSocket>, DumpError> {
+    let mut found = Vec::new();
+    netlink::read_buffer(bytes, |message, filled| {
+        found.push(parse(message, mptcp, filled)?);
+        Some(())
+    })?;
+    Ok(found)
 }
 
 /// `struct inet_diag_req_v2`, and the protocol where it does not fit in.

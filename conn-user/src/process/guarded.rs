@@ -89,7 +89,12 @@ impl GuardedProc {
             return 1;
         };
         let asked = pids.iter().take(AHEAD).take_while(|pid| !hangs(pid));
-        let asked = asked.filter(|pid| reader.pids.send(**pid).is_ok()).count();
+        let asked = asked.take_while(|pid| reader.pids.send(**pid).is_ok()).count();
+        if asked == 0 {
+            // The thread has ended, which only a panic makes it do; the next one has a new thread.
+            self.proc.image(first, false).into_iter().for_each(each);
+            return 1;
+        }
         for (read, &pid) in pids.iter().take(asked).enumerate() {
             match reader.images.recv_timeout(self.patience) {
                 Ok(image) => image.into_iter().for_each(&mut *each),

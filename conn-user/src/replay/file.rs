@@ -1,6 +1,6 @@
 //! What a replay reads: recordings of conn and logs of Zeek. Which it is, the content tells.
 
-use std::io::{self, BufRead};
+use std::io::{self, BufRead, Cursor};
 use std::path::Path;
 
 use thiserror::Error;
@@ -62,7 +62,18 @@ impl Input {
     /// # Errors
     /// When it cannot be opened or read.
     pub fn open(path: &Path) -> Result<Self, RecordingError> {
-        let mut lines = Lines::open(path)?;
+        Self::of(Lines::open(path)?)
+    }
+
+    /// Reads text that is in memory and not packed; what is wrong is reported under this name.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn of_text(name: String, text: Vec<u8>) -> Result<Self, RecordingError> {
+        Self::of(Lines::new(name, Box::new(Cursor::new(text))))
+    }
+
+    fn of(mut lines: Lines) -> Result<Self, RecordingError> {
         let first = lines.first()?;
         Ok(match Log::form(first) {
             Some(form) => Self::Zeek(Log::new(lines, form)),

@@ -74,6 +74,13 @@ pub fn check(paths: &[PathBuf], host: &Host) -> Checked {
     read_with(paths, host, true)
 }
 
+/// Checks a text as if it were the one rule file, with its tests.
+pub fn check_text(text: &str, host: &Host) -> Checked {
+    let mut texts = Texts::default();
+    texts.add(PathBuf::from("text"), text.to_owned());
+    assemble(texts, RuleErrors::default(), host, Ask { defaults: false, tests: true })
+}
+
 fn read_with(paths: &[PathBuf], host: &Host, tests: bool) -> Checked {
     let mut errors = RuleErrors::default();
     let mut texts = Texts::default();

@@ -1,0 +1,14 @@
+//! Filters, of events and of sockets.
+
+#![no_main]
+
+use conn_user::filter::Filter;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|text: &str| {
+    for filter in [Filter::new(text), Filter::for_sockets(text)] {
+        if let Err(error) = filter {
+            let _ = error.to_string();
+        }
+    }
+});

@@ -1,0 +1,10 @@
+//! `/proc/PID/mountinfo`.
+
+#![no_main]
+
+use conn_user::kernel::mounts;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| {
+    let _ = mounts::all(bytes).count();
+});
