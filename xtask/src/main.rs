@@ -13,6 +13,7 @@ mod lint;
 mod lock;
 mod object_check;
 mod setup;
+mod soak;
 mod test;
 mod vm;
 mod workspace;
@@ -51,6 +52,8 @@ enum Task {
     Lint,
     /// Run the scenario tests on several kernels, each in a virtual machine.
     Vm(vm::Options),
+    /// Run the agent under mixed load for a long time, with what goes wrong on servers; as root.
+    Soak(soak::Options),
     /// Run all tests: on this machine (as root, for those that trace), then in virtual machines.
     Test(test::Options),
 }
@@ -73,6 +76,7 @@ fn dispatch(task: Task) -> Result<()> {
         Task::Run { arguments } => agent::exec(arguments),
         Task::Lint => lint::lint(),
         Task::Test(options) => test::test(&options),
+        Task::Soak(options) => soak::soak(&options),
         Task::Vm(options) => vm::vm(&options),
     }
 }

@@ -1,6 +1,11 @@
-//! Records that wait in memory while the start-up snapshot is taken: it may take longer than the ring has room for.
+//! Records that wait in memory while the start-up snapshot is taken or /proc is read: that may take longer than the ring has room
+//! for.
 
 use bytes::{Bytes, BytesMut};
+
+use super::run::BATCH;
+use super::source::Records;
+use crate::kernel::ring::Turn;
 
 /// Bytes that may wait; beyond them the ring fills, and what finds no room there is a gap.
 const MOST: usize = 16 << 20;
@@ -17,6 +22,11 @@ impl Backlog {
     pub(super) fn push(&mut self, record: &[u8]) {
         self.bytes.extend_from_slice(record);
         self.lengths.push(record.len());
+    }
+
+    /// Takes what is in the ring, as far as there is room.
+    pub(super) fn fill(&mut self, records: &mut impl Records) {
+        while !self.is_full() && records.turn(BATCH, |bytes| self.push(bytes)) == Turn::More {}
     }
 
     pub(super) fn is_full(&self) -> bool {

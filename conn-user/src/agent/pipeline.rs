@@ -135,12 +135,19 @@ impl Pipeline {
         self.session.flows.merge_start(snapshot, &mut self.processes)
     }
 
-    /// Repairs the tables after a loss. To be called when the records from before the snapshot's end are handled.
-    pub fn repair(&mut self, snapshot: &Snapshot, now: BootNs, tell: &mut impl FnMut(&Event)) -> Merged {
+    /// Repairs the tables after a loss. To be called when the records from before the snapshot's end are handled. `pause` is called
+    /// now and then, to read the ring: a repair must not be the cause of the next loss.
+    pub fn repair(
+        &mut self,
+        snapshot: &Snapshot,
+        now: BootNs,
+        pause: &mut dyn FnMut(),
+        tell: &mut impl FnMut(&Event),
+    ) -> Merged {
         self.session.pass(now, tell);
         if std::mem::take(&mut self.processes_lost) {
             // Without /proc what records tell has to do.
-            let _ = self.processes.refresh();
+            let _ = self.processes.refresh(pause);
         }
         let merged = self.session.flows.merge_repair(snapshot, &mut self.processes, &mut self.changes);
         self.name_socket_units();

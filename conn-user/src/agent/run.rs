@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use super::backlog::Backlog;
 use super::pipeline::Pipeline;
 use super::resync::Resync;
 use super::source::{Programs, Records};
@@ -210,7 +211,9 @@ impl<R: Records, P: Programs> Parts<'_, R, P> {
     fn repair(&mut self, taken: Option<Snapshot>, tell: &mut impl FnMut(&Event)) {
         if let Some(snapshot) = taken {
             self.records.catch_up(|bytes| self.pipeline.on_bytes(bytes, tell));
-            self.pipeline.repair(&snapshot, boot_now(), tell);
+            let (mut backlog, records) = (Backlog::default(), &mut *self.records);
+            self.pipeline.repair(&snapshot, boot_now(), &mut || backlog.fill(records), tell);
+            backlog.each(|bytes| self.pipeline.on_bytes(bytes, tell));
         }
     }
 

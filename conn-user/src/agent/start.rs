@@ -149,8 +149,9 @@ pub async fn start(options: AgentOptions, tell: &mut impl FnMut(&Event)) -> Resu
         rules,
     };
     // After the attach: what is born later has a record, what was born earlier is in /proc.
-    agent.pipeline.processes().scan()?;
-    take_in(&mut agent, staged, options.record, tell).await?;
+    let (mut backlog, reader) = (Backlog::default(), &mut agent.reader);
+    agent.pipeline.processes().scan_and(&mut || backlog.fill(reader))?;
+    take_in(&mut agent, backlog, staged, options.record, tell).await?;
     if options.self_test {
         self_test(&mut agent, tell).await?;
     }
@@ -160,11 +161,11 @@ pub async fn start(options: AgentOptions, tell: &mut impl FnMut(&Event)) -> Resu
 /// Takes in what was there before the attach. The records that come meanwhile are handled afterwards.
 async fn take_in(
     agent: &mut Agent,
+    mut backlog: Backlog,
     rules: Option<Staged>,
     record: bool,
     tell: &mut impl FnMut(&Event),
 ) -> Result<(), StartError> {
-    let mut backlog = Backlog::default();
     let mut task = tokio::task::spawn_blocking(|| {
         // The start waits for it.
         priority::favour_thread();

@@ -13,6 +13,9 @@ use super::table::ProcessTable;
 use crate::kernel::execs::ExecCount;
 use crate::units::{BootNs, Pid};
 
+/// Processes between two pauses of a scan: some milliseconds, for which a ring has room.
+const PIECE: usize = 32;
+
 impl ProcessTable {
     /// Reads every process from /proc. To be called after the programs are attached and before their records are
     /// handled: then no process falls between the two. What exec and fork records told is left alone, so it may be
@@ -21,23 +24,36 @@ impl ProcessTable {
     /// # Errors
     /// When /proc cannot be listed.
     pub fn scan(&mut self) -> io::Result<usize> {
-        self.read_all(false)
+        self.scan_and(&mut || {})
     }
 
-    /// As [`Self::scan`], after records of processes were lost. What the kernel told of an image stays, unless the kernel has
-    /// counted an exec since: what /proc shows a process may set itself.
+    /// As [`Self::scan`]. `pause` is called now and then, for what must not wait for all of them.
     ///
     /// # Errors
     /// When /proc cannot be listed.
-    pub fn refresh(&mut self) -> io::Result<usize> {
-        self.read_all(true)
+    pub fn scan_and(&mut self, pause: &mut dyn FnMut()) -> io::Result<usize> {
+        self.read_all(false, pause)
     }
 
-    fn read_all(&mut self, lost: bool) -> io::Result<usize> {
+    /// As [`Self::scan`], after records of processes were lost. What the kernel told of an image stays, unless the kernel has
+    /// counted an exec since: what /proc shows a process may set itself. `pause` as in [`Self::scan_and`].
+    ///
+    /// # Errors
+    /// When /proc cannot be listed.
+    pub fn refresh(&mut self, pause: &mut dyn FnMut()) -> io::Result<usize> {
+        self.read_all(true, pause)
+    }
+
+    fn read_all(&mut self, lost: bool, pause: &mut dyn FnMut()) -> io::Result<usize> {
         // Before /proc: an exec between the two has a record, or is counted the next time.
         let counts = self.exec_counts();
         let mut images = Vec::new();
-        self.about.proc.read_each(&self.about.proc.pids()?, &mut |seen| images.push(seen));
+        self.about.proc.read_each(&self.about.proc.pids()?, &mut |seen| {
+            images.push(seen);
+            if images.len().is_multiple_of(PIECE) {
+                pause();
+            }
+        });
         let read = images.len();
         for seen in images {
             let execs = counts.get(&seen.pid.0).filter(|count| is_same_tick(count.start, seen.start));

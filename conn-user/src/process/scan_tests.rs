@@ -52,7 +52,7 @@ fn what_exec_told_is_never_replaced_by_proc() {
         let before = table.seen(Pid(10), BootNs(T0)).expect("known").identity.clone();
         proc.put(10, T0, "/usr/bin/curl");
         table.scan().expect("read");
-        table.refresh().expect("read");
+        table.refresh(&mut || {}).expect("read");
         table.resolve(&counted(10, 3), BootNs(T0 + SECOND));
         assert_eq!(image(&mut table, 10), ("/tmp/evil".into(), ProcessSource::Exec));
         assert_eq!(table.seen(Pid(10), BootNs(T0)).expect("known").identity, before, "with its hash");
@@ -74,7 +74,7 @@ fn an_exec_that_the_kernel_counts_and_no_record_told_is_found_by_a_repair() {
         proc.put(pid, T0, exe);
         counts.put(pid, execs);
     }
-    table.refresh().expect("read");
+    table.refresh(&mut || {}).expect("read");
     assert_eq!(image(&mut table, 10), ("/bin/missed".into(), ProcessSource::ProcScan));
     assert_eq!(image(&mut table, 11), ("/bin/same".into(), ProcessSource::Exec));
     assert_eq!(image(&mut table, 12), ("/bin/told".into(), ProcessSource::Fork));
@@ -83,7 +83,7 @@ fn an_exec_that_the_kernel_counts_and_no_record_told_is_found_by_a_repair() {
     assert_eq!(table.stats().missed_execs, 2);
     // It stays what it was found to be, whatever it shows later.
     proc.put(10, T0, "/bin/faked");
-    table.refresh().expect("read");
+    table.refresh(&mut || {}).expect("read");
     assert_eq!(image(&mut table, 10).0, "/bin/missed");
 }
 
@@ -98,7 +98,7 @@ fn where_nobody_counts_only_a_copy_is_read_again() {
     }
     table.scan().expect("read");
     assert_eq!(image(&mut table, 12), ("/bin/told".into(), ProcessSource::Fork), "nothing was lost");
-    table.refresh().expect("read");
+    table.refresh(&mut || {}).expect("read");
     assert_eq!(image(&mut table, 10), ("/bin/told".into(), ProcessSource::Exec));
     assert_eq!(image(&mut table, 12), ("/bin/other".into(), ProcessSource::ProcScan));
 }
@@ -140,9 +140,22 @@ fn what_was_read_at_the_start_stays_while_nothing_is_executed() {
     counts.put(10, 1);
     table.scan().expect("read");
     proc.put(10, T0, "/usr/bin/curl");
-    table.refresh().expect("read");
+    table.refresh(&mut || {}).expect("read");
     assert_eq!(image(&mut table, 10), ("/bin/early".into(), ProcessSource::ProcScan));
     counts.put(10, 2);
-    table.refresh().expect("read");
+    table.refresh(&mut || {}).expect("read");
     assert_eq!(image(&mut table, 10), ("/usr/bin/curl".into(), ProcessSource::ProcScan));
+}
+
+/// Whoever reads the ring meanwhile cannot wait for thousands of processes.
+#[test]
+fn a_scan_pauses() {
+    let proc = FakeProc::default();
+    for pid in 1..=100 {
+        proc.put(pid, u64::from(pid) * SECOND, "/usr/bin/one");
+    }
+    let (mut table, mut pauses) = (proc.table(), 0);
+    table.scan_and(&mut || pauses += 1).expect("scan");
+    table.refresh(&mut || pauses += 1).expect("scan");
+    assert_eq!(pauses, 2 * (100 / PIECE));
 }

@@ -2,6 +2,7 @@
 
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -63,6 +64,14 @@ fn start(place: Place, options: &[&str], command: &[&str]) -> Result<(Child, Pat
     if matches!(place, Place::PidNamespace) {
         conn.arg("pidns").arg(settings::conn()?);
     }
+    let listen = || {
+        // SAFETY: no handler is installed, and signal may be called between fork and exec. A shell starts what runs in the background
+        // with SIGINT ignored, and what conn ignores it lets its command ignore.
+        unsafe { libc::signal(libc::SIGINT, libc::SIG_DFL) };
+        Ok(())
+    };
+    // SAFETY: see there.
+    unsafe { conn.pre_exec(listen) };
     let child = conn
         .args(["run", "--backend", &settings::backend(), "--output"])
         .arg(&report)

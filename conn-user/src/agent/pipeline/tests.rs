@@ -348,7 +348,8 @@ fn a_repair_ends_what_is_gone() {
     assert_eq!(rig.told()[3..], ["raised 6", "connect", "established", "gap fentry:tcp_close 1", "close"]);
     let began = BootNs(rig.now + MS);
     let snapshot = Snapshot { began, ended: began, ..Snapshot::default() };
-    rig.pipeline.repair(&snapshot, BootNs(rig.now + 2 * MS), &mut |event| rig.told.push(event.clone()));
+    rig.pipeline
+        .repair(&snapshot, BootNs(rig.now + 2 * MS), &mut || {}, &mut |event| rig.told.push(event.clone()));
     let told = rig.told();
     assert_eq!(told[..2], ["close", "resolved 7"], "{told:?}");
     assert_eq!(told.last().map(String::as_str), Some("repair"));
@@ -373,7 +374,8 @@ fn alerts_know_of_the_repair() {
         let (began, sockets) = (BootNs(rig.now + MS), vec![socket.clone()]);
         let snapshot = Snapshot { began, ended: began, sockets, notes: Vec::new() };
         rig.now += 2 * MS;
-        rig.pipeline.repair(&snapshot, BootNs(rig.now), &mut |event| rig.told.push(event.clone()));
+        rig.pipeline
+            .repair(&snapshot, BootNs(rig.now), &mut || {}, &mut |event| rig.told.push(event.clone()));
     };
     repair(&mut rig);
     rig.on_time(rig.now + 6 * SECOND);
