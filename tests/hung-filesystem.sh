@@ -25,6 +25,7 @@ dir=$(mktemp -d /tmp/conn-hung.XXXXXX)
 mkdir "$dir/mnt"
 connection=
 started=()
+declare -A inputs=() pids=()
 cleanup() {
     if [ -n "$connection" ]; then
         mountpoint -q /sys/fs/fuse/connections || mount -t fusectl none /sys/fs/fuse/connections
@@ -62,8 +63,8 @@ start() { # name, command...
     "$@" <"$dir/$name.in" >"$dir/$name.out" 2>"$dir/$name.err" &
     started+=($!)
     exec {fd}>"$dir/$name.in"
-    printf -v "fd_$name" %s "$fd"
-    printf -v "pid_$name" %s "${started[-1]}"
+    inputs[$name]=$fd
+    pids[$name]=${started[-1]}
 }
 
 start server "$HUNG" serve "$dir/mnt" "$HUNG"
@@ -76,9 +77,9 @@ for client in before tail agent; do
     start "hung_$client" "$dir/mnt/program" client "$port"
     within 30 "a program runs" has ready "$dir/hung_$client.out"
 done
-echo >&"$fd_hung_before"
+echo >&"${inputs[hung_before]}"
 within 30 "it connects" has connected "$dir/hung_before.out"
-echo >&"$fd_server"
+echo >&"${inputs[server]}"
 within 30 "the file system hangs" has hangs "$dir/server.out"
 
 # A program of a usual file system connects and ends.
@@ -107,9 +108,9 @@ traces() { # name, fd of the program that connects now, its pid, the command
     echo "passed: $name, ended $((($(date +%s%N) - begin) / 1000000)) ms after SIGTERM"
 }
 
-traces tail "$fd_hung_tail" "$pid_hung_tail" "$CONN" tail --json --no-rules
+traces tail "${inputs[hung_tail]}" "${pids[hung_tail]}" "$CONN" tail --json --no-rules
 printf '[events]\nfile = "-"\n' >"$dir/agent.toml"
-traces agent "$fd_hung_agent" "$pid_hung_agent" "$CONN" agent --config "$dir/agent.toml"
+traces agent "${inputs[hung_agent]}" "${pids[hung_agent]}" "$CONN" agent --config "$dir/agent.toml"
 
 "$CONN" run --output "$dir/report" -- "$HUNG" client "$port" <<<"" >/dev/null 2>"$dir/run.err" &
 run=$!

@@ -87,7 +87,7 @@ mod tests {
     fn the_memory_is_bounded() {
         let mut budgets = Budgets::new(DurationNs(1), 1);
         budgets.charge(7, DurationNs(u64::MAX), BootNs(0));
-        for uid in 100..100 + 2 * USERS_MAX as u32 {
+        for uid in 100..300 + USERS_MAX as u32 {
             budgets.charge(uid, DurationNs(1000), BootNs(0));
             assert!(budgets.users.len() <= USERS_MAX);
         }

@@ -47,6 +47,8 @@ struct Queued<W> {
     /// `None` while a part of it is being hashed.
     begun: Option<Begun>,
     waiting: Vec<(u32, W)>,
+    /// Users who wait, each once: there are fewer than requests.
+    users: Vec<u32>,
 }
 
 /// What is to be done.
@@ -92,7 +94,12 @@ impl<W> HashQueue<W> {
         }
         let has_room = self.has_room(uid);
         match self.files.iter_mut().find(|queued| queued.state == state) {
-            Some(queued) => queued.waiting.push((uid, request)),
+            Some(queued) => {
+                queued.waiting.push((uid, request));
+                if !queued.is_of(uid) {
+                    queued.users.push(uid);
+                }
+            }
             None if !has_room => return Err(request),
             None => {
                 self.numbers += 1;
@@ -103,6 +110,7 @@ impl<W> HashQueue<W> {
                     left: state.size,
                     begun: Some(Begun::new(self.numbers)),
                     waiting: vec![(uid, request)],
+                    users: vec![uid],
                 });
             }
         }
@@ -111,8 +119,8 @@ impl<W> HashQueue<W> {
     }
 
     fn has_room(&self, uid: u32) -> bool {
-        let of_user = self.files.iter().filter(|queued| queued.is_of(uid)).count();
-        self.files.len() < FILES_MAX && of_user < FILES_OF_USER
+        let of_user = || self.files.iter().filter(|queued| queued.is_of(uid)).count();
+        self.files.len() < FILES_MAX && of_user() < FILES_OF_USER
     }
 
     /// Keeps a request until there is room for a file of its user. Without room for it, it comes back.
@@ -127,7 +135,10 @@ impl<W> HashQueue<W> {
 
     /// A parked request for which there is room now.
     pub(super) fn unpark(&mut self) -> Option<W> {
-        let at = self.parked.iter().position(|(uid, _)| self.has_room(*uid))?;
+        // Most are of few users.
+        let mut rooms = HashMap::new();
+        let mut has_room = |uid| *rooms.entry(uid).or_insert_with(|| self.has_room(uid));
+        let at = self.parked.iter().position(|(uid, _)| has_room(*uid))?;
         self.parked.remove(at).map(|(_, request)| request)
     }
 
@@ -138,11 +149,10 @@ impl<W> HashQueue<W> {
 
     /// What is next. A part that is taken has to come back by one of the calls below.
     pub(super) fn next(&mut self, now: BootNs) -> Next {
-        let users = self.files.iter().flat_map(|queued| queued.waiting.iter().map(|(uid, _)| *uid));
-        let within = users.filter(|uid| !self.budgets.is_over(*uid, now));
+        let users = || self.files.iter().flat_map(|queued| queued.users.iter().copied());
+        let within = users().filter(|uid| !self.budgets.is_over(*uid, now));
         let Some(uid) = within.min_by_key(|uid| self.turns.get(uid).copied().unwrap_or(0)) else {
-            let users = self.files.iter().flat_map(|queued| queued.waiting.iter().map(|(uid, _)| *uid));
-            return users.map(|uid| self.budgets.until(uid, now)).min().map_or(Next::Idle, Next::At);
+            return users().map(|uid| self.budgets.until(uid, now)).min().map_or(Next::Idle, Next::At);
         };
         let of_user = self.files.iter_mut().filter(|queued| queued.is_of(uid));
         let Some(queued) = of_user.min_by_key(|queued| queued.left) else { return Next::Idle };
@@ -186,6 +196,7 @@ impl<W> HashQueue<W> {
         let waiting = std::mem::take(&mut queued.waiting);
         let (refused, others): (Vec<_>, Vec<_>) = waiting.into_iter().partition(|(uid, _)| *uid == part.uid);
         queued.waiting = others;
+        queued.users.retain(|uid| *uid != part.uid);
         queued.begun = Some(part.begun);
         if queued.waiting.is_empty() {
             self.files.swap_remove(at);
@@ -197,7 +208,7 @@ impl<W> HashQueue<W> {
 
 impl<W> Queued<W> {
     fn is_of(&self, uid: u32) -> bool {
-        self.waiting.iter().any(|(of, _)| *of == uid)
+        self.users.contains(&uid)
     }
 }
 

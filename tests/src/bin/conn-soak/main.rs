@@ -59,7 +59,7 @@ fn main() -> Result<ExitCode> {
 }
 
 fn soak(conn: &Path, scenario: &Path, time: Duration) -> Result<Vec<String>> {
-    let mut service = Service::start(conn)?;
+    let service = Service::start(conn)?;
     let watch = Watch::start(service.syslog()?);
     let done = Done::default();
     let mut memory = Vec::new();
@@ -99,9 +99,9 @@ fn minutes(
     );
     let (began, mut reloads) = (Instant::now(), 0);
     for minute in 1.. {
-        let _intrusion = service.plant(minute)?;
+        let _intrusion = service::plant(minute)?;
         let planted = Instant::now();
-        while !watch.has_raised(service.port(minute)) {
+        while !watch.has_raised(service::port(minute)) {
             if planted.elapsed() > PATIENCE {
                 problems.push(format!("the intrusion of minute {minute} was not raised"));
                 break;

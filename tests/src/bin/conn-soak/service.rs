@@ -35,11 +35,8 @@ impl Service {
         mount_tmpfs(&folder.join("small"))?;
         let pipe = CString::new(folder.join("events").as_os_str().as_bytes())?;
         // SAFETY: a path that ends with a zero byte.
-        ensure!(
-            unsafe { libc::mkfifo(pipe.as_ptr(), 0o600) } == 0,
-            "mkfifo: {}",
-            std::io::Error::last_os_error()
-        );
+        let made = unsafe { libc::mkfifo(pipe.as_ptr(), 0o600) };
+        ensure!(made == 0, "mkfifo: {}", std::io::Error::last_os_error());
         let defaults =
             Command::new(conn).args(["check", "--defaults"]).output().context("the default rules")?;
         ensure!(defaults.status.success(), "conn check --defaults: {}", defaults.status);
@@ -91,16 +88,6 @@ impl Service {
         self.folder.join("small")
     }
 
-    /// The port of a minute's intrusion.
-    pub(crate) fn port(&self, minute: u32) -> u16 {
-        PORTS + u16::try_from(minute % 10_000).unwrap_or_default()
-    }
-
-    /// Listens where nobody should, as long as this is kept.
-    pub(crate) fn plant(&self, minute: u32) -> Result<TcpListener> {
-        TcpListener::bind((Ipv4Addr::LOCALHOST, self.port(minute))).context("plant an intrusion")
-    }
-
     /// Changes one rule, and has the rules read again.
     pub(crate) fn reload(&self, number: u32) -> Result<()> {
         let rule = format!(
@@ -148,6 +135,16 @@ impl Service {
         ensure!(unsafe { libc::kill(pid, signal) } == 0, "kill: {}", std::io::Error::last_os_error());
         Ok(())
     }
+}
+
+/// The port of a minute's intrusion.
+pub(crate) fn port(minute: u32) -> u16 {
+    PORTS + u16::try_from(minute % 10_000).unwrap_or_default()
+}
+
+/// Listens where nobody should, as long as what is returned is kept.
+pub(crate) fn plant(minute: u32) -> Result<TcpListener> {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, port(minute))).context("plant an intrusion")
 }
 
 impl Drop for Service {
