@@ -164,24 +164,34 @@ pub(super) fn closes() -> Result<()> {
     RACE.run()
 }
 
+fn client_port(role: Role, conn: &Conn) -> Result<u16> {
+    let port = match role {
+        Role::Client => conn.sock.lport,
+        Role::Server => conn.sock.remote.map(|remote| remote.port()),
+    };
+    port.context("a connection has a port")
+}
+
 /// How each of them ends is told afterwards: to write it down in between would let the other side go first.
 fn close_each(role: Role, conns: Vec<Conn>) -> Result<()> {
-    let close = |(at, conn): (usize, Conn)| -> Result<(usize, u64, Summary)> {
+    // What is done with a connection goes by the client's port: connections may be accepted in another order than they were made.
+    let close = |conn: Conn| -> Result<(u16, u64, Summary)> {
+        let at = client_port(role, &conn)? % 3;
         // The end may have come from the other side since it was open.
         let since = conn.since;
-        if role == Role::Client && at % 3 == 1 {
+        if role == Role::Client && at == 1 {
             sys::linger_zero(&conn.fd)?;
         }
-        if role == Role::Client && at % 3 == 2 {
+        if role == Role::Client && at == 2 {
             sys::shutdown(&conn.fd, libc::SHUT_WR).context("shutdown")?;
         }
         let (_, summary) = conn.close_silently();
         Ok((at, since, summary))
     };
-    let ended = conns.into_iter().enumerate().map(close).collect::<Result<Vec<_>>>()?;
+    let ended = conns.into_iter().map(close).collect::<Result<Vec<_>>>()?;
     for (at, from, summary) in ended {
         let by_network = |end, errno| Ending::new(end, errno, None);
-        match (role, at % 3) {
+        match (role, at) {
             (_, 0) | (Role::Server, 2) => summary.ended_or(End::LocalFin, &[by_me(End::PeerFin)], from)?,
             (Role::Client, 1) => summary.ended(End::LocalReset, By::Me, from)?,
             (Role::Server, _) => {
