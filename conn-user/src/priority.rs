@@ -1,8 +1,10 @@
-//! The priority of the threads that read the ring and write the outputs.
+//! The priority of the thread that reads the ring.
 //!
 //! A local user who starts enough busy threads leaves an ordinary reader a small share of the processors, and the ring
-//! overflows: the user has blinded the agent. So the reader asks for real-time priority, which ordinary threads cannot take
-//! a processor from. It gives it back for the rest of a period in which it has used its budget, so that a storm of events cannot
+//! overflows: the user has blinded the agent. So the reader may have real-time priority, which ordinary threads cannot take
+//! a processor from. It is not the default yet: whoever is woken at once by what others do interrupts them in the midst of it, in BPF
+//! programs too, which the kernel then skips for whoever comes next on that processor (`__bpf_prog_enter_recur`,
+//! kernel/bpf/trampoline.c). The reader gives it back for the rest of a period in which it has used its budget, so that a storm of events cannot
 //! make it take a processor from everybody else. Where real-time priority is refused, it asks for a better nice value. (With
 //! `CONFIG_SCHED_AUTOGROUP` that counts within a session alone, sched(7): against many sessions it helps little.)
 
@@ -30,11 +32,11 @@ const PERIOD: Duration = Duration::from_millis(100);
 #[serde(rename_all = "lowercase")]
 pub enum Priority {
     /// Real-time, within a budget; where that is refused, a better nice value.
-    #[default]
     Realtime,
     /// A better nice value.
     Nice,
     /// That of the process.
+    #[default]
     Normal,
 }
 

@@ -8,7 +8,6 @@ use tokio::time::Instant;
 
 use crate::flow::snapshot::model::Snapshot;
 use crate::flow::snapshot::{self, SnapshotError, SnapshotOptions};
-use crate::priority;
 
 /// Shortest time between two repairs.
 const SHORTEST: Duration = Duration::from_secs(1);
@@ -65,11 +64,7 @@ impl Pace {
 
 impl Default for Resync {
     fn default() -> Self {
-        Self::taking(|| {
-            // The tables are wrong until it is taken.
-            priority::favour_thread();
-            snapshot::take(&SnapshotOptions::living())
-        })
+        Self::taking(|| snapshot::take(&SnapshotOptions::living()))
     }
 }
 

@@ -67,6 +67,8 @@ pub struct Agent {
     /// The priority that was granted to the thread that reads.
     pub granted: Granted,
     pub(super) priority: priority::Held,
+    /// A better priority was asked for: also for what the reader waits for at the start.
+    is_favoured: bool,
     pub(super) resync: Resync,
     pub(super) reloads: mpsc::Receiver<Staged>,
     rules: mpsc::Sender<Staged>,
@@ -144,6 +146,7 @@ pub async fn start(options: AgentOptions, tell: &mut impl FnMut(&Event)) -> Resu
         own: None,
         granted,
         priority,
+        is_favoured: options.priority != Priority::Normal,
         resync: Resync::default(),
         reloads,
         rules,
@@ -166,9 +169,12 @@ async fn take_in(
     record: bool,
     tell: &mut impl FnMut(&Event),
 ) -> Result<(), StartError> {
-    let mut task = tokio::task::spawn_blocking(|| {
+    let favoured = agent.is_favoured;
+    let mut task = tokio::task::spawn_blocking(move || {
         // The start waits for it.
-        priority::favour_thread();
+        if favoured {
+            priority::favour_thread();
+        }
         snapshot::take(&SnapshotOptions::living())
     });
     let taken = loop {
@@ -248,8 +254,11 @@ async fn attempt(
 ) -> Result<(), StartError> {
     let Some(workload) = agent.pipeline.workload() else { return Ok(()) };
     let workload = workload?;
+    let favoured = agent.is_favoured;
     let mut workload = tokio::task::spawn_blocking(move || {
-        priority::favour_thread();
+        if favoured {
+            priority::favour_thread();
+        }
         workload.run()
     });
     let mut finished = false;
@@ -292,7 +301,7 @@ impl Agent {
             return Vec::new();
         };
         let now = self.not_delivered();
-        let has_lost = |hook: &HookId| now.get(hook) > before.get(hook);
+        let has_lost = |hook: &HookId| now.get(hook) > before.get(hook) || watch.has_backup(*hook);
         watch.silent().iter().copied().filter(has_lost).collect()
     }
 }

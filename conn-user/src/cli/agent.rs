@@ -66,7 +66,7 @@ async fn serve(args: &AgentArgs) -> anyhow::Result<Exit> {
         Ok(rules) => rules,
         Err(exit) => return Ok(exit),
     };
-    messages::detach(config.priority).context("starting the messages")?;
+    messages::detach().context("starting the messages")?;
     let mut outputs = Outputs::open(&config, filter)?;
     let result = Box::pin(trace(&config, load, &choice, rules, &mut outputs, stop, hangups)).await;
     messages::finish().await;
@@ -104,7 +104,7 @@ async fn trace(
     for note in agent.session.notes.iter().chain(&agent.notes) {
         tell(format_args!("note: {note}"));
     }
-    if !matches!(agent.granted, Granted::Realtime) {
+    if config.priority != Priority::Normal && !matches!(agent.granted, Granted::Realtime) {
         tell(format_args!("note: priority of the reader: {}", agent.granted));
     }
     let backend = agent.session.plan.backend;
@@ -160,8 +160,7 @@ struct Outputs {
 impl Outputs {
     fn open(config: &Config, filter: Filter) -> anyhow::Result<Self> {
         let zone = TimeZone::system();
-        let priority = config.priority;
-        let mut places = Places { paths: Vec::new(), writers: Vec::new(), changed: Arc::default(), priority };
+        let mut places = Places { paths: Vec::new(), writers: Vec::new(), changed: Arc::default() };
         let alerts = places.file(&config.alerts.file)?;
         let events = places.file(&config.events.file)?;
         let syslog = places.syslog(&config.alerts.syslog)?;
@@ -247,7 +246,6 @@ struct Places {
     paths: Vec<PathBuf>,
     writers: Vec<Writer>,
     changed: Arc<Notify>,
-    priority: Priority,
 }
 
 impl Places {
@@ -278,7 +276,7 @@ impl Places {
     }
 
     fn start(&mut self, path: &Path, name: String, target: impl Target + 'static) -> anyhow::Result<usize> {
-        let writer = Writer::start(name, target, Arc::clone(&self.changed), self.priority);
+        let writer = Writer::start(name, target, Arc::clone(&self.changed));
         self.writers.push(writer.context("starting a thread that writes")?);
         self.paths.push(path.to_owned());
         Ok(self.writers.len() - 1)

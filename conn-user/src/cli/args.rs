@@ -154,7 +154,7 @@ pub struct TailArgs {
 
     /// Priority of the thread that reads: real-time keeps busy processes from blinding it, within a budget
     ///
-    /// Where it is refused, the next lower one is taken.
+    /// Where it is refused, the next lower one is taken. The kernel may skip more programs with it, which is counted.
     #[arg(long, value_enum, default_value_t, value_name = "PRIORITY")]
     pub priority: Priority,
 

@@ -12,7 +12,6 @@ use crate::event::model::{Event, EventKind};
 use crate::event::text::{TextFormatter, TextOptions};
 use crate::output::file::LineFile;
 use crate::output::writer::{Class, Notice, Writer};
-use crate::priority::Priority;
 
 enum Encoder {
     Json(JsonEncoder),
@@ -32,11 +31,11 @@ pub(super) fn class(event: &Event) -> Class {
 }
 
 impl Lines {
-    /// In this form; `identity` is that of the run whose events they are. The thread that writes has this priority.
+    /// In this form; `identity` is that of the run whose events they are.
     ///
     /// # Errors
     /// When there can be no thread that writes.
-    pub(super) fn new(format: Format, identity: &StreamIdentity, priority: Priority) -> io::Result<Self> {
+    pub(super) fn new(format: Format, identity: &StreamIdentity) -> io::Result<Self> {
         let encoder = match format {
             Format::Json => Encoder::Json(JsonEncoder::new(identity)),
             Format::Text { color, terminal } => Encoder::Text(Box::new(TextFormatter::new(TextOptions {
@@ -47,7 +46,7 @@ impl Lines {
             }))),
         };
         let target = LineFile::standard(io::stdout())?;
-        Ok(Self { encoder, writer: Writer::start("standard output", target, Arc::default(), priority)? })
+        Ok(Self { encoder, writer: Writer::start("standard output", target, Arc::default())? })
     }
 
     /// What comes is of another run.

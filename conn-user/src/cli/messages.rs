@@ -9,7 +9,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::output::file::LineFile;
 use crate::output::writer::{Class, Writer};
-use crate::priority::Priority;
 
 static QUEUE: Mutex<Option<Writer>> = Mutex::new(None);
 
@@ -21,9 +20,9 @@ fn queue() -> MutexGuard<'static, Option<Writer>> {
 ///
 /// # Errors
 /// When there can be no thread.
-pub(super) fn detach(priority: Priority) -> io::Result<()> {
+pub(super) fn detach() -> io::Result<()> {
     let target = LineFile::standard(io::stderr())?;
-    *queue() = Some(Writer::start("standard error", target, Arc::default(), priority)?);
+    *queue() = Some(Writer::start("standard error", target, Arc::default())?);
     Ok(())
 }
 

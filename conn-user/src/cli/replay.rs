@@ -11,7 +11,6 @@ use super::{needs, tell};
 use crate::event::human;
 use crate::event::json::StreamIdentity;
 use crate::event::read::{News, Reader, Recorded};
-use crate::priority::Priority;
 use crate::replay::file::Input;
 use crate::replay::lines::Cut;
 use crate::replay::zeek::{Network, NetworkStats};
@@ -73,7 +72,7 @@ impl Told<'_> {
 async fn replay(args: &ReplayArgs, rules: &RuleSet) -> anyhow::Result<Exit> {
     let began = Instant::now();
     let (mut runs, mut identity) = (0, StreamIdentity::default());
-    let lines = Lines::new(args.format(Environment::of_process()), &identity, Priority::Normal)?;
+    let lines = Lines::new(args.format(Environment::of_process()), &identity)?;
     let mut told = Told { replay: Replay::new(rules), lines, taken: 0 };
     let (mut reader, mut network) = (Reader::default(), Network::default());
     for file in &args.files {

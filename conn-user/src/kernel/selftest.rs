@@ -67,6 +67,8 @@ pub struct Watch {
     ports: Vec<u16>,
     children: BTreeSet<u32>,
     silent: BTreeSet<HookId>,
+    /// Backup programs that delivered: the kernel has skipped the first ones.
+    backups: BTreeSet<HookId>,
 }
 
 impl Workload {
@@ -122,7 +124,7 @@ impl Watch {
     pub fn new(plan: &Plan) -> Self {
         let silent =
             plan.programs.iter().map(|planned| planned.hook).filter(|hook| !hook.is_understudy()).collect();
-        Self { own: None, ports: Vec::new(), children: BTreeSet::new(), silent }
+        Self { own: None, ports: Vec::new(), children: BTreeSet::new(), silent, backups: BTreeSet::new() }
     }
 
     /// Opens the test's listeners, whose ports are watched from now on. May be made again.
@@ -143,6 +145,11 @@ impl Watch {
         let addresses = [Some(&v4), v6.as_ref()].into_iter().flatten().map(TcpListener::local_addr);
         self.ports.extend(addresses.filter_map(Result::ok).map(|address| address.port()));
         Ok(Workload { v4, v6 })
+    }
+
+    /// Whether the backup program of a hook has delivered.
+    pub fn has_backup(&self, hook: HookId) -> bool {
+        hook.understudy().is_some_and(|backup| self.backups.contains(&backup))
     }
 
     /// The hooks that have not delivered yet.
@@ -174,6 +181,9 @@ impl Watch {
         };
         if ours {
             self.silent.remove(&hook);
+            if hook.is_understudy() {
+                self.backups.insert(hook);
+            }
         }
         ours
     }
@@ -186,7 +196,13 @@ impl Watch {
     /// A watch over connections of this port, for tests.
     #[cfg(test)]
     pub(crate) fn of_port(port: u16) -> Self {
-        Self { own: None, ports: vec![port], children: BTreeSet::new(), silent: BTreeSet::new() }
+        Self {
+            own: None,
+            ports: vec![port],
+            children: BTreeSet::new(),
+            silent: BTreeSet::new(),
+            backups: BTreeSet::new(),
+        }
     }
 
     /// Whether every hook has delivered.
@@ -234,6 +250,7 @@ mod tests {
             ports: vec![4711],
             children: BTreeSet::new(),
             silent: hooks.iter().copied().collect(),
+            backups: BTreeSet::new(),
         }
     }
 

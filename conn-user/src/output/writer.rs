@@ -16,8 +16,6 @@ use memchr::{memchr_iter, memrchr};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::priority::{Held, Priority};
-
 /// Bytes that wait at most; [`Class::Event`]s beyond are dropped and counted.
 const WAITING_MAX: usize = 64 << 20;
 /// So much more may wait of what is of [`Class::Important`].
@@ -149,7 +147,7 @@ impl Reopener {
 
 impl Writer {
     /// A writer to a target, which is called so, escaped, where it is reported. `changed` is notified when there is something to
-    /// take: a notice, the end of its reader. The thread has this priority.
+    /// take: a notice, the end of its reader.
     ///
     /// # Errors
     /// When there can be no thread.
@@ -157,16 +155,11 @@ impl Writer {
         name: impl Into<Arc<str>>,
         target: impl Target + 'static,
         changed: Arc<Notify>,
-        priority: Priority,
     ) -> io::Result<Self> {
         let state = Mutex::new(State::default());
         let shared = Arc::new(Shared { state, work: Condvar::new(), waiting: AtomicUsize::new(0), changed });
         let own = Arc::clone(&shared);
-        thread::Builder::new().name("conn-write".to_owned()).spawn(move || {
-            // Who keeps the machine busy is not to keep an alert from its file.
-            let (mut held, _) = Held::begin(priority);
-            write_all(&own, target, &mut held);
-        })?;
+        thread::Builder::new().name("conn-write".to_owned()).spawn(move || write_all(&own, target))?;
         Ok(Self { name: name.into(), shared, lines: Vec::new(), count: 0, refused: 0, stuck: None })
     }
 
@@ -317,14 +310,14 @@ fn count(lines: &[u8]) -> u64 {
 }
 
 /// The thread.
-fn write_all(shared: &Shared, mut target: impl Target, held: &mut Held) {
+fn write_all(shared: &Shared, mut target: impl Target) {
     let mut lines = Vec::new();
     while let Some(reopen) = take(shared, &mut lines) {
         if reopen && let Err(error) = target.reopen() {
             shared.state().notices.push(Notice::NotReopened(error));
             shared.changed.notify_one();
         }
-        if !write_chunks(shared, &mut target, &lines, held) {
+        if !write_chunks(shared, &mut target, &lines) {
             return;
         }
         lines.clear();
@@ -350,9 +343,8 @@ fn take(shared: &Shared, lines: &mut Vec<u8>) -> Option<bool> {
 }
 
 /// Returns whether it is still read.
-fn write_chunks(shared: &Shared, target: &mut impl Target, mut rest: &[u8], held: &mut Held) -> bool {
+fn write_chunks(shared: &Shared, target: &mut impl Target, mut rest: &[u8]) -> bool {
     while !rest.is_empty() {
-        held.keep_budget();
         let most = rest.get(..CHUNK).unwrap_or(rest);
         // A line that is longer goes as a whole.
         let end = memrchr(b'\n', most)
@@ -428,8 +420,7 @@ mod tests {
 
     fn slow() -> (Writer, Sender<Written>, Receiver<Vec<u8>>) {
         let ((allowed, allow), (taken, all)) = (channel(), channel());
-        let writer =
-            Writer::start("slow", Slow { allow, taken }, Arc::default(), Priority::Normal).expect("a thread");
+        let writer = Writer::start("slow", Slow { allow, taken }, Arc::default()).expect("a thread");
         (writer, allowed, all)
     }
 

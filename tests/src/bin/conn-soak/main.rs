@@ -48,7 +48,8 @@ fn main() -> Result<ExitCode> {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let [conn, scenario, seconds] = &words[..] else { bail!("see the beginning of {}", file!()) };
     let time = Duration::from_secs(seconds.parse().context("SECONDS is a number")?);
-    let problems = soak(Path::new(conn), Path::new(scenario), time)?;
+    let absolute = |program: &str| std::fs::canonicalize(program).with_context(|| format!("find {program}"));
+    let problems = soak(&absolute(conn)?, &absolute(scenario)?, time)?;
     for problem in &problems {
         println!("FAILED: {problem}");
     }
