@@ -201,8 +201,9 @@ impl Writer {
         if let Some(error) = &state.gone {
             return Err(error.kind().into());
         }
-        state.dropped += mem::take(&mut self.refused);
-        if state.dropped > 0 && !state.overflows && state.outage.is_none() {
+        let refused = mem::take(&mut self.refused);
+        state.dropped += refused;
+        if refused > 0 && !state.overflows && state.outage.is_none() {
             state.overflows = true;
             state.notices.push(Notice::Overflows);
             self.shared.changed.notify_one();
@@ -455,6 +456,30 @@ mod tests {
         assert!(writer.dropped() > 100, "it has an end, too");
         let notices = writer.notices().expect("it is read");
         assert!(matches!(notices[..], [Notice::Overflows]), "{notices:?}");
+    }
+
+    /// What was dropped once is no news with each later line.
+    #[tokio::test]
+    async fn an_overflow_is_reported_once() {
+        let (mut writer, allowed, taken) = slow();
+        line(&mut writer, Class::Event, "first\n");
+        writer.flush().expect("it is read");
+        taken.recv().expect("written");
+        let long = "x".repeat(WAITING_MAX) + "\n";
+        for text in [&*long, "refused\n"] {
+            line(&mut writer, Class::Event, text);
+        }
+        for _ in 0..4 {
+            allowed.send(Written::default()).expect("it lives");
+        }
+        writer.drain().await.expect("it is read");
+        for _ in 0..2 {
+            line(&mut writer, Class::Event, "later\n");
+            writer.drain().await.expect("it is read");
+        }
+        let notices = writer.notices().expect("it is read");
+        assert!(matches!(notices[..], [Notice::Overflows]), "{notices:?}");
+        assert_eq!(writer.dropped(), 1);
     }
 
     #[tokio::test]
