@@ -10,7 +10,6 @@
 
 use std::fmt;
 use std::io;
-use std::process::Command;
 use std::time::Duration;
 
 use clap::ValueEnum;
@@ -70,45 +69,6 @@ impl fmt::Display for Granted {
     }
 }
 
-/// The priority of the calling thread as it was, for what it starts.
-#[derive(Clone, Copy, Debug)]
-pub struct Inherited {
-    policy: libc::c_int,
-    param: libc::sched_param,
-    nice: libc::c_int,
-}
-
-impl Inherited {
-    /// That of the calling thread.
-    pub fn of_thread() -> Self {
-        let mut param = libc::sched_param { sched_priority: 0 };
-        // SAFETY: 0 is the calling thread; the parameters are written to memory that is valid for them.
-        let policy = unsafe {
-            libc::sched_getparam(0, &raw mut param);
-            libc::sched_getscheduler(0)
-        };
-        // SAFETY: no pointers. -1 is a value too, so errors cannot be told apart, and there is none for oneself.
-        let nice = unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) };
-        Self { policy: policy.max(libc::SCHED_OTHER), param, nice }
-    }
-
-    /// Has a command begin with it: a child of a thread with a better priority has the default one (`SCHED_RESET_ON_FORK`).
-    pub fn restore_in(self, command: &mut Command) {
-        use std::os::unix::process::CommandExt as _;
-        let restore = move || {
-            // SAFETY: system calls on values of our own; they may be called between fork and exec. Refused, the command has the
-            // default priority.
-            unsafe {
-                libc::sched_setscheduler(0, self.policy, &raw const self.param);
-                libc::setpriority(libc::PRIO_PROCESS, 0, self.nice);
-            }
-            Ok(())
-        };
-        // SAFETY: what runs between fork and exec makes system calls only.
-        unsafe { command.pre_exec(restore) };
-    }
-}
-
 /// The priority of a thread, while it keeps its budget.
 #[derive(Debug)]
 pub struct Held {
@@ -121,8 +81,8 @@ impl Held {
     pub fn begin(wanted: Priority) -> (Self, Granted) {
         let mut refused = None;
         if wanted != Priority::Normal {
-            // At the default policy, too, it has this while the budget is used up.
-            let nice = set_nice(NICE);
+            // At the default policy, too, it has this while the budget is used up. The policy is what it was, but not for others.
+            let nice = set_ordinary().and_then(|()| set_nice(NICE));
             if wanted == Priority::Realtime {
                 match set_realtime() {
                     Ok(()) => {
@@ -153,11 +113,6 @@ impl Held {
             self.budget = None;
         }
     }
-
-    /// How often the budget was used up.
-    pub fn exhausted(&self) -> u64 {
-        self.budget.as_ref().map_or(0, |budget| budget.exhausted)
-    }
 }
 
 /// Gives the calling thread, whose work the reader waits for, a better nice value, where that is granted.
@@ -178,12 +133,11 @@ struct Budget {
     /// When the period began, and the thread's processor time then.
     period: (Duration, Duration),
     is_given_back: bool,
-    exhausted: u64,
 }
 
 impl Budget {
     const fn new(now: Duration, cpu: Duration) -> Self {
-        Self { period: (now, cpu), is_given_back: false, exhausted: 0 }
+        Self { period: (now, cpu), is_given_back: false }
     }
 
     /// It is `now`, and the thread has had so much of a processor.
@@ -194,7 +148,6 @@ impl Budget {
         }
         if !self.is_given_back && cpu.saturating_sub(self.period.1) >= BUDGET {
             self.is_given_back = true;
-            self.exhausted += 1;
             return Some(Step::GiveBack);
         }
         None
@@ -238,6 +191,8 @@ fn result(returned: libc::c_int) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+
     use super::*;
 
     const MS: fn(u64) -> Duration = Duration::from_millis;
@@ -261,23 +216,21 @@ mod tests {
         for (now, cpu, step) in steps {
             assert_eq!(budget.at(MS(now), MS(cpu)), step, "at {now} ms");
         }
-        assert_eq!(budget.exhausted, 3);
     }
 
-    /// Whatever the machine grants, a command starts as one of the thread before would have.
+    /// Whatever is asked for and granted, what the thread starts has no better priority for it.
     #[test]
     fn a_command_does_not_inherit_it() {
-        let nice = std::thread::spawn(|| {
-            let before = Inherited::of_thread();
-            let (mut held, granted) = Held::begin(Priority::Realtime);
-            held.keep_budget();
-            let mut command = Command::new("nice");
-            before.restore_in(&mut command);
-            let out = command.output().expect("nice(1)");
-            let shown = String::from_utf8_lossy(&out.stdout).trim().to_owned();
-            (before.nice.to_string(), shown, granted.to_string())
-        });
-        let (before, shown, granted) = nice.join().expect("it ends");
-        assert_eq!(before, shown, "granted: {granted}");
+        for wanted in [Priority::Realtime, Priority::Nice] {
+            let nice = std::thread::spawn(move || {
+                let (mut held, granted) = Held::begin(wanted);
+                held.keep_budget();
+                let out = Command::new("nice").output().expect("nice(1)");
+                (String::from_utf8_lossy(&out.stdout).trim().to_owned(), granted.to_string())
+            });
+            let (shown, granted) = nice.join().expect("it ends");
+            let nice: i32 = shown.parse().expect("a number");
+            assert!(nice >= 0, "{nice}, granted: {granted}");
+        }
     }
 }

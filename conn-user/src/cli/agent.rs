@@ -26,7 +26,7 @@ use crate::kernel::load::LoadOptions;
 use crate::output::file::LineFile;
 use crate::output::syslog::{self, Syslog};
 use crate::output::totals::Totals;
-use crate::output::writer::{Notice, Reopener, Target, Writer};
+use crate::output::writer::{Class, Notice, Reopener, Target, Writer};
 use crate::priority::{Granted, Priority};
 use crate::rules::RuleSet;
 use crate::rules::file::shown;
@@ -286,27 +286,28 @@ impl Places {
 impl Consumer for Outputs {
     fn on_event(&mut self, event: &Event) {
         // What was lost or dropped may have been an alert: it goes where alerts go, too.
-        let kind = event.body.kind();
-        let told = kind == EventKind::Alert || kind.is_always_shown();
+        let (kind, class) = (event.body.kind(), class(event));
+        let important = class == Class::Important;
         let asked = self.asked(event);
-        let alerts = self.alerts.filter(|_| told);
+        let alerts = self.alerts.filter(|_| important);
         let events = self.events.filter(|place| asked && alerts != Some(*place));
-        if told || events.is_some() {
+        if important || events.is_some() {
             self.totals.count(kind);
         }
         for place in [alerts, events].into_iter().flatten() {
             if let Some(writer) = self.writers.get_mut(place) {
-                writer.line(class(event), |out| self.json.encode(event, out));
+                writer.line(class, |out| self.json.encode(event, out));
             }
         }
-        if let Some(writer) = self.syslog.filter(|_| told).and_then(|place| self.writers.get_mut(place)) {
+        if let Some(writer) = self.syslog.filter(|_| important).and_then(|place| self.writers.get_mut(place))
+        {
             let severity = match &event.body {
                 EventBody::Alert(alert) => alert.severity,
                 _ => Severity::Medium,
             };
             self.line.clear();
             self.text.format(event, &mut self.line);
-            writer.line(class(event), |out| {
+            writer.line(class, |out| {
                 syslog::message(severity, event.wall, &self.zone, self.line.trim_ascii_end(), out);
             });
         }

@@ -25,7 +25,7 @@ use crate::event::model::Event;
 use crate::kernel::load::LoadOptions;
 use crate::learn::run::learn;
 use crate::output::junit as junit_file;
-use crate::priority::{Inherited, Priority};
+use crate::priority::Priority;
 use crate::process::info::ExitStatus;
 use crate::rules::RuleSet;
 use crate::rules::file::shown;
@@ -66,7 +66,6 @@ async fn traced(args: &RunArgs) -> anyhow::Result<ExitCode> {
             return Ok(Exit::Usage.into());
         }
     }
-    let inherited = Inherited::of_thread();
     let mut signals = Forwarded::new().context("installing signal handlers")?;
     let load = LoadOptions { backend: args.backend, ring_bytes: args.ring_size, log_level: None };
     // The agent judges nothing: only what the command does is judged, here.
@@ -110,7 +109,7 @@ async fn traced(args: &RunArgs) -> anyhow::Result<ExitCode> {
         () = tokio::task::yield_now() => {}
     }
     // Nothing reads records between here and the loop: what the command does at once waits in the ring.
-    let mut child = match spawn(args, inherited) {
+    let mut child = match spawn(args) {
         Ok(child) => child,
         Err(error) => {
             let program = args.command.first().map_or(Path::new(""), Path::new);
@@ -135,13 +134,10 @@ async fn traced(args: &RunArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::from(code))
 }
 
-/// The command, with our standard input, output and error, and the priority that we were started with.
-fn spawn(args: &RunArgs, inherited: Inherited) -> io::Result<Child> {
+/// The command, with our standard input, output and error.
+fn spawn(args: &RunArgs) -> io::Result<Child> {
     let (program, words) = args.command.split_first().ok_or(ErrorKind::InvalidInput)?;
-    let mut command = Command::new(program);
-    command.args(words);
-    inherited.restore_in(command.as_std_mut());
-    command.spawn()
+    Command::new(program).args(words).spawn()
 }
 
 /// Waits for the command; what is sent to us is sent on. What it leaves behind is waited for if that was asked for.

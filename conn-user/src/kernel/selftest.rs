@@ -132,6 +132,7 @@ impl Watch {
     /// # Errors
     /// When the loopback listener cannot be made.
     pub fn workload(&mut self) -> Result<Workload, SelfTestError> {
+        self.backups.clear();
         let bind = |address: SocketAddr| {
             TcpListener::bind(address)
                 .map_err(|source| SelfTestError::Workload { step: "listening on loopback", source })
