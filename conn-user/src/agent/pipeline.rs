@@ -208,11 +208,9 @@ impl Pipeline {
             connections: flows.evicted + flows.connections_not_kept,
             listeners: flows.listeners_not_kept,
             held_events: flows.released_early,
-            inspections: inspect.dropped
-                + inspect.hash_dropped
-                + inspect.compare_dropped
-                + inspect.files.stuck
-                + inspect.files.refused,
+            inspections: inspect.dropped + inspect.hash_dropped + inspect.compare_dropped,
+            files: inspect.files.stuck + inspect.files.refused,
+            arguments: processes.proc.stuck + processes.proc.refused,
             alerts: rules.alerts.evicted + rules.alerts.forgotten,
             rule_state: rules.forgotten + rules.late_dropped,
         }
@@ -416,15 +414,7 @@ impl Pipeline {
         let outputs = outputs.into_iter().map(|(name, lines)| (Degradation::Output, Some(name), lines));
         let overflow = self.overflow().degradations().into_iter().map(|(what, total)| (what, None, total));
         let undecoded = (Degradation::Undecoded, None, self.undecoded);
-        let processes = self.processes.stats();
-        let (files, proc) = (processes.inspect.files, processes.proc);
-        let unanswered = [
-            (Degradation::FilesStuck, None, files.stuck),
-            (Degradation::FilesRefused, None, files.refused),
-            (Degradation::ProcStuck, None, proc.stuck),
-            (Degradation::ProcRefused, None, proc.refused),
-        ];
-        let totals = outputs.chain(overflow).chain(unanswered).chain([undecoded]);
+        let totals = outputs.chain(overflow).chain([undecoded]);
         for degraded in self.degraded.due(totals, now, is_last) {
             self.tell(now, EventBody::Degraded(degraded), tell);
         }

@@ -198,7 +198,7 @@ fn unseen(agent: &Agent, rules: Option<&RuleSet>) -> Loss {
             + overflow.connections
             + overflow.listeners
             + overflow.held_events
-            + if ask_facts { overflow.inspections } else { 0 },
+            + if ask_facts { overflow.inspections + overflow.files } else { 0 },
     }
 }
 

@@ -32,14 +32,10 @@ pub enum Degradation {
     HeldEvents,
     /// Processes and executables were not looked at in the background.
     Inspections,
-    /// A file system did not answer: files on it are not looked at.
-    FilesStuck,
-    /// Files were not looked at, because their file systems, or too many, did not answer before.
-    FilesRefused,
-    /// `/proc` did not answer for a process.
-    ProcStuck,
-    /// Arguments were not read, because `/proc` did not answer before.
-    ProcRefused,
+    /// Files were not looked at: their file systems do not answer, or did not before.
+    Files,
+    /// Arguments of processes were not read: `/proc` does not answer for them, or did not before.
+    Arguments,
     /// Alerts were ended early, or repeats of them may be reported again.
     Alerts,
     /// Rules did not remember what they need.
@@ -57,10 +53,8 @@ impl Degradation {
             Self::Listeners => "listeners not remembered",
             Self::HeldEvents => "events reported early",
             Self::Inspections => "background look-ups dropped",
-            Self::FilesStuck => "requests that a file system does not answer",
-            Self::FilesRefused => "files not looked at: file systems did not answer before",
-            Self::ProcStuck => "processes that /proc does not answer for",
-            Self::ProcRefused => "processes whose arguments were not read: /proc did not answer before",
+            Self::Files => "files of processes not looked at",
+            Self::Arguments => "arguments of processes not read",
             Self::Alerts => "alerts not remembered",
             Self::RuleState => "places in rules not remembered",
         }

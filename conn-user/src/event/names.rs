@@ -132,10 +132,8 @@ named!(Degradation:
     Listeners = "listeners",
     HeldEvents = "held_events",
     Inspections = "inspections",
-    FilesStuck = "files_stuck",
-    FilesRefused = "files_refused",
-    ProcStuck = "proc_stuck",
-    ProcRefused = "proc_refused",
+    Files = "files",
+    Arguments = "arguments",
     Alerts = "alerts",
     RuleState = "rule_state",
 );

@@ -7,6 +7,7 @@ use conn_common::hook::HookId;
 use crate::event::address::write_int;
 use crate::event::degraded::Degradation;
 use crate::event::model::EventKind;
+use crate::event::names::Named as _;
 
 /// Counters of a run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -47,6 +48,10 @@ pub struct Overflow {
     pub held_events: u64,
     /// Processes and executables that were not looked at in the background.
     pub inspections: u64,
+    /// Files that were not looked at, because their file systems do not answer.
+    pub files: u64,
+    /// Arguments that were not read, because `/proc` does not answer for their processes.
+    pub arguments: u64,
     /// Alerts that were ended early, and repeats that may have been told again.
     pub alerts: u64,
     /// What rules did not remember.
@@ -55,28 +60,17 @@ pub struct Overflow {
 
 impl Overflow {
     /// In what way something is dropped, and how much.
-    pub const fn degradations(&self) -> [(Degradation, u64); 7] {
+    pub const fn degradations(&self) -> [(Degradation, u64); 9] {
         [
             (Degradation::Processes, self.processes),
             (Degradation::Connections, self.connections),
             (Degradation::Listeners, self.listeners),
             (Degradation::HeldEvents, self.held_events),
             (Degradation::Inspections, self.inspections),
+            (Degradation::Files, self.files),
+            (Degradation::Arguments, self.arguments),
             (Degradation::Alerts, self.alerts),
             (Degradation::RuleState, self.rule_state),
-        ]
-    }
-
-    /// Key in JSON, what it is called for people, and the number.
-    fn all(&self) -> [(&'static str, &'static str, u64); 7] {
-        [
-            ("processes", "processes", self.processes),
-            ("connections", "connections", self.connections),
-            ("listeners", "listeners", self.listeners),
-            ("held_events", "events told early", self.held_events),
-            ("inspections", "background look-ups", self.inspections),
-            ("alerts", "alerts", self.alerts),
-            ("rule_state", "places in rules", self.rule_state),
         ]
     }
 }
@@ -138,8 +132,8 @@ impl Totals {
             out.push(b'"');
         }
         out.extend_from_slice(b"],\"overflow\":{");
-        for (at, (key, _, number)) in self.overflow.all().into_iter().enumerate() {
-            write_key(at > 0, key, out);
+        for (at, (what, number)) in self.overflow.degradations().into_iter().enumerate() {
+            write_key(at > 0, what.name(), out);
             write_int(number, out);
         }
         out.extend_from_slice(b"}}\n");
@@ -192,9 +186,9 @@ impl fmt::Display for Totals {
             let hooks = self.uncounted.len();
             write!(f, "\nnot counted by this kernel: skipped runs of {}", plural(hooks as u64, "hook"))?;
         }
-        let mut between = "\ndropped for want of room: ";
-        for (_, what, number) in self.overflow.all().into_iter().filter(|(_, _, number)| *number > 0) {
-            write!(f, "{between}{number} {what}")?;
+        let mut between = "\ndegraded: ";
+        for (what, number) in self.overflow.degradations().into_iter().filter(|(_, number)| *number > 0) {
+            write!(f, "{between}{number} {}", what.counted())?;
             between = ", ";
         }
         if self.undecoded > 0 {
@@ -243,7 +237,7 @@ mod tests {
             r#"{"kind":"totals","events":{"connect":2,"accept":0,"established":0,"failed":0,"close":1,"listen":0,"#,
             r#""unlisten":0,"exec":0,"exit":0,"gap":1,"repair":0,"degraded":0,"alert":0},"records":{"fentry:tcp_connect":{"seen":1234,"lost":0},"#,
             r#""tp_btf:inet_sock_set_state":{"seen":7,"lost":12}},"gaps":1,"lost":12,"undecoded":0,"missed":0,"repairs":0,"repairs_failed":0,"uncounted":["fentry:tcp_connect"],"#,
-            r#""overflow":{"processes":0,"connections":3,"listeners":0,"held_events":0,"inspections":0,"alerts":0,"#,
+            r#""overflow":{"processes":0,"connections":3,"listeners":0,"held_events":0,"inspections":0,"files":0,"arguments":0,"alerts":0,"#,
             r#""rule_state":0}}"#,
             "\n"
         );
@@ -256,7 +250,7 @@ mod tests {
         let expected = "events: 2 connect, 1 close\nrecords by hook:\n  fentry:tcp_connect          1234\n  \
                         tp_btf:inet_sock_set_state     7  12 lost\n1 gap, 12 lost records\n\
                         not counted by this kernel: skipped runs of 1 hook\n\
-                        dropped for want of room: 3 connections";
+                        degraded: 3 connections not followed to their end";
         assert_eq!(sample().to_string(), expected);
         assert_eq!(Totals::default().to_string(), "events: none\nnothing lost");
         let undecoded = Totals { undecoded: 1, ..Totals::default() };

@@ -339,7 +339,7 @@ impl Finder {
     fn is_host_file(&mut self, process: &ProcessInfo) -> Option<bool> {
         let (path, file) = (process.exe.as_deref()?, process.exe_file?);
         let caller = Caller { uid: process.uid, dev: Some(file.dev) };
-        self.proc.is_host_file(path, file, &mut self.files, caller)
+        self.proc.host().is_own_file(path, file, &mut self.files, caller)
     }
 
     /// Finds out where the executable lies, and its hash if that is known. Returns the file to hash, if one is.

@@ -12,7 +12,6 @@ use conn_common::record::{EXEC_ARGS_MAX, PF_KTHREAD};
 
 use super::cgroup::{CgroupFs, CgroupOf};
 use super::file_stat::FileStat;
-use super::files::{Caller, FileWorker};
 use super::host::Host;
 use super::identity::ProcessState;
 use super::image::{split_args, until_nul};
@@ -236,15 +235,9 @@ impl ProcFs {
         Exe { path: Some(path.into()), deleted, file: stat.map(|stat| stat.file) }
     }
 
-    /// Whether `file` is what `path` leads to in the host's mount namespace. `None`: that cannot be known.
-    pub(super) fn is_host_file(
-        &self,
-        path: &[u8],
-        file: FileId,
-        files: &mut FileWorker,
-        caller: Caller,
-    ) -> Option<bool> {
-        self.host.is_own_file(path, file, files, caller)
+    /// The host's files.
+    pub(super) fn host(&self) -> &Host {
+        &self.host
     }
 
     /// Inode number of a process's mount namespace.

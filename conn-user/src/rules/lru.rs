@@ -115,6 +115,26 @@ impl<V> Lru<V> {
         }
     }
 
+    /// Has an entry, as the one that was used last. With `max` entries the oldest goes, which `evicted` counts; `false`: all of them are
+    /// pinned, so there is no room.
+    pub(super) fn enter(&mut self, key: u64, max: usize, evicted: &mut u64) -> bool
+    where
+        V: Default,
+    {
+        if self.contains_key(key) {
+            self.touch(key);
+            return true;
+        }
+        if self.len() >= max {
+            *evicted += 1;
+            if self.evict().is_none() {
+                return false;
+            }
+        }
+        self.insert(key, V::default());
+        true
+    }
+
     /// Removes the entry that was used longest ago; `None`: there is none, or all are pinned.
     pub(super) fn evict(&mut self) -> Option<(u64, V)> {
         let key = self.nodes.get(self.oldest as usize)?.key;

@@ -107,22 +107,6 @@ impl Sum {
         }
     }
 
-    /// Has a pair, which is used now. `false`: there is no room for it.
-    fn enter(&mut self, key: u64) -> bool {
-        if self.pairs.contains_key(key) {
-            self.pairs.touch(key);
-            return true;
-        }
-        if self.pairs.len() >= PAIRS_MAX {
-            self.evicted += 1;
-            if self.pairs.evict().is_none() {
-                return false;
-            }
-        }
-        self.pairs.insert(key, Pair::default());
-        true
-    }
-
     /// Links a connection with the open ones of its pair.
     fn link(&mut self, id: ConnId, key: u64, begun: BootNs) {
         let Some(pair) = self.pairs.get_mut(key) else { return };
@@ -166,7 +150,10 @@ impl Detector for Sum {
         let Some(conn) = connection(event) else { return };
         let key = pair_of(conn);
         // One that has ended since adds nothing any more.
-        if self.open.contains_key(&conn.id.0) || !self.enter(key) || !scene.follow(conn.id) {
+        if self.open.contains_key(&conn.id.0)
+            || !self.pairs.enter(key, PAIRS_MAX, &mut self.evicted)
+            || !scene.follow(conn.id)
+        {
             return;
         }
         let begun = since(conn, event.boot);

@@ -69,22 +69,6 @@ impl FanOut {
         }
         hash.finish()
     }
-
-    /// Has a group, which is active now. `false`: there is no room for it.
-    fn enter(&mut self, key: u64) -> bool {
-        if self.groups.contains_key(key) {
-            self.groups.touch(key);
-            return true;
-        }
-        if self.groups.len() >= GROUPS_MAX {
-            self.forgotten += 1;
-            if self.groups.evict().is_none() {
-                return false;
-            }
-        }
-        self.groups.insert(key, Group::default());
-        true
-    }
 }
 
 impl Group {
@@ -120,7 +104,7 @@ impl Detector for FanOut {
         };
         let Some(key) = self.group_of(conn) else { return };
         let item = self.item_of(conn);
-        if !self.enter(key) {
+        if !self.groups.enter(key, GROUPS_MAX, &mut self.forgotten) {
             return;
         }
         let (limit, window, of) = (self.limit, self.window, self.of);
