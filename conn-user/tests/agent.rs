@@ -238,13 +238,16 @@ fn a_full_disk_costs_lines_and_not_the_agent() {
     agent.await_since(mark, "3 rules are in force now");
     let _three = service.violate(ports[2]);
     let line = agent.await_since(mark, "is written again");
-    // Two alerts, and perhaps what the agent says of them.
-    assert!(dropped(&line) >= 2, "{line}");
     await_alert(&file, &format!("test.p{} raised", ports[2]));
+    // Each alert is in the file or among those dropped, with perhaps what the agent says of itself: the second one came to syslog, which
+    // does not say that it has come to the file's writer too.
+    let kept = alerts(&file).contains(&format!("test.p{} raised", ports[1]));
+    let lost = 2 - u64::from(kept);
+    assert!(dropped(&line) >= lost, "{line}");
     let told = agent.end();
     assert_eq!(told.matches("cannot write ").count(), 1, "{told}");
     let last = told.lines().last().expect("the totals");
-    assert!(last.starts_with("lines of alerts that were dropped: ") && dropped(last) >= 2, "{told}");
+    assert!(last.starts_with("lines of alerts that were dropped: ") && dropped(last) >= lost, "{told}");
 }
 
 /// The number at the end of a line.
