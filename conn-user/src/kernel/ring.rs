@@ -146,6 +146,9 @@ fn nap(recent: usize) -> Duration {
     (NAP_MAX * share / MANY as u32).max(NAP_MIN)
 }
 
+/// The ring is behind its writers when this part of it waits to be read.
+const BEHIND: u64 = 8;
+
 /// Reads the ring buffer of the BPF programs.
 pub struct RingReader {
     view: View,
@@ -252,6 +255,11 @@ impl RingReader {
         self.view.publish_behind();
     }
 
+    /// Whether an eighth of the ring or more waits to be read.
+    pub fn is_behind(&self) -> bool {
+        self.backlog_bytes() > self.view.mask / BEHIND
+    }
+
     /// Bytes that wait to be read.
     pub fn backlog_bytes(&self) -> u64 {
         self.view.producer().load(Ordering::Relaxed).saturating_sub(self.view.read)
@@ -265,146 +273,4 @@ impl AsFd for RingReader {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A ring in ordinary memory, written as the kernel writes it.
-    struct FakeRing {
-        consumer: Box<AtomicU64>,
-        producer: Box<AtomicU64>,
-        data: Box<[u64]>,
-        size: usize,
-    }
-
-    impl FakeRing {
-        fn new(size: usize) -> Self {
-            Self {
-                consumer: Box::new(AtomicU64::new(0)),
-                producer: Box::new(AtomicU64::new(0)),
-                data: vec![0; size / 4].into_boxed_slice(),
-                size,
-            }
-        }
-
-        fn view(&mut self) -> View {
-            View {
-                consumer: NonNull::from(&*self.consumer),
-                producer: NonNull::from(&*self.producer),
-                data: NonNull::new(self.data.as_mut_ptr()).unwrap(),
-                mask: self.size as u64 - 1,
-                read: 0,
-                last: 0,
-            }
-        }
-
-        /// Writes a record into both copies of the data; `false` when there is no room, as `bpf_ringbuf_reserve` does.
-        fn write(&mut self, payload: &[u8], bits: u32) -> bool {
-            let at = self.producer.load(Ordering::Relaxed);
-            let total = (payload.len() as u64 + HEADER).next_multiple_of(8);
-            if at + total - self.consumer.load(Ordering::Relaxed) > self.size as u64 - 1 {
-                return false;
-            }
-            let mut record = (payload.len() as u32 | bits).to_ne_bytes().to_vec();
-            record.extend([0; 4]);
-            record.extend(payload);
-            let start = at as usize & (self.size - 1);
-            let data = self.data.as_mut_ptr().cast::<u8>();
-            for (index, byte) in record.iter().enumerate() {
-                let index = (start + index) % self.size;
-                // SAFETY: the test's own buffer has twice `size` bytes.
-                unsafe {
-                    data.add(index).write(*byte);
-                    data.add(index + self.size).write(*byte);
-                }
-            }
-            self.producer.store(at + total, Ordering::Release);
-            true
-        }
-    }
-
-    #[test]
-    fn records_come_in_order_and_wrap_around() {
-        let mut ring = FakeRing::new(4096);
-        let mut view = ring.view();
-        let (mut written, mut seen) = (0u32, 0u32);
-        for round in 0..2000u32 {
-            for _ in 0..(round % 5) {
-                let mut payload = written.to_ne_bytes().to_vec();
-                payload.resize(4 + (written % 70) as usize, 0xab);
-                if ring.write(&payload, 0) {
-                    written += 1;
-                }
-            }
-            view.drain(usize::MAX, |record| {
-                assert_eq!(record[..4], seen.to_ne_bytes());
-                assert_eq!(record.len(), 4 + (seen % 70) as usize);
-                seen += 1;
-            });
-            assert!(view.publish());
-        }
-        assert!(written > 3000);
-        assert_eq!(written, seen);
-    }
-
-    #[test]
-    fn a_discarded_record_is_skipped_and_a_busy_one_stops_the_drain() {
-        let mut ring = FakeRing::new(4096);
-        let mut view = ring.view();
-        ring.write(b"gone", DISCARD);
-        ring.write(b"here", 0);
-        ring.write(b"busy", BUSY);
-        ring.write(b"later", 0);
-        let mut seen = Vec::new();
-        assert_eq!(view.drain(usize::MAX, |record| seen.push(record.to_vec())), 1);
-        assert_eq!(seen, [b"here"]);
-        assert!(
-            view.publish(),
-            "the commit of the busy record finds our position equal to its own and wakes us"
-        );
-        assert_eq!(ring.consumer.load(Ordering::Relaxed), 32);
-    }
-
-    #[test]
-    fn a_napping_reader_never_looks_caught_up() {
-        let mut ring = FakeRing::new(4096);
-        let mut view = ring.view();
-        for _ in 0..20 {
-            ring.write(b"12345678", 0);
-        }
-        view.drain(usize::MAX, |_| {});
-        view.publish_behind();
-        let next = ring.producer.load(Ordering::Relaxed);
-        assert_ne!(
-            ring.consumer.load(Ordering::Relaxed),
-            next,
-            "the next record's position would equal ours"
-        );
-        assert!(view.publish());
-        assert_eq!(ring.consumer.load(Ordering::Relaxed), next);
-    }
-
-    #[test]
-    fn many_small_drains_are_a_high_rate() {
-        let start = Instant::now();
-        let mut rate = Rate { since: start, count: 0 };
-        let mut recent = 0;
-        for step in 0..20 {
-            recent = rate.add(1, start + Duration::from_micros(40 * step));
-        }
-        assert!(recent > FEW, "20 records in 0.8 ms");
-        assert!(nap(recent) >= NAP_MIN && nap(recent) < NAP_MAX);
-        assert_eq!(nap(1000), NAP_MAX);
-        assert_eq!(rate.add(1, start + Duration::from_millis(5)), 1, "a pause ends the window");
-    }
-
-    #[test]
-    fn a_limit_bounds_a_drain() {
-        let mut ring = FakeRing::new(4096);
-        let mut view = ring.view();
-        for _ in 0..10 {
-            ring.write(b"x", 0);
-        }
-        assert_eq!(view.drain(4, |_| {}), 4);
-        assert_eq!(view.drain(100, |_| {}), 6);
-    }
-}
+mod tests;
