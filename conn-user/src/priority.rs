@@ -1,12 +1,13 @@
 //! The priority of the thread that reads the ring.
 //!
 //! A local user who starts enough busy threads leaves an ordinary reader a small share of the processors, and the ring
-//! overflows: the user has blinded the agent. So the reader may have real-time priority, which ordinary threads cannot take
-//! a processor from. It is not the default yet: whoever is woken at once by what others do interrupts them in the midst of it, in BPF
-//! programs too, which the kernel then skips for whoever comes next on that processor (`__bpf_prog_enter_recur`,
-//! kernel/bpf/trampoline.c). The reader gives it back for the rest of a period in which it has used its budget, so that a storm of events cannot
-//! make it take a processor from everybody else. Where real-time priority is refused, it asks for a better nice value. (With
-//! `CONFIG_SCHED_AUTOGROUP` that counts within a session alone, sched(7): against many sessions it helps little.)
+//! overflows: the user has blinded the agent. So the reader takes real-time priority, which ordinary threads cannot take
+//! a processor from, for as long as others keep it from the processor while records wait. Not always: whoever is woken at
+//! once by what others do interrupts them in the midst of it, in BPF programs too, which the kernel then skips for whoever
+//! comes next on that processor (`__bpf_prog_enter_recur`, kernel/bpf/trampoline.c). The reader gives it back for the rest
+//! of a period in which it has used its budget, so that a storm of events cannot make it take a processor from everybody
+//! else. Where real-time priority is refused, it asks for a better nice value. (With `CONFIG_SCHED_AUTOGROUP` that counts
+//! within a session alone, sched(7): against many sessions it helps little.)
 
 use std::fmt;
 use std::io;
@@ -25,23 +26,36 @@ const NICE: libc::c_int = -15;
 /// is 95 % (`sched_rt_runtime_us`).
 const BUDGET: Duration = Duration::from_millis(70);
 const PERIOD: Duration = Duration::from_millis(100);
+/// The reader is starved if, while records wait, it has had less of a processor than this share of so long a time or longer: more
+/// than a processor's turns among a few threads make of it.
+const SHARE: (u32, u32) = (3, 4);
+const STARVED: Duration = Duration::from_millis(20);
+/// How long real-time priority is kept after that. Whoever starves the reader again soon makes it keep it twice as long.
+const HOLD: Duration = Duration::from_secs(10);
+const HOLD_LONGEST: Duration = Duration::from_mins(5);
+const SOON: Duration = Duration::from_mins(1);
 
 /// What is asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, ValueEnum, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Priority {
+    /// That of the process, and real-time while others keep the thread from the processor; where that is refused, a better
+    /// nice value.
+    #[default]
+    Auto,
     /// Real-time, within a budget; where that is refused, a better nice value.
     Realtime,
     /// A better nice value.
     Nice,
     /// That of the process.
-    #[default]
     Normal,
 }
 
 /// What was granted.
 #[derive(Debug)]
 pub enum Granted {
+    /// Real-time priority when it is needed.
+    WhenStarved,
     /// Real-time priority.
     Realtime,
     /// A better nice value; why not real-time priority, where that was asked for.
@@ -52,11 +66,13 @@ pub enum Granted {
 
 impl fmt::Display for Granted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (budget, period) = (BUDGET.as_millis(), PERIOD.as_millis());
         match self {
-            Self::Realtime => {
-                let (budget, period) = (BUDGET.as_millis(), PERIOD.as_millis());
-                write!(f, "real-time, for {budget} of {period} ms at most")
-            }
+            Self::WhenStarved => write!(
+                f,
+                "real-time while others keep it from the processor, for {budget} of {period} ms at most"
+            ),
+            Self::Realtime => write!(f, "real-time, for {budget} of {period} ms at most"),
             Self::Nice(None) => write!(f, "nice {NICE}"),
             Self::Nice(Some(why)) => write!(f, "nice {NICE}; real-time priority is refused: {why}"),
             Self::Normal(None) => f.write_str("that of the process"),
@@ -71,46 +87,79 @@ impl fmt::Display for Granted {
 
 /// The priority of a thread, while it keeps its budget.
 #[derive(Debug)]
-pub struct Held {
-    /// `None`: not at real-time priority, which there is no budget for.
-    budget: Option<Budget>,
+pub struct Held(Kind);
+
+#[derive(Debug)]
+enum Kind {
+    /// It stays as it is: a better one was granted, or not.
+    Fixed { is_better: bool },
+    /// Real-time.
+    Always(Budget),
+    /// Real-time when it is needed; otherwise this nice value.
+    WhenStarved(OnDemand, libc::c_int),
 }
 
 impl Held {
     /// Gives the calling thread this priority, or the best that is granted. What it starts has the default one.
     pub fn begin(wanted: Priority) -> (Self, Granted) {
         let mut refused = None;
-        if wanted != Priority::Normal {
-            // At the default policy, too, it has this while the budget is used up. The policy is what it was, but not for others.
-            let nice = set_ordinary().and_then(|()| set_nice(NICE));
-            if wanted == Priority::Realtime {
-                match set_realtime() {
-                    Ok(()) => {
-                        let budget = Budget::new(elapsed(ClockId::Monotonic), cpu());
-                        return (Self { budget: Some(budget) }, Granted::Realtime);
-                    }
-                    Err(error) => refused = Some(error),
+        if matches!(wanted, Priority::Auto | Priority::Realtime) {
+            let before = nice();
+            // At the ordinary policy, too, it has a better nice value while the budget is used up.
+            let _ = set_ordinary().and_then(|()| set_nice(NICE));
+            match set_realtime() {
+                Ok(()) if wanted == Priority::Realtime => {
+                    return (Self(Kind::Always(Budget::new(now(), cpu()))), Granted::Realtime);
                 }
-            }
-            match nice {
-                Ok(()) => return (Self { budget: None }, Granted::Nice(refused)),
+                Ok(()) => {
+                    // A lower priority is always granted.
+                    let _ = set_ordinary().and_then(|()| set_nice(before));
+                    let on_demand = OnDemand::new(now(), cpu());
+                    return (Self(Kind::WhenStarved(on_demand, before)), Granted::WhenStarved);
+                }
                 Err(error) => refused = Some(error),
             }
         }
-        (Self { budget: None }, Granted::Normal(refused))
+        if wanted == Priority::Normal {
+            return (Self(Kind::Fixed { is_better: false }), Granted::Normal(None));
+        }
+        match set_ordinary().and_then(|()| set_nice(NICE)) {
+            Ok(()) => (Self(Kind::Fixed { is_better: true }), Granted::Nice(refused)),
+            Err(error) => (Self(Kind::Fixed { is_better: false }), Granted::Normal(Some(error))),
+        }
     }
 
-    /// Keeps the budget. To be called often, on the thread that began.
-    pub fn keep_budget(&mut self) {
-        let Some(budget) = &mut self.budget else { return };
-        let realtime = match budget.at(elapsed(ClockId::Monotonic), cpu()) {
+    /// Whether the thread has a better priority than that of the process, so that whom it waits for should have one too.
+    pub fn is_better(&self) -> bool {
+        match &self.0 {
+            Kind::Fixed { is_better } => *is_better,
+            Kind::Always(_) => true,
+            Kind::WhenStarved(on_demand, _) => on_demand.raised.is_some(),
+        }
+    }
+
+    /// Keeps the budget, and takes what is needed. To be called often, on the thread that began; `is_behind`: much waits for it.
+    pub fn keep(&mut self, is_behind: bool) {
+        let (step, nice) = match &mut self.0 {
+            Kind::Fixed { .. } => return,
+            Kind::Always(budget) => (budget.at(now(), cpu()), NICE),
+            Kind::WhenStarved(on_demand, nice) => {
+                if on_demand.is_calm(is_behind) {
+                    return;
+                }
+                (on_demand.at(now(), cpu(), is_behind), *nice)
+            }
+        };
+        let done = match step {
+            None => return,
+            Some(Step::Raise) => set_nice(NICE).and_then(|()| set_realtime()),
             Some(Step::GiveBack) => set_ordinary(),
             Some(Step::TakeAgain) => set_realtime(),
-            None => return,
+            Some(Step::Lower) => set_ordinary().and_then(|()| set_nice(nice)),
         };
-        if realtime.is_err() {
+        if done.is_err() {
             // It was granted before, and may be taken away: by a limit of the control group, or with the privilege.
-            self.budget = None;
+            self.0 = Kind::Fixed { is_better: true };
         }
     }
 }
@@ -120,11 +169,85 @@ pub fn favour_thread() {
     let _ = set_nice(NICE);
 }
 
-/// What is to be done about the budget.
+/// What is to be done about the priority.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
+    /// To real-time priority, which is needed.
+    Raise,
+    /// To the ordinary one, for the rest of the period.
     GiveBack,
+    /// Back to real-time priority, for the next period.
     TakeAgain,
+    /// To the ordinary one: it is needed no more.
+    Lower,
+}
+
+/// When real-time priority is needed, by clocks that are handed in.
+#[derive(Debug)]
+struct OnDemand {
+    /// Since when records wait, at most for a period, and the thread's processor time then.
+    behind: Option<(Duration, Duration)>,
+    raised: Option<Raised>,
+    /// For how long it is raised the next time.
+    hold: Duration,
+    lowered: Option<Duration>,
+}
+
+#[derive(Debug)]
+struct Raised {
+    until: Duration,
+    budget: Budget,
+}
+
+impl OnDemand {
+    /// The thread begins with work to do.
+    const fn new(now: Duration, cpu: Duration) -> Self {
+        Self { behind: Some((now, cpu)), raised: None, hold: HOLD, lowered: None }
+    }
+
+    /// Whether no clock needs to be read.
+    fn is_calm(&mut self, is_behind: bool) -> bool {
+        if !is_behind {
+            self.behind = None;
+        }
+        !is_behind && self.raised.is_none()
+    }
+
+    /// It is `now`, and the thread has had so much of a processor.
+    fn at(&mut self, now: Duration, cpu: Duration, is_behind: bool) -> Option<Step> {
+        if let Some(raised) = &mut self.raised {
+            if now < raised.until || is_behind {
+                return raised.budget.at(now, cpu);
+            }
+            self.raised = None;
+            self.lowered = Some(now);
+            return Some(Step::Lower);
+        }
+        if !self.is_starved(now, cpu, is_behind) {
+            return None;
+        }
+        let soon = self.lowered.is_some_and(|lowered| now.saturating_sub(lowered) < SOON);
+        self.hold = if soon { (self.hold * 2).min(HOLD_LONGEST) } else { HOLD };
+        self.raised = Some(Raised { until: now + self.hold, budget: Budget::new(now, cpu) });
+        self.behind = None;
+        Some(Step::Raise)
+    }
+
+    fn is_starved(&mut self, now: Duration, cpu: Duration, is_behind: bool) -> bool {
+        if !is_behind {
+            self.behind = None;
+            return false;
+        }
+        let (since, used) = *self.behind.get_or_insert((now, cpu));
+        let (wall, used) = (now.saturating_sub(since), cpu.saturating_sub(used));
+        if wall >= STARVED && used * SHARE.1 < wall * SHARE.0 {
+            return true;
+        }
+        if wall >= PERIOD {
+            self.behind = Some((now, cpu));
+        }
+        false
+    }
 }
 
 /// How much of a period is used, by clocks that are handed in.
@@ -152,6 +275,10 @@ impl Budget {
         }
         None
     }
+}
+
+fn now() -> Duration {
+    elapsed(ClockId::Monotonic)
 }
 
 fn elapsed(clock: ClockId) -> Duration {
@@ -183,6 +310,12 @@ fn set_policy(policy: libc::c_int, priority: libc::c_int) -> io::Result<()> {
 fn set_nice(nice: libc::c_int) -> io::Result<()> {
     // SAFETY: no pointers. In Linux a nice value is of a thread, and 0 the calling one (setpriority(2)).
     result(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice) })
+}
+
+/// The nice value of the calling thread.
+fn nice() -> libc::c_int {
+    // SAFETY: no pointers. 0 is the calling thread, which exists, so that no result is an error.
+    unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) }
 }
 
 fn result(returned: libc::c_int) -> io::Result<()> {
@@ -218,13 +351,44 @@ mod tests {
         }
     }
 
+    #[test]
+    fn who_is_kept_from_the_processor_takes_real_time_priority() {
+        let mut on_demand = OnDemand::new(MS(0), MS(0));
+        // (now, processor time, whether records wait, what is done)
+        let steps = [
+            // All of the processor, and later two thirds of it.
+            (100, 100, true, None),
+            (110, 104, true, None),
+            (130, 120, true, Some(Step::Raise)),
+            (200, 189, true, None),
+            (201, 190, true, Some(Step::GiveBack)),
+            (230, 200, false, Some(Step::TakeAgain)),
+            (10_130, 300, true, None),
+            (10_131, 301, false, Some(Step::Lower)),
+            // Nothing waits: it sleeps.
+            (20_000, 301, false, None),
+            (20_001, 301, true, None),
+            (20_020, 301, true, None),
+            (20_021, 301, true, Some(Step::Raise)),
+            // The second time within a minute: twice as long.
+            (40_020, 400, false, None),
+            (40_021, 400, false, Some(Step::Lower)),
+            (200_000, 400, true, None),
+            (200_100, 410, true, Some(Step::Raise)),
+            (210_100, 500, false, Some(Step::Lower)),
+        ];
+        for (now, cpu, is_behind, step) in steps {
+            assert_eq!(on_demand.at(MS(now), MS(cpu), is_behind), step, "at {now} ms");
+        }
+    }
+
     /// Whatever is asked for and granted, what the thread starts has no better priority for it.
     #[test]
     fn a_command_does_not_inherit_it() {
-        for wanted in [Priority::Realtime, Priority::Nice] {
+        for wanted in [Priority::Auto, Priority::Realtime, Priority::Nice] {
             let nice = std::thread::spawn(move || {
                 let (mut held, granted) = Held::begin(wanted);
-                held.keep_budget();
+                held.keep(true);
                 let out = Command::new("nice").output().expect("nice(1)");
                 (String::from_utf8_lossy(&out.stdout).trim().to_owned(), granted.to_string())
             });

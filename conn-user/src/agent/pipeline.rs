@@ -29,6 +29,9 @@ use crate::rules::{Engine, Staged};
 use crate::session::Session;
 use crate::units::{BootNs, Pid};
 
+/// Connections that are judged or told between two pauses: some milliseconds, for which a ring has room.
+const PIECE: usize = 1024;
+
 /// Takes that a process was created: its creator's id and start, and what is known of it.
 pub type OnFork = Box<dyn FnMut(Pid, BootNs, &Arc<ProcessInfo>)>;
 
@@ -149,16 +152,24 @@ impl Pipeline {
             // Without /proc what records tell has to do.
             let _ = self.processes.refresh(pause);
         }
-        let merged = self.session.flows.merge_repair(snapshot, &mut self.processes, &mut self.changes);
+        let merged = self.session.flows.merge_repair(snapshot, &mut self.processes, pause, &mut self.changes);
         self.name_socket_units();
-        self.tell_changes(tell);
+        self.tell_changes_and(pause, tell);
         self.tell(now, EventBody::Repair(Repair { seen: snapshot.began }), tell);
         merged
     }
 
     /// Begins at `now` to judge by these rules. With `record`, what is told begins as a recording does: with the start of the run
     /// and with what is there, so that the rules can be put in force on it again.
-    pub fn begin(&mut self, rules: Option<Staged>, record: bool, now: BootNs, tell: &mut impl FnMut(&Event)) {
+    /// `pause` as in [`Self::repair`].
+    pub fn begin(
+        &mut self,
+        rules: Option<Staged>,
+        record: bool,
+        now: BootNs,
+        pause: &mut dyn FnMut(),
+        tell: &mut impl FnMut(&Event),
+    ) {
         if record {
             self.session.record();
             self.session.note(
@@ -166,19 +177,26 @@ impl Pipeline {
                 EventBody::Start(Start { attached: self.attached, has_facts: true }),
                 tell,
             );
-            existing(&self.session.flows, &mut self.socket_units, now, self.session.clock())
+            existing(&self.session.flows, &mut self.socket_units, now, self.session.clock(), pause)
                 .for_each(|event| tell(&event));
         }
         if let Some(rules) = rules {
-            self.set_rules(rules, now, tell);
+            self.set_rules(rules, now, pause, tell);
         }
     }
 
     /// Replaces the active rules, if any, with staged ones. New ones judge what is there now, and what comes. Costs as much as has changed.
-    pub fn set_rules(&mut self, rules: Staged, now: BootNs, tell: &mut impl FnMut(&Event)) {
+    /// `pause` as in [`Self::repair`].
+    pub fn set_rules(
+        &mut self,
+        rules: Staged,
+        now: BootNs,
+        pause: &mut dyn FnMut(),
+        tell: &mut impl FnMut(&Event),
+    ) {
         let clock = *self.session.clock();
         let replace = |flows: &FlowTable, engine: &mut Option<Engine>| {
-            let events = existing(flows, &mut self.socket_units, now, &clock);
+            let events = existing(flows, &mut self.socket_units, now, &clock, pause);
             match engine {
                 Some(engine) => engine.apply(rules, now, events, flows),
                 None => {
@@ -474,8 +492,15 @@ impl Pipeline {
     }
 
     fn tell_changes(&mut self, tell: &mut impl FnMut(&Event)) {
+        self.tell_changes_and(&mut || {}, tell);
+    }
+
+    fn tell_changes_and(&mut self, pause: &mut dyn FnMut(), tell: &mut impl FnMut(&Event)) {
         let mut changes = std::mem::take(&mut self.changes);
-        for FlowEvent { boot, change } in changes.drain(..) {
+        for (index, FlowEvent { boot, change }) in changes.drain(..).enumerate() {
+            if index % PIECE == PIECE - 1 {
+                pause();
+            }
             self.tell(boot, EventBody::Flow(change), tell);
         }
         self.changes = changes;
@@ -518,9 +543,13 @@ fn existing<'p>(
     socket_units: &'p mut SocketUnits,
     now: BootNs,
     clock: &Clock,
+    pause: &'p mut dyn FnMut(),
 ) -> impl Iterator<Item = Event> + use<'p> {
     let wall = clock.wall(now);
-    flows.existing().map(move |mut change| {
+    flows.existing().enumerate().map(move |(index, mut change)| {
+        if index % PIECE == PIECE - 1 {
+            pause();
+        }
         name_socket_unit(&mut change, socket_units);
         Event { seq: 0, boot: now, wall, body: EventBody::Flow(change) }
     })

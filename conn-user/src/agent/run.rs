@@ -134,7 +134,7 @@ impl<R: Records, P: Programs> Parts<'_, R, P> {
                 self.pipeline.on_time(read_until, &mut |event| consumer.on_event(event));
             }
             if let Ok(rules) = self.reloads.try_recv() {
-                self.pipeline.set_rules(rules, boot_now(), &mut |event| consumer.on_event(event));
+                self.set_rules(rules, &mut |event| consumer.on_event(event));
             }
             let now = Instant::now();
             if audit.is_none() && (self.pipeline.records() != audited || self.pipeline.suspects_loss()) {
@@ -166,7 +166,7 @@ impl<R: Records, P: Programs> Parts<'_, R, P> {
             if consumer.is_done() || end.is_some_and(|end| now >= end) {
                 break;
             }
-            self.priority.keep_budget();
+            self.priority.keep(self.records.is_behind());
             // However much there is to read, a signal is not kept waiting, nor a task on this thread.
             tokio::select! {
                 biased;
@@ -188,7 +188,7 @@ impl<R: Records, P: Programs> Parts<'_, R, P> {
                         () = until(audit) => {}
                         () = consumer.wakes() => {}
                         Some(rules) = self.reloads.recv() => {
-                            self.pipeline.set_rules(rules, boot_now(), &mut |event| consumer.on_event(event));
+                            self.set_rules(rules, &mut |event| consumer.on_event(event));
                         }
                         taken = self.resync.taken() => {
                             self.repair(taken, &mut |event| consumer.on_event(event));
@@ -211,10 +211,28 @@ impl<R: Records, P: Programs> Parts<'_, R, P> {
     fn repair(&mut self, taken: Option<Snapshot>, tell: &mut impl FnMut(&Event)) {
         if let Some(snapshot) = taken {
             self.records.catch_up(|bytes| self.pipeline.on_bytes(bytes, tell));
-            let (mut backlog, records) = (Backlog::default(), &mut *self.records);
-            self.pipeline.repair(&snapshot, boot_now(), &mut || backlog.fill(records), tell);
-            backlog.each(|bytes| self.pipeline.on_bytes(bytes, tell));
+            self.reading_meanwhile(tell, |pipeline, pause, tell| {
+                pipeline.repair(&snapshot, boot_now(), pause, tell);
+            });
         }
+    }
+
+    /// Replaces the active rules.
+    fn set_rules(&mut self, rules: Staged, tell: &mut impl FnMut(&Event)) {
+        self.reading_meanwhile(tell, |pipeline, pause, tell| {
+            pipeline.set_rules(rules, boot_now(), pause, tell);
+        });
+    }
+
+    /// Does what takes long. In each of its pauses the ring is read, and what is read is handled afterwards.
+    fn reading_meanwhile<T: FnMut(&Event)>(
+        &mut self,
+        tell: &mut T,
+        act: impl FnOnce(&mut Pipeline, &mut dyn FnMut(), &mut T),
+    ) {
+        let (mut backlog, records) = (Backlog::default(), &mut *self.records);
+        act(self.pipeline, &mut || backlog.fill(records), tell);
+        backlog.each(|bytes| self.pipeline.on_bytes(bytes, tell));
     }
 
     /// Detaches and leaves nothing unread and nothing unjudged.

@@ -20,6 +20,9 @@ pub(super) trait Records {
     /// Hands out every record, at the end.
     fn drain_all(&mut self, each: impl FnMut(&[u8]));
 
+    /// Whether so much waits that there may soon be no room for more.
+    fn is_behind(&self) -> bool;
+
     /// Resolves when there may be records. May be cancelled.
     fn readable(&self) -> impl Future<Output = io::Result<()>>;
 }
@@ -47,6 +50,10 @@ impl Records for RingReader {
 
     fn drain_all(&mut self, each: impl FnMut(&[u8])) {
         Self::drain_all(self, each);
+    }
+
+    fn is_behind(&self) -> bool {
+        Self::is_behind(self)
     }
 
     fn readable(&self) -> impl Future<Output = io::Result<()>> {

@@ -67,8 +67,6 @@ pub struct Agent {
     /// The priority that was granted to the thread that reads.
     pub granted: Granted,
     pub(super) priority: priority::Held,
-    /// A better priority was asked for: also for what the reader waits for at the start.
-    is_favoured: bool,
     pub(super) resync: Resync,
     pub(super) reloads: mpsc::Receiver<Staged>,
     rules: mpsc::Sender<Staged>,
@@ -120,9 +118,11 @@ pub async fn start(options: AgentOptions, tell: &mut impl FnMut(&Event)) -> Resu
         FileWorkers::threads()
     });
     // First of all: on a machine that somebody keeps busy the start takes minutes otherwise.
-    let (priority, granted) = priority::Held::begin(options.priority);
+    let (mut priority, granted) = priority::Held::begin(options.priority);
     let btf = Btf::from_sys_fs();
     let mut facts = KernelFacts::gather(&btf);
+    // So far it has only used the processor: had it little of it, it will have little for the rest of the start too.
+    priority.keep(true);
     let loader = Loader::new(&btf)?;
     // It is large, and asked no more.
     drop(btf);
@@ -146,7 +146,6 @@ pub async fn start(options: AgentOptions, tell: &mut impl FnMut(&Event)) -> Resu
         own: None,
         granted,
         priority,
-        is_favoured: options.priority != Priority::Normal,
         resync: Resync::default(),
         reloads,
         rules,
@@ -169,7 +168,7 @@ async fn take_in(
     record: bool,
     tell: &mut impl FnMut(&Event),
 ) -> Result<(), StartError> {
-    let favoured = agent.is_favoured;
+    let favoured = agent.priority.is_better();
     let mut task = tokio::task::spawn_blocking(move || {
         // The start waits for it.
         if favoured {
@@ -178,6 +177,7 @@ async fn take_in(
         snapshot::take(&SnapshotOptions::living())
     });
     let taken = loop {
+        agent.priority.keep(agent.reader.is_behind());
         let turn = if backlog.is_full() {
             Turn::Nap(Duration::from_millis(10))
         } else {
@@ -201,7 +201,8 @@ async fn take_in(
         }
         Err(error) => agent.notes.push(format!("what was there before is not known: {error}")),
     }
-    agent.pipeline.begin(rules, record, boot_now(), tell);
+    let reader = &mut agent.reader;
+    agent.pipeline.begin(rules, record, boot_now(), &mut || backlog.fill(reader), tell);
     backlog.each(|bytes| agent.pipeline.on_bytes(bytes, tell));
     Ok(())
 }
@@ -254,7 +255,7 @@ async fn attempt(
 ) -> Result<(), StartError> {
     let Some(workload) = agent.pipeline.workload() else { return Ok(()) };
     let workload = workload?;
-    let favoured = agent.is_favoured;
+    let favoured = agent.priority.is_better();
     let mut workload = tokio::task::spawn_blocking(move || {
         if favoured {
             priority::favour_thread();
@@ -264,6 +265,7 @@ async fn attempt(
     let mut finished = false;
     let patience = Instant::now() + SELF_TEST_PATIENCE;
     loop {
+        agent.priority.keep(agent.reader.is_behind());
         let turn = agent.reader.turn(BATCH, |bytes| agent.pipeline.on_bytes(bytes, tell));
         if agent.pipeline.watching().is_none_or(Watch::is_complete) && finished {
             return Ok(());

@@ -104,7 +104,9 @@ async fn trace(
     for note in agent.session.notes.iter().chain(&agent.notes) {
         tell(format_args!("note: {note}"));
     }
-    if config.priority != Priority::Normal && !matches!(agent.granted, Granted::Realtime) {
+    if config.priority != Priority::Normal
+        && !matches!(agent.granted, Granted::Realtime | Granted::WhenStarved)
+    {
         tell(format_args!("note: priority of the reader: {}", agent.granted));
     }
     let backend = agent.session.plan.backend;
@@ -122,7 +124,7 @@ async fn trace(
     let loads = async {
         loop {
             load.notified().await;
-            reloader.reload().await;
+            Box::pin(reloader.reload()).await;
         }
     };
     let reloads = async { tokio::join!(hangups, loads) };

@@ -152,9 +152,10 @@ pub struct TailArgs {
     #[arg(long, value_enum, default_value_t, value_name = "WHEN")]
     pub color: ColorChoice,
 
-    /// Priority of the thread that reads: real-time keeps busy processes from blinding it, within a budget
+    /// Priority of the thread that reads: real-time, within a budget, keeps busy processes from blinding it
     ///
-    /// Where it is refused, the next lower one is taken. The kernel may skip more programs with it, which is counted.
+    /// auto: only while they do. Where it is refused, the next lower one is taken. The kernel may skip more programs with
+    /// it, which is counted.
     #[arg(long, value_enum, default_value_t, value_name = "PRIORITY")]
     pub priority: Priority,
 

@@ -106,7 +106,7 @@ pub fn run(as_json: bool) -> anyhow::Result<Exit> {
 
 /// What the thread that reads would have: asked for on a thread of its own, which ends.
 fn priority() -> anyhow::Result<String> {
-    let asking = std::thread::Builder::new().spawn(|| Held::begin(Priority::Realtime).1.to_string());
+    let asking = std::thread::Builder::new().spawn(|| Held::begin(Priority::default()).1.to_string());
     asking.context("starting a thread")?.join().map_err(|_| anyhow::anyhow!("a thread panicked"))
 }
 

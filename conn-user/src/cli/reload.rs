@@ -1,12 +1,16 @@
 //! Loads rules again while the agent runs, without keeping the thread that reads records.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
 use super::rules::RuleChoice;
 use super::tell;
 use crate::rules::{Layout, RuleSet, Staged};
+
+/// How long rules may be read before that is reported: a later SIGHUP waits for them.
+const LONG: Duration = Duration::from_secs(10);
 
 /// Loads rules and hands them to the agent.
 pub(super) struct Reloader {
@@ -33,7 +37,18 @@ impl Reloader {
     pub(super) async fn reload(&mut self) {
         let (choice, active, allow_empty) = (self.choice.clone(), Arc::clone(&self.active), self.allow_empty);
         // To read and compile many rules takes seconds.
-        let loaded = tokio::task::spawn_blocking(move || load(&choice, &active, allow_empty)).await;
+        let mut loading = tokio::task::spawn_blocking(move || load(&choice, &active, allow_empty));
+        let loaded = tokio::select! {
+            loaded = &mut loading => loaded,
+            () = tokio::time::sleep(LONG) => {
+                let long = LONG.as_secs();
+                tell(format_args!(
+                    "the rules are still being read after {long} s: there are very many, or their file system does not \
+                     answer; those from before stay in force until then"
+                ));
+                loading.await
+            }
+        };
         let Ok(Some(staged)) = loaded else {
             return tell("the rules from before stay in force");
         };

@@ -74,7 +74,7 @@ async fn tail(options: TailOptions) -> anyhow::Result<Exit> {
     for note in agent.session.notes.iter().chain(&agent.notes) {
         eprintln!("conn: note: {note}");
     }
-    if !matches!(agent.granted, Granted::Realtime) && priority == Priority::Realtime {
+    if priority == Priority::Realtime && !matches!(agent.granted, Granted::Realtime) {
         eprintln!("conn: note: priority of the thread that reads: {}", agent.granted);
     }
     // One write: whoever waits for this line must not see half of it.

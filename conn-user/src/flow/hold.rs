@@ -8,6 +8,9 @@ use super::resolve::{PortQuery, PortResolver};
 use super::table::FlowTable;
 use crate::units::BootNs;
 
+/// Look-ups of ports take at most one part in so many of the time: the thread that reads waits for them.
+const SHARE: u64 = 10;
+
 impl FlowTable {
     /// When [`FlowTable::poll_pending`] has something to do, at the latest. `None`: nothing waits.
     pub fn next_deadline(&self) -> Option<BootNs> {
@@ -17,6 +20,18 @@ impl FlowTable {
     /// Tells what has waited long enough by `now`, with the ports that the resolver finds. To be called when
     /// [`FlowTable::next_deadline`] has come and the ring is drained: a record that is still in it may be the answer.
     pub fn poll_pending(&mut self, now: BootNs, resolver: &mut dyn PortResolver, out: &mut Vec<FlowEvent>) {
+        if self.pending.rest_until <= now {
+            self.look_up_ports(now, resolver, out);
+        }
+        while let Some(held) = self.pending.deaths.pop_front_if(|held| held.until <= now) {
+            if self.store.get_same(held.place, held.id).is_some() {
+                self.finish_dead(held.place, out);
+            }
+        }
+        self.drop_told();
+    }
+
+    fn look_up_ports(&mut self, now: BootNs, resolver: &mut dyn PortResolver, out: &mut Vec<FlowEvent>) {
         let mut connects = Vec::new();
         while let Some(held) = self.pending.connects.pop_front_if(|held| held.until <= now) {
             if self.store.get_same(held.place, held.id).is_some_and(|conn| conn.held) {
@@ -30,21 +45,17 @@ impl FlowTable {
             .map(|held| held.query.clone())
             .chain(listens.iter().map(|held| held.query.clone()))
             .collect();
-        if !queries.is_empty() {
-            let mut answers = resolver.resolve(&queries).into_iter();
-            for held in connects {
-                self.settle_connect(&held, answers.next().flatten(), out);
-            }
-            for held in listens {
-                self.settle_listen(&held, answers.next().flatten(), now, out);
-            }
+        if queries.is_empty() {
+            return;
         }
-        while let Some(held) = self.pending.deaths.pop_front_if(|held| held.until <= now) {
-            if self.store.get_same(held.place, held.id).is_some() {
-                self.finish_dead(held.place, out);
-            }
+        let mut answers = resolver.resolve(&queries).into_iter();
+        self.pending.rest_until = BootNs(now.0.saturating_add(resolver.took().0.saturating_mul(SHARE)));
+        for held in connects {
+            self.settle_connect(&held, answers.next().flatten(), out);
         }
-        self.drop_told();
+        for held in listens {
+            self.settle_listen(&held, answers.next().flatten(), now, out);
+        }
     }
 
     fn settle_connect(&mut self, held: &HeldConnect, found: Option<SocketAddr>, out: &mut Vec<FlowEvent>) {

@@ -41,6 +41,8 @@ pub(super) struct Pending {
     pub(super) connects: VecDeque<HeldConnect>,
     pub(super) listens: VecDeque<HeldListen>,
     pub(super) deaths: VecDeque<HeldDeath>,
+    /// Before this no port is looked up: look-ups take a bounded share of the time.
+    pub(super) rest_until: BootNs,
 }
 
 impl Pending {
@@ -53,6 +55,7 @@ impl Pending {
         let connect = self.connects.front().map(|held| held.until);
         let death = self.deaths.front().map(|held| held.until);
         let listen = self.listens.iter().map(|held| held.next).min();
-        [connect, death, listen].into_iter().flatten().min()
+        let port = [connect, listen].into_iter().flatten().min().map(|due| due.max(self.rest_until));
+        [port, death].into_iter().flatten().min()
     }
 }

@@ -12,11 +12,12 @@ use std::thread;
 
 use super::how::state::{LISTEN, SYN_SENT};
 use super::model::canonical_ip;
+use crate::clock::boot_now;
 use crate::kernel::netlink::DumpError;
 use crate::kernel::netns::{self, Namespace};
 use crate::kernel::sockdiag::{DiagSocket, attempts_and_listeners};
 use crate::kernel::tcp_file;
-use crate::units::{NetNs, Pid};
+use crate::units::{DurationNs, NetNs, Pid};
 
 /// A socket whose local end is asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +38,11 @@ pub struct PortQuery {
 pub trait PortResolver {
     /// One answer a query, in their order: the local address (canonical) and the port, never 0.
     fn resolve(&mut self, queries: &[PortQuery]) -> Vec<Option<SocketAddr>>;
+
+    /// How long the last answers took: whoever asks waits for them, and must not do so most of the time.
+    fn took(&self) -> DurationNs {
+        DurationNs(0)
+    }
 }
 
 /// A resolver that finds nothing: for replays.
@@ -53,18 +59,19 @@ impl PortResolver for NoResolver {
 #[derive(Clone, Debug)]
 pub struct Sockets {
     proc: PathBuf,
+    took: DurationNs,
 }
 
 impl Default for Sockets {
     fn default() -> Self {
-        Self { proc: PathBuf::from("/proc") }
+        Self::at("/proc")
     }
 }
 
 impl Sockets {
     /// By a /proc that is mounted elsewhere.
     pub fn at(proc: impl Into<PathBuf>) -> Self {
-        Self { proc: proc.into() }
+        Self { proc: proc.into(), took: DurationNs(0) }
     }
 
     /// Gives those sockets of the family that tell a port to `each`, until it says that it has enough (`false`).
@@ -172,6 +179,7 @@ fn answer(
 
 impl PortResolver for Sockets {
     fn resolve(&mut self, queries: &[PortQuery]) -> Vec<Option<SocketAddr>> {
+        let began = boot_now();
         let mut answers = vec![None; queries.len()];
         let mut groups: BTreeMap<(NetNs, bool), Vec<usize>> = BTreeMap::new();
         for (at, query) in queries.iter().enumerate() {
@@ -181,7 +189,12 @@ impl PortResolver for Sockets {
             let pids: Vec<Pid> = asked.iter().map(|&at| queries[at].pid).collect();
             answer(queries, &asked, &mut answers, |each| self.each(netns, v6, &pids, each));
         }
+        self.took = boot_now().since(began);
         answers
+    }
+
+    fn took(&self) -> DurationNs {
+        self.took
     }
 }
 

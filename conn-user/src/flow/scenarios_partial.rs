@@ -1,14 +1,17 @@
 //! Scenarios of which a backend sees only a part: no accept hook, no port yet, older than the agent, lost records.
 
+use std::net::SocketAddr;
+
 use conn_common::decode::Record;
 use conn_common::hook::HookId;
 use conn_common::record::{Sock, SockFlags};
 
 use super::how::state::{CLOSE, CLOSE_WAIT, ESTABLISHED, FIN_WAIT1, FIN_WAIT2, LAST_ACK, SYN_RECV, SYN_SENT};
+use super::resolve::{PortQuery, PortResolver};
 use super::scenarios::{CLIENT, SERVER, both, child, client, listener, open};
 use super::table::FlowLimits;
 use super::testing::{Always, Backend, MS, Rig, held, sock, who};
-use crate::units::BootNs;
+use crate::units::{BootNs, DurationNs};
 
 #[test]
 fn accept_that_no_hook_saw_is_inferred_at_the_close() {
@@ -237,6 +240,33 @@ fn port_that_the_resolver_finds() {
     // What comes later is not told twice, and corrects the port.
     rig.established(SYN_SENT, sock(1, "127.0.0.1:40001", SERVER));
     assert_eq!(rig.told(), ["established 1 Out 127.0.0.1:40001>127.0.0.1:80 by 10"]);
+}
+
+/// The thread that reads waits for a look-up: whoever connects very often must not keep it waiting all the time.
+#[test]
+fn ports_are_looked_up_for_a_tenth_of_the_time() {
+    struct Slow(Always);
+    impl PortResolver for Slow {
+        fn resolve(&mut self, queries: &[PortQuery]) -> Vec<Option<SocketAddr>> {
+            self.0.resolve(queries)
+        }
+
+        fn took(&self) -> DurationNs {
+            DurationNs(10 * MS)
+        }
+    }
+    let mut rig = Rig::new(Backend::Tracepoint);
+    let mut resolver = Slow(Always(CLIENT.parse().ok(), Vec::new()));
+    for id in 1..=90 {
+        rig.connects(10, sock(id, "127.0.0.1:0", SERVER));
+        rig.wait_with(10, &mut resolver);
+    }
+    let asked = &resolver.0.1;
+    assert_eq!(asked.len(), 9, "in 900 ms");
+    assert_eq!(asked.iter().map(Vec::len).max(), Some(10), "all that wait by then");
+    let next = rig.flows.next_deadline().expect("some wait");
+    rig.wait_with(next.0.saturating_sub(rig.now) / MS, &mut resolver);
+    assert_eq!(resolver.0.1.len(), 10);
 }
 
 #[test]

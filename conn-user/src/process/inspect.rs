@@ -171,6 +171,7 @@ fn send(queue: &SyncSender<Job>, counts: &Counts, room: usize, job: impl FnOnce(
 #[derive(Debug)]
 pub struct Inspector {
     queue: SyncSender<Job>,
+    outbox: Outbox,
     answers: Receiver<Answer>,
     came: Arc<Notify>,
     counts: Arc<Counts>,
@@ -199,10 +200,10 @@ impl Inspector {
         let hashes = Arc::<Hashes>::default();
         let hasher =
             Hasher { hashes: Arc::clone(&hashes), finder: finder(Role::Hash), outbox: outbox.clone() };
-        let worker = Worker { finder: finder(Role::Find), hashes, outbox };
+        let worker = Worker { finder: finder(Role::Find), hashes, outbox: outbox.clone() };
         thread::Builder::new().name("conn-hash".to_owned()).spawn(move || hasher.run())?;
         thread::Builder::new().name("conn-inspect".to_owned()).spawn(move || worker.run(&jobs))?;
-        Ok(Self { queue, answers, came, counts, files })
+        Ok(Self { queue, outbox, answers, came, counts, files })
     }
 
     /// Asks for a process. Never waits: what does not fit is counted.
@@ -218,7 +219,8 @@ impl Inspector {
         };
         if !send(&self.queue, &self.counts, room, || Job::Inspect(Box::new(request()))) {
             count(&self.counts.dropped);
-            process.identity.answered();
+            // An answer like others, at its place in the stream: a replay must not wait for one that never comes.
+            self.outbox.send(Answer { process: Arc::clone(process), facts: Vec::new(), is_last: true });
         }
     }
 

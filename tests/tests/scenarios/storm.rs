@@ -66,7 +66,7 @@ pub(crate) fn in_a_crowd() -> Result<()> {
     let mut crowd = (0..sessions).map(|_| Workload::start(&["busy", threads])).collect::<Result<Vec<_>>>()?;
     crowd.iter_mut().try_for_each(Workload::ready)?;
     // Hardly anything is shown: this process is one of many too, and would not keep up.
-    let agent = Agent::start(&["--priority", "realtime", "kind:listen", "pid:1"])?;
+    let agent = Agent::start(&["kind:listen", "pid:1"])?;
     let n = settings::storm();
     crate::workload::run(&["storm", &n.to_string(), "--threads", STORM_THREADS])?;
     let totals = agent.stop()?.lost_nothing()?;

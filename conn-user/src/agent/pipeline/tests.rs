@@ -66,8 +66,9 @@ impl Rig {
 
     fn begin(&mut self, rules: &RuleSet) {
         self.now += SECOND;
-        self.pipeline
-            .begin(Some(rules.into()), true, BootNs(self.now), &mut |event| self.told.push(event.clone()));
+        self.pipeline.begin(Some(rules.into()), true, BootNs(self.now), &mut || {}, &mut |event| {
+            self.told.push(event.clone());
+        });
     }
 
     fn header<T>(&mut self, kind: RecordKind, hook: HookId) -> RecordHeader {
@@ -400,6 +401,7 @@ fn rules_take_over_after_what_was_due() {
     rig.opens(1);
     rig.told();
     let now = BootNs(rig.now + 6 * SECOND);
-    rig.pipeline.set_rules((&set(vec![long(9)])).into(), now, &mut |event| rig.told.push(event.clone()));
+    rig.pipeline
+        .set_rules((&set(vec![long(9)])).into(), now, &mut || {}, &mut |event| rig.told.push(event.clone()));
     assert_eq!(rig.told(), ["raised 6", "resolved 7"]);
 }

@@ -52,6 +52,10 @@ impl Records for Script {
         self.catch_up(each);
     }
 
+    fn is_behind(&self) -> bool {
+        false
+    }
+
     async fn readable(&self) -> io::Result<()> {
         if self.turns.is_empty() {
             self.readable.notified().await;
@@ -252,7 +256,7 @@ async fn what_an_output_drops_is_reported() {
 #[tokio::test(flavor = "current_thread")]
 async fn a_deadline_wakes_an_idle_loop() {
     let mut rig = Rig::new();
-    rig.pipeline.begin(Some((&rules(2_000_000)).into()), false, rig.began, &mut |_| {});
+    rig.pipeline.begin(Some((&rules(2_000_000)).into()), false, rig.began, &mut || {}, &mut |_| {});
     let connect = rig.connect(1);
     rig.records.turns.push_back((vec![connect], Turn::Idle));
     let established = {

@@ -12,6 +12,9 @@ use crate::flow::table::FlowTable;
 use crate::process::ProcessTable;
 use crate::units::BootNs;
 
+/// Sockets between two pauses: some milliseconds, for which a ring has room.
+const PIECE: usize = 1024;
+
 const LOST: Actor = Actor { process: None, tid: None, method: Method::Unknown(UnknownReason::Lost) };
 
 /// What the snapshot has, by what the table may know it by.
@@ -55,17 +58,21 @@ fn is_listener(socket: &SnapSocket) -> bool {
 
 impl FlowTable {
     /// Repairs the table after records were lost, and tells what was missed, marked [`Source::Resync`]. To be called when
-    /// the records from before the end of the snapshot are handled.
+    /// the records from before the end of the snapshot are handled. `pause` is called now and then, for what must not wait for
+    /// all of it.
     pub fn merge_repair(
         &mut self,
         snapshot: &Snapshot,
         procs: &mut ProcessTable,
+        pause: &mut dyn FnMut(),
         out: &mut Vec<FlowEvent>,
     ) -> Merged {
         let mut merged = Merged::default();
         let by_cookie = self.by_cookie;
         let present = Present::of(snapshot, by_cookie);
+        pause();
         self.end_absent(&present, snapshot, &mut merged, out);
+        pause();
         let by_ends = |socket: &SnapSocket| !by_cookie || socket.key().is_none();
         let known_ends: HashSet<(u32, Ends)> = if snapshot.sockets.iter().any(by_ends) {
             self.store.iter().map(|(_, conn)| (conn.netns, conn.ends)).collect()
@@ -81,7 +88,10 @@ impl FlowTable {
                 out.push(FlowEvent { boot: snapshot.ended, change: Change::Listen(listener.event()) });
             }
         }
-        for socket in snapshot.sockets.iter().filter(|socket| is_followed(socket)) {
+        for (index, socket) in snapshot.sockets.iter().filter(|socket| is_followed(socket)).enumerate() {
+            if index % PIECE == PIECE - 1 {
+                pause();
+            }
             if by_ends(socket) && known_ends.contains(&(socket.netns.0, ends_of(socket))) {
                 continue;
             }

@@ -69,7 +69,7 @@ fn repair(rig: &mut Rig, sockets: &[SnapSocket]) -> (Merged, Vec<String>) {
     rig.now += MS;
     let snapshot = snapshot(rig, sockets);
     rig.now += 20 * MS;
-    let merged = rig.flows.merge_repair(&snapshot, &mut rig.procs, &mut rig.out);
+    let merged = rig.flows.merge_repair(&snapshot, &mut rig.procs, &mut || {}, &mut rig.out);
     (merged, rig.told())
 }
 
@@ -406,8 +406,22 @@ fn what_is_younger_than_the_snapshot_stays() {
     let mut rig = Rig::new(Backend::Fentry);
     let taken = snapshot(&rig, &[]);
     open(&mut rig);
-    let merged = rig.flows.merge_repair(&taken, &mut rig.procs, &mut rig.out);
+    let merged = rig.flows.merge_repair(&taken, &mut rig.procs, &mut || {}, &mut rig.out);
     assert_eq!((merged, rig.told().len()), (Merged::default(), 0));
+}
+
+/// What must not wait for a long repair has its turn meanwhile.
+#[test]
+fn a_repair_pauses() {
+    let mut rig = Rig::new(Backend::Fentry);
+    let socket = |cookie: u64| {
+        let local = format!("127.0.0.1:{}", 10_000 + cookie);
+        SnapSocket { cookie: Some(100 + cookie), ..snap::socket(&local, SERVER) }
+    };
+    let sockets: Vec<_> = (0..10_000).map(socket).collect();
+    let (taken, mut pauses) = (snapshot(&rig, &sockets), 0);
+    rig.flows.merge_repair(&taken, &mut rig.procs, &mut || pauses += 1, &mut rig.out);
+    assert_eq!(pauses, 2 + 10_000 / 1024);
 }
 
 /// An end that came while the snapshot was taken, which still had the socket.
@@ -428,7 +442,7 @@ fn a_namespace_that_was_not_seen_proves_nothing() {
     rig.now += MS;
     let mut snapshot = snapshot(&rig, &[]);
     snapshot.notes.push(Note::NetNs { netns: NetNs(1), why: "no".into() });
-    let merged = rig.flows.merge_repair(&snapshot, &mut rig.procs, &mut rig.out);
+    let merged = rig.flows.merge_repair(&snapshot, &mut rig.procs, &mut || {}, &mut rig.out);
     assert_eq!((merged, rig.told().len()), (Merged::default(), 0));
 }
 

@@ -18,9 +18,11 @@ fn me() -> Arc<ProcessInfo> {
 }
 
 /// An inspector without its threads.
-fn idle(queue: SyncSender<Job>, answers: Receiver<Answer>) -> Inspector {
-    let (came, counts) = (Arc::default(), Arc::default());
-    Inspector { queue, answers, came, counts, files: FileWorkers::threads() }
+fn idle(queue: SyncSender<Job>) -> Inspector {
+    let (sender, answers) = channel();
+    let came = Arc::<Notify>::default();
+    let outbox = Outbox { sender, came: Arc::clone(&came) };
+    Inspector { queue, outbox, answers, came, counts: Arc::default(), files: FileWorkers::threads() }
 }
 
 /// Waits until everything is answered, and makes it known.
@@ -124,8 +126,8 @@ fn a_child_that_is_gone_was_where_its_parent_was() {
 /// Whoever asks never waits; what does not fit is counted, and the threads end with it.
 #[test]
 fn a_full_queue_drops_and_counts() {
-    let ((queue, jobs), (_, answers)) = (sync_channel(QUEUE_MAX), channel());
-    let inspector = idle(queue, answers);
+    let (queue, jobs) = sync_channel(QUEUE_MAX);
+    let inspector = idle(queue);
     let process = me();
     for _ in 0..QUEUE_MAX {
         inspector.ask(&process, Depth::State, None);
@@ -138,6 +140,9 @@ fn a_full_queue_drops_and_counts() {
     let stats = inspector.stats();
     assert_eq!(stats.dropped, QUEUE_MAX as u64);
     assert!(!inspector.settle(Duration::ZERO));
+    let answers: Vec<Answer> = std::iter::from_fn(|| inspector.next_answer()).collect();
+    assert_eq!(answers.len(), QUEUE_MAX, "what is dropped is answered: nobody waits for it");
+    assert!(answers.iter().all(|answer| answer.is_last && answer.facts.is_empty()));
     drop(inspector);
     assert_eq!(jobs.into_iter().count(), QUEUE_MAX);
 }
@@ -159,8 +164,8 @@ fn executables_are_compared_in_the_background_and_counted() {
 
 #[test]
 fn comparisons_leave_room_in_the_queue() {
-    let ((queue, _jobs), (_, answers)) = (sync_channel(QUEUE_MAX), channel());
-    let inspector = idle(queue, answers);
+    let (queue, _jobs) = sync_channel(QUEUE_MAX);
+    let inspector = idle(queue);
     let (comparer, process) = (inspector.comparer(), me());
     let asked = (0..QUEUE_MAX).filter(|_| comparer.ask(&process)).count();
     assert_eq!((asked, inspector.stats().compare_dropped), (QUEUE_MAX / 2, QUEUE_MAX as u64 / 2));
