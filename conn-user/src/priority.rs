@@ -26,7 +26,7 @@ const NICE: libc::c_int = -15;
 /// is 95 % (`sched_rt_runtime_us`).
 const BUDGET: Duration = Duration::from_millis(70);
 const PERIOD: Duration = Duration::from_millis(100);
-/// The reader is starved if, while records wait, it has had less of a processor than this share of so long a time or longer: more
+/// The reader is starved if, while much waits, it has had less of a processor than this share of so long a time or longer: more
 /// than a processor's turns among a few threads make of it.
 const SHARE: (u32, u32) = (3, 4);
 const STARVED: Duration = Duration::from_millis(20);
@@ -138,16 +138,16 @@ impl Held {
         }
     }
 
-    /// Keeps the budget, and takes what is needed. To be called often, on the thread that began; `is_behind`: much waits for it.
-    pub fn keep(&mut self, is_behind: bool) {
+    /// Keeps the budget, and takes what is needed. To be called often, on the thread that began, before it does what waits.
+    pub fn keep(&mut self, work: Work) {
         let (step, nice) = match &mut self.0 {
             Kind::Fixed { .. } => return,
             Kind::Always(budget) => (budget.at(now(), cpu()), NICE),
             Kind::WhenStarved(on_demand, nice) => {
-                if on_demand.is_calm(is_behind) {
+                if on_demand.is_calm(work) {
                     return;
                 }
-                (on_demand.at(now(), cpu(), is_behind), *nice)
+                (on_demand.at(now(), cpu(), work), *nice)
             }
         };
         let done = match step {
@@ -169,6 +169,28 @@ pub fn favour_thread() {
     let _ = set_nice(NICE);
 }
 
+/// What waits for the thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Work {
+    /// Not much.
+    Little,
+    /// Much; the thread was doing such work until now.
+    Much,
+    /// Much, though the thread slept until something came: it was waked long ago, and did not get a processor.
+    MuchAfterSleep,
+}
+
+impl Work {
+    /// Of a thread that is behind or not, and slept until now or not.
+    pub const fn of(is_behind: bool, slept: bool) -> Self {
+        match (is_behind, slept) {
+            (false, _) => Self::Little,
+            (true, false) => Self::Much,
+            (true, true) => Self::MuchAfterSleep,
+        }
+    }
+}
+
 /// What is to be done about the priority.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
@@ -185,7 +207,7 @@ enum Step {
 /// When real-time priority is needed, by clocks that are handed in.
 #[derive(Debug)]
 struct OnDemand {
-    /// Since when records wait, at most for a period, and the thread's processor time then.
+    /// Since when much waits, at most for a period, and the thread's processor time then.
     behind: Option<(Duration, Duration)>,
     raised: Option<Raised>,
     /// For how long it is raised the next time.
@@ -206,24 +228,24 @@ impl OnDemand {
     }
 
     /// Whether no clock needs to be read.
-    fn is_calm(&mut self, is_behind: bool) -> bool {
-        if !is_behind {
+    fn is_calm(&mut self, work: Work) -> bool {
+        if work == Work::Little {
             self.behind = None;
         }
-        !is_behind && self.raised.is_none()
+        work == Work::Little && self.raised.is_none()
     }
 
     /// It is `now`, and the thread has had so much of a processor.
-    fn at(&mut self, now: Duration, cpu: Duration, is_behind: bool) -> Option<Step> {
+    fn at(&mut self, now: Duration, cpu: Duration, work: Work) -> Option<Step> {
         if let Some(raised) = &mut self.raised {
-            if now < raised.until || is_behind {
+            if now < raised.until || work != Work::Little {
                 return raised.budget.at(now, cpu);
             }
             self.raised = None;
             self.lowered = Some(now);
             return Some(Step::Lower);
         }
-        if !self.is_starved(now, cpu, is_behind) {
+        if !self.is_starved(now, cpu, work) {
             return None;
         }
         let soon = self.lowered.is_some_and(|lowered| now.saturating_sub(lowered) < SOON);
@@ -233,10 +255,14 @@ impl OnDemand {
         Some(Step::Raise)
     }
 
-    fn is_starved(&mut self, now: Duration, cpu: Duration, is_behind: bool) -> bool {
-        if !is_behind {
-            self.behind = None;
-            return false;
+    fn is_starved(&mut self, now: Duration, cpu: Duration, work: Work) -> bool {
+        match work {
+            Work::Little => {
+                self.behind = None;
+                return false;
+            }
+            Work::Much => {}
+            Work::MuchAfterSleep => return true,
         }
         let (since, used) = *self.behind.get_or_insert((now, cpu));
         let (wall, used) = (now.saturating_sub(since), cpu.saturating_sub(used));
@@ -354,31 +380,33 @@ mod tests {
     #[test]
     fn who_is_kept_from_the_processor_takes_real_time_priority() {
         let mut on_demand = OnDemand::new(MS(0), MS(0));
-        // (now, processor time, whether records wait, what is done)
+        use Work::{Little, Much, MuchAfterSleep};
+        // (now, processor time, what waits, what is done)
         let steps = [
             // All of the processor, and later two thirds of it.
-            (100, 100, true, None),
-            (110, 104, true, None),
-            (130, 120, true, Some(Step::Raise)),
-            (200, 189, true, None),
-            (201, 190, true, Some(Step::GiveBack)),
-            (230, 200, false, Some(Step::TakeAgain)),
-            (10_130, 300, true, None),
-            (10_131, 301, false, Some(Step::Lower)),
+            (100, 100, Much, None),
+            (110, 104, Much, None),
+            (130, 120, Much, Some(Step::Raise)),
+            (200, 189, Much, None),
+            (201, 190, Much, Some(Step::GiveBack)),
+            (230, 200, Little, Some(Step::TakeAgain)),
+            (10_130, 300, Much, None),
+            (10_131, 301, Little, Some(Step::Lower)),
             // Nothing waits: it sleeps.
-            (20_000, 301, false, None),
-            (20_001, 301, true, None),
-            (20_020, 301, true, None),
-            (20_021, 301, true, Some(Step::Raise)),
+            (20_000, 301, Little, None),
+            (20_001, 301, Much, None),
+            (20_020, 301, Much, None),
+            (20_021, 301, Much, Some(Step::Raise)),
             // The second time within a minute: twice as long.
-            (40_020, 400, false, None),
-            (40_021, 400, false, Some(Step::Lower)),
-            (200_000, 400, true, None),
-            (200_100, 410, true, Some(Step::Raise)),
-            (210_100, 500, false, Some(Step::Lower)),
+            (40_020, 400, Little, None),
+            (40_021, 400, Little, Some(Step::Lower)),
+            (200_000, 400, Much, None),
+            (200_100, 410, Much, Some(Step::Raise)),
+            (210_100, 500, Little, Some(Step::Lower)),
+            (400_000, 500, MuchAfterSleep, Some(Step::Raise)),
         ];
-        for (now, cpu, is_behind, step) in steps {
-            assert_eq!(on_demand.at(MS(now), MS(cpu), is_behind), step, "at {now} ms");
+        for (now, cpu, work, step) in steps {
+            assert_eq!(on_demand.at(MS(now), MS(cpu), work), step, "at {now} ms");
         }
     }
 
@@ -388,7 +416,7 @@ mod tests {
         for wanted in [Priority::Auto, Priority::Realtime, Priority::Nice] {
             let nice = std::thread::spawn(move || {
                 let (mut held, granted) = Held::begin(wanted);
-                held.keep(true);
+                held.keep(Work::Much);
                 let out = Command::new("nice").output().expect("nice(1)");
                 (String::from_utf8_lossy(&out.stdout).trim().to_owned(), granted.to_string())
             });
