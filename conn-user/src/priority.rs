@@ -1,13 +1,15 @@
 //! The priority of the thread that reads the ring.
 //!
 //! A local user who starts enough busy threads leaves an ordinary reader a small share of the processors, and the ring
-//! overflows: the user has blinded the agent. So the reader takes real-time priority, which ordinary threads cannot take
-//! a processor from, for as long as others keep it from the processor while records wait. Not always: whoever is woken at
-//! once by what others do interrupts them in the midst of it, in BPF programs too, which the kernel then skips for whoever
-//! comes next on that processor (`__bpf_prog_enter_recur`, kernel/bpf/trampoline.c). The reader gives it back for the rest
-//! of a period in which it has used its budget, so that a storm of events cannot make it take a processor from everybody
-//! else. Where real-time priority is refused, it asks for a better nice value. (With `CONFIG_SCHED_AUTOGROUP` that counts
-//! within a session alone, sched(7): against many sessions it helps little.)
+//! overflows: the user has blinded the agent. So the reader has a better nice value, with which it does not wait for the other
+//! threads of its own session or control group, and takes real-time priority, which ordinary threads cannot take a processor
+//! from, for as long as others keep it from the processor while records wait. (With `CONFIG_SCHED_AUTOGROUP` a nice value
+//! counts within a session alone, sched(7): against many sessions it helps little.)
+//!
+//! Real-time priority not always: whoever is woken at once by what others do interrupts them in the midst of it, in BPF
+//! programs too, which the kernel then skips for whoever comes next on that processor (`__bpf_prog_enter_recur`,
+//! kernel/bpf/trampoline.c). The reader gives it back for the rest of a period in which it has used its budget, so that a
+//! storm of events cannot make it take a processor from everybody else.
 
 use std::fmt;
 use std::io;
@@ -19,7 +21,7 @@ use serde::Deserialize;
 
 /// The lowest real-time priority: above every ordinary thread, below every other real-time one (sched(7)).
 const REALTIME: libc::c_int = 1;
-/// The nice value where real-time priority is refused, and while the budget is used up: the weight of 29 ordinary threads
+/// The nice value, at the ordinary policy: the weight of 29 ordinary threads
 /// (`sched_prio_to_weight`, kernel/sched/core.c).
 const NICE: libc::c_int = -15;
 /// Of every period a thread may have so much of a processor at real-time priority. The kernel's own limit for all such threads
@@ -39,8 +41,7 @@ const SOON: Duration = Duration::from_mins(1);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, ValueEnum, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Priority {
-    /// That of the process, and real-time while others keep the thread from the processor; where that is refused, a better
-    /// nice value.
+    /// A better nice value, and real-time while others keep the thread from the processor.
     #[default]
     Auto,
     /// Real-time, within a budget; where that is refused, a better nice value.
@@ -54,7 +55,7 @@ pub enum Priority {
 /// What was granted.
 #[derive(Debug)]
 pub enum Granted {
-    /// Real-time priority when it is needed.
+    /// A better nice value, and real-time priority when it is needed.
     WhenStarved,
     /// Real-time priority.
     Realtime,
@@ -70,7 +71,7 @@ impl fmt::Display for Granted {
         match self {
             Self::WhenStarved => write!(
                 f,
-                "real-time while others keep it from the processor, for {budget} of {period} ms at most"
+                "nice {NICE}, and real-time while others keep it from the processor, for {budget} of {period} ms at most"
             ),
             Self::Realtime => write!(f, "real-time, for {budget} of {period} ms at most"),
             Self::Nice(None) => write!(f, "nice {NICE}"),
@@ -95,8 +96,8 @@ enum Kind {
     Fixed { is_better: bool },
     /// Real-time.
     Always(Budget),
-    /// Real-time when it is needed; otherwise this nice value.
-    WhenStarved(OnDemand, libc::c_int),
+    /// Real-time when it is needed.
+    WhenStarved(OnDemand),
 }
 
 impl Held {
@@ -104,8 +105,6 @@ impl Held {
     pub fn begin(wanted: Priority) -> (Self, Granted) {
         let mut refused = None;
         if matches!(wanted, Priority::Auto | Priority::Realtime) {
-            let before = nice();
-            // At the ordinary policy, too, it has a better nice value while the budget is used up.
             let _ = set_ordinary().and_then(|()| set_nice(NICE));
             match set_realtime() {
                 Ok(()) if wanted == Priority::Realtime => {
@@ -113,9 +112,8 @@ impl Held {
                 }
                 Ok(()) => {
                     // A lower priority is always granted.
-                    let _ = set_ordinary().and_then(|()| set_nice(before));
-                    let on_demand = OnDemand::new(now(), cpu());
-                    return (Self(Kind::WhenStarved(on_demand, before)), Granted::WhenStarved);
+                    let _ = set_ordinary();
+                    return (Self(Kind::WhenStarved(OnDemand::new(now(), cpu()))), Granted::WhenStarved);
                 }
                 Err(error) => refused = Some(error),
             }
@@ -133,29 +131,26 @@ impl Held {
     pub fn is_better(&self) -> bool {
         match &self.0 {
             Kind::Fixed { is_better } => *is_better,
-            Kind::Always(_) => true,
-            Kind::WhenStarved(on_demand, _) => on_demand.raised.is_some(),
+            Kind::Always(_) | Kind::WhenStarved(_) => true,
         }
     }
 
     /// Keeps the budget, and takes what is needed. To be called often, on the thread that began, before it does what waits.
     pub fn keep(&mut self, work: Work) {
-        let (step, nice) = match &mut self.0 {
+        let step = match &mut self.0 {
             Kind::Fixed { .. } => return,
-            Kind::Always(budget) => (budget.at(now(), cpu()), NICE),
-            Kind::WhenStarved(on_demand, nice) => {
+            Kind::Always(budget) => budget.at(now(), cpu()),
+            Kind::WhenStarved(on_demand) => {
                 if on_demand.is_calm(work) {
                     return;
                 }
-                (on_demand.at(now(), cpu(), work), *nice)
+                on_demand.at(now(), cpu(), work)
             }
         };
         let done = match step {
             None => return,
-            Some(Step::Raise) => set_nice(NICE).and_then(|()| set_realtime()),
-            Some(Step::GiveBack) => set_ordinary(),
-            Some(Step::TakeAgain) => set_realtime(),
-            Some(Step::Lower) => set_ordinary().and_then(|()| set_nice(nice)),
+            Some(Step::Raise | Step::TakeAgain) => set_realtime(),
+            Some(Step::GiveBack | Step::Lower) => set_ordinary(),
         };
         if done.is_err() {
             // It was granted before, and may be taken away: by a limit of the control group, or with the privilege.
@@ -338,12 +333,6 @@ fn set_nice(nice: libc::c_int) -> io::Result<()> {
     result(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice) })
 }
 
-/// The nice value of the calling thread.
-fn nice() -> libc::c_int {
-    // SAFETY: no pointers. 0 is the calling thread, which exists, so that no result is an error.
-    unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) }
-}
-
 fn result(returned: libc::c_int) -> io::Result<()> {
     if returned == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
@@ -379,8 +368,8 @@ mod tests {
 
     #[test]
     fn who_is_kept_from_the_processor_takes_real_time_priority() {
-        let mut on_demand = OnDemand::new(MS(0), MS(0));
         use Work::{Little, Much, MuchAfterSleep};
+        let mut on_demand = OnDemand::new(MS(0), MS(0));
         // (now, processor time, what waits, what is done)
         let steps = [
             // All of the processor, and later two thirds of it.
