@@ -20,7 +20,7 @@ use crate::event::model::Event;
 use crate::flow::snapshot::model::Snapshot;
 use crate::kernel::load::Session;
 use crate::kernel::ring::{RingReader, Turn};
-use crate::priority::{self, Work};
+use crate::priority;
 use crate::rules::Staged;
 
 /// Records of one batch: bounds how long whoever else waits has to, and what the ring cannot use meanwhile.
@@ -123,9 +123,8 @@ impl<R: Records, P: Programs> Parts<'_, R, P> {
         let mut clock_read = Instant::now();
         let mut audit: Option<Instant> = None;
         let mut audited = self.pipeline.records();
-        let mut slept = false;
         loop {
-            self.priority.keep(Work::of(self.records.is_behind(), slept));
+            self.priority.keep(self.records.is_behind());
             let mut turn = self
                 .records
                 .turn(BATCH, |bytes| self.pipeline.on_bytes(bytes, &mut |event| consumer.on_event(event)));
@@ -174,7 +173,6 @@ impl<R: Records, P: Programs> Parts<'_, R, P> {
                 () = &mut stop => break,
                 () = tokio::task::yield_now() => {}
             }
-            slept = turn != Turn::More;
             match turn {
                 Turn::More => {}
                 // tokio's timers have a resolution of a millisecond, too coarse; nothing else runs on this thread.

@@ -23,7 +23,7 @@ use crate::kernel::facts::KernelFacts;
 use crate::kernel::load::{LoadError, LoadOptions, Loader, Session};
 use crate::kernel::ring::{RingReader, Turn};
 use crate::kernel::selftest::{SelfTestError, Watch};
-use crate::priority::{self, Granted, Priority, Work};
+use crate::priority::{self, Granted, Priority};
 use crate::process::files::FileWorkers;
 use crate::process::inspect::Inspector;
 use crate::process::procfs::ProcFs;
@@ -122,7 +122,7 @@ pub async fn start(options: AgentOptions, tell: &mut impl FnMut(&Event)) -> Resu
     let btf = Btf::from_sys_fs();
     let mut facts = KernelFacts::gather(&btf);
     // So far it has only used the processor: had it little of it, it will have little for the rest of the start too.
-    priority.keep(Work::Much);
+    priority.keep(true);
     let loader = Loader::new(&btf)?;
     // It is large, and asked no more.
     drop(btf);
@@ -131,6 +131,7 @@ pub async fn start(options: AgentOptions, tell: &mut impl FnMut(&Event)) -> Resu
     let staged = options.rules.as_ref().map(Staged::from);
     let attached = boot_now();
     let (mut session, reader) = loader.start(facts, options.load)?;
+    priority.watch(reader.gauge())?;
     drop(loader);
     let execs = session.take_exec_counts().map(|execs| Box::new(execs) as Box<dyn CountExecs>);
     let by_rules = options.rules.iter().flat_map(|set| &set.rules).any(|rule| rule.needs_hashes());
@@ -176,15 +177,13 @@ async fn take_in(
         }
         snapshot::take(&SnapshotOptions::living())
     });
-    let mut slept = false;
     let taken = loop {
-        agent.priority.keep(Work::of(agent.reader.is_behind(), slept));
+        agent.priority.keep(agent.reader.is_behind());
         let turn = if backlog.is_full() {
             Turn::Nap(Duration::from_millis(10))
         } else {
             agent.reader.turn(BATCH, |bytes| backlog.push(bytes))
         };
-        slept = turn != Turn::More;
         tokio::select! {
             taken = &mut task => break taken.map_err(io::Error::other)?,
             rested = rest(&agent.reader, turn) => rested?,
@@ -266,11 +265,9 @@ async fn attempt(
     });
     let mut finished = false;
     let patience = Instant::now() + SELF_TEST_PATIENCE;
-    let mut slept = false;
     loop {
-        agent.priority.keep(Work::of(agent.reader.is_behind(), slept));
+        agent.priority.keep(agent.reader.is_behind());
         let turn = agent.reader.turn(BATCH, |bytes| agent.pipeline.on_bytes(bytes, tell));
-        slept = turn != Turn::More;
         if agent.pipeline.watching().is_none_or(Watch::is_complete) && finished {
             return Ok(());
         }

@@ -10,6 +10,11 @@ pub(super) struct Mapping {
     len: usize,
 }
 
+// SAFETY: it hands out an address and nothing else; what is done with that has to be sound there.
+unsafe impl Send for Mapping {}
+// SAFETY: likewise.
+unsafe impl Sync for Mapping {}
+
 impl Mapping {
     /// Maps `len` bytes of a BPF map from `offset`, shared with the kernel.
     ///

@@ -9,6 +9,7 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use super::mapping::Mapping;
+use crate::priority::Gauge;
 
 /// Length bit: the record is reserved but not committed (`BPF_RINGBUF_BUSY_BIT`).
 const BUSY: u32 = 1 << 31;
@@ -155,8 +157,37 @@ pub struct RingReader {
     rate: Rate,
     /// The map's descriptor, for epoll; the map itself is kept by whoever loaded the programs.
     fd: AsyncFd<OwnedFd>,
-    _consumer_page: Mapping,
-    _producer_pages: Mapping,
+    consumer_page: Arc<Mapping>,
+    producer_pages: Arc<Mapping>,
+}
+
+/// How full a ring is, for another thread than the one that reads it.
+pub struct RingGauge {
+    consumer_page: Arc<Mapping>,
+    producer_pages: Arc<Mapping>,
+    /// Size of the data minus one.
+    mask: u64,
+}
+
+impl RingGauge {
+    /// Bytes that wait to be read, or were read and not given back.
+    fn backlog_bytes(&self) -> u64 {
+        let position = |page: &Mapping| {
+            // SAFETY: each page begins with a position, which is used as an atomic only, and stays mapped.
+            unsafe { page.start().cast::<AtomicU64>().as_ref() }.load(Ordering::Relaxed)
+        };
+        position(&self.producer_pages).saturating_sub(position(&self.consumer_page))
+    }
+}
+
+impl Gauge for RingGauge {
+    fn is_behind(&self) -> bool {
+        self.backlog_bytes() > self.mask / BEHIND
+    }
+
+    fn is_empty(&self) -> bool {
+        self.backlog_bytes() == 0
+    }
 }
 
 // SAFETY: the mapping is owned by the reader and used through `&mut self` only.
@@ -200,9 +231,16 @@ impl RingReader {
             view,
             rate: Rate { since: Instant::now(), count: 0 },
             fd,
-            _consumer_page: consumer_page,
-            _producer_pages: producer_pages,
+            consumer_page: consumer_page.into(),
+            producer_pages: producer_pages.into(),
         })
+    }
+
+    /// Shows how full it is.
+    pub fn gauge(&self) -> RingGauge {
+        let (consumer_page, producer_pages) =
+            (Arc::clone(&self.consumer_page), Arc::clone(&self.producer_pages));
+        RingGauge { consumer_page, producer_pages, mask: self.view.mask }
     }
 
     /// Waits until the kernel says that there is something to read. Cancel safe.
