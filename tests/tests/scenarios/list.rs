@@ -64,12 +64,11 @@ pub(crate) fn equals_proc() -> Result<()> {
     // Held by another process, which the list has to find.
     let mut workload = Workload::start(&["many", &OPEN.to_string()])?;
     workload.ready()?;
-    // Others on this machine open and close theirs meanwhile; these stay, on 127.0.0.0/8 but not on its first address.
-    let is_its =
-        |ends: &Ends| ends.remote.is_some_and(|remote| workload_has(remote) || workload_has(ends.local));
-    let report = look(is_its)?;
-    // The first of its connections is to 127.0.0.1.
-    agrees(&report, OPEN - 2).context("the workload's sockets")?;
+    // Others on this machine open and close theirs meanwhile; these stay.
+    let ports = ports_of_parts(workload.pid())?;
+    let has_port = |end: SocketAddr| ports.contains(&end.port());
+    let report = look(|ends| has_port(ends.local) || ends.remote.is_some_and(has_port))?;
+    agrees(&report, OPEN + 1).context("the workload's sockets")?;
     workload.go()?;
     let lines = workload.finish()?;
     ensure!(lines.contains(&Line::Ready), "the workload was never ready");
@@ -90,9 +89,18 @@ fn settle(is_of_interest: impl Fn(&Ends) -> bool) -> Result<()> {
     }
 }
 
-/// Whether an address is one of those that the workload's `many` connects to.
-fn workload_has(end: SocketAddr) -> bool {
-    matches!(end, SocketAddr::V4(v4) if v4.ip().is_loopback() && *v4.ip() != Ipv4Addr::LOCALHOST)
+/// The ports at which the parts of `many`, its children, listen.
+fn ports_of_parts(many: u32) -> Result<Vec<u16>> {
+    let path = format!("/proc/{many}/task/{many}/children");
+    let parts = std::fs::read_to_string(&path).context(path)?;
+    let parts = parts.split_ascii_whitespace().map(str::parse).collect::<Result<Vec<u32>, _>>()?;
+    let sockets = Witness::Proc.look()?;
+    let listeners = sockets.iter().filter(|(ends, _)| ends.remote.is_none());
+    let own =
+        listeners.filter(|(_, facts)| facts.iter().any(|of| parts.iter().any(|pid| of.pids.contains(pid))));
+    let ports: Vec<u16> = own.map(|(ends, _)| ends.local.port()).collect();
+    ensure!(!ports.is_empty(), "the parts {parts:?} listen nowhere");
+    Ok(ports)
 }
 
 fn look(is_of_interest: impl Fn(&Ends) -> bool) -> Result<Report> {

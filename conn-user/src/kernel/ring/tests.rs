@@ -186,7 +186,7 @@ fn a_limit_bounds_a_drain() {
 /// A writer on another thread, in a ring that is nearly always full.
 #[test]
 fn two_threads_agree() {
-    let records: u32 = if cfg!(miri) { 300 } else { 200_000 };
+    let records: u32 = if cfg!(miri) { 60 } else { 200_000 };
     let ring = FakeRing::new(4096);
     let mut view = ring.view();
     let payload = |record: u32| {
