@@ -70,7 +70,20 @@ const LINK_LOCAL: &[&str] = &["169.254.0.0/16", "fe80::/10"];
 const RFC1918: &[&str] = &["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"];
 const ULA: &[&str] = &["fc00::/7"];
 const CGNAT: &[&str] = &["100.64.0.0/10"];
-const METADATA: &[&str] = &["169.254.169.254/32", "fd00:ec2::254/128"];
+/// Where clouds tell virtual machines and containers who they are, with credentials: AWS, GCP, Azure and OpenStack; ECS tasks and EKS pods;
+/// Azure's wire server; Alibaba; Oracle (the classic one); Google's and OpenStack's in IPv6.
+const METADATA: &[&str] = &[
+    "169.254.169.254/32",
+    "fd00:ec2::254/128",
+    "169.254.170.2/32",
+    "169.254.170.23/32",
+    "fd00:ec2::23/128",
+    "168.63.129.16/32",
+    "100.100.100.200/32",
+    "192.0.0.192/32",
+    "fd20:ce::254/128",
+    "fe80::a9fe:a9fe/128",
+];
 const MULTICAST: &[&str] = &["224.0.0.0/4", "ff00::/8"];
 const UNSPECIFIED: &[&str] = &["0.0.0.0/32", "::/128"];
 const EVERYTHING: &[&str] = &["0.0.0.0/0", "::/0"];
@@ -213,6 +226,8 @@ mod tests {
             ("fe80::1", "link-local"),
             ("169.254.169.254", "metadata"),
             ("fd00:ec2::254", "metadata"),
+            ("168.63.129.16", "metadata"),
+            ("fe80::a9fe:a9fe", "metadata"),
             ("fd00::1", "ula"),
             ("10.1.2.3", "rfc1918"),
             ("172.31.255.255", "rfc1918"),

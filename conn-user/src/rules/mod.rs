@@ -25,6 +25,7 @@ pub mod model;
 pub mod path;
 pub mod process;
 mod program;
+mod reach;
 pub mod server;
 pub mod set;
 pub(crate) mod silence;

@@ -12,6 +12,11 @@ pub(super) fn name(process: &ProcessInfo) -> &[u8] {
     process.exe.as_deref().unwrap_or(&process.comm)
 }
 
+/// The program of the process that started this one.
+pub(super) fn parent(process: &ProcessInfo) -> Option<&[u8]> {
+    process.ancestors.first().map(|parent| parent.exe.as_deref().unwrap_or(&parent.comm))
+}
+
 /// Whose connection it is, as far as two are compared: the program's, or the host's where the program is not known.
 pub(super) fn of_connection(conn: &ConnEvent) -> (Option<&[u8]>, Option<IpAddr>) {
     match conn.owner.process.as_deref() {

@@ -170,6 +170,7 @@ fn processes() {
     let mut said = said(rule(Detect::Process(ProcessRule::Network), "exe:/usr/bin/*"), |rig| {
         rig.connect(&process(11, "/tmp/x"), "10.0.0.9:80");
         rig.connect(&curl(), "10.0.0.9:80");
+        rig.connect(&curl(), "10.0.0.8:81");
         rig.listen(&curl(), "10.0.0.1:80");
     });
     assert_eq!(
@@ -177,7 +178,8 @@ fn processes() {
         [
             "fails 1 of 1 words: exe:/usr/bin/*  exe is /tmp/x",
             "whatever matches is found",
-            "the same was told already"
+            "the same was told already",
+            "whatever matches is found",
         ]
     );
     let exec = |rig: &mut Rig| {
@@ -278,8 +280,8 @@ fn servers() {
             rig.accept(&one(), "10.0.0.1:80", "10.0.0.9:5001");
         }),
         [
-            "the first one that this program accepts at this port",
-            "not the first one that this program accepts at this port"
+            "the first one that this server accepts at this port",
+            "not the first one that this server accepts at this port"
         ]
     );
 }

@@ -4,12 +4,14 @@ use std::sync::Arc;
 
 use crate::event::alert::{AlertId, Evidence, Subject};
 use crate::event::model::Event;
+use crate::filter::names::Names;
 use crate::flow::model::ConnId;
 use crate::process::info::ProcessInfo;
 use crate::rules::alerts::{Found, Life};
 use crate::rules::detector::{Detector, Scene, Triggers, connection, listener};
 use crate::rules::memory::{Memory, Past};
 use crate::rules::model::Rule;
+use crate::rules::reach::Reach;
 use crate::rules::{program, silence};
 
 /// See the module.
@@ -24,9 +26,15 @@ pub(super) struct Use {
     subject: Subject,
 }
 
-/// A program and user are told once, whatever they do.
-pub(super) fn same(process: &ProcessInfo) -> u64 {
+/// A program of a user is told once, whatever it does.
+pub(super) fn same_program(process: &ProcessInfo) -> u64 {
     program::same(&(program::name(process), process.uid))
+}
+
+/// A program of a user is told once for each program that starts it, namespace, and reach of what it does: else a harmless use, made on
+/// purpose, would hide another one.
+fn same(process: &ProcessInfo, event: &Event, names: &Names) -> u64 {
+    program::same(&(same_program(process), program::parent(process), Reach::of(event, names)))
 }
 
 /// Who uses the network, as [`Use`] has it.
@@ -37,7 +45,7 @@ pub(super) fn user(event: &Event) -> Option<&Arc<ProcessInfo>> {
 
 /// Whether it was told of this process's program.
 pub(super) fn is_told(process: &ProcessInfo, rule: &Rule, scene: &mut Scene<'_>) -> bool {
-    scene.is_told(rule, same(process))
+    scene.is_told(rule, same_program(process))
 }
 
 impl Use {
@@ -52,20 +60,8 @@ impl Use {
         Some(Self { id: listener.id, process, subject: Subject::Listener(Box::new(listener.clone())) })
     }
 
-    /// Raises the alert, unless it was told.
+    /// Raises the alert, unless the same one, by this number, was told.
     pub(super) fn raise(
-        self,
-        rule: &Rule,
-        evidence: Vec<Evidence>,
-        life: Life,
-        scene: &mut Scene<'_>,
-    ) -> Option<AlertId> {
-        let same = same(&self.process);
-        self.raise_as(same, rule, evidence, life, scene)
-    }
-
-    /// Likewise, as the same finding as others of this number.
-    pub(super) fn raise_as(
         self,
         same: u64,
         rule: &Rule,
@@ -87,17 +83,20 @@ impl Detector for Network {
 
     fn on_match(&mut self, rule: &Rule, event: &Event, scene: &mut Scene<'_>) {
         // A rule on processes says nothing of one that is not known, even if its filter only excludes.
-        if user(event).is_some_and(|process| !is_told(process, rule, scene))
+        let Some(same) = user(event).map(|process| same(process, event, scene.names)) else { return };
+        if !scene.is_told(rule, same)
             && let Some(used) = Use::of(event)
         {
             let life = Life::With(used.id);
-            used.raise(rule, Vec::new(), life, scene);
+            used.raise(same, rule, Vec::new(), life, scene);
         }
     }
 
-    fn recall(&self, _rule: &Rule, event: &Event, _past: &Past<'_>) -> Option<Memory> {
+    fn recall(&self, _rule: &Rule, event: &Event, past: &Past<'_>) -> Option<Memory> {
         Some(match user(event) {
-            Some(process) => Memory::finds(same(process), "whatever matches is found", Vec::new()),
+            Some(process) => {
+                Memory::finds(same(process, event, past.names), "whatever matches is found", Vec::new())
+            }
             None => Memory::lets_be("which process it is is not known", Vec::new()),
         })
     }

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::network::{Use, is_told, user};
+use super::network::{Use, is_told, same_program, user};
 use crate::event::alert::{AlertId, Evidence};
 use crate::event::model::Event;
 use crate::event::names::Named as _;
@@ -69,7 +69,7 @@ impl Replacement {
         evidence.push(Evidence::duration("running_for", scene.now.since(process.start)));
         let follows = self.open.len() < WAITING_MAX && scene.exit_of(&process).is_none();
         let life = if follows { Life::Detector } else { Life::Moment };
-        if let Some(alert) = used.raise(rule, evidence, life, scene)
+        if let Some(alert) = used.raise(same_program(&process), rule, evidence, life, scene)
             && follows
         {
             scene.follow_process(&process);
@@ -151,7 +151,7 @@ impl Detector for Replacement {
         if process.exe.is_none() {
             return Some(Memory::lets_be("the path of its executable is not known", Vec::new()));
         }
-        let same = super::network::same(process);
+        let same = same_program(process);
         let answer = process.identity.replaced();
         let facts =
             answer.map(|answer| Evidence::text("replaced", answer.name().as_bytes())).into_iter().collect();

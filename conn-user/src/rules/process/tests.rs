@@ -32,6 +32,30 @@ fn use_of_the_network_is_told_once_a_program() {
     assert_eq!((alert.id.0, alert.repeats), (2, 0));
 }
 
+/// A harmless use, made on purpose, hides nothing.
+#[test]
+fn a_decoy_hides_nothing() {
+    let mut rig = Rig::new(rule(Detect::Process(ProcessRule::Network), "proc:bash"));
+    let (login, web) = (process(8, "/usr/bin/login"), process(9, "/usr/sbin/nginx"));
+    let shell = |pid| child(&login, pid, "/bin/bash");
+    rig.connect(&shell(10), "127.0.0.1:1");
+    assert_eq!(rig.phases(), [(1, Phase::Raised)]);
+    rig.connect(&shell(11), "127.0.0.1:2");
+    assert!(rig.told().is_empty(), "the same");
+    rig.connect(&shell(12), "203.0.113.9:4444");
+    assert_eq!(rig.phases(), [(2, Phase::Raised)], "it goes farther");
+    rig.connect(&shell(13), "10.0.0.9:22");
+    assert_eq!(rig.phases(), [(3, Phase::Raised)]);
+    rig.connect(&child(&web, 14, "/bin/bash"), "203.0.113.10:4444");
+    assert_eq!(rig.phases(), [(4, Phase::Raised)], "somebody else started it");
+    rig.connect(&shell(15), "203.0.113.11:4444");
+    assert!(rig.told().is_empty());
+    let other = rig.connection(Direction::Out, Some(&shell(16)), None, "203.0.113.9:4444", Source::Live);
+    let elsewhere = crate::flow::model::ConnEvent { netns: crate::units::NetNs(7), ..other };
+    rig.opens(elsewhere, crate::flow::model::Change::Connect);
+    assert_eq!(rig.phases(), [(5, Phase::Raised)], "in another network namespace");
+}
+
 #[test]
 fn a_shell_whose_parent_has_the_connection() {
     let mut rig = Rig::new(rule(Detect::Process(ProcessRule::ParentStdio), "proc:sh"));

@@ -31,7 +31,7 @@ impl Detector for Unlearned {
         if let Some(used) = Use::of(event) {
             let evidence = baseline::evidence("program", user, |_| 1, scene.baseline);
             let life = Life::With(used.id);
-            used.raise_as(same, rule, evidence, life, scene);
+            used.raise(same, rule, evidence, life, scene);
         }
     }
 

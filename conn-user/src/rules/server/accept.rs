@@ -1,14 +1,16 @@
-//! `find = "accept"`: the first connection that a matching listener accepts.
+//! `find = "accept"`: the first connection that a matching listener accepts from how far away.
 
 use super::places::Places;
 use crate::event::alert::{Evidence, Subject};
 use crate::event::model::Event;
+use crate::filter::names::Names;
 use crate::flow::model::{ConnEvent, Direction};
 use crate::process::info::ProcessInfo;
 use crate::rules::alerts::{Found, Life};
 use crate::rules::detector::{Detector, Scene, Triggers, connection};
 use crate::rules::memory::{Memory, Past};
 use crate::rules::model::Rule;
+use crate::rules::reach::Reach;
 use crate::rules::{program, silence};
 
 /// Most listeners that are remembered as told.
@@ -17,7 +19,7 @@ const TOLD_MAX: usize = 16_384;
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Accept {
-    /// One number a place and executable.
+    /// One number a server, place and reach.
     told: Places<u64, ()>,
 }
 
@@ -33,8 +35,16 @@ fn server(conn: &ConnEvent) -> Option<&ProcessInfo> {
 }
 
 /// The listener's own address is not known here: one at a wildcard accepts at many.
-fn same(conn: &ConnEvent) -> u64 {
-    program::same(&(server(conn).map(program::name), conn.local.port(), conn.netns, program::host(conn)))
+fn same(conn: &ConnEvent, names: &Names) -> u64 {
+    let server = server(conn);
+    let program = (server.map(program::name), server.and_then(program::parent));
+    let reach = Reach::of_peer(conn.remote.ip(), names);
+    program::same(&(program, conn.local.port(), conn.netns, program::host(conn), reach))
+}
+
+/// The server itself: another one of the same program, later, is another finding.
+fn first(same: u64, conn: &ConnEvent) -> u64 {
+    program::same(&(same, server(conn).map(|process| (process.pid.0, process.start_ticks()))))
 }
 
 impl Detector for Accept {
@@ -45,11 +55,12 @@ impl Detector for Accept {
     fn on_match(&mut self, rule: &Rule, event: &Event, scene: &mut Scene<'_>) {
         let Some(conn) = connection(event).filter(|conn| conn.direction == Direction::In) else { return };
         let (server, port) = (server(conn), conn.local.port());
-        let same = same(conn);
-        if self.told.get_mut(&same).is_some() {
+        let same = same(conn, scene.names);
+        let first = first(same, conn);
+        if self.told.get_mut(&first).is_some() {
             return;
         }
-        self.told.entry(same, || ());
+        self.told.entry(first, || ());
         let mut evidence = vec![Evidence::number("port", port.into())];
         if let Some(exe) = server.and_then(|process| process.exe.as_deref()) {
             evidence.push(Evidence::text("exe", exe));
@@ -69,15 +80,15 @@ impl Detector for Accept {
         self.told.forgotten()
     }
 
-    fn recall(&self, _rule: &Rule, event: &Event, _past: &Past<'_>) -> Option<Memory> {
+    fn recall(&self, _rule: &Rule, event: &Event, past: &Past<'_>) -> Option<Memory> {
         let Some(conn) = connection(event).filter(|conn| conn.direction == Direction::In) else {
             return Some(Memory::lets_be("it was not accepted here", Vec::new()));
         };
-        let same = same(conn);
-        Some(if self.told.get(&same).is_some() {
-            Memory::lets_be("not the first one that this program accepts at this port", Vec::new())
+        let same = same(conn, past.names);
+        Some(if self.told.get(&first(same, conn)).is_some() {
+            Memory::lets_be("not the first one that this server accepts at this port", Vec::new())
         } else {
-            Memory::finds(same, "the first one that this program accepts at this port", Vec::new())
+            Memory::finds(same, "the first one that this server accepts at this port", Vec::new())
         })
     }
 }

@@ -1,6 +1,7 @@
 //! Listeners that should not be, each with its benign twin.
 
 use crate::event::alert::Phase;
+use crate::flow::model::EndedHow;
 use crate::rules::model::{Detect, Rule, ServerRule};
 use crate::rules::testing::{Rig, process, rule, seconds};
 
@@ -81,8 +82,18 @@ fn the_first_accept() {
     let python = process(10, "/usr/bin/python3");
     rig.accept(&process(11, "/usr/sbin/sshd"), "10.0.0.1:22", "10.0.0.2:5000");
     assert!(rig.told().is_empty());
-    rig.accept(&python, "10.0.0.1:4444", "10.0.0.2:5000");
+    let first = rig.accept(&python, "10.0.0.1:4444", "10.0.0.2:5000");
     assert_eq!(rig.phases(), [(1, Phase::Raised)]);
     rig.accept(&python, "10.0.0.1:4444", "10.0.0.2:5001");
     assert!(rig.told().is_empty());
+    rig.close(first, EndedHow::PeerFin, None);
+    assert_eq!(rig.phases(), [(1, Phase::Resolved)]);
+    rig.accept(&python, "10.0.0.1:4444", "203.0.113.2:5001");
+    assert_eq!(rig.phases(), [(2, Phase::Raised)], "from farther away");
+    // A day later another one has the port, which is no news of the one from before.
+    rig.pass(seconds(86_400));
+    rig.accept(&python, "10.0.0.1:4444", "10.0.0.2:5002");
+    assert!(rig.told().is_empty());
+    rig.accept(&process(12, "/usr/bin/python3"), "10.0.0.1:4444", "10.0.0.2:5003");
+    assert_eq!(rig.phases(), [(3, Phase::Raised)]);
 }
