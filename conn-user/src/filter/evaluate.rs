@@ -195,9 +195,16 @@ pub(super) fn container(process: &ProcessInfo) -> Option<&Container> {
     process.placement.as_ref()?.container.as_ref()
 }
 
+/// The comm, unless it poses as a path: an exec takes the last part of the path, and only a process itself chooses another one
+/// (`PR_SET_NAME`). Of kernel threads it is all that there is.
+pub(super) fn credible<'a>(comm: &'a [u8], exe: Option<&[u8]>) -> Option<&'a [u8]> {
+    Some(comm).filter(|comm| exe.is_none() || !comm.contains(&b'/'))
+}
+
 /// Whether a process has such a name: its comm, its exe, or the last part of that.
 fn is_named(comm: &[u8], exe: Option<&[u8]>, texts: &Texts) -> bool {
-    texts.matches(comm) || exe.is_some_and(|exe| texts.matches(exe) || texts.matches(base_name(exe)))
+    credible(comm, exe).is_some_and(|comm| texts.matches(comm))
+        || exe.is_some_and(|exe| texts.matches(exe) || texts.matches(base_name(exe)))
 }
 
 /// The last component of a path.

@@ -92,7 +92,7 @@ keys! {
     MntNs "mnt_ns" Numbers "Inode number of the process's mount namespace." "mnt_ns:4026531841";
     MntNsHost "mnt_ns_host" Flags "The process's mount namespace is the host's: that of process 1." "mnt_ns_host:false";
     ProcessSource "process_source" Names "How name, path and arguments of the process are known." "process_source:proc_scan";
-    Parent "parent" Text "Name of the parent (who created it): its comm, its exe, or the last part of that." "parent:sshd";
+    Parent "parent" Text "Name of the parent (who created it): its comm, its exe, or the last part of that. A path is asked of the exe alone." "parent:sshd";
     ParentHost "parent_host" Flags "The parent's executable is the host's own file at its path, as of the fork." "parent_host:true";
     Ancestor "ancestor" Text "Likewise of any process above it." "ancestor:/usr/sbin/cron";
     AncestorPid "ancestor_pid" Numbers "Process id of any process above it." "ancestor_pid:4100";

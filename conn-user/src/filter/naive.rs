@@ -236,7 +236,8 @@ impl Naive {
                 role.as_ref().is_some_and(|process| {
                     let exe = process.exe.as_deref().unwrap_or(&process.comm);
                     let slash = exe.iter().rposition(|byte| *byte == b'/').map_or(0, |at| at + 1);
-                    [&process.comm, exe, &exe[slash..]].iter().any(|name| text_fits(value, name))
+                    let comm = if process.comm.contains(&b'/') { exe } else { &process.comm };
+                    [comm, exe, &exe[slash..]].iter().any(|name| text_fits(value, name))
                 })
             }
             Key::CloserMethod => equal(self.at("closer", "method")),
@@ -282,7 +283,8 @@ fn above(value: &Value, process: &ProcessInfo, levels: usize) -> bool {
     process.ancestors.iter().take(levels).any(|ancestor| {
         let exe = ancestor.exe.as_deref().unwrap_or(&ancestor.comm);
         let slash = exe.iter().rposition(|byte| *byte == b'/').map_or(0, |at| at + 1);
-        [&ancestor.comm, exe, &exe[slash..]].iter().any(|name| text_fits(value, name))
+        let comm = if ancestor.comm.contains(&b'/') { exe } else { &ancestor.comm };
+        [comm, exe, &exe[slash..]].iter().any(|name| text_fits(value, name))
     })
 }
 

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 
 use super::ast;
 use super::compile::{self, FAMILIES, FLAGS, ProcessText, Side, Test, Word};
-use super::evaluate::{base_name, container, hexadecimal, is_so, shortens};
+use super::evaluate::{base_name, container, credible, hexadecimal, is_so, shortens};
 use super::fields::{self, Amount, Role};
 use super::key::{Key, Takes};
 use super::values::{Reader, Texts};
@@ -144,7 +144,9 @@ impl Looks {
 
     /// A process by the names that it may be called.
     fn called(&mut self, comm: &[u8], exe: Option<&[u8]>, texts: &Texts) {
-        self.add(comm, texts.matches(comm));
+        if let Some(comm) = credible(comm, exe) {
+            self.add(comm, texts.matches(comm));
+        }
         if let Some(exe) = exe {
             self.add(exe, texts.matches(exe) || texts.matches(base_name(exe)));
         }

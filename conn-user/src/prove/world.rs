@@ -163,6 +163,7 @@ impl<'c> World<'c> {
             exe: Some(b"/usr/lib/systemd/systemd"[..].into()),
             ..ProcessInfo::new(Pid(1), BootNs(0))
         };
+        init.identity.set_exe_is_host(true);
         match cast.parent.as_deref() {
             None => lineage::below(&init),
             Some(name) if self.cast.contains_key(name) || self.processes.contains_key(name) => {
