@@ -401,8 +401,9 @@ row "reverse shell in python" python_reverse_shell "process.reverse-shell=$sh_ex
 row "  the same with a pseudo-terminal" python_pty_reverse_shell "process.reverse-shell-pty=$python_exe"
 row "  twin: python fetches, and feeds a shell" python_feeds_shell
 row "reverse shell by a netcat named kworker" netcat_reverse_shell "process.reverse-shell=$sh_exe" \
-    "process.shell-argument=$aside/kworker"
-row "reverse shell by an ncat named kthreadd" ncat_reverse_shell "process.shell-argument=$aside/kthreadd"
+    "process.shell-argument=$aside/kworker" "process.kernel-name=$aside/kworker"
+row "reverse shell by an ncat named kthreadd" ncat_reverse_shell "process.shell-argument=$aside/kthreadd" \
+    "process.kernel-name=$aside/kthreadd"
 row "  twin: netcat under its name asks a port" netcat_asks_port
 row "python listens on 443" python_at_443 "server.interpreter=$python_exe"
 row "  twin: python listens on 8443" python_at_high_port

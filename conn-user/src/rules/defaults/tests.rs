@@ -83,10 +83,10 @@ fn what_intruders_do_is_told() {
             rig.is_not_recorded();
             rig.body(EventBody::Exec(ProcEvent { stdio: Some(Box::new(conn)), ..ProcEvent::new(shell) }));
         }),
-        ("netcat under another name", &["process.drop-place"], |rig| {
+        ("netcat under another name", &["process.drop-place", "process.kernel-name"], |rig| {
             rig.open(&process(7, "/tmp/kworker"), "203.0.113.9:4443");
         }),
-        ("ncat -e under another name", &["process.shell-argument"], |rig| {
+        ("ncat -e under another name", &["process.kernel-name", "process.shell-argument"], |rig| {
             rig.open(&with_args(7, "/opt/kworker", &["kworker", "-e", "/bin/sh"]), "203.0.113.9:4443");
         }),
         ("python at 443", &["server.interpreter"], |rig| {
