@@ -1,14 +1,14 @@
 //! The priority of the thread that reads the ring.
 //!
 //! A local user who starts enough busy threads leaves an ordinary reader a small share of the processors, and the ring
-//! overflows: the user has blinded the agent. So the reader has a better nice value, with which it does not wait for the other
-//! threads of its own session or control group, and takes real-time priority, which ordinary threads cannot take a processor
-//! from, for as long as others keep it from the processor while records wait. (With `CONFIG_SCHED_AUTOGROUP` a nice value
-//! counts within a session alone, sched(7): against many sessions it helps little.)
+//! overflows: the user has blinded the agent. So the reader takes real-time priority, which ordinary threads cannot take a
+//! processor from, for as long as others keep it from the processor while records wait.
 //!
-//! Real-time priority not always: whoever is woken at once by what others do interrupts them in the midst of it, in BPF
-//! programs too, which the kernel then skips for whoever comes next on that processor (`__bpf_prog_enter_recur`,
-//! kernel/bpf/trampoline.c). The reader gives it back for the rest of a period in which it has used its budget, so that a
+//! Not always: whoever is woken at once by what others do interrupts them in the midst of it, in BPF programs too, which the
+//! kernel then skips for whoever comes next on that processor (`__bpf_prog_enter_recur`, kernel/bpf/trampoline.c); and each
+//! interruption costs who is traced. For the same reason it has a better nice value only where real-time priority is refused, or
+//! needed. (With `CONFIG_SCHED_AUTOGROUP` a nice value counts within a session alone, sched(7): against many sessions it helps
+//! little.) The reader gives it back for the rest of a period in which it has used its budget, so that a
 //! storm of events cannot make it take a processor from everybody else.
 
 mod on_demand;
@@ -36,7 +36,8 @@ const NICE: libc::c_int = -15;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, ValueEnum, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Priority {
-    /// A better nice value, and real-time while others keep the thread from the processor.
+    /// That of the process, and real-time while others keep the thread from the processor; where that is refused, a better
+    /// nice value.
     #[default]
     Auto,
     /// Real-time, within a budget; where that is refused, a better nice value.
@@ -50,7 +51,7 @@ pub enum Priority {
 /// What was granted.
 #[derive(Debug)]
 pub enum Granted {
-    /// A better nice value, and real-time priority when it is needed.
+    /// Real-time priority when it is needed.
     WhenStarved,
     /// Real-time priority.
     Realtime,
@@ -66,7 +67,7 @@ impl fmt::Display for Granted {
         match self {
             Self::WhenStarved => write!(
                 f,
-                "nice {NICE}, and real-time while others keep it from the processor, for {budget} of {period} ms at most"
+                "real-time while others keep it from the processor, for {budget} of {period} ms at most"
             ),
             Self::Realtime => write!(f, "real-time, for {budget} of {period} ms at most"),
             Self::Nice(None) => write!(f, "nice {NICE}"),
@@ -92,7 +93,12 @@ enum Kind {
     /// Real-time.
     Always(Budget),
     /// Real-time when it is needed.
-    WhenStarved { on_demand: OnDemand, watch: Option<Watch> },
+    WhenStarved {
+        on_demand: OnDemand,
+        watch: Option<Watch>,
+        /// The nice value when it is not needed.
+        nice: libc::c_int,
+    },
 }
 
 impl Held {
@@ -100,16 +106,18 @@ impl Held {
     pub fn begin(wanted: Priority) -> (Self, Granted) {
         let mut refused = None;
         if matches!(wanted, Priority::Auto | Priority::Realtime) {
-            let _ = set_ordinary().and_then(|()| set_nice(NICE));
+            let nice = nice();
+            // At the ordinary policy, too, it has a better nice value while the budget is used up.
+            let _ = set_ordinary().and_then(|()| set_nice(0, NICE));
             match set_realtime(0) {
                 Ok(()) if wanted == Priority::Realtime => {
                     return (Self(Kind::Always(Budget::new(now(), cpu()))), Granted::Realtime);
                 }
                 Ok(()) => {
                     // A lower priority is always granted.
-                    let _ = set_ordinary();
+                    let _ = set_ordinary().and_then(|()| set_nice(0, nice));
                     let on_demand = OnDemand::new(now(), cpu());
-                    return (Self(Kind::WhenStarved { on_demand, watch: None }), Granted::WhenStarved);
+                    return (Self(Kind::WhenStarved { on_demand, watch: None, nice }), Granted::WhenStarved);
                 }
                 Err(error) => refused = Some(error),
             }
@@ -117,7 +125,7 @@ impl Held {
         if wanted == Priority::Normal {
             return (Self(Kind::Fixed { is_better: false }), Granted::Normal(None));
         }
-        match set_ordinary().and_then(|()| set_nice(NICE)) {
+        match set_ordinary().and_then(|()| set_nice(0, NICE)) {
             Ok(()) => (Self(Kind::Fixed { is_better: true }), Granted::Nice(refused)),
             Err(error) => (Self(Kind::Fixed { is_better: false }), Granted::Normal(Some(error))),
         }
@@ -127,7 +135,8 @@ impl Held {
     pub fn is_better(&self) -> bool {
         match &self.0 {
             Kind::Fixed { is_better } => *is_better,
-            Kind::Always(_) | Kind::WhenStarved { .. } => true,
+            Kind::Always(_) => true,
+            Kind::WhenStarved { on_demand, .. } => on_demand.is_raised(),
         }
     }
 
@@ -145,10 +154,10 @@ impl Held {
     /// Keeps the budget, and takes what is needed. To be called often, on the thread that began, before it does what waits;
     /// `is_behind`: that is much.
     pub fn keep(&mut self, is_behind: bool) {
-        let step = match &mut self.0 {
+        let (step, nice) = match &mut self.0 {
             Kind::Fixed { .. } => return,
-            Kind::Always(budget) => budget.at(now(), cpu()),
-            Kind::WhenStarved { on_demand, watch } => {
+            Kind::Always(budget) => (budget.at(now(), cpu()), NICE),
+            Kind::WhenStarved { on_demand, watch, nice } => {
                 if let Some(watch) = watch {
                     watch.touch();
                     if watch.has_raised() {
@@ -158,13 +167,15 @@ impl Held {
                 if on_demand.is_calm(is_behind) {
                     return;
                 }
-                on_demand.at(now(), cpu(), is_behind)
+                (on_demand.at(now(), cpu(), is_behind), *nice)
             }
         };
         let done = match step {
             None => return,
-            Some(Step::Raise | Step::TakeAgain) => set_realtime(0),
-            Some(Step::GiveBack | Step::Lower) => set_ordinary(),
+            Some(Step::Raise) => raise(0),
+            Some(Step::GiveBack) => set_ordinary(),
+            Some(Step::TakeAgain) => set_realtime(0),
+            Some(Step::Lower) => set_ordinary().and_then(|()| set_nice(0, nice)),
         };
         if done.is_err() {
             // It was granted before, and may be taken away: by a limit of the control group, or with the privilege.
@@ -175,7 +186,7 @@ impl Held {
 
 /// Gives the calling thread, whose work the reader waits for, a better nice value, where that is granted.
 pub fn favour_thread() {
-    let _ = set_nice(NICE);
+    let _ = set_nice(0, NICE);
 }
 
 fn now() -> Duration {
@@ -209,9 +220,20 @@ fn set_policy(thread: libc::pid_t, policy: libc::c_int, priority: libc::c_int) -
     result(unsafe { libc::sched_setscheduler(thread, policy, &raw const param) })
 }
 
-fn set_nice(nice: libc::c_int) -> io::Result<()> {
+/// Of the thread with this id, which needs it.
+fn raise(thread: libc::pid_t) -> io::Result<()> {
+    set_nice(thread, NICE).and_then(|()| set_realtime(thread))
+}
+
+/// The nice value of the calling thread.
+fn nice() -> libc::c_int {
+    // SAFETY: no pointers. 0 is the calling thread, which exists, so that no result is an error.
+    unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) }
+}
+
+fn set_nice(thread: libc::pid_t, nice: libc::c_int) -> io::Result<()> {
     // SAFETY: no pointers. In Linux a nice value is of a thread, and 0 the calling one (setpriority(2)).
-    result(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice) })
+    result(unsafe { libc::setpriority(libc::PRIO_PROCESS, thread.unsigned_abs(), nice) })
 }
 
 fn result(returned: libc::c_int) -> io::Result<()> {

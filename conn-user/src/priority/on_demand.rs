@@ -51,6 +51,11 @@ impl OnDemand {
         Self { behind: Some((now, cpu)), raised: None, hold: HOLD, lowered: None }
     }
 
+    /// Whether the thread has real-time priority, but for its budget.
+    pub(super) const fn is_raised(&self) -> bool {
+        self.raised.is_some()
+    }
+
     /// Whether no clock needs to be read.
     pub(super) fn is_calm(&mut self, is_behind: bool) -> bool {
         if !is_behind {

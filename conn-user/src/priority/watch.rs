@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, Thread};
 use std::time::Duration;
 
-use super::set_realtime;
+use super::{raise, set_realtime};
 
 /// A ring has room for the records of several of these at any rate that a machine makes.
 const TICK: Duration = Duration::from_millis(50);
@@ -57,7 +57,7 @@ impl Watch {
         let handle = thread::Builder::new().name("conn-watch".to_owned()).spawn(move || {
             // Refused, it is as late as the reader.
             let _ = set_realtime(0);
-            own.run(&gauge, || set_realtime(reader).is_ok());
+            own.run(&gauge, || raise(reader).is_ok());
         })?;
         Ok(Self { shared, thread: handle.thread().clone() })
     }
@@ -85,7 +85,7 @@ impl Drop for Watch {
 }
 
 impl Shared {
-    fn run(&self, gauge: &impl Gauge, mut raise: impl FnMut() -> bool) {
+    fn run(&self, gauge: &impl Gauge, mut give: impl FnMut() -> bool) {
         let mut quiet = 0;
         loop {
             if quiet < QUIET {
@@ -100,13 +100,13 @@ impl Shared {
             if self.ends.load(Ordering::SeqCst) {
                 return;
             }
-            quiet = self.tick(quiet, gauge, &mut raise);
+            quiet = self.tick(quiet, gauge, &mut give);
         }
     }
 
     /// Returns for how many ticks there was nothing to read.
-    fn tick(&self, quiet: u32, gauge: &impl Gauge, raise: &mut impl FnMut() -> bool) -> u32 {
-        if gauge.is_behind() && !self.is_raised.load(Ordering::Relaxed) && raise() {
+    fn tick(&self, quiet: u32, gauge: &impl Gauge, give: &mut impl FnMut() -> bool) -> u32 {
+        if gauge.is_behind() && !self.is_raised.load(Ordering::Relaxed) && give() {
             self.is_raised.store(true, Ordering::Relaxed);
         }
         let is_active = self.is_active.swap(false, Ordering::SeqCst);
