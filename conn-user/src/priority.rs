@@ -6,10 +6,10 @@
 //!
 //! Not always: whoever is woken at once by what others do interrupts them in the midst of it, in BPF programs too, which the
 //! kernel then skips for whoever comes next on that processor (`__bpf_prog_enter_recur`, kernel/bpf/trampoline.c); and each
-//! interruption costs who is traced. For the same reason it has a better nice value only where real-time priority is refused, or
-//! needed. (With `CONFIG_SCHED_AUTOGROUP` a nice value counts within a session alone, sched(7): against many sessions it helps
-//! little.) The reader gives it back for the rest of a period in which it has used its budget, so that a
-//! storm of events cannot make it take a processor from everybody else.
+//! interruption costs who is traced. For the same reason it has a better nice value only where real-time priority is refused,
+//! or needed. (With `CONFIG_SCHED_AUTOGROUP` a nice value counts within a session alone, sched(7): against many sessions it
+//! helps little.) The reader gives it back for the rest of a period in which it has used its budget, so that a storm of events
+//! cannot make it take a processor from everybody else.
 
 mod on_demand;
 mod watch;
@@ -167,7 +167,11 @@ impl Held {
                 if on_demand.is_calm(is_behind) {
                     return;
                 }
-                (on_demand.at(now(), cpu(), is_behind), *nice)
+                let step = on_demand.at(now(), cpu(), is_behind);
+                if let (Some(Step::GiveBack), Some(watch)) = (step, watch) {
+                    watch.spend();
+                }
+                (step, *nice)
             }
         };
         let done = match step {

@@ -34,6 +34,8 @@ struct Shared {
     is_asleep: AtomicBool,
     /// The reader was given real-time priority, and does not know it yet.
     is_raised: AtomicBool,
+    /// The reader has used its budget since the last tick, and gave the priority back.
+    is_spent: AtomicBool,
     ends: AtomicBool,
 }
 
@@ -68,6 +70,11 @@ impl Watch {
         if self.shared.is_asleep.load(Ordering::SeqCst) {
             self.thread.unpark();
         }
+    }
+
+    /// The reader has used its budget.
+    pub(super) fn spend(&self) {
+        self.shared.is_spent.store(true, Ordering::Relaxed);
     }
 
     /// Whether the reader has real-time priority since the last call.
@@ -106,7 +113,9 @@ impl Shared {
 
     /// Returns for how many ticks there was nothing to read.
     fn tick(&self, quiet: u32, gauge: &impl Gauge, give: &mut impl FnMut() -> bool) -> u32 {
-        if gauge.is_behind() && !self.is_raised.load(Ordering::Relaxed) && give() {
+        // By the next tick another period has begun: a reader that does not get to take it again is given it.
+        let is_spent = self.is_spent.swap(false, Ordering::Relaxed);
+        if gauge.is_behind() && !is_spent && !self.is_raised.load(Ordering::Relaxed) && give() {
             self.is_raised.store(true, Ordering::Relaxed);
         }
         let is_active = self.is_active.swap(false, Ordering::SeqCst);
@@ -151,9 +160,13 @@ mod tests {
         assert_eq!(tick(99, 0), (0, 1), "the reader has not run yet");
         assert!(shared.is_raised.swap(false, Ordering::Relaxed));
         assert_eq!(tick(99, 0), (0, 2), "it has run, and is behind all the same");
+        assert!(shared.is_raised.swap(false, Ordering::Relaxed));
+        shared.is_spent.store(true, Ordering::Relaxed);
+        assert_eq!(tick(99, 0), (0, 2), "it had its share of this period");
+        assert_eq!(tick(99, 0), (0, 3));
         shared.is_active.store(true, Ordering::Relaxed);
-        assert_eq!(tick(0, 7), (0, 2));
-        assert_eq!(tick(0, 0), (1, 2));
+        assert_eq!(tick(0, 7), (0, 3));
+        assert_eq!(tick(0, 0), (1, 3));
     }
 
     /// It sleeps without anything to read, is woken by the first that is read, and ends with its reader.
