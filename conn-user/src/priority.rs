@@ -107,9 +107,7 @@ impl Held {
         let mut refused = None;
         if matches!(wanted, Priority::Auto | Priority::Realtime) {
             let nice = nice();
-            // At the ordinary policy, too, it has a better nice value while the budget is used up.
-            let _ = set_ordinary().and_then(|()| set_nice(0, NICE));
-            match set_realtime(0) {
+            match raise(0) {
                 Ok(()) if wanted == Priority::Realtime => {
                     return (Self(Kind::Always(Budget::new(now(), cpu()))), Granted::Realtime);
                 }
@@ -224,9 +222,11 @@ fn set_policy(thread: libc::pid_t, policy: libc::c_int, priority: libc::c_int) -
     result(unsafe { libc::sched_setscheduler(thread, policy, &raw const param) })
 }
 
-/// Of the thread with this id, which needs it.
+/// Gives the thread with this id real-time priority, and a better nice value for the rest of each period. The two are granted
+/// apart: a limit on real-time priority (`RLIMIT_RTPRIO`) allows no nice value.
 fn raise(thread: libc::pid_t) -> io::Result<()> {
-    set_nice(thread, NICE).and_then(|()| set_realtime(thread))
+    let _ = set_nice(thread, NICE);
+    set_realtime(thread)
 }
 
 /// The nice value of the calling thread.

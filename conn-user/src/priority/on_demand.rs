@@ -57,11 +57,8 @@ impl OnDemand {
     }
 
     /// Whether no clock needs to be read.
-    pub(super) fn is_calm(&mut self, is_behind: bool) -> bool {
-        if !is_behind {
-            self.behind = None;
-        }
-        !is_behind && self.raised.is_none()
+    pub(super) const fn is_calm(&self, is_behind: bool) -> bool {
+        !is_behind && self.behind.is_none() && self.raised.is_none()
     }
 
     /// It is `now`, and the thread has had so much of a processor.
