@@ -13,7 +13,7 @@ use super::degraded::Reports;
 use crate::clock::Clock;
 use crate::event::degraded::Degradation;
 use crate::event::model::{Event, EventBody, ProcEvent, Repair, Start};
-use crate::flow::merge::Merged;
+use crate::flow::merge::{Merged, pause_at};
 use crate::flow::model::{Change, FlowEvent};
 use crate::flow::resolve::{PortResolver, Sockets};
 use crate::flow::snapshot::model::Snapshot;
@@ -28,9 +28,6 @@ use crate::process::table::ProcessTable;
 use crate::rules::{Engine, Staged};
 use crate::session::Session;
 use crate::units::{BootNs, Pid};
-
-/// Connections that are judged or told between two pauses: some milliseconds, for which a ring has room.
-const PIECE: usize = 1024;
 
 /// Takes that a process was created: its creator's id and start, and what is known of it.
 pub type OnFork = Box<dyn FnMut(Pid, BootNs, &Arc<ProcessInfo>)>;
@@ -498,9 +495,7 @@ impl Pipeline {
     fn tell_changes_and(&mut self, pause: &mut dyn FnMut(), tell: &mut impl FnMut(&Event)) {
         let mut changes = std::mem::take(&mut self.changes);
         for (index, FlowEvent { boot, change }) in changes.drain(..).enumerate() {
-            if index % PIECE == PIECE - 1 {
-                pause();
-            }
+            pause_at(index, pause);
             self.tell(boot, EventBody::Flow(change), tell);
         }
         self.changes = changes;
@@ -547,9 +542,7 @@ fn existing<'p>(
 ) -> impl Iterator<Item = Event> + use<'p> {
     let wall = clock.wall(now);
     flows.existing().enumerate().map(move |(index, mut change)| {
-        if index % PIECE == PIECE - 1 {
-            pause();
-        }
+        pause_at(index, pause);
         name_socket_unit(&mut change, socket_units);
         Event { seq: 0, boot: now, wall, body: EventBody::Flow(change) }
     })

@@ -21,6 +21,14 @@ use super::table::FlowTable;
 use crate::process::ProcessTable;
 use crate::units::BootNs;
 
+/// Calls `pause` after every 1,024th of what is handled one after the other: that takes some milliseconds, for which a ring has
+/// room.
+pub fn pause_at(index: usize, pause: &mut dyn FnMut()) {
+    if index % 1024 == 1023 {
+        pause();
+    }
+}
+
 /// What a merge did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Merged {

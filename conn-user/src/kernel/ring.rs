@@ -148,8 +148,10 @@ fn nap(recent: usize) -> Duration {
     (NAP_MAX * share / MANY as u32).max(NAP_MIN)
 }
 
-/// The ring is behind its writers when this part of it waits to be read.
-const BEHIND: u64 = 8;
+/// Returns whether an eighth or more of a ring waits to be read: the reader is behind. `mask` is the ring's size minus one.
+const fn is_much(waiting: u64, mask: u64) -> bool {
+    waiting > mask / 8
+}
 
 /// Reads the ring buffer of the BPF programs.
 pub struct RingReader {
@@ -182,7 +184,7 @@ impl RingGauge {
 
 impl Gauge for RingGauge {
     fn is_behind(&self) -> bool {
-        self.backlog_bytes() > self.mask / BEHIND
+        is_much(self.backlog_bytes(), self.mask)
     }
 
     fn is_empty(&self) -> bool {
@@ -295,7 +297,7 @@ impl RingReader {
 
     /// Whether an eighth of the ring or more waits to be read.
     pub fn is_behind(&self) -> bool {
-        self.backlog_bytes() > self.view.mask / BEHIND
+        is_much(self.backlog_bytes(), self.view.mask)
     }
 
     /// Bytes that wait to be read.

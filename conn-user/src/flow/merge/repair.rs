@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::{Merged, ends_of, is_followed, is_under_way, owner};
+use super::{Merged, ends_of, is_followed, is_under_way, owner, pause_at};
 use crate::flow::ends::Ends;
 use crate::flow::life::End;
 use crate::flow::model::{Actor, Change, Direction, EndedHow, FlowEvent, Method, Source, UnknownReason};
@@ -11,9 +11,6 @@ use crate::flow::store::{Conn, Found};
 use crate::flow::table::FlowTable;
 use crate::process::ProcessTable;
 use crate::units::BootNs;
-
-/// Sockets between two pauses: some milliseconds, for which a ring has room.
-const PIECE: usize = 1024;
 
 const LOST: Actor = Actor { process: None, tid: None, method: Method::Unknown(UnknownReason::Lost) };
 
@@ -89,9 +86,7 @@ impl FlowTable {
             }
         }
         for (index, socket) in snapshot.sockets.iter().filter(|socket| is_followed(socket)).enumerate() {
-            if index % PIECE == PIECE - 1 {
-                pause();
-            }
+            pause_at(index, pause);
             if by_ends(socket) && known_ends.contains(&(socket.netns.0, ends_of(socket))) {
                 continue;
             }
