@@ -44,7 +44,7 @@ impl Reloader {
                 let long = LONG.as_secs();
                 tell(format_args!(
                     "the rules are still being read after {long} s: there are very many, or their file system does not \
-                     answer; those from before stay in force until then"
+                     answer; the previous rules stay active until then"
                 ));
                 loading.await
             }
