@@ -49,6 +49,16 @@ impl Ends {
         SocketAddr::new(self.raddr, self.rport)
     }
 
+    /// Whether both know a port or the remote address, and not the same: they are not of one connection.
+    pub(super) fn contradict(&self, other: &Self) -> bool {
+        let ports = |one: u16, other: u16| one != 0 && other != 0 && one != other;
+        let addresses =
+            |one: IpAddr, other: IpAddr| !one.is_unspecified() && !other.is_unspecified() && one != other;
+        ports(self.lport, other.lport)
+            || ports(self.rport, other.rport)
+            || addresses(self.raddr, other.raddr)
+    }
+
     /// Takes what is missing from a later record of the same connection.
     pub(super) fn complete(&mut self, later: &Self) {
         let mut whole = *later;

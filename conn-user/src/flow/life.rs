@@ -7,7 +7,7 @@ use conn_common::record::Sock;
 use super::listeners::Owners;
 use super::model::{Actor, Change, Direction, EndedHow, Ending, Failure, FlowEvent, Method, Source, Traffic};
 use super::store::{Conn, known};
-use super::table::{BACKEND, FlowTable, KERNEL, NEVER_ACCEPTED};
+use super::table::{BACKEND, FlowTable, LOST, NEVER_ACCEPTED};
 use crate::process::info::ProcessInfo;
 use crate::units::BootNs;
 
@@ -19,6 +19,13 @@ pub(super) struct End {
     pub(super) errno: u16,
     pub(super) closer: Actor,
     pub(super) traffic: Option<Traffic>,
+}
+
+impl End {
+    /// The end of a connection whose last records were lost, found out at this time.
+    pub(super) const fn unseen(at: BootNs) -> Self {
+        Self { at, how: EndedHow::Unseen, errno: 0, closer: LOST, traffic: None }
+    }
 }
 
 /// The end of a connection that may still be accepted.
@@ -186,21 +193,19 @@ impl FlowTable {
         true
     }
 
-    /// The socket begins another connection: the end of this one was lost.
+    /// Another connection begins under the key of this one: its end was lost. How it ended cannot be told from that: the kernel
+    /// gives the address of a socket that is gone to the next one.
     pub(super) fn supersede(&mut self, place: u32, boot: BootNs, out: &mut Vec<FlowEvent>) {
         self.stats.ends_missed += 1;
         if self.finish_dead(place, out) {
             return;
         }
         let Some(conn) = self.store.get(place) else { return };
-        if conn.connecting() {
-            self.fail(place, 0, boot, out);
-        } else if conn.waits() {
+        if conn.waits() {
             // Nothing of it was told.
             self.store.forget(place);
         } else {
-            let end = End { at: boot, how: EndedHow::Disconnect, errno: 0, closer: KERNEL, traffic: None };
-            self.finish(place, end, out);
+            self.finish(place, End::unseen(boot), out);
         }
     }
 }

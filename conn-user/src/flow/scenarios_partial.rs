@@ -187,16 +187,37 @@ fn address_used_again_without_an_end() {
         rig.told(),
         [
             "connect 1 Out 127.0.0.1:40000>127.0.0.1:80 by 10",
-            "failed 1 Out 127.0.0.1:40000>127.0.0.1:80 by 10 errno 0",
+            "close 1 Out 127.0.0.1:40000>127.0.0.1:80 by 10 Unseen closer ?(Unknown(Lost))",
             "connect 2 Out 127.0.0.1:40000>127.0.0.1:80 by 11",
             "established 2 Out 127.0.0.1:40000>127.0.0.1:80 by 11",
-            "close 2 Out 127.0.0.1:40000>127.0.0.1:80 by 11 Disconnect closer ?(Unknown(Kernel))",
+            "close 2 Out 127.0.0.1:40000>127.0.0.1:80 by 11 Unseen closer ?(Unknown(Lost))",
             "accept 4 In 127.0.0.1:80>127.0.0.1:40000 by 20",
-            "close 4 In 127.0.0.1:80>127.0.0.1:40000 by 20 Disconnect closer ?(Unknown(Kernel))",
+            "close 4 In 127.0.0.1:80>127.0.0.1:40000 by 20 Unseen closer ?(Unknown(Lost))",
             "accept 5 In 127.0.0.1:80>127.0.0.1:40000 late by 21",
         ]
     );
     assert_eq!(rig.flows.stats().ends_missed, 4);
+}
+
+/// After a loss a record may be of the next socket at an address, whose beginning was lost too.
+#[test]
+fn a_close_of_the_next_socket_at_an_address_is_not_that_of_the_last() {
+    let at = |sock: Sock| Sock { key: 77, flags: SockFlags::ADDRESS_KEY, ..sock };
+    let next = at(sock(2, "127.0.0.1:40001", "127.0.0.1:443"));
+    let mut rig = Rig::new(Backend::Fentry);
+    rig.connects(10, at(client()));
+    rig.established(SYN_SENT, at(client()));
+    rig.closes(11, ESTABLISHED, next);
+    rig.ends(0, FIN_WAIT2, 0, 3, held(next));
+    assert_eq!(
+        rig.told(),
+        [
+            "connect 1 Out 127.0.0.1:40000>127.0.0.1:80 by 10",
+            "established 1 Out 127.0.0.1:40000>127.0.0.1:80 by 10",
+            "close 1 Out 127.0.0.1:40000>127.0.0.1:80 by 10 Unseen closer ?(Unknown(Lost))",
+            "close 2 Unknown 127.0.0.1:40001>127.0.0.1:443 late by ?(Unknown(BeforeAttach)) LocalFin closer 11",
+        ]
+    );
 }
 
 #[test]

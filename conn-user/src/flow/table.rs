@@ -84,7 +84,7 @@ pub struct FlowStats {
     pub listeners_not_kept: u64,
     /// Events that were told before their hold time was over, for want of room.
     pub released_early: u64,
-    /// Connections whose end was never seen: their socket began another one.
+    /// Connections whose end was never seen: another one began under their key.
     pub ends_missed: u64,
     /// Ends of connections that had ended before: expected, a connection ends at several hooks.
     pub second_ends: u64,
@@ -127,6 +127,7 @@ pub(super) const NEVER_ACCEPTED: Actor =
     Actor { process: None, tid: None, method: Method::Unknown(UnknownReason::NeverAccepted) };
 pub(super) const BACKEND: Actor =
     Actor { process: None, tid: None, method: Method::Unknown(UnknownReason::Backend) };
+pub(super) const LOST: Actor = Actor { process: None, tid: None, method: Method::Unknown(UnknownReason::Lost) };
 
 /// When and where a record was written.
 #[derive(Clone, Copy)]
@@ -219,10 +220,30 @@ impl FlowTable {
         }
     }
 
+    /// The connection of this socket. Where the key is an address, one whose end was lost may be found with the ends of another:
+    /// it is over.
+    #[inline]
+    fn find(&mut self, sock: &Sock, boot: BootNs, out: &mut Vec<FlowEvent>) -> Found {
+        let found = self.store.find(sock);
+        if sock.flags & SockFlags::ADDRESS_KEY == 0 {
+            return found;
+        }
+        let Found::Live(place) = found else { return found };
+        if !self.store.get(place).is_some_and(|conn| conn.ends.contradict(&Ends::of(sock))) {
+            return found;
+        }
+        self.supersede(place, boot, out);
+        match self.store.find(sock) {
+            // A repair has found the one that is there now.
+            Found::Live(place) => Found::Live(place),
+            Found::Ended { .. } | Found::Unknown => Found::Unknown,
+        }
+    }
+
     fn on_connect(&mut self, record: &SockRecord, procs: &mut ProcessTable, out: &mut Vec<FlowEvent>) {
         let Some(at) = self.at(&record.header) else { return };
         let sock = &record.sock;
-        if let Found::Live(place) = self.store.find(sock) {
+        if let Found::Live(place) = self.find(sock, at.boot, out) {
             // An understudy repeats what was told when a preemption came between the two programs.
             if at.hook.is_understudy() {
                 return;
@@ -271,7 +292,7 @@ impl FlowTable {
         let Some(at) = self.at(&record.header) else { return };
         let sock = &record.sock;
         let active = sock.old_state == state::SYN_SENT;
-        let found = self.store.find(sock);
+        let found = self.find(sock, at.boot, out);
         if at.hook.is_understudy() && matches!(found, Found::Ended { .. }) {
             // It repeats, late, what was told of a connection that is over.
             self.stats.ignored += 1;
@@ -330,7 +351,7 @@ impl FlowTable {
             matches!(at.hook, HookId::SysExitAccept | HookId::SysExitAccept4) || at.hook.is_understudy();
         let by_address = sock.flags & SockFlags::ADDRESS_KEY != 0;
         let begins_anew = by_address && !doubtful;
-        match self.store.find(sock) {
+        match self.find(sock, at.boot, out) {
             Found::Live(place) => {
                 if self.store.get(place).is_some_and(Conn::waits) || self.is_foretold(place, at.boot) {
                     self.accept(place, sock, hook_actor(at, &record.task, procs), at.boot, out);
@@ -378,7 +399,7 @@ impl FlowTable {
         let Some(at) = self.at(&record.header) else { return };
         let sock = &record.sock;
         let traffic = how::traffic(sock, &record.counters);
-        match self.store.find(sock) {
+        match self.find(sock, at.boot, out) {
             Found::Ended { .. } => self.stats.second_ends += 1,
             Found::Unknown => match sock.old_state {
                 state::CLOSE | state::LISTEN => self.stats.ignored += 1,
@@ -415,7 +436,7 @@ impl FlowTable {
     fn on_end(&mut self, record: &SockEndRecord, procs: &mut ProcessTable, out: &mut Vec<FlowEvent>) {
         let Some(at) = self.at(&record.header) else { return };
         let sock = &record.sock;
-        match self.store.find(sock) {
+        match self.find(sock, at.boot, out) {
             Found::Ended { .. } => self.stats.second_ends += 1,
             Found::Unknown => self.end_unseen(record, at, procs, out),
             Found::Live(place) => {

@@ -5,14 +5,12 @@ use std::collections::HashSet;
 use super::{Merged, ends_of, is_followed, is_under_way, owner, pause_at};
 use crate::flow::ends::Ends;
 use crate::flow::life::End;
-use crate::flow::model::{Actor, Change, Direction, EndedHow, FlowEvent, Method, Source, UnknownReason};
+use crate::flow::model::{Change, Direction, FlowEvent, Source};
 use crate::flow::snapshot::model::{Note, SnapSocket, Snapshot, TcpState};
 use crate::flow::store::{Conn, Found};
-use crate::flow::table::FlowTable;
+use crate::flow::table::{FlowTable, LOST};
 use crate::process::ProcessTable;
 use crate::units::BootNs;
-
-const LOST: Actor = Actor { process: None, tid: None, method: Method::Unknown(UnknownReason::Lost) };
 
 /// What the snapshot has, by what the table may know it by.
 #[derive(Debug, Default)]
@@ -131,8 +129,7 @@ impl FlowTable {
                 // Neither its accept nor its beginning was told.
                 self.store.forget(place);
             } else {
-                let (at, how) = (snapshot.ended, EndedHow::Unseen);
-                self.finish(place, End { at, how, errno: 0, closer: LOST, traffic: None }, out);
+                self.finish(place, End::unseen(snapshot.ended), out);
             }
         }
         let gone: Vec<(u64, Ends)> = self
