@@ -54,9 +54,7 @@ impl Ends {
         let ports = |one: u16, other: u16| one != 0 && other != 0 && one != other;
         let addresses =
             |one: IpAddr, other: IpAddr| !one.is_unspecified() && !other.is_unspecified() && one != other;
-        ports(self.lport, other.lport)
-            || ports(self.rport, other.rport)
-            || addresses(self.raddr, other.raddr)
+        ports(self.lport, other.lport) || ports(self.rport, other.rport) || addresses(self.raddr, other.raddr)
     }
 
     /// Takes what is missing from a later record of the same connection.

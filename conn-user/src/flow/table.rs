@@ -127,7 +127,8 @@ pub(super) const NEVER_ACCEPTED: Actor =
     Actor { process: None, tid: None, method: Method::Unknown(UnknownReason::NeverAccepted) };
 pub(super) const BACKEND: Actor =
     Actor { process: None, tid: None, method: Method::Unknown(UnknownReason::Backend) };
-pub(super) const LOST: Actor = Actor { process: None, tid: None, method: Method::Unknown(UnknownReason::Lost) };
+pub(super) const LOST: Actor =
+    Actor { process: None, tid: None, method: Method::Unknown(UnknownReason::Lost) };
 
 /// When and where a record was written.
 #[derive(Clone, Copy)]
