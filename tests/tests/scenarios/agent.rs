@@ -171,8 +171,21 @@ impl Agent {
             at = said.events.len();
             (found || !said.stdout_open).then_some(found)
         });
-        ensure!(found == Some(true), "the agent did not tell of {what}; stderr:\n    {}", self.stderr());
+        ensure!(
+            found == Some(true),
+            "the agent did not tell of {what}; stderr:\n    {}\n  the last events:\n    {}",
+            self.stderr(),
+            self.last_events(mark)
+        );
         self.well()
+    }
+
+    /// The last events after `mark`, for a message.
+    fn last_events(&self, mark: usize) -> String {
+        const MOST: usize = 30;
+        let said = self.shared.lock();
+        let from = mark.max(said.events.len().saturating_sub(MOST));
+        said.events[from..].iter().map(|event| event.raw.as_str()).collect::<Vec<_>>().join("\n    ")
     }
 
     /// Waits until there are more than `count` events in all, or the time is over.

@@ -47,9 +47,11 @@ impl Actor {
         let mark = agent.mark();
         self.tell(b"x")?;
         let (_, peer) = self.listener.accept().context("accept")?;
-        // Connections to different ports may have one local port.
-        let ends = (Some(peer.port()), Some(self.listener.local_addr()?.port()));
-        let is_it = |event: &Event| event.kind == "connect" && (event.lport, event.rport) == ends;
+        // Connections to different ports may have one local port; that of a slow connect is not known yet when it is told.
+        let (from, to) = (peer.port(), self.listener.local_addr()?.port());
+        let is_it = |event: &Event| {
+            event.kind == "connect" && event.rport == Some(to) && event.lport.is_none_or(|port| port == from)
+        };
         agent.wait_for(mark, "a connection", is_it)?;
         let event = agent.since(mark).into_iter().find(is_it).context("a connection")?;
         let mut event: Value = serde_json::from_str(&event.raw)?;
