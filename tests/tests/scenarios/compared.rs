@@ -27,6 +27,12 @@ pub(crate) fn together(run: impl FnOnce() -> Result<()>) -> Result<()> {
     run()
 }
 
+/// Does it while no other test starts a program: a child holds every descriptor of this process until it executes.
+pub(crate) fn without_forks(run: impl FnOnce() -> Result<()>) -> Result<()> {
+    let _alone = ALONE.write().unwrap_or_else(PoisonError::into_inner);
+    run()
+}
+
 /// Does it alone, and with no other agent.
 pub(crate) fn alone(run: impl FnOnce() -> Result<()>) -> Result<()> {
     let _alone = ALONE.write().unwrap_or_else(PoisonError::into_inner);

@@ -107,7 +107,7 @@ fn trials() -> Result<Vec<Trial>> {
     for (name, test) in run::OF_BACKEND {
         trials.push(trial(&format!("run::{name}"), move || compared::together(test)));
     }
-    trials.push(trial("list::equals-proc", || compared::together(list::equals_proc)));
+    trials.push(trial("list::equals-proc", || compared::without_forks(list::equals_proc)));
     for (name, run) in cli::ALL.into_iter().chain(run::OF_COMMAND_LINE) {
         trials.push(trial(&format!("cli::{name}"), move || compared::together(run)));
     }
