@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -15,7 +15,15 @@ use crate::settings;
 use crate::workload::{self, Workload};
 
 /// The violation that begins before the agent does.
-const BEFORE_THE_AGENT: &str = "before";
+pub(crate) const BEFORE_THE_AGENT: &str = "before";
+
+/// Held while [`BEFORE_THE_AGENT`] runs: what its rules expect is present as long as another run of it has it.
+static EXPECTED: Mutex<()> = Mutex::new(());
+
+/// Waits until no other test runs [`BEFORE_THE_AGENT`].
+pub(crate) fn alone_expected() -> MutexGuard<'static, ()> {
+    EXPECTED.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// A violation that the workload knows.
 pub(crate) struct Violation {
@@ -84,6 +92,7 @@ pub(crate) fn violated(name: &str, shared: impl FnOnce() -> Result<std::sync::Ar
         let lines = workload::run(&["violation", name])?;
         return verify(&agent, mark, violation, &lines);
     }
+    let _expected = alone_expected();
     let mut workload = Workload::start(&["violation", name])?;
     workload.ready()?;
     let agent = agent()?;

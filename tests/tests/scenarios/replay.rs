@@ -10,12 +10,10 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use crate::agent::{Agent, Output};
-use crate::alerts;
+use crate::alerts::{self, BEFORE_THE_AGENT};
 use crate::settings;
 use crate::workload::Workload;
 
-/// The violation that begins before the agent does.
-const BEFORE: &str = "before";
 /// The five kinds of rules.
 const KINDS: [&str; 5] = ["path", "process", "server", "long", "missing"];
 
@@ -52,7 +50,8 @@ fn compare(
     at_end: impl FnOnce(&Agent) -> Result<()>,
 ) -> Result<()> {
     let rules = alerts::rules()?.to_string_lossy().into_owned();
-    let mut before = Workload::start(&["violation", BEFORE])?;
+    let _expected = alerts::alone_expected();
+    let mut before = Workload::start(&["violation", BEFORE_THE_AGENT])?;
     before.ready()?;
     let path = std::env::temp_dir().join(format!("conn-recording-{name}-{}.jsonl", std::process::id()));
     let mut file = std::fs::File::create(&path).with_context(|| format!("create {}", path.display()))?;
@@ -60,7 +59,7 @@ fn compare(
     let agent = Agent::start_with(&["--record", "--rules", &rules], Output::Reader(Box::new(write)))?;
     at_begin(&agent)?;
     before.go()?;
-    let names = alerts::names()?.into_iter().filter(|name| *name != BEFORE);
+    let names = alerts::names()?.into_iter().filter(|name| *name != BEFORE_THE_AGENT);
     let others: Vec<Workload> =
         names.map(|name| Workload::start(&["violation", name])).collect::<Result<_>>()?;
     for workload in others.into_iter().chain([before]) {
