@@ -278,7 +278,7 @@ expect = ["raised pivot"]
             "): its `to` does not hold\n    no     dst:internal  dst is 198.51.100.7\n",
         ),
         ("10.0.0.2:445", "10.0.0.2:53", "): its `to` holds, and so does its exception 'dport:53'\n"),
-        ("10.0.0.2:445", "10.0.0.2:53", "): its match holds: a way in\n"),
+        ("10.0.0.2:445", "10.0.0.2:53", "): its match holds: it is remembered\n"),
     ] {
         let details = only(&text.replace(from, to)).details;
         assert!(details.contains(part), "{part:?} in\n{details}");

@@ -52,7 +52,12 @@ fn event(rule: &Rule, happened: &Happened<'_>, names: &Names, out: &mut String) 
     };
     let (kind, line) = (happened.event.body.kind().name(), shown(&happened.step.text));
     let mut words = Vec::new();
-    let filter = if trace.by_also { "`to`" } else { "match" };
+    let filter = match trace.deciding_key() {
+        "match" => "match".to_owned(),
+        key => format!("`{key}`"),
+    };
+    // Of two filters one only leads to what is remembered.
+    let is_remembered = trace.secondary.as_ref().is_some_and(|of| of.raises != trace.by_secondary);
     let says = match trace.verdict {
         Verdict::NotLookedAt => "it does not look at it".to_owned(),
         Verdict::MatchFailed => {
@@ -60,9 +65,7 @@ fn event(rule: &Rule, happened: &Happened<'_>, names: &Names, out: &mut String) 
             format!("its {filter} does not hold")
         }
         Verdict::Excepted(at) => format!("its {filter} holds, and so does {}", exception(&trace, at)),
-        Verdict::Selected if trace.also.is_some() && !trace.by_also => {
-            format!("its {filter} holds: a way in")
-        }
+        Verdict::Selected if is_remembered => format!("its {filter} holds: it is remembered"),
         Verdict::Selected => {
             format!("its {filter} holds, and no exception does; {}", question(&rule.detect))
         }
@@ -92,13 +95,16 @@ fn question(detect: &Detect) -> String {
         | Detect::Server(ServerRule::Unlearned) => "whether the baseline has an entry of it".to_owned(),
         Detect::Path(PathRule::Pivot { .. }) => "whether there was a way in decides".to_owned(),
         Detect::Path(PathRule::Forbidden)
-        | Detect::Process(ProcessRule::Network)
+        | Detect::Process(ProcessRule::Network | ProcessRule::Exec)
         | Detect::Server(ServerRule::Listener | ServerRule::Accept) => {
             "it is told, but once in its throttle".to_owned()
         }
         Detect::Process(ProcessRule::Replaced) => "whether its executable was replaced".to_owned(),
         Detect::Process(ProcessRule::Stdio | ProcessRule::ParentStdio) => {
             "whether the line names a connection (stdio, parent-stdio)".to_owned()
+        }
+        Detect::Process(ProcessRule::Spawn { .. }) => {
+            "whether a process above or beside it has a connection that matches `holds`".to_owned()
         }
         Detect::Server(ServerRule::Takeover | ServerRule::Join | ServerRule::Widened) => {
             "whether another one listens or listened there".to_owned()

@@ -365,6 +365,7 @@ fn made(name: &str, cast: &Cast, pid: Pid, start: BootNs, ancestors: Arc<[Ancest
         },
         uid,
         gid: uid,
+        login_uid: cast.login_uid,
         user: user.map(|user| user.as_bytes().into()),
         placement,
         source: ProcessSource::Exec,

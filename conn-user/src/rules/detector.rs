@@ -106,6 +106,21 @@ impl Triggers {
     }
 }
 
+/// Describes a second filter of a rule, beside `match`.
+#[derive(Clone, Copy, Debug)]
+pub struct Secondary<'a> {
+    /// The key of the rule that has it.
+    pub key: &'static str,
+    /// What it selects, for people, in the plural.
+    pub selects: &'static str,
+    /// What `match` selects in such a rule.
+    pub match_selects: &'static str,
+    /// Alerts are raised at events that it selects, and not at those that `match` does.
+    pub raises: bool,
+    /// The filter.
+    pub filter: &'a Filter,
+}
+
 /// One rule at work.
 pub trait Detector: Send {
     /// Which events it is asked about.
@@ -122,19 +137,19 @@ pub trait Detector: Send {
     /// An event of its triggers that the rule's filters let pass.
     fn on_match(&mut self, rule: &Rule, event: &Event, scene: &mut Scene<'_>);
 
-    /// Other events of its triggers that it is asked about, besides those that the rule matches.
-    fn also(&self) -> Option<&Filter> {
+    /// Returns the secondary filter: events of its triggers that match it go to [`Self::on_secondary`].
+    fn secondary(&self) -> Option<Secondary<'_>> {
         None
     }
 
-    /// Whether of an event of its triggers [`Self::also`] decides, and not what the rule matches. For people: the detector is
-    /// told of both.
-    fn also_decides(&self, _event: &Event) -> bool {
+    /// Returns whether the secondary filter decides about an event of its triggers, and not `match`. For explanations only: the
+    /// detector gets both.
+    fn secondary_decides(&self, _event: &Event) -> bool {
         false
     }
 
-    /// An event that [`Self::also`] matches; it may match the rule too.
-    fn on_also(&mut self, _rule: &Rule, _event: &Event, _scene: &mut Scene<'_>) {}
+    /// Handles an event that the secondary filter matches; `match` may match it too.
+    fn on_secondary(&mut self, _rule: &Rule, _event: &Event, _scene: &mut Scene<'_>) {}
 
     /// The end of a connection or listener that it follows (see [`Scene::follow`]): a `Close`, `Failed` or `Unlisten`.
     fn on_end(&mut self, _rule: &Rule, _event: &Event, _scene: &mut Scene<'_>) {}

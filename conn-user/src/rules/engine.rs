@@ -104,7 +104,7 @@ pub struct Engine {
 pub(super) fn detector(detect: &Detect) -> Box<dyn Detector> {
     match detect {
         Detect::Path(rule) => path::detector(rule),
-        Detect::Process(rule) => process::detector(*rule),
+        Detect::Process(rule) => process::detector(rule),
         Detect::Server(rule) => server::detector(*rule),
         Detect::Long(rule) => long::detector(rule),
         Detect::Missing(rule) => missing::detector(rule),
@@ -325,7 +325,7 @@ impl Engine {
         for &place in &candidates {
             let Some(running) = self.running.get(place as usize).and_then(Option::as_ref) else { continue };
             let run = running.run;
-            let also = running.detector.also().is_some_and(|filter| filter.matches(event));
+            let secondary = running.detector.secondary().is_some_and(|of| of.filter.matches(event));
             if !running.selects(event) {
                 if self.index.is_late(place) {
                     waits.push(run);
@@ -338,10 +338,10 @@ impl Engine {
                     detector.on_match(rule, event, scene);
                 });
             }
-            if also {
+            if secondary {
                 self.with(run, event.boot, flows, |detector, rule, scene| {
                     scene.existing = existing;
-                    detector.on_also(rule, event, scene);
+                    detector.on_secondary(rule, event, scene);
                 });
             }
         }

@@ -77,16 +77,16 @@ fn directions(filter: &Filter) -> u8 {
 }
 
 impl Index {
-    /// Of rules with their places, ascending, the triggers of their detectors, and the other filter that those ask.
+    /// Of rules with their places, ascending, the triggers of their detectors, and their secondary filters.
     pub(super) fn new<'a>(
         rules: impl Iterator<Item = (u32, &'a Rule, Triggers, Option<&'a Filter>)>,
     ) -> Self {
         let mut index = Self::default();
         // Every filter with the place of its rule and all its anchors.
         let mut filters: Vec<(u32, Vec<Anchor>)> = Vec::new();
-        for (place, rule, triggers, also) in rules {
+        for (place, rule, triggers, secondary) in rules {
             let mut filed = Filed { triggers, directions: 0, is_late: rule.needs_late_facts() };
-            for filter in [Some(&rule.matches), also].into_iter().flatten() {
+            for filter in [Some(&rule.matches), secondary].into_iter().flatten() {
                 filed.directions |= directions(filter);
                 filters.push((place, filter.anchors().collect()));
             }

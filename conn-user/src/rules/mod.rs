@@ -15,6 +15,7 @@ pub mod engine;
 mod exits;
 pub mod explain;
 pub mod file;
+mod held;
 pub mod host;
 mod index;
 pub mod long;

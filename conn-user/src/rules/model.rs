@@ -125,7 +125,7 @@ pub enum FanOutOf {
 }
 
 /// `find = …` of a rule of kind `process`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum ProcessRule {
     /// `"network"`: a matching process opens, accepts or listens.
     Network,
@@ -137,6 +137,17 @@ pub enum ProcessRule {
     Stdio,
     /// `"parent-stdio"`: a program is executed whose parent's standard input or output is one, and not its own.
     ParentStdio,
+    /// `"exec"`: a matching program is executed.
+    Exec,
+    /// `"spawn"`: a matching program is executed by a process with a connection, or below one.
+    Spawn {
+        /// Which connections.
+        holds: Filter,
+        /// How long after the connection's end still.
+        within: DurationNs,
+        /// `"spawn-beside"`: the connection is that of a child of an ancestor.
+        beside: bool,
+    },
 }
 
 /// `find = …` of a rule of kind `server`.

@@ -7,7 +7,6 @@ mod forbidden;
 mod pivot;
 mod score;
 mod unlearned;
-mod ways_in;
 
 use super::detector::Detector;
 use super::model::PathRule;

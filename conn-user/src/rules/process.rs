@@ -1,7 +1,9 @@
 //! Processes that use the network and should not.
 
+mod exec;
 mod network;
 mod replaced;
+mod spawn;
 mod stdio;
 #[cfg(test)]
 mod tests;
@@ -11,11 +13,13 @@ use super::detector::Detector;
 use super::model::ProcessRule;
 
 /// The detector of such a rule.
-pub(super) fn detector(rule: ProcessRule) -> Box<dyn Detector> {
+pub(super) fn detector(rule: &ProcessRule) -> Box<dyn Detector> {
     match rule {
         ProcessRule::Network => Box::new(network::Network),
         ProcessRule::Unlearned => Box::<unlearned::Unlearned>::default(),
         ProcessRule::Replaced => Box::new(replaced::Replacement::default()),
+        ProcessRule::Exec => Box::new(exec::Exec),
+        ProcessRule::Spawn { holds, within, beside } => Box::new(spawn::Spawn::new(holds, *within, *beside)),
         ProcessRule::Stdio => Box::new(stdio::Stdio { of_parent: false }),
         ProcessRule::ParentStdio => Box::new(stdio::Stdio { of_parent: true }),
     }

@@ -4,8 +4,10 @@ use std::hash::{DefaultHasher, Hash, Hasher as _};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use crate::event::alert::Value;
 use crate::flow::model::{ConnEvent, ListenEvent, Method, UnknownReason};
 use crate::process::info::ProcessInfo;
+use crate::units::Pid;
 
 /// The path of the executable, or the name of the process where that is not known.
 pub(super) fn name(process: &ProcessInfo) -> &[u8] {
@@ -15,6 +17,17 @@ pub(super) fn name(process: &ProcessInfo) -> &[u8] {
 /// The program of the process that started this one.
 pub(super) fn parent(process: &ProcessInfo) -> Option<&[u8]> {
     process.ancestors.first().map(|parent| parent.exe.as_deref().unwrap_or(&parent.comm))
+}
+
+/// `sshd[1]`, `bash[2]`, `ssh[3]`: from so many above the process down to it.
+pub(super) fn chain(process: &ProcessInfo, depth: usize) -> Value {
+    let name = |comm: &[u8], pid: Pid| {
+        let mut text = comm.to_vec();
+        text.extend_from_slice(format!("[{pid}]").as_bytes());
+        Value::Text(text.into())
+    };
+    let above = process.ancestors.iter().take(depth).rev().map(|one| name(&one.comm, one.pid));
+    Value::List(above.chain([name(&process.comm, process.pid)]).collect())
 }
 
 /// Whose connection it is, as far as two are compared: the program's, or the host's where the program is not known.

@@ -192,7 +192,7 @@ fn program_rules(rules: &RuleSet) -> impl Iterator<Item = Arc<Rule>> {
 
 impl Added {
     fn filed(&self) -> (u32, &Rule, Triggers, Option<&Filter>) {
-        (self.place, &self.rule, self.detector.triggers(), self.detector.also())
+        (self.place, &self.rule, self.detector.triggers(), self.detector.secondary().map(|of| of.filter))
     }
 }
 

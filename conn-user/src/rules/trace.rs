@@ -20,12 +20,27 @@ pub struct RuleTrace {
     pub matches: Vec<WordTrace>,
     /// The exceptions, in their order.
     pub except: Vec<ExceptTrace>,
-    /// The words of the rule's second filter (`to` of a pivot rule).
-    pub also: Option<Vec<WordTrace>>,
-    /// The second filter decides about this event, and not `match`.
-    pub by_also: bool,
+    /// The secondary filter, such as `to` of a pivot rule.
+    pub secondary: Option<SecondaryTrace>,
+    /// The secondary filter decides about this event, and not `match`.
+    pub by_secondary: bool,
     /// What comes of it.
     pub verdict: Verdict,
+}
+
+/// A secondary filter, checked against an event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SecondaryTrace {
+    /// The key of the rule that has it.
+    pub key: &'static str,
+    /// What it selects, in the plural.
+    pub selects: &'static str,
+    /// What `match` selects.
+    pub match_selects: &'static str,
+    /// Alerts are raised at events that it selects, and not at those that `match` does.
+    pub raises: bool,
+    /// Its words.
+    pub words: Vec<WordTrace>,
 }
 
 /// An exception, asked of an event.
@@ -75,7 +90,15 @@ impl RuleTrace {
 
     /// The words that decide about this event.
     pub fn deciding(&self) -> &[WordTrace] {
-        self.also.as_deref().filter(|_| self.by_also).unwrap_or(&self.matches)
+        match &self.secondary {
+            Some(secondary) if self.by_secondary => &secondary.words,
+            _ => &self.matches,
+        }
+    }
+
+    /// Returns the key of the filter that decides about this event.
+    pub fn deciding_key(&self) -> &'static str {
+        self.secondary.as_ref().filter(|_| self.by_secondary).map_or("match", |secondary| secondary.key)
     }
 }
 
@@ -90,12 +113,18 @@ impl Rule {
             .iter()
             .map(|except| ExceptTrace { filter: except.to_string(), words: except.trace(event, names) })
             .collect();
-        let also = detector.also().map(|filter| filter.trace(event, names));
-        let by_also = also.is_some() && detector.also_decides(event);
-        let mut trace =
-            RuleTrace { looks_at, sorts, matches, except, also, by_also, verdict: Verdict::NotLookedAt };
-        // One that asks them itself asks them of what its second filter selects.
-        let excepts = by_also || !detector.asks_exceptions();
+        let secondary = detector.secondary().map(|of| SecondaryTrace {
+            key: of.key,
+            selects: of.selects,
+            match_selects: of.match_selects,
+            raises: of.raises,
+            words: of.filter.trace(event, names),
+        });
+        let by_secondary = secondary.is_some() && detector.secondary_decides(event);
+        let verdict = Verdict::NotLookedAt;
+        let mut trace = RuleTrace { looks_at, sorts, matches, except, secondary, by_secondary, verdict };
+        // A detector that asks for the exceptions itself applies them to what its secondary filter selects.
+        let excepts = by_secondary || !detector.asks_exceptions();
         trace.verdict = if !trace.is_looked_at() {
             Verdict::NotLookedAt
         } else if failing(trace.deciding()) > 0 {

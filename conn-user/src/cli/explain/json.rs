@@ -70,6 +70,8 @@ struct FilterReport {
     decides: &'static str,
     r#match: Vec<WordReport>,
     to: Option<Vec<WordReport>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    holds: Option<Vec<WordReport>>,
     except: Vec<ExceptReport>,
 }
 
@@ -172,14 +174,19 @@ fn filters(trace: &RuleTrace) -> FilterReport {
         holds: except.holds(),
         words: words(&except.words),
     };
+    let secondary = |key: &str| {
+        let of = trace.secondary.as_ref().filter(|of| of.key == key)?;
+        Some(words(&of.words))
+    };
     FilterReport {
         looks_at: trace.looks_at.names().collect(),
         looked_at: trace.is_looked_at(),
         verdict,
         excepted_by,
-        decides: if trace.by_also { "to" } else { "match" },
+        decides: trace.deciding_key(),
         r#match: words(&trace.matches),
-        to: trace.also.as_deref().map(words),
+        to: secondary("to"),
+        holds: secondary("holds"),
         except: trace.except.iter().map(except).collect(),
     }
 }

@@ -55,6 +55,8 @@ pub struct Cast {
     pub user: Option<String>,
     /// Its user's id; `None`: 0 of `root`, 1000 of others.
     pub uid: Option<u32>,
+    /// The user id it logged in with; `None`: it did not.
+    pub login_uid: Option<u32>,
     /// Its systemd unit.
     pub unit: Option<String>,
     /// The id or name of its container.

@@ -131,8 +131,10 @@ impl Compiler<'_> {
         self.by(draft);
         self.levels(draft, severity);
         self.expect(draft);
-        if let Some(to) = draft.get("to") {
-            self.filter("to", &to.node);
+        for key in ["to", "holds"] {
+            if let Some(field) = draft.get(key) {
+                self.filter(key, &field.node);
+            }
         }
     }
 
@@ -172,7 +174,14 @@ impl Compiler<'_> {
             (RuleKind::Process, Some("network")) => Detect::Process(ProcessRule::Network),
             (RuleKind::Process, Some("replaced")) => Detect::Process(ProcessRule::Replaced),
             (RuleKind::Process, Some("stdio")) => Detect::Process(ProcessRule::Stdio),
-            (RuleKind::Process, _) => Detect::Process(ProcessRule::ParentStdio),
+            (RuleKind::Process, Some("parent-stdio")) => Detect::Process(ProcessRule::ParentStdio),
+            (RuleKind::Process, Some("exec")) => Detect::Process(ProcessRule::Exec),
+            (RuleKind::Process, find) => {
+                let within = self.duration(draft, "within", true).unwrap_or(DurationNs(0));
+                let holds = draft.get("holds")?;
+                let holds = self.filter("holds", &holds.node)?;
+                Detect::Process(ProcessRule::Spawn { holds, within, beside: find == Some("spawn-beside") })
+            }
             (RuleKind::Server, Some("listener")) if baseline => Detect::Server(ServerRule::Unlearned),
             (RuleKind::Server, Some("listener")) => Detect::Server(ServerRule::Listener),
             (RuleKind::Server, Some("takeover")) => Detect::Server(ServerRule::Takeover),

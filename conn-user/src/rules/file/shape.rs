@@ -108,6 +108,12 @@ pub(super) const fn baseline_question(kind: RuleKind) -> Option<&'static str> {
     }
 }
 
+/// Keys of `spawn` and `spawn-beside`.
+const SPAWN: &[Key] = &[
+    key("holds", "a filter", Required, "which connections"),
+    key("within", TIME, Is("`0s`"), "so long after the end of the connection still"),
+];
+
 const fn server(find: &'static str, meaning: &'static str, events: &'static [EventKind]) -> Shape {
     Shape { kind: RuleKind::Server, find: Some(find), meaning, events, keys: &[] }
 }
@@ -179,6 +185,23 @@ pub(super) const SHAPES: &[Shape] = &[
         "A program is executed whose parent's standard input or output is a TCP connection, and not its own.",
         EXEC,
     ),
+    process("exec", "A program that matches is executed, whether or not it uses the network.", EXEC),
+    Shape {
+        keys: SPAWN,
+        ..process(
+            "spawn",
+            "A program is executed by a process that has a connection which `holds` matches, or by a near descendant of one.",
+            EXEC,
+        )
+    },
+    Shape {
+        keys: SPAWN,
+        ..process(
+            "spawn-beside",
+            "A program is executed by a process whose sibling, or the sibling of a near ancestor, has a connection which `holds` matches.",
+            EXEC,
+        )
+    },
     Shape {
         keys: &[key("baseline", BOOL, Is("`false`"), "only one that is not in the [baseline](#baselines)")],
         ..server("listener", "Something that matches listens, or did at the start.", LISTEN)

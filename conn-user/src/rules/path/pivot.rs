@@ -6,20 +6,21 @@
 //! `within` ago; the latest is shown. A server that asks others in the course of its work (a proxy, an application with a
 //! database) is a pivot by trade: such are the rule's exceptions.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::ways_in::{WayIn, WaysIn};
 use crate::event::alert::{Evidence, Subject, Value};
 use crate::event::model::Event;
 use crate::filter::Filter;
 use crate::flow::model::{ConnEvent, Direction};
 use crate::process::info::ProcessInfo;
 use crate::rules::alerts::{Found, Life};
-use crate::rules::detector::{Detector, Scene, Triggers, connection, service_port};
+use crate::rules::detector::{Detector, Scene, Secondary, Triggers, connection, service_port};
+use crate::rules::held::{Held, Holder};
 use crate::rules::memory::{Memory, Past};
 use crate::rules::model::Rule;
 use crate::rules::{program, silence};
-use crate::units::{BootNs, DurationNs, Pid};
+use crate::units::{BootNs, DurationNs};
 
 /// Most accepted connections that are remembered.
 const ENTRIES_MAX: usize = 16_384;
@@ -28,34 +29,33 @@ const ENTRIES_MAX: usize = 16_384;
 #[derive(Debug)]
 pub(super) struct Pivot {
     to: Filter,
-    ways: WaysIn,
-    /// A timer waits for the next one that counts no more.
-    has_timer: bool,
+    ways: Held<WayIn>,
+}
+
+/// A connection by which a process was reached.
+#[derive(Debug)]
+struct WayIn {
+    /// When it was accepted; of one that was there before, the earliest instant at which it can have been.
+    at: BootNs,
+    from: SocketAddr,
+    local: SocketAddr,
+    /// Who accepted it.
+    process: Arc<ProcessInfo>,
 }
 
 impl Pivot {
     pub(super) fn new(to: &Filter, within: DurationNs) -> Self {
-        Self { to: to.clone(), ways: WaysIn::new(ENTRIES_MAX, within), has_timer: false }
-    }
-
-    /// Waits for the next one that counts no more: one timer, however many have ended.
-    fn wait(&mut self, scene: &mut Scene<'_>) {
-        if !self.has_timer
-            && let Some(due) = self.ways.next_expiry()
-        {
-            scene.set_timer(due, 0);
-            self.has_timer = true;
-        }
+        Self { to: to.clone(), ways: Held::new(ENTRIES_MAX, within) }
     }
 
     /// The way in of this process or of the nearest ancestor that has one, and the processes in between.
     fn way_in(&self, process: &ProcessInfo, now: BootNs) -> Option<(&WayIn, usize)> {
-        if let Some(way) = self.ways.last(process.pid, process.start, now) {
+        if let Some(way) = self.ways.of(Holder::new(process.pid, process.start), now).next() {
             return Some((way, 0));
         }
         let mut child_started = process.start;
         for (depth, ancestor) in (1..).zip(&*process.ancestors) {
-            if let Some(way) = self.ways.last(ancestor.pid, ancestor.start, child_started) {
+            if let Some(way) = self.ways.of(Holder::new(ancestor.pid, ancestor.start), child_started).next() {
                 return Some((way, depth));
             }
             child_started = ancestor.start;
@@ -64,27 +64,22 @@ impl Pivot {
     }
 }
 
-/// `sshd[1]`, `bash[2]`, `ssh[3]`: from the one that was reached to the one that connects.
-fn chain(process: &ProcessInfo, depth: usize) -> Value {
-    let name = |comm: &[u8], pid: Pid| {
-        let mut text = comm.to_vec();
-        text.extend_from_slice(format!("[{pid}]").as_bytes());
-        Value::Text(text.into())
-    };
-    let above = process.ancestors.iter().take(depth).rev().map(|one| name(&one.comm, one.pid));
-    Value::List(above.chain([name(&process.comm, process.pid)]).collect())
-}
-
 impl Detector for Pivot {
     fn triggers(&self) -> Triggers {
         Triggers::BEGIN
     }
 
-    fn also(&self) -> Option<&Filter> {
-        Some(&self.to)
+    fn secondary(&self) -> Option<Secondary<'_>> {
+        Some(Secondary {
+            key: "to",
+            selects: "ways out",
+            match_selects: "ways in",
+            raises: true,
+            filter: &self.to,
+        })
     }
 
-    fn also_decides(&self, event: &Event) -> bool {
+    fn secondary_decides(&self, event: &Event) -> bool {
         connection(event).is_some_and(|conn| conn.direction == Direction::Out)
     }
 
@@ -102,14 +97,10 @@ impl Detector for Pivot {
         // One that was there before was accepted at some time since its process started.
         let at = conn.established.or(conn.born.map(|born| born.earliest)).unwrap_or(event.boot);
         let way = WayIn { at, from: conn.remote, local: conn.local, process: Arc::clone(process) };
-        self.ways.enter(conn.id, way);
-        if !scene.follow(conn.id) {
-            self.ways.end(conn.id, scene.now);
-            self.wait(scene);
-        }
+        self.ways.follow(conn.id, Holder::new(process.pid, process.start), at, way, scene);
     }
 
-    fn on_also(&mut self, rule: &Rule, event: &Event, scene: &mut Scene<'_>) {
+    fn on_secondary(&mut self, rule: &Rule, event: &Event, scene: &mut Scene<'_>) {
         let Some(conn) = connection(event).filter(|conn| conn.direction == Direction::Out) else { return };
         let Some(process) = conn.owner.process.as_deref().filter(|_| !rule.excepts(event)) else { return };
         let Some((way, depth)) = self.way_in(process, event.boot) else { return };
@@ -130,14 +121,11 @@ impl Detector for Pivot {
 
     fn on_end(&mut self, _rule: &Rule, event: &Event, scene: &mut Scene<'_>) {
         let Some(conn) = connection(event) else { return };
-        self.ways.end(conn.id, event.boot);
-        self.wait(scene);
+        self.ways.on_end(conn.id, event.boot, scene);
     }
 
     fn on_timer(&mut self, _rule: &Rule, _token: u64, scene: &mut Scene<'_>) {
-        self.has_timer = false;
-        self.ways.expire(scene.now);
-        self.wait(scene);
+        self.ways.on_timer(scene);
     }
 
     fn forgotten(&self) -> u64 {
@@ -185,7 +173,7 @@ fn evidence(way: &WayIn, process: &ProcessInfo, depth: usize, now: BootNs) -> Ve
         Evidence { name: "from", value: Value::End(way.from) },
         Evidence { name: "entered_at", value: Value::End(way.local) },
         Evidence { name: "entered", value: Value::Process(Arc::clone(&way.process)) },
-        Evidence { name: "via", value: chain(process, depth) },
+        Evidence { name: "via", value: program::chain(process, depth) },
         Evidence::duration("after", now.since(way.at)),
     ]
 }

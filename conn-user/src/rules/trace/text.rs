@@ -68,16 +68,17 @@ pub fn write(trace: &RuleTrace, out: &mut Vec<u8>) {
         let looks_at: Vec<&str> = trace.looks_at.names().collect();
         line(&format!("the rule does not look at such an event: it looks at {}", looks_at.join(", ")), out);
     }
-    let heading = match (&trace.also, trace.matches.is_empty()) {
-        (Some(_), _) => "match, of ways in",
-        (None, true) => "match: every event",
-        (None, false) => "match",
+    let heading = match (&trace.secondary, trace.matches.is_empty()) {
+        (Some(of), true) => format!("match, of {}: every one", of.match_selects),
+        (Some(of), false) => format!("match, of {}", of.match_selects),
+        (None, true) => "match: every event".to_owned(),
+        (None, false) => "match".to_owned(),
     };
-    line(heading, out);
+    line(&heading, out);
     write_words(&trace.matches, 2, out);
-    if let Some(also) = &trace.also {
-        line("to, of ways out", out);
-        write_words(also, 2, out);
+    if let Some(of) = &trace.secondary {
+        line(&format!("{}, of {}", of.key, of.selects), out);
+        write_words(&of.words, 2, out);
     }
     for (at, except) in trace.except.iter().enumerate() {
         let says = match (except.holds(), except.words.len() - except.missing()) {
@@ -91,7 +92,10 @@ pub fn write(trace: &RuleTrace, out: &mut Vec<u8>) {
         &match trace.verdict {
             Verdict::NotLookedAt => "so the rule was not asked".to_owned(),
             Verdict::MatchFailed => {
-                let what = if trace.by_also { "its `to` does not hold" } else { "the rule does not match" };
+                let what = match trace.deciding_key() {
+                    "match" => "the rule does not match".to_owned(),
+                    key => format!("its `{key}` does not match"),
+                };
                 format!("so {what}: {} not", count(super::failing(trace.deciding())))
             }
             Verdict::Excepted(at) => format!("so exception {} lets it be", at + 1),

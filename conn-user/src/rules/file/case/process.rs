@@ -12,12 +12,13 @@ use crate::process::identity::{Sha256, Tty};
 use crate::rules::cases::Cast;
 
 /// Keys of a process.
-pub(in crate::rules::file) const PROCESS_KEYS: [About; 14] = [
+pub(in crate::rules::file) const PROCESS_KEYS: [About; 15] = [
     about("exe", "a path", "its executable; without it `/usr/bin/NAME`. `/memfd:NAME` is a memfd"),
     about("comm", "text", "its own name; without it the last part of `exe`"),
     about("args", "texts", "its arguments, the first is its name"),
     about("user", "a name", "its user; without it `root`"),
     about("uid", "a number", "its user's id; without it 0 of `root`, 1000 of others"),
+    about("login_uid", "a number", "the user id it logged in with, which sudo and su keep; without it none"),
     about("unit", "a unit", "its systemd unit, such as `nginx.service`"),
     about("container", "an id or a name", "its container"),
     about(
@@ -85,6 +86,7 @@ impl Reader<'_> {
         let replaced = find(fields, "replaced").and_then(|field| self.named(field, "replaced"));
         let sha256 = find(fields, "sha256").and_then(|field| self.sha256(&field.node));
         let uid = find(fields, "uid").and_then(|field| self.uid(&field.node));
+        let login_uid = find(fields, "login_uid").and_then(|field| self.uid(&field.node));
         let exists = find(fields, "exists").and_then(|field| self.keep(field.node.bool("exists")));
         let args = find(fields, "args").map(|field| {
             let takes = "an array of texts, e.g. [\"sh\", \"-i\"]";
@@ -114,6 +116,7 @@ impl Reader<'_> {
             args,
             user,
             uid,
+            login_uid,
             unit,
             container,
             parent,

@@ -1,0 +1,51 @@
+//! `find = "exec"`: a program that matches is executed, whether or not it uses the network.
+
+use std::sync::Arc;
+
+use crate::event::alert::{Evidence, Subject, Value};
+use crate::event::model::{Event, EventBody};
+use crate::process::info::ProcessInfo;
+use crate::rules::alerts::{Found, Life};
+use crate::rules::detector::{Detector, Scene, Triggers};
+use crate::rules::memory::{Memory, Past};
+use crate::rules::model::Rule;
+use crate::rules::{program, silence};
+
+/// Detects executed programs.
+#[derive(Debug)]
+pub(super) struct Exec;
+
+/// Returns the dedup key: program, user and parent.
+fn same(process: &ProcessInfo) -> u64 {
+    program::same(&(program::name(process), process.uid, program::parent(process)))
+}
+
+impl Detector for Exec {
+    fn triggers(&self) -> Triggers {
+        Triggers::EXEC
+    }
+
+    fn on_match(&mut self, rule: &Rule, event: &Event, scene: &mut Scene<'_>) {
+        let EventBody::Exec(exec) = &event.body else { return };
+        let process = &exec.process;
+        let same = same(process);
+        if scene.is_told(rule, same) {
+            return;
+        }
+        let args = process.args.iter().map(|arg| Value::Text(arg.clone())).collect();
+        let found = Found {
+            same,
+            subject: Subject::Process(Arc::clone(process)),
+            evidence: vec![Evidence { name: "args", value: Value::List(args) }],
+            silence: silence::of_started(process),
+            judged_from: scene.now,
+            life: Life::Moment,
+        };
+        scene.raise(rule, found);
+    }
+
+    fn recall(&self, _rule: &Rule, event: &Event, _past: &Past<'_>) -> Option<Memory> {
+        let EventBody::Exec(exec) = &event.body else { return None };
+        Some(Memory::finds(same(&exec.process), "every match raises an alert", Vec::new()))
+    }
+}
