@@ -5,6 +5,7 @@
 
 mod agent;
 mod apt;
+mod attack;
 mod bpf;
 mod command;
 mod group;
@@ -52,6 +53,8 @@ enum Task {
     Lint,
     /// Run the scenario tests on several kernels, each in a virtual machine.
     Vm(vm::Options),
+    /// Run the default rules against a corpus of attacks and benign work; as root.
+    Attack(attack::Options),
     /// Run the agent under mixed load for a long time, with what goes wrong on servers; as root.
     Soak(soak::Options),
     /// Run all tests: on this machine (as root, for those that trace), then in virtual machines.
@@ -76,6 +79,7 @@ fn dispatch(task: Task) -> Result<()> {
         Task::Run { arguments } => agent::exec(arguments),
         Task::Lint => lint::lint(),
         Task::Test(options) => test::test(&options),
+        Task::Attack(options) => attack::attack(&options),
         Task::Soak(options) => soak::soak(&options),
         Task::Vm(options) => vm::vm(&options),
     }

@@ -13,6 +13,7 @@ use crate::process::identity::{Sha256, Tty};
 use crate::process::info::ProcessInfo;
 use crate::process::lineage::Ancestor;
 use crate::process::placement::Container;
+use crate::process::script;
 
 impl Word {
     pub(super) fn holds(&self, view: &View<'_>) -> bool {
@@ -40,6 +41,7 @@ impl Test {
                 }),
                 Self::ProcessText(ProcessText::ExeSha256, _) => !identity.sha256_settled(),
                 Self::ProcessText(ProcessText::ExeFs | ProcessText::ExeMount, _) => identity.exe().is_none(),
+                Self::ProcessText(ProcessText::Script, _) => script::is_pending(process),
                 Self::ProcessText(ProcessText::Cwd | ProcessText::Tty, _)
                 | Self::Process(ProcessNumber::Netns, _) => identity.state().is_none(),
                 _ => false,
@@ -168,6 +170,7 @@ impl ProcessText {
             Self::ExeFs => known(file().and_then(|file| file.fs.as_deref())),
             Self::ExeMount => known(file().and_then(|file| file.mount.as_deref())),
             Self::Arg => process.args.iter().any(|arg| any(arg)),
+            Self::Script => script::path(process).is_some_and(|path| any(&path)),
             Self::ExeSha256 => process.identity.sha256().is_some_and(|hash| any(&hexadecimal(hash))),
             Self::Cwd => known(state().and_then(|state| state.cwd.as_deref())),
             Self::Tty => match state().map(|state| &state.tty) {

@@ -15,6 +15,7 @@ use crate::event::samples;
 use crate::flow::model::Change;
 use crate::process::info::ProcessInfo;
 use crate::process::placement::Placement;
+use crate::process::script;
 
 /// An event, to be asked naively.
 pub(super) struct Naive {
@@ -144,6 +145,10 @@ impl Naive {
             Key::Arg => {
                 self.processes.iter().any(|process| process.args.iter().any(|arg| text_fits(value, arg)))
             }
+            Key::Script => self
+                .processes
+                .iter()
+                .any(|process| script::path(process).is_some_and(|path| text_fits(value, &path))),
             Key::ExeFlag => self.of_json().any(|process| match value.text.as_str() {
                 "deleted" => process["exe_deleted"] == true,
                 "memfd" => process["exe_memfd"] == true,

@@ -184,6 +184,7 @@ fn late_facts_are_known_by_their_words() {
         ("proc:x -exe_flag:deleted,writable", true),
         ("exe_sha256:0*", true),
         ("cwd:/tmp", true),
+        ("script:/tmp/*", true),
         ("-tty:*", true),
         ("exe_fs:tmpfs", true),
         ("process_netns:1", true),

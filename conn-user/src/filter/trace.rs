@@ -21,6 +21,7 @@ use crate::flow::model::Method;
 use crate::process::identity::Tty;
 use crate::process::info::ProcessInfo;
 use crate::process::lineage::Ancestor;
+use crate::process::script;
 use crate::units::DurationNs;
 
 /// One word of a filter, asked of one event.
@@ -309,6 +310,7 @@ fn process_text(which: ProcessText, process: &ProcessInfo, texts: &Texts, looks:
         ProcessText::Comm => looks.text(Some(&process.comm), texts),
         ProcessText::Exe => looks.text(process.exe.as_deref(), texts),
         ProcessText::Arg => process.args.iter().for_each(|arg| looks.text(Some(arg), texts)),
+        ProcessText::Script => looks.text(script::path(process).as_deref(), texts),
         ProcessText::ExeFs => looks.text(file.and_then(|file| file.fs.as_deref()), texts),
         ProcessText::ExeMount => looks.text(file.and_then(|file| file.mount.as_deref()), texts),
         ProcessText::ExeSha256 => {
@@ -413,7 +415,7 @@ fn of_process_may_be_unknown(key: Key, test: &Test, process: &ProcessInfo) -> bo
         Key::Tty => !matches!(process.identity.state().map(|state| &state.tty), Some(Tty::None)),
         Key::Unit | Key::UserUnit | Key::Slice | Key::Cgroup | Key::Container | Key::Pod => place.is_none(),
         Key::Runtime => place.is_none_or(|place| place.container.is_some()),
-        Key::Arg => process.args_truncated || (process.exe.is_none() && !process.kernel),
+        Key::Arg | Key::Script => process.args_truncated || (process.exe.is_none() && !process.kernel),
         Key::User => false,
         Key::Ppid | Key::Parent | Key::ParentHost | Key::Ancestor | Key::AncestorPid => process.pid.0 > 2,
         _ => true,

@@ -19,6 +19,7 @@ pub mod lineage;
 pub mod placement;
 pub mod procfs;
 mod scan;
+pub mod script;
 mod seen;
 pub mod socket_units;
 pub mod table;

@@ -99,6 +99,9 @@ fn question(detect: &Detect) -> String {
         | Detect::Server(ServerRule::Listener | ServerRule::Accept) => {
             "it is told, but once in its throttle".to_owned()
         }
+        Detect::Process(ProcessRule::Probe(within)) => {
+            format!("whether it stays open for {} (probe) or carries data", duration(*within))
+        }
         Detect::Process(ProcessRule::Replaced) => "whether its executable was replaced".to_owned(),
         Detect::Process(ProcessRule::Stdio | ProcessRule::ParentStdio) => {
             "whether the line names a connection (stdio, parent-stdio)".to_owned()

@@ -363,6 +363,7 @@ fn made(name: &str, cast: &Cast, pid: Pid, start: BootNs, ancestors: Arc<[Ancest
             Some(args) => args.iter().map(|arg| bytes(arg)).collect(),
             None => [bytes(&short)].into(),
         },
+        args_truncated: cast.args_truncated,
         uid,
         gid: uid,
         login_uid: cast.login_uid,

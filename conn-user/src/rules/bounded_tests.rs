@@ -88,7 +88,7 @@ fn what_has_ended_leaves_no_timer_and_is_not_followed() {
     let few = left(100);
     assert_eq!(left(1_000), few);
     // One for each of the rules on pivots, whose memory expires.
-    assert_eq!(few, (2, 0));
+    assert_eq!(few, (3, 0));
     rig.pass(seconds(3_600));
     assert_eq!(rig.timers(), 0);
 }
@@ -99,7 +99,7 @@ fn what_is_judged_after_its_end_leaves_nothing() {
     let to = Filter::new("dir:out raddr:rfc1918").expect("a filter");
     let levels = || [(seconds(100), Severity::Low)].into();
     let detectors = [
-        (Detect::Path(PathRule::Pivot { to, within: seconds(60) }), "exe_flag:writable"),
+        (Detect::Path(PathRule::Pivot { to, within: seconds(60), own: true }), "exe_flag:writable"),
         (Detect::Path(PathRule::Beacon { score: 0.9, at_least: 4 }), "exe_flag:writable"),
         (Detect::Long(LongRule { levels: levels(), sum: false }), "exe_flag:writable"),
         (Detect::Long(LongRule { levels: levels(), sum: true }), "exe_flag:writable"),

@@ -75,6 +75,8 @@ pub enum PathRule {
         to: Filter,
         /// How long after the accepted connection's end still.
         within: DurationNs,
+        /// The process that was reached counts itself, and not only what it started since.
+        own: bool,
     },
     /// `"fan-out"`: more than `limit` distinct peers or ports for one process within `window`.
     FanOut {
@@ -122,6 +124,25 @@ pub enum FanOutOf {
     Peers,
     /// `"ports"`: ports of one remote address.
     Ports,
+    /// `"peers-of-children"`: remote addresses of all children of one process.
+    PeersOfChildren,
+    /// `"ports-of-children"`: ports of one remote address, of all children of one process.
+    PortsOfChildren,
+}
+
+impl FanOutOf {
+    /// Returns the name of the evidence.
+    pub const fn counted(self) -> &'static str {
+        match self {
+            Self::Peers | Self::PeersOfChildren => "peers",
+            Self::Ports | Self::PortsOfChildren => "ports",
+        }
+    }
+
+    /// Returns whether the children of a process are counted together.
+    pub const fn is_of_children(self) -> bool {
+        matches!(self, Self::PeersOfChildren | Self::PortsOfChildren)
+    }
 }
 
 /// `find = …` of a rule of kind `process`.
@@ -129,6 +150,8 @@ pub enum FanOutOf {
 pub enum ProcessRule {
     /// `"network"`: a matching process opens, accepts or listens.
     Network,
+    /// `"network"` with `probe`: as that, but a connection that fails or closes within this time without data does not count.
+    Probe(DurationNs),
     /// `"network"` with `baseline`: one whose program the baseline does not have.
     Unlearned,
     /// `"replaced"`: a matching process uses the network whose executable's path leads to another file now, or to none.

@@ -17,7 +17,7 @@ pub(super) fn detector(rule: &PathRule) -> Box<dyn Detector> {
         PathRule::Forbidden => Box::new(forbidden::Forbidden),
         PathRule::FirstSeen { by, learn } => Box::new(first_seen::FirstSeen::new(by, *learn)),
         PathRule::Unlearned => Box::<unlearned::Unlearned>::default(),
-        PathRule::Pivot { to, within } => Box::new(pivot::Pivot::new(to, *within)),
+        PathRule::Pivot { to, within, own } => Box::new(pivot::Pivot::new(to, *within, *own)),
         PathRule::FanOut { of, limit, window } => Box::new(fan_out::FanOut::new(*of, *limit, *window)),
         PathRule::Beacon { score, at_least } => Box::new(beacon::Beacon::new(*score, *at_least)),
     }

@@ -2,6 +2,7 @@
 
 mod exec;
 mod network;
+mod probe;
 mod replaced;
 mod spawn;
 mod stdio;
@@ -16,6 +17,7 @@ use super::model::ProcessRule;
 pub(super) fn detector(rule: &ProcessRule) -> Box<dyn Detector> {
     match rule {
         ProcessRule::Network => Box::new(network::Network),
+        ProcessRule::Probe(within) => Box::new(probe::Probe::new(*within)),
         ProcessRule::Unlearned => Box::<unlearned::Unlearned>::default(),
         ProcessRule::Replaced => Box::new(replaced::Replacement::default()),
         ProcessRule::Exec => Box::new(exec::Exec),

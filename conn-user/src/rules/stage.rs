@@ -309,7 +309,7 @@ mod tests {
             let path = |by: PathKey| {
                 rule(Detect::Path(PathRule::FirstSeen { by: [by].into(), learn: seconds(1) }), "dir:out")
             };
-            let to = PathRule::Pivot { to: filter("-dst:host"), within: seconds(60) };
+            let to = PathRule::Pivot { to: filter("-dst:host"), within: seconds(60), own: true };
             let rules = vec![
                 named("port", rule(Detect::Path(PathRule::Forbidden), "dport:22 dst:rfc1918")),
                 named(

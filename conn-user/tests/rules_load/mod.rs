@@ -180,7 +180,7 @@ fn rule(number: usize, names: &mut Names) -> Rule {
             let to = filter(&format!("dir:out dst:{zone} dport:22"), names);
             (
                 RuleKind::Path,
-                Detect::Path(PathRule::Pivot { to, within: MINUTE }),
+                Detect::Path(PathRule::Pivot { to, within: MINUTE, own: true }),
                 format!("dir:in src:{zone}"),
             )
         }

@@ -12,6 +12,7 @@ mod after_loss;
 mod agent;
 mod alerts;
 mod alive;
+mod attack;
 mod baseline;
 mod cli;
 mod compared;
@@ -102,6 +103,9 @@ fn trials() -> Result<Vec<Trial>> {
         trials.push(trial("loss::then-equals-ss", || compared::alone(after_loss::equals_the_kernel)));
         let hung = alive::beside_a_hung_file_system;
         trials.push(trial("alive::beside-a-hung-file-system", move || compared::together(hung)));
+        let refusal = attack::refusal();
+        let corpus = trial("attack::corpus", || compared::alone(attack::corpus));
+        trials.push(corpus.with_ignored_flag(refusal.is_some()).with_kind(refusal.unwrap_or_default()));
         trials.push(trial("memory::of-many", || compared::alone(memory::of_many)));
     }
     for (name, test) in run::OF_BACKEND {

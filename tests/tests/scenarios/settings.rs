@@ -15,6 +15,11 @@ pub(crate) fn workload() -> Result<PathBuf> {
     program("CONN_SCENARIO_BIN", "conn-scenario")
 }
 
+/// `CONN_ATTACK_BIN`, else `conn-attack` next to the folder of this test program.
+pub(crate) fn attack() -> Result<PathBuf> {
+    program("CONN_ATTACK_BIN", "conn-attack")
+}
+
 /// `CONN_HUNG_BIN`, else `hung-filesystem` next to the folder of this test program.
 pub(crate) fn hung_file_system() -> Result<PathBuf> {
     program("CONN_HUNG_BIN", "hung-filesystem")

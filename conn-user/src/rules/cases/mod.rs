@@ -51,6 +51,8 @@ pub struct Cast {
     pub comm: Option<String>,
     /// Its arguments; `None`: the last part of `exe` alone.
     pub args: Option<Vec<String>>,
+    /// There are more arguments than are known.
+    pub args_truncated: bool,
     /// Name of its user; `None`: `root` if `uid` is 0.
     pub user: Option<String>,
     /// Its user's id; `None`: 0 of `root`, 1000 of others.

@@ -111,7 +111,10 @@ fn beacon() {
 fn pivot() {
     let to = Filter::new("dst:internal").expect("a filter");
     let except = [Filter::new("dport:53").expect("a filter")].into();
-    let rule = Rule { except, ..path(PathRule::Pivot { to, within: seconds(60) }, "dir:in src:external") };
+    let rule = Rule {
+        except,
+        ..path(PathRule::Pivot { to, within: seconds(60), own: true }, "dir:in src:external")
+    };
     let said = said(rule, |rig| {
         let sshd = process(12, "/usr/sbin/sshd");
         rig.connect(&sshd, "10.0.0.9:22");

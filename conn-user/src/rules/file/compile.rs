@@ -122,6 +122,8 @@ impl Compiler<'_> {
             self.duration(draft, key, true);
         }
         self.duration(draft, "window", false);
+        self.duration(draft, "probe", false);
+        self.bool(draft, "own");
         self.read(draft, "limit", |node| node.count("limit"));
         self.read(draft, "score", |node| node.score("score"));
         self.read(draft, "at_least", judged);
@@ -157,8 +159,9 @@ impl Compiler<'_> {
             }
             (RuleKind::Path, Some("pivot")) => {
                 let within = self.duration(draft, "within", true).unwrap_or(DurationNs(10 * MINUTE));
+                let own = self.bool(draft, "own").unwrap_or(true);
                 let to = draft.get("to")?;
-                Detect::Path(PathRule::Pivot { to: self.filter("to", &to.node)?, within })
+                Detect::Path(PathRule::Pivot { to: self.filter("to", &to.node)?, within, own })
             }
             (RuleKind::Path, Some("fan-out")) => {
                 let of = self.fan_out_of(draft);
@@ -171,7 +174,12 @@ impl Compiler<'_> {
                 at_least: self.read(draft, "at_least", judged).unwrap_or(20),
             }),
             (RuleKind::Process, Some("network")) if baseline => Detect::Process(ProcessRule::Unlearned),
-            (RuleKind::Process, Some("network")) => Detect::Process(ProcessRule::Network),
+            (RuleKind::Process, Some("network")) => {
+                Detect::Process(match self.duration(draft, "probe", false) {
+                    Some(within) => ProcessRule::Probe(within),
+                    None => ProcessRule::Network,
+                })
+            }
             (RuleKind::Process, Some("replaced")) => Detect::Process(ProcessRule::Replaced),
             (RuleKind::Process, Some("stdio")) => Detect::Process(ProcessRule::Stdio),
             (RuleKind::Process, Some("parent-stdio")) => Detect::Process(ProcessRule::ParentStdio),
@@ -200,7 +208,13 @@ impl Compiler<'_> {
     }
 
     fn fan_out_of(&mut self, draft: &Draft) -> Option<FanOutOf> {
-        self.one_of(draft, "of", &[("peers", FanOutOf::Peers), ("ports", FanOutOf::Ports)])
+        let known = [
+            ("peers", FanOutOf::Peers),
+            ("ports", FanOutOf::Ports),
+            ("peers-of-children", FanOutOf::PeersOfChildren),
+            ("ports-of-children", FanOutOf::PortsOfChildren),
+        ];
+        self.one_of(draft, "of", &known)
     }
 
     fn by(&mut self, draft: &Draft) -> Option<Box<[PathKey]>> {

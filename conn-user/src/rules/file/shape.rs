@@ -146,13 +146,24 @@ pub(super) const SHAPES: &[Shape] = &[
         &[
             key("to", "a filter", Required, "which connections out"),
             key("within", TIME, Is("`10m`"), "so long after the end of the accepted one still"),
+            key(
+                "own",
+                BOOL,
+                Is("`true`"),
+                "whether the process that was reached counts itself, and not only what it started since",
+            ),
         ],
     ),
     path(
         "fan-out",
-        "One process has more than `limit` distinct peers, or ports of one peer, in a `window`.",
+        "One process, or the children of one, have more than `limit` distinct peers, or ports of one peer, in a `window`.",
         &[
-            key("of", "`peers` or `ports`", Is("`peers`"), "what is counted"),
+            key(
+                "of",
+                "`peers`, `ports`, `peers-of-children` or `ports-of-children`",
+                Is("`peers`"),
+                "what is counted; `-of-children`: of all children of one process together",
+            ),
             key("limit", COUNT, Required, "how many are normal"),
             key("window", TIME, Is("`1m`"), "in which time"),
         ],
@@ -166,12 +177,20 @@ pub(super) const SHAPES: &[Shape] = &[
         ],
     ),
     Shape {
-        keys: &[key(
-            "baseline",
-            BOOL,
-            Is("`false`"),
-            "only one whose program is not in the [baseline](#baselines)",
-        )],
+        keys: &[
+            key(
+                "baseline",
+                BOOL,
+                Is("`false`"),
+                "only one whose program is not in the [baseline](#baselines)",
+            ),
+            key(
+                "probe",
+                TIME,
+                Is("none"),
+                "an outgoing connection that fails, or closes within this time without data, raises nothing",
+            ),
+        ],
         ..process("network", "A process that matches opens, accepts or listens.", USES)
     },
     process(

@@ -47,7 +47,7 @@ fn the_example_means_what_it_says() {
 
     let Detect::Path(PathRule::FirstSeen { by, learn }) = &find(&set, "new-peer").detect else { panic!() };
     assert_eq!((&**by, *learn), (&[PathKey::Unit, PathKey::Zone, PathKey::Port][..], DurationNs(24 * HOUR)));
-    let Detect::Path(PathRule::Pivot { to, within }) = &find(&set, "jump").detect else { panic!() };
+    let Detect::Path(PathRule::Pivot { to, within, .. }) = &find(&set, "jump").detect else { panic!() };
     assert_eq!((to.to_string().as_str(), *within), ("dir:out dst:databases", DurationNs(HOUR / 12)));
     let Detect::Path(PathRule::FanOut { of, limit, window }) = find(&set, "scan").detect else { panic!() };
     assert_eq!((of, limit, window), (FanOutOf::Ports, 30, DurationNs(10_000_000_000)));

@@ -54,8 +54,14 @@ impl FanOut {
 
     /// The process, or the host where the recording knows no processes. `None`: not known whose it is.
     fn group_of(&self, conn: &ConnEvent) -> Option<u64> {
-        let peer = (self.of == FanOutOf::Ports).then(|| conn.remote.ip());
+        let is_of_ports = matches!(self.of, FanOutOf::Ports | FanOutOf::PortsOfChildren);
+        let peer = is_of_ports.then(|| conn.remote.ip());
         match conn.owner.process.as_deref() {
+            Some(process) if self.of.is_of_children() => {
+                // Process 1 is the parent of what has nothing in common.
+                let parent = process.ancestors.first().filter(|parent| parent.pid.0 > 1)?;
+                Some(program::same(&(parent.pid.0, parent.start.0, peer)))
+            }
             Some(process) => Some(program::same(&(process.pid.0, process.start_ticks(), peer))),
             None => program::host(conn).map(|host| program::same(&(host, peer))),
         }
@@ -64,8 +70,8 @@ impl FanOut {
     fn item_of(&self, conn: &ConnEvent) -> u64 {
         let mut hash = DefaultHasher::new();
         match self.of {
-            FanOutOf::Peers => conn.remote.ip().hash(&mut hash),
-            FanOutOf::Ports => service_port(conn).hash(&mut hash),
+            FanOutOf::Peers | FanOutOf::PeersOfChildren => conn.remote.ip().hash(&mut hash),
+            FanOutOf::Ports | FanOutOf::PortsOfChildren => service_port(conn).hash(&mut hash),
         }
         hash.finish()
     }
@@ -127,7 +133,7 @@ impl Detector for FanOut {
         if group.order.len() <= limit {
             return;
         }
-        let name = if of == FanOutOf::Peers { "peers" } else { "ports" };
+        let name = of.counted();
         let first = group.order.front().map_or(event.boot, |(_, since)| *since);
         let evidence = |count: u64| {
             vec![
@@ -176,7 +182,7 @@ impl Detector for FanOut {
             return;
         }
         if let Some(alert) = group.alert.take() {
-            let name = if self.of == FanOutOf::Peers { "peers" } else { "ports" };
+            let name = self.of.counted();
             scene.resolve(alert, vec![Evidence::number(name, group.count)]);
         }
         self.groups.remove(token);
@@ -195,7 +201,7 @@ impl Detector for FanOut {
             return Some(Memory::lets_be("it was there before: when it began is not known", Vec::new()));
         }
         let item = self.item_of(conn);
-        let name = if self.of == FanOutOf::Peers { "peers" } else { "ports" };
+        let name = self.of.counted();
         // Those that are as good as forgotten are not counted.
         let group = self.groups.get(key);
         let uses = group.into_iter().flat_map(|group| &group.used);

@@ -29,6 +29,8 @@ const ENTRIES_MAX: usize = 16_384;
 #[derive(Debug)]
 pub(super) struct Pivot {
     to: Filter,
+    /// The process that was reached counts itself.
+    own: bool,
     ways: Held<WayIn>,
 }
 
@@ -44,13 +46,15 @@ struct WayIn {
 }
 
 impl Pivot {
-    pub(super) fn new(to: &Filter, within: DurationNs) -> Self {
-        Self { to: to.clone(), ways: Held::new(ENTRIES_MAX, within) }
+    pub(super) fn new(to: &Filter, within: DurationNs, own: bool) -> Self {
+        Self { to: to.clone(), own, ways: Held::new(ENTRIES_MAX, within) }
     }
 
     /// The way in of this process or of the nearest ancestor that has one, and the processes in between.
     fn way_in(&self, process: &ProcessInfo, now: BootNs) -> Option<(&WayIn, usize)> {
-        if let Some(way) = self.ways.of(Holder::new(process.pid, process.start), now).next() {
+        if self.own
+            && let Some(way) = self.ways.of(Holder::new(process.pid, process.start), now).next()
+        {
             return Some((way, 0));
         }
         let mut child_started = process.start;
@@ -88,8 +92,14 @@ impl Detector for Pivot {
         true
     }
 
-    fn on_match(&mut self, _rule: &Rule, event: &Event, scene: &mut Scene<'_>) {
-        let Some(conn) = connection(event).filter(|conn| conn.direction == Direction::In) else { return };
+    fn on_match(&mut self, rule: &Rule, event: &Event, scene: &mut Scene<'_>) {
+        // One that goes out is a way in only where the rule asks for such: a relay that called its operator.
+        let is_way_in = |conn: &&ConnEvent| match conn.direction {
+            Direction::In => true,
+            Direction::Out => !rule.matches.may_go(Some(Direction::In)),
+            Direction::Unknown => false,
+        };
+        let Some(conn) = connection(event).filter(is_way_in) else { return };
         let Some(process) = &conn.owner.process else { return };
         if self.ways.is_open(conn.id) {
             return;
@@ -188,7 +198,7 @@ mod tests {
 
     fn rig() -> Rig {
         let to = Filter::new("dir:out raddr:rfc1918").expect("a filter");
-        let detect = PathRule::Pivot { to, within: seconds(60) };
+        let detect = PathRule::Pivot { to, within: seconds(60), own: true };
         Rig::new(rule(Detect::Path(detect), "dir:in raddr:external"))
     }
 
@@ -220,7 +230,7 @@ mod tests {
     #[test]
     fn exceptions_are_about_the_way_out() {
         let to = Filter::new("dir:out raddr:rfc1918").expect("a filter");
-        let detect = PathRule::Pivot { to, within: seconds(60) };
+        let detect = PathRule::Pivot { to, within: seconds(60), own: true };
         let except = [Filter::new("proc:web").expect("a filter")].into();
         let mut rig = Rig::new(Rule { except, ..rule(Detect::Path(detect), "dir:in raddr:external") });
         let web = process(801, "/usr/sbin/web");

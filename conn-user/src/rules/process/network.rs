@@ -33,7 +33,7 @@ pub(super) fn same_program(process: &ProcessInfo) -> u64 {
 
 /// A program of a user is told once for each program that starts it, namespace, and reach of what it does: else a harmless use, made on
 /// purpose, would hide another one.
-fn same(process: &ProcessInfo, event: &Event, names: &Names) -> u64 {
+pub(super) fn same(process: &ProcessInfo, event: &Event, names: &Names) -> u64 {
     program::same(&(same_program(process), program::parent(process), Reach::of(event, names)))
 }
 

@@ -12,10 +12,11 @@ use crate::process::identity::{Sha256, Tty};
 use crate::rules::cases::Cast;
 
 /// Keys of a process.
-pub(in crate::rules::file) const PROCESS_KEYS: [About; 15] = [
+pub(in crate::rules::file) const PROCESS_KEYS: [About; 16] = [
     about("exe", "a path", "its executable; without it `/usr/bin/NAME`. `/memfd:NAME` is a memfd"),
     about("comm", "text", "its own name; without it the last part of `exe`"),
     about("args", "texts", "its arguments, the first is its name"),
+    about("args_truncated", "true", "there are more arguments than are known"),
     about("user", "a name", "its user; without it `root`"),
     about("uid", "a number", "its user's id; without it 0 of `root`, 1000 of others"),
     about("login_uid", "a number", "the user id it logged in with, which sudo and su keep; without it none"),
@@ -87,6 +88,8 @@ impl Reader<'_> {
         let sha256 = find(fields, "sha256").and_then(|field| self.sha256(&field.node));
         let uid = find(fields, "uid").and_then(|field| self.uid(&field.node));
         let login_uid = find(fields, "login_uid").and_then(|field| self.uid(&field.node));
+        let args_truncated =
+            find(fields, "args_truncated").and_then(|field| self.keep(field.node.bool("args_truncated")));
         let exists = find(fields, "exists").and_then(|field| self.keep(field.node.bool("exists")));
         let args = find(fields, "args").map(|field| {
             let takes = "an array of texts, e.g. [\"sh\", \"-i\"]";
@@ -114,6 +117,7 @@ impl Reader<'_> {
         Some(Cast {
             comm,
             args,
+            args_truncated: args_truncated.unwrap_or(false),
             user,
             uid,
             login_uid,

@@ -1,0 +1,226 @@
+//! Finds the script among the arguments of an interpreter or shell.
+//!
+//! Every interpreter has options of its own; an option that takes a value must not have its value taken for the script. Where the code
+//! comes from an argument (`-c`, `-e`), a module (`-m`) or standard input there is no script.
+
+use std::borrow::Cow;
+
+use super::info::ProcessInfo;
+
+/// Describes the options of an interpreter.
+struct Options {
+    /// The last part of the executable begins with this.
+    program: &'static str,
+    /// Letters of options after which there is no script: code, a module or standard input follows.
+    code: &'static [u8],
+    /// Letters of options that take a value: the rest of the argument, or the next one.
+    value: &'static [u8],
+    /// Letters of options whose value, if any, is the rest of the argument.
+    attached: &'static [u8],
+    /// Long options that take the next argument.
+    long: &'static [&'static str],
+    /// Long options after which there is no script.
+    long_code: &'static [&'static str],
+    /// The letter of an option whose value is the script.
+    file: Option<u8>,
+    /// The first argument that is no option is code.
+    is_code: bool,
+}
+
+const fn options(
+    program: &'static str,
+    code: &'static [u8],
+    value: &'static [u8],
+    attached: &'static [u8],
+) -> Options {
+    Options { program, code, value, attached, long: &[], long_code: &[], file: None, is_code: false }
+}
+
+/// Longer names come before their beginnings.
+const INTERPRETERS: [Options; 19] = [
+    options("python", b"cm", b"XWQ", b""),
+    options("pypy", b"cm", b"XW", b""),
+    options("perl", b"eE", b"I", b"CMmDFixl0V"),
+    options("ruby", b"e", b"IrCE", b"FxTW0Kil"),
+    Options {
+        long: &[
+            "--require",
+            "--import",
+            "--loader",
+            "--experimental-loader",
+            "--conditions",
+            "--env-file",
+            "--title",
+        ],
+        long_code: &["--eval", "--print", "--test"],
+        ..options("node", b"ep", b"rC", b"")
+    },
+    Options { file: Some(b'f'), ..options("php", b"rBREF", b"dcStzg", b"") },
+    options("luajit", b"e", b"lb", b"jO"),
+    options("lua", b"e", b"l", b""),
+    options("tclsh", b"", b"", b""),
+    Options { file: Some(b'f'), ..options("expect", b"cb", b"", b"") },
+    Options { file: Some(b'f'), is_code: true, ..options("gawk", b"e", b"vFli", b"") },
+    Options { file: Some(b'f'), is_code: true, ..options("mawk", b"", b"vFW", b"") },
+    Options { long: &["--rcfile", "--init-file"], ..options("bash", b"cs", b"oO", b"") },
+    options("dash", b"cs", b"o", b""),
+    options("ash", b"cs", b"o", b""),
+    options("busybox", b"cs", b"o", b""),
+    options("zsh", b"cs", b"o", b""),
+    options("ksh", b"cs", b"oR", b""),
+    options("sh", b"cs", b"o", b""),
+];
+
+/// Returns the argument that is the script, as it was given.
+fn argument<'a>(process: &'a ProcessInfo) -> Option<&'a [u8]> {
+    let exe = process.exe.as_deref()?;
+    let name = exe.rsplit(|byte| *byte == b'/').next()?;
+    let own = INTERPRETERS.iter().find(|one| name.starts_with(one.program.as_bytes()))?;
+    let mut args = process.args.iter().skip(1).map(|arg| &**arg);
+    while let Some(arg) = args.next() {
+        if arg == b"--" {
+            return args.next().filter(|_| !own.is_code).and_then(named);
+        }
+        if let Some(long) = arg.strip_prefix(b"--") {
+            let is = |all: &[&str]| all.iter().any(|one| one.as_bytes()[2..] == *long);
+            if is(own.long_code) {
+                return None;
+            }
+            if is(own.long) {
+                args.next();
+            }
+            continue;
+        }
+        let (Some(b'-' | b'+'), Some(letters)) = (arg.first(), arg.get(1..)) else {
+            return named(arg).filter(|_| !own.is_code);
+        };
+        // `-`: standard input.
+        if letters.is_empty() {
+            return None;
+        }
+        for (at, letter) in letters.iter().enumerate() {
+            let rest = &letters[at + 1..];
+            if own.file == Some(*letter) {
+                return if rest.is_empty() { args.next().and_then(named) } else { named(rest) };
+            }
+            if own.code.contains(letter) {
+                return None;
+            }
+            if own.value.contains(letter) && rest.is_empty() {
+                args.next();
+            }
+            if own.value.contains(letter) || own.attached.contains(letter) {
+                break;
+            }
+        }
+    }
+    None
+}
+
+/// What an open descriptor leads to is no script at a place.
+fn named(arg: &[u8]) -> Option<&[u8]> {
+    let is_open = [&b"/dev/"[..], b"/proc/"].iter().any(|folder| arg.starts_with(folder));
+    (!is_open && !arg.is_empty()).then_some(arg)
+}
+
+/// Returns the path of the script that the process runs: absolute where its working directory is known, or else as it was
+/// given. `None`: it runs none, or is no interpreter.
+pub fn path(process: &ProcessInfo) -> Option<Cow<'_, [u8]>> {
+    let arg = argument(process)?;
+    if arg.starts_with(b"/") {
+        return Some(arg.into());
+    }
+    let Some(cwd) = process.identity.state().and_then(|state| state.cwd.as_deref()) else {
+        return Some(arg.into());
+    };
+    let mut path = cwd.to_vec();
+    let mut rest = arg;
+    loop {
+        if let Some(next) = rest.strip_prefix(b"./") {
+            rest = next;
+        } else if let Some(next) = rest.strip_prefix(b"../") {
+            rest = next;
+            let end = path.iter().rposition(|byte| *byte == b'/').unwrap_or(0);
+            path.truncate(end);
+        } else {
+            break;
+        }
+    }
+    if path.last() != Some(&b'/') {
+        path.push(b'/');
+    }
+    path.extend_from_slice(rest);
+    Some(path.into())
+}
+
+/// Returns whether the path depends on the working directory, which is not known yet.
+pub fn is_pending(process: &ProcessInfo) -> bool {
+    process.identity.state().is_none() && argument(process).is_some_and(|arg| !arg.starts_with(b"/"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::process::identity::ProcessState;
+    use crate::units::{BootNs, Pid};
+
+    fn process(exe: &str, args: &[&str]) -> ProcessInfo {
+        ProcessInfo {
+            exe: Some(exe.as_bytes().into()),
+            args: args.iter().map(|arg| arg.as_bytes().into()).collect(),
+            ..ProcessInfo::new(Pid(1), BootNs(1))
+        }
+    }
+
+    #[test]
+    fn options_are_not_the_script() {
+        for (exe, args, script) in [
+            ("/usr/bin/python3.11", &["python3", "-u", "/srv/a.py", "-c", "x"][..], Some("/srv/a.py")),
+            ("/usr/bin/python3.11", &["/tmp/venv/bin/python", "-c", "code", "/tmp/x"], None),
+            ("/usr/bin/python3.11", &["python3", "-Ic", "code"], None),
+            ("/usr/bin/python3.11", &["python3", "-m", "http.server"], None),
+            ("/usr/bin/python3.11", &["python3", "-X", "dev", "-Wignore", "/a.py"], Some("/a.py")),
+            ("/usr/bin/python3.11", &["python3", "-W", "ignore", "/a.py"], Some("/a.py")),
+            ("/usr/bin/python3.11", &["python3", "-"], None),
+            ("/usr/bin/python3.11", &["python3"], None),
+            ("/usr/bin/perl", &["perl", "-I", "/lib", "-w", "/a.pl"], Some("/a.pl")),
+            ("/usr/bin/perl", &["perl", "-MSocket", "-e", "code", "/a"], None),
+            ("/usr/bin/perl", &["perl", "-i.bak", "-p", "-e", "s/a/b/", "/a"], None),
+            ("/usr/bin/node", &["node", "--require", "./x", "--inspect=1", "/a.js"], Some("/a.js")),
+            ("/usr/bin/node", &["node", "--eval", "code", "/a.js"], None),
+            ("/usr/bin/php8.2", &["php", "-f", "/a.php"], Some("/a.php")),
+            ("/usr/bin/php8.2", &["php", "-S", "0.0.0.0:80", "/r.php"], Some("/r.php")),
+            ("/usr/bin/php8.2", &["php", "-r", "code", "/a.php"], None),
+            ("/usr/bin/lua5.4", &["lua", "-l", "socket", "/a.lua"], Some("/a.lua")),
+            ("/usr/bin/luajit", &["luajit", "-e", "code", "/a.lua"], None),
+            ("/usr/bin/gawk", &["gawk", "-f", "/a.awk", "/data"], Some("/a.awk")),
+            ("/usr/bin/gawk", &["gawk", "-v", "a=b", "/x/ { print }", "/data"], None),
+            ("/usr/bin/dash", &["sh", "-c", "id", "/x"], None),
+            ("/usr/bin/dash", &["sh", "-i"], None),
+            ("/usr/bin/dash", &["/bin/sh", "-e", "/etc/x.sh"], Some("/etc/x.sh")),
+            ("/usr/bin/bash", &["bash", "-o", "errexit", "--rcfile", "/rc", "/x.sh"], Some("/x.sh")),
+            ("/usr/bin/bash", &["bash", "--", "/x.sh"], Some("/x.sh")),
+            ("/usr/bin/bash", &["bash", "+x", "/x.sh"], Some("/x.sh")),
+            ("/usr/bin/bash", &["bash", "/dev/stdin"], None),
+            ("/usr/bin/bash", &["bash", "/proc/self/fd/0"], None),
+            ("/usr/bin/curl", &["curl", "/x"], None),
+        ] {
+            let process = process(exe, args);
+            assert_eq!(path(&process).as_deref(), script.map(str::as_bytes), "{exe} {args:?}");
+        }
+    }
+
+    #[test]
+    fn a_relative_path_waits_for_the_working_directory() {
+        for (arg, path) in [("s.py", "/tmp/a/s.py"), ("./s.py", "/tmp/a/s.py"), ("../b/s.py", "/tmp/b/s.py")]
+        {
+            let process = process("/usr/bin/python3", &["python3", arg]);
+            assert!(is_pending(&process));
+            assert_eq!(super::path(&process).as_deref(), Some(arg.as_bytes()));
+            let cwd = Some(b"/tmp/a"[..].into());
+            process.identity.set_state(ProcessState { cwd, ..ProcessState::default() });
+            assert!(!is_pending(&process));
+            assert_eq!(super::path(&process).as_deref(), Some(path.as_bytes()));
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! `find = "network"` with `probe`: as `network`, but an outgoing connection that fails, or closes within that time without
+//! data, is a probe of a port and raises nothing. Others raise their alert when data or the time has passed.
+
+use crate::event::model::{Event, EventBody};
+use crate::flow::model::{Change, Direction};
+use crate::process::hash::IntMap;
+use crate::rules::alerts::Life;
+use crate::rules::detector::{Detector, Scene, Triggers, connection};
+use crate::rules::memory::{Memory, Past};
+use crate::rules::model::Rule;
+use crate::units::{BootNs, DurationNs};
+
+use super::network::{self, Use};
+
+/// Limit of connections that are undecided; beyond it an alert is raised at once.
+const UNDECIDED_MAX: usize = 4_096;
+
+/// Detects network use that is more than a probe.
+#[derive(Debug)]
+pub(super) struct Probe {
+    within: DurationNs,
+    undecided: IntMap<u64, (u64, Use)>,
+}
+
+impl Probe {
+    pub(super) fn new(within: DurationNs) -> Self {
+        Self { within, undecided: IntMap::default() }
+    }
+}
+
+impl Detector for Probe {
+    fn triggers(&self) -> Triggers {
+        Triggers::BEGIN.and(Triggers::LISTEN)
+    }
+
+    fn on_match(&mut self, rule: &Rule, event: &Event, scene: &mut Scene<'_>) {
+        let Some(key) = network::user(event).map(|process| network::same(process, event, scene.names)) else {
+            return;
+        };
+        let Some(used) = Use::of(event) else { return };
+        let is_outgoing = connection(event).is_some_and(|conn| conn.direction == Direction::Out);
+        let may_be_probe = is_outgoing && !scene.existing && self.undecided.len() < UNDECIDED_MAX;
+        if may_be_probe && scene.follow(used.id) {
+            scene.set_timer(BootNs(event.boot.0.saturating_add(self.within.0)), used.id.0);
+            self.undecided.insert(used.id.0, (key, used));
+        } else if !scene.is_told(rule, key) {
+            let life = Life::With(used.id);
+            used.raise(key, rule, Vec::new(), life, scene);
+        }
+    }
+
+    fn on_end(&mut self, rule: &Rule, event: &Event, scene: &mut Scene<'_>) {
+        let Some((key, used)) = connection(event).and_then(|conn| self.undecided.remove(&conn.id.0)) else {
+            return;
+        };
+        let EventBody::Flow(Change::Close(_, ending)) = &event.body else { return };
+        let is_probe = ending.traffic.is_some_and(|traffic| traffic.bytes_in + traffic.bytes_out == 0);
+        if !is_probe && !scene.is_told(rule, key) {
+            used.raise(key, rule, Vec::new(), Life::Moment, scene);
+        }
+    }
+
+    fn on_timer(&mut self, rule: &Rule, token: u64, scene: &mut Scene<'_>) {
+        let Some((key, used)) = self.undecided.remove(&token) else { return };
+        if !scene.is_told(rule, key) {
+            let life = Life::With(used.id);
+            used.raise(key, rule, Vec::new(), life, scene);
+        }
+    }
+
+    fn recall(&self, _rule: &Rule, event: &Event, past: &Past<'_>) -> Option<Memory> {
+        let Some(process) = network::user(event) else {
+            return Some(Memory::lets_be("the process is unknown", Vec::new()));
+        };
+        let key = network::same(process, event, past.names);
+        Some(Memory::waits(
+            Some(key),
+            "it raises an alert unless it fails or closes soon without data",
+            Vec::new(),
+        ))
+    }
+}
