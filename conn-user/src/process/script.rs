@@ -72,7 +72,7 @@ const INTERPRETERS: [Options; 19] = [
 ];
 
 /// Returns the argument that is the script, as it was given.
-fn argument<'a>(process: &'a ProcessInfo) -> Option<&'a [u8]> {
+fn argument(process: &ProcessInfo) -> Option<&[u8]> {
     let exe = process.exe.as_deref()?;
     let name = exe.rsplit(|byte| *byte == b'/').next()?;
     let own = INTERPRETERS.iter().find(|one| name.starts_with(one.program.as_bytes()))?;

@@ -64,9 +64,10 @@ impl Spawn {
                 process.ancestors.iter().any(|one| (one.pid, one.start) == (owner.pid, owner.start))
             };
             let is_beside =
-                |conn: &&Box<ConnEvent>| conn.owner.process.as_deref().is_some_and(|owner| !is_above(owner));
+                |conn: &&ConnEvent| conn.owner.process.as_deref().is_some_and(|owner| !is_above(owner));
             return lineage.skip(1).find_map(|(depth, holder)| {
-                self.held.of(holder, now).take(BESIDE_MAX).find(is_beside).map(|conn| (&**conn, depth))
+                let mut held = self.held.of(holder, now).map(|conn| &**conn).take(BESIDE_MAX);
+                held.find(is_beside).map(|conn| (conn, depth))
             });
         }
         let own = std::iter::once((0, Holder::new(process.pid, process.start)));

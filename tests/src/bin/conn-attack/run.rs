@@ -91,7 +91,7 @@ pub(crate) fn case(case: &Case, network: &Network, tracer: &Tracer) -> Result<Ou
         thread::sleep(Duration::from_millis(20));
     }
     // SAFETY: no pointers; the session of the script is its process group.
-    unsafe { libc::kill(-(child.id() as i32), libc::SIGKILL) };
+    unsafe { libc::kill(-child.id().cast_signed(), libc::SIGKILL) };
     let _ = child.wait();
     let alerts = own();
     let worst = alerts.iter().map(|alert| alert.severity).max();

@@ -96,7 +96,7 @@ impl Tracer {
     /// It lost records: then the table may be wrong.
     pub(crate) fn stop(mut self) -> Result<()> {
         // SAFETY: no pointers; the child is not reaped yet.
-        unsafe { libc::kill(self.child.id() as i32, libc::SIGTERM) };
+        unsafe { libc::kill(self.child.id().cast_signed(), libc::SIGTERM) };
         let status = self.child.wait().context("wait for conn")?;
         self.reader.join().map_err(|_| anyhow::anyhow!("the reader panicked"))??;
         let said = fs::read_to_string(self.folder.join("stderr")).context("read what conn prints")?;
