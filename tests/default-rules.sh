@@ -393,9 +393,14 @@ match = 'lport:$http exe:$(realpath "$(command -v nginx)")'
 expect = "listener"
 grace = "${grace}s"
 throttle = "0s"
+
+# Off by default; all of this happens on loopback.
+[[override]]
+id = "process.drop-place-loopback"
+enabled = true
 END
 watch loud --rules "$dir/rules"
-row "reverse shell in bash" bash_reverse_shell "process.shell=$bash_exe" "process.reverse-shell=$bash_exe"
+row "reverse shell in bash" bash_reverse_shell "process.shell-loopback=$bash_exe" "process.reverse-shell=$bash_exe"
 row "  twin: bash starts curl, and a bash after it" bash_starts_curl
 row "reverse shell in python" python_reverse_shell "process.reverse-shell=$sh_exe"
 row "  the same with a pseudo-terminal" python_pty_reverse_shell "process.reverse-shell-pty=$python_exe"
@@ -409,7 +414,7 @@ row "python listens on 443" python_at_443 "server.interpreter=$python_exe"
 row "  twin: python listens on 8443" python_at_high_port
 row "a memfd program connects" memfd_connects "process.memfd=/memfd:update"
 row "  twin: the same program, from a file" copy_aside_connects
-row "an executable in /tmp connects" copy_in_tmp_connects "process.drop-place=$dir/update"
+row "an executable in /tmp connects" copy_in_tmp_connects "process.drop-place-loopback=$dir/update"
 row "  twin: it runs, and does not connect" copy_in_tmp_runs
 row "  twin: nginx restarts, within the grace" nginx_restarts
 row "nginx's listener is gone" nginx_ends "web.gone=-"
