@@ -125,10 +125,6 @@ impl<T> Held<T> {
 
     fn end(&mut self, id: ConnId, now: BootNs) {
         let Some(place) = self.open.remove(&id.0) else { return };
-        if self.within == DurationNs(0) {
-            self.remove(place);
-            return;
-        }
         let due = BootNs(now.0.saturating_add(self.within.0).saturating_add(1));
         // Ends come out of order by what two CPUs' records differ: that much longer it counts.
         let due = self.ended.back().map_or(due, |(last, _)| due.max(*last));

@@ -166,8 +166,6 @@ pub enum ProcessRule {
     Spawn {
         /// Which connections.
         holds: Filter,
-        /// How long after the connection's end still.
-        within: DurationNs,
         /// `"spawn-beside"`: the connection is that of a child of an ancestor.
         beside: bool,
     },

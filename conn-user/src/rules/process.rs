@@ -21,7 +21,7 @@ pub(super) fn detector(rule: &ProcessRule) -> Box<dyn Detector> {
         ProcessRule::Unlearned => Box::<unlearned::Unlearned>::default(),
         ProcessRule::Replaced => Box::new(replaced::Replacement::default()),
         ProcessRule::Exec => Box::new(exec::Exec),
-        ProcessRule::Spawn { holds, within, beside } => Box::new(spawn::Spawn::new(holds, *within, *beside)),
+        ProcessRule::Spawn { holds, beside } => Box::new(spawn::Spawn::new(holds, *beside)),
         ProcessRule::Stdio => Box::new(stdio::Stdio { of_parent: false }),
         ProcessRule::ParentStdio => Box::new(stdio::Stdio { of_parent: true }),
     }

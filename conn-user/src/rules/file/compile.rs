@@ -185,10 +185,9 @@ impl Compiler<'_> {
             (RuleKind::Process, Some("parent-stdio")) => Detect::Process(ProcessRule::ParentStdio),
             (RuleKind::Process, Some("exec")) => Detect::Process(ProcessRule::Exec),
             (RuleKind::Process, find) => {
-                let within = self.duration(draft, "within", true).unwrap_or(DurationNs(0));
                 let holds = draft.get("holds")?;
                 let holds = self.filter("holds", &holds.node)?;
-                Detect::Process(ProcessRule::Spawn { holds, within, beside: find == Some("spawn-beside") })
+                Detect::Process(ProcessRule::Spawn { holds, beside: find == Some("spawn-beside") })
             }
             (RuleKind::Server, Some("listener")) if baseline => Detect::Server(ServerRule::Unlearned),
             (RuleKind::Server, Some("listener")) => Detect::Server(ServerRule::Listener),

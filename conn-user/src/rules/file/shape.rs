@@ -109,10 +109,7 @@ pub(super) const fn baseline_question(kind: RuleKind) -> Option<&'static str> {
 }
 
 /// Keys of `spawn` and `spawn-beside`.
-const SPAWN: &[Key] = &[
-    key("holds", "a filter", Required, "which connections"),
-    key("within", TIME, Is("`0s`"), "so long after the end of the connection still"),
-];
+const SPAWN: &[Key] = &[key("holds", "a filter", Required, "which connections")];
 
 const fn server(find: &'static str, meaning: &'static str, events: &'static [EventKind]) -> Shape {
     Shape { kind: RuleKind::Server, find: Some(find), meaning, events, keys: &[] }

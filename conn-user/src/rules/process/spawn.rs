@@ -9,28 +9,98 @@
 //! Exceptions of the rule apply to the executed program and to the connection: a program that runs commands for its peer
 //! by design is known by its executable.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::event::alert::{Evidence, Subject, Value};
 use crate::event::model::{Event, EventBody};
 use crate::filter::Filter;
-use crate::flow::model::{Change, ConnEvent};
+use crate::flow::model::{Actor, Change, ConnEvent, ConnId, Direction, Source, Transport};
+use crate::process::hash::IntMap;
 use crate::process::info::ProcessInfo;
 use crate::rules::alerts::{Found, Life};
-use crate::rules::detector::{Detector, Scene, Secondary, Triggers, connection, service_port};
-use crate::rules::held::{Held, Holder};
+use crate::rules::detector::{Detector, Scene, Secondary, Triggers, connection};
+use crate::rules::held::Holder;
 use crate::rules::memory::{Memory, Past};
 use crate::rules::model::Rule;
 use crate::rules::{program, silence};
-use crate::units::{BootNs, DurationNs};
+use crate::units::NetNs;
 
-/// Limit of remembered connections.
-const ENTRIES_MAX: usize = 16_384;
+/// Limit of tracked connections; one beyond it is counted as forgotten.
+const OPEN_MAX: usize = 65_536;
 /// Number of ancestors that are checked for a connection. Commands of an interactive session are farther from the program
 /// that accepted it.
 const ANCESTORS: usize = 3;
-/// Limit of connections checked per ancestor, of its children.
-const BESIDE_MAX: usize = 8;
+/// Connections of a process that are looked at, the latest first.
+const LATEST: usize = 8;
+
+/// Tracks the open connections of a process. Nothing is allocated for a connection: servers have many.
+#[derive(Clone, Copy, Debug, Default)]
+struct Held {
+    open: u32,
+    /// Connection ids, round and round.
+    latest: [u64; LATEST],
+    next: usize,
+}
+
+impl Held {
+    fn add(&mut self, id: u64) {
+        self.open += 1;
+        self.latest[self.next] = id;
+        self.next = (self.next + 1) % LATEST;
+    }
+
+    /// Returns the ids of the latest connections, the latest first. Some may have ended.
+    fn latest(&self) -> impl Iterator<Item = ConnId> {
+        (1..=LATEST).map(|back| ConnId(self.latest[(self.next + LATEST - back) % LATEST]))
+    }
+}
+
+/// An open connection.
+#[derive(Debug)]
+struct Open {
+    /// Its key in [`Spawn::held`].
+    holder: Holder,
+    owner: Actor,
+    direction: Direction,
+    local: SocketAddr,
+    remote: SocketAddr,
+    netns: NetNs,
+}
+
+impl Open {
+    fn owner(&self) -> Option<&ProcessInfo> {
+        self.owner.process.as_deref()
+    }
+
+    /// Returns the dedup key: program that has the connection, its parent, network namespace and peer.
+    fn same(&self) -> u64 {
+        let (name, parent) = (self.owner().map(program::name), self.owner().and_then(program::parent));
+        let port = if self.direction == Direction::In { self.local.port() } else { self.remote.port() };
+        program::same(&(name, parent, self.netns.0, self.remote.ip(), port))
+    }
+
+    /// Returns whether an exception of the rule matches the connection: its owner, direction, addresses and ports.
+    fn is_excepted(&self, id: ConnId, rule: &Rule, event: &Event) -> bool {
+        let conn = ConnEvent {
+            id,
+            direction: self.direction,
+            transport: Transport::Tcp,
+            local: self.local,
+            remote: self.remote,
+            mapped: false,
+            netns: self.netns,
+            source: Source::Live,
+            born: None,
+            kernel_socket: false,
+            owner: self.owner.clone(),
+            listener: None,
+            begun: event.boot,
+            established: None,
+        };
+        rule.excepts(&Event { body: EventBody::Flow(Change::Established(conn)), ..*event })
+    }
+}
 
 /// Detects programs executed by, or beside, a process with a connection.
 #[derive(Debug)]
@@ -38,15 +108,17 @@ pub(super) struct Spawn {
     holds: Filter,
     beside: bool,
     /// By the owner, or with `beside` by the owner's parent.
-    held: Held<Box<ConnEvent>>,
+    held: IntMap<Holder, Held>,
+    open: IntMap<u64, Open>,
+    forgotten: u64,
 }
 
 impl Spawn {
-    pub(super) fn new(holds: &Filter, within: DurationNs, beside: bool) -> Self {
-        Self { holds: holds.clone(), beside, held: Held::new(ENTRIES_MAX, within) }
+    pub(super) fn new(holds: &Filter, beside: bool) -> Self {
+        Self { holds: holds.clone(), beside, held: IntMap::default(), open: IntMap::default(), forgotten: 0 }
     }
 
-    /// Returns the process under which a connection of this owner is remembered.
+    /// Returns the process under which a connection of this owner is tracked.
     fn holder(&self, owner: &ProcessInfo) -> Option<Holder> {
         if self.beside {
             let parent = owner.ancestors.first()?;
@@ -56,37 +128,24 @@ impl Spawn {
     }
 
     /// Returns the connection that the program may serve, and how many generations above it the connection was found.
-    fn connection_of(&self, process: &ProcessInfo, now: BootNs) -> Option<(&ConnEvent, usize)> {
-        let above = (1..).zip(process.ancestors.iter().take(ANCESTORS));
-        let mut lineage = above.map(|(depth, one)| (depth, Holder::new(one.pid, one.start)));
-        if self.beside {
-            let is_above = |owner: &ProcessInfo| {
-                process.ancestors.iter().any(|one| (one.pid, one.start) == (owner.pid, owner.start))
-            };
-            let is_beside =
-                |conn: &&ConnEvent| conn.owner.process.as_deref().is_some_and(|owner| !is_above(owner));
-            return lineage.skip(1).find_map(|(depth, holder)| {
-                let mut held = self.held.of(holder, now).map(|conn| &**conn).take(BESIDE_MAX);
-                held.find(is_beside).map(|conn| (conn, depth))
-            });
-        }
-        let own = std::iter::once((0, Holder::new(process.pid, process.start)));
-        own.chain(lineage.by_ref())
-            .find_map(|(depth, holder)| self.held.of(holder, now).next().map(|conn| (&**conn, depth)))
+    fn connection_of(&self, process: &ProcessInfo) -> Option<(ConnId, &Open, usize)> {
+        let is_above = |owner: &ProcessInfo| {
+            process.ancestors.iter().any(|one| (one.pid, one.start) == (owner.pid, owner.start))
+        };
+        // A child of an ancestor that is an ancestor itself is above the program and not beside it.
+        let fits = |open: &Open| !self.beside || open.owner().is_some_and(|owner| !is_above(owner));
+        let own = std::iter::once(Holder::new(process.pid, process.start));
+        let above = process.ancestors.iter().take(ANCESTORS).map(|one| Holder::new(one.pid, one.start));
+        // What the parent's other children do is nothing of the program's.
+        let nearest = if self.beside { 2 } else { 0 };
+        own.chain(above).enumerate().skip(nearest).find_map(|(depth, holder)| {
+            let held = self.held.get(&holder)?;
+            held.latest().find_map(|id| {
+                let open = self.open.get(&id.0).filter(|open| open.holder == holder && fits(open))?;
+                Some((id, open, depth))
+            })
+        })
     }
-}
-
-/// Returns whether an exception of the rule matches the connection.
-fn is_excepted(rule: &Rule, conn: &ConnEvent, event: &Event) -> bool {
-    let body = EventBody::Flow(Change::Established(conn.clone()));
-    rule.excepts(&Event { body, ..*event })
-}
-
-/// Returns the dedup key: program that has the connection, its parent, network namespace and peer.
-fn same(conn: &ConnEvent) -> u64 {
-    let owner = conn.owner.process.as_deref();
-    let (name, parent) = (owner.map(program::name), owner.and_then(program::parent));
-    program::same(&(name, parent, conn.netns.0, conn.remote.ip(), service_port(conn)))
 }
 
 fn evidence(process: &Arc<ProcessInfo>, depth: usize) -> Vec<Evidence> {
@@ -123,42 +182,54 @@ impl Detector for Spawn {
 
     fn on_match(&mut self, rule: &Rule, event: &Event, scene: &mut Scene<'_>) {
         let EventBody::Exec(exec) = &event.body else { return };
-        let Some((conn, depth)) = self.connection_of(&exec.process, event.boot) else { return };
-        let same = same(conn);
-        if is_excepted(rule, conn, event) || scene.is_told(rule, same) {
+        let Some((id, open, depth)) = self.connection_of(&exec.process) else { return };
+        let same = open.same();
+        if open.is_excepted(id, rule, event) || scene.is_told(rule, same) {
             return;
         }
+        let Some(conn) = scene.flows.connection(id) else { return };
         let found = Found {
             same,
             evidence: evidence(&exec.process, depth),
             silence: silence::of_started(&exec.process),
             judged_from: scene.now,
-            life: if self.held.is_open(conn.id) { Life::With(conn.id) } else { Life::Moment },
-            subject: Subject::Connection(Box::new(conn.clone())),
+            life: Life::With(id),
+            subject: Subject::Connection(Box::new(conn)),
         };
         scene.raise(rule, found);
     }
 
     fn on_secondary(&mut self, _rule: &Rule, event: &Event, scene: &mut Scene<'_>) {
-        let Some(conn) = connection(event).filter(|conn| !self.held.is_open(conn.id)) else { return };
+        let Some(conn) = connection(event).filter(|conn| !self.open.contains_key(&conn.id.0)) else { return };
         let Some(holder) = conn.owner.process.as_deref().and_then(|owner| self.holder(owner)) else { return };
-        // One that was there before was opened at some time since its process started.
-        let at = conn.established.or(conn.born.map(|born| born.earliest)).unwrap_or(event.boot);
-        self.held.follow(conn.id, holder, at, Box::new(conn.clone()), scene);
-    }
-
-    fn on_end(&mut self, _rule: &Rule, event: &Event, scene: &mut Scene<'_>) {
-        if let Some(conn) = connection(event) {
-            self.held.on_end(conn.id, event.boot, scene);
+        if self.open.len() >= OPEN_MAX {
+            self.forgotten += 1;
+        } else if scene.follow(conn.id) {
+            let open = Open {
+                holder,
+                owner: conn.owner.clone(),
+                direction: conn.direction,
+                local: conn.local,
+                remote: conn.remote,
+                netns: conn.netns,
+            };
+            self.open.insert(conn.id.0, open);
+            self.held.entry(holder).or_default().add(conn.id.0);
         }
     }
 
-    fn on_timer(&mut self, _rule: &Rule, _token: u64, scene: &mut Scene<'_>) {
-        self.held.on_timer(scene);
+    fn on_end(&mut self, _rule: &Rule, event: &Event, _scene: &mut Scene<'_>) {
+        let Some(open) = connection(event).and_then(|conn| self.open.remove(&conn.id.0)) else { return };
+        if let Some(held) = self.held.get_mut(&open.holder) {
+            held.open -= 1;
+            if held.open == 0 {
+                self.held.remove(&open.holder);
+            }
+        }
     }
 
     fn forgotten(&self) -> u64 {
-        self.held.evicted()
+        self.forgotten
     }
 
     fn recall(&self, rule: &Rule, event: &Event, _past: &Past<'_>) -> Option<Memory> {
@@ -171,28 +242,28 @@ impl Detector for Spawn {
             return Some(Memory::lets_be(says, Vec::new()));
         }
         let EventBody::Exec(exec) = &event.body else { return None };
-        let Some((conn, depth)) = self.connection_of(&exec.process, event.boot) else {
+        let Some((id, open, depth)) = self.connection_of(&exec.process) else {
             let says = if self.beside {
                 "no sibling of an ancestor has a connection that `holds` matches"
             } else {
                 "neither it nor a near ancestor has a connection that `holds` matches"
             };
             let facts = vec![
-                Evidence::number("connections_known", self.held.len() as u64),
+                Evidence::number("connections_known", self.open.len() as u64),
                 Evidence::number("processes_above", exec.process.ancestors.len() as u64),
             ];
             return Some(Memory::lets_be(says, facts));
         };
         let mut facts = vec![
-            Evidence { name: "local", value: Value::End(conn.local) },
-            Evidence { name: "remote", value: Value::End(conn.remote) },
+            Evidence { name: "local", value: Value::End(open.local) },
+            Evidence { name: "remote", value: Value::End(open.remote) },
         ];
         facts.extend(evidence(&exec.process, depth));
-        if is_excepted(rule, conn, event) {
+        if open.is_excepted(id, rule, event) {
             return Some(Memory::lets_be("an exception matches the connection", facts));
         }
         Some(Memory::finds(
-            same(conn),
+            open.same(),
             "a process that started it, or a sibling of one, has a matching connection",
             facts,
         ))
