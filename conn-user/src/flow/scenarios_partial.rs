@@ -103,6 +103,31 @@ fn system_call_return_names_only_what_waits() {
     assert_eq!(rig.flows.stats().accepts_ignored, 4);
 }
 
+/// The kernel gives the address of a socket that has ended to a child that is accepted with data in the SYN.
+#[test]
+fn fast_open_at_an_address_that_was_used_before() {
+    let at = |sock: Sock| Sock { key: 77, flags: SockFlags::ADDRESS_KEY, ..sock };
+    let next = at(sock(2, SERVER, "127.0.0.1:40009"));
+    let mut rig = Rig::new(Backend::Tracepoint);
+    rig.established(SYN_RECV, at(child()));
+    rig.accepts(20, at(child()));
+    rig.closes(20, ESTABLISHED, at(child()));
+    rig.accepts_in(20, SYN_RECV, next);
+    rig.established(SYN_RECV, next);
+    rig.closes(20, CLOSE_WAIT, next);
+    assert_eq!(
+        rig.told(),
+        [
+            "accept 1 In 127.0.0.1:80>127.0.0.1:40000 by 20",
+            "close 1 In 127.0.0.1:80>127.0.0.1:40000 by 20 LocalFin closer 20",
+            "accept 2 In 127.0.0.1:80>127.0.0.1:40009 by 20",
+            "close 2 In 127.0.0.1:80>127.0.0.1:40009 by 20 PeerFin closer 20",
+        ]
+    );
+    let stats = rig.flows.stats();
+    assert_eq!((stats.accepts_ignored, stats.accepts_inferred), (0, 0), "the hook names who accepted");
+}
+
 #[test]
 fn older_than_the_agent() {
     both(

@@ -370,7 +370,9 @@ impl FlowTable {
                 self.accept_ended(id, sock, owner, at.boot, out);
                 return;
             }
-            Found::Ended { .. } if !begins_anew => {
+            // A child of TCP Fast Open is accepted in SYN_RECV, which none that has ended is in: its address is that of an
+            // earlier socket.
+            Found::Ended { .. } if !begins_anew && sock.old_state != state::SYN_RECV => {
                 self.stats.accepts_ignored += 1;
                 return;
             }
