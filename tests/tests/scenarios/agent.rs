@@ -277,12 +277,14 @@ impl Ended {
     pub(crate) fn lost_nothing(&self) -> Result<Totals> {
         ensure!(self.status.code() == Some(0), "the agent ended with {}: {:?}", self.status, self.stderr);
         let totals = self.totals()?;
+        let gaps = self.events.iter().filter(|event| event.kind == "gap").map(|gap| gap.raw.as_str());
         ensure!(
             (totals.lost, totals.gaps, totals.undecoded) == (0, 0, 0),
-            "the agent lost {} records in {} gaps and did not understand {}",
+            "the agent lost {} records in {} gaps and did not understand {}; gaps:\n    {}",
             totals.lost,
             totals.gaps,
-            totals.undecoded
+            totals.undecoded,
+            gaps.take(10).collect::<Vec<_>>().join("\n    ")
         );
         Ok(totals)
     }

@@ -31,28 +31,31 @@ const OPEN_MAX: usize = 65_536;
 /// Number of ancestors that are checked for a connection. Commands of an interactive session are farther from the program
 /// that accepted it.
 const ANCESTORS: usize = 3;
-/// Connections of a process that are looked at, the latest first.
-const LATEST: usize = 8;
+/// Connections that are remembered with a process. Any of them will do: all match the same filter.
+const SOME: usize = 8;
 
 /// Tracks the open connections of a process. Nothing is allocated for a connection: servers have many.
 #[derive(Clone, Copy, Debug, Default)]
 struct Held {
     open: u32,
-    /// Connection ids, round and round.
-    latest: [u64; LATEST],
+    /// Ids of open connections, 0 where there is none.
+    some: [u64; SOME],
     next: usize,
 }
 
 impl Held {
     fn add(&mut self, id: u64) {
         self.open += 1;
-        self.latest[self.next] = id;
-        self.next = (self.next + 1) % LATEST;
+        let slot = self.some.iter().position(|one| *one == 0).unwrap_or(self.next);
+        self.some[slot] = id;
+        self.next = (slot + 1) % SOME;
     }
 
-    /// Returns the ids of the latest connections, the latest first. Some may have ended.
-    fn latest(&self) -> impl Iterator<Item = ConnId> {
-        (1..=LATEST).map(|back| ConnId(self.latest[(self.next + LATEST - back) % LATEST]))
+    fn remove(&mut self, id: u64) {
+        self.open -= 1;
+        if let Some(slot) = self.some.iter_mut().find(|one| **one == id) {
+            *slot = 0;
+        }
     }
 }
 
@@ -140,9 +143,14 @@ impl Spawn {
         let nearest = if self.beside { 2 } else { 0 };
         own.chain(above).enumerate().skip(nearest).find_map(|(depth, holder)| {
             let held = self.held.get(&holder)?;
-            held.latest().find_map(|id| {
-                let open = self.open.get(&id.0).filter(|open| open.holder == holder && fits(open))?;
-                Some((id, open, depth))
+            let fitting = |id: u64| Some((ConnId(id), self.open.get(&id).filter(|open| fits(open))?, depth));
+            let found = held.some.iter().find_map(|id| fitting(*id));
+            // Where there were more, the one that is left may be none of the remembered ones. The first, so that a replay
+            // finds the same.
+            let is_own = |(_, open): &(&u64, &Open)| open.holder == holder && fits(open);
+            found.or_else(|| {
+                let (id, open) = self.open.iter().filter(is_own).min_by_key(|(id, _)| **id)?;
+                Some((ConnId(*id), open, depth))
             })
         })
     }
@@ -219,9 +227,10 @@ impl Detector for Spawn {
     }
 
     fn on_end(&mut self, _rule: &Rule, event: &Event, _scene: &mut Scene<'_>) {
-        let Some(open) = connection(event).and_then(|conn| self.open.remove(&conn.id.0)) else { return };
+        let Some(conn) = connection(event) else { return };
+        let Some(open) = self.open.remove(&conn.id.0) else { return };
         if let Some(held) = self.held.get_mut(&open.holder) {
-            held.open -= 1;
+            held.remove(conn.id.0);
             if held.open == 0 {
                 self.held.remove(&open.holder);
             }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::event::alert::{Phase, Subject, Value};
 use crate::event::model::{EventBody, ProcEvent};
+use crate::filter::Filter;
 use crate::flow::model::{Direction, EndedHow, Source};
 use crate::process::Sleeper;
 use crate::process::files::FileWorkers;
@@ -73,6 +74,39 @@ fn a_shell_whose_parent_has_the_connection() {
     assert_eq!(evidence(&alert, "started"), Some(&Value::Process(shell)));
     rig.close(id, EndedHow::PeerFin, None);
     assert_eq!(rig.phases(), [(1, Phase::Resolved)]);
+}
+
+/// Connections that come and go do not hide the one that stays.
+#[test]
+fn a_shell_below_a_process_with_many_connections() {
+    let spawn = |beside| ProcessRule::Spawn { holds: Filter::new("dir:out").expect("a filter"), beside };
+    let mut rig = Rig::new(rule(Detect::Process(spawn(false)), "proc:sh"));
+    let python = process(10, "/usr/bin/python3");
+    let shell = child(&python, 11, "/bin/sh");
+    let id = rig.open(&python, "203.0.113.9:443");
+    let decoys: Vec<_> = (1..=20).map(|at| rig.open(&python, &format!("203.0.113.{}:80", at + 20))).collect();
+    for decoy in decoys {
+        rig.close(decoy, EndedHow::PeerFin, None);
+    }
+    rig.exec(&shell);
+    let alert = rig.only();
+    let Subject::Connection(subject) = &alert.subject else { panic!("{alert:?}") };
+    assert_eq!(subject.id, id);
+    rig.close(id, EndedHow::PeerFin, None);
+    assert_eq!(rig.phases(), [(1, Phase::Resolved)]);
+    rig.exec(&child(&python, 12, "/bin/sh"));
+    assert!(rig.told().is_empty(), "it has no connection any more");
+
+    // A tool beside the shell that runs the program; what runs below the tool itself is not beside it.
+    let mut rig = Rig::new(rule(Detect::Process(spawn(true)), ""));
+    let script = process(10, "/bin/sh");
+    let (tool, shell) = (child(&script, 11, "/usr/bin/nc"), child(&script, 12, "/bin/sh"));
+    rig.open(&tool, "203.0.113.9:443");
+    rig.exec(&child(&child(&tool, 13, "/bin/sh"), 14, "/usr/bin/id"));
+    rig.exec(&child(&script, 15, "/usr/bin/id"));
+    assert!(rig.told().is_empty());
+    rig.exec(&child(&shell, 16, "/usr/bin/id"));
+    assert_eq!(rig.phases(), [(1, Phase::Raised)]);
 }
 
 #[test]
