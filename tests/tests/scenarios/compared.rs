@@ -35,9 +35,10 @@ pub(crate) fn without_forks(run: impl FnOnce() -> Result<()>) -> Result<()> {
 
 /// Does it alone, and with no other agent.
 pub(crate) fn alone(run: impl FnOnce() -> Result<()>) -> Result<()> {
-    let _alone = ALONE.write().unwrap_or_else(PoisonError::into_inner);
-    stop_shared()?;
-    run()
+    without_forks(|| {
+        stop_shared()?;
+        run()
+    })
 }
 
 /// One agent for all scenarios and violations, started with the first: loading BPF programs is slow under emulation.

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use crate::corpus::{Case, Kind, Severity};
-use crate::net::{HOST_ADDRESS, INNER, Network, OUTER};
+use crate::net::{INNER, Network, OUTER};
 use crate::trace::{Raised, Tracer};
 
 /// How long a script may run, and how long after its end an expected alert may come.
@@ -52,7 +52,6 @@ pub(crate) fn case(case: &Case, network: &Network, tracer: &Tracer) -> Result<Ou
         .current_dir(&folder)
         .env("C2", OUTER)
         .env("INNER", INNER)
-        .env("HOST", HOST_ADDRESS)
         .env("OUTSIDE", format!("{} outside", own.display()))
         .stdin(Stdio::null())
         .stdout(fs::File::create(folder.join(".stdout")).context("create a file")?)
