@@ -11,7 +11,7 @@ use crate::{agent, workspace};
 /// The corpus.
 const CORPUS: [&str; 3] = ["shells.toml", "programs.toml", "benign.toml"];
 /// Debian's packages of the programs that cases need.
-const PACKAGES: [&str; 20] = [
+const PACKAGES: [&str; 25] = [
     "bash",
     "busybox",
     "curl",
@@ -32,8 +32,12 @@ const PACKAGES: [&str; 20] = [
     "php-cli",
     "python3",
     "ruby",
+    "socat",
+    "tcl",
+    "telnet",
+    "util-linux",
+    "wget",
 ];
-const MORE_PACKAGES: [&str; 5] = ["socat", "tcl", "telnet", "wget", "util-linux"];
 
 /// What can be chosen.
 #[derive(Args)]
@@ -53,7 +57,7 @@ pub(crate) struct Options {
 pub(crate) fn attack(options: &Options) -> Result<()> {
     if options.install {
         let mut apt = Command::new("apt-get");
-        apt.args(["install", "--yes", "--no-install-recommends"]).args(PACKAGES).args(MORE_PACKAGES);
+        apt.args(["install", "--yes", "--no-install-recommends"]).args(PACKAGES);
         let status = apt.status().context("run apt-get")?;
         ensure!(
             status.success(),

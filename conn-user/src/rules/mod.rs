@@ -15,7 +15,6 @@ pub mod engine;
 mod exits;
 pub mod explain;
 pub mod file;
-mod held;
 pub mod host;
 mod index;
 pub mod long;

@@ -133,10 +133,12 @@ pub enum FanOutOf {
 impl FanOutOf {
     /// Returns the name of the evidence.
     pub const fn counted(self) -> &'static str {
-        match self {
-            Self::Peers | Self::PeersOfChildren => "peers",
-            Self::Ports | Self::PortsOfChildren => "ports",
-        }
+        if self.is_of_ports() { "ports" } else { "peers" }
+    }
+
+    /// Returns whether the ports of each peer are counted, and not the peers.
+    pub const fn is_of_ports(self) -> bool {
+        matches!(self, Self::Ports | Self::PortsOfChildren)
     }
 
     /// Returns whether the children of a process are counted together.

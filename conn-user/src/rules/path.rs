@@ -7,6 +7,7 @@ mod forbidden;
 mod pivot;
 mod score;
 mod unlearned;
+mod ways_in;
 
 use super::detector::Detector;
 use super::model::PathRule;

@@ -12,6 +12,15 @@ mod unlearned;
 
 use super::detector::Detector;
 use super::model::ProcessRule;
+use crate::event::alert::{Evidence, Value};
+use crate::process::info::ProcessInfo;
+
+/// Returns the evidence about an executed program: its path and arguments.
+fn executed(process: &ProcessInfo) -> Vec<Evidence> {
+    let exe = process.exe.as_deref().map(|exe| Evidence::text("exe", exe));
+    let args = process.args.iter().map(|arg| Value::Text(arg.clone())).collect();
+    exe.into_iter().chain([Evidence { name: "args", value: Value::List(args) }]).collect()
+}
 
 /// The detector of such a rule.
 pub(super) fn detector(rule: &ProcessRule) -> Box<dyn Detector> {

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use crate::event::alert::Value;
 use crate::flow::model::{ConnEvent, ListenEvent, Method, UnknownReason};
-use crate::process::info::ProcessInfo;
-use crate::units::Pid;
+use crate::process::info::{ProcessInfo, TICK_NS};
+use crate::units::{BootNs, Pid};
 
 /// The path of the executable, or the name of the process where that is not known.
 pub(super) fn name(process: &ProcessInfo) -> &[u8] {
@@ -42,6 +42,16 @@ pub(super) fn of_connection(conn: &ConnEvent) -> (Option<&[u8]>, Option<IpAddr>)
 pub(super) fn host(conn: &ConnEvent) -> Option<IpAddr> {
     let is_sensors = conn.owner.method == Method::Unknown(UnknownReason::NoProcesses);
     is_sensors.then(|| conn.local.ip())
+}
+
+/// Identifies a process by its id and its start in ticks of /proc: a lineage may know no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct ProcessKey(u32, u64);
+
+impl ProcessKey {
+    pub(super) const fn new(pid: Pid, start: BootNs) -> Self {
+        Self(pid.0, start.0 / TICK_NS)
+    }
 }
 
 /// One number for a finding: the same in every run. The hash is one of the slow ones, because names are chosen by

@@ -134,7 +134,7 @@ fn what_servers_do_is_not() {
     }
     for (exe, remote) in [
         ("/usr/lib/apt/methods/http", "151.101.2.132:80"),
-        ("/root/.cargo/bin/cargo", "151.101.2.137:443"),
+        ("/usr/bin/cargo", "151.101.2.137:443"),
         ("/usr/bin/git-remote-https", "140.82.121.4:443"),
         ("/usr/bin/curl", "203.0.113.1:443"),
         ("/usr/bin/python3.11", "203.0.113.1:443"),

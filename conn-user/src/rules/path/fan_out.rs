@@ -15,6 +15,7 @@ use crate::rules::detector::{Detector, Scene, Triggers, connection, service_port
 use crate::rules::lru::Lru;
 use crate::rules::memory::{Memory, Past};
 use crate::rules::model::{FanOutOf, Rule};
+use crate::rules::program::ProcessKey;
 use crate::rules::{program, silence, work};
 use crate::units::{BootNs, DurationNs};
 
@@ -54,24 +55,24 @@ impl FanOut {
 
     /// The process, or the host where the recording knows no processes. `None`: not known whose it is.
     fn group_of(&self, conn: &ConnEvent) -> Option<u64> {
-        let is_of_ports = matches!(self.of, FanOutOf::Ports | FanOutOf::PortsOfChildren);
-        let peer = is_of_ports.then(|| conn.remote.ip());
+        let peer = self.of.is_of_ports().then(|| conn.remote.ip());
         match conn.owner.process.as_deref() {
             Some(process) if self.of.is_of_children() => {
                 // Process 1 is the parent of what has nothing in common.
                 let parent = process.ancestors.first().filter(|parent| parent.pid.0 > 1)?;
-                Some(program::same(&(parent.pid.0, parent.start.0, peer)))
+                Some(program::same(&(ProcessKey::new(parent.pid, parent.start), peer)))
             }
-            Some(process) => Some(program::same(&(process.pid.0, process.start_ticks(), peer))),
+            Some(process) => Some(program::same(&(ProcessKey::new(process.pid, process.start), peer))),
             None => program::host(conn).map(|host| program::same(&(host, peer))),
         }
     }
 
     fn item_of(&self, conn: &ConnEvent) -> u64 {
         let mut hash = DefaultHasher::new();
-        match self.of {
-            FanOutOf::Peers | FanOutOf::PeersOfChildren => conn.remote.ip().hash(&mut hash),
-            FanOutOf::Ports | FanOutOf::PortsOfChildren => service_port(conn).hash(&mut hash),
+        if self.of.is_of_ports() {
+            service_port(conn).hash(&mut hash);
+        } else {
+            conn.remote.ip().hash(&mut hash);
         }
         hash.finish()
     }

@@ -6,9 +6,9 @@
 //! `within` ago; the latest is shown. A server that asks others in the course of its work (a proxy, an application with a
 //! database) is a pivot by trade: such are the rule's exceptions.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
+use super::ways_in::{WayIn, WaysIn};
 use crate::event::alert::{Evidence, Subject, Value};
 use crate::event::model::Event;
 use crate::filter::Filter;
@@ -16,7 +16,6 @@ use crate::flow::model::{ConnEvent, Direction};
 use crate::process::info::ProcessInfo;
 use crate::rules::alerts::{Found, Life};
 use crate::rules::detector::{Detector, Scene, Secondary, Triggers, connection, service_port};
-use crate::rules::held::{Held, Holder};
 use crate::rules::memory::{Memory, Past};
 use crate::rules::model::Rule;
 use crate::rules::{program, silence};
@@ -31,35 +30,36 @@ pub(super) struct Pivot {
     to: Filter,
     /// The process that was reached counts itself.
     own: bool,
-    ways: Held<WayIn>,
-}
-
-/// A connection by which a process was reached.
-#[derive(Debug)]
-struct WayIn {
-    /// When it was accepted; of one that was there before, the earliest instant at which it can have been.
-    at: BootNs,
-    from: SocketAddr,
-    local: SocketAddr,
-    /// Who accepted it.
-    process: Arc<ProcessInfo>,
+    ways: WaysIn,
+    /// A timer waits for the next one that counts no more.
+    has_timer: bool,
 }
 
 impl Pivot {
     pub(super) fn new(to: &Filter, within: DurationNs, own: bool) -> Self {
-        Self { to: to.clone(), own, ways: Held::new(ENTRIES_MAX, within) }
+        Self { to: to.clone(), own, ways: WaysIn::new(ENTRIES_MAX, within), has_timer: false }
+    }
+
+    /// Waits for the next one that counts no more: one timer, however many have ended.
+    fn wait(&mut self, scene: &mut Scene<'_>) {
+        if !self.has_timer
+            && let Some(due) = self.ways.next_expiry()
+        {
+            scene.set_timer(due, 0);
+            self.has_timer = true;
+        }
     }
 
     /// The way in of this process or of the nearest ancestor that has one, and the processes in between.
     fn way_in(&self, process: &ProcessInfo, now: BootNs) -> Option<(&WayIn, usize)> {
         if self.own
-            && let Some(way) = self.ways.of(Holder::new(process.pid, process.start), now).next()
+            && let Some(way) = self.ways.last(process.pid, process.start, now)
         {
             return Some((way, 0));
         }
         let mut child_started = process.start;
         for (depth, ancestor) in (1..).zip(&*process.ancestors) {
-            if let Some(way) = self.ways.of(Holder::new(ancestor.pid, ancestor.start), child_started).next() {
+            if let Some(way) = self.ways.last(ancestor.pid, ancestor.start, child_started) {
                 return Some((way, depth));
             }
             child_started = ancestor.start;
@@ -107,7 +107,11 @@ impl Detector for Pivot {
         // One that was there before was accepted at some time since its process started.
         let at = conn.established.or(conn.born.map(|born| born.earliest)).unwrap_or(event.boot);
         let way = WayIn { at, from: conn.remote, local: conn.local, process: Arc::clone(process) };
-        self.ways.follow(conn.id, Holder::new(process.pid, process.start), at, way, scene);
+        self.ways.enter(conn.id, way);
+        if !scene.follow(conn.id) {
+            self.ways.end(conn.id, scene.now);
+            self.wait(scene);
+        }
     }
 
     fn on_secondary(&mut self, rule: &Rule, event: &Event, scene: &mut Scene<'_>) {
@@ -131,11 +135,14 @@ impl Detector for Pivot {
 
     fn on_end(&mut self, _rule: &Rule, event: &Event, scene: &mut Scene<'_>) {
         let Some(conn) = connection(event) else { return };
-        self.ways.on_end(conn.id, event.boot, scene);
+        self.ways.end(conn.id, event.boot);
+        self.wait(scene);
     }
 
     fn on_timer(&mut self, _rule: &Rule, _token: u64, scene: &mut Scene<'_>) {
-        self.ways.on_timer(scene);
+        self.has_timer = false;
+        self.ways.expire(scene.now);
+        self.wait(scene);
     }
 
     fn forgotten(&self) -> u64 {

@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use crate::flow::model::ConnId;
 use crate::process::hash::IntMap;
-use crate::process::info::{ProcessInfo, TICK_NS};
+use crate::process::info::ProcessInfo;
+use crate::rules::program::ProcessKey;
 use crate::rules::work;
 use crate::units::{BootNs, DurationNs, Pid};
 
@@ -22,13 +23,10 @@ pub(super) struct WayIn {
     pub(super) process: Arc<ProcessInfo>,
 }
 
-/// A process: its id, and its start in the ticks of /proc, which are all that a lineage may know.
-type Reached = (u32, u64);
-
 /// Where a connection is in [`WaysIn::of_process`].
 #[derive(Clone, Copy, Debug)]
 struct Place {
-    process: Reached,
+    process: ProcessKey,
     at: BootNs,
     id: u64,
 }
@@ -40,16 +38,12 @@ pub(super) struct WaysIn {
     within: DurationNs,
     max: usize,
     /// By instant, then by connection.
-    of_process: IntMap<Reached, BTreeMap<(BootNs, u64), WayIn>>,
+    of_process: IntMap<ProcessKey, BTreeMap<(BootNs, u64), WayIn>>,
     /// The open ones by their ids, which ascend with time.
     open: BTreeMap<u64, Place>,
     /// The ended ones, each with the instant at which it counts no more: ascending.
     ended: VecDeque<(BootNs, Place)>,
     evicted: u64,
-}
-
-fn reached(pid: Pid, start: BootNs) -> Reached {
-    (pid.0, start.0 / TICK_NS)
 }
 
 impl WaysIn {
@@ -83,7 +77,8 @@ impl WaysIn {
     /// Remembers an open connection. Where there are too many, one goes that ended first, or else the oldest open one: who came
     /// in and stays must not be forgotten for those who come and go.
     pub(super) fn enter(&mut self, id: ConnId, way: WayIn) {
-        let place = Place { process: reached(way.process.pid, way.process.start), at: way.at, id: id.0 };
+        let place =
+            Place { process: ProcessKey::new(way.process.pid, way.process.start), at: way.at, id: id.0 };
         self.open.insert(id.0, place);
         self.of_process.entry(place.process).or_default().insert((place.at, place.id), way);
         if self.len() > self.max
@@ -132,7 +127,7 @@ impl WaysIn {
 
     /// The connection by which this process was reached last, among those that were accepted no later than `until`.
     pub(super) fn last(&self, pid: Pid, start: BootNs, until: BootNs) -> Option<&WayIn> {
-        let own = self.of_process.get(&reached(pid, start))?;
+        let own = self.of_process.get(&ProcessKey::new(pid, start))?;
         own.range(..=(until, u64::MAX)).next_back().map(|(_, way)| way)
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::event::alert::{Evidence, Subject, Value};
+use crate::event::alert::Subject;
 use crate::event::model::{Event, EventBody};
 use crate::process::info::ProcessInfo;
 use crate::rules::alerts::{Found, Life};
@@ -32,11 +32,10 @@ impl Detector for Exec {
         if scene.is_told(rule, same) {
             return;
         }
-        let args = process.args.iter().map(|arg| Value::Text(arg.clone())).collect();
         let found = Found {
             same,
             subject: Subject::Process(Arc::clone(process)),
-            evidence: vec![Evidence { name: "args", value: Value::List(args) }],
+            evidence: super::executed(process),
             silence: silence::of_started(process),
             judged_from: scene.now,
             life: Life::Moment,

@@ -28,6 +28,13 @@ impl Probe {
     }
 }
 
+/// Raises the alert, unless it only repeats one.
+fn raise(key: u64, used: Use, rule: &Rule, life: Life, scene: &mut Scene<'_>) {
+    if !scene.is_told(rule, key) {
+        used.raise(key, rule, Vec::new(), life, scene);
+    }
+}
+
 impl Detector for Probe {
     fn triggers(&self) -> Triggers {
         Triggers::BEGIN.and(Triggers::LISTEN)
@@ -43,9 +50,9 @@ impl Detector for Probe {
         if may_be_probe && scene.follow(used.id) {
             scene.set_timer(BootNs(event.boot.0.saturating_add(self.within.0)), used.id.0);
             self.undecided.insert(used.id.0, (key, used));
-        } else if !scene.is_told(rule, key) {
+        } else {
             let life = Life::With(used.id);
-            used.raise(key, rule, Vec::new(), life, scene);
+            raise(key, used, rule, life, scene);
         }
     }
 
@@ -55,17 +62,15 @@ impl Detector for Probe {
         };
         let EventBody::Flow(Change::Close(_, ending)) = &event.body else { return };
         let is_probe = ending.traffic.is_some_and(|traffic| traffic.bytes_in + traffic.bytes_out == 0);
-        if !is_probe && !scene.is_told(rule, key) {
-            used.raise(key, rule, Vec::new(), Life::Moment, scene);
+        if !is_probe {
+            raise(key, used, rule, Life::Moment, scene);
         }
     }
 
     fn on_timer(&mut self, rule: &Rule, token: u64, scene: &mut Scene<'_>) {
         let Some((key, used)) = self.undecided.remove(&token) else { return };
-        if !scene.is_told(rule, key) {
-            let life = Life::With(used.id);
-            used.raise(key, rule, Vec::new(), life, scene);
-        }
+        let life = Life::With(used.id);
+        raise(key, used, rule, life, scene);
     }
 
     fn recall(&self, _rule: &Rule, event: &Event, past: &Past<'_>) -> Option<Memory> {

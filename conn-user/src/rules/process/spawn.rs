@@ -20,10 +20,10 @@ use crate::process::hash::IntMap;
 use crate::process::info::ProcessInfo;
 use crate::rules::alerts::{Found, Life};
 use crate::rules::detector::{Detector, Scene, Secondary, Triggers, connection};
-use crate::rules::held::Holder;
 use crate::rules::memory::{Memory, Past};
 use crate::rules::model::Rule;
-use crate::rules::{program, silence};
+use crate::rules::program::{self, ProcessKey};
+use crate::rules::silence;
 use crate::units::NetNs;
 
 /// Limit of tracked connections; one beyond it is counted as forgotten.
@@ -63,7 +63,7 @@ impl Held {
 #[derive(Debug)]
 struct Open {
     /// Its key in [`Spawn::held`].
-    holder: Holder,
+    holder: ProcessKey,
     owner: Actor,
     direction: Direction,
     local: SocketAddr,
@@ -111,7 +111,7 @@ pub(super) struct Spawn {
     holds: Filter,
     beside: bool,
     /// By the owner, or with `beside` by the owner's parent.
-    held: IntMap<Holder, Held>,
+    held: IntMap<ProcessKey, Held>,
     open: IntMap<u64, Open>,
     forgotten: u64,
 }
@@ -122,12 +122,12 @@ impl Spawn {
     }
 
     /// Returns the process under which a connection of this owner is tracked.
-    fn holder(&self, owner: &ProcessInfo) -> Option<Holder> {
+    fn holder(&self, owner: &ProcessInfo) -> Option<ProcessKey> {
         if self.beside {
             let parent = owner.ancestors.first()?;
-            return Some(Holder::new(parent.pid, parent.start));
+            return Some(ProcessKey::new(parent.pid, parent.start));
         }
-        Some(Holder::new(owner.pid, owner.start))
+        Some(ProcessKey::new(owner.pid, owner.start))
     }
 
     /// Returns the connection that the program may serve, and how many generations above it the connection was found.
@@ -137,8 +137,8 @@ impl Spawn {
         };
         // A child of an ancestor that is an ancestor itself is above the program and not beside it.
         let fits = |open: &Open| !self.beside || open.owner().is_some_and(|owner| !is_above(owner));
-        let own = std::iter::once(Holder::new(process.pid, process.start));
-        let above = process.ancestors.iter().take(ANCESTORS).map(|one| Holder::new(one.pid, one.start));
+        let own = std::iter::once(ProcessKey::new(process.pid, process.start));
+        let above = process.ancestors.iter().take(ANCESTORS).map(|one| ProcessKey::new(one.pid, one.start));
         // What the parent's other children do is nothing of the program's.
         let nearest = if self.beside { 2 } else { 0 };
         own.chain(above).enumerate().skip(nearest).find_map(|(depth, holder)| {
@@ -157,15 +157,9 @@ impl Spawn {
 }
 
 fn evidence(process: &Arc<ProcessInfo>, depth: usize) -> Vec<Evidence> {
-    let args = process.args.iter().map(|arg| Value::Text(arg.clone())).collect();
-    let mut evidence = vec![
-        Evidence { name: "args", value: Value::List(args) },
-        Evidence { name: "started", value: Value::Process(Arc::clone(process)) },
-        Evidence { name: "via", value: program::chain(process, depth) },
-    ];
-    if let Some(exe) = &process.exe {
-        evidence.insert(0, Evidence::text("exe", &**exe));
-    }
+    let mut evidence = super::executed(process);
+    evidence.push(Evidence { name: "started", value: Value::Process(Arc::clone(process)) });
+    evidence.push(Evidence { name: "via", value: program::chain(process, depth) });
     evidence
 }
 

@@ -41,11 +41,7 @@ impl Detector for Stdio {
             }
             conn.owner.process = Some(Arc::clone(process));
         }
-        let args = process.args.iter().map(|arg| Value::Text(arg.clone())).collect();
-        let mut evidence = vec![Evidence { name: "args", value: Value::List(args) }];
-        if let Some(exe) = &process.exe {
-            evidence.insert(0, Evidence::text("exe", &**exe));
-        }
+        let mut evidence = super::executed(process);
         if self.of_parent {
             // The connection is the parent's.
             evidence.push(Evidence { name: "started", value: Value::Process(Arc::clone(process)) });
