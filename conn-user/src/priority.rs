@@ -166,8 +166,10 @@ impl Held {
                     return;
                 }
                 let step = on_demand.at(now(), cpu(), is_behind);
-                if let (Some(Step::GiveBack), Some(watch)) = (step, watch) {
-                    watch.spend();
+                match (step, watch, on_demand.next_period()) {
+                    (Some(Step::GiveBack), Some(watch), Some(again)) => watch.pause(again),
+                    (Some(Step::TakeAgain), Some(watch), _) => watch.resume(),
+                    _ => {}
                 }
                 (step, *nice)
             }

@@ -78,8 +78,17 @@ impl OnDemand {
         Some(Step::Raise)
     }
 
-    /// The thread has real-time priority from now on.
+    /// When the next period begins, in which the thread has its budget again. `None`: it has no real-time priority.
+    pub(super) fn next_period(&self) -> Option<Duration> {
+        self.raised.as_ref().map(|raised| raised.budget.period.0 + PERIOD)
+    }
+
+    /// The thread has real-time priority from now on, whether it had it before or had used its budget.
     pub(super) fn raise(&mut self, now: Duration, cpu: Duration) {
+        if let Some(raised) = &mut self.raised {
+            raised.budget = Budget::new(now, cpu);
+            return;
+        }
         let soon = self.lowered.is_some_and(|lowered| now.saturating_sub(lowered) < SOON);
         self.hold = if soon { (self.hold * 2).min(HOLD_LONGEST) } else { HOLD };
         self.raised = Some(Raised { until: now + self.hold, budget: Budget::new(now, cpu) });
@@ -155,6 +164,21 @@ mod tests {
         for (now, cpu, step) in steps {
             assert_eq!(budget.at(MS(now), MS(cpu)), step, "at {now} ms");
         }
+    }
+
+    /// Whoever is given the priority again in each period has it no longer than the first time.
+    #[test]
+    fn who_is_given_it_again_keeps_it_no_longer() {
+        let mut on_demand = OnDemand::new(MS(0), MS(0));
+        on_demand.raise(MS(0), MS(0));
+        for period in 0..5 {
+            let (began, used) = (MS(period * 100), MS(period * 70));
+            assert_eq!(on_demand.at(began + MS(70), used + MS(70), true), Some(Step::GiveBack));
+            assert_eq!(on_demand.next_period(), Some(began + PERIOD));
+            on_demand.raise(began + PERIOD, used + MS(70));
+        }
+        assert_eq!(on_demand.at(HOLD, MS(400), false), Some(Step::Lower));
+        assert_eq!(on_demand.next_period(), None);
     }
 
     #[test]

@@ -1,16 +1,17 @@
 //! A thread that looks after the one that reads: at real-time priority, so that nobody keeps it from the processor.
 //!
 //! A reader that sleeps and is then not scheduled cannot notice that. While there is something to read this thread looks every
-//! [`TICK`] how much of it waits, and gives the reader real-time priority if that is much. While there is nothing it sleeps, and
-//! nothing that happens in the kernel wakes it: it interrupts no BPF program but by its clock.
+//! [`TICK`] how much of it waits, and gives the reader real-time priority if that is much. A reader that has used its budget is
+//! given it again the moment the next period begins: until it is scheduled of itself, the ring may overflow. While there is nothing
+//! to read the thread sleeps, and nothing that happens in the kernel wakes it: it interrupts no BPF program but by its clock.
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, Thread};
 use std::time::Duration;
 
-use super::{raise, set_realtime};
+use super::{now, raise, set_realtime};
 
 /// A ring has room for the records of several of these at any rate that a machine makes.
 const TICK: Duration = Duration::from_millis(50);
@@ -34,8 +35,9 @@ struct Shared {
     is_asleep: AtomicBool,
     /// The reader was given real-time priority, and does not know it yet.
     is_raised: AtomicBool,
-    /// The reader has used its budget since the last tick, and gave the priority back.
-    is_spent: AtomicBool,
+    /// When the reader, which has used its budget and gave the priority back, may have it again (nanoseconds of the
+    /// monotonic clock); 0: it did not give it back.
+    again_ns: AtomicU64,
     ends: AtomicBool,
 }
 
@@ -72,9 +74,15 @@ impl Watch {
         }
     }
 
-    /// The reader has used its budget.
-    pub(super) fn spend(&self) {
-        self.shared.is_spent.store(true, Ordering::Relaxed);
+    /// The reader has used its budget, and gives the priority back until then.
+    pub(super) fn pause(&self, again: Duration) {
+        self.shared.again_ns.store(nanoseconds(again), Ordering::Relaxed);
+        self.thread.unpark();
+    }
+
+    /// The reader has taken the priority again.
+    pub(super) fn resume(&self) {
+        self.shared.again_ns.store(0, Ordering::Relaxed);
     }
 
     /// Whether the reader has real-time priority since the last call.
@@ -94,9 +102,10 @@ impl Drop for Watch {
 impl Shared {
     fn run(&self, gauge: &impl Gauge, mut give: impl FnMut() -> bool) {
         let mut quiet = 0;
+        let mut next_tick = now() + TICK;
         loop {
             if quiet < QUIET {
-                thread::sleep(TICK);
+                self.sleep_until(next_tick);
             } else {
                 self.is_asleep.store(true, Ordering::SeqCst);
                 while !self.is_active.load(Ordering::SeqCst) && !self.ends.load(Ordering::SeqCst) {
@@ -107,20 +116,46 @@ impl Shared {
             if self.ends.load(Ordering::SeqCst) {
                 return;
             }
-            quiet = self.tick(quiet, gauge, &mut give);
+            let now = now();
+            next_tick = now + TICK;
+            quiet = self.tick(quiet, now, gauge, &mut give);
+        }
+    }
+
+    /// Sleeps until then, or until the reader may have its priority again.
+    fn sleep_until(&self, next_tick: Duration) {
+        loop {
+            let until = match self.again_ns.load(Ordering::Relaxed) {
+                0 => next_tick,
+                again_ns => Duration::from_nanos(again_ns).min(next_tick),
+            };
+            let left = until.saturating_sub(now());
+            if left.is_zero() || self.ends.load(Ordering::SeqCst) {
+                return;
+            }
+            // The reader wakes it when that time changes.
+            thread::park_timeout(left);
         }
     }
 
     /// Returns for how many ticks there was nothing to read.
-    fn tick(&self, quiet: u32, gauge: &impl Gauge, give: &mut impl FnMut() -> bool) -> u32 {
-        // By the next tick another period has begun: a reader that does not get to take it again is given it.
-        let is_spent = self.is_spent.swap(false, Ordering::Relaxed);
-        if gauge.is_behind() && !is_spent && !self.is_raised.load(Ordering::Relaxed) && give() {
+    fn tick(&self, quiet: u32, now: Duration, gauge: &impl Gauge, give: &mut impl FnMut() -> bool) -> u32 {
+        // A reader that has taken the priority again meanwhile has set this to 0.
+        let again_ns = self.again_ns.load(Ordering::Relaxed);
+        let is_paused = again_ns > nanoseconds(now);
+        if gauge.is_behind() && !is_paused && !self.is_raised.load(Ordering::Relaxed) && give() {
             self.is_raised.store(true, Ordering::Relaxed);
+        }
+        if !is_paused && again_ns != 0 {
+            let _ = self.again_ns.compare_exchange(again_ns, 0, Ordering::Relaxed, Ordering::Relaxed);
         }
         let is_active = self.is_active.swap(false, Ordering::SeqCst);
         if is_active || !gauge.is_empty() { 0 } else { quiet + 1 }
     }
+}
+
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -146,9 +181,11 @@ mod tests {
     #[test]
     fn a_reader_that_is_behind_is_raised_once() {
         let (shared, waiting, mut raised) = (Shared::default(), Waiting::default(), 0);
+        let mut at = 0;
         let mut tick = |waits: u64, quiet| {
+            at += 50;
             waiting.0.store(waits, Ordering::Relaxed);
-            let quiet = shared.tick(quiet, &waiting, &mut || {
+            let quiet = shared.tick(quiet, Duration::from_millis(at), &waiting, &mut || {
                 raised += 1;
                 true
             });
@@ -161,9 +198,10 @@ mod tests {
         assert!(shared.is_raised.swap(false, Ordering::Relaxed));
         assert_eq!(tick(99, 0), (0, 2), "it has run, and is behind all the same");
         assert!(shared.is_raised.swap(false, Ordering::Relaxed));
-        shared.is_spent.store(true, Ordering::Relaxed);
-        assert_eq!(tick(99, 0), (0, 2), "it had its share of this period");
-        assert_eq!(tick(99, 0), (0, 3));
+        shared.again_ns.store(350_000_000, Ordering::Relaxed);
+        assert_eq!(tick(99, 0), (0, 2), "300 ms: it had its share of this period");
+        assert_eq!(tick(99, 0), (0, 3), "350 ms: the next one has begun");
+        assert_eq!(shared.again_ns.load(Ordering::Relaxed), 0);
         shared.is_active.store(true, Ordering::Relaxed);
         assert_eq!(tick(0, 7), (0, 3));
         assert_eq!(tick(0, 0), (1, 3));
