@@ -55,6 +55,7 @@ macro_rules! for_each_offset {
             (OFF_SKC_FLAGS, "sock", "__sk_common.skc_flags", 8, Required);
             (OFF_SK_LOCK_OWNED, "sock", "sk_lock.owned", 4, Required);
             (OFF_SK_ERR, "sock", "sk_err", 4, Required);
+            (OFF_SK_ERR_SOFT, "sock", "sk_err_soft", 4, Required);
             (OFF_SK_SHUTDOWN, "sock", "sk_shutdown", 1, Required);
             (OFF_SK_PROTOCOL, "sock", "sk_protocol", 2, Required);
             (OFF_SK_SOCKET, "sock", "sk_socket", 8, Required);
@@ -69,6 +70,9 @@ macro_rules! for_each_offset {
             (OFF_TCP_RCV_NXT, "tcp_sock", "rcv_nxt", 4, Required);
             (OFF_TCP_COPIED_SEQ, "tcp_sock", "copied_seq", 4, Required);
             (OFF_TCP_IS_MPTCP, "tcp_sock", "is_mptcp", 1, Optional);
+            (OFF_MPTCP_BYTES_SENT, "mptcp_sock", "bytes_sent", 8, Optional);
+            (OFF_MPTCP_BYTES_RETRANS, "mptcp_sock", "bytes_retrans", 8, Optional);
+            (OFF_MPTCP_BYTES_RECEIVED, "mptcp_sock", "bytes_received", 8, Optional);
             (OFF_SOCKET_FILE, "socket", "file", 8, Required);
             (OFF_SOCKET_SK, "socket", "sk", 8, Required);
             (OFF_SOCKET_ALLOC_INODE, "socket_alloc", "vfs_inode", 0, Required);

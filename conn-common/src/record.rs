@@ -100,7 +100,7 @@ pub struct Sock {
     pub family: u16,
     /// `IPPROTO_TCP` (6) or `IPPROTO_MPTCP` (262).
     pub protocol: u16,
-    /// `sk_err`, positive.
+    /// `sk_err`, positive; of an attempt that ends without one: `sk_err_soft`.
     pub err: u16,
     /// [`SockFlags`].
     pub flags: u16,
@@ -140,7 +140,7 @@ impl SockFlags {
     pub const COUNTERS: u16 = 1 << 8;
 }
 
-/// Counters of `tcp_sock`; valid only with [`SockFlags::COUNTERS`].
+/// Counters of `tcp_sock`, or of `mptcp_sock`, which has only those of bytes; valid only with [`SockFlags::COUNTERS`].
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {

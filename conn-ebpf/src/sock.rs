@@ -9,9 +9,10 @@ use conn_common::record::{Counters, Sock, SockFlags};
 use crate::mem::{Access, Common as _, copy, current, probe};
 use crate::offsets::{
     COOKIE_HELPER, OFF_FILE_COUNT, OFF_FILE_INODE, OFF_FILE_REF, OFF_INET_SPORT, OFF_INODE_INO,
-    OFF_INODE_LOCK_OWNER, OFF_INODE_RT_LOCK_OWNER, OFF_NET_INUM, OFF_SK_ERR, OFF_SK_KERN_SOCK,
-    OFF_SK_LINGERTIME, OFF_SK_LOCK_OWNED, OFF_SK_PROTOCOL, OFF_SK_SHUTDOWN, OFF_SK_SOCKET, OFF_SKC_COOKIE,
-    OFF_SKC_DADDR, OFF_SKC_DPORT, OFF_SKC_FAMILY, OFF_SKC_FLAGS, OFF_SKC_NET, OFF_SKC_NUM, OFF_SKC_RCV_SADDR,
+    OFF_INODE_LOCK_OWNER, OFF_INODE_RT_LOCK_OWNER, OFF_MPTCP_BYTES_RECEIVED, OFF_MPTCP_BYTES_RETRANS,
+    OFF_MPTCP_BYTES_SENT, OFF_NET_INUM, OFF_SK_ERR, OFF_SK_ERR_SOFT, OFF_SK_KERN_SOCK, OFF_SK_LINGERTIME,
+    OFF_SK_LOCK_OWNED, OFF_SK_PROTOCOL, OFF_SK_SHUTDOWN, OFF_SK_SOCKET, OFF_SKC_COOKIE, OFF_SKC_DADDR,
+    OFF_SKC_DPORT, OFF_SKC_FAMILY, OFF_SKC_FLAGS, OFF_SKC_NET, OFF_SKC_NUM, OFF_SKC_RCV_SADDR,
     OFF_SKC_V6_DADDR, OFF_SKC_V6_RCV_SADDR, OFF_SOCKET_ALLOC_INODE, OFF_SOCKET_FILE, OFF_SOCKET_SK,
     OFF_TCP_BYTES_RECEIVED, OFF_TCP_BYTES_RETRANS, OFF_TCP_BYTES_SENT, OFF_TCP_COPIED_SEQ, OFF_TCP_IS_MPTCP,
     OFF_TCP_RCV_NXT, OFF_TCP_SRTT_US, OFF_TCP_TOTAL_RETRANS,
@@ -353,13 +354,34 @@ pub(crate) unsafe fn fill<A: Access + Key>(
         (*to).family = family;
         (*to).protocol = ours.protocol;
         // Only an end has a use for these.
-        (*to).err = if is_end { A::load::<i32>(sk, OFF_SK_ERR.load()) as u16 } else { 0 };
+        (*to).err = if is_end { error::<A>(sk, old) } else { 0 };
         let flags = if pending { flags } else { flags & !SockFlags::PORT_PENDING };
         (*to).flags = flags | key_flags | ours.flags;
         (*to).old_state = old;
         (*to).new_state = new;
         (*to).shutdown = if is_end { shutdown::<A>(sk) } else { 0 };
         (*to).reserved = 0;
+    }
+}
+
+/// Why a connection ended, 0 if for no error.
+///
+/// What the network answers to a SYN while the connect still holds the socket's lock (a firewall or router that rejects in the same
+/// call) becomes `sk_err_soft` alone, and the attempt stays (`tcp_v4_err`, `tcp_v6_err`). Getting `SO_ERROR` clears it
+/// (`sk_getsockopt`).
+///
+/// # Safety
+/// `sk` is a `struct sock` for this access.
+#[inline(always)]
+unsafe fn error<A: Access>(sk: *const c_void, old: u8) -> u16 {
+    // SAFETY: per the contract.
+    unsafe {
+        let error = A::load::<i32>(sk, OFF_SK_ERR.load());
+        if error == 0 && old == TCP_SYN_SENT {
+            A::load::<i32>(sk, OFF_SK_ERR_SOFT.load()) as u16
+        } else {
+            error as u16
+        }
     }
 }
 
@@ -377,13 +399,20 @@ pub(crate) struct Received {
 /// # Safety
 /// `ours` was found with this access and with counters, `to` is valid for writes.
 #[inline(always)]
-pub(crate) unsafe fn fill_counters<A: Access>(to: *mut Counters, Ours { tcp, .. }: Ours) -> Received {
-    // SAFETY: per the contract.
+pub(crate) unsafe fn fill_counters<A: Access>(
+    to: *mut Counters,
+    Ours { sk, protocol, tcp, .. }: Ours,
+) -> Received {
+    // SAFETY: per the contract; members of `mptcp_sock` lie beyond `struct sock`, so the helper reads them.
     unsafe {
         if tcp.is_null() {
-            (*to).bytes_sent = 0;
-            (*to).bytes_retrans = 0;
-            (*to).bytes_received = 0;
+            let counts = protocol == IPPROTO_MPTCP && has_mptcp_counters();
+            let count = |offset: u32| if counts { probe::<u64>(sk, offset) } else { 0 };
+            let retrans = count(OFF_MPTCP_BYTES_RETRANS.load());
+            // Unlike that of TCP it counts no retransmission (`mptcp_update_post_push`).
+            (*to).bytes_sent = count(OFF_MPTCP_BYTES_SENT.load()).wrapping_add(retrans);
+            (*to).bytes_retrans = retrans;
+            (*to).bytes_received = count(OFF_MPTCP_BYTES_RECEIVED.load());
             (*to).total_retrans = 0;
             (*to).srtt_us = 0;
             return Received { next: 0, read: 0 };
@@ -399,6 +428,14 @@ pub(crate) unsafe fn fill_counters<A: Access>(to: *mut Counters, Ours { tcp, .. 
     }
 }
 
+/// Whether the kernel counts the bytes of MPTCP connections (6.5 on).
+#[inline(always)]
+fn has_mptcp_counters() -> bool {
+    OFF_MPTCP_BYTES_SENT.load() != OFFSET_NONE
+        && OFF_MPTCP_BYTES_RETRANS.load() != OFFSET_NONE
+        && OFF_MPTCP_BYTES_RECEIVED.load() != OFFSET_NONE
+}
+
 /// Returns the flags that the counters and the socket's own flags give.
 ///
 /// Nobody may hold the socket's lock yet (`tcp_close`), and the peer's FIN arrives on another CPU: first it counts as a byte
@@ -410,7 +447,7 @@ pub(crate) unsafe fn fill_counters<A: Access>(to: *mut Counters, Ours { tcp, .. 
 #[inline(always)]
 pub(crate) unsafe fn settle_fin<A: Access>(
     to: *mut Counters,
-    Ours { sk, tcp, .. }: Ours,
+    Ours { sk, protocol, tcp, .. }: Ours,
     Received { mut next, read }: Received,
 ) -> u16 {
     // SAFETY: per the contract.
@@ -427,7 +464,8 @@ pub(crate) unsafe fn settle_fin<A: Access>(
             flags |= SockFlags::LINGER_ZERO;
         }
         if tcp.is_null() {
-            return flags;
+            let counts = protocol == IPPROTO_MPTCP && has_mptcp_counters();
+            return if counts { flags | SockFlags::COUNTERS } else { flags };
         }
         // A FIN that was processed but not read counts one in the sequence.
         let mut fin = 0;

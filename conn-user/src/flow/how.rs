@@ -2,7 +2,8 @@
 
 use conn_common::record::{Counters, Sock, SockFlags};
 
-use super::model::{EndedHow, Traffic};
+use super::ends::transport;
+use super::model::{EndedHow, Traffic, Transport};
 
 /// States of a TCP socket (include/net/tcp_states.h).
 pub(super) mod state {
@@ -93,12 +94,15 @@ fn by_error(err: u16) -> EndedHow {
     }
 }
 
-/// Payload, where the hook read the counters. `bytes_received` counts a processed FIN as one byte (`tcp_fin`).
+/// Payload, where the hook read the counters. `bytes_received` of TCP counts a processed FIN as one byte (`tcp_fin`).
 pub(super) fn traffic(sock: &Sock, counters: &Counters) -> Option<Traffic> {
     if sock.flags & SockFlags::COUNTERS == 0 {
         return None;
     }
-    Some(payload(counters, sock.flags & SockFlags::PEER_FIN != 0))
+    Some(match transport(sock) {
+        Transport::Tcp => payload(counters, sock.flags & SockFlags::PEER_FIN != 0),
+        Transport::Mptcp => Traffic { retransmits: None, ..payload(counters, false) },
+    })
 }
 
 /// Payload, from the kernel's counters.

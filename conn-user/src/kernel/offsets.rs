@@ -145,6 +145,9 @@ fn loss(global: &str) -> &'static str {
         "OFF_SKC_NET" | "OFF_NET_INUM" => "the network namespace is not shown",
         "OFF_SK_LINGERTIME" => "a close that resets because of SO_LINGER 0 is not told from a normal one",
         "OFF_TCP_IS_MPTCP" => "subflows of MPTCP connections are shown as connections of their own",
+        "OFF_MPTCP_BYTES_SENT" | "OFF_MPTCP_BYTES_RETRANS" | "OFF_MPTCP_BYTES_RECEIVED" => {
+            "the bytes of MPTCP connections are not shown"
+        }
         "OFF_SK_KERN_SOCK" => "sockets of the kernel itself are not marked",
         "OFF_TASK_CGROUPS" | "OFF_CSS_SET_DFL_CGRP" | "OFF_CGROUP_KN" | "OFF_KERNFS_ID" => {
             "the cgroup is asked for in a slower way"

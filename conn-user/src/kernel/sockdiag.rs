@@ -66,6 +66,8 @@ pub struct DiagSocket {
     pub kind: DiagKind,
     /// From `struct tcp_info`, where it came: not for TIME_WAIT, SYN_RECV and MPTCP.
     pub info: Option<TcpInfo>,
+    /// From `struct mptcp_info`, where it came with counters (Linux 6.5 on).
+    pub mptcp_info: Option<MptcpInfo>,
     /// When the answer was written.
     pub filled: Filled,
 }
@@ -85,6 +87,27 @@ pub enum DiagKind {
         /// Its `token`, where told.
         token: Option<u32>,
     },
+}
+
+/// What is used of `struct mptcp_info` (include/uapi/linux/mptcp.h). Bytes are those of the connection, not of its subflows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MptcpInfo {
+    /// Bytes retransmitted.
+    pub bytes_retrans: u64,
+    /// Bytes sent, retransmissions not included (`mptcp_update_post_push`).
+    pub bytes_sent: u64,
+    /// Bytes received in order.
+    pub bytes_received: u64,
+}
+
+impl MptcpInfo {
+    fn parse(bytes: &[u8]) -> Option<Self> {
+        Some(Self {
+            bytes_retrans: long(bytes, 48)?,
+            bytes_sent: long(bytes, 56)?,
+            bytes_received: long(bytes, 64)?,
+        })
+    }
 }
 
 /// What is used of `struct tcp_info` (include/uapi/linux/tcp.h).
@@ -242,12 +265,16 @@ fn parse(message: &[u8], mptcp: bool, filled: Filled) -> Option<DiagSocket> {
         v6only: false,
         kind: if mptcp { DiagKind::Mptcp { token: None } } else { DiagKind::Tcp },
         info: None,
+        mptcp_info: None,
         filled,
     };
     for attribute in attributes(rest) {
         match attribute? {
-            // `mptcpi_token` of `struct mptcp_info` (include/uapi/linux/mptcp.h).
-            (INFO, value) if mptcp => socket.kind = DiagKind::Mptcp { token: word(value, 12) },
+            (INFO, value) if mptcp => {
+                // `mptcpi_token` of `struct mptcp_info`.
+                socket.kind = DiagKind::Mptcp { token: word(value, 12) };
+                socket.mptcp_info = MptcpInfo::parse(value);
+            }
             (INFO, value) => socket.info = TcpInfo::parse(value),
             (V6ONLY, value) => socket.v6only = value.first().is_some_and(|&only| only != 0),
             (ULP_INFO, value) if !mptcp => socket.kind = ulp(value)?,
@@ -344,6 +371,7 @@ mod tests {
                     bytes_sent: 8,
                     bytes_retrans: 9,
                 }),
+                mptcp_info: None,
                 filled: FILLED,
             }
         );
@@ -386,6 +414,15 @@ mod tests {
         let mut bytes = head(AF_INET);
         attribute(&mut bytes, INFO, &mptcp_info);
         assert_eq!(kind(&bytes, true), DiagKind::Mptcp { token: Some(7) });
+        assert_eq!(parse(&bytes, true, FILLED).expect("socket").mptcp_info, None, "before 6.5");
+        mptcp_info.resize(80, 0);
+        for (at, number) in [(48, 1_u64), (56, 2), (64, 3)] {
+            mptcp_info[at..at + 8].copy_from_slice(&number.to_ne_bytes());
+        }
+        let mut bytes = head(AF_INET);
+        attribute(&mut bytes, INFO, &mptcp_info);
+        let counts = MptcpInfo { bytes_retrans: 1, bytes_sent: 2, bytes_received: 3 };
+        assert_eq!(parse(&bytes, true, FILLED).expect("socket").mptcp_info, Some(counts));
     }
 
     #[test]

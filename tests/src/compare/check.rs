@@ -60,7 +60,7 @@ pub(crate) fn event(
     time(&mut report, case, expect);
     age(&mut report, case);
     owner(&mut report, truth, case, expect);
-    outcome(&mut report, case, expect);
+    outcome(&mut report, case);
     closer(&mut report, truth, case, expect);
     if !report.wrong.is_empty() {
         let because =
@@ -230,7 +230,7 @@ fn same_process(report: &mut Report, role: &str, told: &Process, truth: &Process
     }
 }
 
-fn outcome(report: &mut Report, case: &Case, expect: Expect) {
+fn outcome(report: &mut Report, case: &Case) {
     let (event, fact) = (report.event, case.fact);
     match fact.kind {
         Kind::Failed => {
@@ -242,13 +242,11 @@ fn outcome(report: &mut Report, case: &Case, expect: Expect) {
             report.want("end", &event.end.as_deref(), &fact.end.map(End::name));
             report.want("errno", &event.errno, &Some(fact.errno));
             report.want("error", &event.error.as_deref(), &errno_name(fact.errno));
-            if expect.counters {
-                if fact.bytes_in.is_some() {
-                    report.want("bytes_in", &event.bytes_in, &fact.bytes_in);
-                }
-                if fact.bytes_out.is_some() {
-                    report.want("bytes_out", &event.bytes_out, &fact.bytes_out);
-                }
+            if fact.bytes_in.is_some() {
+                report.want("bytes_in", &event.bytes_in, &fact.bytes_in);
+            }
+            if fact.bytes_out.is_some() {
+                report.want("bytes_out", &event.bytes_out, &fact.bytes_out);
             }
         }
         _ => {}

@@ -18,7 +18,7 @@ use crate::flow::model::{Traffic, Transport, canonical_ip};
 use crate::kernel::conntrack;
 use crate::kernel::netlink::{DumpError, Filled};
 use crate::kernel::netns::Namespace;
-use crate::kernel::sockdiag::{DiagKind, DiagSocket, TcpInfo, sockets};
+use crate::kernel::sockdiag::{DiagKind, DiagSocket, MptcpInfo, TcpInfo, sockets};
 use crate::kernel::tcp_file::{TcpLine, lines};
 use crate::units::{BootNs, DurationNs, NetNs};
 
@@ -232,7 +232,10 @@ fn from_diag(told: &DiagSocket, netns: NetNs, suspended: DurationNs) -> Option<S
         recv_queue: told.recv_queue,
         send_queue: told.send_queue,
         direction: None,
-        traffic: info.map(|info| traffic(state, info)),
+        traffic: match &told.mptcp_info {
+            Some(info) if state != TcpState::Listen => Some(mptcp_traffic(info)),
+            _ => info.map(|info| traffic(state, info)),
+        },
         holders: SmallVec::new(),
         no_holder: None,
         born: Some(age::of_socket(state, info, told.filled, suspended)),
@@ -250,6 +253,11 @@ fn traffic(state: TcpState, info: &TcpInfo) -> Traffic {
         srtt_us: info.rtt_us,
     };
     payload(&counters, peer_fin)
+}
+
+/// The MPTCP socket counts no segments, and measures no round trips; its subflows do.
+fn mptcp_traffic(info: &MptcpInfo) -> Traffic {
+    Traffic { bytes_in: info.bytes_received, bytes_out: info.bytes_sent, retransmits: None, srtt_us: 0 }
 }
 
 fn from_line(line: &TcpLine, netns: NetNs, from: BootNs) -> Option<SnapSocket> {

@@ -312,8 +312,8 @@ impl Conn {
         emit(&Line::Fact(Fact {
             errno,
             end: Some(end),
-            bytes_in: Some(self.received),
-            bytes_out: Some(self.sent),
+            bytes_in: counted(&self.sock, self.received),
+            bytes_out: counted(&self.sock, self.sent),
             ..fact(Kind::Close, Some(self.dir), &self.sock, by, from)
         }))
     }
@@ -368,13 +368,18 @@ impl Summary {
     fn close_fact(&self, end: End, by: By, from: u64) -> Fact {
         Fact {
             end: Some(end),
-            bytes_in: Some(self.received),
-            bytes_out: Some(self.sent),
+            bytes_in: counted(&self.sock, self.received),
+            bytes_out: counted(&self.sock, self.sent),
             early: self.early.is_some(),
             begun_ns: self.early,
             ..fact(Kind::Close, Some(self.dir), &self.sock, by, from)
         }
     }
+}
+
+/// What the kernel counts of so many bytes: those of MPTCP only from 6.5 on.
+fn counted(sock: &SockFact, bytes: u64) -> Option<u64> {
+    (!sock.mptcp || *sys::COUNTS_MPTCP).then_some(bytes)
 }
 
 /// Tells of a connect to `to` that failed with `errno` (0: cancelled by `by`).

@@ -70,17 +70,41 @@ pub(crate) fn cable(processes: [u32; 2]) -> Result<()> {
     Ok(())
 }
 
+/// Sends what this namespace has no other way for to that router.
+pub(crate) fn route_by(router: Ipv4Addr) -> Result<()> {
+    let address = |address: Ipv4Addr| {
+        let address = ipv4(address);
+        // SAFETY: both are plain data of the same size.
+        unsafe { std::mem::transmute::<libc::sockaddr_in, libc::sockaddr>(address) }
+    };
+    // SAFETY: rtentry is plain data, for which all zeroes is a value.
+    let mut route: libc::rtentry = unsafe { std::mem::zeroed() };
+    route.rt_dst = address(Ipv4Addr::UNSPECIFIED);
+    route.rt_genmask = address(Ipv4Addr::UNSPECIFIED);
+    route.rt_gateway = address(router);
+    route.rt_flags = libc::RTF_UP | libc::RTF_GATEWAY;
+    let fd = socket(false, false, 0)?;
+    // SAFETY: the route is a valid rtentry that outlives the call.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::SIOCADDRT as _, &raw const route) })
+        .context("a route")?;
+    Ok(())
+}
+
+fn ipv4(address: Ipv4Addr) -> libc::sockaddr_in {
+    libc::sockaddr_in {
+        sin_family: libc::AF_INET as u16,
+        sin_port: 0,
+        sin_addr: libc::in_addr { s_addr: u32::from(address).to_be() },
+        sin_zero: [0; 8],
+    }
+}
+
 /// Gives this namespace's end of the cable an address in a network of 24 bits, and raises it.
 pub(crate) fn plug_in(address: Ipv4Addr) -> Result<()> {
     let fd = socket(false, false, 0)?;
     let with_address = |address: Ipv4Addr| {
         let mut request = interface(PLUG);
-        let address = libc::sockaddr_in {
-            sin_family: libc::AF_INET as u16,
-            sin_port: 0,
-            sin_addr: libc::in_addr { s_addr: u32::from(address).to_be() },
-            sin_zero: [0; 8],
-        };
+        let address = ipv4(address);
         // SAFETY: both are plain data of the same size.
         request.ifr_ifru.ifru_addr =
             unsafe { std::mem::transmute::<libc::sockaddr_in, libc::sockaddr>(address) };

@@ -4,6 +4,7 @@ use std::io;
 use std::mem::{size_of, zeroed};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use conn_tests::clock::boot_now;
@@ -11,6 +12,23 @@ use libc::{c_int, c_void, socklen_t};
 
 /// `IPPROTO_MPTCP` (include/uapi/linux/in.h).
 pub(crate) const IPPROTO_MPTCP: c_int = 262;
+
+/// `SOL_MPTCP` (include/linux/socket.h) and `MPTCP_INFO` (include/uapi/linux/mptcp.h).
+const SOL_MPTCP: c_int = 284;
+const MPTCP_INFO: c_int = 1;
+/// The end of `mptcpi_bytes_received` in `struct mptcp_info`.
+const WITH_COUNTERS: usize = 72;
+
+/// Whether this kernel counts the bytes of MPTCP connections: from 6.5 on.
+pub(crate) static COUNTS_MPTCP: LazyLock<bool> = LazyLock::new(|| {
+    let Ok(fd) = socket(false, false, IPPROTO_MPTCP) else { return false };
+    let mut info = [0_u8; 256];
+    let mut len = info.len() as socklen_t;
+    let out = info.as_mut_ptr().cast::<c_void>();
+    // SAFETY: `out` has room for `len` bytes.
+    let got = unsafe { libc::getsockopt(fd.as_raw_fd(), SOL_MPTCP, MPTCP_INFO, out, &raw mut len) };
+    got == 0 && len as usize >= WITH_COUNTERS
+});
 
 /// The result of a call that answers -1 on error.
 pub(crate) fn check(result: c_int) -> io::Result<c_int> {

@@ -1,6 +1,6 @@
 //! Connections that never come about.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -10,6 +10,7 @@ use crate::conn::{
     By, ClosedPort, Conn, Listener, PATIENCE_MS, V4, fact, failed, in_progress, portless, sock_fact,
 };
 use crate::facts::emit;
+use crate::netdev;
 use crate::process::fork;
 use crate::sys::{self, boot_ns};
 
@@ -38,6 +39,54 @@ pub(super) fn refused_nonblocking() -> Result<()> {
     let error = sys::socket_error(&fd)?;
     ensure!(error == libc::ECONNREFUSED, "errno {error}");
     failed(&portless(V4, closed.addr)?, libc::ECONNREFUSED, By::Nobody, from, from)
+}
+
+/// Addresses of the ends of the cable; the router's first.
+const CABLE: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 81, 0, 1), Ipv4Addr::new(10, 81, 0, 2)];
+/// Where the router has no way to.
+const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(198, 51, 100, 7)), 443);
+
+/// The router's answer comes within the connect, when nobody but the connect may end the attempt: the socket keeps the error, but
+/// no state changes until the program closes it.
+pub(super) fn rejected() -> Result<()> {
+    let router = fork(|pipe| {
+        netdev::own_netns()?;
+        pipe.meet()?;
+        std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").context("forward")?;
+        netdev::plug_in(CABLE[0])?;
+        pipe.tell(0)?;
+        pipe.hear().map(drop)
+    })?;
+    let client = fork(|pipe| {
+        netdev::own_netns()?;
+        pipe.meet()?;
+        netdev::plug_in(CABLE[1])?;
+        netdev::route_by(CABLE[0])?;
+        pipe.hear()?;
+        // What is sent before the cable has a carrier is lost; when this is refused it has one.
+        let closed = SocketAddr::new(IpAddr::V4(CABLE[0]), NOWHERE.port());
+        let (fd, from) = (sys::socket(false, false, 0)?, boot_ns());
+        expect_errno(sys::connect(&fd, closed), libc::ECONNREFUSED)?;
+        failed(&portless(IpAddr::V4(CABLE[1]), closed)?, libc::ECONNREFUSED, By::Nobody, from, from)?;
+        let fd = sys::socket(false, true, 0)?;
+        // An error of the network is put into the socket's queue too, where it shows without being taken from the socket.
+        sys::set_option(&fd, libc::IPPROTO_IP, libc::IP_RECVERR, &1_i32)?;
+        let from = boot_ns();
+        in_progress(sys::connect(&fd, NOWHERE))?;
+        let local = sys::local(&fd)?;
+        sys::poll(&[fd.as_raw_fd()], libc::POLLPRI, PATIENCE_MS)?;
+        drop(fd);
+        failed(&sock_fact(local, Some(NOWHERE), false)?, libc::ENETUNREACH, By::Nobody, from, from)
+    })?;
+    router.pipe.hear()?;
+    client.pipe.hear()?;
+    netdev::cable([router.pid, client.pid]).context("a cable")?;
+    router.pipe.meet()?;
+    client.pipe.tell(0)?;
+    client.pipe.tell(0)?;
+    client.join()?;
+    router.pipe.tell(0)?;
+    router.join()
 }
 
 /// A listener that drops every SYN: its queue has room for one, and one is in it.

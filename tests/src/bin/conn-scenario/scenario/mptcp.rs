@@ -18,8 +18,17 @@ pub(super) fn lacks() -> Option<String> {
 }
 
 pub(super) fn run() -> Result<()> {
-    let server = fork(|pipe| {
-        let listener = Listener::with(V4, 8, IPPROTO_MPTCP, |_| Ok(()))?;
+    connect_to(IPPROTO_MPTCP)
+}
+
+/// To a server that speaks TCP alone.
+pub(super) fn fallback() -> Result<()> {
+    connect_to(0)
+}
+
+fn connect_to(protocol: i32) -> Result<()> {
+    let server = fork(move |pipe| {
+        let listener = Listener::with(V4, 8, protocol, |_| Ok(()))?;
         pipe.tell(u64::from(listener.port()))?;
         let mut conn = listener.accept()?;
         conn.recv(100)?;
