@@ -94,6 +94,10 @@ macro_rules! for_each_offset {
             (OFF_TASK_LOGINUID, "task_struct", "loginuid.val", 4, Optional);
             (OFF_TASK_NVCSW, "task_struct", "nvcsw", 8, Required);
             (OFF_TASK_NIVCSW, "task_struct", "nivcsw", 8, Required);
+            (OFF_TASK_TI_FLAGS, "task_struct", "thread_info.flags", 8, Optional);
+            (OFF_TASK_TI_STATUS, "task_struct", "thread_info.status", 4, Optional);
+            (OFF_REGS_BX, "pt_regs", "bx", 8, Optional);
+            (OFF_REGS_ORIG_AX, "pt_regs", "orig_ax", 8, Optional);
             (OFF_TASK_SELF_EXEC_ID, "task_struct", "self_exec_id", 8, Optional);
             (OFF_TASK_NSPROXY, "task_struct", "nsproxy", 8, Optional);
             (OFF_NSPROXY_MNT_NS, "nsproxy", "mnt_ns", 8, Optional);

@@ -11,7 +11,7 @@ use core::mem::size_of;
 use crate::hook::HookId;
 use crate::record::{
     EstablishedRecord, ExecRecord, ExitRecord, ForkRecord, RecordHeader, RecordKind, SockEndRecord,
-    SockRecord,
+    SockRecord, Task,
 };
 
 /// A record, decoded. The structs are copied out; the arguments of an exec are borrowed.
@@ -37,6 +37,21 @@ pub enum Record<'a> {
     Exec(Box<ExecRecord>, &'a [u8]),
     /// See [`RecordKind::Exit`].
     Exit(ExitRecord),
+}
+
+impl Record<'_> {
+    /// Who wrote it, where it says so.
+    pub const fn task(&self) -> Option<&Task> {
+        match self {
+            Self::Connect(record) | Self::Accept(record) | Self::Listen(record) | Self::Unlisten(record) => {
+                Some(&record.task)
+            }
+            Self::Close(record) | Self::End(record) => Some(&record.task),
+            Self::Exec(record, _) => Some(&record.task),
+            Self::Exit(record) => Some(&record.task),
+            Self::Established(_) | Self::Fork(_) => None,
+        }
+    }
 }
 
 /// Why bytes are not a record. The reader counts it and goes on with the next one.

@@ -35,6 +35,8 @@ pub const HOOK_SLOTS: u32 = 32;
 hooks! {
     /// Transitions of a socket's state.
     State = 0, "tp_btf:inet_sock_set_state";
+    /// Return of any system call, while 32-bit programs run: those of an accept.
+    SysExitCompat = 1, "tp_btf:sys_exit";
     /// Entry of `tcp_connect`, by trampoline.
     FentryTcpConnect = 2, "fentry:tcp_connect";
     /// Entry of `tcp_connect`, by kprobe.

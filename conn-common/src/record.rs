@@ -66,7 +66,7 @@ pub struct Task {
     pub cgroup_id: u64,
     /// Name of the group leader, NUL padded.
     pub comm: [u8; 16],
-    /// `task_struct.flags` ([`PF_KTHREAD`], [`PF_EXITING`]).
+    /// `task_struct.flags` ([`PF_KTHREAD`], [`PF_EXITING`]), and [`TASK_COMPAT`].
     pub flags: u32,
     /// Low half of `task_struct.self_exec_id`, which `begin_new_exec` (fs/exec.c) counts up and fork inherits: two records
     /// of a process with the same number have no exec between them. 0 where the kernel has no such member.
@@ -77,6 +77,10 @@ pub struct Task {
 pub const PF_KTHREAD: u32 = 0x0020_0000;
 /// `task_struct.flags`: the task is exiting (include/linux/sched.h).
 pub const PF_EXITING: u32 = 0x0000_0004;
+
+/// In [`Task::flags`], in the place of `PF_VCPU`: the task runs a 32-bit program (`TIF_ADDR32`), or is within a 32-bit system call
+/// (`TS_COMPAT`). x86 only.
+pub const TASK_COMPAT: u32 = 1;
 
 /// A socket as the kernel saw it at the hook.
 #[repr(C)]

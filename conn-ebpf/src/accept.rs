@@ -7,8 +7,10 @@
 use core::ffi::c_void;
 
 use aya_ebpf::EbpfContext as _;
-use aya_ebpf::macros::{fentry, fexit, kprobe, kretprobe, tracepoint};
-use aya_ebpf::programs::{FEntryContext, FExitContext, ProbeContext, RetProbeContext, TracePointContext};
+use aya_ebpf::macros::{btf_tracepoint, fentry, fexit, kprobe, kretprobe, tracepoint};
+use aya_ebpf::programs::{
+    BtfTracePointContext, FEntryContext, FExitContext, ProbeContext, RetProbeContext, TracePointContext,
+};
 use aya_log_ebpf::debug;
 use conn_common::hook::HookId;
 use conn_common::record::RecordKind;
@@ -16,9 +18,10 @@ use conn_common::record::RecordKind;
 use crate::fd;
 use crate::log::Anywhere;
 use crate::mem::{Access, Common as _, Direct, Probe, current, current_typed};
-use crate::offsets::{CURRENT_TASK_TYPED, OFF_SKC_FAMILY, OFF_SKC_STATE};
+use crate::offsets::{CURRENT_TASK_TYPED, OFF_REGS_BX, OFF_REGS_ORIG_AX, OFF_SKC_FAMILY, OFF_SKC_STATE};
 use crate::sock::{self, AF_INET, AF_INET6, Key, Ours, TCP_LISTEN};
 use crate::state::emit_common;
+use crate::task::in_compat_call;
 use crate::understudy::Pair;
 
 const ACCEPT: Pair = Pair::new(HookId::FentryInetAccept, HookId::FentryInetAcceptUnderstudy);
@@ -161,6 +164,42 @@ pub(crate) fn sys_exit_accept4_understudy(ctx: TracePointContext) -> u32 {
     0
 }
 
+/// Numbers of 32-bit system calls (arch/x86/entry/syscalls/syscall_32.tbl), and of the calls that `socketcall` takes
+/// (include/uapi/linux/net.h).
+const COMPAT_SOCKETCALL: u64 = 102;
+const COMPAT_ACCEPT4: u64 = 364;
+const SYS_ACCEPT: u64 = 5;
+const SYS_ACCEPT4: u64 = 18;
+
+/// The classic tracepoints of system calls skip 32-bit ones (`trace_get_syscall_nr`, arch/x86/include/asm/ftrace.h). This one
+/// runs at the end of each system call of everybody, so it is attached only while 32-bit programs run. It runs with preemption
+/// off (`__BPF_DECLARE_TRACE_SYSCALL`, include/trace/bpf_probe.h): it needs no backup.
+#[btf_tracepoint(function = "sys_exit")]
+pub(crate) fn sys_exit_compat(ctx: BtfTracePointContext) -> i32 {
+    // SAFETY: TP_PROTO(struct pt_regs *regs, long ret)
+    unsafe {
+        let number = ctx.arg::<i64>(1);
+        let typed = CURRENT_TASK_TYPED.load() != 0;
+        let in_compat = if typed {
+            in_compat_call::<Direct>(current_typed())
+        } else {
+            in_compat_call::<Probe>(current())
+        };
+        if !in_compat || number < 0 {
+            return 0;
+        }
+        let regs: *const c_void = ctx.arg(0);
+        let call = Direct::load::<u64>(regs, OFF_REGS_ORIG_AX.load());
+        let which = Direct::load::<u64>(regs, OFF_REGS_BX.load());
+        let is_accept = call == COMPAT_ACCEPT4
+            || call == COMPAT_SOCKETCALL && (which == SYS_ACCEPT || which == SYS_ACCEPT4);
+        if is_accept {
+            hand_out(HookId::SysExitCompat, number as u64);
+        }
+    }
+    0
+}
+
 /// Finds the socket of the descriptor that an accept returned.
 ///
 /// Another thread may have replaced the descriptor in between; the back pointer proves that it is a socket's, and the
@@ -176,16 +215,25 @@ fn accepted_fd(hook: HookId, pair: &Pair, ctx: &TracePointContext) {
         if !pair.is_to_tell(hook, number as u64, 0) || number < 0 {
             return;
         }
+        hand_out(hook, number as u64);
+    }
+}
+
+/// Reports the socket of a descriptor that an accept returned.
+#[inline(always)]
+unsafe fn hand_out(hook: HookId, number: u64) {
+    // SAFETY: `current` is a task; everything behind goes through the helper.
+    unsafe {
         let fds = if CURRENT_TASK_TYPED.load() != 0 {
-            fd::descriptors::<Direct>(current_typed(), number as u64)
+            fd::descriptors::<Direct>(current_typed(), number)
         } else {
             // No kernel this old needs an understudy here.
-            fd::descriptors::<Probe>(current(), number as u64)
+            fd::descriptors::<Probe>(current(), number)
         };
         if fds.is_null() {
             return;
         }
-        let sk = fd::sock(fds, number as u64);
+        let sk = fd::sock(fds, number);
         if sk.is_null() {
             debug!(&Anywhere, "accept returned descriptor {}, which is no socket any more", number);
             return;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use conn_common::decode::{self, Record};
 use conn_common::hook::HookId;
+use conn_common::record::TASK_COMPAT;
 
 use super::degraded::Reports;
 use crate::clock::Clock;
@@ -68,6 +69,8 @@ pub struct Pipeline {
     /// Among them some of processes.
     processes_lost: bool,
     on_fork: Option<OnFork>,
+    /// A 32-bit program was seen since the last call of [`Pipeline::take_compat`].
+    compat: bool,
     degraded: Reports,
 }
 
@@ -94,6 +97,7 @@ impl Pipeline {
             loss: false,
             processes_lost: false,
             on_fork: None,
+            compat: false,
             degraded: Reports::default(),
         }
     }
@@ -241,6 +245,11 @@ impl Pipeline {
         std::mem::take(&mut self.loss)
     }
 
+    /// Whether a 32-bit program was seen since the last call.
+    pub fn take_compat(&mut self) -> bool {
+        std::mem::take(&mut self.compat)
+    }
+
     /// Compares with the kernel's counts, which were read before the ring was drained: tells losses that no later record
     /// has shown, and skipped runs.
     pub fn audit(
@@ -311,6 +320,7 @@ impl Pipeline {
         if let Some(watch) = &mut self.watch {
             watch.on_record(hook, &record);
         }
+        self.compat |= record.task().is_some_and(|task| task.flags & TASK_COMPAT != 0);
         let boot = BootNs(header.boot_ns);
         self.read_until = self.read_until.max(boot);
         // A timer that is due before sees the tables as they were before.

@@ -128,6 +128,9 @@ impl<R: Records, P: Programs> Parts<'_, R, P> {
             let mut turn = self
                 .records
                 .turn(BATCH, |bytes| self.pipeline.on_bytes(bytes, &mut |event| consumer.on_event(event)));
+            if self.pipeline.take_compat() {
+                self.programs.trace_compat();
+            }
             self.pipeline.deliver(&mut |event| consumer.on_event(event));
             // What is still in the ring may be what somebody waits for.
             let read_until = if turn == Turn::More { self.pipeline.read_until() } else { boot_now() };

@@ -35,6 +35,9 @@ pub(super) trait Programs {
     /// How often the kernel skipped the programs of each hook; `None`: it does not count that.
     fn skipped_runs(&self) -> Vec<(HookId, Option<u64>)>;
 
+    /// Has the accepts of 32-bit programs traced, where that needs a program of its own.
+    fn trace_compat(&mut self);
+
     /// Detaches every program.
     fn detach(&mut self);
 }
@@ -68,6 +71,10 @@ impl Programs for Session {
 
     fn skipped_runs(&self) -> Vec<(HookId, Option<u64>)> {
         Self::skipped_runs(self)
+    }
+
+    fn trace_compat(&mut self) {
+        Self::trace_compat(self);
     }
 
     fn detach(&mut self) {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,6 +19,7 @@ use crate::event::model::Event;
 use crate::flow::snapshot::{self, SnapshotOptions};
 use crate::flow::table::FlowTable;
 use crate::kernel::btf::Btf;
+use crate::kernel::compat;
 use crate::kernel::execs::CountExecs;
 use crate::kernel::facts::KernelFacts;
 use crate::kernel::load::{LoadError, LoadOptions, Loader, Session};
@@ -157,6 +159,10 @@ pub async fn start(options: AgentOptions, tell: &mut impl FnMut(&Event)) -> Resu
     take_in(&mut agent, backlog, staged, options.record, tell).await?;
     if options.self_test {
         self_test(&mut agent, tell).await?;
+    }
+    // After the self-test, in which that hook is silent. Whoever begins after the attach has a record.
+    if compat::is_any_running(Path::new("/proc")) {
+        agent.session.trace_compat();
     }
     Ok(agent)
 }

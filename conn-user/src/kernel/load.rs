@@ -266,7 +266,7 @@ fn attach(
     let mut ebpf = object::open(btf, offsets, switches, options.ring_bytes, cpus)
         .map_err(|error| LoadError::Maps(Box::new(error)))?;
     // Everything is loaded before anything is attached: no record is written for a plan that fails.
-    for planned in &plan.programs {
+    for planned in plan.programs.iter().chain(&plan.compat) {
         load_program(&mut ebpf, btf, planned.program, &planned.attach)
             .map_err(|source| program_error(planned, "load", source))?;
     }
@@ -324,6 +324,18 @@ impl Session {
     /// Hands over what counts execs; `None` where the kernel refused it, and the second time.
     pub const fn take_exec_counts(&mut self) -> Option<ExecIterator> {
         self.execs.take()
+    }
+
+    /// Traces the accepts of 32-bit programs from now on, if the plan has a program for that.
+    pub fn trace_compat(&mut self) {
+        let (Some(planned), Some(ebpf)) = (self.plan.compat.take(), &mut self.ebpf) else { return };
+        match attach_program(ebpf, planned.program, &planned.attach) {
+            Ok(_) => self.plan.programs.push(planned),
+            Err(error) => self.notes.push(format!(
+                "attach of {}: {error}; the accepts of 32-bit programs are attributed to the listener's owner",
+                planned.hook.label()
+            )),
+        }
     }
 
     /// What the kernel counts for every attached hook, by CPU.

@@ -2,6 +2,7 @@
 //! tells of the sockets there are.
 
 pub mod btf;
+pub mod compat;
 pub mod conntrack;
 pub mod counters;
 pub mod execs;

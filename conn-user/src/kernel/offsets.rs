@@ -153,6 +153,9 @@ fn loss(global: &str) -> &'static str {
             "the cgroup is asked for in a slower way"
         }
         "OFF_TASK_LOGINUID" => "the login uid is not shown",
+        "OFF_TASK_TI_FLAGS" | "OFF_TASK_TI_STATUS" | "OFF_REGS_BX" | "OFF_REGS_ORIG_AX" => {
+            "the backend tracepoint attributes the accepts of 32-bit programs to the listener's owner"
+        }
         "OFF_TASK_SELF_EXEC_ID" => {
             "after a loss an executed program may go unnoticed until its process executes another"
         }

@@ -241,6 +241,9 @@ pub struct Plan {
     pub backend: Backend,
     /// Every program to load and attach.
     pub programs: Vec<PlannedProgram>,
+    /// A program that is loaded too, and attached when a 32-bit program is seen: it costs each system call of everybody.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub compat: Option<PlannedProgram>,
     /// Better backends, and why they are not taken.
     pub refused: Vec<(Backend, String)>,
     /// What is known less exactly here than elsewhere, and what would help.

@@ -16,6 +16,7 @@ mod attack;
 mod baseline;
 mod cli;
 mod compared;
+mod compat;
 mod copied;
 mod disguise;
 mod identity;
@@ -84,6 +85,9 @@ fn trials() -> Result<Vec<Trial>> {
     trials.push(trial("identity::of-a-live-process", || compared::together(identity::of_a_live_process)));
     let in_namespace = disguise::is_seen_through_in_a_mount_namespace;
     trials.push(trial("disguise::in-a-mount-namespace", move || compared::together(in_namespace)));
+    let refusal = compat::refusal();
+    let compat = trial("compat::accepts", || compared::together(compat::accepts));
+    trials.push(compat.with_ignored_flag(refusal.is_some()).with_kind(refusal.unwrap_or_default()));
     let after_loss = disguise::is_seen_through_after_a_loss;
     trials.push(trial("disguise::after-a-loss", move || compared::alone(after_loss)));
     trials.push(trial("replay::equals-the-live-run", || compared::together(replay::equals_the_live_run)));

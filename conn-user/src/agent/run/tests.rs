@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 
 use conn_common::hook::HookId;
-use conn_common::record::{RecordHeader, RecordKind, Sock, SockRecord};
+use conn_common::record::{RecordHeader, RecordKind, Sock, SockRecord, TASK_COMPAT, Task};
 use tokio::sync::Notify;
 
 use super::*;
@@ -68,6 +68,7 @@ impl Records for Script {
 #[derive(Default)]
 struct Counts {
     lost: u64,
+    traces_compat: bool,
     detached: bool,
 }
 
@@ -78,6 +79,10 @@ impl Programs for Counts {
 
     fn skipped_runs(&self) -> Vec<(HookId, Option<u64>)> {
         Vec::new()
+    }
+
+    fn trace_compat(&mut self) {
+        self.traces_compat = true;
     }
 
     fn detach(&mut self) {
@@ -155,6 +160,10 @@ impl Rig {
 
     /// A record of a connect, `after` nanoseconds from the beginning.
     fn connect(&mut self, after: u64) -> Vec<u8> {
+        self.connect_by(who(10), after)
+    }
+
+    fn connect_by(&mut self, task: Task, after: u64) -> Vec<u8> {
         let (kind, hook) = (RecordKind::Connect as u16, HookId::FentryTcpConnect as u16);
         let boot_ns = self.began.0 + after;
         let len = size_of::<SockRecord>() as u16;
@@ -162,7 +171,7 @@ impl Rig {
         self.seq += 1;
         let ends = sock(self.seq, &format!("10.0.0.1:{}", 40_000 + self.seq), "203.0.113.9:443");
         let sock = Sock { old_state: 2, new_state: 2, ..ends };
-        let record = SockRecord { header, task: who(10), sock };
+        let record = SockRecord { header, task, sock };
         // SAFETY: the record is repr(C) without padding (asserted in conn-common).
         unsafe {
             std::slice::from_raw_parts(std::ptr::from_ref(&record).cast::<u8>(), size_of::<SockRecord>())
@@ -210,6 +219,19 @@ async fn what_is_left_in_the_ring_is_told_at_the_end() {
     rig.run(&mut consumer, never()).await;
     assert_eq!(*consumer.told.borrow(), ["connect", "connect", "gap"], "and what the kernel counts more");
     assert!(rig.programs.detached);
+}
+
+/// Its accepts are reported by a program that is attached then.
+#[tokio::test(flavor = "current_thread")]
+async fn a_32_bit_program_is_traced() {
+    for compat in [false, true] {
+        let mut rig = Rig::new();
+        let task = Task { flags: if compat { TASK_COMPAT } else { 0 }, ..who(10) };
+        let record = rig.connect_by(task, 1);
+        rig.records.turns.push_back((vec![record], Turn::Idle));
+        rig.run(&mut until("connect"), never()).await;
+        assert_eq!(rig.programs.traces_compat, compat);
+    }
 }
 
 #[tokio::test(flavor = "current_thread")]

@@ -205,6 +205,7 @@ pub fn assess(facts: &KernelFacts, backend: Backend) -> Result<Plan, Refusal> {
     let mut plan = Plan {
         backend,
         programs: COMMON.iter().flat_map(|place| with_understudy(facts, common(place))).collect(),
+        compat: None,
         refused: Vec::new(),
         notes: Vec::new(),
         tracefs: TracefsUse::NotNeeded,
@@ -433,7 +434,11 @@ fn tracepoints(facts: &KernelFacts, plan: &mut Plan) -> Result<(), Refusal> {
         }
     }
     if lost.is_empty() {
-        plan.notes.push("accept: calls through io_uring are attributed to the listener's owner".to_owned());
+        plan.compat = compat(facts);
+        let of_32_bit = if plan.compat.is_some() { "" } else { ", and those of 32-bit programs," };
+        plan.notes.push(format!(
+            "accept: calls through io_uring{of_32_bit} are attributed to the listener's owner"
+        ));
     } else {
         plan.notes.push(format!(
             "accept: the listener's owner stands for the process that accepted ({})",
@@ -444,6 +449,23 @@ fn tracepoints(facts: &KernelFacts, plan: &mut Plan) -> Result<(), Refusal> {
         plan.tracefs = TracefsUse::NotNeeded;
     }
     Ok(())
+}
+
+/// What sees the accepts of 32-bit programs, which the tracepoints of system calls do not.
+fn compat(facts: &KernelFacts) -> Option<PlannedProgram> {
+    let program = "sys_exit_compat";
+    let lacks_member = facts.btf.missing.iter().any(|missing| {
+        missing.container == "pt_regs"
+            || missing.container == "task_struct" && missing.path.starts_with("thread_info.")
+    });
+    (!lacks_member && facts.refusal_of(program).is_none()).then(|| PlannedProgram {
+        program,
+        hook: HookId::SysExitCompat,
+        attach: Attach::TpBtf("sys_exit"),
+        role: Role::Accept,
+        reason: "reports who accepted in a 32-bit program, while any runs".to_owned(),
+        passed_over: Vec::new(),
+    })
 }
 
 /// What does not depend on the backend.
