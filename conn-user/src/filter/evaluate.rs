@@ -120,6 +120,7 @@ impl Test {
                     .any(|hook| texts.matches(hook.label().as_bytes()))
             }
             Self::SocketUnit(texts) => view.socket_unit.is_some_and(|unit| texts.matches(unit.as_bytes())),
+            Self::Device(texts) => fields::device(view).is_some_and(|name| texts.matches(name.as_bytes())),
             Self::CommunityId(texts) => fields::community_id(view).is_some_and(|id| texts.matches(&id)),
             Self::Cause(all) => fields::gap(view).is_some_and(|gap| all.contains(&gap.cause)),
             // What is only perhaps so old does not hold.

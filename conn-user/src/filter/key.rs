@@ -128,6 +128,8 @@ keys! {
     Proto "proto" Names "Transport." "proto:mptcp";
     Family "family" Names "Family of the addresses; IPv4-mapped ones are IPv4." "family:ipv6";
     Mapped "mapped" Flags "The socket is IPv6 and has IPv4-mapped addresses." "mapped:true";
+    Device "device" Text "Interface that a listener or a listed socket is bound to (`SO_BINDTODEVICE`)." "device:eth0";
+    V6only "v6only" Flags "A listener takes IPv6 only (`IPV6_V6ONLY`), where that is known." "v6only:true";
     CommunityId "community_id" Text "Community ID of the connection." "community_id:1:tE8Y/YwHxFc3FF4Ne/pbDcWAS0s=";
     State "state" Names "TCP state of a listed socket (only `conn list`)." "state:established,close_wait";
     Netns "netns" Numbers "Inode number of the network namespace." "netns:4026531840";

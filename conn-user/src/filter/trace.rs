@@ -258,6 +258,7 @@ fn looked(test: &Test, view: &View<'_>) -> Vec<Looked> {
             }
         }
         Test::SocketUnit(texts) => looks.text(view.socket_unit.map(str::as_bytes), texts),
+        Test::Device(texts) => looks.text(fields::device(view).map(str::as_bytes), texts),
         Test::CommunityId(texts) => {
             if let Some(id) = fields::community_id(view) {
                 looks.text(Some(&id), texts);
@@ -357,6 +358,7 @@ fn may_be_unknown(key: Key, test: &Test, view: &View<'_>) -> bool {
         Key::Port | Key::Lport | Key::Dport | Key::Ip | Key::Laddr | Key::Dst | Key::Tid | Key::Hook => {
             socket.is_some()
         }
+        Key::Device | Key::V6only => is(&[EventKind::Listen, EventKind::Unlisten]),
         Key::Rport | Key::Raddr | Key::Sport | Key::Src | Key::Dir | Key::CommunityId => {
             socket.is_some_and(|socket| socket.remote.is_some())
         }

@@ -9,8 +9,8 @@ use conn_common::hook::HookId;
 use crate::event::model::{Event, EventBody, ProcEvent};
 use crate::flow::born::{Born, BornBy};
 use crate::flow::model::{
-    Actor, Change, ConnEvent, ConnId, Direction, EndedHow, Ending, Failure, ListenEvent, Method, Source,
-    Traffic, Transport, UnknownReason, Unlisten,
+    Actor, Change, ConnEvent, ConnId, Direction, EndedHow, Ending, Failure, ListenEvent, Method, Scope,
+    Source, Traffic, Transport, UnknownReason, Unlisten,
 };
 use crate::kernel::gap::{Gap, GapCause};
 use crate::process::identity::{ExeFile, ProcessState, Replaced};
@@ -109,7 +109,9 @@ impl<'c> World<'c> {
                 EventBody::Flow(Change::Failed(conn, Failure { errno: *errno, after }))
             }
             Act::Close { flow, how, traffic } => EventBody::Flow(self.close(*flow, *how, *traffic)?),
-            Act::Listen { flow, who, local } => EventBody::Flow(self.listen(*flow, who, *local, existing)),
+            Act::Listen { flow, who, local, scope } => {
+                EventBody::Flow(self.listen(*flow, who, (*local, scope), existing))
+            }
             Act::Unlisten(flow) => {
                 let listener = self.listening.remove(flow)?;
                 let closer = listener.owner.clone();
@@ -272,7 +274,13 @@ impl<'c> World<'c> {
         if existing { Change::Established(conn) } else { Change::Accept(conn) }
     }
 
-    fn listen(&mut self, flow: FlowNo, who: &Who, local: SocketAddr, existing: bool) -> Change {
+    fn listen(
+        &mut self,
+        flow: FlowNo,
+        who: &Who,
+        (local, scope): (SocketAddr, &Scope),
+        existing: bool,
+    ) -> Change {
         let owner = self.by(who, HookId::FexitListenStart, existing);
         let listener = ListenEvent {
             id: id(flow),
@@ -284,6 +292,7 @@ impl<'c> World<'c> {
             kernel_socket: false,
             owner,
             socket_unit: None,
+            scope: Some(scope.clone()),
         };
         self.listening.insert(flow, listener.clone());
         Change::Listen(listener)

@@ -397,6 +397,7 @@ impl Story {
             kernel_socket: false,
             owner: by(process, HookId::FexitListenStart),
             socket_unit: None,
+            scope: None,
         }
     }
 }

@@ -65,6 +65,7 @@ fn listen(at: u64, process: &Arc<ProcessInfo>, local: &str) -> Event {
         kernel_socket: false,
         owner: samples::by(process, HookId::FexitListenStart),
         socket_unit: None,
+        scope: None,
     };
     event(at, EventBody::Flow(Change::Listen(listener)))
 }

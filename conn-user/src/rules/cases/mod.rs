@@ -14,7 +14,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 pub use self::expect::{Expected, On};
-use crate::flow::model::{EndedHow, Traffic};
+use crate::flow::model::{EndedHow, Scope, Traffic};
 use crate::process::identity::{Replaced, Sha256, Tty};
 use crate::process::info::ExitStatus;
 use crate::units::DurationNs;
@@ -148,6 +148,8 @@ pub enum Act {
         who: Who,
         /// Where.
         local: SocketAddr,
+        /// What narrows it.
+        scope: Scope,
     },
     /// A listener ends.
     Unlisten(FlowNo),
