@@ -24,6 +24,8 @@ use crate::units::{BootNs, NetNs, Pid, WallNs};
 const SECOND: u64 = 1_000_000_000;
 /// When conn begins in every case: the machine has been up for a day.
 pub(super) const BEGAN: BootNs = BootNs(86_400 * SECOND);
+/// The executable of process 1, which a line names by it.
+const INIT: &str = "/usr/lib/systemd/systemd";
 /// When what was there before started: an hour before.
 const BEFORE: BootNs = BootNs(BEGAN.0 - 3_600 * SECOND);
 /// The network namespace of everything.
@@ -148,6 +150,11 @@ impl<'c> World<'c> {
         if let Some(process) = self.processes.get(name) {
             return Arc::clone(process);
         }
+        if name == INIT {
+            let init = Arc::new(init());
+            self.processes.insert(name.to_owned(), Arc::clone(&init));
+            return init;
+        }
         let nobody = Cast::default();
         let cast = self.cast;
         let cast = cast.get(name).unwrap_or(&nobody);
@@ -160,14 +167,8 @@ impl<'c> World<'c> {
     }
 
     fn above(&mut self, cast: &Cast, existing: bool) -> Arc<[Ancestor]> {
-        let init = ProcessInfo {
-            comm: b"systemd"[..].into(),
-            exe: Some(b"/usr/lib/systemd/systemd"[..].into()),
-            ..ProcessInfo::new(Pid(1), BootNs(0))
-        };
-        init.identity.set_exe_is_host(true);
         match cast.parent.as_deref() {
-            None => lineage::below(&init),
+            None | Some(INIT) => lineage::below(&init()),
             Some(name) if self.cast.contains_key(name) || self.processes.contains_key(name) => {
                 lineage::below(&self.start(name, existing || cast.exists))
             }
@@ -176,7 +177,7 @@ impl<'c> World<'c> {
                 let exe = name.starts_with('/').then(|| name.to_owned());
                 let cast =
                     Cast { exe, comm: (!name.starts_with('/')).then(|| name.to_owned()), ..Cast::default() };
-                let parent = made(name, &cast, Pid(self.last_pid), BEFORE, lineage::below(&init));
+                let parent = made(name, &cast, Pid(self.last_pid), BEFORE, lineage::below(&init()));
                 lineage::below(&parent)
             }
         }
@@ -336,6 +337,17 @@ fn ephemeral(flow: FlowNo, remote: SocketAddr) -> SocketAddr {
         IpAddr::V6(_) => Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into(),
     };
     SocketAddr::new(ip, 32_768 + (flow % 28_000) as u16)
+}
+
+/// Process 1.
+fn init() -> ProcessInfo {
+    let init = ProcessInfo {
+        comm: b"systemd"[..].into(),
+        exe: Some(INIT.as_bytes().into()),
+        ..ProcessInfo::new(Pid(1), BootNs(0))
+    };
+    init.identity.set_exe_is_host(true);
+    init
 }
 
 fn made(name: &str, cast: &Cast, pid: Pid, start: BootNs, ancestors: Arc<[Ancestor]>) -> ProcessInfo {
