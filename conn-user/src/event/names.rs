@@ -57,6 +57,7 @@ named!(Runtime:
     CriO = "cri-o",
     SystemdNspawn = "systemd-nspawn",
     Lxc = "lxc",
+    Libvirt = "libvirt",
 );
 named!(Phase: Raised = "raised", Escalated = "escalated", Resolved = "resolved");
 named!(Severity: Info = "info", Low = "low", Medium = "medium", High = "high", Critical = "critical");
