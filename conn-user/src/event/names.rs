@@ -68,6 +68,7 @@ named!(ExeFlag:
     Writable = "writable",
     Host = "host",
     Foreign = "foreign",
+    Conn = "conn",
 );
 named!(UnknownReason:
     BeforeAttach = "before_attach",
@@ -116,6 +117,8 @@ pub enum ExeFlag {
     Host,
     /// The host has another file at its path, or none.
     Foreign,
+    /// It is conn's own file, run by conn's user.
+    Conn,
 }
 
 impl ExeFlag {

@@ -37,7 +37,7 @@ impl Test {
                 Self::ExeFlag(all) => all.iter().any(|flag| match flag {
                     ExeFlag::Writable => identity.exe().is_none(),
                     ExeFlag::Host | ExeFlag::Foreign => identity.exe_is_host().is_none(),
-                    ExeFlag::Deleted | ExeFlag::Memfd => false,
+                    ExeFlag::Deleted | ExeFlag::Memfd | ExeFlag::Conn => false,
                 }),
                 Self::ProcessText(ProcessText::ExeSha256, _) => !identity.sha256_settled(),
                 Self::ProcessText(ProcessText::ExeFs | ProcessText::ExeMount, _) => identity.exe().is_none(),
@@ -231,6 +231,7 @@ pub(super) fn is_so(flag: ExeFlag, process: &ProcessInfo) -> bool {
     match flag {
         ExeFlag::Deleted => process.exe_deleted,
         ExeFlag::Memfd => process.exe_is_memfd(),
+        ExeFlag::Conn => process.exe_is_conn,
         ExeFlag::Writable => process.identity.exe().and_then(|file| file.writable).unwrap_or(false),
         ExeFlag::Host => process.identity.exe_is_host() == Some(true),
         ExeFlag::Foreign => process.identity.exe_is_host() == Some(false),

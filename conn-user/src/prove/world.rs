@@ -380,6 +380,7 @@ fn made(name: &str, cast: &Cast, pid: Pid, start: BootNs, ancestors: Arc<[Ancest
         comm: comm.get(..comm.len().min(15)).unwrap_or_default().into(),
         exe: cast.exe.as_deref().map(|exe| exe.as_bytes().into()),
         exe_deleted: cast.deleted,
+        exe_is_conn: cast.conn,
         args: match &cast.args {
             Some(args) => args.iter().map(|arg| bytes(arg)).collect(),
             None => [bytes(&short)].into(),

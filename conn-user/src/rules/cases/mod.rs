@@ -75,6 +75,8 @@ pub struct Cast {
     pub writable: bool,
     /// The host has another file at the path of its executable, or none.
     pub foreign: bool,
+    /// It is conn.
+    pub conn: bool,
     /// SHA-256 of its executable.
     pub sha256: Option<Sha256>,
     /// What a comparison of its executable with its path will say.
