@@ -99,6 +99,7 @@ fn listen(id: u64, owner: Actor, local: &str) -> Change {
         kernel_socket: false,
         owner,
         socket_unit: None,
+        scope: None,
     })
 }
 

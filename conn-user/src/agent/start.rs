@@ -138,8 +138,9 @@ pub async fn start(options: AgentOptions, tell: &mut impl FnMut(&Event)) -> Resu
     let execs = session.take_exec_counts().map(|execs| Box::new(execs) as Box<dyn CountExecs>);
     let by_rules = options.rules.iter().flat_map(|set| &set.rules).any(|rule| rule.needs_hashes());
     let inspector = Inspector::start(&ProcFs::default(), files, options.hashes || by_rules)?;
-    let processes = ProcessTable::default().with_inspector(inspector).with_exec_counts(execs);
-    let flows = FlowTable::default().with_cookies(session.by_cookie());
+    let processes =
+        ProcessTable::default().with_inspector(inspector).with_exec_counts(execs).knowing_conn()?;
+    let flows = FlowTable::default().with_cookies(session.by_cookie()).asking_scopes();
     let (rules, reloads) = mpsc::channel(1);
     let mut agent = Agent {
         session,

@@ -202,6 +202,13 @@ impl JsonEncoder {
         write_transport(listener.transport, out);
         write_family(ip, mapped, out);
         write_end(b",\"laddr\":\"", b",\"lport\":", SocketAddr::new(ip, listener.local.port()), out);
+        if let Some(scope) = &listener.scope {
+            if let Some(device) = &scope.device {
+                write_text(b"device", device.name().as_bytes(), out);
+            }
+            write_key(b"v6only", out);
+            out.extend_from_slice(if scope.v6only { b"true" } else { b"false" });
+        }
         write_netns(listener.netns, listener.source, out);
         write_born(listener.born.as_ref(), listener.source, at, out);
         write_kernel_socket(listener.kernel_socket, out);

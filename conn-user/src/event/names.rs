@@ -57,6 +57,7 @@ named!(Runtime:
     CriO = "cri-o",
     SystemdNspawn = "systemd-nspawn",
     Lxc = "lxc",
+    Libvirt = "libvirt",
 );
 named!(Phase: Raised = "raised", Escalated = "escalated", Resolved = "resolved");
 named!(Severity: Info = "info", Low = "low", Medium = "medium", High = "high", Critical = "critical");
@@ -67,6 +68,7 @@ named!(ExeFlag:
     Writable = "writable",
     Host = "host",
     Foreign = "foreign",
+    Conn = "conn",
 );
 named!(UnknownReason:
     BeforeAttach = "before_attach",
@@ -115,6 +117,8 @@ pub enum ExeFlag {
     Host,
     /// The host has another file at its path, or none.
     Foreign,
+    /// It is conn's own file, run by conn's user.
+    Conn,
 }
 
 impl ExeFlag {

@@ -27,10 +27,11 @@ use super::model::{Event, EventBody, EventKind, ProcEvent, Repair, SCHEMA_VERSIO
 use super::names::{self, Named, from_name};
 use crate::flow::born::{Born, BornBy};
 use crate::flow::model::{
-    Actor, Change, ConnEvent, ConnId, Direction, EndedHow, Ending, Failure, ListenEvent, Method, Source,
-    Traffic, Transport, UnknownReason, Unlisten,
+    Actor, Change, ConnEvent, ConnId, Direction, EndedHow, Ending, Failure, ListenEvent, Method, Scope,
+    Source, Traffic, Transport, UnknownReason, Unlisten,
 };
 use crate::kernel::gap::{Gap, GapCause};
+use crate::kernel::interfaces::Device;
 use crate::process::info::{ExitStatus, ProcessInfo};
 use crate::units::{BootNs, DurationNs, NetNs, Pid, WallNs};
 
@@ -331,6 +332,10 @@ impl Reader {
             kernel_socket: line.kernel_socket,
             owner: self.owner(line)?,
             socket_unit: line.socket_unit.as_deref().map(Arc::from),
+            scope: line.v6only.map(|v6only| Scope {
+                device: line.device.as_deref().map(|name| Arc::new(Device::new(name))),
+                v6only,
+            }),
         })
     }
 

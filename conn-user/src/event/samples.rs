@@ -14,10 +14,11 @@ use super::json::StreamIdentity;
 use super::model::{Event, EventBody, Facts, ProcEvent, Repair, Start};
 use crate::flow::born::{Born, BornBy};
 use crate::flow::model::{
-    Actor, Change, ConnEvent, ConnId, Direction, EndedHow, Ending, Failure, ListenEvent, Method, Source,
-    Traffic, Transport, UnknownReason, Unlisten,
+    Actor, Change, ConnEvent, ConnId, Direction, EndedHow, Ending, Failure, ListenEvent, Method, Scope,
+    Source, Traffic, Transport, UnknownReason, Unlisten,
 };
 use crate::kernel::gap::{Gap, GapCause};
+use crate::kernel::interfaces::Device;
 use crate::process::identity::{ExeFile, ProcessState, Tty};
 use crate::process::info::{ExitStatus, MountNs, ProcessInfo, ProcessSource};
 use crate::process::lineage::Ancestor;
@@ -203,6 +204,7 @@ fn listening(local: &str) -> ListenEvent {
         kernel_socket: false,
         owner: by(&nginx(), HookId::FexitListenStart),
         socket_unit: None,
+        scope: None,
     }
 }
 
@@ -305,6 +307,7 @@ pub(crate) fn all() -> Vec<Event> {
         ..outgoing()
     };
     let old_listener = ListenEvent {
+        scope: Some(Scope { device: Some(Arc::new(Device::new("eth0"))), v6only: true }),
         source: Source::Snapshot,
         born: Some(born(4_000, 3)),
         owner: before.owner.clone(),

@@ -240,6 +240,15 @@ impl TextFormatter {
             self.line.detail("for ");
             self.line.word(unit.as_bytes());
         }
+        if let Some(scope) = &listener.scope {
+            if let Some(device) = &scope.device {
+                self.line.detail("device=");
+                self.line.word(device.name().as_bytes());
+            }
+            if scope.v6only && ip.is_unspecified() {
+                self.line.detail("v6only");
+            }
+        }
         self.common_details(
             &listener.owner,
             listener.transport,

@@ -37,7 +37,7 @@ impl Test {
                 Self::ExeFlag(all) => all.iter().any(|flag| match flag {
                     ExeFlag::Writable => identity.exe().is_none(),
                     ExeFlag::Host | ExeFlag::Foreign => identity.exe_is_host().is_none(),
-                    ExeFlag::Deleted | ExeFlag::Memfd => false,
+                    ExeFlag::Deleted | ExeFlag::Memfd | ExeFlag::Conn => false,
                 }),
                 Self::ProcessText(ProcessText::ExeSha256, _) => !identity.sha256_settled(),
                 Self::ProcessText(ProcessText::ExeFs | ProcessText::ExeMount, _) => identity.exe().is_none(),
@@ -120,6 +120,7 @@ impl Test {
                     .any(|hook| texts.matches(hook.label().as_bytes()))
             }
             Self::SocketUnit(texts) => view.socket_unit.is_some_and(|unit| texts.matches(unit.as_bytes())),
+            Self::Device(texts) => fields::device(view).is_some_and(|name| texts.matches(name.as_bytes())),
             Self::CommunityId(texts) => fields::community_id(view).is_some_and(|id| texts.matches(&id)),
             Self::Cause(all) => fields::gap(view).is_some_and(|gap| all.contains(&gap.cause)),
             // What is only perhaps so old does not hold.
@@ -230,6 +231,7 @@ pub(super) fn is_so(flag: ExeFlag, process: &ProcessInfo) -> bool {
     match flag {
         ExeFlag::Deleted => process.exe_deleted,
         ExeFlag::Memfd => process.exe_is_memfd(),
+        ExeFlag::Conn => process.exe_is_conn,
         ExeFlag::Writable => process.identity.exe().and_then(|file| file.writable).unwrap_or(false),
         ExeFlag::Host => process.identity.exe_is_host() == Some(true),
         ExeFlag::Foreign => process.identity.exe_is_host() == Some(false),

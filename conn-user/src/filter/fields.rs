@@ -33,6 +33,7 @@ pub(super) enum Amount {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Flag {
     Mapped,
+    V6only,
     KernelSocket,
     /// Of a process: it is a kernel thread.
     Kernel,
@@ -181,6 +182,12 @@ impl Flag {
                 let listens = |listener: &ListenEvent| canonical_ip(listener.local.ip()).1;
                 conn(view).map(|conn| conn.mapped).or_else(|| listener(view).map(listens))
             }
+            (Self::V6only, Origin::Listed(listed, _)) => {
+                listed.socket.scope().filter(|_| listed.listens()).map(|scope| scope.v6only)
+            }
+            (Self::V6only, Origin::Event(_)) => {
+                listener(view).and_then(|listener| listener.scope.as_ref()).map(|scope| scope.v6only)
+            }
             (Self::KernelSocket, Origin::Event(_)) => {
                 let conn = conn(view).map(|conn| conn.kernel_socket);
                 conn.or_else(|| listener(view).map(|listener| listener.kernel_socket))
@@ -197,7 +204,7 @@ impl Flag {
             Self::ArgsTruncated => Some(process.args_truncated),
             Self::ParentHost => process.ancestors.first()?.exe_is_host,
             Self::MntNsHost => process.mount_ns.map(|mount_ns| mount_ns.is_host),
-            Self::Mapped | Self::KernelSocket => None,
+            Self::Mapped | Self::V6only | Self::KernelSocket => None,
         }
     }
 }
@@ -237,6 +244,15 @@ impl Role {
             _ => None,
         }
     }
+}
+
+/// The interface that it is bound to.
+pub(super) fn device<'a>(view: &View<'a>) -> Option<&'a str> {
+    let device = match view.origin {
+        Origin::Listed(listed, _) => listed.socket.device.as_ref(),
+        Origin::Event(_) => listener(view)?.scope.as_ref()?.device.as_ref(),
+    };
+    device.map(|device| device.name())
 }
 
 /// The Community ID of a connection both of whose ends are known.

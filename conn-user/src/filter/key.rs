@@ -78,7 +78,7 @@ keys! {
     Arg "arg" Text "One of the arguments, whole." "arg:--daemon";
     Script "script" Text "Script that an interpreter or shell runs: the path among its arguments, absolute once its working directory is known. Without one for code in an argument (`-c`) or from standard input." "script:/tmp/*";
     ArgsTruncated "args_truncated" Flags "There are more arguments than are known." "args_truncated:true";
-    ExeFlag "exe_flag" Names "What the executable is: without a name any more, an anonymous file, one that every user may write (or its directory), the host's own file at its path (`host`), or not (`foreign`: of a container, or another mount namespace). The last three once they are known." "exe_flag:deleted,memfd";
+    ExeFlag "exe_flag" Names "What the executable is: without a name any more, an anonymous file, one that every user may write (or its directory), the host's own file at its path (`host`), or not (`foreign`: of a container, or another mount namespace), conn's own file run by conn's user (`conn`). `writable`, `host` and `foreign` once they are known." "exe_flag:deleted,memfd";
     ExeSha256 "exe_sha256" Text "SHA-256 of the executable, lower case, once it is known." "exe_sha256:9f86d081*";
     ExeFs "exe_fs" Text "Type of the file system that the executable lies on, once it is known." "exe_fs:tmpfs";
     ExeMount "exe_mount" Text "Where that is mounted, once it is known." "exe_mount:/tmp";
@@ -128,6 +128,8 @@ keys! {
     Proto "proto" Names "Transport." "proto:mptcp";
     Family "family" Names "Family of the addresses; IPv4-mapped ones are IPv4." "family:ipv6";
     Mapped "mapped" Flags "The socket is IPv6 and has IPv4-mapped addresses." "mapped:true";
+    Device "device" Text "Interface that a listener or a listed socket is bound to (`SO_BINDTODEVICE`)." "device:eth0";
+    V6only "v6only" Flags "A listener takes IPv6 only (`IPV6_V6ONLY`), where that is known." "v6only:true";
     CommunityId "community_id" Text "Community ID of the connection." "community_id:1:tE8Y/YwHxFc3FF4Ne/pbDcWAS0s=";
     State "state" Names "TCP state of a listed socket (only `conn list`)." "state:established,close_wait";
     Netns "netns" Numbers "Inode number of the network namespace." "netns:4026531840";

@@ -154,6 +154,7 @@ impl Naive {
                 "memfd" => process["exe_memfd"] == true,
                 "host" => process["exe_host"] == true,
                 "foreign" => process["exe_host"] == false,
+                "conn" => process["exe_conn"] == true,
                 _ => process["exe_writable"] == true,
             }),
             Key::ExeSha256 | Key::Tty => self.of_json().any(|process| {
@@ -251,13 +252,13 @@ impl Naive {
             Key::ListenerReason => equal(self.at("listener", "reason")),
             Key::Tid => numbers([self.field("tid"), self.at("closer", "tid")].concat()),
             Key::Hook => texts([self.field("hook"), self.at("closer", "hook")].concat()),
-            Key::Mapped | Key::Reason | Key::Cause => equal(self.field(key.name())),
+            Key::Mapped | Key::V6only | Key::Reason | Key::Cause => equal(self.field(key.name())),
             Key::KernelSocket => {
                 let is_socket = self.json.get("laddr").is_some();
                 let absent = is_socket && self.json.get("kernel_socket").is_none();
                 equal(self.field("kernel_socket")) || (absent && value.text == "false")
             }
-            Key::CommunityId | Key::SocketUnit => texts(self.field(key.name())),
+            Key::CommunityId | Key::SocketUnit | Key::Device => texts(self.field(key.name())),
             Key::Age => panic!("ages are intervals"),
             Key::Duration => numbers(self.field("duration_ns")),
             Key::ConnectTime => numbers(self.field("connect_ns")),

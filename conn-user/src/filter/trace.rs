@@ -258,6 +258,7 @@ fn looked(test: &Test, view: &View<'_>) -> Vec<Looked> {
             }
         }
         Test::SocketUnit(texts) => looks.text(view.socket_unit.map(str::as_bytes), texts),
+        Test::Device(texts) => looks.text(fields::device(view).map(str::as_bytes), texts),
         Test::CommunityId(texts) => {
             if let Some(id) = fields::community_id(view) {
                 looks.text(Some(&id), texts);
@@ -357,6 +358,7 @@ fn may_be_unknown(key: Key, test: &Test, view: &View<'_>) -> bool {
         Key::Port | Key::Lport | Key::Dport | Key::Ip | Key::Laddr | Key::Dst | Key::Tid | Key::Hook => {
             socket.is_some()
         }
+        Key::Device | Key::V6only => is(&[EventKind::Listen, EventKind::Unlisten]),
         Key::Rport | Key::Raddr | Key::Sport | Key::Src | Key::Dir | Key::CommunityId => {
             socket.is_some_and(|socket| socket.remote.is_some())
         }
@@ -408,7 +410,7 @@ fn of_process_may_be_unknown(key: Key, test: &Test, process: &ProcessInfo) -> bo
             let is_unknown = |flag: &names::ExeFlag| match flag {
                 names::ExeFlag::Writable => process.identity.exe().and_then(|file| file.writable).is_none(),
                 names::ExeFlag::Host | names::ExeFlag::Foreign => process.identity.exe_is_host().is_none(),
-                names::ExeFlag::Deleted | names::ExeFlag::Memfd => false,
+                names::ExeFlag::Deleted | names::ExeFlag::Memfd | names::ExeFlag::Conn => false,
             };
             process.exe.is_none() || flags.iter().any(is_unknown)
         }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use super::model::{Change, FlowEvent};
 use super::pending::{HeldConnect, HeldDeath, HeldListen};
-use super::resolve::{PortQuery, PortResolver};
+use super::resolve::{PortAnswer, PortQuery, PortResolver};
 use super::table::FlowTable;
 use crate::units::BootNs;
 
@@ -58,9 +58,9 @@ impl FlowTable {
         }
     }
 
-    fn settle_connect(&mut self, held: &HeldConnect, found: Option<SocketAddr>, out: &mut Vec<FlowEvent>) {
+    fn settle_connect(&mut self, held: &HeldConnect, found: Option<PortAnswer>, out: &mut Vec<FlowEvent>) {
         let Some(conn) = self.store.get_same(held.place, held.id) else { return };
-        if let Some(local) = found {
+        if let Some(PortAnswer { local, .. }) = found {
             conn.ends.lport = local.port();
             if conn.ends.laddr.is_unspecified() {
                 conn.ends.laddr = local.ip();
@@ -72,16 +72,22 @@ impl FlowTable {
     fn settle_listen(
         &mut self,
         held: &HeldListen,
-        found: Option<SocketAddr>,
+        found: Option<PortAnswer>,
         now: BootNs,
         out: &mut Vec<FlowEvent>,
     ) {
-        if let Some(local) = found {
-            self.settle_listener(held.key, local, out);
+        if let Some(PortAnswer { local, scope }) = found {
+            let listener = self.listeners.get_mut(held.key).filter(|listener| listener.id == held.id);
+            let Some(listener) = listener else { return };
+            listener.scope = scope;
+            if listener.port == 0 {
+                self.listeners.settle(held.key, local);
+            }
+            self.tell_listener(held.key, out);
         } else if held.until <= now {
             self.tell_listener(held.key, out);
         } else if let Some(waiting) = self.pending.listens.iter_mut().find(|other| other.id == held.id) {
-            // The hook runs before the kernel chooses the port; it has done so long before the hold is over.
+            // The hook runs before the kernel chooses the port and hashes the listener; it has done so long before the hold is over.
             waiting.next = waiting.until;
         }
     }
@@ -92,7 +98,7 @@ impl FlowTable {
         self.tell_listener(key, out);
     }
 
-    /// Tells a listener that waited for its port, with what is known now.
+    /// Reports a listener that waited for its port or scope, with what is known now.
     fn tell_listener(&mut self, key: u64, out: &mut Vec<FlowEvent>) {
         let Some(listener) = self.listeners.get_mut(key).filter(|listener| !listener.told) else { return };
         listener.told = true;

@@ -7,7 +7,9 @@ use conn_common::record::{Sock, SockFlags, SockRecord};
 
 use super::ends::{AF_INET6, address, transport};
 use super::listeners::Listener;
-use super::model::{Actor, Change, ConnId, FlowEvent, ListenEvent, Source, Unlisten, canonical_ip};
+use super::model::{
+    Actor, Change, ConnId, FlowEvent, ListenEvent, Source, Transport, Unlisten, canonical_ip,
+};
 use super::pending::HeldListen;
 use super::resolve::PortQuery;
 use super::store::{Found, known};
@@ -65,10 +67,12 @@ impl FlowTable {
             born: None,
             kernel: sock.flags & SockFlags::KERNEL != 0,
             owner: Arc::new(hook_actor(at, &record.task, procs)),
-            told: port != 0,
+            scope: None,
+            told: port != 0 && !self.asks_scopes,
         };
         let full = self.listeners.len() >= self.limits.listeners;
-        if port != 0 || full {
+        let waits = port == 0 || self.asks_scopes;
+        if !waits || full {
             out.push(FlowEvent { boot: at.boot, change: Change::Listen(listener.event()) });
         }
         if full {
@@ -77,12 +81,16 @@ impl FlowTable {
         }
         let id = listener.id;
         self.listeners.insert(listener);
-        if port == 0 {
+        if waits {
+            // The cookie of an MPTCP socket is not that of its subflow, which is what TCP shows.
+            let has_cookie = by_cookie && transport(sock) == Transport::Tcp;
             let query = PortQuery {
                 pid: Pid(record.task.tgid),
                 netns: NetNs(sock.netns),
+                cookie: if has_cookie { sock.key } else { 0 },
                 inode: sock.inode,
                 v6: sock.family == AF_INET6,
+                local: Some(SocketAddr::new(addr, port)),
                 remote: None,
             };
             let until = self.after_hold(at.boot);
@@ -125,6 +133,7 @@ impl FlowTable {
             kernel_socket: sock.flags & SockFlags::KERNEL != 0,
             owner: BEFORE_ATTACH,
             socket_unit: None,
+            scope: None,
         };
         out.push(FlowEvent {
             boot: at.boot,

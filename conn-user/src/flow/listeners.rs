@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use super::born::Born;
-use super::model::{Actor, ConnId, ListenEvent, Source, Transport};
+use super::model::{Actor, ConnId, ListenEvent, Scope, Source, Transport};
 use crate::process::hash::IntMap;
 use crate::process::info::ProcessInfo;
 use crate::units::{BootNs, NetNs};
@@ -26,6 +26,8 @@ pub(super) struct Listener {
     /// The kernel's own socket.
     pub(super) kernel: bool,
     pub(super) owner: Arc<Actor>,
+    /// What narrows it; `None`: not known.
+    pub(super) scope: Option<Scope>,
     /// Its listen event is out.
     pub(super) told: bool,
 }
@@ -43,6 +45,7 @@ impl Listener {
             owner: (*self.owner).clone(),
             // Told by the station that knows the files of systemd.
             socket_unit: None,
+            scope: self.scope.clone(),
         }
     }
 
@@ -54,9 +57,9 @@ impl Listener {
         self.owner.process.as_ref().is_some_and(|owner| owner.is_same(process))
     }
 
-    /// How well the listener fits a connection to this address. `IPV6_V6ONLY` no record tells.
+    /// How well the listener fits a connection to this address. Over which interface the connection came no record has.
     fn fit(&self, addr: IpAddr) -> u8 {
-        fit(self.addr, false, addr)
+        fit(self.addr, self.scope.as_ref().is_some_and(|scope| scope.v6only), addr)
     }
 }
 
@@ -239,6 +242,7 @@ mod tests {
             born: None,
             kernel: false,
             owner: Arc::new(Actor { process: Some(process(pid)), tid: None, method: Method::Listener }),
+            scope: None,
             told: true,
         }
     }
@@ -278,6 +282,15 @@ mod tests {
         let table = table(&[("[::]:80", 3), ("[::1]:80", 4)]);
         assert_eq!(owner(&table, 1, "10.0.0.1:80", None), Some(3));
         assert_eq!(owner(&table, 1, "[::1]:80", None), Some(4));
+    }
+
+    #[test]
+    fn v6only_takes_no_ipv4() {
+        let mut table = Listeners::default();
+        let scope = Some(Scope { v6only: true, ..Scope::default() });
+        table.insert(Listener { scope, ..listener(1, "[::]:80", 3) });
+        assert_eq!(owner(&table, 1, "10.0.0.1:80", None), None);
+        assert_eq!(owner(&table, 1, "[2001:db8::1]:80", None), Some(3));
     }
 
     #[test]

@@ -175,6 +175,7 @@ impl FlowTable {
             born: socket.born,
             kernel: false,
             owner: Arc::new(owner(socket, procs)),
+            scope: socket.scope(),
             told: true,
         };
         merged.added += 1;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use conn_common::hook::HookId;
 
 use super::born::Born;
+use crate::kernel::interfaces::Device;
 use crate::process::info::ProcessInfo;
 use crate::units::{BootNs, DurationNs, NetNs, Pid};
 
@@ -267,6 +268,18 @@ pub struct ListenEvent {
     pub owner: Actor,
     /// The unit for which systemd listens, where process 1 owns it and that is known.
     pub socket_unit: Option<Arc<str>>,
+    /// What narrows it; `None`: not known.
+    pub scope: Option<Scope>,
+}
+
+/// Narrows a listener beyond its address: two that differ in it may share address and port, each with its own connections
+/// (`inet_csk_bind_conflict`, `compute_score`).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Scope {
+    /// The interface that it is bound to (`SO_BINDTODEVICE`).
+    pub device: Option<Arc<Device>>,
+    /// It takes IPv6 only (`IPV6_V6ONLY`).
+    pub v6only: bool,
 }
 
 /// The end of a listener.

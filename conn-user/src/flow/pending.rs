@@ -18,9 +18,9 @@ pub(super) struct HeldConnect {
 /// A listener that is not told yet.
 #[derive(Clone, Debug)]
 pub(super) struct HeldListen {
-    /// When it is told without its port.
+    /// When it is reported without its port or scope.
     pub(super) until: BootNs,
-    /// When the port is looked up next.
+    /// When they are looked up next.
     pub(super) next: BootNs,
     pub(super) key: u64,
     pub(super) id: u64,

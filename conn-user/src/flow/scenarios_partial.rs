@@ -1,16 +1,18 @@
 //! Scenarios of which a backend sees only a part: no accept hook, no port yet, older than the agent, lost records.
 
-use std::net::SocketAddr;
+use std::sync::Arc;
 
 use conn_common::decode::Record;
 use conn_common::hook::HookId;
 use conn_common::record::{Sock, SockFlags};
 
 use super::how::state::{CLOSE, CLOSE_WAIT, ESTABLISHED, FIN_WAIT1, FIN_WAIT2, LAST_ACK, SYN_RECV, SYN_SENT};
-use super::resolve::{PortQuery, PortResolver};
+use super::model::{Change, Scope};
+use super::resolve::{PortAnswer, PortQuery, PortResolver};
 use super::scenarios::{CLIENT, SERVER, both, child, client, listener, open};
-use super::table::FlowLimits;
+use super::table::{FlowLimits, FlowTable};
 use super::testing::{Always, Backend, MS, Rig, held, sock, who};
+use crate::kernel::interfaces::Device;
 use crate::units::{BootNs, DurationNs};
 
 #[test]
@@ -293,7 +295,7 @@ fn port_that_the_resolver_finds() {
 fn ports_are_looked_up_for_a_tenth_of_the_time() {
     struct Slow(Always);
     impl PortResolver for Slow {
-        fn resolve(&mut self, queries: &[PortQuery]) -> Vec<Option<SocketAddr>> {
+        fn resolve(&mut self, queries: &[PortQuery]) -> Vec<Option<PortAnswer>> {
             self.0.resolve(queries)
         }
 
@@ -347,6 +349,48 @@ fn too_many_connects_wait() {
 
 fn auto_bound(key: u64) -> Sock {
     Sock { flags: SockFlags::PORT_PENDING, ..sock(key, "0.0.0.0:0", "0.0.0.0:0") }
+}
+
+/// The interface that a listener is bound to no record has.
+#[test]
+fn a_listener_waits_for_its_scope() {
+    struct Bound;
+    impl PortResolver for Bound {
+        fn resolve(&mut self, queries: &[PortQuery]) -> Vec<Option<PortAnswer>> {
+            assert!(queries.iter().all(|query| query.local.is_some() && query.cookie != 0));
+            let scope = Scope { device: Some(Arc::new(Device::new("eth0"))), v6only: false };
+            queries
+                .iter()
+                .map(|query| Some(PortAnswer { local: query.local?, scope: Some(scope.clone()) }))
+                .collect()
+        }
+    }
+    let mut rig = Rig::new(Backend::Fentry);
+    rig.flows = FlowTable::default().asking_scopes();
+    rig.listens(20, sock(3, SERVER, "0.0.0.0:0"));
+    let since = rig.now;
+    assert!(rig.told().is_empty());
+    assert_eq!(rig.flows.next_deadline(), Some(BootNs(since)), "at once");
+    rig.wait(0);
+    assert!(rig.told().is_empty(), "it may not be hashed yet");
+    rig.wait_with(20, &mut Bound);
+    assert_eq!(rig.out[0].boot, BootNs(since));
+    let device = |rig: &Rig| match &rig.out[0].change {
+        Change::Listen(listener) | Change::Unlisten(listener, _) => {
+            listener.scope.as_ref().and_then(|scope| scope.device.clone())
+        }
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(device(&rig).expect("a device").name(), "eth0");
+    rig.out.clear();
+    rig.unlistens(20, sock(3, SERVER, "0.0.0.0:0"));
+    assert_eq!(device(&rig).expect("a device").name(), "eth0");
+    rig.out.clear();
+    // Nobody answers: it is reported without.
+    rig.listens(20, sock(4, SERVER, "0.0.0.0:0"));
+    rig.wait(0);
+    rig.wait(20);
+    assert_eq!((device(&rig), rig.told().len()), (None, 1));
 }
 
 #[test]

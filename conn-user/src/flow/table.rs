@@ -108,6 +108,8 @@ pub struct FlowTable {
     pub(super) snapshot_until: BootNs,
     /// Records carry cookies; else kernel addresses, which no snapshot has.
     pub(super) by_cookie: bool,
+    /// What narrows a listener is asked for before it is reported.
+    pub(super) asks_scopes: bool,
     /// Sockets of snapshots that came without a cookie: how many keys were made up.
     pub(super) synthetic_keys: u64,
     last_id: u64,
@@ -148,6 +150,7 @@ impl FlowTable {
             stats: FlowStats::default(),
             snapshot_until: BootNs(0),
             by_cookie: true,
+            asks_scopes: false,
             synthetic_keys: 0,
             last_id: 0,
         }
@@ -157,6 +160,13 @@ impl FlowTable {
     #[must_use]
     pub const fn with_cookies(mut self, by_cookie: bool) -> Self {
         self.by_cookie = by_cookie;
+        self
+    }
+
+    /// Has listeners wait for their scope, which no record has. Without it that of listeners in records is not known.
+    #[must_use]
+    pub const fn asking_scopes(mut self) -> Self {
+        self.asks_scopes = true;
         self
     }
 
@@ -279,8 +289,10 @@ impl FlowTable {
             let query = PortQuery {
                 pid: Pid(record.task.tgid),
                 netns: NetNs(sock.netns),
+                cookie: 0,
                 inode: sock.inode,
                 v6: sock.family == AF_INET6,
+                local: None,
                 remote: Some(ends.remote()),
             };
             self.hold_connect(HeldConnect { until: self.after_hold(at.boot), place, id, query }, out);

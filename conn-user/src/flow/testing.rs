@@ -10,7 +10,7 @@ use conn_common::record::{
 
 use super::how::state;
 use super::model::{Actor, Change, ConnEvent, FlowEvent, Method, Source};
-use super::resolve::{NoResolver, PortQuery, PortResolver};
+use super::resolve::{NoResolver, PortAnswer, PortQuery, PortResolver};
 use super::table::{FlowLimits, FlowTable};
 use crate::process::ProcessTable;
 use crate::process::testing::{FakeProc, exec_record, task};
@@ -193,9 +193,9 @@ pub(crate) fn held(sock: Sock) -> Sock {
 pub(crate) struct Always(pub(crate) Option<SocketAddr>, pub(crate) Vec<Vec<PortQuery>>);
 
 impl PortResolver for Always {
-    fn resolve(&mut self, queries: &[PortQuery]) -> Vec<Option<SocketAddr>> {
+    fn resolve(&mut self, queries: &[PortQuery]) -> Vec<Option<PortAnswer>> {
         self.1.push(queries.to_vec());
-        vec![self.0; queries.len()]
+        vec![self.0.map(Into::into); queries.len()]
     }
 }
 

@@ -1,12 +1,15 @@
-//! The interfaces of this thread's network namespace: their addresses, and which of them are bridges.
+//! The interfaces of this thread's network namespace: their addresses and names, and which of them are bridges.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
+use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::sync::Arc;
 
 use ipnet::IpNet;
-use rustix::net::Protocol;
+use rustix::net::netdevice::index_to_name;
+use rustix::net::{AddressFamily, Protocol, SocketFlags, SocketType, socket_with};
 
 use super::netlink::{DumpError, Netlink, attributes, word};
 
@@ -54,6 +57,55 @@ pub fn read() -> Result<BTreeMap<u32, Interface>, DumpError> {
         }
     }
     Ok(interfaces)
+}
+
+/// An interface that a socket is bound to (`SO_BINDTODEVICE`), by its name: at most 15 bytes that whoever made the interface chose.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Device(Box<str>);
+
+impl Device {
+    /// With this name.
+    pub fn new(name: &str) -> Self {
+        Self(name.into())
+    }
+
+    /// Its name; `if7` where only its index is known.
+    pub fn name(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Names the interfaces of one network namespace by their indices, each once.
+#[derive(Debug, Default)]
+pub struct Devices {
+    /// A socket of the namespace, once one was needed.
+    socket: Option<OwnedFd>,
+    known: BTreeMap<u32, Arc<Device>>,
+}
+
+impl Devices {
+    /// The interface with this index (`sk_bound_dev_if`). The thread must be in the namespace. `None`: 0, which is none.
+    pub fn named(&mut self, index: u32) -> Option<Arc<Device>> {
+        if index == 0 {
+            return None;
+        }
+        if let Some(device) = self.known.get(&index) {
+            return Some(Arc::clone(device));
+        }
+        // It may be gone, and its name may be no text (`dev_valid_name`).
+        let name = self.ask(index).unwrap_or_else(|_| format!("if{index}"));
+        let device = Arc::new(Device::new(&name));
+        self.known.insert(index, Arc::clone(&device));
+        Some(device)
+    }
+
+    fn ask(&mut self, index: u32) -> io::Result<String> {
+        let socket = match self.socket.take() {
+            Some(socket) => socket,
+            None => socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?,
+        };
+        Ok(index_to_name(self.socket.insert(socket), index)?)
+    }
 }
 
 fn address(bytes: &[u8]) -> Option<(u32, IpNet)> {
@@ -113,6 +165,20 @@ mod tests {
         for length in 0..bytes.len() - 8 {
             assert_eq!(address(&bytes[..length]), None, "{length}");
         }
+    }
+
+    #[test]
+    fn interfaces_are_named_by_their_index() {
+        let lo = rustix::net::netdevice::name_to_index(
+            socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)
+                .expect("a socket"),
+            "lo",
+        );
+        let mut devices = Devices::default();
+        let mut name = |index| devices.named(index).map(|device| device.name().to_owned());
+        assert_eq!(name(lo.expect("loopback")).as_deref(), Some("lo"));
+        assert_eq!(name(u32::MAX / 2).as_deref(), Some("if2147483647"), "no interface has it");
+        assert_eq!(name(0), None);
     }
 
     #[test]

@@ -62,6 +62,8 @@ pub struct DiagSocket {
     pub send_queue: u32,
     /// `IPV6_V6ONLY`; told of listeners only.
     pub v6only: bool,
+    /// `sk_bound_dev_if`: index of the interface that it is bound to; 0: none.
+    pub device: u32,
     /// What kind of socket.
     pub kind: DiagKind,
     /// From `struct tcp_info`, where it came: not for TIME_WAIT, SYN_RECV and MPTCP.
@@ -187,18 +189,20 @@ pub fn sockets<T>(
     Ok(())
 }
 
-/// Connects without an answer and listeners of the thread's network namespace, of one family, without their counters. The
-/// kernel walks its table and writes none of the many sockets in other states: on a machine with sixty thousand of them in
-/// TIME_WAIT, `/proc/net/tcp` takes half a second.
+/// Listeners of the thread's network namespace, of one family, without their counters, and with `attempts` connects without an
+/// answer. The kernel walks its table and writes none of the many sockets in other states: on a machine with sixty thousand of
+/// them in TIME_WAIT, `/proc/net/tcp` takes half a second. For listeners alone it walks only their own table
+/// (`inet_diag_dump_icsk`).
 ///
 /// # Errors
 /// When the kernel refuses or answers what cannot be read.
-pub fn attempts_and_listeners(v6: bool) -> Result<Vec<DiagSocket>, DumpError> {
+pub fn listeners(v6: bool, attempts: bool) -> Result<Vec<DiagSocket>, DumpError> {
     let found = RefCell::new(Vec::new());
     let family = if v6 { AF_INET6 } else { AF_INET };
+    let states = 1 << LISTEN | u32::from(attempts) << SYN_SENT;
     Netlink::open(SOCK_DIAG)?.dump(
         BY_FAMILY,
-        &request(family, false, 1 << SYN_SENT | 1 << LISTEN, 0),
+        &request(family, false, states, 0),
         || found.borrow_mut().clear(),
         |message, filled| {
             found.borrow_mut().push(parse(message, false, filled)?);
@@ -263,6 +267,7 @@ fn parse(message: &[u8], mptcp: bool, filled: Filled) -> Option<DiagSocket> {
         uid: word(head, 64)?,
         inode: word(head, 68)?,
         v6only: false,
+        device: word(head, 40)?,
         kind: if mptcp { DiagKind::Mptcp { token: None } } else { DiagKind::Tcp },
         info: None,
         mptcp_info: None,
@@ -359,6 +364,7 @@ mod tests {
                 recv_queue: 11,
                 send_queue: 12,
                 v6only: true,
+                device: 0,
                 kind: DiagKind::Tcp,
                 info: Some(TcpInfo {
                     last_data_sent_ms: 1,
@@ -454,11 +460,11 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
         let local = listener.local_addr().expect("address");
         let connection = std::net::TcpStream::connect(local).expect("connect");
-        let all = attempts_and_listeners(false).expect("sock_diag");
+        let all = listeners(false, true).expect("sock_diag");
         assert_eq!(all.iter().filter(|socket| socket.local == local).count(), 1);
         assert!(all.iter().all(|socket| !socket.v6 && matches!(socket.state, 2 | 10)), "{all:?}");
         drop(connection);
-        let of_ipv6 = attempts_and_listeners(true).expect("sock_diag");
+        let of_ipv6 = listeners(true, true).expect("sock_diag");
         assert!(of_ipv6.iter().all(|socket| socket.v6));
     }
 

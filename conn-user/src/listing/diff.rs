@@ -45,20 +45,21 @@ impl Difference<'_> {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Key<'a> {
     /// In one boot. A socket may carry one connection after the other, so its ends belong to it.
-    Cookie(&'a str, Tuple),
+    Cookie(&'a str, Tuple<'a>),
     /// Without cookies, or over a restart; of a listener with its executables.
-    Ends(Tuple, Option<BTreeSet<Option<&'a [u8]>>>),
+    Ends(Tuple<'a>, Option<BTreeSet<Option<&'a [u8]>>>),
     /// A listener whose executable changed.
-    Address(Tuple),
+    Address(Tuple<'a>),
 }
 
 /// Ends and namespace. The numbers of namespaces mean nothing after a restart: there it is 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Tuple {
+struct Tuple<'a> {
     listens: bool,
     transport: Transport,
     local: SocketAddr,
     remote: SocketAddr,
+    device: Option<&'a str>,
     netns: u32,
 }
 
@@ -68,11 +69,12 @@ pub fn diff<'a>(old: &'a Saved, new: &'a Saved) -> Difference<'a> {
     let same_boot = old.about.boot_id == new.about.boot_id;
     let mut left_old: Vec<&SavedSocket> = old.sockets.iter().collect();
     let mut left_new: Vec<&SavedSocket> = new.sockets.iter().collect();
-    let tuple = |socket: &SavedSocket| Tuple {
+    let tuple = |socket: &'a SavedSocket| Tuple {
         listens: socket.direction.is_none(),
         transport: socket.transport,
         local: socket.local,
         remote: socket.remote,
+        device: socket.device.as_deref(),
         netns: if same_boot { socket.netns } else { 0 },
     };
     let by_cookie = |socket: &'a SavedSocket| {

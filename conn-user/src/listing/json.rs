@@ -97,6 +97,9 @@ impl Writer {
         write_transport(socket.transport, out);
         write_family(socket.local.ip(), socket.mapped, out);
         write_end(b",\"laddr\":\"", b",\"lport\":", socket.local, out);
+        if let Some(device) = &socket.device {
+            write_text(b"device", device.name().as_bytes(), out);
+        }
         if listed.listens() {
             write_key(b"v6only", out);
             out.extend_from_slice(if socket.v6only { b"true" } else { b"false" });

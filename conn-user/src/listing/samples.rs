@@ -10,6 +10,7 @@ use crate::event::samples::{self, curl, hostile, nginx, systemd};
 use crate::flow::born::{Born, BornBy};
 use crate::flow::model::{Direction, Traffic, Transport};
 use crate::flow::snapshot::model::{NoHolder, Note, SnapSocket, TcpState};
+use crate::kernel::interfaces::Device;
 use crate::process::info::ProcessInfo;
 use crate::units::{BootNs, NetNs, WallNs};
 
@@ -39,6 +40,7 @@ pub(crate) fn connection() -> SnapSocket {
         remote: "127.0.0.1:8080".parse().expect("address"),
         mapped: false,
         v6only: false,
+        device: None,
         uid: 1000,
         recv_queue: 0,
         send_queue: 0,
@@ -123,6 +125,7 @@ pub(crate) fn listing() -> Listing {
     by_the_gone.holders.push(gone);
     let mut full = listener("[::1]:8080");
     (full.recv_queue, full.v6only) = (3, true);
+    full.device = Some(Arc::new(Device::new("eth0")));
     let mut activated = held(listener("[::]:22"), &[(&systemd(), 40)]);
     activated.socket_unit = Some("ssh.socket".into());
     Listing {

@@ -61,6 +61,8 @@ pub struct SavedSocket {
     pub local: SocketAddr,
     /// Remote end; of a listener unspecified.
     pub remote: SocketAddr,
+    /// The interface that it is bound to.
+    pub device: Option<String>,
     /// Network namespace.
     pub netns: u32,
     /// The holders, the oldest first.
@@ -144,6 +146,7 @@ struct Socket {
     lport: Option<u16>,
     raddr: Option<IpAddr>,
     rport: Option<u16>,
+    device: Option<String>,
     netns: u32,
     holders: Vec<Holder>,
 }
@@ -279,6 +282,7 @@ impl Socket {
             transport: names::from_name(&self.proto).ok_or_else(|| name("proto", &self.proto))?,
             local: SocketAddr::new(self.laddr, self.lport.unwrap_or(0)),
             remote: SocketAddr::new(raddr, self.rport.unwrap_or(0)),
+            device: self.device,
             netns: self.netns,
             cookie: self.cookie,
             holders: self.holders.into_iter().map(Holder::into_saved).collect(),

@@ -205,6 +205,11 @@ fn write_details(listed: &Listed, options: TextOptions, cell: &mut Cell) {
         begin(cell);
         cell.text("v6only");
     }
+    if let Some(device) = &socket.device {
+        begin(cell);
+        cell.text("device=");
+        cell.word(device.name().as_bytes());
+    }
     if options.netns.is_some_and(|own| own != socket.netns) {
         begin(cell);
         cell.text("netns=");

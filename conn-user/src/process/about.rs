@@ -6,6 +6,7 @@ use super::cgroup::{CgroupOf, ROOT_ID};
 use super::hash::IntMap;
 use super::image::scanned;
 use super::info::{MountNs, ProcessInfo};
+use super::own::Own;
 use super::placement::Placement;
 use super::procfs::{ProcImage, ProcSource};
 use super::users::Users;
@@ -20,6 +21,8 @@ pub(super) struct About {
     pub(super) users: Users,
     /// Inode number of the host's mount namespace.
     host_mnt_ns: Option<u32>,
+    /// What makes a process conn's own, where that is asked.
+    pub(super) own: Option<Own>,
     placements: IntMap<u64, Arc<Placement>>,
     /// How often the memory of cgroups was emptied.
     pub(super) cgroups_forgotten: u64,
@@ -31,6 +34,7 @@ impl About {
         Self {
             proc,
             host_mnt_ns,
+            own: None,
             users: Users::default(),
             placements: IntMap::default(),
             cgroups_forgotten: 0,
@@ -40,6 +44,7 @@ impl About {
     /// Fills in what follows from the ids of the process. `like`: a process that had the same ids a moment ago, itself
     /// or its parent.
     pub(super) fn describe(&mut self, info: &mut ProcessInfo, like: Option<&ProcessInfo>) {
+        info.exe_is_conn = self.own.as_ref().is_some_and(|own| own.is(info));
         info.user = match like {
             Some(like) if like.uid == info.uid && like.user.is_some() => like.user.clone(),
             _ => self.users.name(info.uid),
@@ -59,6 +64,7 @@ impl About {
 
     /// What /proc said of the process's cgroup, where that is the one of the record.
     pub(super) fn describe_seen(&mut self, info: &mut ProcessInfo, seen: Option<CgroupOf>) {
+        info.exe_is_conn = self.own.as_ref().is_some_and(|own| own.is(info));
         info.user = self.users.name(info.uid);
         if info.cgroup_id == 0 {
             info.cgroup_id = seen.as_ref().map_or(0, |cgroup| cgroup.id);

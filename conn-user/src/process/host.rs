@@ -120,7 +120,7 @@ pub(super) fn is_file(found: &File, file: FileId, mountinfo: &Path) -> bool {
 }
 
 /// The device of the file system that a file lies on (`super_block.s_dev`), by its mount.
-fn device(file: &File, mountinfo: &Path) -> Option<u64> {
+pub(super) fn device(file: &File, mountinfo: &Path) -> Option<u64> {
     let id = mount_id(file)?;
     mounts::all(&fs::read(mountinfo).ok()?).find(|mount| mount.id == id).map(|mount| mount.dev)
 }

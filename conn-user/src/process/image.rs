@@ -82,6 +82,7 @@ pub(super) fn inherit(child: &mut ProcessInfo, parent: &ProcessInfo) {
     child.exe.clone_from(&parent.exe);
     child.exe_deleted = parent.exe_deleted;
     child.exe_file = parent.exe_file;
+    child.exe_is_conn = parent.exe_is_conn;
     child.args.clone_from(&parent.args);
     child.args_truncated = parent.args_truncated;
     child.identity = parent.identity.forked();

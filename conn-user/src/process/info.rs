@@ -30,6 +30,8 @@ pub struct ProcessInfo {
     pub exe_deleted: bool,
     /// Which file it is.
     pub exe_file: Option<FileId>,
+    /// The executable is conn's own file, run by conn's user.
+    pub exe_is_conn: bool,
     /// Arguments, attacker-controlled bytes.
     pub args: Box<[Box<[u8]>]>,
     /// Arguments are incomplete.
@@ -139,6 +141,7 @@ impl ProcessInfo {
             exe: None,
             exe_deleted: false,
             exe_file: None,
+            exe_is_conn: false,
             args: Box::default(),
             args_truncated: false,
             uid: 0,

@@ -16,6 +16,7 @@ mod image;
 pub mod info;
 pub mod inspect;
 pub mod lineage;
+mod own;
 pub mod placement;
 pub mod procfs;
 mod scan;

@@ -1,7 +1,8 @@
 //! What a cgroup path says: the systemd unit and the container that a process belongs to.
 //!
 //! Pure, from the path alone. The rules for units are those of systemd (`src/basic/cgroup-util.c`: leading slices are
-//! skipped, the next component is the unit; below `user@UID.service` the same again gives the user's unit). Container
+//! skipped, the next component is the unit; below `user@UID.service` and `capsule@NAME.service` the same again gives the unit of
+//! that service manager). Container
 //! runtimes name their cgroups after the container; the shapes are in the tests.
 
 /// Where a process stands in the cgroup tree.
@@ -11,7 +12,7 @@ pub struct Placement {
     pub cgroup: Box<[u8]>,
     /// The systemd unit (service, scope); `None`: in none.
     pub unit: Option<Box<[u8]>>,
-    /// The unit of the user's own service manager, below `user@UID.service`.
+    /// The unit of the user's own service manager, below `user@UID.service`, or of a capsule's, below `capsule@NAME.service`.
     pub user_unit: Option<Box<[u8]>>,
     /// The slice of the unit.
     pub slice: Option<Box<[u8]>>,
@@ -52,17 +53,21 @@ pub enum Runtime {
     SystemdNspawn,
     /// LXC, Incus, LXD.
     Lxc,
+    /// libvirt: a virtual machine (the hypervisor's own process, which is what there is of it here) or a container.
+    Libvirt,
 }
 
 /// Digits of the ids of OCI containers.
 pub const OCI_ID: usize = 64;
 
 /// Names of cgroups before the id of an OCI container: `docker-ID.scope`, `crio-ID`.
-const OCI_PREFIXES: [(&[u8], Runtime); 5] = [
+/// Quadlet has podman split the unit's cgroup: `web.service/libpod-payload-ID`, beside that of the monitor, `runtime`.
+const OCI_PREFIXES: [(&[u8], Runtime); 6] = [
     (b"docker-", Runtime::Docker),
     (b"cri-containerd-", Runtime::Containerd),
     (b"nerdctl-", Runtime::Containerd),
     (b"libpod-", Runtime::Podman),
+    (b"libpod-payload-", Runtime::Podman),
     (b"crio-", Runtime::CriO),
 ];
 
@@ -83,7 +88,7 @@ impl Placement {
             place.slice = slice.map(Into::into);
             place.unit = rest.first().and_then(|name| unit(name)).map(Into::into);
             if let (Some(manager), [_, inner @ ..]) = (&place.unit, rest)
-                && manager.starts_with(b"user@")
+                && (manager.starts_with(b"user@") || manager.starts_with(b"capsule@"))
                 && manager.ends_with(b".service")
             {
                 let (_, inner) = skip_slices(inner);
@@ -153,8 +158,21 @@ fn container_at(components: &[&[u8]], at: usize) -> Option<(Option<Runtime>, Box
     if let Some(name) = name.strip_prefix(b"lxc.payload.").filter(|name| !name.is_empty()) {
         return Some((Some(Runtime::Lxc), name.into()));
     }
-    // nspawn keeps itself in `supervisor` and the container in `payload` (`create_subcgroup` in nspawn-cgroup.c). The
-    // scopes of virtual machines are named alike and have no payload.
+    // systemd-machined names the scope of a machine after its class and name, libvirt the cgroup where there is no machined
+    // (`virCgroupNewMachineSystemd`, `virCgroupNewMachineManual` in src/util/vircgroup.c).
+    let scope =
+        name.strip_prefix(b"machine-").and_then(|name| name.strip_suffix(b".scope")).map(unescape_unit);
+    if let Some(machine) =
+        scope.filter(|name| [&b"qemu-"[..], b"lxc-"].iter().any(|class| name.starts_with(class)))
+    {
+        return Some((Some(Runtime::Libvirt), machine));
+    }
+    let manual =
+        [&b".libvirt-qemu"[..], b".libvirt-lxc"].iter().find_map(|suffix| name.strip_suffix(*suffix));
+    if let Some(machine) = manual.filter(|name| !name.is_empty()) {
+        return Some((Some(Runtime::Libvirt), machine.into()));
+    }
+    // nspawn keeps itself in `supervisor` and the container in `payload` (`create_subcgroup` in nspawn-cgroup.c).
     if name == b"payload" {
         let unit = before(1)?;
         let machine = unit

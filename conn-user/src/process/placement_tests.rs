@@ -186,17 +186,57 @@ fn nspawn_and_lxc() {
         contained(r"/machine.slice/machine-my\x2dweb.scope/payload"),
         r"SystemdNspawn my-web - machine-my\x2dweb.scope"
     );
-    // nspawn itself, and a virtual machine.
+    // nspawn itself.
     assert_eq!(
         units("/machine.slice/systemd-nspawn@web.service/supervisor"),
         "machine.slice systemd-nspawn@web.service -"
     );
-    assert_eq!(
-        units(r"/machine.slice/machine-qemu\x2d1\x2dvm.scope/libvirt/emulator"),
-        r"machine.slice machine-qemu\x2d1\x2dvm.scope -"
-    );
     assert_eq!(contained("/lxc.payload.db/init.scope"), "Lxc db - -");
     assert_eq!(units("/lxc.monitor.db"), "- - -");
+}
+
+#[test]
+fn virtual_machines() {
+    for path in [
+        r"/machine.slice/machine-qemu\x2d1\x2dweb.scope/libvirt/emulator",
+        r"/machine.slice/machine-qemu\x2d1\x2dweb.scope",
+    ] {
+        assert_eq!(contained(path), r"Libvirt qemu-1-web - machine-qemu\x2d1\x2dweb.scope");
+    }
+    assert_eq!(
+        contained(r"/machine.slice/machine-lxc\x2d7\x2ddb.scope"),
+        r"Libvirt lxc-7-db - machine-lxc\x2d7\x2ddb.scope"
+    );
+    assert_eq!(contained("/machine/qemu-1-web.libvirt-qemu/vcpu0"), "Libvirt qemu-1-web - -");
+    // nspawn's own machine of such a name.
+    assert_eq!(
+        contained(r"/machine.slice/machine-qemu\x2dx.scope/payload"),
+        r"SystemdNspawn qemu-x - machine-qemu\x2dx.scope"
+    );
+}
+
+#[test]
+fn quadlet() {
+    assert_eq!(contained("/system.slice/web.service/libpod-payload-ID"), "Podman ID - web.service");
+    assert_eq!(
+        contained("/system.slice/web.service/libpod-payload-ID/system.slice/nginx.service"),
+        "Podman ID - web.service"
+    );
+    let rootless =
+        of("/user.slice/user-1000.slice/user@1000.service/app.slice/web.service/libpod-payload-ID");
+    assert_eq!(text(rootless.user_unit.as_deref()), "web.service");
+    assert!(rootless.container.is_some());
+    // The monitor.
+    assert_eq!(units("/system.slice/web.service/runtime"), "system.slice web.service -");
+}
+
+#[test]
+fn capsules_have_a_service_manager_of_their_own() {
+    assert_eq!(
+        units("/capsule.slice/capsule@shop.service/app.slice/web.service"),
+        "capsule.slice capsule@shop.service web.service"
+    );
+    assert_eq!(units("/capsule.slice/capsule@shop.service"), "capsule.slice capsule@shop.service -");
 }
 
 #[test]
@@ -211,6 +251,9 @@ fn names_that_only_look_like_containers() {
         "/a:cri-containerd:b",
         "/cri-containerd:ID",
         "/lxc.payload.",
+        "/machine.slice/machine-qemu.scope",
+        "/machine/.libvirt-qemu",
+        "/web.service/libpod-payload-abc",
     ] {
         assert_eq!(of(path).container, None, "{path}");
     }

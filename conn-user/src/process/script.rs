@@ -71,20 +71,51 @@ const INTERPRETERS: [Options; 19] = [
     options("sh", b"cs", b"o", b""),
 ];
 
+/// Where an interpreter or shell takes its commands from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Commands<'a> {
+    /// A script, as it was given.
+    Script(&'a [u8]),
+    /// Code in an argument, or a module.
+    Code,
+    /// Standard input, or what is open.
+    Input,
+}
+
 /// Returns the argument that is the script, as it was given.
 fn argument(process: &ProcessInfo) -> Option<&[u8]> {
+    match commands(process)? {
+        Commands::Script(script) => Some(script),
+        Commands::Code | Commands::Input => None,
+    }
+}
+
+/// Returns whether it is an interpreter or shell that takes its commands from its arguments or a file: whoever is at its standard
+/// input gives it none.
+pub fn is_given_commands(process: &ProcessInfo) -> bool {
+    matches!(commands(process), Some(Commands::Script(_) | Commands::Code))
+}
+
+/// A script, unless the argument leads to what is open.
+fn script(arg: Option<&[u8]>) -> Commands<'_> {
+    arg.and_then(named).map_or(Commands::Input, Commands::Script)
+}
+
+/// `None`: it is no interpreter.
+fn commands(process: &ProcessInfo) -> Option<Commands<'_>> {
     let exe = process.exe.as_deref()?;
     let name = exe.rsplit(|byte| *byte == b'/').next()?;
     let own = INTERPRETERS.iter().find(|one| name.starts_with(one.program.as_bytes()))?;
+    let first = |arg| if own.is_code { Commands::Code } else { arg };
     let mut args = process.args.iter().skip(1).map(|arg| &**arg);
     while let Some(arg) = args.next() {
         if arg == b"--" {
-            return args.next().filter(|_| !own.is_code).and_then(named);
+            return Some(args.next().map_or(Commands::Input, |arg| first(script(Some(arg)))));
         }
         if let Some(long) = arg.strip_prefix(b"--") {
             let is = |all: &[&str]| all.iter().any(|one| one.as_bytes()[2..] == *long);
             if is(own.long_code) {
-                return None;
+                return Some(Commands::Code);
             }
             if is(own.long) {
                 args.next();
@@ -92,19 +123,20 @@ fn argument(process: &ProcessInfo) -> Option<&[u8]> {
             continue;
         }
         let (Some(b'-' | b'+'), Some(letters)) = (arg.first(), arg.get(1..)) else {
-            return named(arg).filter(|_| !own.is_code);
+            return Some(first(script(Some(arg))));
         };
         // `-`: standard input.
         if letters.is_empty() {
-            return None;
+            return Some(Commands::Input);
         }
         for (at, letter) in letters.iter().enumerate() {
             let rest = &letters[at + 1..];
             if own.file == Some(*letter) {
-                return if rest.is_empty() { args.next().and_then(named) } else { named(rest) };
+                return Some(script(if rest.is_empty() { args.next() } else { Some(rest) }));
             }
             if own.code.contains(letter) {
-                return None;
+                // `-s`: standard input.
+                return Some(if *letter == b's' { Commands::Input } else { Commands::Code });
             }
             if own.value.contains(letter) && rest.is_empty() {
                 args.next();
@@ -114,7 +146,7 @@ fn argument(process: &ProcessInfo) -> Option<&[u8]> {
             }
         }
     }
-    None
+    Some(Commands::Input)
 }
 
 /// What an open descriptor leads to is no script at a place.
@@ -169,6 +201,29 @@ mod tests {
             exe: Some(exe.as_bytes().into()),
             args: args.iter().map(|arg| arg.as_bytes().into()).collect(),
             ..ProcessInfo::new(Pid(1), BootNs(1))
+        }
+    }
+
+    #[test]
+    fn commands_are_given_or_read() {
+        for (exe, args, is_given) in [
+            ("/usr/bin/bash", &["bash", "/usr/bin/check"][..], true),
+            ("/usr/bin/bash", &["bash", "-lc", "df"], true),
+            ("/usr/bin/bash", &["bash", "-c", "df", "-s"], true),
+            ("/usr/bin/bash", &["bash", "-i"], false),
+            ("/usr/bin/bash", &["bash"], false),
+            ("/usr/bin/bash", &["bash", "-s", "/x"], false),
+            ("/usr/bin/bash", &["bash", "/dev/stdin"], false),
+            ("/usr/bin/bash", &["bash", "--"], false),
+            ("/usr/bin/perl", &["perl", "-e", "print"], true),
+            ("/usr/bin/perl", &["perl"], false),
+            ("/usr/bin/python3.11", &["python3", "-m", "http.server"], true),
+            ("/usr/bin/python3.11", &["python3", "-"], false),
+            ("/usr/bin/gawk", &["gawk", "{ print }"], true),
+            ("/usr/bin/node", &["node", "--eval", "x"], true),
+            ("/usr/bin/df", &["df", "/"], false),
+        ] {
+            assert_eq!(is_given_commands(&process(exe, args)), is_given, "{args:?}");
         }
     }
 

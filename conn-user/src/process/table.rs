@@ -4,6 +4,8 @@
 //! user, group or cgroup. /proc is read for a process that no record told of, once.
 
 use std::collections::{HashSet, VecDeque};
+use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +19,7 @@ use super::identity::Identity;
 use super::image::{executed, filename, hook_only, inherit, take_image};
 use super::info::{ProcessInfo, ProcessSource, is_same_tick};
 use super::inspect::{Answer, Comparer, Depth, InspectStats, Inspector};
+use super::own::Own;
 use super::procfs::{ProcImage, ProcSource, ProcStats};
 use super::users::Users;
 use crate::kernel::execs::CountExecs;
@@ -115,6 +118,16 @@ impl ProcessTable {
     pub fn with_inspector(mut self, inspector: Inspector) -> Self {
         self.inspector = Some(inspector);
         self
+    }
+
+    /// Lets this one mark the processes that run this program's own file as this process's user
+    /// ([`ProcessInfo::exe_is_conn`]).
+    ///
+    /// # Errors
+    /// When the own executable cannot be read.
+    pub fn knowing_conn(mut self) -> io::Result<Self> {
+        self.about.own = Some(Own::find(Path::new("/proc"))?);
+        Ok(self)
     }
 
     /// Lets this one ask how often each process has executed a program. Without it a missed exec shows with the next record

@@ -87,7 +87,7 @@ fn question(detect: &Detect) -> String {
         Detect::Path(PathRule::FanOut { limit, window, .. }) => {
             format!("whether there are more than {limit} (limit) in {} (window)", duration(*window))
         }
-        Detect::Path(PathRule::Beacon { score, at_least }) => {
+        Detect::Path(PathRule::Beacon { score, at_least, .. }) => {
             format!("whether at least {at_least} are as regular as {score} (score)")
         }
         Detect::Path(PathRule::Unlearned)

@@ -9,8 +9,8 @@ use conn_common::hook::HookId;
 use crate::event::model::{Event, EventBody, ProcEvent};
 use crate::flow::born::{Born, BornBy};
 use crate::flow::model::{
-    Actor, Change, ConnEvent, ConnId, Direction, EndedHow, Ending, Failure, ListenEvent, Method, Source,
-    Traffic, Transport, UnknownReason, Unlisten,
+    Actor, Change, ConnEvent, ConnId, Direction, EndedHow, Ending, Failure, ListenEvent, Method, Scope,
+    Source, Traffic, Transport, UnknownReason, Unlisten,
 };
 use crate::kernel::gap::{Gap, GapCause};
 use crate::process::identity::{ExeFile, ProcessState, Replaced};
@@ -24,6 +24,8 @@ use crate::units::{BootNs, NetNs, Pid, WallNs};
 const SECOND: u64 = 1_000_000_000;
 /// When conn begins in every case: the machine has been up for a day.
 pub(super) const BEGAN: BootNs = BootNs(86_400 * SECOND);
+/// The executable of process 1, which a line names by it.
+const INIT: &str = "/usr/lib/systemd/systemd";
 /// When what was there before started: an hour before.
 const BEFORE: BootNs = BootNs(BEGAN.0 - 3_600 * SECOND);
 /// The network namespace of everything.
@@ -109,7 +111,9 @@ impl<'c> World<'c> {
                 EventBody::Flow(Change::Failed(conn, Failure { errno: *errno, after }))
             }
             Act::Close { flow, how, traffic } => EventBody::Flow(self.close(*flow, *how, *traffic)?),
-            Act::Listen { flow, who, local } => EventBody::Flow(self.listen(*flow, who, *local, existing)),
+            Act::Listen { flow, who, local, scope } => {
+                EventBody::Flow(self.listen(*flow, who, (*local, scope), existing))
+            }
             Act::Unlisten(flow) => {
                 let listener = self.listening.remove(flow)?;
                 let closer = listener.owner.clone();
@@ -146,6 +150,11 @@ impl<'c> World<'c> {
         if let Some(process) = self.processes.get(name) {
             return Arc::clone(process);
         }
+        if name == INIT {
+            let init = Arc::new(init());
+            self.processes.insert(name.to_owned(), Arc::clone(&init));
+            return init;
+        }
         let nobody = Cast::default();
         let cast = self.cast;
         let cast = cast.get(name).unwrap_or(&nobody);
@@ -158,14 +167,8 @@ impl<'c> World<'c> {
     }
 
     fn above(&mut self, cast: &Cast, existing: bool) -> Arc<[Ancestor]> {
-        let init = ProcessInfo {
-            comm: b"systemd"[..].into(),
-            exe: Some(b"/usr/lib/systemd/systemd"[..].into()),
-            ..ProcessInfo::new(Pid(1), BootNs(0))
-        };
-        init.identity.set_exe_is_host(true);
         match cast.parent.as_deref() {
-            None => lineage::below(&init),
+            None | Some(INIT) => lineage::below(&init()),
             Some(name) if self.cast.contains_key(name) || self.processes.contains_key(name) => {
                 lineage::below(&self.start(name, existing || cast.exists))
             }
@@ -174,7 +177,7 @@ impl<'c> World<'c> {
                 let exe = name.starts_with('/').then(|| name.to_owned());
                 let cast =
                     Cast { exe, comm: (!name.starts_with('/')).then(|| name.to_owned()), ..Cast::default() };
-                let parent = made(name, &cast, Pid(self.last_pid), BEFORE, lineage::below(&init));
+                let parent = made(name, &cast, Pid(self.last_pid), BEFORE, lineage::below(&init()));
                 lineage::below(&parent)
             }
         }
@@ -272,7 +275,13 @@ impl<'c> World<'c> {
         if existing { Change::Established(conn) } else { Change::Accept(conn) }
     }
 
-    fn listen(&mut self, flow: FlowNo, who: &Who, local: SocketAddr, existing: bool) -> Change {
+    fn listen(
+        &mut self,
+        flow: FlowNo,
+        who: &Who,
+        (local, scope): (SocketAddr, &Scope),
+        existing: bool,
+    ) -> Change {
         let owner = self.by(who, HookId::FexitListenStart, existing);
         let listener = ListenEvent {
             id: id(flow),
@@ -284,6 +293,7 @@ impl<'c> World<'c> {
             kernel_socket: false,
             owner,
             socket_unit: None,
+            scope: Some(scope.clone()),
         };
         self.listening.insert(flow, listener.clone());
         Change::Listen(listener)
@@ -329,6 +339,17 @@ fn ephemeral(flow: FlowNo, remote: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, 32_768 + (flow % 28_000) as u16)
 }
 
+/// Process 1.
+fn init() -> ProcessInfo {
+    let init = ProcessInfo {
+        comm: b"systemd"[..].into(),
+        exe: Some(INIT.as_bytes().into()),
+        ..ProcessInfo::new(Pid(1), BootNs(0))
+    };
+    init.identity.set_exe_is_host(true);
+    init
+}
+
 fn made(name: &str, cast: &Cast, pid: Pid, start: BootNs, ancestors: Arc<[Ancestor]>) -> ProcessInfo {
     let last = |path: &str| path.rsplit('/').next().unwrap_or_default().to_owned();
     let short = cast.exe.as_deref().map_or_else(|| name.to_owned(), last);
@@ -359,6 +380,7 @@ fn made(name: &str, cast: &Cast, pid: Pid, start: BootNs, ancestors: Arc<[Ancest
         comm: comm.get(..comm.len().min(15)).unwrap_or_default().into(),
         exe: cast.exe.as_deref().map(|exe| exe.as_bytes().into()),
         exe_deleted: cast.deleted,
+        exe_is_conn: cast.conn,
         args: match &cast.args {
             Some(args) => args.iter().map(|arg| bytes(arg)).collect(),
             None => [bytes(&short)].into(),

@@ -100,7 +100,10 @@ fn what_is_judged_after_its_end_leaves_nothing() {
     let levels = || [(seconds(100), Severity::Low)].into();
     let detectors = [
         (Detect::Path(PathRule::Pivot { to, within: seconds(60), own: true }), "exe_flag:writable"),
-        (Detect::Path(PathRule::Beacon { score: 0.9, at_least: 4 }), "exe_flag:writable"),
+        (
+            Detect::Path(PathRule::Beacon { score: 0.9, at_least: 4, apart: DurationNs(0) }),
+            "exe_flag:writable",
+        ),
         (Detect::Long(LongRule { levels: levels(), sum: false }), "exe_flag:writable"),
         (Detect::Long(LongRule { levels: levels(), sum: true }), "exe_flag:writable"),
     ];

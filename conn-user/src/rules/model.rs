@@ -91,8 +91,10 @@ pub enum PathRule {
     Beacon {
         /// Score (0 to 1) from which it is told.
         score: f64,
-        /// Fewest connections that are judged.
+        /// Fewest calls that are judged.
         at_least: u32,
+        /// Connections that are less apart are one call.
+        apart: DurationNs,
     },
 }
 

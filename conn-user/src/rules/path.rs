@@ -20,6 +20,8 @@ pub(super) fn detector(rule: &PathRule) -> Box<dyn Detector> {
         PathRule::Unlearned => Box::<unlearned::Unlearned>::default(),
         PathRule::Pivot { to, within, own } => Box::new(pivot::Pivot::new(to, *within, *own)),
         PathRule::FanOut { of, limit, window } => Box::new(fan_out::FanOut::new(*of, *limit, *window)),
-        PathRule::Beacon { score, at_least } => Box::new(beacon::Beacon::new(*score, *at_least)),
+        PathRule::Beacon { score, at_least, apart } => {
+            Box::new(beacon::Beacon::new(*score, *at_least, *apart))
+        }
     }
 }

@@ -55,7 +55,7 @@ pub(super) fn of_started(process: &ProcessInfo) -> Option<Box<str>> {
     let program = of_process(process)?;
     let unit = process.placement.as_deref().and_then(Placement::innermost_unit);
     if let Some(unit) = unit.filter(|unit| unit.ends_with(b".service")) {
-        return Some(format!("{program} unit:{}", quoted(str::from_utf8(unit).ok()?)).into());
+        return Some(format!("{program} unit:{}", unit_value(str::from_utf8(unit).ok()?)).into());
     }
     let parent = process.ancestors.first().filter(|parent| parent.pid.0 != 1);
     let parent = parent.and_then(|parent| str::from_utf8(&parent.comm).ok());
@@ -81,7 +81,8 @@ pub(super) fn alternatives(event: &Event) -> Vec<String> {
         (None, None) => String::new(),
     };
     let text = |bytes: &[u8]| str::from_utf8(bytes).ok().map(quoted);
-    let unit = process.placement.as_deref().and_then(Placement::innermost_unit).and_then(text);
+    let unit = process.placement.as_deref().and_then(Placement::innermost_unit);
+    let unit = unit.and_then(|unit| str::from_utf8(unit).ok()).map(unit_value);
     let user = process.user.as_deref().and_then(text);
     let program = of_process(process);
     if let (Some(program), Some(unit)) = (&program, &unit) {
@@ -93,6 +94,21 @@ pub(super) fn alternatives(event: &Event) -> Vec<String> {
     found.extend(unit.map(|unit| format!("unit:{unit}{port}")));
     found.extend(program.map(|program| format!("{program}{port}")));
     found
+}
+
+/// The unit, or of an instance of a template all instances: systemd makes one for each connection (`Accept=yes`). Service managers
+/// of users are instances too, and different users'.
+fn unit_value(unit: &str) -> String {
+    let plain = |part: &str| part.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c));
+    let instance = unit.split_once('@').and_then(|(name, rest)| Some((name, rest.rsplit_once('.')?)));
+    match instance {
+        Some((name, (instance, kind)))
+            if !name.is_empty() && !instance.is_empty() && name != "user" && plain(name) && plain(kind) =>
+        {
+            format!("{name}@*.{kind}")
+        }
+        _ => quoted(unit),
+    }
 }
 
 /// A value as the filter language takes it: in quotes where a character of it has a meaning.
@@ -113,6 +129,23 @@ mod tests {
     use super::*;
     use crate::filter::Filter;
     use crate::units::{BootNs, Pid};
+
+    #[test]
+    fn the_template_stands_for_its_instances() {
+        for (unit, value) in [
+            ("check@12-10.0.0.1:6556-10.0.0.9:40000.service", "check@*.service"),
+            ("postgresql@15-main.service", "postgresql@*.service"),
+            ("check.service", "check.service"),
+            ("check@.service", "\"check@.service\""),
+            ("user@1000.service", "\"user@1000.service\""),
+            ("a*@1.service", "\"a*@1.service\""),
+        ] {
+            assert_eq!(unit_value(unit), value);
+            let filter =
+                Filter::new(&format!("unit:{value}")).unwrap_or_else(|error| panic!("{unit}: {error}"));
+            assert_eq!(filter.to_string(), format!("unit:{value}"));
+        }
+    }
 
     #[test]
     fn any_name_can_be_silenced() {

@@ -462,6 +462,7 @@ impl Rig {
             kernel_socket: false,
             owner: samples::by(process, HookId::FexitListenStart),
             socket_unit: None,
+            scope: None,
         };
         change(&mut listener);
         let id = listener.id;

@@ -119,6 +119,7 @@ pub(crate) fn at(id: u64, owner: &Arc<ProcessInfo>, local: &str) -> ListenEvent 
         kernel_socket: false,
         owner: samples::by(owner, HookId::FexitListenStart),
         socket_unit: None,
+        scope: None,
     }
 }
 

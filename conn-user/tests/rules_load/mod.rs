@@ -185,7 +185,7 @@ fn rule(number: usize, names: &mut Names) -> Rule {
             )
         }
         _ => {
-            let detect = PathRule::Beacon { score: 0.9, at_least: 30 };
+            let detect = PathRule::Beacon { score: 0.9, at_least: 30, apart: DurationNs(1_000_000_000) };
             (RuleKind::Path, Detect::Path(detect), format!("dir:out uid:{port} dst:external"))
         }
     };
@@ -397,6 +397,7 @@ impl Story {
             kernel_socket: false,
             owner: by(process, HookId::FexitListenStart),
             socket_unit: None,
+            scope: None,
         }
     }
 }

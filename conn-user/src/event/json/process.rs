@@ -133,6 +133,9 @@ fn write_exe(process: &ProcessInfo, out: &mut Vec<u8>) {
     write_name(b"exe", process.exe.as_deref(), out);
     write_flag(b"exe_deleted", process.exe_deleted, out);
     write_flag(b"exe_memfd", process.exe_is_memfd(), out);
+    if process.exe_is_conn {
+        write_flag(b"exe_conn", true, out);
+    }
     write_name(b"exe_fs", file.and_then(|file| file.fs.as_deref()), out);
     write_name(b"exe_mount", file.and_then(|file| file.mount.as_deref()), out);
     write_known_flag(b"exe_host", process.identity.exe_is_host(), out);

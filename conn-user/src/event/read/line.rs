@@ -44,6 +44,10 @@ pub(super) struct Line<'a> {
     pub(super) laddr: Option<IpAddr>,
     #[serde(default)]
     pub(super) lport: Option<u16>,
+    #[serde(borrow, default)]
+    pub(super) device: Option<Text<'a>>,
+    #[serde(default)]
+    pub(super) v6only: Option<bool>,
     #[serde(default)]
     pub(super) raddr: Option<IpAddr>,
     #[serde(default)]

@@ -150,6 +150,8 @@ struct Process {
     #[serde(default)]
     exe_deleted: bool,
     #[serde(default)]
+    exe_conn: bool,
+    #[serde(default)]
     exe_fs: Option<String>,
     #[serde(default)]
     exe_fs_escaped: bool,

@@ -14,10 +14,11 @@ use crate::event::model::{Event, EventBody, ProcEvent, Start};
 use crate::event::names::Named;
 use crate::flow::born::{Born, BornBy};
 use crate::flow::model::{
-    Actor, Change, ConnEvent, ConnId, Direction, EndedHow, Ending, Failure, ListenEvent, Method, Source,
-    Traffic, Transport, UnknownReason, Unlisten, canonical_ip,
+    Actor, Change, ConnEvent, ConnId, Direction, EndedHow, Ending, Failure, ListenEvent, Method, Scope,
+    Source, Traffic, Transport, UnknownReason, Unlisten, canonical_ip,
 };
 use crate::kernel::gap::{Gap, GapCause};
+use crate::kernel::interfaces::Device;
 use crate::process::identity::{ExeFile, Identity, ProcessState, Tty};
 use crate::process::info::{ExitStatus, MountNs, ProcessInfo, ProcessSource};
 use crate::process::lineage::Ancestor;
@@ -197,6 +198,10 @@ fn any_listen() -> BoxedStrategy<ListenEvent> {
             born: conn.born,
             kernel_socket: conn.kernel_socket,
             owner: conn.owner,
+            scope: (!conn.id.0.is_multiple_of(4)).then(|| Scope {
+                device: conn.id.0.is_multiple_of(5).then(|| Arc::new(Device::new("nginx"))),
+                v6only: conn.id.0.is_multiple_of(2),
+            }),
         })
         .boxed()
 }

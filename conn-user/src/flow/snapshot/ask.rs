@@ -16,6 +16,7 @@ use crate::clock::{boot_now, wall_now};
 use crate::flow::how::payload;
 use crate::flow::model::{Traffic, Transport, canonical_ip};
 use crate::kernel::conntrack;
+use crate::kernel::interfaces::Devices;
 use crate::kernel::netlink::{DumpError, Filled};
 use crate::kernel::netns::Namespace;
 use crate::kernel::sockdiag::{DiagKind, DiagSocket, MptcpInfo, TcpInfo, sockets};
@@ -70,8 +71,10 @@ impl Asked<'_> {
         let suspended = self.suspended;
         let before = self.sockets.len();
         let mut mptcp = Mptcp::default();
+        let mut devices = Devices::default();
         sockets(&mut self.sockets, self.time_wait, |told| {
             let mut socket = from_diag(&told, netns, suspended)?;
+            socket.device = devices.named(told.device);
             match told.kind {
                 DiagKind::Tcp => Some(socket),
                 DiagKind::Mptcp { token } => {
@@ -228,6 +231,7 @@ fn from_diag(told: &DiagSocket, netns: NetNs, suspended: DurationNs) -> Option<S
         remote,
         mapped,
         v6only: told.v6only,
+        device: None,
         uid: told.uid,
         recv_queue: told.recv_queue,
         send_queue: told.send_queue,
@@ -274,6 +278,7 @@ fn from_line(line: &TcpLine, netns: NetNs, from: BootNs) -> Option<SnapSocket> {
         remote,
         mapped,
         v6only: false,
+        device: None,
         uid: line.uid,
         recv_queue: line.recv_queue,
         send_queue: line.send_queue,

@@ -1,11 +1,13 @@
 //! What a snapshot says.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use smallvec::SmallVec;
 
 use crate::flow::born::Born;
-use crate::flow::model::{Direction, Traffic, Transport, UnknownReason};
+use crate::flow::model::{Direction, Scope, Traffic, Transport, UnknownReason};
+use crate::kernel::interfaces::Device;
 use crate::units::{BootNs, NetNs, Pid};
 
 /// Every TCP socket of the machine, as far as it could be seen.
@@ -43,6 +45,8 @@ pub struct SnapSocket {
     pub mapped: bool,
     /// Only IPv6 (`IPV6_V6ONLY`); matters for a listener on `[::]`.
     pub v6only: bool,
+    /// The interface that it is bound to (`SO_BINDTODEVICE`, or by a link-local address).
+    pub device: Option<Arc<Device>>,
     /// User id of the socket's file.
     pub uid: u32,
     /// Bytes received and not read; of a listener: connections that wait to be accepted.
@@ -67,6 +71,11 @@ impl SnapSocket {
     pub fn key(&self) -> Option<u64> {
         let is_unique = self.transport == Transport::Tcp || self.state == TcpState::Listen;
         self.cookie.filter(|_| is_unique)
+    }
+
+    /// What narrows a listener; `None`: the source does not show it (/proc/net/tcp).
+    pub fn scope(&self) -> Option<Scope> {
+        self.cookie.map(|_| Scope { device: self.device.clone(), v6only: self.v6only })
     }
 }
 

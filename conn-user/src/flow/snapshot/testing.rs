@@ -21,6 +21,7 @@ pub(crate) fn socket(local: &str, remote: &str) -> SnapSocket {
         remote: end(remote),
         mapped: false,
         v6only: false,
+        device: None,
         uid: 0,
         recv_queue: 0,
         send_queue: 0,

@@ -8,7 +8,7 @@ use super::places::{Paths, Spot};
 use crate::event::escape;
 use crate::event::model::{Event, EventBody};
 use crate::flow::model::Direction;
-use crate::rules::baseline::{Entry, Place, Ports, Seen, User, What, Who, Window};
+use crate::rules::baseline::{Entry, Place, Ports, Seen, User, What, Who, Window, is_self_test};
 use crate::rules::detector::{Triggers, connection, listener, service_port};
 use crate::units::WallNs;
 
@@ -99,6 +99,9 @@ impl Learner {
     }
 
     fn learn(&mut self, event: &Event) {
+        if is_self_test(event) {
+            return;
+        }
         let Some(user) = User::of(event) else {
             self.of_unknown += 1;
             return;

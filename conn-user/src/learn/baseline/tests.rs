@@ -65,6 +65,7 @@ fn listen(at: u64, process: &Arc<ProcessInfo>, local: &str) -> Event {
         kernel_socket: false,
         owner: samples::by(process, HookId::FexitListenStart),
         socket_unit: None,
+        scope: None,
     };
     event(at, EventBody::Flow(Change::Listen(listener)))
 }
@@ -414,4 +415,23 @@ proptest! {
         prop_assert_eq!(difference.new, Vec::<&Entry>::new());
         prop_assert!(diff(side(&more, names), side(&more, names)).is_empty());
     }
+}
+
+/// Each start of conn connects to itself over loopback, at other ports.
+#[test]
+fn a_self_test_is_not_learnt() {
+    let own = ProcessInfo { exe_is_conn: true, ..ProcessInfo::clone(&process(20, "/usr/bin/conn")) };
+    let (own, thief) = (Arc::new(own), process(21, "/tmp/conn"));
+    let test = |of: &Arc<ProcessInfo>| {
+        let (port, client) = ("127.0.0.1:40001", "127.0.0.1:40002");
+        let out = conn(of, Direction::Out, client, port);
+        [listen(0, of, port), event(1, EventBody::Flow(Change::Connect(out))), accept(2, of, port, client)]
+    };
+    let nothing = learnt(&test(&own));
+    assert_eq!((nothing.entries.len(), nothing.of_unknown), (0, 0));
+    assert!(!learnt(&test(&thief)).entries.is_empty(), "a name is nothing");
+    assert!(
+        !learnt(&[connect(0, &own, "192.0.2.1:443")]).entries.is_empty(),
+        "conn that talks to another host"
+    );
 }

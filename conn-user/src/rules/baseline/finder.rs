@@ -25,9 +25,24 @@ pub struct User<'e> {
     pub exe: Option<&'e [u8]>,
 }
 
+/// Whether a process of conn connects to itself, or listens, on loopback: each start makes such connections, at other ports, to see
+/// that all hooks deliver. The agent does not report its own; those of a second one are no habit of this host.
+pub fn is_self_test(event: &Event) -> bool {
+    let (owner, local) = match (connection(event), listener(event)) {
+        (Some(conn), _) => (&conn.owner, conn.local),
+        (None, Some(listener)) => (&listener.owner, listener.local),
+        (None, None) => return false,
+    };
+    local.ip().is_loopback() && owner.process.as_ref().is_some_and(|process| process.exe_is_conn)
+}
+
 impl<'e> User<'e> {
-    /// Who an event of a connection or listener is of; `None`: that is not known, or neither a service nor an executable.
+    /// Who an event of a connection or listener is of; `None`: that is not known, or neither a service nor an executable, or it is conn
+    /// that tests itself.
     pub fn of(event: &'e Event) -> Option<Self> {
+        if is_self_test(event) {
+            return None;
+        }
         if let Some(conn) = connection(event) {
             return conn.owner.process.as_deref().and_then(Self::of_process);
         }

@@ -14,7 +14,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 pub use self::expect::{Expected, On};
-use crate::flow::model::{EndedHow, Traffic};
+use crate::flow::model::{EndedHow, Scope, Traffic};
 use crate::process::identity::{Replaced, Sha256, Tty};
 use crate::process::info::ExitStatus;
 use crate::units::DurationNs;
@@ -75,6 +75,8 @@ pub struct Cast {
     pub writable: bool,
     /// The host has another file at the path of its executable, or none.
     pub foreign: bool,
+    /// It is conn.
+    pub conn: bool,
     /// SHA-256 of its executable.
     pub sha256: Option<Sha256>,
     /// What a comparison of its executable with its path will say.
@@ -148,6 +150,8 @@ pub enum Act {
         who: Who,
         /// Where.
         local: SocketAddr,
+        /// What narrows it.
+        scope: Scope,
     },
     /// A listener ends.
     Unlisten(FlowNo),

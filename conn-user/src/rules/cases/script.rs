@@ -19,6 +19,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 
 use super::words::{Word, Words};
 use super::{Act, Cast, FlowNo, Who};
@@ -26,7 +27,8 @@ use crate::event::errno;
 use crate::event::names;
 use crate::filter::suggest::nearest;
 use crate::filter::{FilterError, amount};
-use crate::flow::model::{EndedHow, Traffic};
+use crate::flow::model::{EndedHow, Scope, Traffic};
+use crate::kernel::interfaces::Device;
 use crate::process::info::ExitStatus;
 
 /// The words with which a line may begin, each with its form.
@@ -37,7 +39,7 @@ pub const VERBS: [(&str, &str); 11] = [
     ("failed", "failed [LABEL] ERRNO"),
     ("accept", "[LABEL:] accept WHO LOCAL <- REMOTE"),
     ("close", "close [LABEL] [HOW] [in BYTES] [out BYTES]"),
-    ("listen", "[LABEL:] listen WHO LOCAL"),
+    ("listen", "[LABEL:] listen WHO LOCAL [on DEVICE] [v6only]"),
     ("unlisten", "unlisten [LABEL]"),
     ("exec", "exec WHO [stdio LABEL | parent-stdio LABEL]"),
     ("exit", "exit WHO [code N | signal N]"),
@@ -210,7 +212,18 @@ impl Script {
                 let who = self.who(words, form)?;
                 let local = words.need("an address", form)?;
                 let local = address(words, &local)?;
-                Act::Listen { flow: self.begin(label, State::Listening), who, local }
+                let mut scope = Scope::default();
+                while let Some(word) = words.next() {
+                    match word.text {
+                        "on" => {
+                            let name = words.need("an interface", form)?;
+                            scope.device = Some(Arc::new(Device::new(name.text)));
+                        }
+                        "v6only" => scope.v6only = true,
+                        _ => return Err(words.wrong(&word, "is not expected here", form)),
+                    }
+                }
+                Act::Listen { flow: self.begin(label, State::Listening), who, local, scope }
             }
             "established" => {
                 let flow = self.known(words, &[State::Connecting], "being opened", form)?;
@@ -337,8 +350,20 @@ impl Script {
 
 /// Whether a word means something of its own in a line: as a label it would be taken for that, or that for the label.
 fn means(word: &str) -> bool {
-    const WORDS: [&str; 10] =
-        ["->", "<-", "?", "in", "out", "stdio", "parent-stdio", "code", "signal", "cancelled"];
+    const WORDS: [&str; 12] = [
+        "->",
+        "<-",
+        "?",
+        "in",
+        "out",
+        "stdio",
+        "parent-stdio",
+        "code",
+        "signal",
+        "cancelled",
+        "on",
+        "v6only",
+    ];
     VERBS.iter().any(|(verb, _)| *verb == word)
         || WORDS.contains(&word)
         || names::from_name::<EndedHow>(word).is_some()

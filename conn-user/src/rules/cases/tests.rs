@@ -4,9 +4,12 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use super::script::{Script, VERBS};
+use std::sync::Arc;
+
 use super::*;
 use crate::event::alert::{Phase, Severity};
 use crate::filter::FilterError;
+use crate::kernel::interfaces::Device;
 
 fn script() -> Script {
     Script::new([("bash".to_owned(), Cast::default())].into())
@@ -88,13 +91,25 @@ fn lines_mean_what_they_say() {
             "l: listen /usr/sbin/x *:80",
             "c: accept bash 10.0.0.1:80 <- 10.0.0.2:5",
             "exec bash stdio c",
-            "unlisten"
+            "unlisten",
+            "listen /usr/sbin/x [::]:80 on eth0 v6only",
         ]),
         [
-            Act::Listen { flow: 0, who: Some("/usr/sbin/x".to_owned()), local: end("0.0.0.0:80") },
+            Act::Listen {
+                flow: 0,
+                who: Some("/usr/sbin/x".to_owned()),
+                local: end("0.0.0.0:80"),
+                scope: Scope::default()
+            },
             Act::Accept { flow: 1, who: bash(), local: end("10.0.0.1:80"), remote: end("10.0.0.2:5") },
             Act::Exec { who: "bash".to_owned(), stdio: Some(1), parent_stdio: None },
             Act::Unlisten(0),
+            Act::Listen {
+                flow: 2,
+                who: Some("/usr/sbin/x".to_owned()),
+                local: end("[::]:80"),
+                scope: Scope { device: Some(Arc::new(Device::new("eth0"))), v6only: true },
+            },
         ]
     );
 }

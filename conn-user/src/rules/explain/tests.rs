@@ -96,12 +96,13 @@ fn fan_out() {
 
 #[test]
 fn beacon() {
-    let said = said(path(PathRule::Beacon { score: 0.9, at_least: 5 }, "dir:out"), |rig| {
-        for _ in 0..5 {
-            rig.open_and_close(&curl(), "10.0.0.9:80", None);
-            rig.pass(seconds(60));
-        }
-    });
+    let said =
+        said(path(PathRule::Beacon { score: 0.9, at_least: 5, apart: seconds(0) }, "dir:out"), |rig| {
+            for _ in 0..5 {
+                rig.open_and_close(&curl(), "10.0.0.9:80", None);
+                rig.pass(seconds(60));
+            }
+        });
     assert_eq!(said[0], "with this one 1 of 5 connections");
     assert_eq!(said[3], "with this one 4 of 5 connections; so far they score 1.000");
     assert_eq!(said[4], "they score 1.000, at least 0.900");

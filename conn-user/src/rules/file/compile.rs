@@ -118,7 +118,7 @@ impl Compiler<'_> {
 
     /// Reads the values that rules of any shape have, for what is wrong with them.
     fn values(&mut self, draft: &Draft, severity: Severity) {
-        for key in ["learn", "within", "grace"] {
+        for key in ["learn", "within", "grace", "apart"] {
             self.duration(draft, key, true);
         }
         self.duration(draft, "window", false);
@@ -172,6 +172,7 @@ impl Compiler<'_> {
             (RuleKind::Path, _) => Detect::Path(PathRule::Beacon {
                 score: self.read(draft, "score", |node| node.score("score")).unwrap_or(0.9),
                 at_least: self.read(draft, "at_least", judged).unwrap_or(20),
+                apart: self.duration(draft, "apart", true).unwrap_or(DurationNs(0)),
             }),
             (RuleKind::Process, Some("network")) if baseline => Detect::Process(ProcessRule::Unlearned),
             (RuleKind::Process, Some("network")) => {

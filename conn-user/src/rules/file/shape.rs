@@ -79,7 +79,7 @@ pub(super) const COMMON: &[Key] = &[
 /// Keys that an override may set.
 pub(super) const OVERRIDABLE: &[&str] = &[
     "enabled", "severity", "except", "throttle", "learn", "within", "limit", "window", "score", "at_least",
-    "levels", "count", "every", "grace",
+    "apart", "levels", "count", "every", "grace",
 ];
 
 const CONNECTIONS: &[EventKind] = &[EventKind::Connect, EventKind::Accept, EventKind::Established];
@@ -170,7 +170,8 @@ pub(super) const SHAPES: &[Shape] = &[
         "One process connects to one peer at regular intervals.",
         &[
             key("score", "a number from 0 to 1", Is("`0.9`"), "how regular from which on; 1 is a clock"),
-            key("at_least", COUNT, Is("`20`"), "fewest connections that are judged, 4 to 64"),
+            key("at_least", COUNT, Is("`20`"), "fewest calls that are judged, 4 to 64"),
+            key("apart", TIME, Is("`0s`"), "connections that are less apart are one call"),
         ],
     ),
     Shape {

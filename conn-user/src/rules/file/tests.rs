@@ -51,7 +51,7 @@ fn the_example_means_what_it_says() {
     assert_eq!((to.to_string().as_str(), *within), ("dir:out dst:databases", DurationNs(HOUR / 12)));
     let Detect::Path(PathRule::FanOut { of, limit, window }) = find(&set, "scan").detect else { panic!() };
     assert_eq!((of, limit, window), (FanOutOf::Ports, 30, DurationNs(10_000_000_000)));
-    let Detect::Path(PathRule::Beacon { score, at_least }) = find(&set, "clock").detect else { panic!() };
+    let Detect::Path(PathRule::Beacon { score, at_least, .. }) = find(&set, "clock").detect else { panic!() };
     assert!((score - 0.95).abs() < 1e-9 && at_least == 30);
     assert_eq!(find(&set, "clock").severity, Severity::Medium, "by default");
     assert_eq!(&*find(&set, "clock").about.title, "clock", "the id by default");

@@ -1,8 +1,13 @@
 //! `find = "beacon"`: a program that connects to one peer like a clock.
 //!
-//! For each program (where it is not known: each host), remote address and port the last connections are kept: when each began and,
+//! For each program (where it is not known: each host), remote address and port the last calls are kept: when each began and,
 //! once it has ended, how much it sent. The score is the mean of the regularity of the intervals and of the sizes, see
 //! [`super::score`]; while too few sizes are known, that of the intervals alone.
+//!
+//! A call is one connection, or a burst of them: what begins within `apart` of the one before, or of the end of one, belongs to
+//! the same call, and so do calls that are far less apart than the long intervals. Else a program that fetches one file after the other, or opens four connections at each call, would be as
+//! regular as a clock: nearly all of its intervals are equally short. RITA takes one connection a second; its intervals are
+//! whole seconds, and so they are here where calls are at least a second apart.
 //!
 //! RITA's mean has two more scores, which judge a day when it is over: how even the counts of its hours are, and how many hours it
 //! goes on. They keep a beacon below 0.75 until it has called in eleven hours of the day; here it is to be told by then.
@@ -26,17 +31,33 @@ use crate::units::{BootNs, DurationNs};
 const NEGLIGIBLE_INTERVAL: DurationNs = DurationNs(10_000_000_000);
 /// Likewise of sizes, bytes.
 const NEGLIGIBLE_SIZE: u64 = 10;
-/// Connections of a path that are judged.
+/// Calls of a path that are judged.
 const KEPT: usize = 64;
+/// Calls that are less apart than this part of the seventh eighth of the intervals are one.
+const BURST: u64 = 10;
+const SECOND: DurationNs = DurationNs(1_000_000_000);
 /// Most paths; the one that was used longest ago is evicted.
 const PATHS_MAX: usize = 16_384;
 /// Most open connections whose size is waited for; of others it is not known, and they count as forgotten.
 const OPEN_MAX: usize = 65_536;
 
+/// One connection, or several that are less apart than the rule's calls.
+#[derive(Clone, Debug)]
+struct Call {
+    begun: BootNs,
+    /// Bytes sent, of those of its connections that have ended. `None`: none has, or nothing is known of it.
+    size: Option<u64>,
+    /// Its connections that are open, as far as they are followed.
+    open: u32,
+}
+
 #[derive(Clone, Debug, Default)]
 struct Path {
-    begun: VecDeque<BootNs>,
-    sizes: VecDeque<u64>,
+    calls: VecDeque<Call>,
+    /// How many were dropped before the first that is kept.
+    dropped: u64,
+    /// When its latest connection began, or one ended.
+    active: BootNs,
 }
 
 /// See the module.
@@ -44,18 +65,20 @@ struct Path {
 pub(super) struct Beacon {
     limit: f64,
     at_least: usize,
+    apart: DurationNs,
     paths: Lru<Path>,
-    /// The paths of open connections.
-    open: IntMap<u64, u64>,
+    /// The paths of open connections, and the number of the call.
+    open: IntMap<u64, (u64, u64)>,
     forgotten: u64,
     numbers: Vec<u64>,
 }
 
 impl Beacon {
-    pub(super) fn new(limit: f64, at_least: u32) -> Self {
+    pub(super) fn new(limit: f64, at_least: u32, apart: DurationNs) -> Self {
         Self {
             limit,
             at_least: (at_least as usize).clamp(4, KEPT),
+            apart,
             paths: Lru::default(),
             open: IntMap::default(),
             forgotten: 0,
@@ -78,35 +101,84 @@ impl Beacon {
 
     /// The measures, where enough is known.
     fn judge(&mut self, path: u64) -> Option<Measures> {
-        let path = self.paths.get(path).filter(|path| path.begun.len() >= self.at_least)?;
-        Some(path.measure(self.at_least, &mut self.numbers))
+        let path = self.paths.get(path).filter(|path| path.calls.len() >= self.at_least)?;
+        let measures = path.measure(self.at_least, self.apart, &mut self.numbers);
+        Some(measures).filter(|measures| measures.connections >= self.at_least as u64)
     }
 }
 
 impl Path {
-    /// As the connections are so far; their sizes count where `at_least` but one are known.
-    fn measure(&self, at_least: usize, numbers: &mut Vec<u64>) -> Measures {
+    /// As the calls are so far; their sizes count where `at_least` but one are known.
+    ///
+    /// Calls that are far less apart than the long intervals are one, too: of a program that opens three connections in three seconds
+    /// each hour, two in three intervals are equal.
+    fn measure(&self, at_least: usize, apart: DurationNs, numbers: &mut Vec<u64>) -> Measures {
+        let whole = |interval: u64| {
+            if apart >= SECOND { (interval + SECOND.0 / 2) / SECOND.0 * SECOND.0 } else { interval }
+        };
+        let gaps = || {
+            let begun = self.calls.iter().map(|call| call.begun);
+            begun.clone().zip(begun.skip(1)).map(|(one, next)| next.since(one).0)
+        };
         numbers.clear();
-        numbers
-            .extend(self.begun.iter().zip(self.begun.iter().skip(1)).map(|(one, next)| next.since(*one).0));
+        numbers.extend(gaps());
+        numbers.sort_unstable();
+        let usual = numbers.get(numbers.len() * 7 / 8).copied().unwrap_or(0);
+        let is_same_call = |gap: u64| gap < usual / BURST;
+        numbers.clear();
+        let mut interval = 0;
+        for gap in gaps() {
+            interval += gap;
+            if !is_same_call(gap) {
+                numbers.push(whole(interval));
+                interval = 0;
+            }
+        }
+        let connections = numbers.len() as u64 + 1;
         let (of_intervals, interval) = score(numbers, NEGLIGIBLE_INTERVAL.0);
-        let connections = self.begun.len() as u64;
-        let of_sizes = (self.sizes.len() + 1 >= at_least).then(|| {
-            numbers.clear();
-            // A connection that sends nothing is as regular as one that sends a byte.
-            numbers.extend(self.sizes.iter().map(|size| size.saturating_add(1)));
+        numbers.clear();
+        let mut sum = None;
+        for (call, gap) in self.calls.iter().zip(gaps().map(Some).chain([None])) {
+            // Of a call that is not over the size is not known.
+            let size = call.size.filter(|_| call.open == 0);
+            sum = match (sum, size) {
+                (None, size) => size,
+                (sum, None) => sum,
+                (Some(sum), Some(size)) => Some(size.saturating_add(sum)),
+            };
+            if !gap.is_some_and(is_same_call) {
+                // A connection that sends nothing is as regular as one that sends a byte.
+                numbers.extend(sum.take().map(|size| size.saturating_add(1)));
+            }
+        }
+        let of_sizes = (numbers.len() + 1 >= at_least).then(|| {
             let (score, size) = score(numbers, NEGLIGIBLE_SIZE);
             (score, size.saturating_sub(1))
         });
         Measures { connections, intervals: (of_intervals, DurationNs(interval)), sizes: of_sizes }
     }
 
-    /// Adds a connection; the first of too many goes.
-    fn begin(&mut self, at: BootNs) {
-        if self.begun.len() == KEPT {
-            self.begun.pop_front();
+    /// Adds a connection; the first of too many calls goes. Returns whether it begins a call.
+    fn begin(&mut self, at: BootNs, apart: DurationNs) -> bool {
+        let is_new = self.calls.is_empty() || at.since(self.active) >= apart;
+        self.active = self.active.max(at);
+        if is_new {
+            if self.calls.len() == KEPT {
+                self.calls.pop_front();
+                self.dropped += 1;
+            }
+            self.calls.push_back(Call { begun: at, size: None, open: 0 });
         }
-        self.begun.push_back(at);
+        is_new
+    }
+
+    /// The number of the latest call.
+    fn latest(&self) -> u64 {
+        self.dropped + self.calls.len().saturating_sub(1) as u64
+    }
+
+    fn call(&mut self, number: u64) -> Option<&mut Call> {
+        self.calls.get_mut(usize::try_from(number.checked_sub(self.dropped)?).ok()?)
     }
 }
 
@@ -154,18 +226,24 @@ impl Detector for Beacon {
         if conn.source != Source::Live {
             return;
         }
-        let key = path_of(conn);
+        let (key, apart) = (path_of(conn), self.apart);
         let Some(path) = self.path(key) else { return };
         // An event that is judged late comes out of its order.
-        if path.begun.back().is_some_and(|last| event.boot <= *last) {
+        if path.calls.back().is_some_and(|last| event.boot <= last.begun) {
             return;
         }
-        path.begin(event.boot);
-        let first = path.begun.front().copied().unwrap_or(event.boot);
+        let is_new = path.begin(event.boot, apart);
+        let (latest, first) = (path.latest(), path.calls.front().map_or(event.boot, |call| call.begun));
         if self.open.len() >= OPEN_MAX {
             self.forgotten += 1;
         } else if scene.follow(conn.id) {
-            self.open.insert(conn.id.0, key);
+            self.open.insert(conn.id.0, (key, latest));
+            if let Some(call) = self.paths.get_mut(key).and_then(|path| path.call(latest)) {
+                call.open += 1;
+            }
+        }
+        if !is_new {
+            return;
         }
         let Some(measures) = self.judge(key).filter(|measures| measures.score() >= self.limit) else {
             return;
@@ -187,16 +265,18 @@ impl Detector for Beacon {
 
     fn on_end(&mut self, _rule: &Rule, event: &Event, _scene: &mut Scene<'_>) {
         let Some(conn) = connection(event) else { return };
-        let Some(key) = self.open.remove(&conn.id.0) else { return };
+        let Some((key, number)) = self.open.remove(&conn.id.0) else { return };
         let size = match &event.body {
             EventBody::Flow(Change::Close(_, ending)) => ending.traffic.map(|traffic| traffic.bytes_out),
             _ => None,
         };
-        if let (Some(size), Some(path)) = (size, self.paths.get_mut(key)) {
-            if path.sizes.len() == KEPT {
-                path.sizes.pop_front();
+        let Some(path) = self.paths.get_mut(key) else { return };
+        path.active = path.active.max(event.boot);
+        if let Some(call) = path.call(number) {
+            call.open = call.open.saturating_sub(1);
+            if let Some(size) = size {
+                call.size = Some(call.size.unwrap_or(0).saturating_add(size));
             }
-            path.sizes.push_back(size);
         }
     }
 
@@ -211,13 +291,15 @@ impl Detector for Beacon {
         }
         let key = path_of(conn);
         let mut path = self.paths.get(key).cloned().unwrap_or_default();
-        path.begin(event.boot);
-        let measures = path.measure(self.at_least, &mut Vec::new());
-        let (has, score, limit) = (path.begun.len(), measures.score(), self.limit);
+        let is_new = path.begin(event.boot, self.apart);
+        let measures = path.measure(self.at_least, self.apart, &mut Vec::new());
+        let (has, score, limit) = (measures.connections, measures.score(), self.limit);
         let mut facts = measures.evidence();
         facts.push(Evidence::number("at_least", self.at_least as u64));
         facts.push(Evidence { name: "limit", value: Value::Score(limit) });
-        Some(if has < self.at_least {
+        Some(if !is_new {
+            Memory::lets_be("it belongs to the same call as the one before", facts)
+        } else if has < self.at_least as u64 {
             let so_far = if has > 3 { format!("; so far they score {score:.3}") } else { String::new() };
             Memory::lets_be(format!("with this one {has} of {} connections{so_far}", self.at_least), facts)
         } else if score < limit {
@@ -231,14 +313,17 @@ impl Detector for Beacon {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flow::model::Traffic;
+    use crate::flow::model::{EndedHow, Traffic};
     use crate::rules::model::{Detect, PathRule};
     use crate::rules::testing::{Rig, evidence, process, rule};
     use crate::units::DurationNs;
 
+    fn beacon(score: f64, at_least: u32, apart_ms: u64) -> PathRule {
+        PathRule::Beacon { score, at_least, apart: DurationNs(apart_ms * 1_000_000) }
+    }
+
     fn rig() -> Rig {
-        let detect = PathRule::Beacon { score: 0.9, at_least: 12 };
-        Rig::new(rule(Detect::Path(detect), "dir:out"))
+        Rig::new(rule(Detect::Path(beacon(0.9, 12, 0)), "dir:out"))
     }
 
     /// Connections at these distances, milliseconds.
@@ -282,8 +367,7 @@ mod tests {
     fn slow_calls_at_odd_times_are_regular_unless_their_sizes_are_odd() {
         const PAUSES: [u64; 8] = [0, 20, 700, 60, 10, 500, 30, 900];
         let alerts = |limit, sizes: [u64; 8], each: u64| {
-            let mut rig =
-                Rig::new(rule(Detect::Path(PathRule::Beacon { score: limit, at_least: 8 }), "dir:out"));
+            let mut rig = Rig::new(rule(Detect::Path(beacon(limit, 8, 0)), "dir:out"));
             let agent = process(10, "/usr/local/bin/agent");
             for (pause, bytes_out) in PAUSES.into_iter().zip(sizes) {
                 rig.pass(DurationNs((pause + each) * 1_000_000));
@@ -295,6 +379,50 @@ mod tests {
         assert_eq!([0, 90, 500].map(|each| alerts(0.7, [0; 8], each)), [0, 0, 1]);
         let odd = [16, 4096, 1, 256, 4, 1024, 64, 1];
         assert_eq!([0, 90, 500, 60_000].map(|each| alerts(0.6, odd, each)), [0; 4]);
+    }
+
+    /// Alerts of a program whose connections each begin so long after the last one began, and last so long (milliseconds), and send so
+    /// much.
+    fn alerts(connections: impl IntoIterator<Item = (u64, u64, u64)>) -> usize {
+        let mut rig = Rig::new(rule(Detect::Path(beacon(0.9, 12, 1_000)), "dir:out"));
+        let agent = process(10, "/usr/local/bin/agent");
+        let mut told = 0;
+        let mut lasted = 0;
+        for (after, lasts, bytes_out) in connections {
+            rig.pass(DurationNs((after - lasted) * 1_000_000));
+            let id = rig.open(&agent, "203.0.113.9:443");
+            told += rig.told().len();
+            rig.pass(DurationNs(lasts * 1_000_000));
+            rig.close(id, EndedHow::LocalFin, Some(Traffic { bytes_out, ..Traffic::default() }));
+            lasted = lasts;
+        }
+        told
+    }
+
+    #[test]
+    fn bursts_and_one_file_after_the_other_are_no_clock() {
+        let odd = |at: u64| 20_000 + at * at * 7_919 % 90_000;
+        assert_eq!(
+            alerts((0..200).map(|at| (if at % 4 == 0 { odd(at) } else { 12 }, 10, odd(at)))),
+            0,
+            "bursts of four"
+        );
+        assert_eq!(alerts((0..200).map(|_| (110, 100, 300))), 0, "200 files");
+        assert_eq!(alerts((0..200).map(|_| (4_010, 4_000, 300))), 0, "200 large files");
+        assert_eq!(alerts((0..200).map(|_| (500, 10, 300))), 0, "twice a second");
+        let slow_bursts = (0..200).map(|at| (if at % 4 == 0 { odd(at) } else { 1_500 }, 10, odd(at)));
+        assert_eq!(alerts(slow_bursts), 0, "bursts of four, a second and a half apart");
+    }
+
+    #[test]
+    fn a_clock_is_one_with_bursts_and_with_jitter() {
+        assert_eq!(
+            alerts((0..200).map(|at| (if at % 4 == 0 { 60_000 } else { 12 }, 10, 300))),
+            1,
+            "bursts of four"
+        );
+        assert_eq!(alerts((0..40).map(|at| (60_000 + at * 7_919 % 6_000, 400, 300))), 1);
+        assert_eq!(alerts((0..40).map(|at| (1_100 + at * 7_919 % 200, 10, 300))), 1, "of a second");
     }
 
     #[test]

@@ -1,5 +1,8 @@
 //! `find = "fan-out"`: one process with many peers, or many ports of one peer, within a window.
 //!
+//! Peers count when a connection begins. Ports count when an attempt fails (refused, unanswered, given up): what a scan finds are
+//! mostly ports at which nobody listens, and a client that uses many ports of a server, as passive FTP does, is told them.
+//!
 //! Distinct ones are kept with the time of their last use, at most `limit` and one more of each process until it is told, and
 //! about a thousand from then on. It is over when no new one came for a window.
 
@@ -100,7 +103,7 @@ impl Group {
 
 impl Detector for FanOut {
     fn triggers(&self) -> Triggers {
-        Triggers::BEGIN
+        if self.of.is_of_ports() { Triggers::FAILED } else { Triggers::BEGIN }
     }
 
     fn on_match(&mut self, rule: &Rule, event: &Event, scene: &mut Scene<'_>) {
@@ -302,12 +305,17 @@ mod tests {
     fn ports_of_one_peer() {
         let mut rig = rig(FanOutOf::Ports);
         let scanner = process(10, "/usr/bin/nmap");
+        let fail = |rig: &mut Rig, remote: &str, errno| {
+            let id = rig.connect(&scanner, remote);
+            rig.fail(id, errno);
+        };
         for port in 1..=10 {
-            rig.connect(&scanner, &format!("10.0.1.1:{port}"));
-            rig.connect(&scanner, &format!("10.0.1.2:{port}"));
+            fail(&mut rig, &format!("10.0.1.1:{port}"), libc::ECONNREFUSED);
+            fail(&mut rig, &format!("10.0.1.2:{port}"), libc::ETIMEDOUT);
+            rig.open_and_close(&scanner, &format!("10.0.1.2:{}", 100 + port), None);
         }
-        assert!(rig.told().is_empty());
-        rig.connect(&scanner, "10.0.1.2:11");
+        assert!(rig.told().is_empty(), "ten, and open ones");
+        fail(&mut rig, "10.0.1.2:11", 0);
         assert_eq!(evidence(&rig.only(), "ports"), Some(&Value::Number(11)));
     }
 }

@@ -4,23 +4,37 @@
 //! `find = "parent-stdio"`: likewise of its parent, where its own is none. So it is when the program that connected gives the
 //! shell a pseudo-terminal, and copies between the two.
 //!
+//! A connection that process 1 accepted is one for which systemd starts a service of its own (`Accept=yes`). What runs on it and
+//! takes its commands from its arguments or a file, as the scripts of monitoring agents do, is not reported; a shell that reads
+//! them from the connection is. The service that listens for itself accepts itself (`Accept=no`), and so does an attacker.
+//!
 //! One connection is told once by a rule, about the first program on it: what a shell starts inherits it.
 
 use std::sync::Arc;
 
 use crate::event::alert::{Evidence, Subject, Value};
 use crate::event::model::{Event, EventBody};
-use crate::flow::model::Method;
+use crate::flow::model::{ConnEvent, Direction, Method};
+use crate::process::info::ProcessInfo;
+use crate::process::script;
 use crate::rules::alerts::{Found, Life};
 use crate::rules::detector::{Detector, Scene, Triggers};
 use crate::rules::memory::{Memory, Past};
 use crate::rules::model::Rule;
 use crate::rules::silence;
+use crate::units::Pid;
 
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Stdio {
     pub(super) of_parent: bool,
+}
+
+/// Whether the process does what its unit says for a connection that systemd accepted.
+fn is_activated(conn: &ConnEvent, process: &ProcessInfo) -> bool {
+    conn.direction == Direction::In
+        && conn.owner.process.as_ref().is_some_and(|acceptor| acceptor.pid == Pid(1))
+        && script::is_given_commands(process)
 }
 
 impl Detector for Stdio {
@@ -33,6 +47,9 @@ impl Detector for Stdio {
         let conn = if self.of_parent { &exec.parent_stdio } else { &exec.stdio };
         let Some(conn) = conn else { return };
         let process = &exec.process;
+        if is_activated(conn, process) {
+            return;
+        }
         let mut conn = conn.clone();
         if !self.of_parent {
             if !conn.owner.process.as_ref().is_some_and(|owner| owner.is_same(process)) {
@@ -66,6 +83,11 @@ impl Detector for Stdio {
         };
         Some(match conn {
             None => Memory::lets_be(format!("the {whose} is no TCP connection"), Vec::new()),
+            Some(conn) if is_activated(conn, &exec.process) => {
+                let says = "process 1 accepted the connection, for a service that systemd starts on each, and the commands come \
+                            from the arguments or a file";
+                Memory::lets_be(says, Vec::new())
+            }
             Some(conn) => {
                 let facts = vec![
                     Evidence { name: "local", value: Value::End(conn.local) },

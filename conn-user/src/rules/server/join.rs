@@ -1,5 +1,6 @@
 //! `find = "join"`: a process of another executable or user listens beside others at exactly the same place
-//! (`SO_REUSEPORT`): it gets a share of their connections.
+//! (`SO_REUSEPORT`): it gets a share of their connections. Bound to an interface beside one that is not, it gets all that come
+//! over it; two that are bound to different ones share nothing.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -10,7 +11,8 @@ use smallvec::SmallVec;
 use super::places::plain;
 use crate::event::alert::{Evidence, Value};
 use crate::event::model::Event;
-use crate::flow::model::{ConnId, ListenEvent};
+use crate::flow::model::ListenEvent;
+use crate::kernel::interfaces::Device;
 use crate::process::hash::IntMap;
 use crate::process::info::ProcessInfo;
 use crate::rules::detector::{Detector, Scene, Triggers, listener};
@@ -19,10 +21,25 @@ use crate::rules::model::Rule;
 use crate::rules::program::{self, Server};
 use crate::units::{BootNs, NetNs};
 
-/// Most listeners that are known at once.
+/// Most members of groups that are known at once; a listener that is bound to an interface is in two.
 const MEMBERS_MAX: usize = 16_384;
 
-type Place = (NetNs, SocketAddr);
+type Place = (NetNs, SocketAddr, Over);
+
+/// Over which interface the connections of a group come.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Over {
+    /// Any: of listeners that are not bound to one, as far as is known.
+    Any,
+    /// This one.
+    Device(Arc<Device>),
+    /// Some: of listeners that are bound to whichever.
+    Bound,
+}
+
+/// A listener in one of its groups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Seat(u64);
 
 /// The names of a service of one user at a place, each as one number.
 type Services = SmallVec<[u64; 2]>;
@@ -34,15 +51,15 @@ struct Member {
     process: Arc<ProcessInfo>,
     services: Services,
     since: BootNs,
-    before: Option<ConnId>,
-    after: Option<ConnId>,
+    before: Option<Seat>,
+    after: Option<Seat>,
 }
 
 /// Those that listen at one place.
 #[derive(Debug)]
 struct Group {
-    first: ConnId,
-    last: ConnId,
+    first: Seat,
+    last: Seat,
     members: u64,
 }
 
@@ -56,11 +73,24 @@ pub(super) struct Join {
     forgotten: u64,
 }
 
-fn place(listener: &ListenEvent) -> Place {
-    (listener.netns, plain(listener.local))
+/// The groups that it is in, and those whose connections it gets a share of.
+fn places(listener: &ListenEvent) -> ([Option<Place>; 2], [Place; 2]) {
+    let at = |over| (listener.netns, plain(listener.local), over);
+    match listener.scope.as_ref().and_then(|scope| scope.device.as_ref()) {
+        None => ([Some(at(Over::Any)), None], [at(Over::Any), at(Over::Bound)]),
+        Some(device) => {
+            let own = at(Over::Device(Arc::clone(device)));
+            ([Some(own.clone()), Some(at(Over::Bound))], [own, at(Over::Any)])
+        }
+    }
 }
 
-fn services(server: &Server, place: Place) -> Services {
+/// Its seats, in the order of its groups.
+fn seats(listener: &ListenEvent) -> [Seat; 2] {
+    [Seat(listener.id.0 * 2), Seat(listener.id.0 * 2 + 1)]
+}
+
+fn services(server: &Server, place: &Place) -> Services {
     server.services().map(|service| program::same(&(place, server.process.uid, service))).collect()
 }
 
@@ -69,22 +99,37 @@ impl Join {
         services.iter().any(|service| self.of_service.contains_key(service))
     }
 
-    fn add(&mut self, id: ConnId, member: Member) {
+    /// Somebody of another service or user in one of these groups who came first, other than the listener itself.
+    fn foreign(&self, server: &Server, shared: &[Place; 2], own: [Seat; 2]) -> Option<(&Group, &Member)> {
+        shared.iter().filter(|place| !self.has_any(&services(server, place))).find_map(|place| {
+            let group = self.groups.get(place)?;
+            let first = match self.members.get(&group.first.0) {
+                Some(member) if own.contains(&group.first) => self.members.get(&member.after?.0),
+                member => member,
+            };
+            Some((group, first?))
+        })
+    }
+
+    fn add(&mut self, seat: Seat, member: Member) {
         for service in &member.services {
             *self.of_service.entry(*service).or_default() += 1;
         }
-        let group = self.groups.entry(member.place).or_insert(Group { first: id, last: id, members: 0 });
+        let new = Group { first: seat, last: seat, members: 0 };
+        let group = self.groups.entry(member.place.clone()).or_insert(new);
         group.members += 1;
-        let before = std::mem::replace(&mut group.last, id);
-        let before = Some(before).filter(|before| *before != id);
+        let before = std::mem::replace(&mut group.last, seat);
+        let before = Some(before).filter(|before| *before != seat);
         if let Some(before) = before.and_then(|before| self.members.get_mut(&before.0)) {
-            before.after = Some(id);
+            before.after = Some(seat);
         }
-        self.members.insert(id.0, Member { before, after: None, ..member });
+        self.members.insert(seat.0, Member { before, after: None, ..member });
     }
 
-    fn remove(&mut self, id: ConnId) {
-        let Some(Member { place, services, before, after, .. }) = self.members.remove(&id.0) else { return };
+    fn remove(&mut self, seat: Seat) {
+        let Some(Member { place, services, before, after, .. }) = self.members.remove(&seat.0) else {
+            return;
+        };
         for service in services {
             if let Some(count) = self.of_service.get_mut(&service) {
                 *count -= 1;
@@ -126,30 +171,31 @@ impl Detector for Join {
 
     fn on_match(&mut self, rule: &Rule, event: &Event, scene: &mut Scene<'_>) {
         let Some(listener) = listener(event) else { return };
-        let place = place(listener);
-        let Some(server) = Server::of(listener).filter(|_| place.1.port() != 0) else { return };
-        if self.members.contains_key(&listener.id.0) {
+        let Some(server) = Server::of(listener).filter(|_| listener.local.port() != 0) else { return };
+        let seats = seats(listener);
+        if self.members.contains_key(&seats[0].0) {
             return;
         }
-        let services = services(&server, place);
-        if let Some(group) = self.groups.get(&place).filter(|_| !self.has_any(&services))
-            && let Some(first) = self.members.get(&group.first.0)
-        {
+        let (own, shared) = places(listener);
+        if let Some((group, first)) = self.foreign(&server, &shared, seats) {
             let evidence = Self::evidence(first, group, scene.now);
             super::listener::raise(rule, listener, evidence, first.since, scene);
         }
         if self.members.len() >= MEMBERS_MAX {
             self.forgotten += 1;
         } else if scene.follow(listener.id) {
-            let (process, since) = (server.process, scene.now);
-            let member = Member { place, process, services, since, before: None, after: None };
-            self.add(listener.id, member);
+            for (seat, place) in seats.into_iter().zip(own) {
+                let Some(place) = place else { continue };
+                let services = services(&server, &place);
+                let (process, since) = (Arc::clone(&server.process), scene.now);
+                self.add(seat, Member { place, process, services, since, before: None, after: None });
+            }
         }
     }
 
     fn on_end(&mut self, _rule: &Rule, event: &Event, _scene: &mut Scene<'_>) {
         if let Some(listener) = listener(event) {
-            self.remove(listener.id);
+            seats(listener).into_iter().for_each(|seat| self.remove(seat));
         }
     }
 
@@ -162,21 +208,22 @@ impl Detector for Join {
         let Some(server) = Server::of(listener) else {
             return Some(Memory::lets_be("who listens is not known", Vec::new()));
         };
-        let place = place(listener);
-        let group = self.groups.get(&place);
-        let first = group.map(|group| group.first);
-        let first = match first.filter(|first| *first == listener.id) {
-            Some(own) => self.members.get(&own.0).and_then(|own| own.after),
-            None => first,
+        let (_, shared) = places(listener);
+        let own = seats(listener);
+        if let Some((group, first)) = self.foreign(&server, &shared, own) {
+            let facts = Self::evidence(first, group, past.now);
+            let same = super::listener::same(listener);
+            return Some(Memory::finds(same, "others listen at this place", facts));
+        }
+        let is_beside = |place: &Place| {
+            let group = self.groups.get(place);
+            group.is_some_and(|group| group.members > 1 || !own.contains(&group.first))
         };
-        let Some((group, first)) = group.zip(first.and_then(|first| self.members.get(&first.0))) else {
-            return Some(Memory::lets_be("nobody else listens at this place", Vec::new()));
-        };
-        let facts = Self::evidence(first, group, past.now);
-        Some(if self.has_any(&services(&server, place)) {
-            Memory::lets_be("those who listen at this place are of the same service and user", facts)
+        Some(if shared.iter().any(is_beside) {
+            let says = "those who listen at this place are of the same service and user";
+            Memory::lets_be(says, Vec::new())
         } else {
-            Memory::finds(super::listener::same(listener), "others listen at this place", facts)
+            Memory::lets_be("nobody else listens at this place", Vec::new())
         })
     }
 }
@@ -189,11 +236,12 @@ mod tests {
     /// The first one at a place is the one that came first of those that are left.
     #[test]
     fn members_come_and_go() {
-        let place = (NetNs(1), "0.0.0.0:443".parse().expect("an end"));
-        let other = (NetNs(2), place.1);
+        let end: SocketAddr = "0.0.0.0:443".parse().expect("an end");
+        let place = (NetNs(1), end, Over::Any);
+        let other = (NetNs(2), end, Over::Any);
         let mut join = Join::default();
-        let member = |place, number: u64| Member {
-            place,
+        let member = |place: &Place, number: u64| Member {
+            place: place.clone(),
             process: Arc::new(ProcessInfo::new(Pid(number as u32), BootNs(number))),
             services: Services::from_slice(&[number % 2]),
             since: BootNs(number),
@@ -201,14 +249,14 @@ mod tests {
             after: None,
         };
         for number in 1..=5 {
-            join.add(ConnId(number), member(place, number));
+            join.add(Seat(number), member(&place, number));
         }
-        join.add(ConnId(6), member(other, 6));
+        join.add(Seat(6), member(&other, 6));
         let state =
             |join: &Join| join.groups.get(&place).map(|group| (group.first.0, group.last.0, group.members));
         let mut states = vec![state(&join)];
         for gone in [3, 1, 5, 2, 4] {
-            join.remove(ConnId(gone));
+            join.remove(Seat(gone));
             states.push(state(&join));
         }
         let expected = [(1, 5, 5), (1, 5, 4), (2, 5, 3), (2, 4, 2), (4, 4, 1)];

@@ -44,7 +44,8 @@ impl Detector for Listener {
 
 pub(super) fn same(listener: &ListenEvent) -> u64 {
     let owner = listener.owner.process.as_deref().map(program::name);
-    program::same(&(owner, listener.local, listener.netns))
+    let device = listener.scope.as_ref().and_then(|scope| scope.device.as_ref());
+    program::same(&(owner, listener.local, listener.netns, device))
 }
 
 /// Raises an alert about a listener, which ends with it: one an executable and place.

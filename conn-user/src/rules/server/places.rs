@@ -3,8 +3,10 @@
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
-use crate::flow::model::canonical_ip;
+use crate::flow::model::{ListenEvent, canonical_ip};
+use crate::kernel::interfaces::Device;
 
 /// A map that forgets what was entered first.
 #[derive(Debug)]
@@ -58,14 +60,36 @@ pub(super) fn plain(end: SocketAddr) -> SocketAddr {
     SocketAddr::new(canonical_ip(end.ip()).0, end.port())
 }
 
-/// Whether connections to one address may come to the other's listener. `::` takes IPv4 too, but for `IPV6_V6ONLY`, which
-/// is not known.
-pub(super) fn overlap(one: IpAddr, other: IpAddr) -> bool {
-    let all = |ip: IpAddr| ip.is_ipv6() && ip.is_unspecified();
-    one == other
-        || all(one)
-        || all(other)
-        || (one.is_ipv4() == other.is_ipv4() && (one.is_unspecified() || other.is_unspecified()))
+/// Where a listener takes connections at a port. Of a scope that is not known the widest is assumed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Reached {
+    ip: IpAddr,
+    device: Option<Arc<Device>>,
+    v6only: bool,
+}
+
+impl Reached {
+    pub(super) fn by(listener: &ListenEvent) -> Self {
+        let scope = listener.scope.clone().unwrap_or_default();
+        Self { ip: plain(listener.local).ip(), device: scope.device, v6only: scope.v6only }
+    }
+
+    /// Whether connections to one may come to the other. `::` takes IPv4 too, but for `IPV6_V6ONLY`. One that is bound to an
+    /// interface takes what comes over it from one that is not (`compute_score`).
+    pub(super) fn overlaps(&self, other: &Self) -> bool {
+        let all = |reached: &Self| reached.ip.is_unspecified() && reached.ip.is_ipv6() && !reached.v6only;
+        let (one, another) = (self.ip, other.ip);
+        let by_address = one == another
+            || all(self)
+            || all(other)
+            || (one.is_ipv4() == another.is_ipv4() && (one.is_unspecified() || another.is_unspecified()));
+        by_address && (self.device.is_none() || other.device.is_none() || self.device == other.device)
+    }
+
+    /// Whether it is the same place: nobody but who shares it (`SO_REUSEPORT`) can listen there beside it.
+    pub(super) fn is_at(&self, other: &Self) -> bool {
+        self.ip == other.ip && self.device == other.device
+    }
 }
 
 #[cfg(test)]
@@ -74,14 +98,25 @@ mod unit_tests {
 
     #[test]
     fn which_addresses_overlap() {
+        let reached = |text: &str| {
+            let (text, v6only) = text.strip_suffix(" v6only").map_or((text, false), |text| (text, true));
+            let (ip, device) = text.split_once('%').map_or((text, None), |(ip, device)| (ip, Some(device)));
+            let device = device.map(|device| Arc::new(Device::new(device)));
+            Reached { ip: ip.parse().expect("an address"), device, v6only }
+        };
         let overlap = |one: &str, other: &str| {
-            let (one, other) = (one.parse().expect("an address"), other.parse().expect("an address"));
-            assert_eq!(overlap(one, other), overlap(other, one));
-            overlap(one, other)
+            let (one, other) = (reached(one), reached(other));
+            assert_eq!(one.overlaps(&other), other.overlaps(&one));
+            one.overlaps(&other)
         };
         assert!(overlap("0.0.0.0", "10.0.0.1") && overlap("::", "10.0.0.1") && overlap("::", "::1"));
         assert!(overlap("::", "0.0.0.0") && overlap("10.0.0.1", "10.0.0.1"));
         assert!(!overlap("10.0.0.1", "10.0.0.2") && !overlap("0.0.0.0", "::1"));
+        assert!(
+            !overlap(":: v6only", "0.0.0.0") && overlap(":: v6only", "::1") && overlap(":: v6only", "::")
+        );
+        assert!(!overlap("0.0.0.0%eth0", "0.0.0.0%eth1") && overlap("0.0.0.0%eth0", "10.0.0.1%eth0"));
+        assert!(overlap("0.0.0.0%eth0", "0.0.0.0") && overlap("::", "10.0.0.1%eth0"));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use smallvec::SmallVec;
 
-use super::places::{Places, overlap, plain};
+use super::places::{Places, Reached, plain};
 use crate::event::alert::{Evidence, Value};
 use crate::event::model::Event;
 use crate::rules::detector::{Detector, Scene, Triggers, listener};
@@ -11,7 +11,6 @@ use crate::rules::memory::{Memory, Past};
 use crate::rules::model::Rule;
 use crate::rules::program::Server;
 use crate::units::{BootNs, NetNs};
-use std::net::IpAddr;
 
 /// Most ports whose owners are remembered.
 const PLACES_MAX: usize = 16_384;
@@ -21,7 +20,7 @@ const ADDRESSES_MAX: usize = 16;
 /// Who listened there last.
 #[derive(Debug)]
 struct Owner {
-    ip: IpAddr,
+    at: Reached,
     server: Server,
     since: BootNs,
 }
@@ -49,7 +48,8 @@ impl Detector for Takeover {
         let (end, now) = (plain(listener.local), scene.now);
         let Some(server) = Server::of(listener).filter(|_| end.port() != 0) else { return };
         let owners = self.ports.entry((listener.netns, end.port()), SmallVec::new);
-        let before = || owners.iter().filter(|owner| overlap(owner.ip, end.ip()));
+        let at = Reached::by(listener);
+        let before = || owners.iter().filter(|owner| owner.at.overlaps(&at));
         // Several may share it (addresses of which one is the wildcard): one of the same service is enough.
         if !before().any(|owner| owner.server.is_same_service(&server))
             && let Some(owner) = before().max_by_key(|owner| owner.since)
@@ -62,9 +62,11 @@ impl Detector for Takeover {
             super::listener::raise(rule, listener, evidence, owner.since, scene);
         }
         let since = listener.born.as_ref().map_or(now, |born| born.latest);
-        let new = Owner { ip: end.ip(), server, since };
-        match owners.iter_mut().find(|owner| owner.ip == end.ip()) {
-            Some(owner) if owner.server.is_same_service(&new.server) => owner.server = new.server,
+        let new = Owner { at, server, since };
+        match owners.iter_mut().find(|owner| owner.at.is_at(&new.at)) {
+            Some(owner) if owner.server.is_same_service(&new.server) => {
+                (owner.at, owner.server) = (new.at, new.server);
+            }
             Some(owner) => *owner = new,
             None => {
                 if owners.len() >= ADDRESSES_MAX {
@@ -87,7 +89,8 @@ impl Detector for Takeover {
             return Some(Memory::lets_be("who listens is not known", Vec::new()));
         };
         let owners = self.ports.get(&(listener.netns, end.port())).map_or(&[][..], |owners| owners);
-        let mut before = owners.iter().filter(|owner| overlap(owner.ip, end.ip()));
+        let at = Reached::by(listener);
+        let mut before = owners.iter().filter(|owner| owner.at.overlaps(&at));
         let Some(last) = before.clone().max_by_key(|owner| owner.since) else {
             return Some(Memory::lets_be("nobody listened here before, as far as was seen", Vec::new()));
         };

@@ -32,7 +32,7 @@ pub(in crate::rules::file) const PROCESS_KEYS: [About; 16] = [
     about(
         "exe_flag",
         "flags",
-        "`deleted`, `writable`, `foreign`: without it the file is the host's own, but for a memfd's and a container's",
+        "`deleted`, `writable`, `foreign`, `conn`: without it the file is the host's own, but for a memfd's and a container's",
     ),
     about("sha256", "64 digits", "the hash of its executable"),
     about(
@@ -96,7 +96,7 @@ impl Reader<'_> {
             let nodes = self.keep(field.node.array("args", takes)).unwrap_or_default();
             nodes.iter().filter_map(|node| self.keep(node.text("args", takes)).map(str::to_owned)).collect()
         });
-        let (mut deleted, mut writable, mut foreign) = (false, false, container.is_some());
+        let (mut deleted, mut writable, mut conn, mut foreign) = (false, false, false, container.is_some());
         if let Some(field) = find(fields, "exe_flag") {
             for node in field.node.one_or_more() {
                 let field = Field { node: node.clone(), ..field.clone() };
@@ -105,6 +105,7 @@ impl Reader<'_> {
                     Some(ExeFlag::Writable) => writable = true,
                     Some(ExeFlag::Host) => foreign = false,
                     Some(ExeFlag::Foreign) => foreign = true,
+                    Some(ExeFlag::Conn) => conn = true,
                     Some(ExeFlag::Memfd) => {
                         let help = "write exe = \"/memfd:NAME\"";
                         self.problems.push(Problem::new(&node.at, "a memfd is one by its path", help));
@@ -129,6 +130,7 @@ impl Reader<'_> {
             deleted: deleted || is_memfd,
             writable,
             foreign: foreign || is_memfd,
+            conn,
             sha256,
             replaced,
             exists: exists.unwrap_or(false),
