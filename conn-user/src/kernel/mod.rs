@@ -24,3 +24,4 @@ pub mod skipped;
 pub mod sockdiag;
 pub mod tcp_file;
 pub mod tracefs;
+pub mod unixdiag;

@@ -20,6 +20,7 @@ use crate::kernel::netlink::{DumpError, Filled};
 use crate::kernel::netns::Namespace;
 use crate::kernel::sockdiag::{DiagKind, DiagSocket, TcpInfo, sockets};
 use crate::kernel::tcp_file::{TcpLine, lines};
+use crate::kernel::unixdiag;
 use crate::units::{BootNs, DurationNs, NetNs};
 
 /// What a thread that goes through the namespaces carries with it.
@@ -28,6 +29,8 @@ pub(super) struct Asked<'a> {
     pub(super) proc: &'a Path,
     pub(super) suspended: DurationNs,
     pub(super) time_wait: bool,
+    /// Connected Unix sockets, where wanted.
+    pub(super) pairs: Option<Vec<(u32, u32)>>,
     pub(super) sockets: Vec<SnapSocket>,
     pub(super) notes: Vec<Note>,
 }
@@ -40,6 +43,10 @@ impl Asked<'_> {
         let entered = if is_own { Ok(true) } else { namespace.enter() };
         match entered {
             Ok(true) => {
+                if let Some(pairs) = &mut self.pairs {
+                    // Without them only shells on socket pairs are missing.
+                    let _ = unixdiag::pairs(pairs);
+                }
                 if let Err(error) = self.dump(netns) {
                     self.sockets.truncate(before);
                     self.fall_back(netns, &self.proc.join("thread-self"), &error);
@@ -316,6 +323,7 @@ mod tests {
             proc: Path::new("/proc"),
             suspended: DurationNs(0),
             time_wait: true,
+            pairs: None,
             sockets,
             notes: Vec::new(),
         }
