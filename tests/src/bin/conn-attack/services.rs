@@ -11,8 +11,8 @@ use crate::net::{INNER, Network, OUTER};
 
 /// Where the operator of the attacker's host waits for shells: C2 server ports.
 const OPERATOR: [u16; 6] = [443, 1337, 4443, 8081, 8443, 9001];
-/// Where the operator has one command run and stays ([`crate::run`]).
-const LASTING: u16 = 9002;
+/// Where the operator has one command run and stays ([`crate::run`]): of cases that run at once, two of one program need two.
+const LASTING: [u16; 2] = [9002, 9003];
 /// Where the outer host answers requests over HTTP.
 const HTTP: [u16; 2] = [80, 8080];
 /// Where hosts accept whatever comes.
@@ -38,7 +38,9 @@ fn listen_all(network: &Network) -> Result<()> {
     for port in OPERATOR {
         listen(OUTER, port, operate)?;
     }
-    listen(OUTER, LASTING, stay)?;
+    for port in LASTING {
+        listen(OUTER, port, stay)?;
+    }
     for port in HTTP {
         listen(OUTER, port, answer)?;
         listen(INNER, port, answer)?;
