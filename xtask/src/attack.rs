@@ -9,7 +9,7 @@ use crate::command::run;
 use crate::{agent, workspace};
 
 /// The corpus.
-const CORPUS: [&str; 3] = ["shells.toml", "programs.toml", "benign.toml"];
+const CORPUS: [&str; 4] = ["shells.toml", "programs.toml", "benign.toml", "before.toml"];
 /// Debian's packages of the programs that cases need.
 const PACKAGES: [&str; 25] = [
     "bash",

@@ -2,6 +2,7 @@
 
 mod backlog;
 mod degraded;
+mod existing;
 mod pipeline;
 mod resync;
 mod run;

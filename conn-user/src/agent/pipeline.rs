@@ -11,11 +11,12 @@ use conn_common::hook::HookId;
 use conn_common::record::TASK_COMPAT;
 
 use super::degraded::Reports;
+use super::existing::{self, existing, name_socket_unit};
 use crate::clock::Clock;
 use crate::event::degraded::Degradation;
 use crate::event::model::{Event, EventBody, ProcEvent, Repair, Start};
 use crate::flow::merge::{Merged, pause_at};
-use crate::flow::model::{Change, FlowEvent};
+use crate::flow::model::FlowEvent;
 use crate::flow::resolve::{PortResolver, Sockets};
 use crate::flow::snapshot::model::Snapshot;
 use crate::flow::table::FlowTable;
@@ -171,6 +172,11 @@ impl Pipeline {
         pause: &mut dyn FnMut(),
         tell: &mut impl FnMut(&Event),
     ) {
+        let programs = if record || rules.is_some() {
+            existing::programs(&mut self.processes, &self.session.flows, Some(self.attached))
+        } else {
+            Vec::new()
+        };
         if record {
             self.session.record();
             self.session.note(
@@ -178,11 +184,12 @@ impl Pipeline {
                 EventBody::Start(Start { attached: self.attached, has_facts: true }),
                 tell,
             );
-            existing(&self.session.flows, &mut self.socket_units, now, self.session.clock(), pause)
+            let flows = &self.session.flows;
+            existing(flows, &mut self.socket_units, &programs, now, self.session.clock(), pause)
                 .for_each(|event| tell(&event));
         }
         if let Some(rules) = rules {
-            self.set_rules(rules, now, pause, tell);
+            self.replace_rules(rules, &programs, now, pause, tell);
         }
     }
 
@@ -195,9 +202,21 @@ impl Pipeline {
         pause: &mut dyn FnMut(),
         tell: &mut impl FnMut(&Event),
     ) {
+        let programs = existing::programs(&mut self.processes, &self.session.flows, None);
+        self.replace_rules(rules, &programs, now, pause, tell);
+    }
+
+    fn replace_rules(
+        &mut self,
+        rules: Staged,
+        programs: &[Arc<ProcessInfo>],
+        now: BootNs,
+        pause: &mut dyn FnMut(),
+        tell: &mut impl FnMut(&Event),
+    ) {
         let clock = *self.session.clock();
         let replace = |flows: &FlowTable, engine: &mut Option<Engine>| {
-            let events = existing(flows, &mut self.socket_units, now, &clock, pause);
+            let events = existing(flows, &mut self.socket_units, programs, now, &clock, pause);
             match engine {
                 Some(engine) => engine.apply(rules, now, events, flows),
                 None => {
@@ -335,6 +354,12 @@ impl Pipeline {
             Record::Exec(exec, args) => {
                 let before = self.processes.known(&exec.task);
                 let process = self.processes.on_exec(exec, args);
+                let stdio = exec.stdio.iter().find_map(|key| self.session.flows.connection_of(*key));
+                self.session.flows.stdio.executed(
+                    process.pid,
+                    process.start,
+                    stdio.as_ref().map(|conn| conn.id),
+                );
                 // An understudy may repeat what was told.
                 let repeats = hook.is_understudy()
                     && before.is_some_and(|(before, _)| {
@@ -343,17 +368,16 @@ impl Pipeline {
                             && before.args == process.args
                     });
                 if !repeats {
-                    let of = |keys: &[u64]| {
-                        let conn = keys.iter().find_map(|key| self.session.flows.connection_of(*key));
-                        conn.map(Box::new)
-                    };
-                    let (stdio, parent_stdio) = (of(&exec.stdio), of(&[exec.parent_stdio]));
-                    self.tell(boot, EventBody::Exec(ProcEvent { process, stdio, parent_stdio }), tell);
+                    let parent_stdio = self.session.flows.connection_of(exec.parent_stdio).map(Box::new);
+                    let stdio = stdio.map(Box::new);
+                    let event = ProcEvent { stdio, parent_stdio, ..ProcEvent::new(process) };
+                    self.tell(boot, EventBody::Exec(event), tell);
                 }
             }
             Record::Exit(exit) => {
                 let repeats = hook.is_understudy()
                     && self.processes.known(&exit.task).is_some_and(|(_, exited)| exited);
+                self.session.flows.stdio.exited(Pid(exit.task.tgid));
                 if let Some(process) = self.processes.on_exit(exit).filter(|_| !repeats) {
                     let status = ExitStatus::from_kernel(exit.exit_code);
                     self.tell(boot, EventBody::Exit(ProcEvent::new(process), status), tell);
@@ -539,30 +563,5 @@ fn is_self_test(watch: &Watch, body: &EventBody) -> bool {
         | EventBody::Alert(_)
         | EventBody::Start(_)
         | EventBody::Clock => false,
-    }
-}
-
-/// What is there, as events. One at a time: a hundred thousand at once are more memory than everything else.
-fn existing<'p>(
-    flows: &'p FlowTable,
-    socket_units: &'p mut SocketUnits,
-    now: BootNs,
-    clock: &Clock,
-    pause: &'p mut dyn FnMut(),
-) -> impl Iterator<Item = Event> + use<'p> {
-    let wall = clock.wall(now);
-    flows.existing().enumerate().map(move |(index, mut change)| {
-        pause_at(index, pause);
-        name_socket_unit(&mut change, socket_units);
-        Event { seq: 0, boot: now, wall, body: EventBody::Flow(change) }
-    })
-}
-
-/// Names the unit for which process 1 listens.
-fn name_socket_unit(change: &mut Change, socket_units: &mut SocketUnits) {
-    if let Change::Listen(listener) | Change::Unlisten(listener, _) = change
-        && listener.is_systemds()
-    {
-        listener.socket_unit = socket_units.unit_of(listener.local);
     }
 }

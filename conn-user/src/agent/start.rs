@@ -182,7 +182,7 @@ async fn take_in(
         if favoured {
             priority::favour_thread();
         }
-        snapshot::take(&SnapshotOptions::living())
+        snapshot::take(&SnapshotOptions::starting())
     });
     let taken = loop {
         agent.priority.keep(agent.reader.is_behind());

@@ -24,7 +24,7 @@ use crate::flow::model::{
 };
 use crate::kernel::gap::Gap;
 use crate::process::info::{ExitStatus, ProcessInfo};
-use crate::units::{BootNs, DurationNs, NetNs};
+use crate::units::{BootNs, DurationNs, NetNs, Pid};
 
 /// What names this machine, this boot and this run in every event. By default nobody: what no agent saw.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -91,6 +91,7 @@ impl JsonEncoder {
                     self.conn_id(conn.id, out);
                     out.push(b'}');
                 }
+                write_peers(&exec.stdio_peers, out);
             }
             EventBody::Exit(exit, status) => {
                 self.process(Some(&exit.process), b",\"process\":", out);
@@ -268,6 +269,20 @@ impl JsonEncoder {
             None => out.extend_from_slice(b"null"),
         }
     }
+}
+
+/// Nothing where there are none.
+fn write_peers(peers: &[(Pid, BootNs)], out: &mut Vec<u8>) {
+    let Some(last) = peers.len().checked_sub(1) else { return };
+    out.extend_from_slice(b",\"stdio_peers\":[");
+    for (at, (pid, start)) in peers.iter().enumerate() {
+        out.extend_from_slice(b"{\"pid\":");
+        write_int(pid.0, out);
+        write_key(b"start_ns", out);
+        write_int(start.0, out);
+        out.extend_from_slice(if at == last { b"}".as_slice() } else { b"}," });
+    }
+    out.push(b']');
 }
 
 fn write_degraded(degraded: &Degraded, out: &mut Vec<u8>) {

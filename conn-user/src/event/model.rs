@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use super::alert::Alert;
 use super::degraded::Degraded;
 use crate::flow::model::{Change, ConnEvent};
 use crate::kernel::gap::Gap;
 use crate::process::info::{ExitStatus, ProcessInfo};
-use crate::units::{BootNs, WallNs};
+use crate::units::{BootNs, Pid, WallNs};
 
 /// Version of the event schema; a field that changes its meaning or goes away raises it, a new field does not.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -204,11 +206,14 @@ pub struct ProcEvent {
     pub stdio: Option<Box<ConnEvent>>,
     /// Of an exec without: the TCP connection that is the standard input or output of its parent.
     pub parent_stdio: Option<Box<ConnEvent>>,
+    /// Of a program that was executed before the rules began: the processes (id and start) that exchange data with its standard
+    /// input and output over pipes, FIFOs, pseudo-terminals or socket pairs, also through others.
+    pub stdio_peers: SmallVec<[(Pid, BootNs); 1]>,
 }
 
 impl ProcEvent {
     /// An event without connections.
-    pub const fn new(process: Arc<ProcessInfo>) -> Self {
-        Self { process, stdio: None, parent_stdio: None }
+    pub fn new(process: Arc<ProcessInfo>) -> Self {
+        Self { process, stdio: None, parent_stdio: None, stdio_peers: SmallVec::new() }
     }
 }

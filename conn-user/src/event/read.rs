@@ -190,6 +190,8 @@ impl Reader {
                 let mut exec = ProcEvent::new(self.process(&line, kind)?);
                 exec.stdio = line.stdio.as_ref().map(ends).transpose()?;
                 exec.parent_stdio = line.parent_stdio.as_ref().map(ends).transpose()?;
+                let peers = line.stdio_peers.iter();
+                exec.stdio_peers = peers.map(|peer| (Pid(peer.pid), BootNs(peer.start_ns))).collect();
                 EventBody::Exec(exec)
             }
             EventKind::Exit => {

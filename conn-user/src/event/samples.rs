@@ -367,7 +367,13 @@ pub(crate) fn all() -> Vec<Event> {
         EventBody::Exec(ProcEvent::new(memfd())),
         EventBody::Flow(Change::Listen(activated("[::]:22", Some("ssh.socket")))),
         EventBody::Flow(Change::Listen(activated("127.0.0.1:9", None))),
-        EventBody::Exec(ProcEvent { stdio: Some(Box::new(outgoing())), ..ProcEvent::new(memfd()) }),
+        EventBody::Exec(ProcEvent {
+            stdio: Some(Box::new(outgoing())),
+            stdio_peers: [(Pid(812), BootNs(1_230_000_000)), (Pid(900), BootNs(1_240_000_000))]
+                .into_iter()
+                .collect(),
+            ..ProcEvent::new(memfd())
+        }),
         EventBody::Alert(Box::new(Alert {
             silence: Some("exe:/usr/bin/curl dport:443".into()),
             ..alert(Phase::Raised, Subject::Connection(Box::new(outgoing())), Covered::All)

@@ -14,7 +14,7 @@ use conn_common::record::Sock;
 
 use super::ends::Ends;
 use super::listeners::Listener;
-use super::model::{Actor, Direction, Method, Source};
+use super::model::{Actor, ConnId, Direction, Method, Source};
 use super::snapshot::model::{Holder, NoHolder, SnapSocket, Snapshot, TcpState};
 use super::store::{Conn, Found, What};
 use super::table::FlowTable;
@@ -60,12 +60,18 @@ impl FlowTable {
         }
         snapshot.sockets.reverse();
         while let Some(socket) = snapshot.sockets.pop() {
-            if is_followed(&socket) {
-                self.add_connection(&socket, Source::Snapshot, procs, &mut merged);
+            if is_followed(&socket)
+                && let Some(place) = self.add_connection(&socket, Source::Snapshot, procs, &mut merged)
+                && let Some(id) = self.store.get(place).map(|conn| ConnId(conn.id))
+            {
+                self.stdio.found(&socket.holders, id);
             }
             if snapshot.sockets.len().is_multiple_of(PIECE) {
                 snapshot.sockets.shrink_to_fit();
             }
+        }
+        for found in snapshot.peers {
+            self.stdio.found_peers(found);
         }
         merged
     }

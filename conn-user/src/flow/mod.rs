@@ -13,6 +13,7 @@ pub mod model;
 mod pending;
 pub mod resolve;
 pub mod snapshot;
+pub mod stdio;
 mod store;
 pub mod table;
 

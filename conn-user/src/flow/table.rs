@@ -23,6 +23,7 @@ use super::model::{
 };
 use super::pending::{HeldConnect, HeldDeath, Pending};
 use super::resolve::PortQuery;
+use super::stdio::StdioTable;
 use super::store::{Conn, Found, Store};
 use crate::process::ProcessTable;
 use crate::process::info::ProcessInfo;
@@ -112,6 +113,8 @@ pub struct FlowTable {
     pub(super) asks_scopes: bool,
     /// Sockets of snapshots that came without a cookie: how many keys were made up.
     pub(super) synthetic_keys: u64,
+    /// Standard input and output of processes.
+    pub stdio: StdioTable,
     last_id: u64,
 }
 
@@ -152,6 +155,7 @@ impl FlowTable {
             by_cookie: true,
             asks_scopes: false,
             synthetic_keys: 0,
+            stdio: StdioTable::default(),
             last_id: 0,
         }
     }
@@ -213,6 +217,11 @@ impl FlowTable {
                 }
             });
         listeners.chain(connections)
+    }
+
+    /// The ids of the processes that own connections.
+    pub fn owners(&self) -> impl Iterator<Item = Pid> {
+        self.store.iter().filter_map(|(_, conn)| Some(conn.owner.process.as_ref()?.pid))
     }
 
     /// Follows one record and appends what it tells. Records must come in the order of the ring. Process records are

@@ -25,3 +25,4 @@ pub mod skipped;
 pub mod sockdiag;
 pub mod tcp_file;
 pub mod tracefs;
+pub mod unixdiag;

@@ -54,12 +54,13 @@ impl Found {
     pub(super) fn find(proc: &ProcFs, files: &mut FileWorker, wanted: Wanted<'_>) -> Option<Self> {
         let by_process = || {
             // The link leads to the file itself, so no file system is asked for it.
-            let link = proc.file(wanted.pid, "exe");
+            let folder = proc.live(wanted.pid);
+            let link = folder.join("exe");
             let file = OpenOptions::new().read(true).custom_flags(libc::O_PATH).open(link).ok()?;
             let found = Self::of(file, true)?;
             // A process may set where the link leads (PR_SET_MM_MAP), and execute another file: only the file that is
             // known of it counts.
-            let mountinfo = proc.file(wanted.pid, "mountinfo");
+            let mountinfo = folder.join("mountinfo");
             let same = wanted.file.is_none_or(|file| host::is_file(&found.file, file, &mountinfo));
             (same && proc.is_there(wanted.pid, wanted.start)).then_some(found)
         };
@@ -95,7 +96,7 @@ impl Found {
         let id = host::mount_id(&self.file)?;
         // The mounts of the process's own namespace: ids are the same in all.
         let table =
-            if self.live { proc.file(pid, "mountinfo") } else { PathBuf::from("/proc/self/mountinfo") };
+            if self.live { proc.live(pid).join("mountinfo") } else { PathBuf::from("/proc/self/mountinfo") };
         let text = fs::read(table).ok()?;
         let mount = mounts::all(&text).find(|mount| mount.id == id)?;
         Some(ExeFile { fs: Some(mount.fs.into()), mount: Some(mount.point.into()), writable: None })
@@ -111,7 +112,7 @@ impl Found {
             |root: &Path, path: &[u8]| FileStat::of(files.open(root, path, wanted.caller()).ok()?).ok();
         let parent = Path::new(OsStr::from_bytes(path)).parent()?.as_os_str().as_bytes();
         // Its path is one of its own root or of ours: where the file is, the folder is the right one.
-        let inside = proc.file(wanted.pid, "root");
+        let inside = proc.live(wanted.pid).join("root");
         for root in [&*inside, Path::new(OWN_ROOT)] {
             if stat(root, path).is_some_and(|stat| stat.file == self.stat.file) {
                 return Some(stat(root, parent)?.mode & BY_ALL != 0);
@@ -138,7 +139,8 @@ pub(super) fn replaced(
     if !path.starts_with(b"/") {
         return None;
     }
-    let link = proc.file(pid, "exe");
+    let folder = proc.live(pid);
+    let link = folder.join("exe");
     let running = FileStat::at_link(&link).ok()?.file;
     let name = fs::read_link(&link).ok()?;
     let replaced = if name.as_os_str().as_bytes() == path && !path.ends_with(MARK) {
@@ -151,10 +153,10 @@ pub(super) fn replaced(
             Err(error) if host::is_nothing(&error) => Some(Replaced::Gone),
             Err(_) => None,
         };
-        match look(&proc.file(pid, "root"))? {
+        match look(&folder.join("root"))? {
             Replaced::Gone => {
                 // After a chroot(2) the path is still one of the root of its mounts, which is ours where the mounts are.
-                let ours = fs::metadata(proc.file(pid, "ns/mnt")).ok()?.ino()
+                let ours = fs::metadata(folder.join("ns/mnt")).ok()?.ino()
                     == fs::metadata("/proc/self/ns/mnt").ok()?.ino();
                 if ours { look(Path::new(OWN_ROOT))? } else { Replaced::Gone }
             }

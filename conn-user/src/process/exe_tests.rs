@@ -87,6 +87,32 @@ fn a_live_process_leads_to_its_executable() {
     assert!(Found::find(&proc, &mut files, Wanted { file: Some(other), ..wanted }).is_none());
 }
 
+/// Issue 13, 1.9.
+#[test]
+fn a_process_whose_first_thread_has_exited_leads_to_its_executable() {
+    use crate::process::procfs::ProcSource as _;
+
+    let process = crate::process::procfs::tests::WithoutLeader::start();
+    let proc = ProcFs::default();
+    let seen = proc.read(process.pid()).expect("there");
+    let path = seen.exe.expect("a path");
+    let wanted = Wanted {
+        pid: seen.pid,
+        start: seen.start,
+        path: Some(&path),
+        file: seen.exe_file,
+        deleted: false,
+        executed: None,
+        uid: 0,
+    };
+    let mut files = FileWorker::for_test();
+    let found = Found::find(&proc, &mut files, wanted).expect("found");
+    assert!(found.live);
+    assert!(found.describe(&proc, &mut files, wanted).writable.is_some());
+    let replaced = replaced(&proc, &mut files, (seen.pid, seen.start, 0), &path);
+    assert_eq!(replaced, Some(Replaced::No));
+}
+
 #[test]
 fn a_process_that_is_gone_leads_to_its_file_only_while_it_is_the_same() {
     let folder = Folder::new("gone", 0o755);

@@ -11,7 +11,9 @@ use std::thread;
 use conn_common::record::PF_KTHREAD;
 use rustix::fs::{CWD, Mode, OFlags, RawDir, openat, readlinkat_raw};
 use rustix::io::Errno;
+use smallvec::SmallVec;
 
+use super::channels::{self, Ends};
 use super::hash::IntMap;
 use super::procfs::read_stat;
 use crate::kernel::netns::{Namespace, parse_id};
@@ -47,15 +49,17 @@ pub struct Descriptors {
     processes: IntMap<u32, Kin>,
     hidden: usize,
     namespaces: Vec<Namespace>,
+    /// `None`: not wanted.
+    ends: Option<Ends>,
 }
 
 impl Descriptors {
-    /// Reads them all. A process that ends meanwhile is left out; one whose descriptors may not be read is counted. A
+    /// Reads them all, and with `channels` what [`Self::peers`] needs. A process that ends meanwhile is left out; one whose descriptors may not be read is counted. A
     /// thread with a descriptor table of its own (`unshare(CLONE_FILES)`) counts as its process.
     ///
     /// # Errors
     /// When /proc cannot be listed.
-    pub fn read(proc: &Path) -> io::Result<Self> {
+    pub fn read(proc: &Path, channels: bool) -> io::Result<Self> {
         let root = openat(CWD, proc, DIRECTORY, Mode::empty())?;
         let mut pids = Vec::new();
         numbers(&root, &mut Room::default().names, |_, pid| {
@@ -64,7 +68,7 @@ impl Descriptors {
         })?;
         let next = AtomicUsize::new(0);
         let read = || {
-            let mut part = Self::default();
+            let mut part = Self { ends: channels.then(Ends::default), ..Self::default() };
             let mut room = Room::default();
             while let Some(&pid) = pids.get(next.fetch_add(1, Ordering::Relaxed)) {
                 match part.read_process(proc, root.as_fd(), pid, &mut room) {
@@ -98,6 +102,9 @@ impl Descriptors {
         self.held.append(&mut other.held);
         self.processes.extend(other.processes);
         self.hidden += other.hidden;
+        if let (Some(own), Some(mut other)) = (&mut self.ends, other.ends) {
+            own.0.append(&mut other.0);
+        }
         for namespace in other.namespaces {
             self.note_namespace(namespace.id, namespace.files);
         }
@@ -118,6 +125,17 @@ impl Descriptors {
     /// Where a process came from.
     pub fn kin(&self, pid: Pid) -> Option<&Kin> {
         self.processes.get(&pid.0)
+    }
+
+    /// Returns the processes that exchange data with the standard input and output of another one, over pipes, FIFOs,
+    /// pseudo-terminals and these socket pairs (inodes of both sockets, each way round).
+    pub fn peers(&self, pairs: &[(u32, u32)]) -> Vec<(Pid, SmallVec<[Pid; 2]>)> {
+        let Some(ends) = &self.ends else { return Vec::new() };
+        let mut ends = Ends(ends.0.clone());
+        ends.note_pairs(pairs, |inode| self.holders(inode).iter().map(|held| (held.pid.0, held.fd)));
+        let parent = |pid| self.kin(Pid(pid)).map_or(0, |kin| kin.ppid.0);
+        let pids = |(pid, peers): (u32, SmallVec<[u32; 2]>)| (Pid(pid), peers.into_iter().map(Pid).collect());
+        channels::peers(ends.0, parent).into_iter().map(pids).collect()
     }
 
     /// Processes whose descriptors may not be read.
@@ -190,7 +208,7 @@ impl Descriptors {
         numbers(table, &mut room.names, |name, fd| {
             let mut target = [MaybeUninit::uninit(); 40];
             match readlinkat_raw(table, name, &mut target) {
-                Ok((target, _)) => self.note(proc, pid, fd, target),
+                Ok((target, _)) => self.note(proc, pid, fd, (table, name), target),
                 // It was closed.
                 Err(Errno::NOENT) => {}
                 Err(errno) => failed = Some(errno),
@@ -201,11 +219,13 @@ impl Descriptors {
     }
 
     /// A descriptor and where it leads, the first 40 bytes: sockets and namespaces have short names.
-    fn note(&mut self, proc: &Path, pid: u32, fd: u32, target: &[u8]) {
+    fn note(&mut self, proc: &Path, pid: u32, fd: u32, (table, name): (&OwnedFd, &CStr), target: &[u8]) {
         if let Some(inode) = socket(target) {
             self.held.push(Held { inode, pid: Pid(pid), fd });
         } else if let Some(id) = parse_id(target) {
             self.note_namespace(id, vec![proc.join(format!("{pid}/fd/{fd}"))]);
+        } else if let Some(ends) = &mut self.ends {
+            ends.note(table, name, pid, fd, target);
         }
     }
 
@@ -305,7 +325,7 @@ mod tests {
     }
 
     fn read() -> Descriptors {
-        Descriptors::read(Path::new("/proc")).expect("/proc")
+        Descriptors::read(Path::new("/proc"), true).expect("/proc")
     }
 
     #[test]
@@ -354,6 +374,46 @@ mod tests {
         assert_eq!(all.holders(inode).len(), usize::from(known), "without kcmp it cannot be known");
     }
 
+    /// A program of ours that reads its input from us and writes to us: over pipes, a FIFO, a terminal and a socket pair.
+    #[test]
+    fn peers_of_real_processes() {
+        use std::os::unix::net::UnixStream;
+        use std::process::{Command, Stdio};
+
+        let cat = || Command::new("cat");
+        let (ours, theirs) = UnixStream::pair().expect("a pair");
+        let again = theirs.try_clone().expect("dup");
+        let folder = std::env::temp_dir().join(format!("conn-peers-{}", std::process::id()));
+        fs::create_dir(&folder).expect("a folder");
+        let fifo = folder.join("fifo");
+        rustix::fs::mknodat(CWD, &fifo, rustix::fs::FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)
+            .expect("mkfifo");
+        // For both directions, so that neither waits for the other.
+        let held = fs::File::options().read(true).write(true).open(&fifo).expect("open");
+        let reads = fs::File::open(&fifo).expect("open");
+        let mut children = [
+            cat().stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("spawn"),
+            cat().stdin(OwnedFd::from(theirs)).stdout(OwnedFd::from(again)).spawn().expect("spawn"),
+            cat().stdin(reads).stdout(Stdio::piped()).spawn().expect("spawn"),
+            cat().stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("spawn"),
+        ];
+        let mut pairs = Vec::new();
+        crate::kernel::unixdiag::pairs(&mut pairs).expect("socket pairs");
+        let found = read().peers(&pairs);
+        let me = Pid(std::process::id());
+        let is_found = |child: &std::process::Child| {
+            found.iter().any(|(pid, peers)| *pid == Pid(child.id()) && peers.contains(&me))
+        };
+        let all: Vec<_> = children.iter().map(is_found).collect();
+        for child in &mut children {
+            child.kill().expect("kill");
+            child.wait().expect("wait");
+        }
+        drop((ours, held));
+        fs::remove_dir_all(&folder).expect("remove");
+        assert_eq!(all, [true, true, true, false], "pipes, a pair, a FIFO, no input");
+    }
+
     #[test]
     fn a_descriptor_of_a_namespace() {
         let file = fs::File::open("/proc/self/ns/net").expect("open");
@@ -366,6 +426,6 @@ mod tests {
 
     #[test]
     fn no_proc_is_an_error() {
-        assert!(Descriptors::read(Path::new("/nonexistent")).is_err());
+        assert!(Descriptors::read(Path::new("/nonexistent"), true).is_err());
     }
 }

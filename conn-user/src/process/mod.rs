@@ -2,6 +2,7 @@
 
 mod about;
 pub mod cgroup;
+pub mod channels;
 pub mod digest;
 mod entry;
 mod exe;

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::os::unix::ffi::OsStringExt as _;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::thread;
 
@@ -128,6 +128,8 @@ pub(super) struct Stat {
     pub(super) tty: u32,
     pub(super) flags: u32,
     pub(super) start: BootNs,
+    /// It has exited, or the first of its threads has.
+    pub(super) is_zombie: bool,
 }
 
 /// What the link `/proc/PID/exe` says.
@@ -167,15 +169,15 @@ fn parse_stat(bytes: &[u8]) -> Option<Stat> {
     let close = bytes.iter().rposition(|&b| b == b')')?;
     let comm = bytes.get(open + 1..close)?;
     let rest = std::str::from_utf8(bytes.get(close + 1..)?).ok()?;
-    // The state is the third field of proc(5).
-    let mut fields = rest.split_ascii_whitespace().skip(1);
+    let mut fields = rest.split_ascii_whitespace();
+    let is_zombie = fields.next()? == "Z";
     let ppid = fields.next()?.parse().ok()?;
     let session = fields.nth(1)?.parse().ok()?;
     let tty: i32 = fields.next()?.parse().ok()?;
     let flags = fields.nth(1)?.parse().ok()?;
     let ticks: u64 = fields.nth(12)?.parse().ok()?;
     let start = BootNs(ticks.checked_mul(TICK_NS)?);
-    Some(Stat { comm: comm.into(), ppid, session, tty: tty.cast_unsigned(), flags, start })
+    Some(Stat { comm: comm.into(), ppid, session, tty: tty.cast_unsigned(), flags, start, is_zombie })
 }
 
 /// The real one of the four ids behind a name in `/proc/PID/status`.
@@ -195,8 +197,9 @@ impl ProcFs {
     /// The state of the process (`pid`, `start`), where that one is still there.
     pub(super) fn state(&self, pid: Pid, start: BootNs) -> Option<ProcessState> {
         let stat = self.stat(pid).filter(|stat| is_same_tick(stat.start, start))?;
-        let cwd = fs::read_link(self.file(pid, "cwd")).ok();
-        let netns = fs::metadata(self.file(pid, "ns/net")).ok();
+        let folder = self.folder(pid, &stat);
+        let cwd = fs::read_link(folder.join("cwd")).ok();
+        let netns = fs::metadata(folder.join("ns/net")).ok();
         let state = ProcessState {
             cwd: cwd.map(|path| path.into_os_string().into_vec().into()),
             tty: tty::name(stat.tty),
@@ -221,9 +224,29 @@ impl ProcFs {
         path
     }
 
-    fn exe(&self, pid: Pid) -> Exe {
+    /// The folder of a process. Of one whose first thread has exited, that of another thread: a thread that exits gives up its memory,
+    /// root and namespaces (`exit_mm`, `exit_fs`, `exit_task_namespaces` in `do_exit`), so there is no executable, no argument
+    /// and no root in the process's own folder any more, while the other threads run on.
+    pub(super) fn live(&self, pid: Pid) -> PathBuf {
+        match self.stat(pid) {
+            Some(stat) => self.folder(pid, &stat),
+            None => self.root.join(pid.0.to_string()),
+        }
+    }
+
+    fn folder(&self, pid: Pid, stat: &Stat) -> PathBuf {
+        let own = self.root.join(pid.0.to_string());
+        if !stat.is_zombie {
+            return own;
+        }
+        let threads = fs::read_dir(own.join("task")).into_iter().flatten().filter_map(Result::ok);
+        let runs = |folder: &PathBuf| fs::read_link(folder.join("exe")).is_ok();
+        threads.map(|thread| thread.path()).find(runs).unwrap_or(own)
+    }
+
+    fn exe(folder: &Path) -> Exe {
         const MARK: &[u8] = b" (deleted)";
-        let link = self.file(pid, "exe");
+        let link = folder.join("exe");
         let Ok(target) = fs::read_link(&link) else { return Exe::default() };
         let mut path = target.into_os_string().into_vec();
         let stat = FileStat::at_link(&link).ok();
@@ -240,9 +263,9 @@ impl ProcFs {
         &self.host
     }
 
-    /// Inode number of a process's mount namespace.
-    fn mnt_ns(&self, pid: Pid) -> Option<u32> {
-        fs::metadata(self.file(pid, "ns/mnt")).ok().and_then(|meta| u32::try_from(meta.ino()).ok())
+    /// Inode number of the mount namespace of the process with this folder.
+    fn mnt_ns(folder: &Path) -> Option<u32> {
+        fs::metadata(folder.join("ns/mnt")).ok().and_then(|meta| u32::try_from(meta.ino()).ok())
     }
 
     /// See [`ProcSource::read`]. Without the arguments nothing waits for what the process does; they count as truncated then.
@@ -250,22 +273,23 @@ impl ProcFs {
         let stat = self.stat(pid)?;
         let status = fs::read(self.file(pid, "status")).ok()?;
         let kernel = stat.flags & PF_KTHREAD != 0;
-        let exe = if kernel { Exe::default() } else { self.exe(pid) };
+        let folder = self.folder(pid, &stat);
+        let exe = if kernel { Exe::default() } else { Self::exe(&folder) };
         let (args, args_truncated) = match (kernel, with_args) {
             (true, _) => (Box::default(), false),
-            (false, true) => self.args(pid),
+            (false, true) => Self::args(&folder),
             (false, false) => (Box::default(), true),
         };
         let login_uid = fs::read(self.file(pid, "loginuid"))
             .ok()
             .and_then(|text| std::str::from_utf8(until_nul(&text)).ok()?.trim().parse().ok())
             .filter(|&uid| uid != u32::MAX);
-        let mnt_ns = self.mnt_ns(pid);
+        let mnt_ns = Self::mnt_ns(&folder);
         let exe_is_host = exe.path.is_some()
             && mnt_ns.is_some()
             && mnt_ns == self.host_mnt_ns()
-            && self.host.has(&self.file(pid, "exe"));
-        let cgroup = fs::read(self.file(pid, "cgroup")).ok().and_then(|text| self.cgroups.of_process(&text));
+            && self.host.has(&folder.join("exe"));
+        let cgroup = fs::read(folder.join("cgroup")).ok().and_then(|text| self.cgroups.of_process(&text));
         // Still the same process: nothing above was read from the next one with this id.
         if self.stat(pid)?.start != stat.start {
             return None;
@@ -290,9 +314,9 @@ impl ProcFs {
         })
     }
 
-    fn args(&self, pid: Pid) -> (Box<[Box<[u8]>]>, bool) {
+    fn args(folder: &Path) -> (Box<[Box<[u8]>]>, bool) {
         let mut bytes = Vec::new();
-        let Ok(file) = File::open(self.file(pid, "cmdline")) else { return (Box::default(), false) };
+        let Ok(file) = File::open(folder.join("cmdline")) else { return (Box::default(), false) };
         if file.take(EXEC_ARGS_MAX as u64 + 1).read_to_end(&mut bytes).is_err() {
             return (Box::default(), false);
         }
@@ -332,7 +356,7 @@ impl ProcSource for ProcFs {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     #[test]
@@ -370,8 +394,70 @@ mod tests {
         assert_eq!(me.exe.as_deref(), Some(exe.as_os_str().as_encoded_bytes()));
         assert_eq!(me.args.len(), std::env::args_os().count());
         assert!(!me.kernel && !me.exe_deleted);
-        assert_eq!(me.mnt_ns, proc.mnt_ns(pid));
+        assert_eq!(me.mnt_ns, ProcFs::mnt_ns(Path::new("/proc/self")));
         assert_ne!(me.start, BootNs(0));
+    }
+
+    /// The first thread of the process exits and another one runs on, until the process is killed.
+    pub(in crate::process) struct WithoutLeader(libc::pid_t);
+
+    impl WithoutLeader {
+        pub(in crate::process) fn start() -> Self {
+            extern "C" fn wait(_: *mut libc::c_void) -> *mut libc::c_void {
+                loop {
+                    // SAFETY: no pointers.
+                    unsafe { libc::pause() };
+                }
+            }
+            // SAFETY: the child has one thread; it makes another one, and calls nothing of Rust's.
+            let child = unsafe { libc::fork() };
+            if child == 0 {
+                let mut thread = 0;
+                let nothing = std::ptr::null_mut();
+                // SAFETY: the pointers are valid or null; exit(2) of one thread runs no destructor.
+                unsafe {
+                    libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+                    libc::pthread_create(&raw mut thread, std::ptr::null(), wait, nothing);
+                    libc::syscall(libc::SYS_exit, 0);
+                }
+            }
+            assert!(child > 0, "fork");
+            let process = Self(child);
+            let is_zombie = || ProcFs::default().stat(process.pid()).is_some_and(|stat| stat.is_zombie);
+            while !is_zombie() {
+                thread::yield_now();
+            }
+            process
+        }
+
+        pub(in crate::process) const fn pid(&self) -> Pid {
+            Pid(self.0.cast_unsigned())
+        }
+    }
+
+    impl Drop for WithoutLeader {
+        fn drop(&mut self) {
+            // SAFETY: no pointers but to a null status.
+            unsafe {
+                libc::kill(self.0, libc::SIGKILL);
+                libc::waitpid(self.0, std::ptr::null_mut(), 0);
+            }
+        }
+    }
+
+    /// Issue 13, 1.9: all rules on executables were silent about it.
+    #[test]
+    fn a_process_whose_first_thread_has_exited() {
+        let (proc, process) = (ProcFs::default(), WithoutLeader::start());
+        let me = proc.read(Pid(std::process::id())).expect("self");
+        assert!(fs::read_link(proc.file(process.pid(), "exe")).is_err(), "its own folder says nothing");
+        let seen = proc.read(process.pid()).expect("there");
+        assert_eq!((seen.exe, seen.exe_file), (me.exe, me.exe_file));
+        assert_eq!((seen.args, seen.mnt_ns, seen.exe_is_host), (me.args, me.mnt_ns, me.exe_is_host));
+        let state = proc.state(process.pid(), seen.start).expect("there");
+        let own = proc.state(me.pid, me.start).expect("self");
+        assert!(state.cwd.is_some() && state.netns.is_some());
+        assert_eq!((state.cwd, state.netns), (own.cwd, own.netns));
     }
 
     #[test]

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use super::entry::lookup;
-use super::info::ProcessInfo;
+use super::info::{ProcessInfo, ProcessSource};
+use super::inspect::Depth;
 use super::lineage::ANCESTORS_MAX;
 use super::table::ProcessTable;
 use crate::units::{BootNs, Pid};
@@ -28,6 +29,40 @@ impl ProcessTable {
             entry.first_use(self.inspector.as_ref());
         }
         Some(Arc::clone(&entry.info))
+    }
+
+    /// The programs that run, those of kernel threads and of the agent itself left out, in the order of their start. With each
+    /// whether the process seems to be a copy of its parent that has executed nothing: it looks the same.
+    pub fn running(&self) -> Vec<(Arc<ProcessInfo>, bool)> {
+        let own = Pid(std::process::id());
+        let exe = self.slots.get(&own.0).and_then(|slot| slot.newest.info.exe.as_ref());
+        // Its file workers are its children.
+        let is_other =
+            |info: &ProcessInfo| info.pid != own && (info.ppid != Some(own) || info.exe.as_ref() != exe);
+        let runs = |info: &ProcessInfo| !info.kernel && (info.exe.is_some() || !info.args.is_empty());
+        let newest = self.slots.values().map(|slot| &slot.newest).filter(|entry| !entry.exited);
+        let mut all: Vec<_> = newest
+            .map(|entry| &entry.info)
+            .filter(|info| is_other(info) && runs(info))
+            .map(|info| (Arc::clone(info), self.is_copy(info)))
+            .collect();
+        all.sort_unstable_by_key(|(info, _)| (info.start, info.pid));
+        all
+    }
+
+    fn is_copy(&self, info: &ProcessInfo) -> bool {
+        let parent = info.ancestors.first().and_then(|parent| self.parent(parent.pid, info.start));
+        info.source == ProcessSource::Fork
+            || parent.is_some_and(|parent| parent.exe == info.exe && parent.args == info.args)
+    }
+
+    /// Has the state of a process found out, unless that was asked when it used the network.
+    pub fn inspect(&mut self, process: &ProcessInfo) {
+        if let Some(entry) = lookup(&mut self.slots, process.pid, process.start, process.start_is_coarse)
+            && let Some(inspector) = self.inspector.as_ref().filter(|_| !entry.used)
+        {
+            inspector.ask(&entry.info, Depth::State, None);
+        }
     }
 
     /// Reads those above a process that the table does not have: it was not filled by a scan, or records were lost.

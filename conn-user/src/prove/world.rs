@@ -119,13 +119,15 @@ impl<'c> World<'c> {
                 let closer = listener.owner.clone();
                 EventBody::Flow(Change::Unlisten(listener, Unlisten { closer, duration: None }))
             }
-            Act::Exec { who, stdio, parent_stdio } => {
+            Act::Exec { who, stdio, parent_stdio, peer } => {
                 let process = self.start(who, existing);
                 let conn = |flow: &Option<FlowNo>| {
                     flow.as_ref().and_then(|flow| self.living.get(flow)).cloned().map(Box::new)
                 };
                 let (stdio, parent_stdio) = (conn(stdio), conn(parent_stdio));
-                EventBody::Exec(ProcEvent { process, stdio, parent_stdio })
+                let peer = peer.as_ref().map(|name| self.start(name, existing));
+                let stdio_peers = peer.iter().map(|peer| (peer.pid, peer.start)).collect();
+                EventBody::Exec(ProcEvent { stdio, parent_stdio, stdio_peers, ..ProcEvent::new(process) })
             }
             Act::Exit(who, status) => {
                 let process = self.start(who, existing);

@@ -13,13 +13,21 @@ mod unlearned;
 use super::detector::Detector;
 use super::model::ProcessRule;
 use crate::event::alert::{Evidence, Value};
+use crate::event::model::Event;
 use crate::process::info::ProcessInfo;
 
-/// Returns the evidence about an executed program: its path and arguments.
-fn executed(process: &ProcessInfo) -> Vec<Evidence> {
+/// Whether an exec event is about a program that ran already when the rules began.
+const fn is_existing(event: &Event) -> bool {
+    event.seq == 0
+}
+
+/// Returns the evidence about an executed program: its path and arguments, and for how long it has run if it ran before.
+fn executed(event: &Event, process: &ProcessInfo) -> Vec<Evidence> {
     let exe = process.exe.as_deref().map(|exe| Evidence::text("exe", exe));
     let args = process.args.iter().map(|arg| Value::Text(arg.clone())).collect();
-    exe.into_iter().chain([Evidence { name: "args", value: Value::List(args) }]).collect()
+    let running_for = Evidence::duration("running_for", event.boot.since(process.start));
+    let running_for = Some(running_for).filter(|_| is_existing(event));
+    exe.into_iter().chain([Evidence { name: "args", value: Value::List(args) }]).chain(running_for).collect()
 }
 
 /// The detector of such a rule.

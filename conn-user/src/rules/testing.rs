@@ -508,7 +508,7 @@ impl Rig {
         self.seq += 1;
         let event = Event { seq: self.seq, boot: self.now, wall: WallNs(self.now.0), body };
         match &mut self.existing {
-            Some(existing) => existing.push(event),
+            Some(existing) => existing.push(Event { seq: 0, ..event }),
             None => {
                 let expected = self.ask(&event);
                 let body = event.body.clone();

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use crate::settings;
 
 /// Parts of the names of the cases.
-const CASES: [&str; 16] = [
+const CASES: [&str; 20] = [
     "bash-dev-tcp",
     "bash-read-loop",
     "perl-exec",
@@ -25,6 +25,10 @@ const CASES: [&str; 16] = [
     "tests-in-tmp",
     "perl-http",
     "shell-session",
+    "before-bash-dev-tcp",
+    "before-perl-exec",
+    "before-perl-pipes",
+    "before-daemon-descriptor",
 ];
 
 /// Why the corpus cannot be run here.
@@ -36,7 +40,7 @@ pub(crate) fn refusal() -> Option<&'static str> {
 /// Attacks are detected, and benign work is not.
 pub(crate) fn corpus() -> Result<()> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("attack");
-    let files = ["shells.toml", "programs.toml", "benign.toml"].map(|name| folder.join(name));
+    let files = ["shells.toml", "programs.toml", "benign.toml", "before.toml"].map(|name| folder.join(name));
     let output = Command::new(settings::attack()?)
         .arg(settings::conn()?)
         .args(files)

@@ -12,6 +12,7 @@ use crate::event::alert::Alert;
 use crate::event::alert::Severity;
 use crate::event::names::Named as _;
 use crate::filter::Names;
+use crate::flow::model::Change;
 use crate::flow::resolve::{PortAnswer, PortQuery};
 use crate::flow::snapshot::testing as snap;
 use crate::flow::testing::{MS, sock, who};
@@ -327,13 +328,87 @@ fn what_was_there_is_judged_and_recorded_but_not_told() {
         crate::flow::snapshot::model::SnapSocket { cookie: Some(2), ..snap::listener("0.0.0.0:80") },
     ];
     let at = BootNs(rig.now);
-    rig.pipeline.merge_start(Snapshot { began: at, ended: at, sockets, notes: Vec::new() });
+    rig.pipeline.merge_start(Snapshot { began: at, ended: at, sockets, ..Snapshot::default() });
     rig.begin(&set(vec![missing(), long(5)]));
     let seqs: Vec<u64> = rig.told.iter().map(|event| event.seq).collect();
     assert_eq!(seqs, [0; 3], "{:?}", rig.told());
     rig.told();
     rig.on_time(rig.now + 20 * SECOND);
     assert_eq!(rig.told().len(), 1, "the connection is open for long, and the listener is there");
+}
+
+/// Issue 13, 1.2. What a recording has is what the rules got.
+#[test]
+fn programs_from_before_are_judged_by_their_connections() {
+    use crate::filter::Filter;
+    use crate::flow::snapshot::model::{Holder, SnapSocket, StdioPeers};
+    use crate::process::procfs::{ProcImage, ProcSource as _};
+    use crate::rules::model::ProcessRule;
+
+    const AGO: u64 = 10 * SECOND;
+    let proc = FakeProc::default();
+    let put = |pid: u32, ppid: u32, exe: &str| {
+        proc.put(pid, AGO + u64::from(pid) * 10 * MS, exe);
+        let image = proc.read(Pid(pid)).expect("put");
+        proc.put_image(ProcImage { ppid: Some(Pid(ppid)), ..image });
+    };
+    proc.put(1, SECOND, "/sbin/init");
+    put(10, 1, "/usr/bin/python3");
+    put(11, 10, "/bin/on-stdio");
+    put(12, 11, "/bin/below-stdio");
+    put(20, 1, "/usr/bin/ruby");
+    put(21, 20, "/bin/on-pipes");
+    put(22, 20, "/usr/bin/ruby");
+    put(30, 1, "/bin/elsewhere");
+    put(31, 30, "/bin/below-elsewhere");
+    let start = |pid: u32| BootNs(AGO + u64::from(pid) * 10 * MS);
+    let holder = |(pid, fd): (u32, u32)| Holder { pid: Pid(pid), start: start(pid), fd };
+    let conn = |cookie: u64, port: u16, holders: &[(u32, u32)]| SnapSocket {
+        cookie: Some(cookie),
+        direction: Some(crate::flow::model::Direction::Out),
+        holders: holders.iter().copied().map(holder).collect(),
+        ..snap::socket(&format!("10.0.0.1:{port}"), "203.0.113.9:443")
+    };
+    let mut rig = Rig::new();
+    rig.pipeline.processes = proc.table();
+    rig.pipeline.processes.scan().expect("scan");
+    let of = |pid| (Pid(pid), start(pid));
+    let snapshot = Snapshot {
+        began: BootNs(rig.now),
+        ended: BootNs(rig.now),
+        sockets: vec![conn(1, 40_001, &[(10, 3), (11, 0), (11, 1), (11, 2)]), conn(2, 40_002, &[(20, 3)])],
+        peers: vec![StdioPeers { process: of(21), peers: [of(20)].into_iter().collect() }],
+        ..Snapshot::default()
+    };
+    rig.pipeline.merge_start(snapshot);
+    let spawn = ProcessRule::Spawn { holds: Filter::new("dir:out").expect("a filter"), beside: false };
+    let rules = [ProcessRule::Stdio, ProcessRule::ParentStdio, spawn];
+    let rules = set(rules.into_iter().map(|detect| rule(Detect::Process(detect), "")).collect());
+    rig.begin(&rules);
+    let mut programs = Vec::new();
+    let mut alerts = Vec::new();
+    for event in &rig.told {
+        match &event.body {
+            EventBody::Exec(exec) => {
+                assert_eq!(event.seq, 0);
+                programs.push((exec.process.pid.0, exec.stdio.is_some(), exec.parent_stdio.is_some()));
+                assert_eq!(
+                    exec.stdio_peers.to_vec(),
+                    if exec.process.pid == Pid(21) { vec![of(20)] } else { vec![] }
+                );
+            }
+            EventBody::Alert(alert) => {
+                let running = alert.evidence.iter().any(|one| one.name == "running_for");
+                assert!(running, "{alert:?}");
+                alerts.push(alert.id.0);
+            }
+            _ => {}
+        }
+    }
+    let expected =
+        [(10, false, false), (11, true, false), (12, false, true), (20, false, false), (21, false, false)];
+    assert_eq!(programs, expected, "who has to do with a connection, once, and no copy of a parent");
+    assert_eq!(alerts, [1, 2, 3], "stdio, parent-stdio, spawn");
 }
 
 /// Records of an end were lost; the snapshot shows that the connection is gone.
@@ -373,7 +448,7 @@ fn alerts_know_of_the_repair() {
     };
     let repair = |rig: &mut Rig| {
         let (began, sockets) = (BootNs(rig.now + MS), vec![socket.clone()]);
-        let snapshot = Snapshot { began, ended: began, sockets, notes: Vec::new() };
+        let snapshot = Snapshot { began, ended: began, sockets, ..Snapshot::default() };
         rig.now += 2 * MS;
         rig.pipeline
             .repair(&snapshot, BootNs(rig.now), &mut || {}, &mut |event| rig.told.push(event.clone()));

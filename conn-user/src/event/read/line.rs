@@ -131,8 +131,17 @@ pub(super) struct Line<'a> {
     pub(super) stdio: Option<Ends<'a>>,
     #[serde(borrow, default)]
     pub(super) parent_stdio: Option<Ends<'a>>,
+    #[serde(default)]
+    pub(super) stdio_peers: Vec<Peer>,
     #[serde(borrow, default)]
     pub(super) alert: Option<&'a RawValue>,
+}
+
+/// A process at the other end of standard input and output.
+#[derive(Deserialize)]
+pub(super) struct Peer {
+    pub(super) pid: u32,
+    pub(super) start_ns: u64,
 }
 
 /// What a rule said.

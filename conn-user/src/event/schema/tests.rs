@@ -128,6 +128,7 @@ fn the_page_of_the_documentation_is_made_from_the_schema() {
         "container",
         "ancestor",
         "stdio",
+        "stdio_peer",
         "alert_body",
         "coverage",
     ] {

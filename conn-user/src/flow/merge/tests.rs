@@ -48,7 +48,7 @@ fn snapshot(rig: &Rig, sockets: &[SnapSocket]) -> Snapshot {
         began: BootNs(rig.now),
         ended: BootNs(rig.now + 10 * MS),
         sockets: sockets.to_vec(),
-        notes: Vec::new(),
+        ..Snapshot::default()
     }
 }
 

@@ -21,6 +21,7 @@ use crate::kernel::netlink::{DumpError, Filled};
 use crate::kernel::netns::Namespace;
 use crate::kernel::sockdiag::{DiagKind, DiagSocket, MptcpInfo, TcpInfo, sockets};
 use crate::kernel::tcp_file::{TcpLine, lines};
+use crate::kernel::unixdiag;
 use crate::units::{BootNs, DurationNs, NetNs};
 
 /// What a thread that goes through the namespaces carries with it.
@@ -29,6 +30,8 @@ pub(super) struct Asked<'a> {
     pub(super) proc: &'a Path,
     pub(super) suspended: DurationNs,
     pub(super) time_wait: bool,
+    /// Connected Unix sockets, where wanted.
+    pub(super) pairs: Option<Vec<(u32, u32)>>,
     pub(super) sockets: Vec<SnapSocket>,
     pub(super) notes: Vec<Note>,
 }
@@ -41,6 +44,10 @@ impl Asked<'_> {
         let entered = if is_own { Ok(true) } else { namespace.enter() };
         match entered {
             Ok(true) => {
+                if let Some(pairs) = &mut self.pairs {
+                    // Without them only shells on socket pairs are missing.
+                    let _ = unixdiag::pairs(pairs);
+                }
                 if let Err(error) = self.dump(netns) {
                     self.sockets.truncate(before);
                     self.fall_back(netns, &self.proc.join("thread-self"), &error);
@@ -329,6 +336,7 @@ mod tests {
             proc: Path::new("/proc"),
             suspended: DurationNs(0),
             time_wait: true,
+            pairs: None,
             sockets,
             notes: Vec::new(),
         }

@@ -21,6 +21,18 @@ pub struct Snapshot {
     pub sockets: Vec<SnapSocket>,
     /// What could not be seen, each said once.
     pub notes: Vec<Note>,
+    /// Processes that exchange data with others over their standard input and output, where wanted.
+    pub peers: Vec<StdioPeers>,
+}
+
+/// A process, and those to which data can flow from its standard output and from which data can flow to its standard input: over
+/// pipes, FIFOs, pseudo-terminals and socket pairs, also through processes between.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StdioPeers {
+    /// Process id, and start in whole ticks ([`crate::process::info::TICK_NS`]).
+    pub process: (Pid, BootNs),
+    /// The others, likewise.
+    pub peers: SmallVec<[(Pid, BootNs); 1]>,
 }
 
 /// A socket in a snapshot.

@@ -5,13 +5,15 @@ use std::io;
 use std::path::PathBuf;
 use std::thread;
 
+use smallvec::SmallVec;
+
 use super::age::{self, Origins};
 use super::ask::{Asked, no_holder};
-use super::model::{Holder, Note, SnapSocket, Snapshot, TcpState};
+use super::model::{Holder, Note, SnapSocket, Snapshot, StdioPeers, TcpState};
 use crate::clock::{boot_now, suspended};
 use crate::kernel::netns::{self, Namespace};
 use crate::process::fds::Descriptors;
-use crate::units::{DurationNs, NetNs};
+use crate::units::{DurationNs, NetNs, Pid};
 
 /// How to take a snapshot.
 #[derive(Clone, Debug)]
@@ -20,6 +22,8 @@ pub struct SnapshotOptions {
     pub proc: PathBuf,
     /// Whether what is left of ended connections (TIME_WAIT) is wanted: on a busy server it is most of the sockets.
     pub time_wait: bool,
+    /// Whether the processes at the other ends of standard input and output are wanted ([`Snapshot::peers`]).
+    pub peers: bool,
 }
 
 impl SnapshotOptions {
@@ -27,11 +31,16 @@ impl SnapshotOptions {
     pub fn living() -> Self {
         Self { time_wait: false, ..Self::default() }
     }
+
+    /// For the start of the agent, which judges what runs already.
+    pub fn starting() -> Self {
+        Self { peers: true, ..Self::living() }
+    }
 }
 
 impl Default for SnapshotOptions {
     fn default() -> Self {
-        Self { proc: PathBuf::from("/proc"), time_wait: true }
+        Self { proc: PathBuf::from("/proc"), time_wait: true, peers: false }
     }
 }
 
@@ -73,10 +82,16 @@ pub fn take(options: &SnapshotOptions) -> Result<Snapshot, SnapshotError> {
     let suspended = suspended();
     let found = netns::discover(proc).map_err(no_proc)?;
     let own = netns::own(proc).map_err(no_proc)?;
-    let mut asked =
-        Asked { proc, suspended, time_wait: options.time_wait, sockets: Vec::new(), notes: Vec::new() };
+    let mut asked = Asked {
+        proc,
+        suspended,
+        time_wait: options.time_wait,
+        pairs: options.peers.then(Vec::new),
+        sockets: Vec::new(),
+        notes: Vec::new(),
+    };
     ask_all(&mut asked, &found, own)?;
-    let descriptors = Descriptors::read(proc).map_err(no_proc)?;
+    let descriptors = Descriptors::read(proc, options.peers).map_err(no_proc)?;
     // Those that only a descriptor keeps: rare, so they are asked for after their holders.
     let known: HashSet<NetNs> = found.iter().map(|namespace| namespace.id).collect();
     let more: Vec<Namespace> =
@@ -84,7 +99,7 @@ pub fn take(options: &SnapshotOptions) -> Result<Snapshot, SnapshotError> {
     if !more.is_empty() {
         ask_all(&mut asked, &more, own)?;
     }
-    let Asked { mut sockets, mut notes, .. } = asked;
+    let Asked { mut sockets, mut notes, pairs, .. } = asked;
     let ended = boot_now();
     let mut origins = Origins::default();
     for socket in &mut sockets {
@@ -93,7 +108,16 @@ pub fn take(options: &SnapshotOptions) -> Result<Snapshot, SnapshotError> {
     if descriptors.hidden() > 0 {
         notes.push(Note::HiddenProcesses { count: descriptors.hidden() });
     }
-    Ok(Snapshot { began, ended, sockets, notes })
+    let peers = pairs.map(|pairs| peers(&descriptors, &pairs)).unwrap_or_default();
+    Ok(Snapshot { began, ended, sockets, notes, peers })
+}
+
+fn peers(all: &Descriptors, pairs: &[(u32, u32)]) -> Vec<StdioPeers> {
+    let of = |pid: Pid| Some((pid, all.kin(pid)?.start));
+    let each = |(pid, peers): (Pid, SmallVec<[Pid; 2]>)| {
+        Some(StdioPeers { process: of(pid)?, peers: peers.into_iter().filter_map(of).collect() })
+    };
+    all.peers(pairs).into_iter().filter_map(each).collect()
 }
 
 /// Asks for the sockets of these namespaces in a thread of its own, which ends in the last of them.

@@ -163,6 +163,8 @@ pub enum Act {
         stdio: Option<FlowNo>,
         /// The connection that is its parent's.
         parent_stdio: Option<FlowNo>,
+        /// Of a program that ran before: the process that exchanges data with its standard input and output.
+        peer: Option<String>,
     },
     /// A process ends.
     Exit(String, ExitStatus),

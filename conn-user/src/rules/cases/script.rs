@@ -9,7 +9,7 @@
 //!         | "failed" [ label ] errno
 //!         | "close" [ label ] [ how ] [ "in" bytes ] [ "out" bytes ]
 //!         | "unlisten" [ label ]
-//!         | "exec" who [ ( "stdio" | "parent-stdio" ) label ]
+//!         | "exec" who [ ( "stdio" | "parent-stdio" ) label | "peer" who ]
 //!         | "exit" who [ "code" n | "signal" n ]
 //!         | "gap" n
 //! who     = name of a process | path of an executable | "?"
@@ -41,7 +41,7 @@ pub const VERBS: [(&str, &str); 11] = [
     ("close", "close [LABEL] [HOW] [in BYTES] [out BYTES]"),
     ("listen", "[LABEL:] listen WHO LOCAL [on DEVICE] [v6only]"),
     ("unlisten", "unlisten [LABEL]"),
-    ("exec", "exec WHO [stdio LABEL | parent-stdio LABEL]"),
+    ("exec", "exec WHO [stdio LABEL | parent-stdio LABEL | peer WHO]"),
     ("exit", "exit WHO [code N | signal N]"),
     ("gap", "gap N"),
 ];
@@ -151,8 +151,8 @@ impl Script {
             };
             return Err(words.wrong(&verb, "is no event", help));
         };
-        if self.is_existing && !matches!(verb.text, "open" | "accept" | "listen") {
-            let help = "what was there is told by open, accept and listen; put it into `events`";
+        if self.is_existing && !matches!(verb.text, "open" | "accept" | "listen" | "exec") {
+            let help = "what was there is told by open, accept, listen and exec; put it into `events`";
             return Err(words.wrong(&verb, "cannot have been there before", help));
         }
         if label.is_some() && !matches!(verb.text, "open" | "connect" | "accept" | "listen") {
@@ -255,16 +255,22 @@ impl Script {
             }
             "exec" => {
                 let who = self.somebody(words, form)?;
-                let (mut stdio, mut parent_stdio) = (None, None);
+                let (mut stdio, mut parent_stdio, mut peer) = (None, None, None);
                 if let Some(word) = words.next() {
                     let all = [State::Open, State::Connecting];
                     match word.text {
                         "stdio" => stdio = Some(self.known(words, &all, "open", form)?),
                         "parent-stdio" => parent_stdio = Some(self.known(words, &all, "open", form)?),
+                        "peer" if self.is_existing => peer = Some(self.somebody(words, form)?),
+                        "peer" => {
+                            let help =
+                                "write it in `existing`: of a program that is executed now nobody has looked";
+                            return Err(words.wrong(&word, "is known only of what was there before", help));
+                        }
                         _ => return Err(words.wrong(&word, "is not expected here", form)),
                     }
                 }
-                Act::Exec { who, stdio, parent_stdio }
+                Act::Exec { who, stdio, parent_stdio, peer }
             }
             "exit" => {
                 let who = self.somebody(words, form)?;
@@ -350,7 +356,7 @@ impl Script {
 
 /// Whether a word means something of its own in a line: as a label it would be taken for that, or that for the label.
 fn means(word: &str) -> bool {
-    const WORDS: [&str; 12] = [
+    const WORDS: [&str; 13] = [
         "->",
         "<-",
         "?",
@@ -358,6 +364,7 @@ fn means(word: &str) -> bool {
         "out",
         "stdio",
         "parent-stdio",
+        "peer",
         "code",
         "signal",
         "cancelled",

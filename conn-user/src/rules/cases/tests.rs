@@ -102,7 +102,7 @@ fn lines_mean_what_they_say() {
                 scope: Scope::default()
             },
             Act::Accept { flow: 1, who: bash(), local: end("10.0.0.1:80"), remote: end("10.0.0.2:5") },
-            Act::Exec { who: "bash".to_owned(), stdio: Some(1), parent_stdio: None },
+            Act::Exec { who: "bash".to_owned(), stdio: Some(1), parent_stdio: None, peer: None },
             Act::Unlisten(0),
             Act::Listen {
                 flow: 2,
@@ -155,9 +155,14 @@ fn what_was_there_is_little() {
     let mut script = script();
     script.set_existing(true);
     assert!(script.line("open bash -> 1.2.3.4:5").is_ok());
-    for line in ["+1s", "close", "exec bash"] {
+    assert!(script.line("exec bash stdio").is_ok());
+    assert!(script.line("exec bash peer bash").is_ok());
+    for line in ["+1s", "close", "exit bash"] {
         assert!(script.line(line).is_err(), "{line}");
     }
+    script.set_existing(false);
+    assert!(script.line("exec bash").is_ok());
+    assert!(script.line("exec bash peer bash").is_err(), "it is known of what was there before");
 }
 
 #[test]

@@ -40,7 +40,7 @@ pub(super) const KEYS: [About; 7] = [
     about("expect", "lines", "the alerts, in their order; `[]`: none; must be there"),
     about("rules", "ids", "only alerts of these rules count; without it those of every rule"),
     about("enable", "ids", "rules that are off, to be on in this test"),
-    about("existing", "lines", "what was there when conn began: `open`, `accept`, `listen`"),
+    about("existing", "lines", "what was there when conn began: `open`, `accept`, `listen`, `exec`"),
     about("process", "tables", "`process.NAME = { … }`: the processes"),
 ];
 

@@ -35,7 +35,7 @@ impl Detector for Exec {
         let found = Found {
             same,
             subject: Subject::Process(Arc::clone(process)),
-            evidence: super::executed(process),
+            evidence: super::executed(event, process),
             silence: silence::of_started(process),
             judged_from: scene.now,
             life: Life::Moment,

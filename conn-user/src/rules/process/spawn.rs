@@ -6,25 +6,30 @@
 //! like that when a shell and a network tool are joined by a pipe or a named pipe: the shell's commands are the tool's
 //! nephews.
 //!
+//! Programs that ran already when the rule began are judged, too, where the connection is surely older than the program, or its
+//! owner exchanges data with the standard input and output of the program: a daemon that opens connections now and then does not
+//! make a reverse shell of the script that it started before.
+//!
 //! Exceptions of the rule apply to the executed program and to the connection: a program that runs commands for its peer
 //! by design is known by its executable.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use super::is_existing;
 use crate::event::alert::{Evidence, Subject, Value};
-use crate::event::model::{Event, EventBody};
+use crate::event::model::{Event, EventBody, ProcEvent};
 use crate::filter::Filter;
 use crate::flow::model::{Actor, Change, ConnEvent, ConnId, Direction, Source, Transport};
 use crate::process::hash::IntMap;
-use crate::process::info::ProcessInfo;
+use crate::process::info::{ProcessInfo, TICK_NS};
 use crate::rules::alerts::{Found, Life};
 use crate::rules::detector::{Detector, Scene, Secondary, Triggers, connection};
 use crate::rules::memory::{Memory, Past};
 use crate::rules::model::Rule;
 use crate::rules::program::{self, ProcessKey};
 use crate::rules::silence;
-use crate::units::NetNs;
+use crate::units::{BootNs, NetNs, Pid};
 
 /// Limit of tracked connections; one beyond it is counted as forgotten.
 const OPEN_MAX: usize = 65_536;
@@ -69,6 +74,8 @@ struct Open {
     local: SocketAddr,
     remote: SocketAddr,
     netns: NetNs,
+    /// It was opened between these instants.
+    opened: [BootNs; 2],
 }
 
 impl Open {
@@ -130,6 +137,70 @@ impl Spawn {
         Some(ProcessKey::new(owner.pid, owner.start))
     }
 
+    /// Returns one of the connections that are remembered with a holder.
+    fn find_some(&self, holder: ProcessKey, fits: impl Fn(&Open) -> bool) -> Option<(ConnId, &Open)> {
+        let held = self.held.get(&holder)?;
+        let fitting = |id: u64| Some((ConnId(id), self.open.get(&id).filter(|open| fits(open))?));
+        held.some.iter().find_map(|id| fitting(*id))
+    }
+
+    /// Returns a connection of a holder that fits.
+    fn find(&self, holder: ProcessKey, fits: impl Fn(&Open) -> bool) -> Option<(ConnId, &Open)> {
+        self.held.get(&holder)?;
+        // Where there were more, the one that is left may be none of the remembered ones. The first, so that a replay
+        // finds the same.
+        let is_own = |(_, open): &(&u64, &Open)| open.holder == holder && fits(open);
+        self.find_some(holder, &fits).or_else(|| {
+            let (id, open) = self.open.iter().filter(is_own).min_by_key(|(id, _)| **id)?;
+            Some((ConnId(*id), open))
+        })
+    }
+
+    /// Returns what [`Self::connection_of`] does, of a program that may be older than the connection. All of them come at the start, so
+    /// none is compared with every connection.
+    fn connection_of_running(&self, exec: &ProcEvent) -> Option<(ConnId, &Open, usize)> {
+        let process = &exec.process;
+        // Of a start from /proc the part below a tick is not known.
+        let started = BootNs(process.start.0.saturating_add(TICK_NS));
+        let is_peer = |open: &Open| {
+            let is = |&(pid, start): &(Pid, BootNs)| {
+                open.owner().is_some_and(|owner| {
+                    ProcessKey::new(owner.pid, owner.start) == ProcessKey::new(pid, start)
+                })
+            };
+            exec.stdio_peers.iter().any(is)
+        };
+        let above = || process.ancestors.iter().map(|one| ProcessKey::new(one.pid, one.start));
+        if self.beside {
+            // The tool and the shell were started together; which of them was first says nothing.
+            let is_above =
+                |owner: &ProcessInfo| above().any(|one| one == ProcessKey::new(owner.pid, owner.start));
+            let fits = |open: &Open| is_peer(open) && open.owner().is_some_and(|owner| !is_above(owner));
+            return above().take(ANCESTORS + 1).find_map(|holder| {
+                let (id, open) = self.find_some(holder, fits)?;
+                Some((id, open, 0))
+            });
+        }
+        let depth = |holder| above().position(|one| one == holder).map_or(0, |at| at + 1);
+        let peers = exec.stdio_peers.iter().map(|&(pid, start)| ProcessKey::new(pid, start));
+        let by_peer = peers.clone().find_map(|holder| {
+            let (id, open) = self.find_some(holder, |open| open.opened[0] <= started)?;
+            Some((id, open, depth(holder)))
+        });
+        let own = std::iter::once(ProcessKey::new(process.pid, process.start));
+        by_peer.or_else(|| {
+            own.chain(above().take(ANCESTORS)).enumerate().find_map(|(depth, holder)| {
+                let (id, open) = self.find_some(holder, |open| open.opened[1] <= process.start)?;
+                Some((id, open, depth))
+            })
+        })
+    }
+
+    /// Returns the connection for a program that was executed now, or runs already.
+    fn connection_for(&self, event: &Event, exec: &ProcEvent) -> Option<(ConnId, &Open, usize)> {
+        if is_existing(event) { self.connection_of_running(exec) } else { self.connection_of(&exec.process) }
+    }
+
     /// Returns the connection that the program may serve, and how many generations above it the connection was found.
     fn connection_of(&self, process: &ProcessInfo) -> Option<(ConnId, &Open, usize)> {
         let is_above = |owner: &ProcessInfo| {
@@ -142,22 +213,26 @@ impl Spawn {
         // What the parent's other children do is nothing of the program's.
         let nearest = if self.beside { 2 } else { 0 };
         own.chain(above).enumerate().skip(nearest).find_map(|(depth, holder)| {
-            let held = self.held.get(&holder)?;
-            let fitting = |id: u64| Some((ConnId(id), self.open.get(&id).filter(|open| fits(open))?, depth));
-            let found = held.some.iter().find_map(|id| fitting(*id));
-            // Where there were more, the one that is left may be none of the remembered ones. The first, so that a replay
-            // finds the same.
-            let is_own = |(_, open): &(&u64, &Open)| open.holder == holder && fits(open);
-            found.or_else(|| {
-                let (id, open) = self.open.iter().filter(is_own).min_by_key(|(id, _)| **id)?;
-                Some((ConnId(*id), open, depth))
-            })
+            let (id, open) = self.find(holder, fits)?;
+            Some((id, open, depth))
         })
     }
 }
 
-fn evidence(process: &Arc<ProcessInfo>, depth: usize) -> Vec<Evidence> {
-    let mut evidence = super::executed(process);
+/// Returns when a connection was opened: not before the first instant, not after the second.
+fn opened(conn: &ConnEvent, event: &Event) -> [BootNs; 2] {
+    match &conn.born {
+        Some(born) => [born.earliest, born.latest],
+        None if conn.source == Source::Live => {
+            let at = conn.established.unwrap_or(event.boot).min(event.boot);
+            [at; 2]
+        }
+        None => [BootNs(0), event.boot],
+    }
+}
+
+fn evidence(event: &Event, process: &Arc<ProcessInfo>, depth: usize) -> Vec<Evidence> {
+    let mut evidence = super::executed(event, process);
     evidence.push(Evidence { name: "started", value: Value::Process(Arc::clone(process)) });
     evidence.push(Evidence { name: "via", value: program::chain(process, depth) });
     evidence
@@ -184,7 +259,7 @@ impl Detector for Spawn {
 
     fn on_match(&mut self, rule: &Rule, event: &Event, scene: &mut Scene<'_>) {
         let EventBody::Exec(exec) = &event.body else { return };
-        let Some((id, open, depth)) = self.connection_of(&exec.process) else { return };
+        let Some((id, open, depth)) = self.connection_for(event, exec) else { return };
         let same = open.same();
         if open.is_excepted(id, rule, event) || scene.is_told(rule, same) {
             return;
@@ -192,7 +267,7 @@ impl Detector for Spawn {
         let Some(conn) = scene.flows.connection(id) else { return };
         let found = Found {
             same,
-            evidence: evidence(&exec.process, depth),
+            evidence: evidence(event, &exec.process, depth),
             silence: silence::of_started(&exec.process),
             judged_from: scene.now,
             life: Life::With(id),
@@ -214,6 +289,7 @@ impl Detector for Spawn {
                 local: conn.local,
                 remote: conn.remote,
                 netns: conn.netns,
+                opened: opened(conn, event),
             };
             self.open.insert(conn.id.0, open);
             self.held.entry(holder).or_default().add(conn.id.0);
@@ -245,8 +321,10 @@ impl Detector for Spawn {
             return Some(Memory::lets_be(says, Vec::new()));
         }
         let EventBody::Exec(exec) = &event.body else { return None };
-        let Some((id, open, depth)) = self.connection_of(&exec.process) else {
-            let says = if self.beside {
+        let Some((id, open, depth)) = self.connection_for(event, exec) else {
+            let says = if is_existing(event) {
+                "no connection that `holds` matches is known to be older than the program, and no process has one that exchanges data with its standard input and output"
+            } else if self.beside {
                 "no sibling of an ancestor has a connection that `holds` matches"
             } else {
                 "neither it nor a near ancestor has a connection that `holds` matches"
@@ -261,7 +339,7 @@ impl Detector for Spawn {
             Evidence { name: "local", value: Value::End(open.local) },
             Evidence { name: "remote", value: Value::End(open.remote) },
         ];
-        facts.extend(evidence(&exec.process, depth));
+        facts.extend(evidence(event, &exec.process, depth));
         if open.is_excepted(id, rule, event) {
             return Some(Memory::lets_be("an exception matches the connection", facts));
         }

@@ -58,7 +58,7 @@ impl Detector for Stdio {
             }
             conn.owner.process = Some(Arc::clone(process));
         }
-        let mut evidence = super::executed(process);
+        let mut evidence = super::executed(event, process);
         if self.of_parent {
             // The connection is the parent's.
             evidence.push(Evidence { name: "started", value: Value::Process(Arc::clone(process)) });

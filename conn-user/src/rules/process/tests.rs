@@ -172,3 +172,43 @@ fn a_replaced_executable_is_told_until_the_process_ends() {
     assert_eq!(inspector.stats().compare_asked, 4);
     assert_eq!(rig.timers(), 0);
 }
+
+/// Issue 13, 1.2: what ran before conn is judged at its start, by the order in which connection and program began.
+#[test]
+fn programs_from_before() {
+    use crate::flow::born::{Born, BornBy};
+    use crate::rules::testing::SECOND;
+    use crate::units::BootNs;
+
+    let spawn = || {
+        let holds = Filter::new("dir:out").expect("a filter");
+        rule(Detect::Process(ProcessRule::Spawn { holds, beside: false }), "proc:sh")
+    };
+    let python = process(1_000, "/usr/bin/python3");
+    // A start is its pid in ticks: it was started after 11 s, and the parent after 10 s.
+    let shell = child(&python, 1_100, "/bin/sh");
+    let raised = |earliest: u64, latest: u64, peer: bool| {
+        let mut rig = Rig::before(vec![spawn()]);
+        let conn = rig.connection(Direction::Out, Some(&python), None, "203.0.113.9:443", Source::Snapshot);
+        let [earliest, latest] = [earliest, latest].map(|at| BootNs(at * SECOND));
+        let (earliest_by, latest_by) = (BornBy::OwnerStart, BornBy::LastActivity);
+        let born = Some(Born { earliest, latest, earliest_by, latest_by });
+        rig.opens(
+            crate::flow::model::ConnEvent { begun: BootNs(0), born, ..conn },
+            crate::flow::model::Change::Established,
+        );
+        let stdio_peers = peer.then_some((python.pid, python.start)).into_iter().collect();
+        rig.body(EventBody::Exec(ProcEvent { stdio_peers, ..ProcEvent::new(Arc::clone(&shell)) }));
+        rig.begin();
+        let alerts = rig.told();
+        if let [alert] = &alerts[..] {
+            let running = DurationNs(rig.now.0 - 11 * SECOND);
+            assert_eq!(evidence(alert, "running_for"), Some(&Value::Duration(running)));
+        }
+        alerts.len()
+    };
+    assert_eq!(raised(10, 10, false), 1, "the connection was there");
+    assert_eq!(raised(10, 500, false), 0, "nobody knows which was first");
+    assert_eq!(raised(10, 500, true), 1, "its owner drives the shell");
+    assert_eq!(raised(12, 500, true), 0, "the connection is younger");
+}

@@ -7,6 +7,7 @@
 //! attack = "T1059.006"             # technique of ATT&CK
 //! needs = ["python3"]              # programs; a case without them is skipped
 //! script = '''...'''               # of sh -eu; see run.rs for its environment
+//! before = true                    # it runs before conn is started: it makes a file `ready` in its folder, and stays
 //! missed = "why"                   # of an attack that is not expected to be detected
 //! allowed = "medium"               # of benign work: the highest severity that it may raise, with `because`
 //! because = "why"
@@ -54,6 +55,8 @@ pub(crate) struct Case {
     pub(crate) about: String,
     pub(crate) script: String,
     pub(crate) needs: Vec<String>,
+    /// It runs before the agent is started.
+    pub(crate) before: bool,
     /// Why the attack is not expected to be detected.
     pub(crate) missed: Option<String>,
     /// The highest severity that benign work may raise.
@@ -79,6 +82,8 @@ struct Entry {
     #[serde(default)]
     needs: Vec<String>,
     script: String,
+    #[serde(default)]
+    before: bool,
     missed: Option<String>,
     allowed: Option<String>,
     because: Option<String>,
@@ -112,6 +117,7 @@ fn case(kind: Kind, entry: Entry) -> Result<Case> {
         about: entry.about,
         script: entry.script,
         needs: entry.needs,
+        before: entry.before,
         missed: entry.missed,
         allowed,
     })

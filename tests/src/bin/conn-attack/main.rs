@@ -18,6 +18,7 @@ mod trace;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 
@@ -48,8 +49,26 @@ fn main() -> Result<ExitCode> {
 
     let network = Network::new()?;
     services::start(&network)?;
+    let (before, cases): (Vec<Case>, Vec<Case>) = cases.into_iter().partition(|case| case.before);
+    let mut started = Vec::new();
+    for case in before {
+        let running = match case.missing_program() {
+            Some(program) => Err(program),
+            None => Ok(run::start_before(&case, &network)?),
+        };
+        started.push((case, running));
+    }
     let tracer = Tracer::start(&PathBuf::from(conn))?;
+    let began = Instant::now();
     let mut results = Vec::new();
+    for (case, running) in started {
+        let outcome = match running {
+            Err(program) => Outcome::Skipped(program),
+            Ok(running) => run::judge_before(&case, running, &network, &tracer, began)?,
+        };
+        table::row(&case, &outcome);
+        results.push((case, outcome));
+    }
     for case in cases {
         let outcome = match case.missing_program() {
             Some(program) => Outcome::Skipped(program),

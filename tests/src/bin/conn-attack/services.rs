@@ -11,6 +11,8 @@ use crate::net::{INNER, Network, OUTER};
 
 /// Where the operator of the attacker's host waits for shells: C2 server ports.
 const OPERATOR: [u16; 6] = [443, 1337, 4443, 8081, 8443, 9001];
+/// Where the operator has one command run and stays ([`crate::run`]): of cases that run at once, two of one program need two.
+const LASTING: [u16; 2] = [9002, 9003];
 /// Where the outer host answers requests over HTTP.
 const HTTP: [u16; 2] = [80, 8080];
 /// Where hosts accept whatever comes.
@@ -35,6 +37,9 @@ fn listen_all(network: &Network) -> Result<()> {
     network.join_others()?;
     for port in OPERATOR {
         listen(OUTER, port, operate)?;
+    }
+    for port in LASTING {
+        listen(OUTER, port, stay)?;
     }
     for port in HTTP {
         listen(OUTER, port, answer)?;
@@ -72,6 +77,12 @@ fn operate(mut stream: TcpStream) -> std::io::Result<()> {
     stream.shutdown(Shutdown::Write)?;
     let _ = read.join();
     Ok(())
+}
+
+/// Has the shell make the file that says that it obeys, and reads until the other side closes.
+fn stay(mut stream: TcpStream) -> std::io::Result<()> {
+    stream.write_all(b"id; : >ready\n")?;
+    swallow(stream)
 }
 
 /// Answers requests with a command, as a C2 server over HTTP does, until the other side closes or asks for that.
