@@ -173,6 +173,7 @@ impl Outputs {
                 width: None,
                 netns: machine::own_netns(),
                 zone: zone.clone(),
+                dated: false,
             }),
             line: Vec::new(),
             writers: places.writers,

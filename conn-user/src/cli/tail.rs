@@ -157,7 +157,8 @@ struct View {
 
 impl View {
     fn new(options: TailOptions) -> anyhow::Result<Self> {
-        let lines = Lines::new(options.format, &machine::identity()?).context("starting the output")?;
+        let lines =
+            Lines::new(options.format, &machine::identity()?, false).context("starting the output")?;
         let left = options.count.map(NonZeroU64::get);
         Ok(Self { options, lines, totals: Totals::default(), left })
     }
