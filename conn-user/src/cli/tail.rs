@@ -193,7 +193,7 @@ impl Consumer for View {
             self.totals.count(event.body.kind());
         }
         self.lines.add(event);
-        if let Some(left) = &mut self.left {
+        if let Some(left) = self.left.as_mut().filter(|_| self.options.asks_for(event)) {
             *left -= 1;
         }
     }

@@ -315,7 +315,7 @@ impl<'a> Reader<'a> {
 
     /// Values of a type.
     pub(super) fn named<T: Named>(&self, word: &ast::Word) -> Result<Box<[T]>, FilterError> {
-        let named = self.all(word, |value| match names::from_name(&value.text) {
+        let named = self.all(word, |value| match names::from_written(&value.text) {
             Some(known) if value.form != Form::Regex => Ok(known),
             _ => Err(self.unknown_name(word.key, value, &names::all::<T>())),
         })?;
@@ -328,10 +328,11 @@ impl<'a> Reader<'a> {
         word: &ast::Word,
         known: &[&'static str],
     ) -> Result<Box<[&'static str]>, FilterError> {
-        let names = self.all(word, |value| match known.iter().find(|name| **name == value.text) {
-            Some(name) if value.form != Form::Regex => Ok(*name),
-            _ => Err(self.unknown_name(word.key, value, known)),
-        })?;
+        let names =
+            self.all(word, |value| match known.iter().find(|name| names::is_alike(name, &value.text)) {
+                Some(name) if value.form != Form::Regex => Ok(*name),
+                _ => Err(self.unknown_name(word.key, value, known)),
+            })?;
         Ok(names.into())
     }
 
@@ -350,7 +351,7 @@ impl<'a> Reader<'a> {
         let (mut numbers, mut cancelled) = (Vec::new(), false);
         self.each(word, |value| {
             let named = (value.form != Form::Regex).then(|| errno::number(&value.text)).flatten();
-            if value.form != Form::Regex && value.text == "cancelled" {
+            if value.form != Form::Regex && names::is_alike(&value.text, "cancelled") {
                 cancelled = true;
             } else if let Some(number) = named {
                 numbers.push((u64::from(number), u64::from(number)));
