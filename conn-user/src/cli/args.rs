@@ -5,6 +5,7 @@
 
 mod check;
 mod explain;
+mod hints;
 mod learn;
 mod list;
 mod replay;
@@ -370,7 +371,8 @@ impl Cli {
         if !only_words && !negated.is_empty() {
             ordinary.push("--".into());
         }
-        Self::try_parse_from(ordinary.into_iter().chain(negated))
+        let words: Vec<OsString> = ordinary.into_iter().chain(negated).collect();
+        Self::try_parse_from(&words).map_err(|error| hints::add(error, &words))
     }
 }
 

@@ -17,6 +17,7 @@ pub mod trace;
 
 mod evaluate;
 mod fields;
+mod habits;
 #[cfg(test)]
 mod listed_tests;
 #[cfg(test)]

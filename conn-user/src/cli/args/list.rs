@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
+use clap::{ArgAction, Args, ValueEnum};
 
 use super::{ColorChoice, EXIT_CODES, Environment, RuleChoice, rules};
 use crate::filter::key::Key;
@@ -22,6 +22,14 @@ pub struct ListArgs {
     /// Show everything: connections, listeners, and what only lingers (TIME_WAIT)
     #[arg(short, long)]
     pub all: bool,
+
+    /// Accept the flags of ss for what conn always does: TCP, numbers for names, processes
+    #[arg(short = 't', short_aliases = ['n', 'p'], action = ArgAction::Count, hide = true)]
+    pub as_ss: u8,
+
+    /// Accept the flag of ss for UDP sockets, which conn does not list
+    #[arg(short = 'u', hide = true)]
+    pub udp: bool,
 
     /// Write one JSON object a line (`conn schema list` describes it)
     #[arg(long)]

@@ -151,6 +151,29 @@ fn an_unknown_flag_is_no_filter() {
     assert!(resolve(&["-x:nginx"]).expect_err("no such key").message.contains("unknown key `x`"));
 }
 
+/// What people write, and what they are told to write.
+#[test]
+fn what_is_refused_has_a_remedy() {
+    for (line, remedy) in [
+        (&["tail", "--pid", "1"][..], "conn tail pid:1"),
+        (&["tail", "--pid=1"], "conn tail pid:1"),
+        (&["list", "--lport", "22"], "conn list lport:22"),
+        (&["list", "--login-uid"], "conn list login_uid:"),
+        (&["tail", "--proc:nginx"], "conn tail proc:nginx"),
+        (&["tail", "-tulpn"], "conn list -l lists"),
+        (&["tail", "-tn"], "conn list lists"),
+        (&["list", "-tulpne"], "conn list -l lists"),
+        (&["check"], "conn check --defaults"),
+        (&["check", "--json"], "conn check --defaults"),
+        (&["test"], "conn test --defaults"),
+    ] {
+        let words = ["conn"].iter().chain(line).map(OsString::from);
+        let error = Cli::read(words).expect_err("refused").to_string();
+        assert!(error.contains(remedy), "{line:?}: {error}");
+        assert_eq!(error.matches("tip:").count(), 1, "{error}");
+    }
+}
+
 #[test]
 fn a_wrong_filter_says_where() {
     let error = resolve(&["proc:nginx", "prot:80"]).expect_err("no such key").to_string();
@@ -320,6 +343,9 @@ fn lists() {
     assert_eq!(selection("-state:established"), Selection::Connected);
     assert_eq!(selection("socket_unit:ssh.socket"), Selection::Listening);
     assert_eq!(selection("-l dir:in"), Selection::Listening);
+    assert_eq!(selection("-tlnp"), Selection::Listening, "as people write it for ss");
+    assert_eq!(selection("-tulpn"), Selection::Listening);
+    assert_eq!(selection("-tan"), Selection::All);
     let options = list("-l --sort -age -proc:sshd --json dport:22").expect("a list");
     assert_eq!(options.asked.filter, "dport:22 -proc:sshd");
     assert_eq!(options.sort, Some(Sort { key: SortKey::Age, reverse: true }));
