@@ -98,7 +98,8 @@ fn a_warm_path_allocates_nothing() {
     .expect("a filter");
     let identity =
         StreamIdentity { host: "h".to_owned(), boot_id: "3f2a9c1e".to_owned(), agent_start: BootNs(0) };
-    let options = TextOptions { color: true, width: Some(80), netns: None, zone: jiff::tz::TimeZone::UTC };
+    let zone = jiff::tz::TimeZone::UTC;
+    let options = TextOptions { color: true, width: Some(80), netns: None, zone, dated: false };
     let (mut json, mut text) = (JsonEncoder::new(&identity), TextFormatter::new(options));
     let mut out = Vec::with_capacity(1 << 16);
     let mut once = || {

@@ -54,7 +54,8 @@ async fn serve(args: &AgentArgs) -> anyhow::Result<Exit> {
         Err(error) => return Ok(usage(format_args!("{error:#}"))),
     };
     let choice = RuleChoice::of(&config.rules);
-    let filter = match Filter::new(&config.events.filter) {
+    let make = |names: &_| Filter::with_names(&config.events.filter, names);
+    let filter = match super::rules::filter(&choice, make) {
         Ok(filter) => filter,
         Err(error) => return Ok(usage(format_args!("`filter` of [events]: {error}"))),
     };
@@ -173,6 +174,7 @@ impl Outputs {
                 width: None,
                 netns: machine::own_netns(),
                 zone: zone.clone(),
+                dated: false,
             }),
             line: Vec::new(),
             writers: places.writers,

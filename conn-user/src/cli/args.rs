@@ -5,6 +5,7 @@
 
 mod check;
 mod explain;
+mod hints;
 mod learn;
 mod list;
 mod replay;
@@ -31,6 +32,7 @@ pub use self::list::{DiffArgs, ListArgs, ListOptions, SchemaArgs, SchemaOf};
 pub use self::replay::ReplayArgs;
 pub use self::run::RunArgs;
 pub use self::test::TestArgs;
+use super::rules;
 pub use super::rules::RuleChoice;
 use crate::event::model::{Event, EventKind};
 use crate::event::names;
@@ -140,7 +142,7 @@ pub struct TailArgs {
     #[arg(long, conflicts_with = "kinds")]
     pub all: bool,
 
-    /// End after this many events
+    /// End after this many events; gaps (lost records) count only where they are asked for
     #[arg(long, value_name = "N")]
     pub count: Option<NonZeroU64>,
 
@@ -273,6 +275,8 @@ pub struct TailOptions {
     pub backend: BackendChoice,
     /// Kinds that are shown, gaps apart.
     pub kinds: KindSet,
+    /// Kinds that were named one by one.
+    pub named_kinds: KindSet,
     /// End after so many events.
     pub count: Option<NonZeroU64>,
     /// End after this time.
@@ -367,7 +371,8 @@ impl Cli {
         if !only_words && !negated.is_empty() {
             ordinary.push("--".into());
         }
-        Self::try_parse_from(ordinary.into_iter().chain(negated))
+        let words: Vec<OsString> = ordinary.into_iter().chain(negated).collect();
+        Self::try_parse_from(&words).map_err(|error| hints::add(error, &words))
     }
 }
 
@@ -384,7 +389,12 @@ impl TailArgs {
     /// # Errors
     /// A filter that does not exist: [`Exit::Usage`].
     pub fn resolve(&self, environment: Environment) -> Result<TailOptions, FilterError> {
-        let filter = Filter::new(&self.filter.join(" "))?;
+        let rules = match &self.rules {
+            _ if self.no_rules => RuleChoice::None,
+            folders => RuleChoice::of(folders),
+        };
+        let words = self.filter.join(" ");
+        let filter = rules::filter(&rules, |names| Filter::with_names(&words, names))?;
         let kinds = if self.alerts {
             [EventKind::Alert].into_iter().collect()
         } else if self.all || self.record {
@@ -400,6 +410,7 @@ impl TailArgs {
             format: if self.json || self.record { Format::Json } else { text },
             backend: self.backend,
             kinds,
+            named_kinds: self.kinds.iter().copied().collect(),
             count: self.count,
             duration: self.duration,
             priority: self.priority,
@@ -407,10 +418,7 @@ impl TailArgs {
             bpf_log: self.bpf_log,
             ring_size: self.ring_size,
             filter,
-            rules: match &self.rules {
-                _ if self.no_rules => RuleChoice::None,
-                folders => RuleChoice::of(folders),
-            },
+            rules,
             exit_code: self.exit_code,
             record: self.record,
         })
@@ -418,6 +426,11 @@ impl TailArgs {
 }
 
 impl TailOptions {
+    /// Whether an event that is shown was asked for, and is not one that is shown always.
+    pub fn asks_for(&self, event: &Event) -> bool {
+        self.named_kinds.contains(event.body.kind()) || !self.filter.is_shown_unasked(event)
+    }
+
     /// Whether an event is shown: its kind is asked for or always shown, and the filter lets it pass.
     pub fn shows(&self, event: &Event) -> bool {
         let kind = event.body.kind();

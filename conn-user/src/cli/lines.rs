@@ -31,11 +31,12 @@ pub(super) fn class(event: &Event) -> Class {
 }
 
 impl Lines {
-    /// In this form; `identity` is that of the run whose events they are.
+    /// In this form; `identity` is that of the run whose events they are. `past`: they did not happen today, so that text
+    /// begins with the date.
     ///
     /// # Errors
     /// When there can be no thread that writes.
-    pub(super) fn new(format: Format, identity: &StreamIdentity) -> io::Result<Self> {
+    pub(super) fn new(format: Format, identity: &StreamIdentity, past: bool) -> io::Result<Self> {
         let encoder = match format {
             Format::Json => Encoder::Json(JsonEncoder::new(identity)),
             Format::Text { color, terminal } => Encoder::Text(Box::new(TextFormatter::new(TextOptions {
@@ -43,6 +44,7 @@ impl Lines {
                 width: if terminal { terminal_width() } else { None },
                 netns: machine::own_netns(),
                 zone: TimeZone::system(),
+                dated: past,
             }))),
         };
         let target = LineFile::standard(io::stdout())?;

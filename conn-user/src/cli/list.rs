@@ -31,6 +31,9 @@ pub fn run(args: &ListArgs) -> anyhow::Result<Exit> {
             return Ok(Exit::Usage);
         }
     };
+    if args.udp {
+        eprintln!("conn: note: TCP sockets only: -u lists nothing more");
+    }
     let listing = list(&options)?;
     for note in &listing.notes {
         eprintln!("conn: note: {note}");

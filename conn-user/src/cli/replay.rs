@@ -72,7 +72,7 @@ impl Told<'_> {
 async fn replay(args: &ReplayArgs, rules: &RuleSet) -> anyhow::Result<Exit> {
     let began = Instant::now();
     let (mut runs, mut identity) = (0, StreamIdentity::default());
-    let lines = Lines::new(args.format(Environment::of_process()), &identity)?;
+    let lines = Lines::new(args.format(Environment::of_process()), &identity, true)?;
     let mut told = Told { replay: Replay::new(rules), lines, taken: 0 };
     let (mut reader, mut network) = (Reader::default(), Network::default());
     for file in &args.files {

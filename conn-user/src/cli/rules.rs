@@ -1,9 +1,11 @@
 //! Which rules a command judges by.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::args::Exit;
 use super::tell;
+use crate::filter::{Filter, FilterError, Names};
 use crate::rules::host::Host;
 use crate::rules::{RuleSet, defaults, file};
 
@@ -18,7 +20,32 @@ pub enum RuleChoice {
     Folders(Vec<PathBuf>),
 }
 
+/// Reads a filter that may name what the rules of this choice define, and else the default rules: their lists, and the zones
+/// of this host. The rules are only read for a filter that needs them; what is wrong with them is another's to tell.
+///
+/// # Errors
+/// As `make` has them.
+pub(super) fn filter(
+    choice: &RuleChoice,
+    make: impl Fn(&Names) -> Result<Filter, FilterError>,
+) -> Result<Filter, FilterError> {
+    make(Names::builtin()).or_else(|error| match choice.names() {
+        Some(names) => make(&names),
+        None => Err(error),
+    })
+}
+
 impl RuleChoice {
+    /// Lists and zones of its rules; without rules, or with wrong ones, those of the default rules.
+    fn names(&self) -> Option<Arc<Names>> {
+        let host = Host::read();
+        let own = match self {
+            Self::Folders(folders) => file::read(folders, &host).rules.ok(),
+            Self::None | Self::Default => None,
+        };
+        own.or_else(|| defaults::set(&host).ok()).map(|rules| rules.names)
+    }
+
     /// Those of these folders; without any the built-in ones.
     pub fn of(folders: &[PathBuf]) -> Self {
         if folders.is_empty() { Self::Default } else { Self::Folders(folders.to_vec()) }

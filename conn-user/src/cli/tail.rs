@@ -157,7 +157,8 @@ struct View {
 
 impl View {
     fn new(options: TailOptions) -> anyhow::Result<Self> {
-        let lines = Lines::new(options.format, &machine::identity()?).context("starting the output")?;
+        let lines =
+            Lines::new(options.format, &machine::identity()?, false).context("starting the output")?;
         let left = options.count.map(NonZeroU64::get);
         Ok(Self { options, lines, totals: Totals::default(), left })
     }
@@ -192,7 +193,7 @@ impl Consumer for View {
             self.totals.count(event.body.kind());
         }
         self.lines.add(event);
-        if let Some(left) = &mut self.left {
+        if let Some(left) = self.left.as_mut().filter(|_| self.options.asks_for(event)) {
             *left -= 1;
         }
     }

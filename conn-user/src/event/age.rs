@@ -6,6 +6,9 @@ use super::names::Named;
 use crate::flow::born::{Born, BornBy};
 use crate::units::{BootNs, DurationNs};
 
+/// What a snapshot saw less than so long ago is not known to be any older.
+const JUST_NOW: DurationNs = DurationNs(1_000_000_000);
+
 /// The age of a connection or listener at an instant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Age {
@@ -30,19 +33,45 @@ impl Age {
         }
     }
 
-    /// Appends it for people: `3h12m..5h00m`, `>3h12m` without an upper bound, `3h12m` where both bounds read the same.
-    pub fn write_text(&self, out: &mut Vec<u8>) {
-        let Some(at_most) = self.at_most else {
-            out.push(b'>');
-            return human::write_duration(self.at_least, out);
+    /// The lower bound, where it is one that is worth a word: not that of a snapshot that was taken just now.
+    fn lower(&self) -> Option<DurationNs> {
+        (self.at_least_by != BornBy::Snapshot || self.at_least >= JUST_NOW).then_some(self.at_least)
+    }
+
+    /// Whether a bound is known that is worth a word.
+    pub fn is_known(&self) -> bool {
+        self.at_most.is_some() || self.lower().is_some()
+    }
+
+    /// Appends it for people: `3h12m..5h00m`, `≥3h12m` without an upper bound, `≤5h00m` without a lower one, `3h12m` where
+    /// both read the same, `?` where neither is known. `blank` stands behind the signs. Upper bounds are rounded up.
+    pub fn write_text(&self, blank: &str, out: &mut Vec<u8>) {
+        let mut sign = |sign: &str| {
+            out.extend_from_slice(sign.as_bytes());
+            out.extend_from_slice(blank.as_bytes());
         };
-        let start = out.len();
-        human::write_duration(self.at_least, out);
-        let middle = out.len();
-        out.extend_from_slice(b"..");
-        human::write_duration(at_most, out);
-        if out[start..middle] == out[middle + 2..] {
-            out.truncate(middle);
+        match (self.lower(), self.at_most) {
+            (None, None) => out.push(b'?'),
+            (None, Some(at_most)) => {
+                sign("≤");
+                human::write_duration_up(at_most, out);
+            }
+            (Some(at_least), None) => {
+                sign("≥");
+                human::write_duration(at_least, out);
+            }
+            (Some(at_least), Some(at_most)) => {
+                let start = out.len();
+                human::write_duration(at_most, out);
+                let middle = out.len();
+                human::write_duration(at_least, out);
+                let same = out[start..middle] == out[middle..];
+                out.drain(start..middle);
+                if !same {
+                    out.extend_from_slice(b"..");
+                    human::write_duration_up(at_most, out);
+                }
+            }
         }
     }
 
@@ -82,17 +111,33 @@ mod tests {
 
     fn text(born: &Born, at: u64) -> String {
         let mut out = Vec::new();
-        Age::of(born, BootNs(at)).write_text(&mut out);
-        String::from_utf8(out).expect("ASCII")
+        Age::of(born, BootNs(at)).write_text("", &mut out);
+        String::from_utf8(out).expect("UTF-8")
     }
 
     #[test]
     fn an_interval_is_turned_round() {
         let at = 500 * MINUTE;
         assert_eq!(text(&born(Some(200 * MINUTE), 308 * MINUTE), at), "3h12m..5h00m");
-        assert_eq!(text(&born(None, 308 * MINUTE), at), ">3h12m");
+        assert_eq!(text(&born(None, 308 * MINUTE), at), "≥3h12m");
         assert_eq!(text(&born(Some(308 * MINUTE), 308 * MINUTE + 1), at), "3h11m..3h12m");
         assert_eq!(text(&born(Some(308 * MINUTE - 5), 308 * MINUTE), at), "3h12m");
+    }
+
+    #[test]
+    fn a_bound_that_says_nothing_is_not_shown_and_an_upper_one_is_never_too_low() {
+        let at = 500 * MINUTE;
+        let seen = |earliest: Option<u64>, ago: u64| Born {
+            latest_by: BornBy::Snapshot,
+            ..born(earliest.map(|ago| at - ago), at - ago)
+        };
+        let second = 1_000_000_000;
+        assert_eq!(text(&seen(Some(431 * second), 5), at), "≤7m11s");
+        assert_eq!(text(&seen(Some(431 * second + 1), 5), at), "≤7m12s", "rounded up");
+        assert_eq!(text(&seen(Some(431 * second), 40 * second), at), "40.00s..7m11s", "seen 40 s ago");
+        assert_eq!(text(&seen(None, 5), at), "?");
+        assert!(!Age::of(&seen(None, 5), BootNs(at)).is_known());
+        assert_eq!(text(&seen(None, 40 * second), at), "≥40.00s");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::flow::model::{ConnEvent, ListenEvent};
+use crate::flow::model::{ConnEvent, ListenEvent, Source};
 use crate::process::info::ProcessInfo;
 use crate::units::{BootNs, DurationNs};
 
@@ -169,6 +169,15 @@ impl Evidence {
 }
 
 impl Subject {
+    /// Whence the connection or listener that it is about is known.
+    pub const fn source(&self) -> Option<Source> {
+        match self {
+            Self::Connection(conn) => Some(conn.source),
+            Self::Listener(listener) => Some(listener.source),
+            Self::Process(_) | Self::Absence => None,
+        }
+    }
+
     /// The process that it is about, where known.
     pub fn process(&self) -> Option<&Arc<ProcessInfo>> {
         match self {

@@ -33,6 +33,20 @@ pub fn write_duration(duration: DurationNs, out: &mut Vec<u8>) {
     }
 }
 
+/// Appends a duration as [`write_duration`] does, but rounded up: an upper bound must not read as a lower one.
+pub fn write_duration_up(duration: DurationNs, out: &mut Vec<u8>) {
+    let shown = match duration.0 {
+        0..1_000 => 1,
+        1_000..1_000_000 => 1_000,
+        1_000_000..1_000_000_000 => 100_000,
+        1_000_000_000..60_000_000_000 => 10_000_000,
+        60_000_000_000..3_600_000_000_000 => 1_000_000_000,
+        3_600_000_000_000..86_400_000_000_000 => 60_000_000_000,
+        _ => 3_600_000_000_000,
+    };
+    write_duration(DurationNs(duration.0.saturating_add(shown - 1)), out);
+}
+
 /// Appends a number of bytes in powers of 1024: `78B`, `5.1K`, `512M`. Cut, not rounded.
 pub fn write_bytes(bytes: u64, out: &mut Vec<u8>) {
     let (mut unit, mut scale) = (b'B', 1_u64);

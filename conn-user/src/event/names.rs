@@ -2,6 +2,7 @@
 
 use super::alert::{Phase, RuleKind, Severity};
 use super::degraded::Degradation;
+use super::words;
 use crate::flow::born::BornBy;
 use crate::flow::model::{Direction, EndedHow, Method, Source, Transport, UnknownReason};
 use crate::flow::snapshot::model::TcpState;
@@ -17,25 +18,34 @@ pub trait Named: Copy + Eq + 'static {
 
     /// Its name.
     fn name(self) -> &'static str;
+
+    /// What tables show for it.
+    fn shown(self) -> &'static str {
+        self.name()
+    }
 }
 
 /// Implements [`Named`]; one list makes both the match, which must be complete, and `ALL`.
 macro_rules! named {
-    ($type:ident: $($variant:ident = $name:literal),+ $(,)?) => {
+    ($type:ident $(shown by ($shown:expr))?: $($variant:ident = $name:literal),+ $(,)?) => {
         impl Named for $type {
             const ALL: &'static [Self] = &[$(Self::$variant,)+];
 
             fn name(self) -> &'static str {
                 match self { $(Self::$variant => $name,)+ }
             }
+
+            $(fn shown(self) -> &'static str {
+                $shown(self)
+            })?
         }
     };
 }
 
-named!(Direction: Out = "out", In = "in", Unknown = "unknown");
+named!(Direction shown by (|own| words::direction(Some(own))): Out = "out", In = "in", Unknown = "unknown");
 named!(Transport: Tcp = "tcp", Mptcp = "mptcp");
 named!(Source: Live = "live", Late = "late", Snapshot = "snapshot", Resync = "resync");
-named!(TcpState:
+named!(TcpState shown by (Self::name):
     Established = "established",
     SynSent = "syn_sent",
     SynRecv = "syn_recv",
@@ -170,7 +180,56 @@ pub fn from_name<T: Named>(name: &str) -> Option<T> {
     T::ALL.iter().copied().find(|value| value.name() == name)
 }
 
+/// The value that a person means: by its name or by what tables show for it, in upper or lower case, with `-` or `_` or
+/// without.
+pub fn from_written<T: Named>(text: &str) -> Option<T> {
+    let is_meant = |value: &T| is_alike(value.name(), text) || is_alike(value.shown(), text);
+    from_name(text).or_else(|| T::ALL.iter().copied().find(is_meant))
+}
+
+/// Whether two texts are the same but for case, `-` and `_`.
+pub fn is_alike<'a>(one: &'a str, other: &'a str) -> bool {
+    let spelled = |text: &'a str| {
+        text.bytes().filter(|byte| !matches!(byte, b'-' | b'_')).map(|byte| byte.to_ascii_lowercase())
+    };
+    spelled(one).eq(spelled(other))
+}
+
 /// The names of all values of a type, in order.
 pub fn all<T: Named>() -> Vec<&'static str> {
     T::ALL.iter().map(|value| value.name()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a table shows can be written in a filter, and so can what other programs show.
+    #[test]
+    fn a_value_is_known_by_each_of_its_spellings() {
+        fn all<T: Named + std::fmt::Debug>() {
+            for value in T::ALL {
+                for text in [value.name().to_owned(), value.name().to_uppercase(), value.shown().to_owned()] {
+                    assert_eq!(from_written(&text), Some(*value), "{text}");
+                    assert_eq!(from_written(&text.to_lowercase()), Some(*value), "{text}");
+                }
+            }
+        }
+        all::<TcpState>();
+        all::<Direction>();
+        all::<Transport>();
+        all::<super::super::model::EventKind>();
+        all::<EndedHow>();
+        for (text, state) in [
+            ("ESTABLISHED", TcpState::Established),
+            ("FIN_WAIT1", TcpState::FinWait1),
+            ("fin-wait-2", TcpState::FinWait2),
+            ("SYN_RECV", TcpState::SynRecv),
+        ] {
+            assert_eq!(from_written(text), Some(state));
+        }
+        assert_eq!(from_written::<TcpState>(""), None);
+        assert_eq!(from_written::<TcpState>("-"), None);
+        assert_eq!(from_written::<Direction>("?!"), None);
+    }
 }

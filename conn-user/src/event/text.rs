@@ -14,10 +14,11 @@ use std::sync::Arc;
 
 use jiff::tz::TimeZone;
 
+use super::alert::{Alert, Covered};
 use super::degraded::Degraded;
 use super::model::{Event, EventBody, EventKind};
 use super::names::Named;
-use super::time::TimeOfDay;
+use super::time::{Day, TimeOfDay};
 use super::words::Words;
 use crate::flow::model::{
     Actor, Change, ConnEvent, Direction, ListenEvent, Method, Source, Transport, canonical_ip,
@@ -43,6 +44,9 @@ pub struct TextOptions {
     pub netns: Option<NetNs>,
     /// The time zone of the times.
     pub zone: TimeZone,
+    /// Begin with a line that has the date and the time zone: for events of the past. Where the day or the zone's offset
+    /// changes there is one in any case, but in lines without a head.
+    pub dated: bool,
 }
 
 /// Writes events as lines for people.
@@ -52,13 +56,15 @@ pub struct TextFormatter {
     time: TimeOfDay,
     line: Words,
     headless: bool,
+    /// Of the last event.
+    day: Option<Day>,
 }
 
 impl TextFormatter {
     /// A formatter with these options.
     pub fn new(options: TextOptions) -> Self {
         let time = TimeOfDay::new(options.zone.clone());
-        Self { options, time, line: Words::default(), headless: false }
+        Self { options, time, line: Words::default(), headless: false, day: None }
     }
 
     /// Likewise, without the time and the kind that lines begin with: for a log that has both.
@@ -71,14 +77,15 @@ impl TextFormatter {
         self.options.width = width;
     }
 
-    /// Appends the event as one line, with its newline.
+    /// Appends the event as one line, with its newline; before it, where that is due, one with the date.
     pub fn format(&mut self, event: &Event, out: &mut Vec<u8>) {
+        self.date(event, out);
         self.line.clear();
         match &event.body {
             EventBody::Gap(gap) => self.gap(event, gap),
             EventBody::Alert(alert) => {
                 self.head(event);
-                self.line.alert(alert);
+                self.alert(event, alert);
             }
             EventBody::Facts(facts) => {
                 self.head(event);
@@ -128,6 +135,29 @@ impl TextFormatter {
         self.line.finish(width, color.filter(|_| self.options.color), out);
     }
 
+    fn date(&mut self, event: &Event, out: &mut Vec<u8>) {
+        if self.headless {
+            return;
+        }
+        let Some(day) = self.time.day(event.wall).filter(|day| self.day != Some(*day)) else { return };
+        if self.options.dated || self.day.is_some() {
+            out.extend_from_slice(format!("--- {day} ---\n").as_bytes());
+        }
+        self.day = Some(day);
+    }
+
+    fn alert(&mut self, event: &Event, alert: &Alert) {
+        let since = match alert.covered {
+            Covered::Since(since) => {
+                let mut text = Vec::new();
+                self.time.write_beside(event.wall, wall_of(event, since), 3, &mut text);
+                text
+            }
+            _ => Vec::new(),
+        };
+        self.line.alert(alert, event.boot, &since);
+    }
+
     fn head(&mut self, event: &Event) {
         if self.headless {
             return;
@@ -140,7 +170,6 @@ impl TextFormatter {
         self.line.gap();
     }
 
-    /// Boot times of a gap become times of day by the clocks of the event itself.
     fn degraded(&mut self, degraded: &Degraded) {
         if let Some(place) = &degraded.place {
             self.line.text(place);
@@ -156,7 +185,6 @@ impl TextFormatter {
     }
 
     fn gap(&mut self, event: &Event, gap: &Gap) {
-        let wall = |boot: BootNs| WallNs(event.wall.0.saturating_sub(event.boot.0).saturating_add(boot.0));
         self.line.text("--- ");
         self.line.number(gap.lost);
         self.line.text(match (gap.cause, gap.lost) {
@@ -171,9 +199,9 @@ impl TextFormatter {
             self.line.number(cpu);
         }
         self.line.text(", between ");
-        self.line.with(|out| self.time.write(wall(gap.from), 6, out));
+        self.line.with(|out| self.time.write_beside(event.wall, wall_of(event, gap.from), 6, out));
         self.line.text(" and ");
-        self.line.with(|out| self.time.write(wall(gap.to), 6, out));
+        self.line.with(|out| self.time.write_beside(event.wall, wall_of(event, gap.to), 6, out));
         self.line.text(" ---");
     }
 
@@ -300,6 +328,11 @@ impl TextFormatter {
             line.detail(source.name());
         }
     }
+}
+
+/// The wall clock's time of another instant, by the clocks of the event itself.
+const fn wall_of(event: &Event, boot: BootNs) -> WallNs {
+    WallNs(event.wall.0.saturating_add(boot.0).saturating_sub(event.boot.0))
 }
 
 /// Colour is a signal, not a decoration: an SGR sequence for a whole line.

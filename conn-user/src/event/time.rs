@@ -1,7 +1,10 @@
 //! Times as text, without a calendar computation an event: the second is cached.
 
+use std::fmt;
+
 use jiff::Timestamp;
-use jiff::tz::TimeZone;
+use jiff::civil::Date;
+use jiff::tz::{Offset, TimeZone};
 
 use crate::units::WallNs;
 
@@ -48,28 +51,67 @@ pub struct TimeOfDay {
     zone: TimeZone,
     second: Option<u64>,
     text: String,
+    day: Option<Day>,
+}
+
+/// A date, and how far the local time of it is from UTC: what a time of day leaves out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Day {
+    date: Date,
+    offset: Offset,
+}
+
+/// `2026-11-24 UTC+01:00`
+impl fmt::Display for Day {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = self.offset.seconds();
+        let (sign, minutes) = (if seconds < 0 { '-' } else { '+' }, seconds.unsigned_abs() / 60);
+        write!(f, "{} UTC{sign}{:02}:{:02}", self.date, minutes / 60, minutes % 60)
+    }
 }
 
 impl TimeOfDay {
     /// In this time zone.
     pub fn new(zone: TimeZone) -> Self {
-        Self { zone, second: None, text: String::new() }
+        Self { zone, second: None, text: String::new(), day: None }
     }
 
     /// Appends the time with `places` decimal places, at most nine, cut, not rounded: a time never shows a second
     /// that it does not belong to.
     pub fn write(&mut self, wall: WallNs, places: usize, out: &mut Vec<u8>) {
-        let (second, nanos) = (wall.0 / SECOND, wall.0 % SECOND);
-        if self.second != Some(second) {
-            self.second = Some(second);
-            self.text.clear();
-            if let Some(at) = timestamp(second) {
-                self.text = at.to_zoned_datetime(self.zone.clone()).strftime("%H:%M:%S.").to_string();
-            }
-        }
+        self.turn_to(wall);
         out.extend_from_slice(self.text.as_bytes());
         let places = places.min(9);
-        digits(nanos / 10_u64.pow(9 - places as u32), places, out);
+        digits(wall.0 % SECOND / 10_u64.pow(9 - places as u32), places, out);
+    }
+
+    /// Likewise beside another time, with the date if that is of another day.
+    pub fn write_beside(&mut self, other: WallNs, wall: WallNs, places: usize, out: &mut Vec<u8>) {
+        let other = self.day(other).map(|day| day.date);
+        if let Some(day) = self.day(wall).filter(|day| Some(day.date) != other) {
+            out.extend_from_slice(format!("{} ", day.date).as_bytes());
+        }
+        self.write(wall, places, out);
+    }
+
+    /// Its day here; `None`: no calendar has it.
+    pub fn day(&mut self, wall: WallNs) -> Option<Day> {
+        self.turn_to(wall);
+        self.day
+    }
+
+    fn turn_to(&mut self, wall: WallNs) {
+        let second = wall.0 / SECOND;
+        if self.second == Some(second) {
+            return;
+        }
+        self.second = Some(second);
+        self.text.clear();
+        self.day = timestamp(second).map(|at| {
+            let zoned = at.to_zoned_datetime(self.zone.clone());
+            self.text = zoned.strftime("%H:%M:%S.").to_string();
+            Day { date: zoned.date(), offset: zoned.offset() }
+        });
     }
 }
 
@@ -123,6 +165,28 @@ mod tests {
         let mut time = TimeOfDay::new(TimeZone::fixed(jiff::tz::offset(2)));
         time.write(WallNs(1_795_491_687_999_999_999), 3, &mut out);
         assert_eq!(String::from_utf8(out).expect("ASCII"), "05:41:27.999");
+    }
+
+    #[test]
+    fn a_day_is_a_date_and_an_offset() {
+        let day = |zone, wall| TimeOfDay::new(zone).day(WallNs(wall)).expect("a day").to_string();
+        let wall = 1_795_491_687 * SECOND;
+        assert_eq!(day(TimeZone::UTC, wall), "2026-11-24 UTC+00:00");
+        assert_eq!(day(TimeZone::fixed(Offset::constant(-5)), wall), "2026-11-23 UTC-05:00");
+        let kathmandu = Offset::from_seconds(20_700).expect("an offset");
+        assert_eq!(day(TimeZone::fixed(kathmandu), wall), "2026-11-24 UTC+05:45");
+    }
+
+    #[test]
+    fn a_time_of_another_day_has_its_date() {
+        let beside = |wall: u64| {
+            let mut out = Vec::new();
+            let noon = WallNs(12 * 3_600 * SECOND);
+            TimeOfDay::new(TimeZone::UTC).write_beside(noon, WallNs(wall), 3, &mut out);
+            String::from_utf8(out).expect("ASCII")
+        };
+        assert_eq!(beside(3_600 * SECOND), "01:00:00.000");
+        assert_eq!(beside(25 * 3_600 * SECOND), "1970-01-02 01:00:00.000");
     }
 
     proptest! {

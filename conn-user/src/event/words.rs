@@ -14,16 +14,17 @@ pub(crate) struct Words {
 }
 
 impl Words {
-    /// Appends ASCII of our own.
+    /// Appends UTF-8 of our own, each of whose characters takes one column.
     pub(crate) fn with(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
         let before = self.bytes.len();
         write(&mut self.bytes);
-        self.columns += self.bytes.len() - before;
+        // The first byte of each character: those that continue one are 10xxxxxx.
+        self.columns += self.bytes[before..].iter().filter(|byte| **byte & 0xc0 != 0x80).count();
     }
 
-    /// Appends ASCII of our own.
-    pub(crate) fn text(&mut self, ascii: &str) {
-        self.with(|out| out.extend_from_slice(ascii.as_bytes()));
+    /// Appends text of our own, each of whose characters takes one column.
+    pub(crate) fn text(&mut self, text: &str) {
+        self.with(|out| out.extend_from_slice(text.as_bytes()));
     }
 
     /// Appends a number.

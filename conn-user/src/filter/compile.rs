@@ -161,7 +161,10 @@ pub(super) fn test(reader: &Reader<'_>, word: &ast::Word) -> Result<Test, Filter
         Key::ExeSha256 => Test::ProcessText(ProcessText::ExeSha256, texts()?),
         Key::Cwd => Test::ProcessText(ProcessText::Cwd, texts()?),
         Key::Tty => Test::ProcessText(ProcessText::Tty, texts()?),
-        Key::User => Test::ProcessText(ProcessText::User, texts()?),
+        Key::User => match reader.uids(word)? {
+            Some(uids) => Test::Process(ProcessNumber::Uid, uids),
+            None => Test::ProcessText(ProcessText::User, texts()?),
+        },
         Key::Parent => Test::ProcessText(ProcessText::Parent, texts()?),
         Key::Ancestor => Test::ProcessText(ProcessText::Ancestor, texts()?),
         Key::Unit => Test::ProcessText(ProcessText::Unit, texts()?),

@@ -86,7 +86,7 @@ keys! {
     Tty "tty" Text "Controlling terminal, without `/dev/`." "tty:pts/*";
     Uid "uid" Numbers "Real user id." "uid:0";
     Gid "gid" Numbers "Real group id." "gid:33";
-    User "user" Text "Name of the user, as in this machine's /etc/passwd." "user:www-data";
+    User "user" Text "Name of the user, as in this machine's /etc/passwd; a number is a uid." "user:www-data";
     LoginUid "login_uid" Numbers "Login uid (audit), which sudo and su keep." "login_uid:>=1000";
     Kernel "kernel" Flags "The process is a kernel thread." "kernel:true";
     ProcessNetns "process_netns" Numbers "Inode number of the process's own network namespace, once it is known." "process_netns:4026531840";

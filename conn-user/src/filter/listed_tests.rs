@@ -5,7 +5,7 @@ use crate::listing::{Listing, samples};
 
 /// Places in the sample list of what matches.
 fn matching(text: &str) -> Vec<usize> {
-    let filter = Filter::for_sockets(text).unwrap_or_else(|error| panic!("{error}"));
+    let filter = Filter::for_sockets(text, Names::builtin()).unwrap_or_else(|error| panic!("{error}"));
     let Listing { sockets, ended, .. } = samples::listing();
     (0..sockets.len()).filter(|at| filter.matches_socket(&sockets[*at], ended)).collect()
 }
@@ -15,6 +15,11 @@ fn examples() {
     assert_eq!(matching("").len(), samples::listing().sockets.len());
     assert_eq!(matching("state:listen"), [1, 2, 8]);
     assert_eq!(matching("state:listen dport:8080 family:ipv6"), [2]);
+    assert_eq!(matching("state:LISTEN,ESTAB"), [0, 1, 2, 3, 6, 8]);
+    assert_eq!(matching("state:FIN-WAIT-2,time_wait,Close-Wait dir:In,OUT"), [4, 5, 7]);
+    assert_eq!(matching("dir:?"), [6]);
+    assert_eq!(matching("dir:in state:listen"), [1, 2, 8], "what a listener takes comes in");
+    assert_eq!(matching("-dir:in"), [0, 6, 7]);
     assert_eq!(matching("dir:out dport:443"), [7]);
     assert_eq!(matching("dir:in sport:40005"), [5]);
     assert_eq!(matching("netns:4026532001"), [6]);
@@ -41,7 +46,7 @@ fn one_holder_must_have_all_and_none_what_is_excluded() {
 #[test]
 fn words_about_events_are_refused() {
     for text in ["port:80 kind:listen", "-errno:0", "end:timeout", "duration:>1h", "closer:nginx"] {
-        let error = Filter::for_sockets(text).expect_err("no list has it");
+        let error = Filter::for_sockets(text, Names::builtin()).expect_err("no list has it");
         assert!(error.to_string().contains("is about events"), "{error}");
     }
 }

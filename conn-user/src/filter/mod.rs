@@ -17,6 +17,7 @@ pub mod trace;
 
 mod evaluate;
 mod fields;
+mod habits;
 #[cfg(test)]
 mod listed_tests;
 #[cfg(test)]
@@ -77,8 +78,8 @@ impl Filter {
     ///
     /// # Errors
     /// Also a word that is about events only.
-    pub fn for_sockets(text: &str) -> Result<Self, FilterError> {
-        let filter = Self::new(text)?;
+    pub fn for_sockets(text: &str, names: &Names) -> Result<Self, FilterError> {
+        let filter = Self::with_names(text, names)?;
         for word in &filter.expr.words {
             if let (true, Some(value)) = (word.key.is_of_events(), word.values.first()) {
                 let message = format!("`{}` is about events, and a list has none", word.key.name());
@@ -121,12 +122,17 @@ impl Filter {
     /// Whether a stream with this filter shows the event: what matches, and every gap and `degraded`, because what was lost or
     /// dropped may have matched; only a word about them (`-kind:gap`, `lost:>100`) hides them.
     pub fn passes(&self, event: &Event) -> bool {
+        self.is_shown_unasked(event) || self.matches(event)
+    }
+
+    /// Whether a stream with this filter shows the event only because it shows every such event: nothing asks for it.
+    pub fn is_shown_unasked(&self, event: &Event) -> bool {
         let is_asked = |word: &compile::Word| match event.body.kind() {
             EventKind::Gap => word.is_about_gaps(),
             EventKind::Degraded => word.names_kind(EventKind::Degraded),
             _ => true,
         };
-        event.body.kind().is_always_shown() && !self.words.iter().any(is_asked) || self.matches(event)
+        event.body.kind().is_always_shown() && !self.words.iter().any(is_asked)
     }
 
     /// Whether a word asks for this kind (`kind:exec`, `code:1`): then it is shown although it is not by default.

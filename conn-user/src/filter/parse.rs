@@ -10,9 +10,12 @@
 //! list   = "@" name                  the values of a list
 //! bare   = anything else without blank and comma
 //! ```
+//!
+//! Other ways to write a word are in [`habits`].
 
 use super::ast::{Expr, Form, Span, Value, Word};
 use super::error::{FilterError, quoted, short};
+use super::habits;
 use super::key::Key;
 use super::suggest::nearest;
 
@@ -31,7 +34,13 @@ pub fn parse(text: &str) -> Result<Expr, FilterError> {
     let mut parser = Parser { text, at: 0 };
     let mut words = Vec::new();
     while parser.skip_blanks() {
-        words.push(parser.word()?);
+        // All words must hold anyway.
+        if !words.is_empty() && (parser.skip_token("and") || parser.skip_token("&&")) {
+            continue;
+        }
+        let (word, second) = habits::understood(parser.word()?);
+        words.push(word);
+        words.extend(second);
     }
     Ok(Expr { words })
 }
@@ -86,19 +95,45 @@ impl<'a> Parser<'a> {
         FilterError::new(self.text, span, message, help)
     }
 
+    /// Goes behind a token and the blanks after it, if something follows.
+    fn skip_token(&mut self, token: &str) -> bool {
+        let Some(behind) = self.rest().strip_prefix(token) else { return false };
+        let following = behind.trim_start();
+        let is_token = following.len() < behind.len() && !following.is_empty();
+        if is_token {
+            self.at = self.text.len() - following.len();
+        }
+        is_token
+    }
+
+    fn negation(&mut self) -> bool {
+        if self.skip_token("!") || self.skip_token("not") {
+            return true;
+        }
+        let has_sign = self.rest().starts_with(['-', '!']);
+        self.at += usize::from(has_sign);
+        has_sign
+    }
+
     fn word(&mut self) -> Result<Word, FilterError> {
-        let negated = self.rest().starts_with('-');
-        self.at += usize::from(negated);
+        let negated = self.negation();
         let start = self.at;
         let rest = self.rest();
         let end = rest.find(|c: char| c == ':' || c.is_whitespace()).unwrap_or(rest.len());
         let name = &rest[..end];
         let span = start..start + end;
-        if !rest[end..].starts_with(':') {
-            return Err(self.no_key(name, span));
-        }
-        let Some(key) = Key::from_name(name) else { return Err(self.unknown_key(name, span)) };
-        self.at += end + 1;
+        let key = if rest[end..].starts_with(':') {
+            self.at += end + 1;
+            match Key::from_name(name) {
+                Some(key) => key,
+                None if is_host(name) && habits::is_address(self.bare()) => Key::Ip,
+                None => return Err(self.unknown_key(name, span)),
+            }
+        } else {
+            let Some((key, value)) = habits::spaced(rest) else { return Err(self.no_key(name, span)) };
+            self.at += value;
+            key
+        };
         let mut values = vec![self.value(key)?];
         while self.rest().starts_with(',') {
             self.at += 1;
@@ -122,6 +157,25 @@ impl<'a> Parser<'a> {
             return self.error(span, format!("{} has no `:`", quoted(word)), help);
         }
         let shown = short(word);
+        if let Some(key) = Key::from_name(word) {
+            let help = format!("write it with a value, e.g. {}", key.about().example);
+            return self.error(span, format!("{} is a key and has no value", quoted(word)), help);
+        }
+        if word == "not" {
+            return self.error(span, "`not` negates a word, and none follows", "write e.g. -proc:sshd");
+        }
+        if is_host(word) {
+            return self.error(span, format!("{} has no key", quoted(word)), HOST_HELP);
+        }
+        if matches!(word, "or" | "||" | "|") {
+            let help = "a comma is OR, between values of one key: port:80,443; all words must hold";
+            return self.error(span, format!("{} joins no words", quoted(word)), help);
+        }
+        if matches!(word, "tcp" | "ip" | "ip6" | "udp") {
+            let help =
+                "every connection is TCP: leave it out, or write proto:tcp, proto:mptcp or family:ipv6";
+            return self.error(span, format!("{} has no key", quoted(word)), help);
+        }
         let guess = if word.bytes().all(|byte| byte.is_ascii_digit()) {
             format!("write port:{shown} or pid:{shown}")
         } else if word.starts_with('/') {
@@ -141,11 +195,24 @@ impl<'a> Parser<'a> {
             let help = format!("an address is written ip:2001:db8::1; the keys are {}", known());
             return self.error(span, format!("{} is not a key", quoted(name)), help);
         }
-        let help = match nearest(name, Key::names()) {
+        if is_host(name) {
+            return self.error(span, format!("unknown key {}", quoted(name)), HOST_HELP);
+        }
+        if name.starts_with('(') {
+            let help =
+                "there are no parentheses: all words must hold, and a comma is OR between values of one key";
+            return self.error(span, format!("unknown key {}", quoted(name)), help);
+        }
+        let help = match habits::synonym(name).or_else(|| nearest(name, Key::names())) {
             Some(near) => format!("did you mean `{near}`? docs/filter.md has all keys"),
             None => format!("the keys are {}", known()),
         };
         self.error(span, format!("unknown key {}", quoted(name)), help)
+    }
+
+    /// A bare value at this place.
+    fn bare(&self) -> &'a str {
+        self.rest().split(char::is_whitespace).next().unwrap_or_default()
     }
 
     fn value(&mut self, key: Key) -> Result<Value, FilterError> {
@@ -209,6 +276,12 @@ impl<'a> Parser<'a> {
             "add a \" at the end of the value",
         ))
     }
+}
+
+const HOST_HELP: &str = "an address is written ip:10.0.0.1; names are not looked up: `getent ahosts NAME` shows the addresses of one";
+
+fn is_host(name: &str) -> bool {
+    matches!(name, "host" | "hostname" | "domain" | "net")
 }
 
 /// Whether a value ends before `rest`.

@@ -1,7 +1,7 @@
 //! From a value, as it was written, to what it means to its key.
 
 use std::cell::Cell;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 use regex::bytes::{Regex, RegexBuilder};
@@ -10,6 +10,7 @@ use super::amount;
 use super::ast::{self, Form, Value};
 use super::error::{FilterError, quoted};
 use super::glob::Glob;
+use super::habits;
 use super::key::{Key, Takes};
 use super::names::{Names, is_name};
 use super::parse;
@@ -176,6 +177,18 @@ impl<'a> Reader<'a> {
         self.all(word, |value| self.range(word.key, value)).map(Ranges::new)
     }
 
+    /// Users by number, which have no name: tables show the number of such a one. `None`: they are names.
+    pub(super) fn uids(&self, word: &ast::Word) -> Result<Option<Ranges<u64>>, FilterError> {
+        let is_number =
+            |value: &&Value| value.form == Form::Bare && value.text.bytes().all(|byte| byte.is_ascii_digit());
+        let Some(first) = word.values.iter().find(is_number) else { return Ok(None) };
+        if word.values.iter().all(|value| is_number(&value)) {
+            return self.numbers(&ast::Word { key: Key::Uid, ..word.clone() }).map(Some);
+        }
+        let message = format!("{} is the number of a user beside names", quoted(&first.text));
+        Err(self.error(first, message, "write numbers with uid: and names with user:, in two filters"))
+    }
+
     /// A number, a range or a comparison as the range of numbers that it stands for.
     fn range(&self, key: Key, value: &Value) -> Result<(u64, u64), FilterError> {
         if value.form == Form::Regex {
@@ -251,6 +264,13 @@ impl<'a> Reader<'a> {
 
     fn regex(&self, value: &Value) -> Result<Regex, FilterError> {
         self.count(&self.regexes, REGEXES_MAX, value, "regular expressions")?;
+        // What `\b` is between double quotes in TOML. No name or path has one.
+        if value.text.contains('\u{8}') {
+            let message = "this regular expression has a backspace character (0x08)";
+            let help =
+                r"in a TOML string in double quotes `\b` is that: use single quotes, as in 'proc:/\bsh\b/'";
+            return Err(self.error(value, message, help));
+        }
         match RegexBuilder::new(&value.text).size_limit(REGEX_SIZE).build() {
             Ok(regex) => Ok(regex),
             Err(regex::Error::CompiledTooBig(_)) => {
@@ -293,11 +313,10 @@ impl<'a> Reader<'a> {
             ranges.add_set(zone);
             return Ok(());
         }
-        if let Some((address, port)) = text.rsplit_once(':')
-            && address.parse::<std::net::Ipv4Addr>().is_ok()
-        {
-            let message = format!("{} is an address and a port", quoted(text));
-            let help = format!("write two words: {}:{address} port:{port}", key.name());
+        if let (Ok(end), Some(port)) = (value.text.parse::<SocketAddr>(), habits::port_of(key)) {
+            let message = format!("{} is an address and a port", quoted(&value.text));
+            let (key, port, ip, number) = (key.name(), port.name(), end.ip(), end.port());
+            let help = format!("write two words, each of which can be negated: {key}:{ip} {port}:{number}");
             return Err(self.error(value, message, help));
         }
         Err(self.takes(key, value))
@@ -315,7 +334,7 @@ impl<'a> Reader<'a> {
 
     /// Values of a type.
     pub(super) fn named<T: Named>(&self, word: &ast::Word) -> Result<Box<[T]>, FilterError> {
-        let named = self.all(word, |value| match names::from_name(&value.text) {
+        let named = self.all(word, |value| match names::from_written(&value.text) {
             Some(known) if value.form != Form::Regex => Ok(known),
             _ => Err(self.unknown_name(word.key, value, &names::all::<T>())),
         })?;
@@ -328,10 +347,11 @@ impl<'a> Reader<'a> {
         word: &ast::Word,
         known: &[&'static str],
     ) -> Result<Box<[&'static str]>, FilterError> {
-        let names = self.all(word, |value| match known.iter().find(|name| **name == value.text) {
-            Some(name) if value.form != Form::Regex => Ok(*name),
-            _ => Err(self.unknown_name(word.key, value, known)),
-        })?;
+        let names =
+            self.all(word, |value| match known.iter().find(|name| names::is_alike(name, &value.text)) {
+                Some(name) if value.form != Form::Regex => Ok(*name),
+                _ => Err(self.unknown_name(word.key, value, known)),
+            })?;
         Ok(names.into())
     }
 
@@ -350,7 +370,7 @@ impl<'a> Reader<'a> {
         let (mut numbers, mut cancelled) = (Vec::new(), false);
         self.each(word, |value| {
             let named = (value.form != Form::Regex).then(|| errno::number(&value.text)).flatten();
-            if value.form != Form::Regex && value.text == "cancelled" {
+            if value.form != Form::Regex && names::is_alike(&value.text, "cancelled") {
                 cancelled = true;
             } else if let Some(number) = named {
                 numbers.push((u64::from(number), u64::from(number)));

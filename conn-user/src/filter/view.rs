@@ -106,7 +106,8 @@ impl<'a> View<'a> {
             remote,
             initiator,
             responder,
-            direction: socket.direction,
+            // What a listener takes comes in.
+            direction: Some(socket.direction.unwrap_or(Direction::In)),
             transport: socket.transport,
             state: Some(socket.state),
             netns: socket.netns,

@@ -45,6 +45,11 @@ impl Coverage {
         Self { attached, losses: VecDeque::new(), joined: None }
     }
 
+    /// When it begins.
+    pub const fn attached(&self) -> BootNs {
+        self.attached
+    }
+
     /// Enters a loss.
     pub fn lose(&mut self, gap: Gap) {
         self.losses.push_back(Loss { gap, repaired: None });

@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 
+use super::restart::{self, Restarted};
 use super::saved::{Saved, SavedHolder, SavedSocket};
 use crate::flow::model::Transport;
 
@@ -15,6 +16,8 @@ pub struct Difference<'a> {
     pub vanished: Vec<&'a SavedSocket>,
     /// In both, and not the same.
     pub changed: Vec<Changed<'a>>,
+    /// Services that were restarted and listen as before.
+    pub restarted: Vec<Restarted<'a>>,
     /// How many are in both and the same.
     pub same: usize,
     /// What makes the lists hard to compare.
@@ -37,7 +40,10 @@ pub struct Changed<'a> {
 impl Difference<'_> {
     /// Whether the lists differ.
     pub const fn is_empty(&self) -> bool {
-        self.appeared.is_empty() && self.vanished.is_empty() && self.changed.is_empty()
+        self.appeared.is_empty()
+            && self.vanished.is_empty()
+            && self.changed.is_empty()
+            && self.restarted.is_empty()
     }
 }
 
@@ -86,6 +92,9 @@ pub fn diff<'a>(old: &'a Saved, new: &'a Saved) -> Difference<'a> {
     let by_address =
         |socket: &'a SavedSocket| socket.direction.is_none().then(|| Key::Address(tuple(socket)));
     difference.pair(&mut left_old, &mut left_new, same_boot, by_cookie);
+    if same_boot {
+        difference.restarted = restart::find(&mut left_old, &mut left_new, tuple);
+    }
     // Of one boot and with all its cookies, a socket that is not found by its cookie is not there.
     if !same_boot || lacks_cookies(old) || lacks_cookies(new) {
         difference.pair(&mut left_old, &mut left_new, same_boot, by_ends);
@@ -234,6 +243,79 @@ mod tests {
         let (old, mut new) = (list(), list());
         new.sockets[0].holders[0].exe = Some(b"/tmp/x".to_vec());
         assert!(diff(&old, &new).changed[0].owner);
+    }
+
+    /// The sample with its nginx started anew: other processes, other sockets.
+    fn restarted() -> Saved {
+        let mut new = list();
+        for (at, socket) in new.sockets.iter_mut().filter(|socket| socket.direction.is_none()).enumerate() {
+            if socket.holders.iter().all(|holder| holder.comm.as_deref() == Some(b"nginx")) {
+                socket.cookie = Some(format!("77{at}"));
+                for holder in &mut socket.holders {
+                    holder.pid += 1000;
+                    holder.id = Some(format!("restarted-{}", holder.pid));
+                }
+            }
+        }
+        new
+    }
+
+    #[test]
+    fn a_service_that_was_restarted_and_listens_as_before_is_one_difference() {
+        let (mut old, mut new) = (list(), restarted());
+        for list in [&mut old, &mut new] {
+            let nginx = |socket: &&SavedSocket| socket.local.port() == 8080 && socket.direction.is_none();
+            let mut more = list.sockets.iter().find(nginx).expect("a listener").clone();
+            more.local.set_port(8443);
+            more.cookie = more.cookie.map(|cookie| cookie + "9");
+            list.sockets.push(more);
+            list.about.boot_id = "one".to_owned();
+        }
+        let found = diff(&old, &new);
+        let (service, others) = found.restarted.split_first().expect("a restart");
+        assert!(
+            others.is_empty() && found.vanished.is_empty() && found.appeared.is_empty() && !found.is_empty()
+        );
+        let ports =
+            |sockets: &[&SavedSocket]| sockets.iter().map(|socket| socket.local.port()).collect::<Vec<_>>();
+        assert_eq!((ports(&service.old), ports(&service.new)), (vec![8080, 8443], vec![8080, 8443]));
+
+        // A listener more is new, and what the service does not listen on any more has vanished.
+        new.sockets.last_mut().expect("one").local.set_port(9443);
+        let found = diff(&old, &new);
+        assert_eq!((found.restarted.len(), found.appeared.len(), found.vanished.len()), (1, 1, 1));
+    }
+
+    /// Whatever else listens there is no restart.
+    #[test]
+    fn what_took_the_place_of_a_service_is_not_it_restarted() {
+        let changed = |change: &dyn Fn(&mut SavedHolder)| {
+            let mut new = restarted();
+            let fresh = |socket: &&mut SavedSocket| {
+                socket.cookie.as_deref().is_some_and(|cookie| cookie.starts_with("77"))
+            };
+            new.sockets.iter_mut().find(fresh).expect("a listener").holders.iter_mut().for_each(change);
+            let old = list();
+            let found = diff(&old, &new);
+            (found.restarted.len(), found.appeared.len(), found.vanished.len())
+        };
+        assert_eq!(changed(&|_| {}), (1, 0, 0));
+        assert_eq!(changed(&|holder| holder.exe = Some(b"/tmp/nginx".to_vec())), (0, 1, 1));
+        assert_eq!(changed(&|holder| holder.uid = Some(0)), (0, 1, 1));
+        assert_eq!(changed(&|holder| holder.exe_deleted = true), (0, 1, 1));
+        assert_eq!(changed(&|holder| holder.exe = None), (0, 1, 1));
+        assert_eq!(changed(&|holder| holder.args.push("x".to_owned())), (0, 1, 1), "no unit says what it is");
+        assert_eq!(changed(&|holder| holder.unit = Some("other.service".to_owned())), (0, 1, 1));
+        let same = |holder: &mut SavedHolder| {
+            holder.pid -= 1000;
+            holder.id = list()
+                .sockets
+                .iter()
+                .flat_map(|socket| &socket.holders)
+                .find(|own| own.pid == holder.pid)
+                .and_then(|own| own.id.clone());
+        };
+        assert_eq!(changed(&same), (0, 1, 1), "its process goes on");
     }
 
     #[test]

@@ -4,6 +4,7 @@ pub mod diff;
 pub mod json;
 pub mod model;
 pub mod report;
+pub mod restart;
 pub mod saved;
 pub mod schema;
 pub mod sort;

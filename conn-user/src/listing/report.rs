@@ -2,6 +2,7 @@
 
 use super::diff::{Changed, Difference};
 use super::model::SCHEMA_VERSION;
+use super::restart::Restarted;
 use super::saved::{About, Saved, SavedSocket};
 use super::table::{self, Cell, Column, Row};
 use super::text::write_processes;
@@ -23,6 +24,9 @@ pub fn write_table(difference: &Difference<'_>, color: bool, out: &mut Vec<u8>) 
     for changed in &difference.changed {
         rows.push(row("~", changed.new, Some(changed), b"\x1b[33m"));
     }
+    for service in &difference.restarted {
+        rows.push(restarted(service));
+    }
     if !color {
         for row in &mut rows {
             row.color = None;
@@ -33,6 +37,7 @@ pub fn write_table(difference: &Difference<'_>, color: bool, out: &mut Vec<u8>) 
         (difference.appeared.len(), " appeared, "),
         (difference.vanished.len(), " vanished, "),
         (difference.changed.len(), " changed, "),
+        (difference.restarted.len(), " restarted, "),
         (difference.same, " the same\n"),
     ];
     for (count, what) in counts {
@@ -90,6 +95,23 @@ fn row(
     Row { cells, color: Some(color) }
 }
 
+/// A service by its first listener, and the addresses on which it listens as before.
+fn restarted(service: &Restarted<'_>) -> Row<8> {
+    let (Some(old), Some(new)) = (service.old.first(), service.new.first()) else {
+        return Row { cells: Default::default(), color: None };
+    };
+    let mut row = row("~", new, None, b"\x1b[33m");
+    let [_, _, _, _, _, _, _, details] = &mut row.cells;
+    details.text("  restarted, was ");
+    write_holders(old, details);
+    let others = service.new.iter().skip(1);
+    for (at, other) in others.enumerate() {
+        details.text(if at == 0 { "  listens as before, also on " } else { ", " });
+        details.end(other.local);
+    }
+    row
+}
+
 fn write_holders(socket: &SavedSocket, cell: &mut Cell) {
     write_processes(socket.holders.iter().map(|holder| (holder.pid, holder.comm.as_deref())), cell);
 }
@@ -120,11 +142,18 @@ pub fn write_json(difference: &Difference<'_>, old: &Saved, new: &Saved, out: &m
         write_socket(b"new", changed.new, out);
         out.extend_from_slice(b"}\n");
     }
+    for service in &difference.restarted {
+        begin("restarted", out);
+        write_sockets(b"old", &service.old, out);
+        write_sockets(b"new", &service.new, out);
+        out.extend_from_slice(b"}\n");
+    }
     begin("summary", out);
     for (key, count) in [
         (&b"appeared"[..], difference.appeared.len()),
         (b"vanished", difference.vanished.len()),
         (b"changed", difference.changed.len()),
+        (b"restarted", difference.restarted.len()),
         (b"same", difference.same),
     ] {
         write_key(key, out);
@@ -148,6 +177,14 @@ fn begin(kind: &str, out: &mut Vec<u8>) {
 fn write_socket(key: &[u8], socket: &SavedSocket, out: &mut Vec<u8>) {
     write_key(key, out);
     out.extend_from_slice(socket.json.as_bytes());
+}
+
+fn write_sockets(key: &[u8], sockets: &[&SavedSocket], out: &mut Vec<u8>) {
+    write_key(key, out);
+    let all: Vec<&str> = sockets.iter().map(|socket| socket.json.as_str()).collect();
+    out.push(b'[');
+    out.extend_from_slice(all.join(",").as_bytes());
+    out.push(b']');
 }
 
 fn write_about(key: &[u8], about: &About, out: &mut Vec<u8>) {
@@ -178,6 +215,12 @@ mod tests {
         new.sockets[0].holders.remove(0);
         new.sockets[3].state = TcpState::TimeWait;
         new.sockets.remove(6);
+        let activated =
+            new.sockets.iter_mut().find(|socket| socket.local.port() == 22 && socket.direction.is_none());
+        let activated = activated.expect("a listener");
+        activated.cookie = Some("77".to_owned());
+        activated.holders[0].pid = 4711;
+        activated.holders[0].id = Some("another".to_owned());
         new.about.filter = "\x1b[2J".to_owned();
         (old, new)
     }
@@ -202,7 +245,7 @@ mod tests {
             text.lines().map(|line| serde_json::from_str(line).expect("an object")).collect();
         let count = |kind: &str| lines.iter().filter(|line| line["kind"] == kind).count();
         let summary = lines.last().expect("a last line");
-        for kind in ["appeared", "vanished", "changed"] {
+        for kind in ["appeared", "vanished", "changed", "restarted"] {
             assert_eq!(summary[kind], count(kind), "{kind}");
         }
         assert_eq!(count("note"), found.notes.len());

@@ -86,6 +86,10 @@ pub struct SavedHolder {
     pub uid: Option<u32>,
     /// Its name.
     pub user: Option<Vec<u8>>,
+    /// Its systemd unit, as it is written in the list.
+    pub unit: Option<String>,
+    /// Its arguments, as they are written in the list.
+    pub args: Vec<String>,
 }
 
 /// Why a file cannot be read as a list.
@@ -171,6 +175,9 @@ struct Process {
     user: Option<String>,
     #[serde(default)]
     user_escaped: bool,
+    unit: Option<String>,
+    #[serde(default)]
+    args: Vec<String>,
 }
 
 impl Saved {
@@ -305,6 +312,8 @@ impl Holder {
                 .as_ref()
                 .and_then(|process| process.user.as_deref().map(|user| bytes(user, process.user_escaped))),
             uid: process.as_ref().map(|process| process.uid),
+            unit: process.as_ref().and_then(|process| process.unit.clone()),
+            args: process.as_ref().map(|process| process.args.clone()).unwrap_or_default(),
             id: process.map(|process| process.id),
         }
     }

@@ -5,14 +5,13 @@ use std::cmp::Ordering;
 use super::model::Listed;
 use crate::event::age::Age;
 use crate::event::names::{self, Named};
-use crate::flow::born::BornBy;
 use crate::flow::model::Traffic;
 use crate::units::{BootNs, DurationNs};
 
 /// What a list is sorted by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum SortKey {
-    /// The least that its age may be; where only the most is known, that. The youngest first.
+    /// The most that its age may be: without an upper bound, the time since the boot. The youngest first.
     Age,
     /// Bytes in both directions, the fewest first.
     Bytes,
@@ -76,7 +75,7 @@ pub fn sort(sockets: &mut [Listed], by: Option<Sort>, at: BootNs) {
 impl Sort {
     fn compare(self, one: &Listed, other: &Listed, at: BootNs) -> Ordering {
         match self.key {
-            SortKey::Age => self.order(one, other, |listed| listed.age(at).and_then(known)),
+            SortKey::Age => self.order(one, other, |listed| listed.age(at).map(|age| oldest(age, at))),
             SortKey::Bytes => self.order(one, other, |listed| listed.socket.traffic.map(total)),
             SortKey::Pid => self.order(one, other, |listed| listed.holders.first().map(|holder| holder.pid)),
             SortKey::Proc => {
@@ -99,8 +98,10 @@ impl Sort {
     }
 }
 
-fn known(age: Age) -> Option<DurationNs> {
-    if age.at_least_by == BornBy::Snapshot { age.at_most } else { Some(age.at_least) }
+/// The upper bound of an age, and the lower one for those that have the same. What may be old must not hide behind what is
+/// known to be a little older than nothing.
+fn oldest(age: Age, at: BootNs) -> (DurationNs, DurationNs) {
+    (age.at_most.unwrap_or(DurationNs(at.0)), age.at_least)
 }
 
 fn total(traffic: Traffic) -> u64 {
@@ -128,6 +129,34 @@ mod tests {
         }
         // Only connections have bytes, and only those with counters.
         assert_eq!(sorted("bytes").last(), sorted("-bytes").last());
+    }
+
+    /// A shell whose connection carried data a moment ago, and others of which less is known.
+    #[test]
+    fn what_may_be_old_is_not_hidden_by_what_is_known_to_be_young() {
+        use crate::flow::born::{Born, BornBy};
+        let seconds = |ago: u64| BootNs(samples::ENDED.0 - ago * 1_000_000_000);
+        let aged = |port: u16, at_most: Option<u64>, at_least: u64, latest_by| {
+            let mut socket = samples::connection();
+            socket.local.set_port(port);
+            socket.born = Some(Born {
+                earliest: at_most.map_or(BootNs(0), seconds),
+                latest: seconds(at_least),
+                earliest_by: if at_most.is_some() { BornBy::OwnerStart } else { BornBy::Boot },
+                latest_by,
+            });
+            samples::held(socket, &[])
+        };
+        let mut sockets = vec![
+            aged(1, Some(60), 59, BornBy::NeverSent),
+            aged(2, Some(540), 0, BornBy::LastActivity),
+            aged(3, Some(10), 0, BornBy::Snapshot),
+            aged(4, None, 1, BornBy::LastActivity),
+            aged(5, Some(60), 0, BornBy::LastActivity),
+        ];
+        sort(&mut sockets, "-age".parse().ok(), samples::ENDED);
+        let order: Vec<u16> = sockets.iter().map(|listed| listed.socket.local.port()).collect();
+        assert_eq!(order, [4, 2, 1, 5, 3]);
     }
 
     #[test]

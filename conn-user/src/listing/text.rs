@@ -8,7 +8,6 @@ use crate::event::age::Age;
 use crate::event::human;
 use crate::event::names::Named as _;
 use crate::event::words::direction;
-use crate::flow::born::BornBy;
 use crate::flow::model::Transport;
 use crate::flow::snapshot::model::{NoHolder, TcpState};
 use crate::process::info::ProcessInfo;
@@ -65,8 +64,8 @@ fn row(listed: &Listed, at: BootNs, options: TextOptions) -> Row<12> {
         None if listed.no_holder() == Some(NoHolder::NotFound) => user.number(socket.uid),
         None => {}
     }
-    if let Some(known) = listed.age(at) {
-        age.with(|out| write_age(&known, out));
+    if let Some(known) = listed.age(at).filter(Age::is_known) {
+        age.with(|out| known.write_text("", out));
     }
     local.end(socket.local);
     if !listed.listens() {
@@ -84,18 +83,6 @@ fn row(listed: &Listed, at: BootNs, options: TextOptions) -> Row<12> {
     }
     write_details(listed, options, exe);
     Row { cells, color: color(listed).filter(|_| options.color) }
-}
-
-/// That it is there now is no bound that is worth a word: `<5h00m`, or nothing.
-fn write_age(age: &Age, out: &mut Vec<u8>) {
-    match age.at_most {
-        _ if age.at_least_by != BornBy::Snapshot => age.write_text(out),
-        Some(at_most) => {
-            out.push(b'<');
-            human::write_duration(at_most, out);
-        }
-        None => {}
-    }
 }
 
 /// `nginx[812] +4`: the oldest of each name, and how many there are besides.

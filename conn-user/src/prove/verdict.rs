@@ -190,10 +190,11 @@ fn line(alert: &Alert) -> String {
         width: None,
         netns: Some(NetNs(4_026_531_840)),
         zone: jiff::tz::TimeZone::UTC,
+        dated: false,
     });
     let body = EventBody::Alert(Box::new(alert.clone()));
     let mut text = Vec::new();
-    formatter.format(&Event { seq: 0, boot: alert.at, wall: WallNs(0), body }, &mut text);
+    formatter.format(&Event { seq: 0, boot: alert.at, wall: WallNs(alert.at.0), body }, &mut text);
     let text = String::from_utf8_lossy(&text);
     // Without the time of day: the test has its own.
     let text = text.trim_end().split_once("ALERT").map_or("", |(_, rest)| rest).trim();

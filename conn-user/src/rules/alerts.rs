@@ -8,7 +8,7 @@ use super::model::Rule;
 use super::work;
 use crate::event::alert::{Alert, AlertId, Covered, Evidence, Phase, Severity, Subject};
 use crate::flow::coverage::{Coverage, Seen};
-use crate::flow::model::ConnId;
+use crate::flow::model::{ConnId, Source};
 use crate::process::hash::IntMap;
 use crate::units::{BootNs, DurationNs};
 
@@ -167,7 +167,7 @@ impl Alerts {
             phase: Phase::Raised,
             severity,
             rule: Arc::clone(&rule.about),
-            covered: covered(coverage, found.judged_from, now),
+            covered: covered(coverage, &found, now),
             subject: found.subject,
             evidence: found.evidence,
             silence: found.silence,
@@ -301,8 +301,11 @@ fn mix(one: u64, run: RuleRun) -> u64 {
     (one ^ other.rotate_left(32)).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29) ^ other
 }
 
-fn covered(coverage: &Coverage, from: BootNs, to: BootNs) -> Covered {
-    match coverage.of(from, to) {
+/// Whether everything that was judged was seen: what existed when the agent began was not, however short the span is of which
+/// the rule asks.
+fn covered(coverage: &Coverage, found: &Found, to: BootNs) -> Covered {
+    match coverage.of(found.judged_from, to) {
+        Seen::All if found.subject.source() == Some(Source::Snapshot) => Covered::Since(coverage.attached()),
         Seen::All => Covered::All,
         Seen::Since(since) => Covered::Since(since),
         Seen::Except(losses) => Covered::Except {

@@ -2,9 +2,10 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
+use clap::{ArgAction, Args, ValueEnum};
 
-use super::{ColorChoice, EXIT_CODES, Environment};
+use super::{ColorChoice, EXIT_CODES, Environment, RuleChoice, rules};
+use crate::filter::key::Key;
 use crate::filter::{Filter, FilterError};
 use crate::listing::Selection;
 use crate::listing::json::Asked;
@@ -21,6 +22,14 @@ pub struct ListArgs {
     /// Show everything: connections, listeners, and what only lingers (TIME_WAIT)
     #[arg(short, long)]
     pub all: bool,
+
+    /// Accept the flags of ss for what conn always does: TCP, numbers for names, processes
+    #[arg(short = 't', short_aliases = ['n', 'p'], action = ArgAction::Count, hide = true)]
+    pub as_ss: u8,
+
+    /// Accept the flag of ss for UDP sockets, which conn does not list
+    #[arg(short = 'u', hide = true)]
+    pub udp: bool,
 
     /// Write one JSON object a line (`conn schema list` describes it)
     #[arg(long)]
@@ -64,12 +73,17 @@ impl ListArgs {
     /// # Errors
     /// A filter that does not exist, or is about events: [`super::Exit::Usage`].
     pub fn resolve(&self, environment: Environment) -> Result<ListOptions, FilterError> {
+        let words = self.filter.join(" ");
+        let filter = rules::filter(&RuleChoice::Default, |names| Filter::for_sockets(&words, names))?;
+        // A filter that names states, or what only listeners have, says itself which sockets are meant.
+        let names = |key| filter.keys().any(|word| word == (key, false));
         let selection = match (self.all, self.listening) {
             (true, _) => Selection::All,
             (false, true) => Selection::Listening,
+            (false, false) if names(Key::State) => Selection::All,
+            (false, false) if names(Key::SocketUnit) => Selection::Listening,
             (false, false) => Selection::Connected,
         };
-        let filter = Filter::for_sockets(&self.filter.join(" "))?;
         Ok(ListOptions {
             asked: Asked { selection, filter: filter.to_string() },
             filter,

@@ -151,6 +151,29 @@ fn an_unknown_flag_is_no_filter() {
     assert!(resolve(&["-x:nginx"]).expect_err("no such key").message.contains("unknown key `x`"));
 }
 
+/// What people write, and what they are told to write.
+#[test]
+fn what_is_refused_has_a_remedy() {
+    for (line, remedy) in [
+        (&["tail", "--pid", "1"][..], "conn tail pid:1"),
+        (&["tail", "--pid=1"], "conn tail pid:1"),
+        (&["list", "--lport", "22"], "conn list lport:22"),
+        (&["list", "--login-uid"], "conn list login_uid:"),
+        (&["tail", "--proc:nginx"], "conn tail proc:nginx"),
+        (&["tail", "-tulpn"], "conn list -l lists"),
+        (&["tail", "-tn"], "conn list lists"),
+        (&["list", "-tulpne"], "conn list -l lists"),
+        (&["check"], "conn check --defaults"),
+        (&["check", "--json"], "conn check --defaults"),
+        (&["test"], "conn test --defaults"),
+    ] {
+        let words = ["conn"].iter().chain(line).map(OsString::from);
+        let error = Cli::read(words).expect_err("refused").to_string();
+        assert!(error.contains(remedy), "{line:?}: {error}");
+        assert_eq!(error.matches("tip:").count(), 1, "{error}");
+    }
+}
+
 #[test]
 fn a_wrong_filter_says_where() {
     let error = resolve(&["proc:nginx", "prot:80"]).expect_err("no such key").to_string();
@@ -175,6 +198,39 @@ fn gaps_are_shown_whatever_is_asked_for() {
     let gap = samples::all().into_iter().find(|event| event.body.kind() == EventKind::Gap).expect("a gap");
     assert!(options.shows(&gap));
     assert!(!resolve(&["-kind:gap"]).expect("a filter").shows(&gap));
+}
+
+/// `--count` counts what was asked for.
+#[test]
+fn what_is_always_shown_is_counted_only_where_it_is_asked_for() {
+    let asked = |line: &[&str]| {
+        let options = resolve(line).expect("a filter");
+        let counted = |event: &Event| options.shows(event) && options.asks_for(event);
+        let kinds =
+            samples::all().into_iter().filter(|event| event.body.kind().is_always_shown() && counted(event));
+        kinds.map(|event| event.body.kind()).collect::<Vec<_>>()
+    };
+    use EventKind::{Degraded, Gap};
+    for line in [&[][..], &["port:443"], &["--kind", "connect"], &["--all"], &["-kind:gap"]] {
+        assert_eq!(asked(line), [], "{line:?}");
+    }
+    assert_eq!(asked(&["kind:gap"]), [Gap, Gap]);
+    assert_eq!(asked(&["lost:>1"]), [Gap]);
+    assert_eq!(asked(&["--kind", "gap,degraded"]), [Gap, Gap, Degraded]);
+    assert_eq!(asked(&["--kind", "gap", "port:443"]), [Gap, Gap]);
+    let connect = samples::all().swap_remove(1);
+    assert!(resolve(&["pid:4242"]).expect("a filter").asks_for(&connect));
+}
+
+/// The lists and zones of the default rules are known without any rules of one's own.
+#[test]
+fn lists_of_the_rules_are_known() {
+    let options = resolve(&["proc:@shells", "-dst:containers"]).expect("a list and a zone");
+    assert_eq!(options.filter.to_string(), "proc:@shells -dst:containers");
+    assert!(resolve(&["--no-rules", "proc:@shells"]).is_ok());
+    assert!(list("proc:@shells").is_ok());
+    let error = resolve(&["proc:@shels"]).expect_err("no such list").to_string();
+    assert!(error.contains("did you mean `@shells`?"), "{error}");
 }
 
 #[test]
@@ -282,6 +338,14 @@ fn lists() {
     assert_eq!(selection("-l"), Selection::Listening);
     assert_eq!(selection("-a"), Selection::All);
     assert_eq!(selection("-la"), Selection::All, "as ss does");
+    assert_eq!(selection("state:listen"), Selection::All, "the filter says which");
+    assert_eq!(selection("state:TIME-WAIT proc:x"), Selection::All);
+    assert_eq!(selection("-state:established"), Selection::Connected);
+    assert_eq!(selection("socket_unit:ssh.socket"), Selection::Listening);
+    assert_eq!(selection("-l dir:in"), Selection::Listening);
+    assert_eq!(selection("-tlnp"), Selection::Listening, "as people write it for ss");
+    assert_eq!(selection("-tulpn"), Selection::Listening);
+    assert_eq!(selection("-tan"), Selection::All);
     let options = list("-l --sort -age -proc:sshd --json dport:22").expect("a list");
     assert_eq!(options.asked.filter, "dport:22 -proc:sshd");
     assert_eq!(options.sort, Some(Sort { key: SortKey::Age, reverse: true }));

@@ -44,7 +44,8 @@ fn duration(duration: DurationNs) -> String {
 }
 
 fn formatter() -> TextFormatter {
-    TextFormatter::new(TextOptions { color: false, width: None, netns: None, zone: TimeZone::system() })
+    let zone = TimeZone::system();
+    TextFormatter::new(TextOptions { color: false, width: None, netns: None, zone, dated: false })
 }
 
 fn line(event: &Event, out: &mut Vec<u8>) {

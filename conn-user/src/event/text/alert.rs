@@ -1,11 +1,13 @@
 //! An alert as one line: what, of whom, why it was judged so, and what silences it.
 
+use crate::event::age::Age;
 use crate::event::alert::{Alert, Covered, Evidence, Phase, Severity, Subject, Value};
 use crate::event::names::Named;
 use crate::event::words::Words;
 use crate::event::{escape, human};
-use crate::flow::model::Direction;
+use crate::flow::model::{Direction, Source};
 use crate::process::info::ProcessInfo;
+use crate::units::BootNs;
 
 /// Columns of `CRITICAL`.
 const SEVERITY_COLUMNS: usize = 8;
@@ -41,7 +43,8 @@ fn is_said(evidence: &Evidence, subject: &Subject) -> bool {
 }
 
 impl Words {
-    pub(super) fn alert(&mut self, alert: &Alert) {
+    /// Appends the alert as of `at`; `since` is the time since which it was watched, where that is not always.
+    pub(super) fn alert(&mut self, alert: &Alert, at: BootNs, since: &[u8]) {
         let severity = alert.severity.name();
         self.with(|out| out.extend(severity.bytes().map(|byte| byte.to_ascii_uppercase())));
         self.pad_from(severity.len(), SEVERITY_COLUMNS);
@@ -57,6 +60,7 @@ impl Words {
         self.text(": ");
         self.word(alert.rule.title.as_bytes());
         self.subject(&alert.subject);
+        self.existing(&alert.subject, at);
         for evidence in alert.evidence.iter().filter(|evidence| !is_said(evidence, &alert.subject)) {
             self.detail(evidence.name);
             self.text("=");
@@ -64,7 +68,10 @@ impl Words {
         }
         match alert.covered {
             Covered::All => {}
-            Covered::Since(_) => self.detail("(not watched before the agent began)"),
+            Covered::Since(_) => {
+                self.detail("coverage since ");
+                self.with(|out| out.extend_from_slice(since));
+            }
             Covered::Except { lost, repaired } => {
                 self.detail("(lost meanwhile: ");
                 self.number(lost);
@@ -104,6 +111,28 @@ impl Words {
             }
             Subject::Process(process) => self.actor(Some(process)),
             Subject::Absence => {}
+        }
+    }
+
+    /// That the subject did not begin before the eyes of the agent, and how old it is.
+    fn existing(&mut self, subject: &Subject, at: BootNs) {
+        let (source, born) = match subject {
+            Subject::Connection(conn) => (conn.source, conn.born),
+            Subject::Listener(listener) => (listener.source, listener.born),
+            Subject::Process(_) | Subject::Absence => return,
+        };
+        match source {
+            Source::Live => return,
+            Source::Snapshot => self.detail("existing, age "),
+            // Found after a loss, or by its first record: it need not be older than that.
+            Source::Resync | Source::Late => {
+                self.detail(source.name());
+                self.text(", age ");
+            }
+        }
+        match born.map(|born| Age::of(&born, at)).filter(Age::is_known) {
+            Some(age) => self.with(|out| age.write_text(" ", out)),
+            None => self.text("unknown"),
         }
     }
 

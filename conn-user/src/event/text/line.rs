@@ -187,7 +187,7 @@ impl Words {
             self.with(|out| human::write_duration(duration, out));
         } else if let Some(born) = born {
             self.detail(age_word);
-            self.with(|out| Age::of(born, at).write_text(out));
+            self.with(|out| Age::of(born, at).write_text("", out));
         }
     }
 

@@ -1,9 +1,9 @@
 //! Other rules take over while connections are open.
 
-use crate::event::alert::{Phase, Severity, Value};
-use crate::flow::model::EndedHow;
+use crate::event::alert::{Covered, Phase, Severity, Value};
+use crate::flow::model::{Direction, EndedHow};
 use crate::rules::model::{Detect, LongRule, PathKey, PathRule, Rule};
-use crate::rules::testing::{Rig, evidence, process, rule, seconds};
+use crate::rules::testing::{BEGAN, Rig, evidence, process, rule, seconds};
 
 fn long(matches: &str) -> Rule {
     let levels = [(seconds(100), Severity::Low), (seconds(200), Severity::High)].into();
@@ -68,4 +68,15 @@ fn a_rule_that_goes_ends_its_alerts_and_a_new_one_judges_what_is_there() {
     assert_eq!((rig.timers(), rig.followed()), (0, 0));
     rig.set_rules(Vec::new());
     assert!(rig.told().is_empty());
+}
+
+#[test]
+fn what_existed_at_the_start_was_not_watched_from_its_beginning() {
+    let mut rig = Rig::before(vec![rule(Detect::Path(PathRule::Forbidden), "dport:22")]);
+    let ssh = process(10, "/usr/bin/ssh");
+    rig.existing(Direction::Out, &ssh, None, "203.0.113.9:22");
+    rig.begin();
+    assert_eq!(rig.only().covered, Covered::Since(BEGAN), "though the rule asks for no span of time");
+    rig.open(&ssh, "203.0.113.10:22");
+    assert_eq!(rig.only().covered, Covered::All);
 }

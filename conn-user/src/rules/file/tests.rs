@@ -182,6 +182,8 @@ fn errors_as_people_see_them() {
         "[lists]\na = [\"@nothing\", 1.5]\nb = \"x\"".to_owned(),
         "[[override]]\nid = \"x\"\nenabled = false".to_owned(),
         r("match = ''") + "[[override]]\nid = \"x\"\nmatch = 'lport:1'\ntrottle = \"1h\"\nlimit = 3",
+        r(r#"match = "arg:/\d+/""#),
+        r(r#"match = "proc:/\bsh\b/""#),
         "[[rule]\nid = \"x\"\nkind = ".to_owned(),
         "id = \"a\"\nid = \"b\"".to_owned(),
         path("first-seen", "baseline = 1"),

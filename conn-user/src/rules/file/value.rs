@@ -40,9 +40,18 @@ pub(super) fn parse(text: &str, number: usize) -> (Vec<Field>, Vec<Problem>) {
     let problem = |error: toml::de::Error| Problem {
         at: At { text: number, span: error.span().unwrap_or(0..0) },
         message: format!("this is not TOML: {}", error.message()),
-        help: None,
+        help: help(error.message()),
     };
     (fields(table.into_inner(), number), errors.into_iter().map(problem).collect())
+}
+
+/// The remedy of an error that the parser has only named.
+fn help(message: &str) -> Option<String> {
+    let is_escape = message.contains("escape");
+    is_escape.then(|| {
+        r"in double quotes a backslash begins an escape: write filters in single quotes, as in match = 'arg:/\d+/'"
+            .to_owned()
+    })
 }
 
 fn fields(table: DeTable<'_>, number: usize) -> Vec<Field> {
