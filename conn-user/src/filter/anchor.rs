@@ -246,7 +246,7 @@ impl Filter {
     }
 
     /// Whether a word looks at what is found out about a process in the background and may come after its events:
-    /// `exe_flag:writable,host,foreign`, `exe_sha256`, `exe_fs`, `exe_mount`, `cwd`, `tty`, `script`, `process_netns`.
+    /// `exe_flag:deleted,writable,user_writable,host,foreign`, `exe_sha256`, `exe_fs`, `exe_mount`, `cwd`, `tty`, `script`, `process_netns`.
     pub fn needs_late_facts(&self) -> bool {
         self.words.iter().any(|word| match &word.test {
             Test::ExeFlag(flags) => flags.iter().copied().any(ExeFlag::is_late),

@@ -35,9 +35,11 @@ impl Test {
             let identity = &process.identity;
             match self {
                 Self::ExeFlag(all) => all.iter().any(|flag| match flag {
-                    ExeFlag::Writable => identity.exe().is_none(),
+                    ExeFlag::Writable | ExeFlag::UserWritable => identity.exe().is_none(),
                     ExeFlag::Host | ExeFlag::Foreign => identity.exe_is_host().is_none(),
-                    ExeFlag::Deleted | ExeFlag::Memfd => false,
+                    // It is looked at with where the file lies.
+                    ExeFlag::Deleted => identity.exe().is_none(),
+                    ExeFlag::Memfd => false,
                 }),
                 Self::ProcessText(ProcessText::ExeSha256, _) => !identity.sha256_settled(),
                 Self::ProcessText(ProcessText::ExeFs | ProcessText::ExeMount, _) => identity.exe().is_none(),
@@ -228,9 +230,10 @@ pub(super) fn hexadecimal(hash: &Sha256) -> [u8; 64] {
 
 pub(super) fn is_so(flag: ExeFlag, process: &ProcessInfo) -> bool {
     match flag {
-        ExeFlag::Deleted => process.exe_deleted,
+        ExeFlag::Deleted => process.exe_is_deleted(),
         ExeFlag::Memfd => process.exe_is_memfd(),
         ExeFlag::Writable => process.identity.exe().and_then(|file| file.writable).unwrap_or(false),
+        ExeFlag::UserWritable => process.identity.exe().and_then(|file| file.user_writable).unwrap_or(false),
         ExeFlag::Host => process.identity.exe_is_host() == Some(true),
         ExeFlag::Foreign => process.identity.exe_is_host() == Some(false),
     }

@@ -154,6 +154,7 @@ impl Naive {
                 "memfd" => process["exe_memfd"] == true,
                 "host" => process["exe_host"] == true,
                 "foreign" => process["exe_host"] == false,
+                "user_writable" => process["exe_user_writable"] == true,
                 _ => process["exe_writable"] == true,
             }),
             Key::ExeSha256 | Key::Tty => self.of_json().any(|process| {

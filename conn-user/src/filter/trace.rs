@@ -408,6 +408,9 @@ fn of_process_may_be_unknown(key: Key, test: &Test, process: &ProcessInfo) -> bo
             let is_unknown = |flag: &names::ExeFlag| match flag {
                 names::ExeFlag::Writable => process.identity.exe().and_then(|file| file.writable).is_none(),
                 names::ExeFlag::Host | names::ExeFlag::Foreign => process.identity.exe_is_host().is_none(),
+                names::ExeFlag::UserWritable => {
+                    process.identity.exe().and_then(|file| file.user_writable).is_none()
+                }
                 names::ExeFlag::Deleted | names::ExeFlag::Memfd => false,
             };
             process.exe.is_none() || flags.iter().any(is_unknown)

@@ -26,6 +26,8 @@ struct Cells {
     compared: AtomicU64,
     /// A [`Replaced`], or 0.
     replaced: AtomicU8,
+    /// The executable lost its name after the exec.
+    deleted: AtomicBool,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -71,6 +73,8 @@ pub struct ExeFile {
     pub mount: Option<Box<[u8]>>,
     /// Every user may write the file or its directory.
     pub writable: Option<bool>,
+    /// The process's own user, who is not root, may write the file or its directory.
+    pub user_writable: Option<bool>,
 }
 
 /// Whether the path of a process's executable still leads to the file that it runs.
@@ -84,6 +88,15 @@ pub enum Replaced {
     Gone = 3,
     /// That cannot be known: the process is gone, or out of reach.
     Unknown = 4,
+    /// It leads to another file, which root or the owner of the one that runs put there: as an upgrade or a build does.
+    Upgraded = 5,
+}
+
+impl Replaced {
+    /// Returns whether the path leads to the running file no more.
+    pub const fn is_replaced(self) -> bool {
+        matches!(self, Self::Other | Self::Gone | Self::Upgraded)
+    }
 }
 
 impl PartialEq for Identity {
@@ -109,7 +122,8 @@ impl Identity {
     /// For a new process with the same executable: with what is known of that now. What is found out later is found out of each.
     #[must_use]
     pub fn forked(&self) -> Self {
-        Self(Arc::new(Cells { exe: self.0.exe.clone(), ..Cells::default() }))
+        let deleted = AtomicBool::new(self.is_deleted());
+        Self(Arc::new(Cells { exe: self.0.exe.clone(), deleted, ..Cells::default() }))
     }
 
     /// Distinguishes it from others as long as it lives.
@@ -176,8 +190,19 @@ impl Identity {
             2 => Some(Replaced::Other),
             3 => Some(Replaced::Gone),
             4 => Some(Replaced::Unknown),
+            5 => Some(Replaced::Upgraded),
             _ => None,
         }
+    }
+
+    /// Returns whether the executable was found without a name after the exec. It does not get one again.
+    pub fn is_deleted(&self) -> bool {
+        self.0.deleted.load(Ordering::Relaxed)
+    }
+
+    /// Sets that the executable has no name any more.
+    pub fn set_deleted(&self) {
+        self.0.deleted.store(true, Ordering::Relaxed);
     }
 
     /// Tells what a comparison said.
@@ -190,16 +215,21 @@ impl Identity {
     pub fn is_to_be_compared(&self, now: BootNs, every: DurationNs) -> bool {
         let is_time = self.is_time_to_compare(now, every);
         if is_time {
-            self.0.compared.store(now.0.max(1), Ordering::Relaxed);
-            self.0.replaced.store(0, Ordering::Relaxed);
+            self.compare_again(now);
         }
         is_time
+    }
+
+    /// Forgets the last comparison, which is repeated now.
+    pub fn compare_again(&self, now: BootNs) {
+        self.0.compared.store(now.0.max(1), Ordering::Relaxed);
+        self.0.replaced.store(0, Ordering::Relaxed);
     }
 
     /// Likewise, and forgets nothing.
     pub fn is_time_to_compare(&self, now: BootNs, every: DurationNs) -> bool {
         let last = BootNs(self.0.compared.load(Ordering::Relaxed));
-        let is_replaced = matches!(self.replaced(), Some(Replaced::Other | Replaced::Gone));
+        let is_replaced = self.replaced().is_some_and(Replaced::is_replaced);
         !is_replaced && (last.0 == 0 || now.since(last) >= every)
     }
 
@@ -212,6 +242,7 @@ impl Identity {
             | u8::from(cells.exe.sha256.get().is_some()) << 2
             | cells.replaced.load(Ordering::Relaxed) << 3
             | u8::from(cells.exe.is_host.get().is_some()) << 6
+            | u8::from(self.is_deleted()) << 7
     }
 
     /// Takes over what was known of the process whose copy this one is, which is gone. The network namespace is the one thing that a
@@ -225,6 +256,9 @@ impl Identity {
         }
         if let Some(hash) = parent.sha256() {
             self.set_sha256(Some(*hash));
+        }
+        if parent.is_deleted() {
+            self.set_deleted();
         }
     }
 
@@ -244,6 +278,9 @@ impl Identity {
         }
         if let Some(replaced) = other.replaced() {
             self.set_replaced(replaced);
+        }
+        if other.is_deleted() {
+            self.set_deleted();
         }
     }
 
@@ -284,6 +321,8 @@ mod tests {
         parent.set_exe(ExeFile::default());
         assert_eq!(child.exe(), None, "that is found out of each");
         assert_ne!(parent, child);
+        parent.set_deleted();
+        assert!(!child.is_deleted() && parent.forked().is_deleted());
     }
 
     #[test]
@@ -330,10 +369,12 @@ mod tests {
         versions.push(identity.version());
         identity.set_exe_is_host(false);
         versions.push(identity.version());
+        identity.set_deleted();
+        versions.push(identity.version());
         assert!(
             versions.is_sorted() && {
                 versions.dedup();
-                versions.len() == 6
+                versions.len() == 7
             },
             "{versions:?}"
         );

@@ -23,7 +23,7 @@ use self::hasher::{Hasher, Hashes};
 pub use self::stats::InspectStats;
 use self::stats::{Counts, count};
 use super::digest::{Cache, FileState, SIZE_MAX};
-use super::exe::{self, Found, Wanted};
+use super::exe::{self, Fate, Found, Wanted};
 use super::files::{Caller, FileWorker, FileWorkers, Role};
 use super::identity::{ExeFile, Identity, ProcessState, Replaced, Sha256};
 use super::info::{ProcessInfo, ProcessSource};
@@ -62,6 +62,8 @@ enum Fact {
     /// `None`: it cannot be known.
     Sha256(Option<Sha256>),
     Replaced(Replaced),
+    /// It has no name any more.
+    Deleted,
 }
 
 impl Answer {
@@ -75,7 +77,9 @@ impl Answer {
     /// What a comparison of the executable said.
     #[cfg(test)]
     pub(crate) fn of_comparison(process: &Arc<ProcessInfo>, replaced: Replaced) -> Self {
-        Self { process: Arc::clone(process), facts: vec![Fact::Replaced(replaced)], is_last: false }
+        let deleted = replaced.is_replaced().then_some(Fact::Deleted);
+        let facts = deleted.into_iter().chain([Fact::Replaced(replaced)]).collect();
+        Self { process: Arc::clone(process), facts, is_last: false }
     }
 
     /// The process that it is about.
@@ -94,6 +98,7 @@ impl Answer {
                 Fact::ExeIsHost(is_host) => identity.set_exe_is_host(is_host),
                 Fact::Sha256(hash) => identity.set_sha256(hash),
                 Fact::Replaced(replaced) => identity.set_replaced(replaced),
+                Fact::Deleted => identity.set_deleted(),
             }
         }
         if self.is_last {
@@ -273,8 +278,9 @@ impl Worker {
                 }
                 Job::Compare(process, exe) => {
                     self.finder.counts.waiting.fetch_sub(1, Ordering::Relaxed);
-                    let replaced = self.finder.replaced(&process, &exe);
-                    let facts = vec![Fact::Replaced(replaced)];
+                    let Fate { replaced, deleted } = self.finder.fate(&process, &exe);
+                    let deleted = deleted.then_some(Fact::Deleted);
+                    let facts = deleted.into_iter().chain([Fact::Replaced(replaced)]).collect();
                     self.outbox.send(Answer { process, facts, is_last: false });
                 }
                 // What is asked here was added there before.
@@ -329,11 +335,11 @@ impl Finder {
         self.hashes && !identity.sha256_settled()
     }
 
-    fn replaced(&mut self, process: &ProcessInfo, exe: &[u8]) -> Replaced {
+    fn fate(&mut self, process: &ProcessInfo, exe: &[u8]) -> Fate {
         let which = (process.pid, process.start, process.uid);
         exe::replaced(&self.proc, &mut self.files, which, exe).unwrap_or_else(|| {
             count(&self.counts.compare_failed);
-            Replaced::Unknown
+            Fate { replaced: Replaced::Unknown, deleted: false }
         })
     }
 
@@ -355,11 +361,15 @@ impl Finder {
             deleted: process.exe_deleted,
             executed: identity.executed().map(|boot| Clock::now().wall(boot)),
             uid: process.uid,
+            gid: process.gid,
         };
         let Some(found) = Found::find(&self.proc, &mut self.files, wanted) else {
             count(&self.counts.unreadable);
             return None;
         };
+        if !process.exe_is_deleted() && found.is_deleted(&self.proc, wanted) {
+            facts.push(Fact::Deleted);
+        }
         if identity.exe().is_none() {
             facts.push(Fact::Exe(found.describe(&self.proc, &mut self.files, wanted)));
         }

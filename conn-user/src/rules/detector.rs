@@ -262,6 +262,11 @@ impl Scene<'_> {
         self.has_recorded_answers || self.comparer.is_some_and(|comparer| comparer.ask(process))
     }
 
+    /// Returns whether executables are compared at all.
+    pub const fn can_compare(&self) -> bool {
+        self.has_recorded_answers || self.comparer.is_some()
+    }
+
     /// Sets a timer.
     pub fn set_timer(&mut self, at: BootNs, token: u64) -> TimerId {
         self.timers.set(at, Alarm { rule: self.rule, token })

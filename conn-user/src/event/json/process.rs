@@ -131,12 +131,13 @@ fn render(boot8: &str, process: &ProcessInfo, out: &mut Vec<u8>) {
 fn write_exe(process: &ProcessInfo, out: &mut Vec<u8>) {
     let file = process.identity.exe();
     write_name(b"exe", process.exe.as_deref(), out);
-    write_flag(b"exe_deleted", process.exe_deleted, out);
+    write_flag(b"exe_deleted", process.exe_is_deleted(), out);
     write_flag(b"exe_memfd", process.exe_is_memfd(), out);
     write_name(b"exe_fs", file.and_then(|file| file.fs.as_deref()), out);
     write_name(b"exe_mount", file.and_then(|file| file.mount.as_deref()), out);
     write_known_flag(b"exe_host", process.identity.exe_is_host(), out);
     write_known_flag(b"exe_writable", file.and_then(|file| file.writable), out);
+    write_known_flag(b"exe_user_writable", file.and_then(|file| file.user_writable), out);
     match process.identity.sha256() {
         Some(hash) => {
             write_key(b"exe_sha256", out);

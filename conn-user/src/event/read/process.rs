@@ -162,6 +162,8 @@ struct Process {
     #[serde(default)]
     exe_writable: Option<bool>,
     #[serde(default)]
+    exe_user_writable: Option<bool>,
+    #[serde(default)]
     exe_sha256: Option<String>,
     #[serde(default)]
     exe_replaced: Option<String>,
@@ -391,11 +393,13 @@ fn read(of: Process) -> Result<ProcessInfo, ReadError> {
     if cwd.is_some() || netns.is_some() || tty != Tty::Unknown {
         identity.set_state(ProcessState { cwd, tty, netns });
     }
-    if of.exe_fs.is_some() || of.exe_mount.is_some() || of.exe_writable.is_some() {
+    let writable = of.exe_writable.or(of.exe_user_writable);
+    if of.exe_fs.is_some() || of.exe_mount.is_some() || writable.is_some() {
         identity.set_exe(ExeFile {
             fs: of.exe_fs.map(|fs| bytes(fs, of.exe_fs_escaped)),
             mount: of.exe_mount.map(|mount| bytes(mount, of.exe_mount_escaped)),
             writable: of.exe_writable,
+            user_writable: of.exe_user_writable,
         });
     }
     if let Some(is_host) = of.exe_host {
@@ -406,6 +410,10 @@ fn read(of: Process) -> Result<ProcessInfo, ReadError> {
     }
     if let Some(replaced) = &of.exe_replaced {
         identity.set_replaced(named::<Replaced>("exe_replaced", replaced)?);
+    }
+    // Which text of an image is the first to say so is when it was found.
+    if of.exe_deleted {
+        identity.set_deleted();
     }
     let placement = match of.cgroup {
         None => None,

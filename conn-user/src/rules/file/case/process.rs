@@ -32,12 +32,12 @@ pub(in crate::rules::file) const PROCESS_KEYS: [About; 16] = [
     about(
         "exe_flag",
         "flags",
-        "`deleted`, `writable`, `foreign`: without it the file is the host's own, but for a memfd's and a container's",
+        "`deleted`, `writable`, `user_writable`, `foreign`: without it the file is the host's own, but for a memfd's and a container's",
     ),
     about("sha256", "64 digits", "the hash of its executable"),
     about(
         "replaced",
-        "`no`, `other` or `gone`",
+        "`no`, `other`, `upgraded` or `gone`",
         "what the path of its executable leads to; known soon after it used the network",
     ),
     about("exists", "true", "it was there before conn began; others start when a line first names them"),
@@ -96,13 +96,15 @@ impl Reader<'_> {
             let nodes = self.keep(field.node.array("args", takes)).unwrap_or_default();
             nodes.iter().filter_map(|node| self.keep(node.text("args", takes)).map(str::to_owned)).collect()
         });
-        let (mut deleted, mut writable, mut foreign) = (false, false, container.is_some());
+        let (mut deleted, mut writable, mut user_writable, mut foreign) =
+            (false, false, false, container.is_some());
         if let Some(field) = find(fields, "exe_flag") {
             for node in field.node.one_or_more() {
                 let field = Field { node: node.clone(), ..field.clone() };
                 match self.named(&field, "exe_flag") {
                     Some(ExeFlag::Deleted) => deleted = true,
                     Some(ExeFlag::Writable) => writable = true,
+                    Some(ExeFlag::UserWritable) => user_writable = true,
                     Some(ExeFlag::Host) => foreign = false,
                     Some(ExeFlag::Foreign) => foreign = true,
                     Some(ExeFlag::Memfd) => {
@@ -128,6 +130,7 @@ impl Reader<'_> {
             tty: tty.map_or(Tty::None, |tty| Tty::Named(tty.into())),
             deleted: deleted || is_memfd,
             writable,
+            user_writable,
             foreign: foreign || is_memfd,
             sha256,
             replaced,
