@@ -28,7 +28,7 @@ use crate::process::files::FileWorkers;
 use crate::process::inspect::Inspector;
 use crate::process::procfs::ProcFs;
 use crate::process::table::ProcessTable;
-use crate::rules::{Layout, RuleSet, Staged};
+use crate::rules::{Layout, RuleSet, Staged, defaults};
 use crate::units::Pid;
 
 /// How long the records of the self-test may take: far more than a loaded, emulated machine needs.
@@ -135,7 +135,11 @@ pub async fn start(options: AgentOptions, tell: &mut impl FnMut(&Event)) -> Resu
     drop(loader);
     let execs = session.take_exec_counts().map(|execs| Box::new(execs) as Box<dyn CountExecs>);
     let by_rules = options.rules.iter().flat_map(|set| &set.rules).any(|rule| rule.needs_hashes());
-    let inspector = Inspector::start(&ProcFs::default(), files, options.hashes || by_rules)?;
+    // A test compiles the default rules: they have the names.
+    let tools = defaults::tool_names().unwrap_or_default();
+    let tools: Vec<&str> = tools.iter().map(String::as_str).collect();
+    let hashes = options.hashes || by_rules;
+    let inspector = Inspector::start_with_tools(&ProcFs::default(), files, hashes, &tools)?;
     let processes = ProcessTable::default().with_inspector(inspector).with_exec_counts(execs);
     let flows = FlowTable::default().with_cookies(session.by_cookie());
     let (rules, reloads) = mpsc::channel(1);

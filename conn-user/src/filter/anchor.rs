@@ -210,6 +210,9 @@ pub fn probes<'a>(event: &'a Event, mut visit: impl FnMut(Probe<'a>)) {
             if *base != *process.comm {
                 text(Place::Proc, base);
             }
+            if let Some(name) = process.identity.copy_of() {
+                text(Place::Proc, name.as_bytes());
+            }
         }
         if let Some(place) = process.placement.as_deref() {
             [&place.unit, &place.user_unit].into_iter().flatten().for_each(|unit| text(Place::Unit, unit));
@@ -254,6 +257,12 @@ impl Filter {
             Test::Process(ProcessNumber::Netns, _) => true,
             _ => false,
         })
+    }
+
+    /// Returns whether a word asks for the name of a process, which may turn out to be that of a copied program.
+    pub fn asks_proc(&self) -> bool {
+        let is_proc = |word: &Word| matches!(word.test, Test::ProcessText(ProcessText::Proc, _));
+        self.words.iter().any(|word| !word.negated && is_proc(word))
     }
 
     /// Whether a word looks at the hash of an executable.

@@ -41,6 +41,7 @@ impl Test {
                     ExeFlag::Deleted => identity.exe().is_none(),
                     ExeFlag::Memfd => false,
                 }),
+                Self::ProcessText(ProcessText::Proc, _) => !identity.copy_of_settled() && !process.kernel,
                 Self::ProcessText(ProcessText::ExeSha256, _) => !identity.sha256_settled(),
                 Self::ProcessText(ProcessText::ExeFs | ProcessText::ExeMount, _) => identity.exe().is_none(),
                 Self::ProcessText(ProcessText::Script, _) => script::is_pending(process),
@@ -166,7 +167,11 @@ impl ProcessText {
         let named = |ancestor: &Ancestor| is_named(&ancestor.comm, ancestor.exe.as_deref(), texts);
         let file = || process.identity.exe();
         match self {
-            Self::Proc => any(&process.comm) || process.exe.as_deref().map(base_name).is_some_and(any),
+            Self::Proc => {
+                any(&process.comm)
+                    || process.exe.as_deref().map(base_name).is_some_and(any)
+                    || process.identity.copy_of().is_some_and(|name| any(name.as_bytes()))
+            }
             Self::Comm => any(&process.comm),
             Self::Exe => known(process.exe.as_deref()),
             Self::ExeFs => known(file().and_then(|file| file.fs.as_deref())),

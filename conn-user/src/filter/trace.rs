@@ -306,6 +306,7 @@ fn process_text(which: ProcessText, process: &ProcessInfo, texts: &Texts, looks:
         ProcessText::Proc => {
             looks.text(Some(&process.comm), texts);
             looks.text(process.exe.as_deref().map(base_name), texts);
+            looks.text(process.identity.copy_of().map(str::as_bytes), texts);
         }
         ProcessText::Comm => looks.text(Some(&process.comm), texts),
         ProcessText::Exe => looks.text(process.exe.as_deref(), texts),

@@ -36,6 +36,7 @@ struct ExeCells {
     file: OnceLock<Arc<ExeFile>>,
     is_host: OnceLock<bool>,
     sha256: OnceLock<Option<Sha256>>,
+    copy_of: OnceLock<Option<Arc<str>>>,
 }
 
 /// A SHA-256.
@@ -183,6 +184,17 @@ impl Identity {
         self.0.exe.sha256.get().is_some()
     }
 
+    /// Returns the name of this host's own shell, interpreter or network tool whose content the executable has, where its own
+    /// name does not say so. `None`: it is none, or that is not known (yet).
+    pub fn copy_of(&self) -> Option<&str> {
+        self.0.exe.copy_of.get()?.as_deref()
+    }
+
+    /// Returns whether it is known what the executable is a copy of, if anything.
+    pub fn copy_of_settled(&self) -> bool {
+        self.0.exe.copy_of.get().is_some()
+    }
+
     /// What the last comparison of the executable with its path said; `None`: there was none, or it is under way.
     pub fn replaced(&self) -> Option<Replaced> {
         match self.0.replaced.load(Ordering::Relaxed) {
@@ -235,14 +247,16 @@ impl Identity {
 
     /// Tells apart what is known, one bit or more a fact: what was made from another one must be made anew.
     #[inline]
-    pub fn version(&self) -> u8 {
+    pub fn version(&self) -> u16 {
         let cells = &*self.0;
-        u8::from(cells.state.get().is_some())
-            | u8::from(cells.exe.file.get().is_some()) << 1
-            | u8::from(cells.exe.sha256.get().is_some()) << 2
-            | cells.replaced.load(Ordering::Relaxed) << 3
-            | u8::from(cells.exe.is_host.get().is_some()) << 6
-            | u8::from(self.is_deleted()) << 7
+        u16::from(cells.state.get().is_some())
+            | u16::from(cells.exe.file.get().is_some()) << 1
+            | u16::from(cells.exe.sha256.get().is_some()) << 2
+            | u16::from(cells.replaced.load(Ordering::Relaxed)) << 3
+            | u16::from(cells.exe.is_host.get().is_some()) << 6
+            | u16::from(self.is_deleted()) << 7
+            | u16::from(self.copy_of_settled()) << 8
+            | u16::from(self.copy_of().is_some()) << 9
     }
 
     /// Takes over what was known of the process whose copy this one is, which is gone. The network namespace is the one thing that a
@@ -259,6 +273,9 @@ impl Identity {
         }
         if parent.is_deleted() {
             self.set_deleted();
+        }
+        if let Some(copy_of) = parent.0.exe.copy_of.get() {
+            self.set_copy_of(copy_of.clone());
         }
     }
 
@@ -282,6 +299,9 @@ impl Identity {
         if other.is_deleted() {
             self.set_deleted();
         }
+        if let Some(copy_of) = other.0.exe.copy_of.get() {
+            self.set_copy_of(copy_of.clone());
+        }
     }
 
     /// Tells the state. The first word counts.
@@ -297,6 +317,11 @@ impl Identity {
     /// Sets whether the executable is the host's own file. The first answer counts.
     pub fn set_exe_is_host(&self, is_host: bool) {
         let _ = self.0.exe.is_host.set(is_host);
+    }
+
+    /// Sets what the executable is a copy of; `None`: of nothing that is known. The first answer counts.
+    pub fn set_copy_of(&self, name: Option<Arc<str>>) {
+        let _ = self.0.exe.copy_of.set(name);
     }
 
     /// Tells the hash; `None`: it cannot be known. The first word counts.
@@ -371,10 +396,12 @@ mod tests {
         versions.push(identity.version());
         identity.set_deleted();
         versions.push(identity.version());
+        identity.set_copy_of(Some("bash".into()));
+        versions.push(identity.version());
         assert!(
             versions.is_sorted() && {
                 versions.dedup();
-                versions.len() == 7
+                versions.len() == 8
             },
             "{versions:?}"
         );

@@ -74,7 +74,8 @@ const INTERPRETERS: [Options; 19] = [
 /// Returns the argument that is the script, as it was given.
 fn argument(process: &ProcessInfo) -> Option<&[u8]> {
     let exe = process.exe.as_deref()?;
-    let name = exe.rsplit(|byte| *byte == b'/').next()?;
+    let own = exe.rsplit(|byte| *byte == b'/').next()?;
+    let name = process.identity.copy_of().map_or(own, str::as_bytes);
     let own = INTERPRETERS.iter().find(|one| name.starts_with(one.program.as_bytes()))?;
     let mut args = process.args.iter().skip(1).map(|arg| &**arg);
     while let Some(arg) = args.next() {

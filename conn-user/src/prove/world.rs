@@ -382,6 +382,7 @@ fn made(name: &str, cast: &Cast, pid: Pid, start: BootNs, ancestors: Arc<[Ancest
     });
     process.identity.set_exe_is_host(!cast.foreign && !process.exe_is_memfd());
     process.identity.set_sha256(cast.sha256);
+    process.identity.set_copy_of(cast.copy_of.as_deref().map(Into::into));
     process.identity.set_state(ProcessState {
         cwd: Some(bytes(cast.cwd.as_deref().unwrap_or("/"))),
         tty: cast.tty.clone(),

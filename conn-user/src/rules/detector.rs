@@ -148,6 +148,12 @@ pub trait Detector: Send {
         false
     }
 
+    /// Returns whether an event could lead to something if its process turned out to be another program than its name says.
+    /// Asked before it waits for that.
+    fn may_concern(&self, _event: &Event) -> bool {
+        true
+    }
+
     /// Handles an event that the secondary filter matches; `match` may match it too.
     fn on_secondary(&mut self, _rule: &Rule, _event: &Event, _scene: &mut Scene<'_>) {}
 

@@ -29,9 +29,11 @@ use super::timers::Timers;
 use super::{long, missing, path, process, server};
 use crate::event::alert::{Alert, Evidence};
 use crate::event::model::{Event, EventBody};
+use crate::filter::Filter;
 use crate::flow::coverage::Coverage;
 use crate::flow::model::{Change, ConnId, Ending, Failure};
 use crate::process::hash::IntMap;
+use crate::process::info::ProcessInfo;
 use crate::process::inspect::Comparer;
 use crate::units::{BootNs, DurationNs};
 
@@ -95,6 +97,8 @@ pub struct Engine {
     candidates: Vec<u32>,
     /// Of them those that wait for facts of an event's process.
     waits: Vec<RuleRun>,
+    /// Those whose secondary filters do.
+    secondary_waits: Vec<RuleRun>,
     stats: EngineStats,
     /// What detectors of rules that were removed had forgotten.
     forgotten_before: u64,
@@ -140,6 +144,7 @@ impl Engine {
             late_last: 0,
             candidates: Vec::new(),
             waits: Vec::new(),
+            secondary_waits: Vec::new(),
             stats: EngineStats::default(),
             forgotten_before: 0,
         };
@@ -308,26 +313,23 @@ impl Engine {
     fn judge(&mut self, event: &Event, audience: Audience<'_>, flows: &dyn Flows) {
         let mut candidates = std::mem::take(&mut self.candidates);
         candidates.clear();
-        let existing = match audience {
-            Audience::All => {
-                self.index.candidates(Triggers::of(event), event, &mut candidates);
-                false
-            }
-            Audience::Beginning(index) => {
-                let index = index.unwrap_or(&self.index);
-                index.candidates(Triggers::of_existing(event), event, &mut candidates);
-                true
-            }
+        let (index, triggers, existing) = match audience {
+            Audience::All => (&self.index, Triggers::of(event), false),
+            Audience::Beginning(index) => (index.unwrap_or(&self.index), Triggers::of_existing(event), true),
         };
-        let has_room = user(event).is_some_and(|process| self.has_room_to_wait(process.identity.key()));
+        index.candidates(triggers, event, &mut candidates);
         let mut waits = std::mem::take(&mut self.waits);
+        let mut secondary_waits = std::mem::take(&mut self.secondary_waits);
         waits.clear();
+        secondary_waits.clear();
+        self.wait_for_name(event, index.by_name(triggers), &mut waits, &mut secondary_waits);
+        let has_room = user(event).is_some_and(|process| self.has_room_to_wait(process.identity.key()));
         for &place in &candidates {
             let Some(running) = self.running.get(place as usize).and_then(Option::as_ref) else { continue };
             let run = running.run;
             let secondary = running.detector.secondary().is_some_and(|of| of.filter.matches(event));
             if !running.selects(event) {
-                if self.index.is_late(place) {
+                if self.index.is_late(place) && !waits.contains(&run) {
                     waits.push(run);
                 }
             } else if has_room && running.may_yet_except(event) && is_unsettled(event) {
@@ -346,12 +348,37 @@ impl Engine {
             }
         }
         self.candidates = candidates;
-        if !waits.is_empty()
+        if !(waits.is_empty() && secondary_waits.is_empty())
             && let Some(process) = user(event).filter(|process| is_open(process))
         {
-            self.wait_for_facts(event, existing, process.identity.key(), &waits);
+            self.wait_for_facts(event, existing, process.identity.key(), (&waits, &secondary_waits));
         }
         self.waits = waits;
+        self.secondary_waits = secondary_waits;
+    }
+
+    /// Collects the rules, of these places, that would select the event if its process turned out to be a copy of a tool.
+    fn wait_for_name(
+        &self,
+        event: &Event,
+        places: impl Iterator<Item = u32>,
+        waits: &mut Vec<RuleRun>,
+        secondary_waits: &mut Vec<RuleRun>,
+    ) {
+        let is_open = |process: &&Arc<ProcessInfo>| !process.identity.copy_of_settled() && is_open(process);
+        if user(event).filter(is_open).is_none() {
+            return;
+        }
+        let may_yet = |filter: &Filter| !filter.matches(event) && filter.may_yet_match(event);
+        for place in places {
+            let Some(running) = self.running.get(place as usize).and_then(Option::as_ref) else { continue };
+            if may_yet(&running.rule.matches) && running.detector.may_concern(event) {
+                waits.push(running.run);
+            }
+            if running.detector.secondary().is_some_and(|of| may_yet(of.filter)) {
+                secondary_waits.push(running.run);
+            }
+        }
     }
 
     fn end(&mut self, id: ConnId, event: &Event, flows: &dyn Flows) {

@@ -58,6 +58,7 @@ pub(crate) fn child(parent: &ProcessInfo, pid: u32, exe: &str) -> Arc<ProcessInf
     };
     process.identity.set_exe(ExeFile { writable: Some(false), ..ExeFile::default() });
     process.identity.set_sha256(None);
+    process.identity.set_copy_of(None);
     process.identity.set_exe_is_host(true);
     Arc::new(process)
 }

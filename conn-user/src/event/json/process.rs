@@ -26,7 +26,7 @@ pub(crate) struct ProcessWriter {
 
 struct Entry {
     process: Arc<ProcessInfo>,
-    version: u8,
+    version: u16,
     json: Box<[u8]>,
 }
 
@@ -146,6 +146,9 @@ fn write_exe(process: &ProcessInfo, out: &mut Vec<u8>) {
             out.push(b'"');
         }
         None => write_name(b"exe_sha256", None, out),
+    }
+    if process.identity.copy_of_settled() {
+        write_name(b"exe_copy_of", process.identity.copy_of().map(str::as_bytes), out);
     }
     // Only what a rule had compared.
     if let Some(replaced) = process.identity.replaced() {

@@ -12,7 +12,7 @@ use crate::process::identity::{Sha256, Tty};
 use crate::rules::cases::Cast;
 
 /// Keys of a process.
-pub(in crate::rules::file) const PROCESS_KEYS: [About; 16] = [
+pub(in crate::rules::file) const PROCESS_KEYS: [About; 17] = [
     about("exe", "a path", "its executable; without it `/usr/bin/NAME`. `/memfd:NAME` is a memfd"),
     about("comm", "text", "its own name; without it the last part of `exe`"),
     about("args", "texts", "its arguments, the first is its name"),
@@ -33,6 +33,11 @@ pub(in crate::rules::file) const PROCESS_KEYS: [About; 16] = [
         "exe_flag",
         "flags",
         "`deleted`, `writable`, `user_writable`, `foreign`: without it the file is the host's own, but for a memfd's and a container's",
+    ),
+    about(
+        "copy_of",
+        "a name",
+        "the shell, interpreter or network tool of this host whose content its executable has",
     ),
     about("sha256", "64 digits", "the hash of its executable"),
     about(
@@ -83,6 +88,7 @@ impl Reader<'_> {
         };
         let exe = text("exe").or_else(|| Some(format!("/usr/bin/{}", field.name)));
         let (comm, user, unit, container) = (text("comm"), text("user"), text("unit"), text("container"));
+        let copy_of = text("copy_of");
         let (parent, cwd, tty) = (text("parent"), text("cwd"), text("tty"));
         let replaced = find(fields, "replaced").and_then(|field| self.named(field, "replaced"));
         let sha256 = find(fields, "sha256").and_then(|field| self.sha256(&field.node));
@@ -129,6 +135,7 @@ impl Reader<'_> {
             cwd,
             tty: tty.map_or(Tty::None, |tty| Tty::Named(tty.into())),
             deleted: deleted || is_memfd,
+            copy_of,
             writable,
             user_writable,
             foreign: foreign || is_memfd,
