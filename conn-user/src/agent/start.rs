@@ -28,6 +28,7 @@ use crate::process::files::FileWorkers;
 use crate::process::inspect::Inspector;
 use crate::process::procfs::ProcFs;
 use crate::process::table::ProcessTable;
+use crate::rules::path_memory::PathMemory;
 use crate::rules::{Layout, RuleSet, Staged, defaults};
 use crate::units::Pid;
 
@@ -49,6 +50,8 @@ pub struct AgentOptions {
     pub record: bool,
     /// Whether an output shows the hashes of executables, or rules that are not these look at them. Else no file is read for one.
     pub hashes: bool,
+    /// What rules learned in earlier runs, see [`super::state`].
+    pub memory: Option<PathMemory>,
 }
 
 /// An agent that traces.
@@ -146,7 +149,7 @@ pub async fn start(options: AgentOptions, tell: &mut impl FnMut(&Event)) -> Resu
     let mut agent = Agent {
         session,
         reader,
-        pipeline: Pipeline::new(attached, processes, flows),
+        pipeline: Pipeline::new(attached, processes, flows).with_memory(options.memory),
         notes,
         own: None,
         granted,

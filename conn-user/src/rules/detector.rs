@@ -7,6 +7,7 @@ use super::baseline::Baseline;
 use super::exits::Exits;
 use super::memory::{Memory, Past};
 use super::model::Rule;
+use super::path_memory::PathMemory;
 use super::timers::{Alarm, TimerId, Timers};
 use crate::event::alert::{AlertId, Evidence, Severity};
 use crate::event::model::{Event, EventBody};
@@ -128,6 +129,9 @@ pub trait Detector: Send {
 
     /// The rule begins. Whatever was there before comes next as events ([`Scene::existing`]).
     fn on_start(&mut self, _rule: &Rule, _scene: &mut Scene<'_>) {}
+
+    /// Takes over what the rule learned in earlier runs. `now`: when it begins.
+    fn restore(&mut self, _rule: &Rule, _memory: &PathMemory, _now: BootNs) {}
 
     /// Whether it asks the rule's exceptions itself: then [`Self::on_match`] gets what they hold for, too.
     fn asks_exceptions(&self) -> bool {

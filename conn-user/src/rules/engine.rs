@@ -23,6 +23,7 @@ use super::explain::Explanation;
 use super::index::Index;
 use super::memory::Past;
 use super::model::{Detect, Rule};
+use super::path_memory::PathMemory;
 use super::set::RuleSet;
 use super::stage::{Layout, Staged};
 use super::timers::Timers;
@@ -87,6 +88,8 @@ pub struct Engine {
     alerts: Alerts,
     exits: Exits,
     comparer: Option<Comparer>,
+    /// What rules learned in earlier runs.
+    memory: Option<PathMemory>,
     has_recorded_answers: bool,
     late_wait: DurationNs,
     late: IntMap<u64, Late>,
@@ -136,6 +139,7 @@ impl Engine {
             alerts: Alerts::default(),
             exits: Exits::default(),
             comparer: None,
+            memory: None,
             has_recorded_answers: false,
             late_wait: LATE_FACTS,
             late: IntMap::default(),
@@ -156,6 +160,18 @@ impl Engine {
     #[must_use]
     pub fn with_comparer(mut self, comparer: Option<Comparer>) -> Self {
         self.comparer = comparer;
+        self
+    }
+
+    /// Lets rules begin with what they learned in earlier runs, and report what they learn.
+    #[must_use]
+    pub fn with_memory(mut self, memory: Option<PathMemory>) -> Self {
+        if let Some(memory) = &memory {
+            for running in self.running.iter_mut().flatten() {
+                running.detector.restore(&running.rule, memory, running.began);
+            }
+        }
+        self.memory = memory;
         self
     }
 

@@ -11,6 +11,7 @@ use conn_common::hook::HookId;
 use super::baseline::Baseline;
 use super::detector::Flows;
 use super::model::{Advice, Detect, Rule};
+use super::path_memory::PathMemory;
 use super::{Engine, RuleSet};
 use crate::clock::Clock;
 use crate::event::alert::{Alert, Evidence, Phase, RuleKind, RuleRef, Severity, Value};
@@ -219,6 +220,18 @@ impl Rig {
         self.engine = Some(engine);
         self.recording.has_facts = true;
         self
+    }
+
+    /// With what rules learned in earlier runs.
+    pub(crate) fn remembering(mut self, memory: PathMemory) -> Self {
+        let engine = self.engine.take().unwrap_or_else(|| Engine::new(&self.rules, BEGAN));
+        self.engine = Some(engine.with_memory(Some(memory)));
+        self
+    }
+
+    /// Returns the events so far.
+    pub(crate) fn happened(&self) -> Vec<Event> {
+        self.recording.events.clone()
     }
 
     /// The tables let go of a connection, and nobody saw its end.

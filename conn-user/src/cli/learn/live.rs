@@ -38,6 +38,7 @@ async fn watch(duration: Duration, args: &LearnArgs) -> anyhow::Result<Result<Fo
         // What was there before is normal too.
         record: true,
         hashes: false,
+        memory: None,
     };
     let mut learner = Learning(Learner::default());
     let mut take = |event: &Event| learner.on_event(event);
