@@ -38,7 +38,7 @@ impl Service {
         fs::create_dir_all(folder.join("rules.d")).expect("a folder");
         let syslog = UnixDatagram::bind(folder.join("syslog")).expect("a socket");
         syslog.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-        let config = format!("rules = ['rules.d']\n[alerts]\nsyslog = 'syslog'\n{more}\n");
+        let config = format!("rules = ['rules.d']\nstate = ''\n[alerts]\nsyslog = 'syslog'\n{more}\n");
         fs::write(folder.join("agent.toml"), config).expect("a file");
         let service = Self { folder, syslog };
         service.rules(rules);

@@ -8,6 +8,7 @@ mod resync;
 mod run;
 mod source;
 mod start;
+pub mod state;
 
 pub use pipeline::{OnFork, Pipeline, RecordCount};
 pub use resync::ResyncStats;

@@ -27,6 +27,7 @@ use crate::output::totals::Overflow;
 use crate::process::info::{ExitStatus, ProcessInfo, ProcessSource};
 use crate::process::socket_units::SocketUnits;
 use crate::process::table::ProcessTable;
+use crate::rules::path_memory::PathMemory;
 use crate::rules::{Engine, Staged};
 use crate::session::Session;
 use crate::units::{BootNs, Pid};
@@ -73,6 +74,8 @@ pub struct Pipeline {
     /// A 32-bit program was seen since the last call of [`Pipeline::take_compat`].
     compat: bool,
     degraded: Reports,
+    /// What rules learned in earlier runs.
+    memory: Option<PathMemory>,
 }
 
 impl Pipeline {
@@ -100,7 +103,15 @@ impl Pipeline {
             on_fork: None,
             compat: false,
             degraded: Reports::default(),
+            memory: None,
         }
+    }
+
+    /// Lets rules begin with what they learned in earlier runs.
+    #[must_use]
+    pub fn with_memory(mut self, memory: Option<PathMemory>) -> Self {
+        self.memory = memory;
+        self
     }
 
     /// Finds the ports that the kernel chose late by another resolver than `sock_diag`.
@@ -222,6 +233,7 @@ impl Pipeline {
                 None => {
                     let new = Engine::of(rules, self.attached)
                         .with_comparer(self.processes.comparer())
+                        .with_memory(self.memory.clone())
                         .with_delivered_facts();
                     engine.insert(new).start(now, events, flows)
                 }

@@ -30,7 +30,8 @@ use crate::process::files::FileWorkers;
 use crate::process::inspect::Inspector;
 use crate::process::procfs::ProcFs;
 use crate::process::table::ProcessTable;
-use crate::rules::{Layout, RuleSet, Staged};
+use crate::rules::path_memory::PathMemory;
+use crate::rules::{Layout, RuleSet, Staged, defaults};
 use crate::units::Pid;
 
 /// How long the records of the self-test may take: far more than a loaded, emulated machine needs.
@@ -51,6 +52,8 @@ pub struct AgentOptions {
     pub record: bool,
     /// Whether an output shows the hashes of executables, or rules that are not these look at them. Else no file is read for one.
     pub hashes: bool,
+    /// What rules learned in earlier runs, see [`super::state`].
+    pub memory: Option<PathMemory>,
 }
 
 /// An agent that traces.
@@ -137,7 +140,11 @@ pub async fn start(options: AgentOptions, tell: &mut impl FnMut(&Event)) -> Resu
     drop(loader);
     let execs = session.take_exec_counts().map(|execs| Box::new(execs) as Box<dyn CountExecs>);
     let by_rules = options.rules.iter().flat_map(|set| &set.rules).any(|rule| rule.needs_hashes());
-    let inspector = Inspector::start(&ProcFs::default(), files, options.hashes || by_rules)?;
+    // A test compiles the default rules: they have the names.
+    let tools = defaults::tool_names().unwrap_or_default();
+    let tools: Vec<&str> = tools.iter().map(String::as_str).collect();
+    let hashes = options.hashes || by_rules;
+    let inspector = Inspector::start_with_tools(&ProcFs::default(), files, hashes, &tools)?;
     let processes =
         ProcessTable::default().with_inspector(inspector).with_exec_counts(execs).knowing_conn()?;
     let flows = FlowTable::default().with_cookies(session.by_cookie()).asking_scopes();
@@ -145,7 +152,7 @@ pub async fn start(options: AgentOptions, tell: &mut impl FnMut(&Event)) -> Resu
     let mut agent = Agent {
         session,
         reader,
-        pipeline: Pipeline::new(attached, processes, flows),
+        pipeline: Pipeline::new(attached, processes, flows).with_memory(options.memory),
         notes,
         own: None,
         granted,

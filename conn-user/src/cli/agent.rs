@@ -84,8 +84,22 @@ async fn trace(
     hangups: Hangups,
 ) -> anyhow::Result<Exit> {
     tokio::pin!(stop);
-    let options =
-        AgentOptions { load, priority: config.priority, self_test: true, rules, record: false, hashes: true };
+    let (memory, state) = if config.state.as_os_str().is_empty() {
+        (None, None)
+    } else {
+        let opened = agent::state::open(&config.state, |message| tell(message));
+        let (memory, state) = opened.context("starting a thread that writes")?;
+        (Some(memory), Some(state))
+    };
+    let options = AgentOptions {
+        load,
+        priority: config.priority,
+        self_test: true,
+        rules,
+        record: false,
+        hashes: true,
+        memory,
+    };
     let mut on_event = |event: &Event| outputs.on_event(event);
     let started = tokio::select! {
         biased;
@@ -135,6 +149,10 @@ async fn trace(
         ((), ()) = reloads => Ok(()),
     };
     outputs.tell_totals(&agent);
+    drop(agent);
+    if let Some(state) = state {
+        state.finish();
+    }
     result.context("tracing")?;
     Ok(Exit::Done)
 }

@@ -16,7 +16,7 @@ use crate::rules::file::source;
 const SIZE_MAX: u64 = 1 << 20;
 
 /// See the module. Every key may be left out.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// As `--backend`.
@@ -29,6 +29,8 @@ pub struct Config {
     pub rules: Vec<PathBuf>,
     /// Whether a reload may leave no rule: else the rules from before stay active.
     pub allow_empty_rules: bool,
+    /// The directory in which is kept what rules learned; the empty text: nothing is kept.
+    pub state: PathBuf,
     /// Where alerts go.
     pub alerts: Alerts,
     /// Where events go.
@@ -58,6 +60,21 @@ pub struct Events {
 impl Default for Alerts {
     fn default() -> Self {
         Self { file: "-".into(), syslog: "/dev/log".into() }
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            backend: None,
+            ring_size: None,
+            priority: Priority::default(),
+            rules: Vec::new(),
+            allow_empty_rules: false,
+            state: "/var/lib/conn".into(),
+            alerts: Alerts::default(),
+            events: Events::default(),
+        }
     }
 }
 
@@ -99,6 +116,7 @@ mod tests {
     fn nothing_is_needed_and_nothing_unknown_is_taken() {
         let config: Config = toml::from_str("").expect("empty");
         assert_eq!(config, Config::default());
+        assert_eq!(config.state.to_str(), Some("/var/lib/conn"));
         let text = "rules = ['/etc/conn/rules.d']\nallow_empty_rules = true\n[alerts]\nsyslog = ''\n[events]\nfile = '-'\nfilter = 'dir:out'";
         let config: Config = toml::from_str(text).expect("all keys");
         assert_eq!(

@@ -15,6 +15,7 @@ use crate::process::files::FileWorkers;
 use crate::process::inspect::Inspector;
 use crate::process::procfs::ProcFs;
 use crate::process::socket_units::SocketUnits;
+use crate::rules::defaults;
 
 /// How long to wait for what takes long to find out (the hashes of executables). What is not known by then is null.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -55,7 +56,10 @@ fn list(options: &ListOptions) -> anyhow::Result<Listing> {
     // Before anything is found out about who holds them.
     snapshot.sockets.retain(|socket| options.asked.selection.takes(socket.state));
     let files = FileWorkers::processes().unwrap_or_else(|_| FileWorkers::threads());
-    let inspector = Inspector::start(&ProcFs::default(), files, true).context("starting a thread")?;
+    let tools = defaults::tool_names().unwrap_or_default();
+    let tools: Vec<&str> = tools.iter().map(String::as_str).collect();
+    let inspector = Inspector::start_with_tools(&ProcFs::default(), files, true, &tools);
+    let inspector = inspector.context("starting a thread")?;
     let mut processes = ProcessTable::default().with_inspector(inspector);
     let mut listing = Listing::of(snapshot, |pid, start| processes.seen(pid, start));
     listing.name_socket_units(&mut SocketUnits::default());

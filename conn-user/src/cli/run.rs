@@ -78,6 +78,7 @@ async fn traced(args: &RunArgs) -> anyhow::Result<ExitCode> {
         rules: None,
         record: false,
         hashes,
+        memory: None,
     };
     let mut nobody = |_: &Event| {};
     let started = tokio::select! {

@@ -55,6 +55,7 @@ async fn tail(options: TailOptions) -> anyhow::Result<Exit> {
         rules,
         record: options.record,
         hashes: options.format == Format::Json || options.filter.needs_hashes(),
+        memory: None,
     };
     let (limits, bpf_log) = (Limits { duration: options.duration }, options.bpf_log);
     let (json, priority) = (options.format == Format::Json, options.priority);

@@ -59,7 +59,7 @@ named!(TcpState shown by (Self::name):
     Closing = "closing",
 );
 named!(ProcessSource: Exec = "exec", Fork = "fork", ProcScan = "proc_scan", Hook = "hook");
-named!(Replaced: No = "no", Other = "other", Gone = "gone", Unknown = "unknown");
+named!(Replaced: No = "no", Other = "other", Upgraded = "upgraded", Gone = "gone", Unknown = "unknown");
 named!(Runtime:
     Docker = "docker",
     Containerd = "containerd",
@@ -76,6 +76,7 @@ named!(ExeFlag:
     Deleted = "deleted",
     Memfd = "memfd",
     Writable = "writable",
+    UserWritable = "user_writable",
     Host = "host",
     Foreign = "foreign",
     Conn = "conn",
@@ -123,6 +124,8 @@ pub enum ExeFlag {
     Memfd,
     /// Every user may write it or its directory.
     Writable,
+    /// The process's own user, who is not root, may write it or its directory.
+    UserWritable,
     /// It is the host's own file at its path.
     Host,
     /// The host has another file at its path, or none.
@@ -134,7 +137,7 @@ pub enum ExeFlag {
 impl ExeFlag {
     /// Whether it is found out in the background and may come after the events of the process.
     pub const fn is_late(self) -> bool {
-        matches!(self, Self::Writable | Self::Host | Self::Foreign)
+        !matches!(self, Self::Memfd)
     }
 }
 

@@ -77,6 +77,7 @@ pub(crate) fn curl() -> Arc<ProcessInfo> {
         fs: Some(b"ext4".as_slice().into()),
         mount: Some(b"/".as_slice().into()),
         writable: Some(false),
+        user_writable: Some(false),
     });
     curl.identity.set_exe_is_host(true);
     curl.identity.set_sha256(Some(std::array::from_fn(|at| at as u8 * 8)));

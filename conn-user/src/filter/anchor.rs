@@ -210,6 +210,9 @@ pub fn probes<'a>(event: &'a Event, mut visit: impl FnMut(Probe<'a>)) {
             if *base != *process.comm {
                 text(Place::Proc, base);
             }
+            if let Some(name) = process.identity.copy_of() {
+                text(Place::Proc, name.as_bytes());
+            }
         }
         if let Some(place) = process.placement.as_deref() {
             [&place.unit, &place.user_unit].into_iter().flatten().for_each(|unit| text(Place::Unit, unit));
@@ -246,7 +249,7 @@ impl Filter {
     }
 
     /// Whether a word looks at what is found out about a process in the background and may come after its events:
-    /// `exe_flag:writable,host,foreign`, `exe_sha256`, `exe_fs`, `exe_mount`, `cwd`, `tty`, `script`, `process_netns`.
+    /// `exe_flag:deleted,writable,user_writable,host,foreign`, `exe_sha256`, `exe_fs`, `exe_mount`, `cwd`, `tty`, `script`, `process_netns`.
     pub fn needs_late_facts(&self) -> bool {
         self.words.iter().any(|word| match &word.test {
             Test::ExeFlag(flags) => flags.iter().copied().any(ExeFlag::is_late),
@@ -254,6 +257,12 @@ impl Filter {
             Test::Process(ProcessNumber::Netns, _) => true,
             _ => false,
         })
+    }
+
+    /// Returns whether a word asks for the name of a process, which may turn out to be that of a copied program.
+    pub fn asks_proc(&self) -> bool {
+        let is_proc = |word: &Word| matches!(word.test, Test::ProcessText(ProcessText::Proc, _));
+        self.words.iter().any(|word| !word.negated && is_proc(word))
     }
 
     /// Whether a word looks at the hash of an executable.

@@ -35,10 +35,13 @@ impl Test {
             let identity = &process.identity;
             match self {
                 Self::ExeFlag(all) => all.iter().any(|flag| match flag {
-                    ExeFlag::Writable => identity.exe().is_none(),
+                    ExeFlag::Writable | ExeFlag::UserWritable => identity.exe().is_none(),
                     ExeFlag::Host | ExeFlag::Foreign => identity.exe_is_host().is_none(),
-                    ExeFlag::Deleted | ExeFlag::Memfd | ExeFlag::Conn => false,
+                    // It is looked at with where the file lies.
+                    ExeFlag::Deleted => identity.exe().is_none(),
+                    ExeFlag::Memfd | ExeFlag::Conn => false,
                 }),
+                Self::ProcessText(ProcessText::Proc, _) => !identity.copy_of_settled() && !process.kernel,
                 Self::ProcessText(ProcessText::ExeSha256, _) => !identity.sha256_settled(),
                 Self::ProcessText(ProcessText::ExeFs | ProcessText::ExeMount, _) => identity.exe().is_none(),
                 Self::ProcessText(ProcessText::Script, _) => script::is_pending(process),
@@ -165,7 +168,11 @@ impl ProcessText {
         let named = |ancestor: &Ancestor| is_named(&ancestor.comm, ancestor.exe.as_deref(), texts);
         let file = || process.identity.exe();
         match self {
-            Self::Proc => any(&process.comm) || process.exe.as_deref().map(base_name).is_some_and(any),
+            Self::Proc => {
+                any(&process.comm)
+                    || process.exe.as_deref().map(base_name).is_some_and(any)
+                    || process.identity.copy_of().is_some_and(|name| any(name.as_bytes()))
+            }
             Self::Comm => any(&process.comm),
             Self::Exe => known(process.exe.as_deref()),
             Self::ExeFs => known(file().and_then(|file| file.fs.as_deref())),
@@ -229,10 +236,11 @@ pub(super) fn hexadecimal(hash: &Sha256) -> [u8; 64] {
 
 pub(super) fn is_so(flag: ExeFlag, process: &ProcessInfo) -> bool {
     match flag {
-        ExeFlag::Deleted => process.exe_deleted,
+        ExeFlag::Deleted => process.exe_is_deleted(),
         ExeFlag::Memfd => process.exe_is_memfd(),
         ExeFlag::Conn => process.exe_is_conn,
         ExeFlag::Writable => process.identity.exe().and_then(|file| file.writable).unwrap_or(false),
+        ExeFlag::UserWritable => process.identity.exe().and_then(|file| file.user_writable).unwrap_or(false),
         ExeFlag::Host => process.identity.exe_is_host() == Some(true),
         ExeFlag::Foreign => process.identity.exe_is_host() == Some(false),
     }

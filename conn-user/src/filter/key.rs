@@ -72,13 +72,13 @@ macro_rules! keys {
 keys! {
     Pid "pid" Numbers "Process id." "pid:4242";
     Ppid "ppid" Numbers "Process id of the parent." "ppid:1";
-    Proc "proc" Text "Name of the process: its comm, or the last part of its exe." "proc:nginx";
+    Proc "proc" Text "Name of the process: its comm, the last part of its exe, or, once it is known, the name of this host's own shell, interpreter or network tool that the exe is a copy of." "proc:nginx";
     Comm "comm" Text "Name of the process's main thread alone, which it may choose itself." "comm:nginx";
     Exe "exe" Text "Path of the executable." "exe:/usr/sbin/*";
     Arg "arg" Text "One of the arguments, whole." "arg:--daemon";
     Script "script" Text "Script that an interpreter or shell runs: the path among its arguments, absolute once its working directory is known. Without one for code in an argument (`-c`) or from standard input." "script:/tmp/*";
     ArgsTruncated "args_truncated" Flags "There are more arguments than are known." "args_truncated:true";
-    ExeFlag "exe_flag" Names "What the executable is: without a name any more, an anonymous file, one that every user may write (or its directory), the host's own file at its path (`host`), or not (`foreign`: of a container, or another mount namespace), conn's own file run by conn's user (`conn`). `writable`, `host` and `foreign` once they are known." "exe_flag:deleted,memfd";
+    ExeFlag "exe_flag" Names "What the executable is: without a name any more, an anonymous file, one that every user may write (or its directory), one that the process's own user may write (or its directory; never of root's processes), the host's own file at its path (`host`), or not (`foreign`: of a container, or another mount namespace), conn's own file run by conn's user (`conn`). The writable ones, `host` and `foreign` once they are known; a file may be deleted later, too." "exe_flag:deleted,memfd";
     ExeSha256 "exe_sha256" Text "SHA-256 of the executable, lower case, once it is known." "exe_sha256:9f86d081*";
     ExeFs "exe_fs" Text "Type of the file system that the executable lies on, once it is known." "exe_fs:tmpfs";
     ExeMount "exe_mount" Text "Where that is mounted, once it is known." "exe_mount:/tmp";

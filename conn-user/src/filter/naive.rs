@@ -136,7 +136,10 @@ impl Naive {
             Key::Proc => self.processes.iter().any(|process| {
                 let exe = process.exe.as_deref().unwrap_or(&process.comm);
                 let slash = exe.iter().rposition(|byte| *byte == b'/').map_or(0, |at| at + 1);
-                text_fits(value, &process.comm) || text_fits(value, &exe[slash..])
+                let copy_of = process.identity.copy_of().unwrap_or_default();
+                text_fits(value, &process.comm)
+                    || text_fits(value, &exe[slash..])
+                    || (!copy_of.is_empty() && text_fits(value, copy_of.as_bytes()))
             }),
             Key::Exe => self
                 .processes
@@ -155,6 +158,7 @@ impl Naive {
                 "host" => process["exe_host"] == true,
                 "foreign" => process["exe_host"] == false,
                 "conn" => process["exe_conn"] == true,
+                "user_writable" => process["exe_user_writable"] == true,
                 _ => process["exe_writable"] == true,
             }),
             Key::ExeSha256 | Key::Tty => self.of_json().any(|process| {

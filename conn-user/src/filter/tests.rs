@@ -180,7 +180,9 @@ fn fields_of_their_own() {
 #[test]
 fn late_facts_are_known_by_their_words() {
     for (text, late) in [
-        ("proc:x exe_flag:deleted,memfd", false),
+        ("proc:x exe_flag:memfd", false),
+        ("proc:x exe_flag:deleted,memfd", true),
+        ("exe_flag:user_writable", true),
         ("proc:x -exe_flag:deleted,writable", true),
         ("exe_sha256:0*", true),
         ("cwd:/tmp", true),

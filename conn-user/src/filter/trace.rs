@@ -307,6 +307,7 @@ fn process_text(which: ProcessText, process: &ProcessInfo, texts: &Texts, looks:
         ProcessText::Proc => {
             looks.text(Some(&process.comm), texts);
             looks.text(process.exe.as_deref().map(base_name), texts);
+            looks.text(process.identity.copy_of().map(str::as_bytes), texts);
         }
         ProcessText::Comm => looks.text(Some(&process.comm), texts),
         ProcessText::Exe => looks.text(process.exe.as_deref(), texts),
@@ -410,6 +411,9 @@ fn of_process_may_be_unknown(key: Key, test: &Test, process: &ProcessInfo) -> bo
             let is_unknown = |flag: &names::ExeFlag| match flag {
                 names::ExeFlag::Writable => process.identity.exe().and_then(|file| file.writable).is_none(),
                 names::ExeFlag::Host | names::ExeFlag::Foreign => process.identity.exe_is_host().is_none(),
+                names::ExeFlag::UserWritable => {
+                    process.identity.exe().and_then(|file| file.user_writable).is_none()
+                }
                 names::ExeFlag::Deleted | names::ExeFlag::Memfd | names::ExeFlag::Conn => false,
             };
             process.exe.is_none() || flags.iter().any(is_unknown)

@@ -50,7 +50,7 @@ impl<'a> Service<'a> {
 pub(super) fn find<'a, P: std::hash::Hash + Eq>(
     vanished: &mut Vec<&'a SavedSocket>,
     appeared: &mut Vec<&'a SavedSocket>,
-    place: impl Fn(&SavedSocket) -> P,
+    place: impl Fn(&'a SavedSocket) -> P,
 ) -> Vec<Restarted<'a>> {
     let key = |socket: &'a SavedSocket| {
         let service = Service::of(socket).filter(|_| socket.direction.is_none())?;

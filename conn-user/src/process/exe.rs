@@ -26,8 +26,9 @@ pub(super) struct Wanted<'a> {
     pub(super) deleted: bool,
     /// When it was executed, where that was seen.
     pub(super) executed: Option<WallNs>,
-    /// Real user of the process.
+    /// Real user and group of the process.
     pub(super) uid: u32,
+    pub(super) gid: u32,
 }
 
 impl Wanted<'_> {
@@ -89,7 +90,20 @@ impl Found {
     /// Where it lies, and who may write it.
     pub(super) fn describe(&self, proc: &ProcFs, files: &mut FileWorker, wanted: Wanted<'_>) -> ExeFile {
         let mounted = self.mounted(proc, wanted.pid).unwrap_or_default();
-        ExeFile { writable: self.writable(proc, files, wanted), ..mounted }
+        let file = Writers::of(&self.stat, proc, wanted);
+        let folder = if file.all { None } else { self.folder(proc, files, wanted) };
+        let folder = folder.map(|folder| Writers::of(&folder, proc, wanted));
+        // What the file says stands without its folder; that neither may be written takes both.
+        let either = |of: fn(Writers) -> bool| if of(file) { Some(true) } else { folder.map(of) };
+        let (writable, user_writable) = (either(|by| by.all), either(|by| by.user));
+        ExeFile { writable, user_writable, ..mounted }
+    }
+
+    /// Returns whether the file has no name any more: the kernel marks the link of a process to it (`d_path`, fs/d_path.c).
+    pub(super) fn is_deleted(&self, proc: &ProcFs, wanted: Wanted<'_>) -> bool {
+        let link = || fs::read_link(proc.file(wanted.pid, "exe")).ok();
+        let is_marked = || link().zip(wanted.path).is_some_and(|(link, path)| is_marked(&link, path));
+        self.live && (self.stat.links == 0 || is_marked())
     }
 
     fn mounted(&self, proc: &ProcFs, pid: Pid) -> Option<ExeFile> {
@@ -99,14 +113,12 @@ impl Found {
             if self.live { proc.live(pid).join("mountinfo") } else { PathBuf::from("/proc/self/mountinfo") };
         let text = fs::read(table).ok()?;
         let mount = mounts::all(&text).find(|mount| mount.id == id)?;
-        Some(ExeFile { fs: Some(mount.fs.into()), mount: Some(mount.point.into()), writable: None })
+        let (fs, mount) = (Some(mount.fs.into()), Some(mount.point.into()));
+        Some(ExeFile { fs, mount, ..ExeFile::default() })
     }
 
-    fn writable(&self, proc: &ProcFs, files: &mut FileWorker, wanted: Wanted<'_>) -> Option<bool> {
-        const BY_ALL: u32 = 0o002;
-        if self.stat.mode & BY_ALL != 0 {
-            return Some(true);
-        }
+    /// Returns the attributes of the directory that the file is in.
+    fn folder(&self, proc: &ProcFs, files: &mut FileWorker, wanted: Wanted<'_>) -> Option<FileStat> {
         let path = wanted.path?;
         let mut stat =
             |root: &Path, path: &[u8]| FileStat::of(files.open(root, path, wanted.caller()).ok()?).ok();
@@ -115,12 +127,54 @@ impl Found {
         let inside = proc.live(wanted.pid).join("root");
         for root in [&*inside, Path::new(OWN_ROOT)] {
             if stat(root, path).is_some_and(|stat| stat.file == self.stat.file) {
-                return Some(stat(root, parent)?.mode & BY_ALL != 0);
+                return stat(root, parent);
             }
         }
         // A deleted file has no name that proves it, but the kernel still knows the folder's.
-        if wanted.deleted && self.live { Some(stat(&inside, parent)?.mode & BY_ALL != 0) } else { None }
+        if self.live && (wanted.deleted || self.is_deleted(proc, wanted)) {
+            stat(&inside, parent)
+        } else {
+            None
+        }
     }
+}
+
+const BY_GROUP: u32 = 0o020;
+const BY_ALL: u32 = 0o002;
+
+/// Who may write a file or directory, or change its mode so.
+#[derive(Clone, Copy, Debug)]
+struct Writers {
+    all: bool,
+    /// The user of a process, by itself or by a group. Root may write everything, which says nothing.
+    user: bool,
+}
+
+impl Writers {
+    fn of(stat: &FileStat, proc: &ProcFs, wanted: Wanted<'_>) -> Self {
+        let all = stat.mode & BY_ALL != 0;
+        let by_group = || {
+            stat.mode & BY_GROUP != 0 && (stat.gid == wanted.gid || proc.is_in_group(wanted.pid, stat.gid))
+        };
+        Self { all, user: wanted.uid != 0 && (all || stat.uid == wanted.uid || by_group()) }
+    }
+}
+
+/// The mark that the kernel puts behind a name that is none any more.
+const MARK: &[u8] = b" (deleted)";
+
+/// Returns whether a link to the file at `path` shows that it has no name any more.
+fn is_marked(link: &Path, path: &[u8]) -> bool {
+    link.as_os_str().as_bytes().ends_with(MARK) && !path.ends_with(MARK)
+}
+
+/// What became of an executable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Fate {
+    /// What its path leads to.
+    pub(super) replaced: Replaced,
+    /// It has no name any more.
+    pub(super) deleted: bool,
 }
 
 /// Whether `path`, that of the executable of the process (`pid`, `start`), leads to the file that the process runs. `None`:
@@ -134,22 +188,29 @@ pub(super) fn replaced(
     files: &mut FileWorker,
     (pid, start, uid): (Pid, BootNs, u32),
     path: &[u8],
-) -> Option<Replaced> {
-    const MARK: &[u8] = b" (deleted)";
+) -> Option<Fate> {
     if !path.starts_with(b"/") {
         return None;
     }
     let folder = proc.live(pid);
     let link = folder.join("exe");
-    let running = FileStat::at_link(&link).ok()?.file;
+    let running = FileStat::at_link(&link).ok()?;
     let name = fs::read_link(&link).ok()?;
     let replaced = if name.as_os_str().as_bytes() == path && !path.ends_with(MARK) {
         Replaced::No
     } else {
-        let caller = Caller { uid, dev: Some(running.dev) };
+        let caller = Caller { uid, dev: Some(running.file.dev) };
         let mut look = |root: &Path| match files.open(root, path, caller) {
-            Ok(found) if FileStat::of(&found).ok()?.file == running => Some(Replaced::No),
-            Ok(_) => Some(Replaced::Other),
+            Ok(found) => {
+                let found = FileStat::of(&found).ok()?;
+                if found.file == running.file {
+                    return Some(Replaced::No);
+                }
+                let parent = Path::new(OsStr::from_bytes(path)).parent()?.as_os_str().as_bytes();
+                let folder = FileStat::of(files.open(root, parent, caller).ok()?).ok()?;
+                let is_upgrade = is_upgrade(&running, &found, &folder);
+                Some(if is_upgrade { Replaced::Upgraded } else { Replaced::Other })
+            }
             Err(error) if host::is_nothing(&error) => Some(Replaced::Gone),
             Err(_) => None,
         };
@@ -163,7 +224,15 @@ pub(super) fn replaced(
             found => found,
         }
     };
-    proc.is_there(pid, start).then_some(replaced)
+    let deleted = running.links == 0 || is_marked(&name, path);
+    proc.is_there(pid, start).then_some(Fate { replaced, deleted })
+}
+
+/// Returns whether whoever puts programs into that directory has put another one there: root, or the owner of the one that runs.
+/// Where everybody may write, anybody may.
+const fn is_upgrade(running: &FileStat, found: &FileStat, folder: &FileStat) -> bool {
+    let is_owners = found.uid == 0 || found.uid == running.uid;
+    found.is_file() && is_owners && found.mode & BY_ALL == 0 && folder.mode & BY_ALL == 0
 }
 
 fn time((seconds, nanoseconds): (i64, u32)) -> SystemTime {

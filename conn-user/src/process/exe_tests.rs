@@ -51,6 +51,7 @@ fn gone(path: &Path, file: FileId, executed_in_ms: i64) -> Wanted<'_> {
         deleted: false,
         executed: Some(WallNs(now.saturating_add_signed(executed_in_ms * 1_000_000))),
         uid: 0,
+        gid: 0,
     }
 }
 
@@ -68,6 +69,7 @@ fn a_live_process_leads_to_its_executable() {
         deleted: false,
         executed: None,
         uid: 0,
+        gid: 0,
     };
     let mut files = FileWorker::for_test();
     let found = Found::find(&proc, &mut files, wanted).expect("found");
@@ -104,13 +106,14 @@ fn a_process_whose_first_thread_has_exited_leads_to_its_executable() {
         deleted: false,
         executed: None,
         uid: 0,
+        gid: 0,
     };
     let mut files = FileWorker::for_test();
     let found = Found::find(&proc, &mut files, wanted).expect("found");
     assert!(found.live);
     assert!(found.describe(&proc, &mut files, wanted).writable.is_some());
-    let replaced = replaced(&proc, &mut files, (seen.pid, seen.start, 0), &path);
-    assert_eq!(replaced, Some(Replaced::No));
+    let fate = replaced(&proc, &mut files, (seen.pid, seen.start, 0), &path);
+    assert_eq!(fate.map(|fate| fate.replaced), Some(Replaced::No));
 }
 
 #[test]
@@ -152,6 +155,61 @@ fn who_may_write() {
         File::open(link).expect("open").read_to_string(&mut content).expect("read");
         assert_eq!(content, "#!");
     }
+}
+
+/// A user and group that no process of the tests has.
+const OTHER: u32 = 4_000_000_000;
+
+#[test]
+fn what_the_own_user_may_write() {
+    let (proc, mut files) = (ProcFs::default(), FileWorker::for_test());
+    let own = |id: u32, is: bool| if is { id } else { OTHER + 1 };
+    for (folder_mode, folder_is_own, file_mode, file_is_own, group_is_own, expected) in [
+        (0o755, false, 0o755, false, true, false),
+        (0o755, false, 0o555, true, false, true),
+        (0o755, true, 0o755, false, false, true),
+        (0o775, false, 0o755, false, true, true),
+        (0o775, false, 0o755, false, false, false),
+        (0o755, false, 0o775, false, true, true),
+        (0o777, false, 0o755, false, false, true),
+    ] {
+        let folder = Folder::new(
+            &format!("own-{folder_mode:o}-{file_mode:o}-{file_is_own}-{group_is_own}"),
+            folder_mode,
+        );
+        let (path, file) = folder.file();
+        let (uid, gid) = (OTHER, OTHER);
+        std::os::unix::fs::chown(&folder.0, Some(own(uid, folder_is_own)), Some(own(gid, group_is_own)))
+            .expect("chown");
+        std::os::unix::fs::chown(&path, Some(own(uid, file_is_own)), Some(own(gid, group_is_own)))
+            .expect("chown");
+        fs::set_permissions(&path, fs::Permissions::from_mode(file_mode)).expect("its mode");
+        let wanted = Wanted { uid, gid, ..gone(&path, file, 1_000) };
+        let found = Found::find(&proc, &mut files, wanted).expect("found");
+        let case = format!("{folder_mode:o} {folder_is_own} {file_mode:o} {file_is_own} {group_is_own}");
+        assert_eq!(found.describe(&proc, &mut files, wanted).user_writable, Some(expected), "{case}");
+        let root = found.describe(&proc, &mut files, Wanted { uid: 0, ..wanted });
+        assert_eq!(root.user_writable, Some(false), "root: {case}");
+    }
+}
+
+#[test]
+fn an_executable_is_found_deleted_after_its_start() {
+    let (sleeper, proc) = (Sleeper::start("deleted"), ProcFs::default());
+    let (process, path) = (sleeper.process(), sleeper.path());
+    let wanted = Wanted {
+        pid: process.pid,
+        start: process.start,
+        file: process.exe_file,
+        ..gone(&path, process.exe_file.expect("its file"), 1_000)
+    };
+    let mut files = FileWorker::for_test();
+    let mut is_deleted = || Found::find(&proc, &mut files, wanted).expect("found").is_deleted(&proc, wanted);
+    assert!(!process.exe_deleted && !is_deleted());
+    // Another name is kept: the file still has no name at this path.
+    fs::hard_link(&path, sleeper.folder.0.join("kept")).expect("a link");
+    fs::remove_file(&path).expect("removed");
+    assert!(is_deleted());
 }
 
 /// A copy of sleep(1) that runs, and is ended with the test.
@@ -205,23 +263,28 @@ fn what_became_of_the_executable_of_a_running_process() {
     let files = std::cell::RefCell::new(FileWorker::for_test());
     let now_is = |start, path: &[u8]| {
         let which = (Pid(sleeper.child.id()), start, 0);
-        replaced(&proc, &mut files.borrow_mut(), which, path)
+        replaced(&proc, &mut files.borrow_mut(), which, path).map(|fate| (fate.replaced, fate.deleted))
     };
     let (process, path) = (sleeper.process(), sleeper.path());
     let now = || now_is(process.start, path.as_os_str().as_bytes());
-    assert_eq!(now(), Some(Replaced::No));
+    assert_eq!(now(), Some((Replaced::No, false)));
     let aside = sleeper.folder.0.join("aside");
     fs::rename(&path, &aside).expect("moved");
-    assert_eq!(now(), Some(Replaced::Gone), "moved away");
+    assert_eq!(now(), Some((Replaced::Gone, false)), "moved away");
     std::os::unix::fs::symlink(&aside, &path).expect("a link");
-    assert_eq!(now(), Some(Replaced::No), "a link leads to it");
+    assert_eq!(now(), Some((Replaced::No, false)), "a link leads to it");
     fs::remove_file(&path).expect("removed");
     fs::rename(&aside, &path).expect("moved back");
-    assert_eq!(now(), Some(Replaced::No));
+    assert_eq!(now(), Some((Replaced::No, false)));
     sleeper.replace();
-    assert_eq!(now(), Some(Replaced::Other));
+    assert_eq!(now(), Some((Replaced::Upgraded, true)), "the same owner, in a folder of its own");
+    fs::set_permissions(&sleeper.folder.0, fs::Permissions::from_mode(0o1777)).expect("its mode");
+    assert_eq!(now(), Some((Replaced::Other, true)), "everybody may have put it there");
+    fs::set_permissions(&sleeper.folder.0, fs::Permissions::from_mode(0o755)).expect("its mode");
+    std::os::unix::fs::chown(&path, Some(OTHER), None).expect("another owner");
+    assert_eq!(now(), Some((Replaced::Other, true)), "neither root's nor the owner's");
     fs::remove_file(&path).expect("removed");
-    assert_eq!(now(), Some(Replaced::Gone));
+    assert_eq!(now(), Some((Replaced::Gone, true)));
     assert_eq!(now_is(process.start, b"sleeper"), None, "not from the root");
     let other = BootNs(process.start.0 + 1_000_000_000);
     assert_eq!(now_is(other, path.as_os_str().as_bytes()), None, "another process");

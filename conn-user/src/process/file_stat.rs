@@ -13,6 +13,8 @@ use super::info::FileId;
 pub(super) struct FileStat {
     pub(super) file: FileId,
     pub(super) mode: u32,
+    pub(super) uid: u32,
+    pub(super) gid: u32,
     pub(super) links: u32,
     pub(super) size: u64,
     /// Seconds and nanoseconds.
@@ -64,6 +66,8 @@ impl From<Statx> for FileStat {
         Self {
             file: FileId { dev: libc::makedev(stat.stx_dev_major, stat.stx_dev_minor), inode: stat.stx_ino },
             mode: stat.stx_mode.into(),
+            uid: stat.stx_uid,
+            gid: stat.stx_gid,
             links: stat.stx_nlink,
             size: stat.stx_size,
             mtime: time(stat.stx_mtime),
@@ -84,6 +88,7 @@ mod tests {
         let file = File::open("/proc/self/exe").expect("open");
         let (meta, stat) = (file.metadata().expect("stat"), FileStat::of(&file).expect("statx"));
         assert_eq!(stat.file, FileId { dev: meta.dev(), inode: meta.ino() });
+        assert_eq!((stat.uid, stat.gid), (meta.uid(), meta.gid()));
         assert_eq!((stat.mode, u64::from(stat.links), stat.size), (meta.mode(), meta.nlink(), meta.size()));
         assert_eq!((stat.ctime.0, i64::from(stat.ctime.1)), (meta.ctime(), meta.ctime_nsec()));
         assert_eq!(stat, FileStat::at_link(Path::new("/proc/self/exe")).expect("by the link"));

@@ -26,6 +26,8 @@ struct Cells {
     compared: AtomicU64,
     /// A [`Replaced`], or 0.
     replaced: AtomicU8,
+    /// The executable lost its name after the exec.
+    deleted: AtomicBool,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -34,6 +36,7 @@ struct ExeCells {
     file: OnceLock<Arc<ExeFile>>,
     is_host: OnceLock<bool>,
     sha256: OnceLock<Option<Sha256>>,
+    copy_of: OnceLock<Option<Arc<str>>>,
 }
 
 /// A SHA-256.
@@ -71,6 +74,8 @@ pub struct ExeFile {
     pub mount: Option<Box<[u8]>>,
     /// Every user may write the file or its directory.
     pub writable: Option<bool>,
+    /// The process's own user, who is not root, may write the file or its directory.
+    pub user_writable: Option<bool>,
 }
 
 /// Whether the path of a process's executable still leads to the file that it runs.
@@ -84,6 +89,15 @@ pub enum Replaced {
     Gone = 3,
     /// That cannot be known: the process is gone, or out of reach.
     Unknown = 4,
+    /// It leads to another file, which root or the owner of the one that runs put there: as an upgrade or a build does.
+    Upgraded = 5,
+}
+
+impl Replaced {
+    /// Returns whether the path leads to the running file no more.
+    pub const fn is_replaced(self) -> bool {
+        matches!(self, Self::Other | Self::Gone | Self::Upgraded)
+    }
 }
 
 impl PartialEq for Identity {
@@ -109,7 +123,8 @@ impl Identity {
     /// For a new process with the same executable: with what is known of that now. What is found out later is found out of each.
     #[must_use]
     pub fn forked(&self) -> Self {
-        Self(Arc::new(Cells { exe: self.0.exe.clone(), ..Cells::default() }))
+        let deleted = AtomicBool::new(self.is_deleted());
+        Self(Arc::new(Cells { exe: self.0.exe.clone(), deleted, ..Cells::default() }))
     }
 
     /// Distinguishes it from others as long as it lives.
@@ -169,6 +184,17 @@ impl Identity {
         self.0.exe.sha256.get().is_some()
     }
 
+    /// Returns the name of this host's own shell, interpreter or network tool whose content the executable has, where its own
+    /// name does not say so. `None`: it is none, or that is not known (yet).
+    pub fn copy_of(&self) -> Option<&str> {
+        self.0.exe.copy_of.get()?.as_deref()
+    }
+
+    /// Returns whether it is known what the executable is a copy of, if anything.
+    pub fn copy_of_settled(&self) -> bool {
+        self.0.exe.copy_of.get().is_some()
+    }
+
     /// What the last comparison of the executable with its path said; `None`: there was none, or it is under way.
     pub fn replaced(&self) -> Option<Replaced> {
         match self.0.replaced.load(Ordering::Relaxed) {
@@ -176,8 +202,19 @@ impl Identity {
             2 => Some(Replaced::Other),
             3 => Some(Replaced::Gone),
             4 => Some(Replaced::Unknown),
+            5 => Some(Replaced::Upgraded),
             _ => None,
         }
+    }
+
+    /// Returns whether the executable was found without a name after the exec. It does not get one again.
+    pub fn is_deleted(&self) -> bool {
+        self.0.deleted.load(Ordering::Relaxed)
+    }
+
+    /// Sets that the executable has no name any more.
+    pub fn set_deleted(&self) {
+        self.0.deleted.store(true, Ordering::Relaxed);
     }
 
     /// Tells what a comparison said.
@@ -190,28 +227,36 @@ impl Identity {
     pub fn is_to_be_compared(&self, now: BootNs, every: DurationNs) -> bool {
         let is_time = self.is_time_to_compare(now, every);
         if is_time {
-            self.0.compared.store(now.0.max(1), Ordering::Relaxed);
-            self.0.replaced.store(0, Ordering::Relaxed);
+            self.compare_again(now);
         }
         is_time
+    }
+
+    /// Forgets the last comparison, which is repeated now.
+    pub fn compare_again(&self, now: BootNs) {
+        self.0.compared.store(now.0.max(1), Ordering::Relaxed);
+        self.0.replaced.store(0, Ordering::Relaxed);
     }
 
     /// Likewise, and forgets nothing.
     pub fn is_time_to_compare(&self, now: BootNs, every: DurationNs) -> bool {
         let last = BootNs(self.0.compared.load(Ordering::Relaxed));
-        let is_replaced = matches!(self.replaced(), Some(Replaced::Other | Replaced::Gone));
+        let is_replaced = self.replaced().is_some_and(Replaced::is_replaced);
         !is_replaced && (last.0 == 0 || now.since(last) >= every)
     }
 
     /// Tells apart what is known, one bit or more a fact: what was made from another one must be made anew.
     #[inline]
-    pub fn version(&self) -> u8 {
+    pub fn version(&self) -> u16 {
         let cells = &*self.0;
-        u8::from(cells.state.get().is_some())
-            | u8::from(cells.exe.file.get().is_some()) << 1
-            | u8::from(cells.exe.sha256.get().is_some()) << 2
-            | cells.replaced.load(Ordering::Relaxed) << 3
-            | u8::from(cells.exe.is_host.get().is_some()) << 6
+        u16::from(cells.state.get().is_some())
+            | u16::from(cells.exe.file.get().is_some()) << 1
+            | u16::from(cells.exe.sha256.get().is_some()) << 2
+            | u16::from(cells.replaced.load(Ordering::Relaxed)) << 3
+            | u16::from(cells.exe.is_host.get().is_some()) << 6
+            | u16::from(self.is_deleted()) << 7
+            | u16::from(self.copy_of_settled()) << 8
+            | u16::from(self.copy_of().is_some()) << 9
     }
 
     /// Takes over what was known of the process whose copy this one is, which is gone. The network namespace is the one thing that a
@@ -225,6 +270,12 @@ impl Identity {
         }
         if let Some(hash) = parent.sha256() {
             self.set_sha256(Some(*hash));
+        }
+        if parent.is_deleted() {
+            self.set_deleted();
+        }
+        if let Some(copy_of) = parent.0.exe.copy_of.get() {
+            self.set_copy_of(copy_of.clone());
         }
     }
 
@@ -245,6 +296,12 @@ impl Identity {
         if let Some(replaced) = other.replaced() {
             self.set_replaced(replaced);
         }
+        if other.is_deleted() {
+            self.set_deleted();
+        }
+        if let Some(copy_of) = other.0.exe.copy_of.get() {
+            self.set_copy_of(copy_of.clone());
+        }
     }
 
     /// Tells the state. The first word counts.
@@ -260,6 +317,11 @@ impl Identity {
     /// Sets whether the executable is the host's own file. The first answer counts.
     pub fn set_exe_is_host(&self, is_host: bool) {
         let _ = self.0.exe.is_host.set(is_host);
+    }
+
+    /// Sets what the executable is a copy of; `None`: of nothing that is known. The first answer counts.
+    pub fn set_copy_of(&self, name: Option<Arc<str>>) {
+        let _ = self.0.exe.copy_of.set(name);
     }
 
     /// Tells the hash; `None`: it cannot be known. The first word counts.
@@ -284,6 +346,8 @@ mod tests {
         parent.set_exe(ExeFile::default());
         assert_eq!(child.exe(), None, "that is found out of each");
         assert_ne!(parent, child);
+        parent.set_deleted();
+        assert!(!child.is_deleted() && parent.forked().is_deleted());
     }
 
     #[test]
@@ -330,10 +394,14 @@ mod tests {
         versions.push(identity.version());
         identity.set_exe_is_host(false);
         versions.push(identity.version());
+        identity.set_deleted();
+        versions.push(identity.version());
+        identity.set_copy_of(Some("bash".into()));
+        versions.push(identity.version());
         assert!(
             versions.is_sorted() && {
                 versions.dedup();
-                versions.len() == 6
+                versions.len() == 8
             },
             "{versions:?}"
         );

@@ -80,7 +80,7 @@ pub(super) fn executed(record: &ExecRecord, args: &[u8]) -> ProcessInfo {
 /// What a child has from its parent.
 pub(super) fn inherit(child: &mut ProcessInfo, parent: &ProcessInfo) {
     child.exe.clone_from(&parent.exe);
-    child.exe_deleted = parent.exe_deleted;
+    child.exe_deleted = parent.exe_is_deleted();
     child.exe_file = parent.exe_file;
     child.exe_is_conn = parent.exe_is_conn;
     child.args.clone_from(&parent.args);

@@ -26,7 +26,7 @@ pub struct ProcessInfo {
     pub comm: Box<[u8]>,
     /// Path of the executable, attacker-controlled bytes; `None`: not known (kernel thread, no permission).
     pub exe: Option<Arc<[u8]>>,
-    /// The executable has no name any more (deleted, memfd).
+    /// The executable had no name (deleted, memfd) when it was executed, forked or scanned. See [`Self::exe_is_deleted`].
     pub exe_deleted: bool,
     /// Which file it is.
     pub exe_file: Option<FileId>,
@@ -164,6 +164,11 @@ impl ProcessInfo {
     /// (`pid_max`), a rate of three million processes a second.
     pub const fn start_ticks(&self) -> u64 {
         self.start.0 / TICK_NS
+    }
+
+    /// Returns whether the executable has no name (deleted, memfd), as far as is known by now.
+    pub fn exe_is_deleted(&self) -> bool {
+        self.exe_deleted || self.identity.is_deleted()
     }
 
     /// The executable is an anonymous file (memfd_create(2)).

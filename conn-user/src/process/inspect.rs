@@ -11,6 +11,7 @@ mod stats;
 
 use std::fs::File;
 use std::io;
+use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,11 +24,12 @@ use self::hasher::{Hasher, Hashes};
 pub use self::stats::InspectStats;
 use self::stats::{Counts, count};
 use super::digest::{Cache, FileState, SIZE_MAX};
-use super::exe::{self, Found, Wanted};
-use super::files::{Caller, FileWorker, FileWorkers, Role};
+use super::exe::{self, Fate, Found, Wanted};
+use super::files::{Begun, Caller, FileWorker, FileWorkers, OWN_ROOT, Progress, Role};
 use super::identity::{ExeFile, Identity, ProcessState, Replaced, Sha256};
 use super::info::{ProcessInfo, ProcessSource};
 use super::procfs::ProcFs;
+use super::tools::{Tool, Tools};
 use crate::clock::Clock;
 
 /// Most processes that wait to be looked at.
@@ -62,6 +64,10 @@ enum Fact {
     /// `None`: it cannot be known.
     Sha256(Option<Sha256>),
     Replaced(Replaced),
+    /// It has no name any more.
+    Deleted,
+    /// Which tool of this host it is a copy of.
+    CopyOf(Option<Arc<str>>),
 }
 
 impl Answer {
@@ -72,10 +78,20 @@ impl Answer {
         Self { process: Arc::clone(process), facts: vec![Fact::Exe(file)], is_last: true }
     }
 
+    /// What an executable is a copy of, as the last of what is found out.
+    #[cfg(test)]
+    pub(crate) fn of_copy(process: &Arc<ProcessInfo>, name: Option<&str>) -> Self {
+        process.identity.ask();
+        let facts = vec![Fact::CopyOf(name.map(Into::into))];
+        Self { process: Arc::clone(process), facts, is_last: true }
+    }
+
     /// What a comparison of the executable said.
     #[cfg(test)]
     pub(crate) fn of_comparison(process: &Arc<ProcessInfo>, replaced: Replaced) -> Self {
-        Self { process: Arc::clone(process), facts: vec![Fact::Replaced(replaced)], is_last: false }
+        let deleted = replaced.is_replaced().then_some(Fact::Deleted);
+        let facts = deleted.into_iter().chain([Fact::Replaced(replaced)]).collect();
+        Self { process: Arc::clone(process), facts, is_last: false }
     }
 
     /// The process that it is about.
@@ -94,6 +110,8 @@ impl Answer {
                 Fact::ExeIsHost(is_host) => identity.set_exe_is_host(is_host),
                 Fact::Sha256(hash) => identity.set_sha256(hash),
                 Fact::Replaced(replaced) => identity.set_replaced(replaced),
+                Fact::Deleted => identity.set_deleted(),
+                Fact::CopyOf(name) => identity.set_copy_of(name),
             }
         }
         if self.is_last {
@@ -184,18 +202,34 @@ impl Inspector {
     /// # Errors
     /// When a thread cannot be started.
     pub fn start(proc: &ProcFs, files: Arc<FileWorkers>, hashes: bool) -> io::Result<Self> {
+        Self::start_with_tools(proc, files, hashes, &[])
+    }
+
+    /// As [`Self::start`]. A process that runs a copy of one of this host's programs with these names is known as that.
+    ///
+    /// # Errors
+    /// When a thread cannot be started.
+    pub fn start_with_tools(
+        proc: &ProcFs,
+        files: Arc<FileWorkers>,
+        hashes: bool,
+        tools: &[&str],
+    ) -> io::Result<Self> {
         let (queue, jobs) = sync_channel(QUEUE_MAX);
         // Not bounded: there are no more answers than requests, which are.
         let (sender, answers) = channel();
         let came = Arc::<Notify>::default();
         let outbox = Outbox { sender, came: Arc::clone(&came) };
         let (counts, cache) = (Arc::<Counts>::default(), Arc::<Mutex<Cache>>::default());
+        let tools = Arc::new(Mutex::new(Tools::of_host(tools)));
         let finder = |role| Finder {
+            tools: Arc::clone(&tools),
             proc: proc.clone(),
             files: FileWorker::new(Arc::clone(&files), role),
             cache: Arc::clone(&cache),
             counts: Arc::clone(&counts),
             hashes,
+            tool_number: 0,
         };
         let hashes = Arc::<Hashes>::default();
         let hasher =
@@ -273,8 +307,9 @@ impl Worker {
                 }
                 Job::Compare(process, exe) => {
                     self.finder.counts.waiting.fetch_sub(1, Ordering::Relaxed);
-                    let replaced = self.finder.replaced(&process, &exe);
-                    let facts = vec![Fact::Replaced(replaced)];
+                    let Fate { replaced, deleted } = self.finder.fate(&process, &exe);
+                    let deleted = deleted.then_some(Fact::Deleted);
+                    let facts = deleted.into_iter().chain([Fact::Replaced(replaced)]).collect();
                     self.outbox.send(Answer { process, facts, is_last: false });
                 }
                 // What is asked here was added there before.
@@ -296,9 +331,10 @@ impl Worker {
                 facts.extend(request.parent.clone().map(Fact::Copy));
             }
         }
-        let is_asked =
-            request.depth == Depth::All && (identity.exe().is_none() || self.finder.needs_hash(identity));
-        let file = if is_asked { self.finder.executable(process, &mut facts) } else { None };
+        let depth = request.depth;
+        let is_asked = !identity.copy_of_settled()
+            || (depth == Depth::All && (identity.exe().is_none() || self.finder.needs_hash(identity)));
+        let file = if is_asked { self.finder.executable(process, depth, &mut facts) } else { None };
         if identity.exe_is_host().is_none() {
             facts.extend(self.finder.is_host_file(process).map(Fact::ExeIsHost));
         }
@@ -317,11 +353,14 @@ impl Worker {
 
 /// Finds executables.
 struct Finder {
+    tools: Arc<Mutex<Tools>>,
     proc: ProcFs,
     files: FileWorker,
     cache: Arc<Mutex<Cache>>,
     counts: Arc<Counts>,
     hashes: bool,
+    /// Counts the tools that were hashed.
+    tool_number: u64,
 }
 
 impl Finder {
@@ -329,11 +368,11 @@ impl Finder {
         self.hashes && !identity.sha256_settled()
     }
 
-    fn replaced(&mut self, process: &ProcessInfo, exe: &[u8]) -> Replaced {
+    fn fate(&mut self, process: &ProcessInfo, exe: &[u8]) -> Fate {
         let which = (process.pid, process.start, process.uid);
         exe::replaced(&self.proc, &mut self.files, which, exe).unwrap_or_else(|| {
             count(&self.counts.compare_failed);
-            Replaced::Unknown
+            Fate { replaced: Replaced::Unknown, deleted: false }
         })
     }
 
@@ -344,8 +383,14 @@ impl Finder {
         self.proc.host().is_own_file(path, file, &mut self.files, caller)
     }
 
-    /// Finds out where the executable lies, and its hash if that is known. Returns the file to hash, if one is.
-    fn executable(&mut self, process: &ProcessInfo, facts: &mut Vec<Fact>) -> Option<(File, FileState)> {
+    /// Finds out where the executable lies, what it is a copy of, and its hash if that is known. Returns the file to hash, if
+    /// one is.
+    fn executable(
+        &mut self,
+        process: &ProcessInfo,
+        depth: Depth,
+        facts: &mut Vec<Fact>,
+    ) -> Option<(File, FileState)> {
         let identity = &process.identity;
         let wanted = Wanted {
             pid: process.pid,
@@ -355,19 +400,40 @@ impl Finder {
             deleted: process.exe_deleted,
             executed: identity.executed().map(|boot| Clock::now().wall(boot)),
             uid: process.uid,
+            gid: process.gid,
         };
+        let is_all = depth == Depth::All;
         let Some(found) = Found::find(&self.proc, &mut self.files, wanted) else {
-            count(&self.counts.unreadable);
+            if is_all {
+                count(&self.counts.unreadable);
+            }
             return None;
         };
-        if identity.exe().is_none() {
+        if is_all && !process.exe_is_deleted() && found.is_deleted(&self.proc, wanted) {
+            facts.push(Fact::Deleted);
+        }
+        if is_all && identity.exe().is_none() {
             facts.push(Fact::Exe(found.describe(&self.proc, &mut self.files, wanted)));
         }
-        if !self.needs_hash(identity) {
+        let state = FileState::of(&found.stat);
+        let asks_copy = !identity.copy_of_settled();
+        let tools = if asks_copy { self.tools(process, &state) } else { Vec::new() };
+        let needs_hash = is_all && self.needs_hash(identity);
+        if asks_copy && tools.is_empty() {
+            facts.push(Fact::CopyOf(None));
+        }
+        if !needs_hash && tools.is_empty() {
             return None;
         }
-        let state = FileState::of(&found.stat);
-        if let Some(hash) = lock(&self.cache).get(&state) {
+        let known = |state: &FileState| lock(&self.cache).get(state);
+        if let Some(hash) = known(&state) {
+            if !tools.is_empty() {
+                let hashes: Option<Vec<_>> = tools.iter().map(|tool| known(&tool.state)).collect();
+                // The other thread hashes the tools.
+                let Some(hashes) = hashes else { return Some((found.file, state)) };
+                let same = tools.iter().zip(hashes).find(|(_, of)| *of == hash);
+                facts.push(Fact::CopyOf(same.map(|(tool, _)| Arc::clone(&tool.name))));
+            }
             facts.push(Fact::Sha256(Some(hash)));
         } else if state.size > SIZE_MAX {
             count(&self.counts.too_large);
@@ -376,6 +442,40 @@ impl Finder {
             return Some((found.file, state));
         }
         None
+    }
+
+    /// Returns the tools of this host that the executable in this state may be a copy of.
+    fn tools(&self, process: &ProcessInfo, state: &FileState) -> Vec<Tool> {
+        let Some(path) = process.exe.as_deref() else { return Vec::new() };
+        self.tools.lock().unwrap_or_else(PoisonError::into_inner).candidates(state, path)
+    }
+
+    /// Returns the tool of this host that has this hash, of those that the executable in this state may be a copy of. Hashes
+    /// them where that was not done.
+    fn copy_of(&mut self, process: &ProcessInfo, state: &FileState, hash: Sha256) -> Option<Arc<str>> {
+        let tools = self.tools(process, state);
+        let found = tools.iter().find(|tool| self.hash_of(tool) == Some(hash));
+        found.map(|tool| Arc::clone(&tool.name))
+    }
+
+    fn hash_of(&mut self, tool: &Tool) -> Option<Sha256> {
+        if let Some(hash) = lock(&self.cache).get(&tool.state) {
+            return Some(hash);
+        }
+        let caller = Caller { uid: 0, dev: Some(tool.state.dev()) };
+        let file = self.files.open(Path::new(OWN_ROOT), &tool.path, caller).ok()?;
+        // The files of the queue are numbered from 1.
+        self.tool_number += 1;
+        let mut begun = Begun::new(u64::MAX - self.tool_number);
+        loop {
+            match self.files.hash(&mut begun, &file, tool.state, caller).ok()? {
+                Progress::Read(_) => {}
+                Progress::Done(hash) => {
+                    lock(&self.cache).put(tool.state, hash?);
+                    return hash;
+                }
+            }
+        }
     }
 }
 

@@ -25,6 +25,7 @@ pub mod script;
 mod seen;
 pub mod socket_units;
 pub mod table;
+mod tools;
 mod tty;
 pub mod unit_files;
 pub mod users;

@@ -314,6 +314,13 @@ impl ProcFs {
         })
     }
 
+    /// Returns whether a process has a group as its effective or a supplementary one; false where that cannot be read.
+    pub(super) fn is_in_group(&self, pid: Pid, gid: u32) -> bool {
+        let Ok(status) = fs::read_to_string(self.live(pid).join("status")) else { return false };
+        let groups = status.lines().find_map(|line| line.strip_prefix("Groups:")).unwrap_or_default();
+        groups.split_ascii_whitespace().any(|group| group.parse() == Ok(gid))
+    }
+
     fn args(folder: &Path) -> (Box<[Box<[u8]>]>, bool) {
         let mut bytes = Vec::new();
         let Ok(file) = File::open(folder.join("cmdline")) else { return (Box::default(), false) };
@@ -382,6 +389,19 @@ pub(super) mod tests {
         assert_eq!(status_id(status, b"Uid:"), Some(1000));
         assert_eq!(status_id(status, b"Gid:"), Some(100));
         assert_eq!(status_id(status, b"Nope:"), None);
+    }
+
+    #[test]
+    fn groups_of_a_process() {
+        let root = std::env::temp_dir().join(format!("conn-groups-{}", std::process::id()));
+        fs::create_dir_all(root.join("7")).expect("a folder");
+        fs::write(root.join("7/status"), "Gid:\t1\t1\t1\t1\nGroups:\t4 33 1000 \n").expect("a file");
+        let proc = ProcFs::at(&root);
+        assert!(proc.is_in_group(Pid(7), 33) && proc.is_in_group(Pid(7), 1000));
+        assert!(
+            !proc.is_in_group(Pid(7), 1) && !proc.is_in_group(Pid(7), 3) && !proc.is_in_group(Pid(8), 33)
+        );
+        fs::remove_dir_all(root).expect("removed");
     }
 
     #[test]

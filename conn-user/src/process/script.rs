@@ -104,7 +104,8 @@ fn script(arg: Option<&[u8]>) -> Commands<'_> {
 /// `None`: it is no interpreter.
 fn commands(process: &ProcessInfo) -> Option<Commands<'_>> {
     let exe = process.exe.as_deref()?;
-    let name = exe.rsplit(|byte| *byte == b'/').next()?;
+    let own = exe.rsplit(|byte| *byte == b'/').next()?;
+    let name = process.identity.copy_of().map_or(own, str::as_bytes);
     let own = INTERPRETERS.iter().find(|one| name.starts_with(one.program.as_bytes()))?;
     let first = |arg| if own.is_code { Commands::Code } else { arg };
     let mut args = process.args.iter().skip(1).map(|arg| &**arg);

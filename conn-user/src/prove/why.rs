@@ -103,6 +103,7 @@ fn question(detect: &Detect) -> String {
             format!("whether it stays open for {} (probe) or carries data", duration(*within))
         }
         Detect::Process(ProcessRule::Replaced) => "whether its executable was replaced".to_owned(),
+        Detect::Process(ProcessRule::Deleted) => "whether its executable was deleted".to_owned(),
         Detect::Process(ProcessRule::Stdio | ProcessRule::ParentStdio) => {
             "whether the line names a connection (stdio, parent-stdio)".to_owned()
         }

@@ -86,6 +86,9 @@ impl<'c> World<'c> {
         for (name, process) in &self.processes {
             let answer = self.cast.get(name).and_then(|cast| cast.replaced).unwrap_or(Replaced::No);
             process.identity.set_replaced(answer);
+            if answer.is_replaced() {
+                process.identity.set_deleted();
+            }
         }
     }
 
@@ -396,9 +399,14 @@ fn made(name: &str, cast: &Cast, pid: Pid, start: BootNs, ancestors: Arc<[Ancest
         source: ProcessSource::Exec,
         ..ProcessInfo::new(pid, start)
     };
-    process.identity.set_exe(ExeFile { writable: Some(cast.writable), ..ExeFile::default() });
+    process.identity.set_exe(ExeFile {
+        writable: Some(cast.writable),
+        user_writable: Some(cast.user_writable),
+        ..ExeFile::default()
+    });
     process.identity.set_exe_is_host(!cast.foreign && !process.exe_is_memfd());
     process.identity.set_sha256(cast.sha256);
+    process.identity.set_copy_of(cast.copy_of.as_deref().map(Into::into));
     process.identity.set_state(ProcessState {
         cwd: Some(bytes(cast.cwd.as_deref().unwrap_or("/"))),
         tty: cast.tty.clone(),

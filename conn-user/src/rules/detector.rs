@@ -7,6 +7,7 @@ use super::baseline::Baseline;
 use super::exits::Exits;
 use super::memory::{Memory, Past};
 use super::model::Rule;
+use super::path_memory::PathMemory;
 use super::timers::{Alarm, TimerId, Timers};
 use crate::event::alert::{AlertId, Evidence, Severity};
 use crate::event::model::{Event, EventBody};
@@ -129,6 +130,9 @@ pub trait Detector: Send {
     /// The rule begins. Whatever was there before comes next as events ([`Scene::existing`]).
     fn on_start(&mut self, _rule: &Rule, _scene: &mut Scene<'_>) {}
 
+    /// Takes over what the rule learned in earlier runs. `now`: when it begins.
+    fn restore(&mut self, _rule: &Rule, _memory: &PathMemory, _now: BootNs) {}
+
     /// Whether it asks the rule's exceptions itself: then [`Self::on_match`] gets what they hold for, too.
     fn asks_exceptions(&self) -> bool {
         false
@@ -146,6 +150,12 @@ pub trait Detector: Send {
     /// detector gets both.
     fn secondary_decides(&self, _event: &Event) -> bool {
         false
+    }
+
+    /// Returns whether an event could lead to something if its process turned out to be another program than its name says.
+    /// Asked before it waits for that.
+    fn may_concern(&self, _event: &Event) -> bool {
+        true
     }
 
     /// Handles an event that the secondary filter matches; `match` may match it too.
@@ -260,6 +270,11 @@ impl Scene<'_> {
     /// [`crate::process::identity::Identity::replaced`]. Returns whether an answer may come.
     pub fn compare(&self, process: &Arc<ProcessInfo>) -> bool {
         self.has_recorded_answers || self.comparer.is_some_and(|comparer| comparer.ask(process))
+    }
+
+    /// Returns whether executables are compared at all.
+    pub const fn can_compare(&self) -> bool {
+        self.has_recorded_answers || self.comparer.is_some()
     }
 
     /// Sets a timer.

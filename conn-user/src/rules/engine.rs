@@ -23,15 +23,18 @@ use super::explain::Explanation;
 use super::index::Index;
 use super::memory::Past;
 use super::model::{Detect, Rule};
+use super::path_memory::PathMemory;
 use super::set::RuleSet;
 use super::stage::{Layout, Staged};
 use super::timers::Timers;
 use super::{long, missing, path, process, server};
 use crate::event::alert::{Alert, Evidence};
 use crate::event::model::{Event, EventBody};
+use crate::filter::Filter;
 use crate::flow::coverage::Coverage;
 use crate::flow::model::{Change, ConnId, Ending, Failure};
 use crate::process::hash::IntMap;
+use crate::process::info::ProcessInfo;
 use crate::process::inspect::Comparer;
 use crate::units::{BootNs, DurationNs};
 
@@ -85,6 +88,8 @@ pub struct Engine {
     alerts: Alerts,
     exits: Exits,
     comparer: Option<Comparer>,
+    /// What rules learned in earlier runs.
+    memory: Option<PathMemory>,
     has_recorded_answers: bool,
     late_wait: DurationNs,
     late: IntMap<u64, Late>,
@@ -95,6 +100,8 @@ pub struct Engine {
     candidates: Vec<u32>,
     /// Of them those that wait for facts of an event's process.
     waits: Vec<RuleRun>,
+    /// Those whose secondary filters do.
+    secondary_waits: Vec<RuleRun>,
     stats: EngineStats,
     /// What detectors of rules that were removed had forgotten.
     forgotten_before: u64,
@@ -132,6 +139,7 @@ impl Engine {
             alerts: Alerts::default(),
             exits: Exits::default(),
             comparer: None,
+            memory: None,
             has_recorded_answers: false,
             late_wait: LATE_FACTS,
             late: IntMap::default(),
@@ -140,6 +148,7 @@ impl Engine {
             late_last: 0,
             candidates: Vec::new(),
             waits: Vec::new(),
+            secondary_waits: Vec::new(),
             stats: EngineStats::default(),
             forgotten_before: 0,
         };
@@ -151,6 +160,18 @@ impl Engine {
     #[must_use]
     pub fn with_comparer(mut self, comparer: Option<Comparer>) -> Self {
         self.comparer = comparer;
+        self
+    }
+
+    /// Lets rules begin with what they learned in earlier runs, and report what they learn.
+    #[must_use]
+    pub fn with_memory(mut self, memory: Option<PathMemory>) -> Self {
+        if let Some(memory) = &memory {
+            for running in self.running.iter_mut().flatten() {
+                running.detector.restore(&running.rule, memory, running.began);
+            }
+        }
+        self.memory = memory;
         self
     }
 
@@ -308,26 +329,23 @@ impl Engine {
     fn judge(&mut self, event: &Event, audience: Audience<'_>, flows: &dyn Flows) {
         let mut candidates = std::mem::take(&mut self.candidates);
         candidates.clear();
-        let existing = match audience {
-            Audience::All => {
-                self.index.candidates(Triggers::of(event), event, &mut candidates);
-                false
-            }
-            Audience::Beginning(index) => {
-                let index = index.unwrap_or(&self.index);
-                index.candidates(Triggers::of_existing(event), event, &mut candidates);
-                true
-            }
+        let (index, triggers, existing) = match audience {
+            Audience::All => (&self.index, Triggers::of(event), false),
+            Audience::Beginning(index) => (index.unwrap_or(&self.index), Triggers::of_existing(event), true),
         };
-        let has_room = user(event).is_some_and(|process| self.has_room_to_wait(process.identity.key()));
+        index.candidates(triggers, event, &mut candidates);
         let mut waits = std::mem::take(&mut self.waits);
+        let mut secondary_waits = std::mem::take(&mut self.secondary_waits);
         waits.clear();
+        secondary_waits.clear();
+        self.wait_for_name(event, index.by_name(triggers), &mut waits, &mut secondary_waits);
+        let has_room = user(event).is_some_and(|process| self.has_room_to_wait(process.identity.key()));
         for &place in &candidates {
             let Some(running) = self.running.get(place as usize).and_then(Option::as_ref) else { continue };
             let run = running.run;
             let secondary = running.detector.secondary().is_some_and(|of| of.filter.matches(event));
             if !running.selects(event) {
-                if self.index.is_late(place) {
+                if self.index.is_late(place) && !waits.contains(&run) {
                     waits.push(run);
                 }
             } else if has_room && running.may_yet_except(event) && is_unsettled(event) {
@@ -346,12 +364,37 @@ impl Engine {
             }
         }
         self.candidates = candidates;
-        if !waits.is_empty()
+        if !(waits.is_empty() && secondary_waits.is_empty())
             && let Some(process) = user(event).filter(|process| is_open(process))
         {
-            self.wait_for_facts(event, existing, process.identity.key(), &waits);
+            self.wait_for_facts(event, existing, process.identity.key(), (&waits, &secondary_waits));
         }
         self.waits = waits;
+        self.secondary_waits = secondary_waits;
+    }
+
+    /// Collects the rules, of these places, that would select the event if its process turned out to be a copy of a tool.
+    fn wait_for_name(
+        &self,
+        event: &Event,
+        places: impl Iterator<Item = u32>,
+        waits: &mut Vec<RuleRun>,
+        secondary_waits: &mut Vec<RuleRun>,
+    ) {
+        let is_open = |process: &&Arc<ProcessInfo>| !process.identity.copy_of_settled() && is_open(process);
+        if user(event).filter(is_open).is_none() {
+            return;
+        }
+        let may_yet = |filter: &Filter| !filter.matches(event) && filter.may_yet_match(event);
+        for place in places {
+            let Some(running) = self.running.get(place as usize).and_then(Option::as_ref) else { continue };
+            if may_yet(&running.rule.matches) && running.detector.may_concern(event) {
+                waits.push(running.run);
+            }
+            if running.detector.secondary().is_some_and(|of| may_yet(of.filter)) {
+                secondary_waits.push(running.run);
+            }
+        }
     }
 
     fn end(&mut self, id: ConnId, event: &Event, flows: &dyn Flows) {

@@ -24,6 +24,8 @@ pub(super) struct Index {
     texts: [Texts; Place::COUNT],
     /// Rules without an anchor.
     rest: Vec<u32>,
+    /// Rules that ask for the name of a process, ascending.
+    by_name: Vec<u32>,
 }
 
 /// What else of a rule is asked before its filters.
@@ -89,6 +91,9 @@ impl Index {
             for filter in [Some(&rule.matches), secondary].into_iter().flatten() {
                 filed.directions |= directions(filter);
                 filters.push((place, filter.anchors().collect()));
+            }
+            if rule.matches.asks_proc() || secondary.is_some_and(Filter::asks_proc) {
+                index.by_name.push(place);
             }
             index.rules.resize(place as usize, Filed::NONE);
             index.rules.push(filed);
@@ -165,6 +170,14 @@ impl Index {
         });
         out.sort_unstable();
         out.dedup();
+    }
+
+    /// Returns the rules that ask for the name of a process and that an event with these triggers may concern, ascending.
+    pub(super) fn by_name(&self, triggers: Triggers) -> impl Iterator<Item = u32> {
+        let fits = move |place: &u32| {
+            self.rules.get(*place as usize).is_some_and(|filed| filed.triggers.meet(triggers))
+        };
+        self.by_name.iter().copied().filter(fits)
     }
 
     /// Whether the rule needs facts that may come after the event.

@@ -23,6 +23,7 @@ pub mod memory;
 pub mod missing;
 pub mod model;
 pub mod path;
+pub mod path_memory;
 pub mod process;
 mod program;
 mod reach;

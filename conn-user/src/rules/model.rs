@@ -160,6 +160,8 @@ pub enum ProcessRule {
     Unlearned,
     /// `"replaced"`: a matching process uses the network whose executable's path leads to another file now, or to none.
     Replaced,
+    /// `"deleted"`: a matching process uses the network, and its executable was deleted; an upgrade does not count.
+    Deleted,
     /// `"stdio"`: a program is executed whose standard input or output is a TCP connection.
     Stdio,
     /// `"parent-stdio"`: a program is executed whose parent's standard input or output is one, and not its own.

@@ -37,6 +37,7 @@ pub(super) fn detector(rule: &ProcessRule) -> Box<dyn Detector> {
         ProcessRule::Probe(within) => Box::new(probe::Probe::new(*within)),
         ProcessRule::Unlearned => Box::<unlearned::Unlearned>::default(),
         ProcessRule::Replaced => Box::new(replaced::Replacement::default()),
+        ProcessRule::Deleted => Box::new(replaced::Replacement::deleted()),
         ProcessRule::Exec => Box::new(exec::Exec),
         ProcessRule::Spawn { holds, beside } => Box::new(spawn::Spawn::new(holds, *beside)),
         ProcessRule::Stdio => Box::new(stdio::Stdio { of_parent: false }),

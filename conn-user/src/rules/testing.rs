@@ -11,6 +11,7 @@ use conn_common::hook::HookId;
 use super::baseline::Baseline;
 use super::detector::Flows;
 use super::model::{Advice, Detect, Rule};
+use super::path_memory::PathMemory;
 use super::{Engine, RuleSet};
 use crate::clock::Clock;
 use crate::event::alert::{Alert, Evidence, Phase, RuleKind, RuleRef, Severity, Value};
@@ -58,6 +59,7 @@ pub(crate) fn child(parent: &ProcessInfo, pid: u32, exe: &str) -> Arc<ProcessInf
     };
     process.identity.set_exe(ExeFile { writable: Some(false), ..ExeFile::default() });
     process.identity.set_sha256(None);
+    process.identity.set_copy_of(None);
     process.identity.set_exe_is_host(true);
     Arc::new(process)
 }
@@ -218,6 +220,18 @@ impl Rig {
         self.engine = Some(engine);
         self.recording.has_facts = true;
         self
+    }
+
+    /// With what rules learned in earlier runs.
+    pub(crate) fn remembering(mut self, memory: PathMemory) -> Self {
+        let engine = self.engine.take().unwrap_or_else(|| Engine::new(&self.rules, BEGAN));
+        self.engine = Some(engine.with_memory(Some(memory)));
+        self
+    }
+
+    /// Returns the events so far.
+    pub(crate) fn happened(&self) -> Vec<Event> {
+        self.recording.events.clone()
     }
 
     /// The tables let go of a connection, and nobody saw its end.

@@ -181,6 +181,8 @@ pub(crate) fn failed() -> Report {
         ancestors: lineage::below(&client),
         ..ProcessInfo::clone(&samples::hostile())
     });
+    // Nothing more is found out about it.
+    hostile.identity.settle();
     rig.fork(&client, &hostile);
     rig.change(Change::Listen(at(2, &client, "0.0.0.0:8080")));
     let mut incoming = samples::incoming();

@@ -5,12 +5,14 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use crate::event::alert::{Phase, Severity};
-use crate::flow::model::{ConnId, EndedHow};
+use crate::event::model::{EventBody, ProcEvent};
+use crate::filter::Filter;
+use crate::flow::model::{Change, ConnId, Direction, EndedHow, Source};
 use crate::process::identity::{ExeFile, Identity, Replaced};
 use crate::process::info::ProcessInfo;
 use crate::process::inspect::Answer;
 use crate::rules::model::{Detect, Expect, FanOutOf, LongRule, MissingRule, PathRule, ProcessRule, Rule};
-use crate::rules::testing::{BEGAN, Rig, SECOND, process, rule, seconds};
+use crate::rules::testing::{BEGAN, Rig, SECOND, child, process, rule, seconds};
 use crate::units::{BootNs, DurationNs};
 
 const MS: u64 = 1_000_000;
@@ -125,6 +127,46 @@ fn facts_are_for_those_who_wait_for_them() {
     rig.connect(&program, "203.0.113.9:443");
     rig.deliver(Answer::of_exe(&program, ExeFile { writable: Some(false), ..ExeFile::default() }));
     assert!(rig.told().is_empty(), "one peer");
+}
+
+/// What a program is a copy of becomes known after its events: they are judged again, and no others wait.
+#[test]
+fn a_copied_tool_is_judged_as_what_it_is() {
+    for (copy_of, raised) in [(Some("bash"), 1), (Some("perl"), 0), (None, 0)] {
+        let mut rig = with_facts(rule(Detect::Process(ProcessRule::Stdio), "proc:bash"));
+        let (agent, shell) = (process(10, "/opt/agent"), unknown(11, "/tmp/x"));
+        rig.exec(&unknown(12, "/tmp/y"));
+        assert_eq!(rig.waiting(), 0, "without a connection there is nothing to wait for");
+        let conn = rig.connection(Direction::Out, Some(&agent), None, "203.0.113.9:443", Source::Live);
+        rig.opens(conn.clone(), Change::Connect);
+        let stdio = Some(Box::new(conn));
+        rig.body(EventBody::Exec(ProcEvent { stdio, ..ProcEvent::new(Arc::clone(&shell)) }));
+        assert!(rig.told().is_empty());
+        assert_eq!(rig.waiting(), 1);
+        rig.deliver(Answer::of_copy(&shell, copy_of));
+        assert_eq!((rig.told().len(), rig.waiting()), (raised, 0), "{copy_of:?}");
+        let found = Filter::new("proc:bash").expect("a filter");
+        let connect = rig.connection(Direction::Out, Some(&shell), None, "203.0.113.9:444", Source::Live);
+        let event = crate::event::samples::event(9, EventBody::Flow(Change::Connect(connect)));
+        assert_eq!(found.matches(&event), copy_of == Some("bash"));
+    }
+}
+
+/// The connection of a renamed netcat is remembered once it is known as that.
+#[test]
+fn a_secondary_filter_waits_for_what_a_program_is_too() {
+    let holds = Filter::new("proc:nc").expect("a filter");
+    for (copy_of, raised) in [(Some("nc"), 1), (None, 0)] {
+        let mut rig = with_facts(rule(
+            Detect::Process(ProcessRule::Spawn { holds: holds.clone(), beside: false }),
+            "proc:sh",
+        ));
+        let tool = unknown(10, "/tmp/x");
+        rig.open(&tool, "203.0.113.9:443");
+        rig.deliver(Answer::of_copy(&tool, copy_of));
+        rig.exec(&child(&tool, 11, "/bin/sh"));
+        assert_eq!(rig.told().len(), raised, "{copy_of:?}");
+    }
 }
 
 /// When an executable was compared is not known by the events: the answer comes between two of the detector's looks at it.

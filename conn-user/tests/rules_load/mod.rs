@@ -221,6 +221,7 @@ fn known(pid: u32, exe: &str, unit: &str, user: (u32, &str)) -> Arc<ProcessInfo>
         ..ProcessInfo::new(Pid(pid), BootNs(u64::from(pid) * 10_000_000))
     };
     process.identity.set_state(ProcessState::default());
+    process.identity.set_copy_of(None);
     process.identity.set_exe(ExeFile { writable: Some(false), ..ExeFile::default() });
     process.identity.set_sha256(None);
     Arc::new(process)

@@ -26,7 +26,7 @@ pub(crate) struct ProcessWriter {
 
 struct Entry {
     process: Arc<ProcessInfo>,
-    version: u8,
+    version: u16,
     json: Box<[u8]>,
 }
 
@@ -131,7 +131,7 @@ fn render(boot8: &str, process: &ProcessInfo, out: &mut Vec<u8>) {
 fn write_exe(process: &ProcessInfo, out: &mut Vec<u8>) {
     let file = process.identity.exe();
     write_name(b"exe", process.exe.as_deref(), out);
-    write_flag(b"exe_deleted", process.exe_deleted, out);
+    write_flag(b"exe_deleted", process.exe_is_deleted(), out);
     write_flag(b"exe_memfd", process.exe_is_memfd(), out);
     if process.exe_is_conn {
         write_flag(b"exe_conn", true, out);
@@ -140,6 +140,7 @@ fn write_exe(process: &ProcessInfo, out: &mut Vec<u8>) {
     write_name(b"exe_mount", file.and_then(|file| file.mount.as_deref()), out);
     write_known_flag(b"exe_host", process.identity.exe_is_host(), out);
     write_known_flag(b"exe_writable", file.and_then(|file| file.writable), out);
+    write_known_flag(b"exe_user_writable", file.and_then(|file| file.user_writable), out);
     match process.identity.sha256() {
         Some(hash) => {
             write_key(b"exe_sha256", out);
@@ -148,6 +149,9 @@ fn write_exe(process: &ProcessInfo, out: &mut Vec<u8>) {
             out.push(b'"');
         }
         None => write_name(b"exe_sha256", None, out),
+    }
+    if process.identity.copy_of_settled() {
+        write_name(b"exe_copy_of", process.identity.copy_of().map(str::as_bytes), out);
     }
     // Only what a rule had compared.
     if let Some(replaced) = process.identity.replaced() {

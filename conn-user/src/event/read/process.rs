@@ -94,7 +94,7 @@ struct Known {
 struct Texts {
     first: u32,
     /// By [`Identity::version`].
-    by_known: IntMap<u8, Vec<u32>>,
+    by_known: IntMap<u16, Vec<u32>>,
 }
 
 impl Texts {
@@ -103,7 +103,7 @@ impl Texts {
     }
 
     /// Adds a text of this version. Returns those of which not all is known that it has.
-    fn add(&mut self, text: u32, version: u8) -> Vec<u32> {
+    fn add(&mut self, text: u32, version: u16) -> Vec<u32> {
         let mut lacking = Vec::new();
         for (known, texts) in self.by_known.extract_if(|known, _| version & !known != 0).collect::<Vec<_>>() {
             lacking.extend_from_slice(&texts);
@@ -164,7 +164,13 @@ struct Process {
     #[serde(default)]
     exe_writable: Option<bool>,
     #[serde(default)]
+    exe_user_writable: Option<bool>,
+    #[serde(default)]
     exe_sha256: Option<String>,
+    // Absent: not known. `null`: of nothing.
+    #[serde(default, deserialize_with = "present")]
+    #[allow(clippy::option_option, reason = "absent and null are not the same")]
+    exe_copy_of: Option<Option<String>>,
     #[serde(default)]
     exe_replaced: Option<String>,
     #[serde(default)]
@@ -393,11 +399,13 @@ fn read(of: Process) -> Result<ProcessInfo, ReadError> {
     if cwd.is_some() || netns.is_some() || tty != Tty::Unknown {
         identity.set_state(ProcessState { cwd, tty, netns });
     }
-    if of.exe_fs.is_some() || of.exe_mount.is_some() || of.exe_writable.is_some() {
+    let writable = of.exe_writable.or(of.exe_user_writable);
+    if of.exe_fs.is_some() || of.exe_mount.is_some() || writable.is_some() {
         identity.set_exe(ExeFile {
             fs: of.exe_fs.map(|fs| bytes(fs, of.exe_fs_escaped)),
             mount: of.exe_mount.map(|mount| bytes(mount, of.exe_mount_escaped)),
             writable: of.exe_writable,
+            user_writable: of.exe_user_writable,
         });
     }
     if let Some(is_host) = of.exe_host {
@@ -406,8 +414,15 @@ fn read(of: Process) -> Result<ProcessInfo, ReadError> {
     if let Some(hash) = &of.exe_sha256 {
         identity.set_sha256(Some(sha256(hash)?));
     }
+    if let Some(name) = of.exe_copy_of {
+        identity.set_copy_of(name.map(Into::into));
+    }
     if let Some(replaced) = &of.exe_replaced {
         identity.set_replaced(named::<Replaced>("exe_replaced", replaced)?);
+    }
+    // Which text of an image is the first to say so is when it was found.
+    if of.exe_deleted {
+        identity.set_deleted();
     }
     let placement = match of.cgroup {
         None => None,

@@ -57,7 +57,7 @@ fn any_identity() -> impl Strategy<Value = Identity> {
         netns: netns.map(NetNs),
     });
     let file = (option::of(name()), option::of(name()), option::of(any::<bool>()))
-        .prop_map(|(fs, mount, writable)| ExeFile { fs, mount, writable });
+        .prop_map(|(fs, mount, writable)| ExeFile { fs, mount, writable, user_writable: writable });
     let hash = option::of(option::of((0..2_u8).prop_map(|byte| [byte * 0xab; 32])));
     let is_host = option::of(any::<bool>());
     (option::of(state), option::of(file), hash, is_host).prop_map(|(state, file, hash, is_host)| {

@@ -90,7 +90,11 @@ impl Words {
         let Some(exe) = &process.exe else { return };
         let base = exe.rsplit(|byte| *byte == b'/').next().unwrap_or(exe);
         // The kernel keeps 15 bytes of a name (TASK_COMM_LEN in include/linux/sched.h).
-        if process.exe_deleted || process.exe_is_foreign() || base.get(..15).unwrap_or(base) != &*process.comm
+        let is_copy = process.identity.copy_of().is_some();
+        if is_copy
+            || process.exe_is_deleted()
+            || process.exe_is_foreign()
+            || base.get(..15).unwrap_or(base) != &*process.comm
         {
             self.detail("exe=");
             self.exe(process);
@@ -102,7 +106,12 @@ impl Words {
             Some(exe) => self.word(exe),
             None => self.text("?"),
         }
-        if process.exe_deleted {
+        if let Some(name) = process.identity.copy_of() {
+            self.text(" (copy of ");
+            self.word(name.as_bytes());
+            self.text(")");
+        }
+        if process.exe_is_deleted() {
             self.text(" (deleted)");
         }
         if process.exe_is_foreign() {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::queue::{HashQueue, Next, Part};
 use super::stats::count;
-use super::{Answer, Fact, Finder, Outbox, lock};
+use super::{Answer, Depth, Fact, Finder, Outbox, lock};
 use crate::clock::boot_now;
 use crate::process::digest::FileState;
 use crate::process::files::{Caller, FileError, Progress};
@@ -113,8 +113,8 @@ impl Hasher {
         self.take(part, &progress, began, now);
     }
 
-    fn take(&self, part: Part, progress: &Result<Progress, FileError>, began: BootNs, now: BootNs) {
-        let cost = now.since(began);
+    fn take(&mut self, part: Part, progress: &Result<Progress, FileError>, began: BootNs, now: BootNs) {
+        let (cost, state) = (now.since(began), part.state);
         let mut work = self.hashes.work();
         let (answers, fact) = match progress {
             Ok(Progress::Read(bytes)) => return work.queue.went_on(part, *bytes, cost, now),
@@ -130,6 +130,12 @@ impl Hasher {
         }
         for mut answer in answers {
             answer.facts.extend(fact.map(Fact::Sha256));
+            if let Some(hash) = fact
+                && !answer.process.identity.copy_of_settled()
+            {
+                let name = hash.and_then(|hash| self.finder.copy_of(&answer.process, &state, hash));
+                answer.facts.push(Fact::CopyOf(name));
+            }
             self.outbox.send(answer);
         }
     }
@@ -139,7 +145,7 @@ impl Hasher {
         loop {
             let Some(mut answer) = self.hashes.work().queue.unpark() else { return };
             let process = Arc::clone(&answer.process);
-            let Some((file, state)) = self.finder.executable(&process, &mut answer.facts) else {
+            let Some((file, state)) = self.finder.executable(&process, Depth::All, &mut answer.facts) else {
                 self.outbox.send(answer);
                 continue;
             };

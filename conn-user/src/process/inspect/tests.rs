@@ -170,3 +170,25 @@ fn comparisons_leave_room_in_the_queue() {
     let asked = (0..QUEUE_MAX).filter(|_| comparer.ask(&process)).count();
     assert_eq!((asked, inspector.stats().compare_dropped), (QUEUE_MAX / 2, QUEUE_MAX as u64 / 2));
 }
+
+/// A copy under another name is known by its content, soon after its exec, with or without the hashes of all.
+#[test]
+fn a_copied_tool_is_known_by_its_content() {
+    use crate::process::exe::tests::Sleeper;
+    for hashes in [false, true] {
+        let (proc, files) = (ProcFs::default(), FileWorkers::threads());
+        let inspector = Inspector::start_with_tools(&proc, files, hashes, &["sleep", "sh"]).expect("threads");
+        let copies = ["copy", "again"].map(|name| Sleeper::start(&format!("tool-{name}-{hashes}")));
+        for (copy, depth) in copies.iter().zip([Depth::State, Depth::All]) {
+            let process = Arc::new(copy.process());
+            inspector.ask(&process, depth, None);
+            settled(&inspector);
+            assert_eq!(process.identity.copy_of(), Some("sleep"), "{depth:?}");
+        }
+        let (own, hashed) = (me(), inspector.stats().hashed);
+        inspector.ask(&own, Depth::State, None);
+        settled(&inspector);
+        assert_eq!((own.identity.copy_of_settled(), own.identity.copy_of()), (true, None));
+        assert_eq!((hashed, inspector.stats().hashed), (2, 2), "a file of another size is not read");
+    }
+}

@@ -73,6 +73,10 @@ pub struct Cast {
     pub deleted: bool,
     /// Everybody may write its executable.
     pub writable: bool,
+    /// The program of the host that its executable is a copy of.
+    pub copy_of: Option<String>,
+    /// Its own user may write its executable.
+    pub user_writable: bool,
     /// The host has another file at the path of its executable, or none.
     pub foreign: bool,
     /// It is conn.

@@ -46,6 +46,16 @@ pub fn set(host: &Host) -> Result<RuleSet, RuleErrors> {
     file::built_in(host)
 }
 
+/// Returns the names of shells, interpreters and network tools, of the default lists.
+///
+/// # Errors
+/// As [`set`].
+pub fn tool_names() -> Result<Vec<String>, RuleErrors> {
+    let set = set(&Host::default())?;
+    let lists = ["shells", "interpreters", "netcats"].into_iter().filter_map(|list| set.names.list(list));
+    Ok(lists.flatten().cloned().collect())
+}
+
 /// The default rules with their tests, in a world where the zones of this host are empty.
 pub fn with_tests() -> Checked {
     file::built_in_with_tests(&Host::default())

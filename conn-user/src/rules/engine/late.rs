@@ -32,6 +32,8 @@ pub(super) struct Late {
     existing: bool,
     /// The rules that it was not matched by so far.
     rules: SmallVec<[RuleRun; 4]>,
+    /// The rules whose secondary filters did not match it so far.
+    secondary: SmallVec<[RuleRun; 4]>,
     timer: TimerId,
     /// The tokens of the events of the same process that began to wait before it and after it; 0: there is none.
     before: u64,
@@ -67,7 +69,7 @@ impl Engine {
             let Some(mut late) = self.late.remove(&token) else { continue };
             let is_last = !is_unsettled(&late.event);
             self.judge_late(&mut late, is_last, self.now, flows);
-            if late.rules.is_empty() || is_last {
+            if (late.rules.is_empty() && late.secondary.is_empty()) || is_last {
                 self.timers.cancel(late.timer);
                 self.forget_late(token, &late);
             } else {
@@ -101,7 +103,13 @@ impl Engine {
             && self.late_of.get(&key).is_none_or(|waiting| waiting.count < LATE_OF_ONE_MAX)
     }
 
-    pub(super) fn wait_for_facts(&mut self, event: &Event, existing: bool, of: u64, rules: &[RuleRun]) {
+    pub(super) fn wait_for_facts(
+        &mut self,
+        event: &Event,
+        existing: bool,
+        of: u64,
+        (rules, secondary): (&[RuleRun], &[RuleRun]),
+    ) {
         if !self.has_room_to_wait(of) {
             self.stats.late_dropped += 1;
             return;
@@ -117,8 +125,8 @@ impl Engine {
         }
         let at = BootNs(event.boot.0.saturating_add(self.late_wait.0));
         let timer = self.timers.set(at, Alarm { rule: RuleRun::ENGINE, token });
-        let rules = SmallVec::from_slice(rules);
-        let late = Late { event: event.clone(), existing, rules, timer, before, after: 0 };
+        let (rules, secondary) = (SmallVec::from_slice(rules), SmallVec::from_slice(secondary));
+        let late = Late { event: event.clone(), existing, rules, secondary, timer, before, after: 0 };
         self.late.insert(token, late);
         if let Some(id) = subject(event) {
             self.late_subjects.entry(id.0).or_default().events += 1;
@@ -128,7 +136,7 @@ impl Engine {
     /// Judges an event by the rules that it was not matched by so far. Until the last time, an exception that may still come to
     /// hold keeps its rule waiting.
     pub(super) fn judge_late(&mut self, late: &mut Late, is_last: bool, now: BootNs, flows: &dyn Flows) {
-        let Late { event, rules, existing, .. } = late;
+        let Late { event, rules, secondary, existing, .. } = late;
         let (event, existing) = (&*event, *existing);
         let is_over = subject(event)
             .and_then(|id| self.late_subjects.get(&id.0))
@@ -142,6 +150,18 @@ impl Engine {
                     scene.existing = existing;
                     scene.is_over = is_over;
                     detector.on_match(rule, event, scene);
+                });
+            }
+            !is_selected
+        });
+        secondary.retain(|run| {
+            let Some(running) = self.at_work(*run) else { return false };
+            let is_selected = running.detector.secondary().is_some_and(|of| of.filter.matches(event));
+            if is_selected {
+                self.with(*run, now, flows, |detector, rule, scene| {
+                    scene.existing = existing;
+                    scene.is_over = is_over;
+                    detector.on_secondary(rule, event, scene);
                 });
             }
             !is_selected
@@ -191,7 +211,10 @@ pub(crate) fn is_unsettled(event: &Event) -> bool {
 /// Whether facts of a process may still come.
 pub(super) fn is_open(process: &ProcessInfo) -> bool {
     let identity = &process.identity;
-    let is_known = identity.exe().is_some() && identity.exe_is_host().is_some() && identity.sha256_settled();
+    let is_known = identity.exe().is_some()
+        && identity.exe_is_host().is_some()
+        && identity.copy_of_settled()
+        && identity.sha256_settled();
     !process.kernel && !identity.is_settled() && !is_known
 }
 

@@ -75,8 +75,11 @@ impl Engine {
     /// Puts rules at their places.
     pub(super) fn add(&mut self, added: Vec<Added>, began: BootNs) {
         self.running.resize_with(self.layout.places(), || None);
-        for Added { place, rule, detector } in added {
+        for Added { place, rule, mut detector } in added {
             work::looked_at(1);
+            if let Some(memory) = &self.memory {
+                detector.restore(&rule, memory, began);
+            }
             self.runs += 1;
             let run = RuleRun { place, serial: self.runs };
             if let Some(running) = self.running.get_mut(place as usize) {

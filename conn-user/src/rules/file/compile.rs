@@ -182,6 +182,7 @@ impl Compiler<'_> {
                 })
             }
             (RuleKind::Process, Some("replaced")) => Detect::Process(ProcessRule::Replaced),
+            (RuleKind::Process, Some("deleted")) => Detect::Process(ProcessRule::Deleted),
             (RuleKind::Process, Some("stdio")) => Detect::Process(ProcessRule::Stdio),
             (RuleKind::Process, Some("parent-stdio")) => Detect::Process(ProcessRule::ParentStdio),
             (RuleKind::Process, Some("exec")) => Detect::Process(ProcessRule::Exec),

@@ -196,6 +196,11 @@ pub(super) const SHAPES: &[Shape] = &[
         "A process that matches uses the network while the path of its executable leads to another file, or to none.",
         USES,
     ),
+    process(
+        "deleted",
+        "A process that matches uses the network, and its executable is deleted, before or soon after; an upgrade does not count: root or the owner of the running file has put another one in its place.",
+        USES,
+    ),
     process("stdio", "A program is executed whose standard input or output is a TCP connection.", EXEC),
     process(
         "parent-stdio",

@@ -1,10 +1,11 @@
-//! `find = "first-seen"`: a path that none took since the agent began.
+//! `find = "first-seen"`: a path that none took since the agent began, nor in earlier runs whose memory it has.
 //!
 //! What makes two connections the same path the rule says (`by`). Everything is learnt; until `learn` has passed, and of
 //! what was there at the start, nothing is told. A path whose attempts all fail is one too: that is what a scan looks like.
 
 use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::sync::Arc;
 
 use crate::event::alert::{Evidence, Subject};
 use crate::event::model::Event;
@@ -18,6 +19,7 @@ use crate::rules::baseline::same_net;
 use crate::rules::detector::{Detector, Scene, Triggers, connection, service_port};
 use crate::rules::memory::{Memory, Past, lasting};
 use crate::rules::model::{PathKey, Rule};
+use crate::rules::path_memory::{Learned, PathMemory};
 use crate::rules::{program, silence};
 use crate::units::{BootNs, DurationNs};
 
@@ -36,6 +38,10 @@ struct Seen {
 pub(super) struct FirstSeen {
     by: Box<[PathKey]>,
     learn: DurationNs,
+    /// For how long earlier runs have watched.
+    watched: DurationNs,
+    /// Where it reports what it learns, and under which name.
+    memory: Option<(PathMemory, Arc<str>)>,
     seen: IntMap<u64, Seen>,
     order: VecDeque<u64>,
     forgotten: u64,
@@ -44,7 +50,12 @@ pub(super) struct FirstSeen {
 impl FirstSeen {
     pub(super) fn new(by: &[PathKey], learn: DurationNs) -> Self {
         let (seen, order) = (IntMap::default(), VecDeque::new());
-        Self { by: by.into(), learn, seen, order, forgotten: 0 }
+        Self { by: by.into(), learn, watched: DurationNs(0), memory: None, seen, order, forgotten: 0 }
+    }
+
+    /// Returns whether everything is learned still.
+    fn learns(&self, now: BootNs, began: BootNs) -> bool {
+        now.since(began).0.saturating_add(self.watched.0) < self.learn.0
     }
 
     fn path(&self, conn: &ConnEvent, names: &Names) -> u64 {
@@ -73,6 +84,16 @@ impl FirstSeen {
             seen.count += 1;
             return false;
         }
+        self.add(path, now);
+        if let Some((memory, name)) = &self.memory
+            && !memory.report(Learned::Path(Arc::clone(name), path))
+        {
+            self.forgotten += 1;
+        }
+        true
+    }
+
+    fn add(&mut self, path: u64, now: BootNs) {
         self.seen.insert(path, Seen { count: 1, since: now });
         self.order.push_back(path);
         if self.order.len() > PATHS_MAX
@@ -81,7 +102,6 @@ impl FirstSeen {
             self.seen.remove(&oldest);
             self.forgotten += 1;
         }
-        true
     }
 }
 
@@ -96,11 +116,27 @@ impl Detector for FirstSeen {
         Triggers::BEGIN
     }
 
+    fn restore(&mut self, rule: &Rule, memory: &PathMemory, now: BootNs) {
+        // Another definition of a path is another memory.
+        let name: Arc<str> = format!("{} {:?}", rule.about.id, self.by).into();
+        if let Some(known) = memory.of(&name) {
+            self.watched = known.watched;
+            for path in &known.paths {
+                if !self.seen.contains_key(path) {
+                    self.add(*path, now);
+                }
+            }
+        }
+        if !memory.report(Learned::Began(Arc::clone(&name), now)) {
+            self.forgotten += 1;
+        }
+        self.memory = Some((memory.clone(), name));
+    }
+
     fn on_match(&mut self, rule: &Rule, event: &Event, scene: &mut Scene<'_>) {
         let Some(conn) = connection(event) else { return };
         let path = self.path(conn, scene.names);
-        let learns =
-            scene.existing || conn.source == Source::Snapshot || scene.now.since(scene.began) < self.learn;
+        let learns = scene.existing || conn.source == Source::Snapshot || self.learns(scene.now, scene.began);
         if !self.is_first(path, scene.now) || learns {
             return;
         }
@@ -138,8 +174,8 @@ impl Detector for FirstSeen {
             facts.push(Evidence::duration("known_for", past.now.since(seen.since)));
             return Some(Memory::lets_be("the path is known", facts));
         }
-        Some(if watched < self.learn {
-            let left = lasting(DurationNs(self.learn.0.saturating_sub(watched.0)));
+        Some(if self.learns(past.now, past.began) {
+            let left = lasting(DurationNs(self.learn.0.saturating_sub(watched.0 + self.watched.0)));
             Memory::lets_be(format!("the path is new, and is learnt: everything is for {left} still"), facts)
         } else if conn.source == Source::Snapshot {
             Memory::lets_be("the path is new, and is learnt: the connection was there before", facts)
@@ -186,6 +222,53 @@ mod tests {
         assert!(rig.told().is_empty(), "known now");
         rig.open(&process(11, "/usr/bin/nc"), "10.2.0.1:22");
         assert_eq!(rig.only().phase, Phase::Raised, "another program");
+    }
+
+    /// What an earlier run learned is known, its time of learning counts, and what this one learns is reported.
+    #[test]
+    fn a_restart_forgets_nothing() {
+        use crate::rules::path_memory::{KnownByRule, KnownPaths};
+        let ssh = process(10, "/usr/bin/ssh");
+        let run = |known: KnownByRule, acts: &dyn Fn(&mut Rig)| {
+            let (memory, _, reports) = PathMemory::new(known);
+            let mut rig = rig(&[PathKey::Ip]).remembering(memory);
+            // A recording has no memory.
+            rig.is_not_recorded();
+            rig.begin();
+            acts(&mut rig);
+            let raised = rig.told().iter().filter(|alert| alert.phase == Phase::Raised).count();
+            let mut known = KnownByRule::new();
+            for learned in reports.try_iter() {
+                match learned {
+                    Learned::Began(name, _) => drop(known.entry(Box::from(&*name)).or_default()),
+                    Learned::Path(name, path) => known.entry(Box::from(&*name)).or_default().paths.push(path),
+                    Learned::End => {}
+                }
+            }
+            (raised, known)
+        };
+        let (raised, mut known) = run(KnownByRule::new(), &|rig| {
+            rig.open_and_close(&ssh, "10.1.0.1:22", None);
+        });
+        assert_eq!((raised, known.values().map(|known| known.paths.len()).sum::<usize>()), (0, 1));
+        known.values_mut().for_each(|known: &mut KnownPaths| known.watched = seconds(60));
+        let (raised, more) = run(known.clone(), &|rig| {
+            rig.open_and_close(&ssh, "10.1.0.1:22", None);
+            rig.open_and_close(&ssh, "10.1.0.2:22", None);
+        });
+        assert_eq!(raised, 1, "the new one, at once");
+        assert_eq!(
+            more.values().map(|known| known.paths.len()).sum::<usize>(),
+            1,
+            "only what is new is reported"
+        );
+        known.values_mut().for_each(|known| known.watched = seconds(30));
+        let (raised, _) = run(known, &|rig| {
+            rig.open_and_close(&ssh, "10.1.0.3:22", None);
+            rig.pass(seconds(31));
+            rig.open_and_close(&ssh, "10.1.0.4:22", None);
+        });
+        assert_eq!(raised, 1, "half of the time was left");
     }
 
     #[test]

@@ -2,6 +2,9 @@
 //!
 //! A use of the network is what makes it be compared, in the background, each process at most once in [`EVERY`]; the detector
 //! waits for the answer. The alert ends with the process, or when it runs what its path leads to (it executed it).
+//!
+//! `find = "deleted"`: the executable has no name any more, and no upgrade put another file in its place. A program that removes
+//! itself does so soon after its start, perhaps after it connected: so one that started of late is compared again.
 
 use std::sync::Arc;
 
@@ -16,6 +19,7 @@ use crate::rules::alerts::Life;
 use crate::rules::detector::{Detector, Scene, Triggers};
 use crate::rules::memory::{Memory, Past};
 use crate::rules::model::Rule;
+use crate::rules::timers::TimerId;
 use crate::units::{BootNs, DurationNs};
 
 /// How often a process is compared at most: a replaced executable does not hurry.
@@ -26,6 +30,12 @@ const PATIENCE: DurationNs = DurationNs(50_000_000);
 const TRIES: u32 = 6;
 /// Most uses that wait, and most processes whose alerts are open.
 const WAITING_MAX: usize = 1024;
+/// How soon a process that started of late is compared again, and then after twice its age.
+const AGAIN: DurationNs = DurationNs(5_000_000_000);
+/// The age up to which it is.
+const YOUNG: DurationNs = DurationNs(60_000_000_000);
+/// Marks the timer of a further comparison; the rest is the process id.
+const AGAIN_TOKEN: u64 = 1 << 32;
 
 #[derive(Debug)]
 struct Waiting {
@@ -33,17 +43,42 @@ struct Waiting {
     tries: u32,
 }
 
+/// A use of a process that is compared again.
+#[derive(Debug)]
+struct Again {
+    used: Use,
+    timer: TimerId,
+}
+
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Replacement {
+    /// Only deleted executables without an upgrade.
+    of_deleted: bool,
     /// One use of each process that is being compared, by the id of the process.
     waiting: IntMap<u32, Waiting>,
+    /// One use of each process that is compared again, by the id of the process.
+    again: IntMap<u32, Again>,
     /// The open alerts, by the id of the process.
     open: IntMap<u32, (BootNs, AlertId)>,
     forgotten: u64,
 }
 
 impl Replacement {
+    /// Returns a detector of deleted executables.
+    pub(super) fn deleted() -> Self {
+        Self { of_deleted: true, ..Self::default() }
+    }
+
+    /// Returns the last answer if it is a finding.
+    fn finding(&self, process: &ProcessInfo) -> Option<Replaced> {
+        let is_finding = |replaced: &Replaced| {
+            replaced.is_replaced()
+                && (!self.of_deleted || (process.exe_is_deleted() && *replaced != Replaced::Upgraded))
+        };
+        process.identity.replaced().filter(is_finding)
+    }
+
     fn wait(&mut self, waiting: Waiting, scene: &mut Scene<'_>) {
         let (pid, patience) = (waiting.used.process.pid.0, PATIENCE.0 << waiting.tries);
         self.waiting.insert(pid, waiting);
@@ -53,12 +88,48 @@ impl Replacement {
     /// What was found out of a use.
     fn judge(&mut self, used: Use, rule: &Rule, scene: &mut Scene<'_>) {
         let process = Arc::clone(&used.process);
-        match process.identity.replaced() {
-            Some(replaced @ (Replaced::Other | Replaced::Gone)) if !is_told(&process, rule, scene) => {
-                self.tell(used, replaced, rule, scene);
+        match self.finding(&process) {
+            Some(replaced) if !is_told(&process, rule, scene) => self.tell(used, replaced, rule, scene),
+            None if process.identity.replaced() == Some(Replaced::No) => {
+                self.end(&process, scene);
+                self.look_again(used, scene);
             }
-            Some(Replaced::No) => self.end(&process, scene),
             _ => {}
+        }
+    }
+
+    /// Has a process that started of late compared again after a while.
+    fn look_again(&mut self, used: Use, scene: &mut Scene<'_>) {
+        let process = Arc::clone(&used.process);
+        // A recording has no instant of the exec.
+        let age = scene.now.since(process.start);
+        if !self.of_deleted || age >= YOUNG || scene.exit_of(&process).is_some() {
+            return;
+        }
+        if self.again.len() >= WAITING_MAX {
+            self.forgotten += 1;
+            return;
+        }
+        scene.follow_process(&process);
+        let after = AGAIN.0.max(2 * age.0);
+        let token = AGAIN_TOKEN | u64::from(process.pid.0);
+        let timer = scene.set_timer(BootNs(scene.now.0.saturating_add(after)), token);
+        // Of an earlier process of that id, whose end was lost, or of what this one was before.
+        if let Some(before) = self.again.insert(process.pid.0, Again { used, timer }) {
+            scene.cancel_timer(before.timer);
+        }
+    }
+
+    fn compare_again(&mut self, used: Use, scene: &mut Scene<'_>) {
+        let process = Arc::clone(&used.process);
+        if self.finding(&process).is_some() || self.waiting.contains_key(&process.pid.0) {
+            return;
+        }
+        process.identity.compare_again(scene.now);
+        if scene.compare(&process) {
+            self.wait(Waiting { used, tries: 0 }, scene);
+        } else {
+            process.identity.set_replaced(Replaced::Unknown);
         }
     }
 
@@ -103,31 +174,37 @@ impl Detector for Replacement {
             return;
         };
         let identity = &process.identity;
-        if identity.is_to_be_compared(scene.now, EVERY) && !scene.compare(process) {
+        if scene.can_compare() && identity.is_to_be_compared(scene.now, EVERY) && !scene.compare(process) {
             self.forgotten += 1;
             identity.set_replaced(Replaced::Unknown);
         }
         match identity.replaced() {
-            None if self.waiting.contains_key(&process.pid.0) => {}
+            None if !scene.can_compare() || self.waiting.contains_key(&process.pid.0) => {}
             None if self.waiting.len() >= WAITING_MAX => self.forgotten += 1,
             None => {
                 if let Some(used) = Use::of(event) {
                     self.wait(Waiting { used, tries: 0 }, scene);
                 }
             }
-            Some(replaced @ (Replaced::Other | Replaced::Gone)) => {
-                if !is_told(process, rule, scene)
+            Some(Replaced::No) => self.end(process, scene),
+            Some(_) => {
+                if let Some(replaced) = self.finding(process)
+                    && !is_told(process, rule, scene)
                     && let Some(used) = Use::of(event)
                 {
                     self.tell(used, replaced, rule, scene);
                 }
             }
-            Some(Replaced::No) => self.end(process, scene),
-            Some(Replaced::Unknown) => {}
         }
     }
 
     fn on_timer(&mut self, rule: &Rule, token: u64, scene: &mut Scene<'_>) {
+        if token & AGAIN_TOKEN != 0 {
+            if let Some(Again { used, .. }) = self.again.remove(&(token as u32)) {
+                self.compare_again(used, scene);
+            }
+            return;
+        }
         let Some(Waiting { used, tries }) = self.waiting.remove(&(token as u32)) else { return };
         if used.process.identity.replaced().is_some() {
             self.judge(used, rule, scene);
@@ -138,6 +215,12 @@ impl Detector for Replacement {
 
     fn on_exit(&mut self, _rule: &Rule, process: &ProcessInfo, _status: ExitStatus, scene: &mut Scene<'_>) {
         self.end(process, scene);
+        if let Some(again) = self.again.get(&process.pid.0)
+            && again.used.process.is_same(process)
+        {
+            scene.cancel_timer(again.timer);
+            self.again.remove(&process.pid.0);
+        }
     }
 
     fn forgotten(&self) -> u64 {
@@ -171,7 +254,15 @@ impl Detector for Replacement {
             Some(Replaced::Unknown) => {
                 Memory::lets_be("what its path leads to could not be found out", facts)
             }
-            Some(Replaced::Other) => Memory::finds(same, "its path leads to another file", facts),
+            Some(Replaced::Upgraded) if self.of_deleted => {
+                Memory::lets_be("root or the owner of its executable has put another one in its place", facts)
+            }
+            Some(_) if self.finding(process).is_none() => {
+                Memory::lets_be("its executable was moved, and not deleted", facts)
+            }
+            Some(Replaced::Other | Replaced::Upgraded) => {
+                Memory::finds(same, "its path leads to another file", facts)
+            }
             Some(Replaced::Gone) => Memory::finds(same, "its path leads to no file", facts),
         })
     }

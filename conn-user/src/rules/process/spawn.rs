@@ -276,6 +276,11 @@ impl Detector for Spawn {
         scene.raise(rule, found);
     }
 
+    fn may_concern(&self, event: &Event) -> bool {
+        let EventBody::Exec(exec) = &event.body else { return true };
+        self.connection_of(&exec.process).is_some()
+    }
+
     fn on_secondary(&mut self, _rule: &Rule, event: &Event, scene: &mut Scene<'_>) {
         let Some(conn) = connection(event).filter(|conn| !self.open.contains_key(&conn.id.0)) else { return };
         let Some(holder) = conn.owner.process.as_deref().and_then(|owner| self.holder(owner)) else { return };

@@ -74,6 +74,11 @@ impl Detector for Stdio {
         scene.raise(rule, found);
     }
 
+    fn may_concern(&self, event: &Event) -> bool {
+        let EventBody::Exec(exec) = &event.body else { return false };
+        if self.of_parent { exec.parent_stdio.is_some() } else { exec.stdio.is_some() }
+    }
+
     fn recall(&self, _rule: &Rule, event: &Event, _past: &Past<'_>) -> Option<Memory> {
         let EventBody::Exec(exec) = &event.body else { return None };
         let (conn, whose) = if self.of_parent {

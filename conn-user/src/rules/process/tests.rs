@@ -158,7 +158,7 @@ fn a_replaced_executable_is_told_until_the_process_ends() {
     assert!(rig.told().is_empty(), "nobody looks while the network is not used");
     let told = use_and_wait(&mut rig, &service);
     let [alert] = &told[..] else { panic!("{told:?}") };
-    assert_eq!(evidence(alert, "replaced"), Some(&Value::Text(b"other"[..].into())));
+    assert_eq!(evidence(alert, "replaced"), Some(&Value::Text(b"upgraded"[..].into())));
     assert!(use_and_wait(&mut rig, &twin).is_empty(), "its benign twin");
     std::fs::remove_file(other.path()).expect("removed");
     rig.listen(&twin, "0.0.0.0:4444");
@@ -211,4 +211,49 @@ fn programs_from_before() {
     assert_eq!(raised(10, 500, false), 0, "nobody knows which was first");
     assert_eq!(raised(10, 500, true), 1, "its owner drives the shell");
     assert_eq!(raised(12, 500, true), 0, "the connection is younger");
+}
+
+/// Returns how far the clock of a rig is behind the start of a real process.
+fn behind(rig: &Rig, process: &ProcessInfo) -> DurationNs {
+    DurationNs(process.start.0.saturating_sub(rig.now.0))
+}
+
+/// A program that removes itself is found whether it does so before it connects or after; an upgrade and a move are none.
+#[test]
+fn a_program_that_removes_itself_is_found() {
+    let inspector = Inspector::start(&ProcFs::default(), FileWorkers::threads(), true).expect("threads");
+    let mut rig =
+        Rig::new(rule(Detect::Process(ProcessRule::Deleted), "proc:sleeper")).comparing(inspector.comparer());
+    let answers = |rig: &mut Rig| {
+        assert!(inspector.settle(Duration::from_mins(1)));
+        while let Some(answer) = inspector.next_answer() {
+            answer.apply();
+        }
+        rig.pass(DurationNs(50_000_000));
+        rig.told()
+    };
+    let sleepers =
+        ["before", "upgrade", "stays", "after"].map(|name| Sleeper::start(&format!("self-{name}")));
+    let [before, upgrade, _, after] = &sleepers;
+    let processes = sleepers.each_ref().map(|sleeper| Arc::new(sleeper.process()));
+    rig.pass(behind(&rig, &processes[3]));
+    std::fs::remove_file(before.path()).expect("removed");
+    upgrade.replace();
+    for process in &processes {
+        rig.connect(process, "203.0.113.9:443");
+    }
+    let told = answers(&mut rig);
+    let [alert] = &told[..] else { panic!("{told:?}") };
+    assert_eq!(evidence(alert, "replaced"), Some(&Value::Text(b"gone"[..].into())));
+    assert!(processes[0].exe_is_deleted() && processes[1].exe_is_deleted(), "events have it from now on");
+    std::fs::remove_file(after.path()).expect("removed");
+    rig.pass(seconds(5));
+    let told = answers(&mut rig);
+    let [alert] = &told[..] else { panic!("{told:?}") };
+    assert_eq!(evidence(alert, "replaced"), Some(&Value::Text(b"gone"[..].into())));
+    for process in &processes {
+        rig.exit(process, ExitStatus::Code(0));
+    }
+    assert_eq!(rig.phases(), [(1, Phase::Resolved), (2, Phase::Resolved)]);
+    assert_eq!(rig.timers(), 0, "nobody is compared again");
 }

@@ -46,7 +46,7 @@ impl Service {
             PORTS + 9_999
         );
         fs::write(folder.join("rules.d/50-soak.toml"), intrusion)?;
-        let config = "rules = ['rules.d']\n[alerts]\nfile = 'small/alerts'\nsyslog = 'syslog'\n[events]\nfile = 'events'\n";
+        let config = "rules = ['rules.d']\nstate = 'state'\n[alerts]\nfile = 'small/alerts'\nsyslog = 'syslog'\n[events]\nfile = 'events'\n";
         fs::write(folder.join("agent.toml"), config)?;
         let child = Command::new(conn)
             .args(["agent", "--config", "agent.toml"])

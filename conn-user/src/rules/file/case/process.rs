@@ -12,7 +12,7 @@ use crate::process::identity::{Sha256, Tty};
 use crate::rules::cases::Cast;
 
 /// Keys of a process.
-pub(in crate::rules::file) const PROCESS_KEYS: [About; 16] = [
+pub(in crate::rules::file) const PROCESS_KEYS: [About; 17] = [
     about("exe", "a path", "its executable; without it `/usr/bin/NAME`. `/memfd:NAME` is a memfd"),
     about("comm", "text", "its own name; without it the last part of `exe`"),
     about("args", "texts", "its arguments, the first is its name"),
@@ -32,12 +32,17 @@ pub(in crate::rules::file) const PROCESS_KEYS: [About; 16] = [
     about(
         "exe_flag",
         "flags",
-        "`deleted`, `writable`, `foreign`, `conn`: without it the file is the host's own, but for a memfd's and a container's",
+        "`deleted`, `writable`, `user_writable`, `foreign`, `conn`: without it the file is the host's own, but for a memfd's and a container's",
+    ),
+    about(
+        "copy_of",
+        "a name",
+        "the shell, interpreter or network tool of this host whose content its executable has",
     ),
     about("sha256", "64 digits", "the hash of its executable"),
     about(
         "replaced",
-        "`no`, `other` or `gone`",
+        "`no`, `other`, `upgraded` or `gone`",
         "what the path of its executable leads to; known soon after it used the network",
     ),
     about("exists", "true", "it was there before conn began; others start when a line first names them"),
@@ -83,6 +88,7 @@ impl Reader<'_> {
         };
         let exe = text("exe").or_else(|| Some(format!("/usr/bin/{}", field.name)));
         let (comm, user, unit, container) = (text("comm"), text("user"), text("unit"), text("container"));
+        let copy_of = text("copy_of");
         let (parent, cwd, tty) = (text("parent"), text("cwd"), text("tty"));
         let replaced = find(fields, "replaced").and_then(|field| self.named(field, "replaced"));
         let sha256 = find(fields, "sha256").and_then(|field| self.sha256(&field.node));
@@ -96,13 +102,15 @@ impl Reader<'_> {
             let nodes = self.keep(field.node.array("args", takes)).unwrap_or_default();
             nodes.iter().filter_map(|node| self.keep(node.text("args", takes)).map(str::to_owned)).collect()
         });
-        let (mut deleted, mut writable, mut conn, mut foreign) = (false, false, false, container.is_some());
+        let (mut deleted, mut writable, mut user_writable, mut conn, mut foreign) =
+            (false, false, false, false, container.is_some());
         if let Some(field) = find(fields, "exe_flag") {
             for node in field.node.one_or_more() {
                 let field = Field { node: node.clone(), ..field.clone() };
                 match self.named(&field, "exe_flag") {
                     Some(ExeFlag::Deleted) => deleted = true,
                     Some(ExeFlag::Writable) => writable = true,
+                    Some(ExeFlag::UserWritable) => user_writable = true,
                     Some(ExeFlag::Host) => foreign = false,
                     Some(ExeFlag::Foreign) => foreign = true,
                     Some(ExeFlag::Conn) => conn = true,
@@ -128,7 +136,9 @@ impl Reader<'_> {
             cwd,
             tty: tty.map_or(Tty::None, |tty| Tty::Named(tty.into())),
             deleted: deleted || is_memfd,
+            copy_of,
             writable,
+            user_writable,
             foreign: foreign || is_memfd,
             conn,
             sha256,
