@@ -51,14 +51,14 @@ impl FlowTable {
         let mut answers = resolver.resolve(&queries).into_iter();
         self.pending.rest_until = BootNs(now.0.saturating_add(resolver.took().0.saturating_mul(SHARE)));
         for held in connects {
-            self.settle_connect(&held, answers.next().flatten(), out);
+            self.settle_connect(&held, answers.next().flatten().as_ref(), out);
         }
         for held in listens {
             self.settle_listen(&held, answers.next().flatten(), now, out);
         }
     }
 
-    fn settle_connect(&mut self, held: &HeldConnect, found: Option<PortAnswer>, out: &mut Vec<FlowEvent>) {
+    fn settle_connect(&mut self, held: &HeldConnect, found: Option<&PortAnswer>, out: &mut Vec<FlowEvent>) {
         let Some(conn) = self.store.get_same(held.place, held.id) else { return };
         if let Some(PortAnswer { local, .. }) = found {
             conn.ends.lport = local.port();

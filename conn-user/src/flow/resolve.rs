@@ -319,8 +319,9 @@ mod tests {
         let local = listener.local_addr().expect("bound");
         let by_ends = PortQuery { inode: 0, local: Some(local), ..query.clone() };
         let answer = Some(PortAnswer { local, scope: Some(Scope::default()) });
-        assert_eq!(Sockets::default().resolve(&[query]), [answer.clone()]);
-        assert_eq!(Sockets::default().resolve(&[by_ends]), [answer]);
+        for query in [query, by_ends] {
+            assert_eq!(Sockets::default().resolve(&[query]), std::slice::from_ref(&answer));
+        }
         // Without the number of its namespace the files are read, which show no scope.
         assert_eq!(Sockets::default().resolve(&[unknown]), [Some(local.into())]);
     }

@@ -450,6 +450,7 @@ fn read(of: Process) -> Result<ProcessInfo, ReadError> {
         comm: bytes(of.comm, of.comm_escaped),
         exe: of.exe.map(|exe| bytes(exe, of.exe_escaped).into()),
         exe_deleted: of.exe_deleted,
+        exe_is_conn: of.exe_conn,
         args: of.args.into_iter().map(|arg| bytes(arg, of.args_escaped)).collect(),
         args_truncated: of.args_truncated,
         uid: of.uid,

@@ -108,6 +108,7 @@ pub(crate) fn any_process() -> BoxedStrategy<Arc<ProcessInfo>> {
                 comm: names.0,
                 exe: names.1.map(Into::into),
                 exe_deleted: flags.0,
+                exe_is_conn: numbers.5 % 3 == 0,
                 args: names.2,
                 args_truncated: flags.1,
                 uid: numbers.2,

@@ -195,7 +195,9 @@ impl Detector for Join {
 
     fn on_end(&mut self, _rule: &Rule, event: &Event, _scene: &mut Scene<'_>) {
         if let Some(listener) = listener(event) {
-            seats(listener).into_iter().for_each(|seat| self.remove(seat));
+            for seat in seats(listener) {
+                self.remove(seat);
+            }
         }
     }
 
