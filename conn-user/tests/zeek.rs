@@ -291,8 +291,7 @@ fn other_shapes_are_read_or_named() {
         let (_, stderr, code) = folder.replay(log);
         assert!(code == Some(1) && stderr.contains(cause), "{cause}: {stderr}");
     }
-    let head: String =
-        tsv.lines().filter(|line| line.starts_with('#')).map(|line| format!("{line}\n")).collect();
+    let head: String = tsv.split_inclusive('\n').filter(|line| line.starts_with('#')).collect();
     for (log, note) in [("", "note: log is empty"), (&*head, "note: log has no connections")] {
         let (_, stderr, code) = folder.replay(log.as_bytes());
         assert!(code == Some(0) && stderr.contains(note), "{stderr}");
