@@ -245,6 +245,59 @@ fn the_alerts_of_a_log_are_those_of_the_file() {
     );
 }
 
+/// The shapes in which tools between Zeek and conn leave a log: the same alerts, or the cause in words.
+#[test]
+fn other_shapes_are_read_or_named() {
+    let folder = Folder::new("shapes", SUM);
+    let lines: [Line; 1] = [("10.0.0.5", "203.0.113.9", 0, 20_000, 1, "SF")];
+    let expected = folder.written(&lines);
+    assert!(!expected.is_empty());
+    let (tsv, json) = (tsv(&lines), json(&lines));
+    let flat =
+        "\"id.orig_h\":\"10.0.0.5\",\"id.orig_p\":40000,\"id.resp_h\":\"203.0.113.9\",\"id.resp_p\":443";
+    let nested = json.replace(flat, &format!("\"id\":{{{}}}", flat.replace("id.", "")));
+    assert_ne!(nested, json);
+    let dns = "#separator \\x09\n#path\tdns\n#fields\tts\tquery\n1\tx\n";
+    let of_dns = "{\"_path\":\"dns\",\"ts\":1.5,\"query\":\"x\"}\n";
+    for log in [
+        tsv.replace("id.", "id_"),
+        json.replace("id.", "id_"),
+        nested,
+        format!("\u{feff}{tsv}"),
+        format!("\u{feff}{json}"),
+        format!("{dns}{tsv}{dns}"),
+        format!("{of_dns}{json}{of_dns}"),
+    ] {
+        let (alerts, stderr, code) = folder.replay(log.as_bytes());
+        assert_eq!((alerts.as_str(), code), (&*expected, Some(0)), "{log}{stderr}");
+        let has_others = log.contains("dns");
+        assert_eq!(
+            stderr.contains("lines of other logs in log were left out: 2 dns"),
+            has_others,
+            "{stderr}"
+        );
+    }
+    let utf16: Vec<u8> = "\u{feff}{}".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    for (log, cause) in [
+        (
+            format!("[{}]", json.trim_end()).as_bytes(),
+            "log: it is a JSON array; make it one object a line: jq -c '.[]'",
+        ),
+        (json.replacen('{', "{\n", 1).as_bytes(), "its JSON goes over several lines"),
+        (utf16.as_slice(), "it is UTF-16"),
+        (dns.as_bytes(), "a Zeek log of \"dns\"; what can be judged is conn.log"),
+        (of_dns.as_bytes(), "a Zeek log of \"dns\""),
+    ] {
+        let (_, stderr, code) = folder.replay(log);
+        assert!(code == Some(1) && stderr.contains(cause), "{cause}: {stderr}");
+    }
+    let head: String = tsv.split_inclusive('\n').filter(|line| line.starts_with('#')).collect();
+    for (log, note) in [("", "note: log is empty"), (&*head, "note: log has no connections")] {
+        let (_, stderr, code) = folder.replay(log.as_bytes());
+        assert!(code == Some(0) && stderr.contains(note), "{stderr}");
+    }
+}
+
 #[test]
 fn what_cannot_be_read_is_told() {
     let rules = "[[rule]]\nid = 'p'\nkind = 'process'\nfind = 'network'\nmatch = 'proc:sh'\n";

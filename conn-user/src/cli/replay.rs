@@ -98,6 +98,7 @@ async fn replay(args: &ReplayArgs, rules: &RuleSet) -> anyhow::Result<Exit> {
             }
         }
         tell_cut(input.name(), input.cut());
+        tell_left_out(&input);
     }
     told.end_run();
     if !network.is_empty() {
@@ -126,6 +127,22 @@ pub(super) fn tell_cut(name: &str, cut: Option<Cut>) {
         Some(Cut::Compressed) => tell(format_args!(
             "note: the compressed data of {name} end too early; what comes after the last whole line was not read"
         )),
+    }
+}
+
+/// Says what of a file was not read, or that there was nothing.
+fn tell_left_out(input: &Input) {
+    let name = input.name();
+    if input.is_empty() {
+        let what = if matches!(input, Input::Zeek(_)) { "has no connections" } else { "is empty" };
+        tell(format_args!("note: {name} {what}"));
+    }
+    if let Input::Zeek(log) = input
+        && !log.others().is_empty()
+    {
+        let each: Vec<String> =
+            log.others().iter().map(|(log, lines)| format!("{lines} {}", log.escape_debug())).collect();
+        tell(format_args!("note: lines of other logs in {name} were left out: {}", each.join(", ")));
     }
 }
 

@@ -12,6 +12,8 @@ use crate::event::words::direction;
 
 const COLUMNS: [Column; 8] = [Column { title: "", right: false }; 8];
 
+const RESTARTED: &str = " restarted, ";
+
 /// Appends a line for each difference, and the numbers.
 pub fn write_table(difference: &Difference<'_>, color: bool, out: &mut Vec<u8>) {
     let mut rows = Vec::new();
@@ -37,10 +39,14 @@ pub fn write_table(difference: &Difference<'_>, color: bool, out: &mut Vec<u8>) 
         (difference.appeared.len(), " appeared, "),
         (difference.vanished.len(), " vanished, "),
         (difference.changed.len(), " changed, "),
-        (difference.restarted.len(), " restarted, "),
+        (difference.restarted.len(), RESTARTED),
         (difference.same, " the same\n"),
     ];
     for (count, what) in counts {
+        // Restarts are rare, and scripts read this line.
+        if count == 0 && what == RESTARTED {
+            continue;
+        }
         write_int(count, out);
         out.extend_from_slice(what.as_bytes());
     }

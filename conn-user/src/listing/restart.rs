@@ -35,7 +35,8 @@ impl<'a> Service<'a> {
         let unit = holders.first()?.unit.as_deref();
         // A scope is of one session or one container, and says nothing of the next.
         let is_lasting = |unit: &&str| {
-            !unit.ends_with(".scope") && holders.iter().all(|holder| holder.unit.as_deref() == Some(*unit))
+            unit.rsplit('.').next() != Some("scope")
+                && holders.iter().all(|holder| holder.unit.as_deref() == Some(*unit))
         };
         let unit = unit.filter(is_lasting);
         let program = |holder: &'a SavedHolder| {

@@ -14,7 +14,7 @@ use super::cgroup::{CgroupFs, CgroupOf};
 use super::file_stat::FileStat;
 use super::host::Host;
 use super::identity::ProcessState;
-use super::image::{split_args, until_nul};
+use super::image::{split_title, until_nul};
 use super::info::{FileId, TICK_NS, is_same_tick};
 use super::tty;
 use crate::clock;
@@ -329,7 +329,7 @@ impl ProcFs {
         }
         let truncated = bytes.len() > EXEC_ARGS_MAX;
         bytes.truncate(EXEC_ARGS_MAX);
-        (split_args(&bytes), truncated)
+        (split_title(&bytes), truncated)
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::entry::{Entry, is_later, lookup};
 use super::hash::IntMap;
-use super::image::scanned;
+use super::image::{are_alike, scanned};
 use super::info::{ProcessInfo, ProcessSource, TICK_NS, is_same_tick};
 use super::lineage::{ANCESTORS_MAX, Ancestor};
 use super::procfs::ProcImage;
@@ -170,7 +170,7 @@ impl ProcessTable {
 
 /// Whether a process executes something else than what was told of it.
 fn is_another_image(told: &ProcessInfo, seen: &ProcImage) -> bool {
-    seen.has_image() && (told.exe != seen.exe || (told.args != seen.args && !told.args_truncated))
+    seen.has_image() && (told.exe != seen.exe || (!are_alike(&told.args, &seen.args) && !told.args_truncated))
 }
 
 #[cfg(test)]

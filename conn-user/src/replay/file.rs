@@ -30,6 +30,14 @@ pub enum RecordingError {
         /// What is wrong.
         error: ReadError,
     },
+    /// It is not written in lines.
+    #[error("{file}: {shape}")]
+    Shape {
+        /// Which.
+        file: String,
+        /// How it is written.
+        shape: Shape,
+    },
     /// It is a log of Zeek, which has no processes.
     #[error("{file}: this is a log of Zeek, which knows no processes: only `conn replay` reads it")]
     OfZeek {
@@ -46,6 +54,34 @@ pub enum RecordingError {
         /// What is wrong.
         error: ZeekError,
     },
+}
+
+/// How a file is written that has what is asked for in another form.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum Shape {
+    /// UTF-16, as `PowerShell` redirects it.
+    #[error("it is UTF-16; make it UTF-8: iconv -f UTF-16 -t UTF-8")]
+    Utf16,
+    /// One JSON array.
+    #[error("it is a JSON array; make it one object a line: jq -c '.[]'")]
+    Array,
+    /// JSON objects over several lines.
+    #[error("its JSON goes over several lines; make it one object a line: jq -c .")]
+    Pretty,
+}
+
+impl Shape {
+    /// That of a file that begins with this line; `None`: it has lines.
+    fn of(first: &[u8]) -> Option<Self> {
+        if first.starts_with(b"\xff\xfe") || first.starts_with(b"\xfe\xff") {
+            return Some(Self::Utf16);
+        }
+        match first.trim_ascii() {
+            [b'[', ..] => Some(Self::Array),
+            b"{" => Some(Self::Pretty),
+            _ => None,
+        }
+    }
 }
 
 /// A file that can be replayed.
@@ -75,6 +111,9 @@ impl Input {
 
     fn of(mut lines: Lines) -> Result<Self, RecordingError> {
         let first = lines.first()?;
+        if let Some(shape) = Shape::of(first) {
+            return Err(RecordingError::Shape { file: lines.name, shape });
+        }
         Ok(match Log::form(first) {
             Some(form) => Self::Zeek(Log::new(lines, form)),
             None => Self::Events(Recording { lines }),
@@ -86,6 +125,14 @@ impl Input {
         match self {
             Self::Events(recording) => recording.name(),
             Self::Zeek(log) => log.name(),
+        }
+    }
+
+    /// Whether nothing was in it, once it is read.
+    pub const fn is_empty(&self) -> bool {
+        match self {
+            Self::Events(recording) => recording.lines.number == 0,
+            Self::Zeek(log) => log.connections() == 0,
         }
     }
 

@@ -13,6 +13,8 @@ const LONGEST_LINE: u64 = 16 << 20;
 /// Bytes that are read at once.
 const ROOM: usize = 1 << 20;
 
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
 /// How a file ended that was cut off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cut {
@@ -73,6 +75,11 @@ impl Lines {
                 Err(error) => break Some(error),
             }
         };
+        // Windows writes it before UTF-8. It is no part of the text.
+        if head.starts_with(BYTE_ORDER_MARK) {
+            head.drain(..BYTE_ORDER_MARK.len());
+            begin = begin.saturating_sub(BYTE_ORDER_MARK.len());
+        }
         self.text = head[begin..].to_vec();
         let rest = std::mem::replace(&mut self.from, Box::new(io::empty()));
         self.from = match failed {

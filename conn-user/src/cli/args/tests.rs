@@ -203,6 +203,7 @@ fn gaps_are_shown_whatever_is_asked_for() {
 /// `--count` counts what was asked for.
 #[test]
 fn what_is_always_shown_is_counted_only_where_it_is_asked_for() {
+    use EventKind::{Degraded, Gap};
     let asked = |line: &[&str]| {
         let options = resolve(line).expect("a filter");
         let counted = |event: &Event| options.shows(event) && options.asks_for(event);
@@ -210,7 +211,6 @@ fn what_is_always_shown_is_counted_only_where_it_is_asked_for() {
             samples::all().into_iter().filter(|event| event.body.kind().is_always_shown() && counted(event));
         kinds.map(|event| event.body.kind()).collect::<Vec<_>>()
     };
-    use EventKind::{Degraded, Gap};
     for line in [&[][..], &["port:443"], &["--kind", "connect"], &["--all"], &["-kind:gap"]] {
         assert_eq!(asked(line), [], "{line:?}");
     }

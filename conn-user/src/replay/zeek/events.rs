@@ -58,8 +58,12 @@ impl Network {
     /// # Errors
     /// When there is no room.
     pub fn add(&mut self, told: Told) -> Result<(), TooMany> {
+        if let Told::Elsewhere(_) = told {
+            return Ok(());
+        }
         self.stats.lines += 1;
         match told {
+            Told::Elsewhere(_) => {}
             Told::Tcp(_) if self.records.len() >= RECORDS_MAX => return Err(TooMany),
             Told::Tcp(record) => self.records.push(record),
             Told::Other(protocol) => {

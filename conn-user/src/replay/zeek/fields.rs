@@ -66,9 +66,20 @@ impl Field {
         }
     }
 
-    /// The one with this name.
+    /// The one with this name. Between `id` and its parts stands what `Log::default_scope_sep` says: `id_orig_h`, `id::orig_h`.
     pub(super) fn of(name: &[u8]) -> Option<Self> {
-        Self::ALL.into_iter().find(|field| field.name().as_bytes() == name)
+        let is_scoped = |field: &Self| {
+            let part = field.part().and_then(|part| name.strip_prefix(b"id")?.strip_suffix(part.as_bytes()));
+            part.is_some_and(|separator| {
+                !separator.is_empty() && separator.iter().all(u8::is_ascii_punctuation)
+            })
+        };
+        Self::ALL.into_iter().find(|field| field.name().as_bytes() == name || is_scoped(field))
+    }
+
+    /// Its name within `id`, of those that are in it.
+    pub(super) fn part(self) -> Option<&'static str> {
+        self.name().strip_prefix("id.")
     }
 }
 

@@ -16,11 +16,27 @@ const PATH: &str = "_path";
 #[derive(Default)]
 struct Line<'l> {
     path: Option<&'l RawValue>,
+    /// The ends, where they are in an object of their own.
+    id: Option<&'l RawValue>,
     values: [Option<&'l RawValue>; Field::ALL.len()],
+}
+
+/// The parts of an `id` that is an object.
+#[derive(serde::Deserialize)]
+struct Ends<'l> {
+    #[serde(borrow)]
+    orig_h: Option<&'l RawValue>,
+    #[serde(borrow)]
+    orig_p: Option<&'l RawValue>,
+    #[serde(borrow)]
+    resp_h: Option<&'l RawValue>,
+    #[serde(borrow)]
+    resp_p: Option<&'l RawValue>,
 }
 
 enum Key {
     Path,
+    Id,
     Of(Field),
     Other,
 }
@@ -40,6 +56,7 @@ impl<'de> Deserialize<'de> for Key {
                 Ok(match Field::of(name.as_bytes()) {
                     Some(field) => Key::Of(field),
                     None if name == PATH => Key::Path,
+                    None if name == "id" => Key::Id,
                     None => Key::Other,
                 })
             }
@@ -65,6 +82,7 @@ impl<'de> Deserialize<'de> for Line<'de> {
                 while let Some(key) = map.next_key()? {
                     match key {
                         Key::Path => line.path = map.next_value()?,
+                        Key::Id => line.id = map.next_value()?,
                         Key::Of(field) => line.values[field as usize] = map.next_value()?,
                         Key::Other => {
                             map.next_value::<IgnoredAny>()?;
@@ -81,11 +99,25 @@ impl<'de> Deserialize<'de> for Line<'de> {
 
 /// Reads a line.
 pub(super) fn read(line: &[u8]) -> Result<Told, ZeekError> {
-    let line: Line<'_> = serde_json::from_slice(line).map_err(ZeekError::Json)?;
+    let mut line: Line<'_> = serde_json::from_slice(line).map_err(ZeekError::Json)?;
     let is_open = match line.path {
-        Some(path) => is_of_open(&text(PATH, path)?)?,
+        Some(path) => match is_of_open(&text(PATH, path)?) {
+            Err(ZeekError::Path(other)) => return Ok(Told::Elsewhere(other)),
+            is_open => is_open?,
+        },
         None => false,
     };
+    if let Some(id) = line.id.filter(|id| id.get().starts_with('{')) {
+        let ends: Ends<'_> = serde_json::from_str(id.get()).map_err(ZeekError::Json)?;
+        for (field, value) in [
+            (Field::OrigH, ends.orig_h),
+            (Field::OrigP, ends.orig_p),
+            (Field::RespH, ends.resp_h),
+            (Field::RespP, ends.resp_p),
+        ] {
+            line.values[field as usize] = value.or(line.values[field as usize]);
+        }
+    }
     let mut fields = Fields::default();
     for (field, value) in Field::ALL.into_iter().zip(line.values) {
         fields.set(field, value.map(|raw| text(field.name(), raw)).transpose()?);
@@ -125,13 +157,29 @@ mod tests {
     }
 
     #[test]
+    fn the_ends_may_be_named_and_nested_in_other_ways() {
+        let one = read(LINE.as_bytes()).expect("a line");
+        for separator in ["_", "::", "/"] {
+            assert_eq!(one, read(LINE.replace("id.", &format!("id{separator}")).as_bytes()).expect("a line"));
+        }
+        let flat = "\"id.orig_h\":\"192.168.4.76\",\"id.orig_p\":36844,\"id.resp_h\":\"192.168.4.1\",\"id.resp_p\":53";
+        let nested = format!("\"id\":{{{}}}", flat.replace("id.", ""));
+        assert_eq!(one, read(LINE.replace(flat, &nested).as_bytes()).expect("a line"));
+        assert_eq!(
+            one,
+            read(LINE.replace("\"ts\"", "\"id\":\"of a document\",\"ts\"").as_bytes()).expect("a line")
+        );
+        let dns = LINE.replace("\"uid\"", "\"_path\":\"dns\",\"uid\"");
+        assert_eq!(read(dns.as_bytes()).expect("a line"), Told::Elsewhere("dns".to_owned()));
+    }
+
+    #[test]
     fn what_is_wrong_is_named() {
         for (from, to, expected) in [
             ("\"SF\"", "\"XX\"", "`conn_state` is not a state of a connection: \"XX\""),
             ("\"conn_state\":\"SF\",", "", "no `conn_state`, which every line"),
             ("36844", "99999", "`id.orig_p` is not a port: \"99999\""),
             ("62", "[1]", "`orig_bytes` is not one value: \"[1]\""),
-            ("\"uid\"", "\"_path\":\"dns\",\"uid\"", "a Zeek log of \"dns\";"),
             ("}", "", "not a line of a conn.log: EOF"),
         ] {
             let error = read(LINE.replacen(from, to, 1).as_bytes()).expect_err(expected).to_string();

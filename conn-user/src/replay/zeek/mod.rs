@@ -11,6 +11,8 @@ mod json;
 mod record;
 mod tsv;
 
+use std::collections::BTreeMap;
+
 use memchr::memmem;
 
 pub use self::events::{Events, Network, NetworkStats, TooMany};
@@ -28,7 +30,14 @@ pub(super) enum Form {
 pub struct Log {
     lines: Lines,
     form: Form,
+    /// Lines of connections that were read.
+    connections: u64,
+    /// Lines of other logs, by their names.
+    others: BTreeMap<String, u64>,
 }
+
+/// Most names of other logs that are kept.
+const LOGS_MAX: usize = 64;
 
 impl Log {
     /// The form of a log that begins with this line; `None`: it is no log of Zeek.
@@ -37,13 +46,14 @@ impl Log {
         let has = |key: &str| memmem::find(first, key.as_bytes()).is_some();
         match first.first()? {
             b'#' => Some(Form::Tsv(tsv::Head::default())),
-            b'{' if has("\"id.orig_h\"") && !has("\"schema\"") => Some(Form::Json),
+            // The first line of a stream of several logs may be of any of them.
+            b'{' if (has("orig_h\"") || has("\"_path\"")) && !has("\"schema\"") => Some(Form::Json),
             _ => None,
         }
     }
 
     pub(super) const fn new(lines: Lines, form: Form) -> Self {
-        Self { lines, form }
+        Self { lines, form, connections: 0, others: BTreeMap::new() }
     }
 
     /// What people call it.
@@ -56,29 +66,55 @@ impl Log {
         self.lines.cut
     }
 
+    /// How many lines of connections were read.
+    pub const fn connections(&self) -> u64 {
+        self.connections
+    }
+
+    /// How many lines of other logs were passed over, by their names.
+    pub const fn others(&self) -> &BTreeMap<String, u64> {
+        &self.others
+    }
+
     /// What the next line tells; `None`: there is none.
     ///
     /// # Errors
-    /// When it cannot be read on, or a line is no connection. A last line without its end is none.
+    /// When it cannot be read on, a line is no connection, or all are of other logs. A last line without its end is none.
     pub fn read(&mut self) -> Result<Option<Told>, RecordingError> {
         loop {
-            let Some(Line { text, is_last }) = self.lines.next()? else { return Ok(None) };
+            let Some(Line { text, is_last }) = self.lines.next()? else { return self.end().map(|()| None) };
             let told = match &mut self.form {
                 Form::Tsv(head) => head.read(text),
                 Form::Json => json::read(text).map(Some),
             };
             match told {
                 Ok(None) => {}
-                Ok(Some(told)) => return Ok(Some(told)),
+                Ok(Some(Told::Elsewhere(log))) => {
+                    let is_known = self.others.len() < LOGS_MAX || self.others.contains_key(&log);
+                    *self.others.entry(if is_known { log } else { "others".to_owned() }).or_default() += 1;
+                }
+                Ok(Some(told)) => {
+                    self.connections += 1;
+                    return Ok(Some(told));
+                }
                 Err(_) if is_last => {
                     self.lines.cut = Some(Cut::Line);
                     return Ok(None);
                 }
-                Err(error) => {
-                    let (file, line) = (self.lines.name.clone(), self.lines.number);
-                    return Err(RecordingError::Zeek { file, line, error });
-                }
+                Err(error) => return Err(self.error(error)),
             }
         }
+    }
+
+    /// A file that has lines, and all of other logs, was not meant.
+    fn end(&self) -> Result<(), RecordingError> {
+        match self.others.first_key_value() {
+            Some((log, _)) if self.connections == 0 => Err(self.error(ZeekError::Path(log.clone()))),
+            _ => Ok(()),
+        }
+    }
+
+    fn error(&self, error: ZeekError) -> RecordingError {
+        RecordingError::Zeek { file: self.lines.name.clone(), line: self.lines.number, error }
     }
 }

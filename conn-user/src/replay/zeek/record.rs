@@ -153,6 +153,8 @@ pub enum Told {
     Tcp(Record),
     /// Something of another protocol.
     Other(String),
+    /// A line of another log, by its name, where several are in one stream.
+    Elsewhere(String),
 }
 
 impl Told {

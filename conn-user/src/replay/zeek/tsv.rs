@@ -16,6 +16,8 @@ pub(in crate::replay) struct Head {
     /// Of each column of the log what it is, if that is looked at. `None`: none was named yet.
     columns: Option<Vec<Option<Field>>>,
     is_open: bool,
+    /// It is another log, of this name.
+    other: Option<String>,
 }
 
 impl Default for Head {
@@ -26,6 +28,7 @@ impl Default for Head {
             empty: b"(empty)".to_vec(),
             columns: None,
             is_open: false,
+            other: None,
         }
     }
 }
@@ -35,6 +38,9 @@ impl Head {
     pub(super) fn read(&mut self, line: &[u8]) -> Result<Option<Told>, ZeekError> {
         if let Some(line) = line.strip_prefix(b"#") {
             return self.learn(line).map(|()| None);
+        }
+        if let Some(other) = &self.other {
+            return Ok(Some(Told::Elsewhere(other.clone())));
         }
         let fields = self.fields(line)?;
         Told::of(&fields, self.is_open).map(Some)
@@ -62,11 +68,16 @@ impl Head {
             }
             b"path" => {
                 let path = parts.next().ok_or(ZeekError::Header("#path"))?;
-                self.is_open = is_of_open(&String::from_utf8_lossy(path))?;
+                (self.is_open, self.other) = match is_of_open(&String::from_utf8_lossy(path)) {
+                    Err(ZeekError::Path(other)) => (false, Some(other)),
+                    is_open => (is_open?, None),
+                };
             }
             b"fields" => {
                 let columns: Vec<Option<Field>> = parts.map(Field::of).collect();
-                if let Some(missing) = Field::NEEDED.iter().find(|needed| !columns.contains(&Some(**needed)))
+                if self.other.is_none()
+                    && let Some(missing) =
+                        Field::NEEDED.iter().find(|needed| !columns.contains(&Some(**needed)))
                 {
                     return Err(ZeekError::Missing(missing.name()));
                 }
@@ -219,12 +230,30 @@ mod tests {
         }
     }
 
+    /// As `cat` makes it of all logs of an hour.
+    #[test]
+    fn lines_of_other_logs_are_named_and_not_read() {
+        let mut head = Head::default();
+        let mut read = |line: &str| head.read(line.as_bytes()).expect("a line");
+        let dns = ["#separator \\x09", "#path\tdns", "#fields\tts\tquery"];
+        let conn = [
+            "#separator \\x09",
+            "#path\tconn",
+            "#fields\tts\tid_orig_h\tid_orig_p\tid::resp_h\tid/resp_p\tproto\tconn_state",
+        ];
+        assert!(dns.iter().all(|line| read(line).is_none()));
+        assert_eq!(read("1\tx"), Some(Told::Elsewhere("dns".to_owned())));
+        assert!(conn.iter().all(|line| read(line).is_none()));
+        assert!(matches!(read("1.5\t10.0.0.1\t1\t10.0.0.2\t2\ttcp\tSF"), Some(Told::Tcp(_))));
+        assert!(dns.iter().all(|line| read(line).is_none()));
+        assert_eq!(read("1\tx\ty\tz"), Some(Told::Elsewhere("dns".to_owned())));
+    }
+
     #[test]
     fn what_is_wrong_is_named() {
         let mut head = Head::default();
         let mut error = |line: &str| head.read(line.as_bytes()).expect_err("wrong").to_string();
         assert!(error("1\t2").starts_with("a line before `#fields`"));
-        assert!(error("#path\tdns").starts_with("a Zeek log of \"dns\""));
         assert!(error("#fields\tts\tuid").starts_with("no `id.orig_h`"));
         assert!(error("#separator ").contains("`#separator`"));
         let fields = "#fields\tts\tid.orig_h\tid.orig_p\tid.resp_h\tid.resp_p\tproto\tconn_state";
