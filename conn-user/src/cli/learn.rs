@@ -12,16 +12,19 @@ use anyhow::{Context as _, ensure};
 
 use super::args::{Exit, LearnArgs, LearnFrom};
 use super::tell;
-use crate::event::read::Reader;
+use crate::event::read::{Reader, Recorded};
 use crate::filter::Names;
+use crate::filter::error::lines;
+use crate::learn::baseline::Learnt;
 use crate::learn::baseline::diff::{Side, diff};
-use crate::learn::baseline::{Learner, Learnt};
+use crate::learn::baseline::screen::{Screen, screening};
 use crate::learn::units;
 use crate::process::unit_files::{UnitFiles, load_path};
+use crate::replay::Replay;
 use crate::replay::file::Recording;
-use crate::rules::RuleSet;
 use crate::rules::file::{self, shown};
 use crate::rules::host::Host;
+use crate::rules::{RuleSet, defaults};
 
 /// What was learnt, and how it is told.
 struct Found {
@@ -78,16 +81,40 @@ pub fn run(args: &LearnArgs) -> anyhow::Result<Exit> {
         let not_kept = found.learnt.not_kept;
         tell(format_args!("warning: {not_kept} connections and listeners were not learnt, for want of room"));
     }
+    let suspicions = found.learnt.suspicions();
+    let exit = written(&found, old.as_ref(), args)?;
+    if !suspicions.is_empty() {
+        tell(format_args!(
+            "warning: {} entries are suspicious and only comments of the file: look at them before you take anything over",
+            suspicions.len()
+        ));
+        for line in &suspicions {
+            tell(lines(line));
+        }
+    }
+    Ok(exit)
+}
+
+/// Writes what was learned, or how it differs from what is known.
+fn written(found: &Found, old: Option<&RuleSet>, args: &LearnArgs) -> anyhow::Result<Exit> {
     match old {
         None => write(&found.learnt.text(&found.host, &found.from), args.output.as_deref()),
         Some(old) => {
             if let Some(output) = args.output.as_deref() {
                 write(&found.learnt.text(&found.host, &found.from), Some(output))?;
             }
-            let Learnt { entries, windows, .. } = &found.learnt;
-            compare(&old, Side { entries, windows, names: Names::builtin() }, args)
+            // What is suspicious is compared too: it may be known, and if it is not, that is the news.
+            let Learnt { windows, .. } = &found.learnt;
+            let entries = &found.learnt.all_entries();
+            compare(old, Side { entries, windows, names: Names::builtin() }, args)
         }
     }
+}
+
+/// Returns the default rules that tell what is suspicious.
+fn default_rules() -> anyhow::Result<RuleSet> {
+    let rules = defaults::set(&Host::read());
+    rules.map_err(|errors| anyhow::anyhow!("the default rules: {errors}"))
 }
 
 /// The rules of a file; what is wrong with it is told.
@@ -116,27 +143,30 @@ fn compare(old: &RuleSet, new: Side<'_>, args: &LearnArgs) -> anyhow::Result<Exi
 }
 
 fn from_recordings(files: &[PathBuf]) -> anyhow::Result<Found> {
-    let (mut learner, mut reader, mut runs) = (Learner::default(), Reader::default(), 0);
+    let rules = screening(default_rules()?);
+    let (mut learner, mut reader, mut runs) = (Screen::default(), Reader::default(), 0);
+    let mut replay = Replay::new(&rules);
     let mut hosts: Vec<String> = Vec::new();
     for path in files {
         let mut recording = Recording::open(path)?;
         while let Some(recorded) = recording.next(&mut reader)? {
             if reader.runs() != runs {
                 runs = reader.runs();
+                replay.end_run(&mut |event| learner.take(event));
                 learner.end_run();
             }
             let host = reader.stream().map(|stream| stream.host.as_str()).unwrap_or_default();
             if !hosts.iter().any(|known| known == host) && hosts.len() < 16 {
                 hosts.push(host.to_owned());
             }
-            // What was found out meanwhile nobody asks here.
-            drop(reader.take_news());
-            if let crate::event::read::Recorded::Event(event) = recorded {
-                learner.take(&event);
+            if let Recorded::Event(event) = &recorded {
+                learner.take(event);
             }
+            replay.take(recorded, reader.take_news(), &mut |event| learner.take(event));
         }
         super::replay::tell_cut(recording.name(), recording.cut());
     }
+    replay.end_run(&mut |event| learner.take(event));
     let names: Vec<String> = files.iter().map(|path| shown(path)).collect();
     Ok(Found { learnt: learner.learnt(), host: hosts.join(", "), from: format!("from {}", names.join(", ")) })
 }

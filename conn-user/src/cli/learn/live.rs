@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 
-use super::Found;
+use super::{Found, default_rules};
 use crate::agent::{self, AgentOptions, Consumer, Limits};
 use crate::cli::args::{Exit, LearnArgs};
 use crate::cli::tail::not_started;
@@ -13,7 +13,7 @@ use crate::clock::{Clock, boot_now};
 use crate::event::human;
 use crate::event::model::Event;
 use crate::kernel::load::LoadOptions;
-use crate::learn::baseline::Learner;
+use crate::learn::baseline::screen::{Screen, screening};
 use crate::priority::Priority;
 use crate::units::DurationNs;
 
@@ -30,17 +30,18 @@ async fn watch(duration: Duration, args: &LearnArgs) -> anyhow::Result<Result<Fo
     let host = machine::identity()?.host;
     let stop = signals::stop().context("installing signal handlers")?;
     tokio::pin!(stop);
+    let rules = default_rules()?;
     let options = AgentOptions {
         load: LoadOptions { backend: args.backend, ring_bytes: args.ring_size, log_level: None },
         priority: Priority::default(),
         self_test: true,
-        rules: None,
+        rules: Some(screening(rules)),
         // What was there before is normal too.
         record: true,
         hashes: false,
         memory: None,
     };
-    let mut learner = Learning(Learner::default());
+    let mut learner = Learning(Screen::default());
     let mut take = |event: &Event| learner.on_event(event);
     let started = tokio::select! {
         () = &mut stop => return Ok(Err(Exit::Done)),
@@ -67,7 +68,7 @@ async fn watch(duration: Duration, args: &LearnArgs) -> anyhow::Result<Result<Fo
     Ok(Ok(Found { learnt: learner.0.learnt(), host, from }))
 }
 
-struct Learning(Learner);
+struct Learning(Screen);
 
 impl Consumer for Learning {
     fn on_event(&mut self, event: &Event) {

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use super::name;
 use super::places::{Paths, Spot};
+use super::screen::Suspicious;
 use crate::event::escape;
 use crate::event::model::{Event, EventBody};
 use crate::flow::model::Direction;
@@ -57,6 +58,10 @@ pub struct Learnt {
     pub not_kept: u64,
     /// Connections and listeners of processes or executables that are not known, or of a direction that is not.
     pub of_unknown: u64,
+    /// What rules raised alerts about, see [`super::screen`].
+    pub suspicious: Vec<Suspicious>,
+    /// Connections and listeners that were learned without being screened.
+    pub unscreened: u64,
 }
 
 impl Learner {
@@ -65,6 +70,12 @@ impl Learner {
         if matches!(event.body, EventBody::Facts(_)) {
             return;
         }
+        self.watch(event);
+        self.add(event);
+    }
+
+    /// Takes note of when an event was, and of losses.
+    pub(super) fn watch(&mut self, event: &Event) {
         if !self.in_window && self.windows.len() < WINDOWS_MAX {
             self.windows.push(Window { from: event.wall, to: event.wall, events: 0, lost: 0 });
         }
@@ -76,7 +87,6 @@ impl Learner {
                 window.lost = window.lost.saturating_add(gap.lost);
             }
         }
-        self.add(event);
     }
 
     /// The run was watched until now, though nothing happened.
@@ -94,11 +104,12 @@ impl Learner {
     /// Learns the connection or listener that an event is about.
     pub fn add(&mut self, event: &Event) {
         if Triggers::of_told(event).meet(Triggers::BEGIN.and(Triggers::LISTEN)) {
-            self.learn(event);
+            self.add_seen(event, 1, event.wall);
         }
     }
 
-    fn learn(&mut self, event: &Event) {
+    /// Learns the connection or listener that an event is about, which was seen so often, the last time then.
+    pub(super) fn add_seen(&mut self, event: &Event, count: u64, last: WallNs) {
         let Some(user) = User::of(event) else {
             self.of_unknown += 1;
             return;
@@ -131,6 +142,7 @@ impl Learner {
             return;
         }
         let seen = Seen::once(event.wall, if is_new { example(user, local, remote) } else { String::new() });
+        let seen = Seen { count, last, ..seen };
         self.addresses += usize::from(is_new);
         paths.add(port, spot, seen.clone());
         if let (Some(_), Some(exe)) = (user.unit, user.exe) {
@@ -176,6 +188,8 @@ impl Learner {
             windows: self.windows.clone(),
             not_kept: self.not_kept,
             of_unknown: self.of_unknown,
+            suspicious: Vec::new(),
+            unscreened: 0,
         }
     }
 }

@@ -10,6 +10,7 @@ pub mod diff;
 mod learner;
 mod name;
 mod places;
+pub mod screen;
 #[cfg(test)]
 mod tests;
 pub mod text;

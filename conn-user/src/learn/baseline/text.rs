@@ -3,6 +3,8 @@
 use std::fmt::Write as _;
 
 use super::Learnt;
+use super::screen::Suspicious;
+use crate::event::alert::RuleRef;
 use crate::event::human;
 use crate::event::names::Named as _;
 use crate::event::time;
@@ -35,7 +37,17 @@ impl Learnt {
         if lost > 0 {
             say(format!("LOSS: {lost} records were lost meanwhile; what this file lacks may be normal."));
         }
+        let suspicious: usize = self.suspicious.iter().map(|one| one.entries.len()).sum();
+        if suspicious > 0 {
+            say(format!(
+                "{suspicious} entries are SUSPICIOUS: default rules raise alerts about them. They are at the end, as comments."
+            ));
+        }
         for (count, what) in [
+            (
+                self.unscreened,
+                "connections and listeners were not compared with the default rules, for want of room",
+            ),
             (self.not_kept, "connections and listeners were not learnt, for want of room"),
             (
                 self.of_unknown,
@@ -59,8 +71,47 @@ impl Learnt {
             out.push('\n');
             write(entry, &mut out);
         }
+        for Suspicious { rule, entries } in &self.suspicious {
+            for entry in entries {
+                out.push('\n');
+                comment(&format!("SUSPICIOUS {}: {}", rule.id, rule.title), &mut out);
+                let mut text = String::new();
+                write(entry, &mut text);
+                // It is escaped already, as TOML.
+                for line in text.lines() {
+                    let _ = writeln!(out, "# {line}");
+                }
+            }
+        }
         out
     }
+
+    /// Returns all entries, also the suspicious ones.
+    pub fn all_entries(&self) -> Vec<Entry> {
+        let suspicious = self.suspicious.iter().flat_map(|one| &one.entries);
+        self.entries.iter().chain(suspicious).cloned().collect()
+    }
+
+    /// Returns the suspicious entries for people, one line each.
+    pub fn suspicions(&self) -> Vec<String> {
+        let each = |one: &Suspicious| {
+            let Suspicious { rule, entries } = one;
+            entries.iter().map(|entry| line(rule, entry)).collect::<Vec<_>>()
+        };
+        self.suspicious.iter().flat_map(each).collect()
+    }
+}
+
+fn line(rule: &RuleRef, entry: &Entry) -> String {
+    let (_, name) = entry.who.words();
+    let what = match &entry.what {
+        What::Connection { direction, remote, ports } => {
+            format!("{} {remote} {}", direction.name(), port(*ports))
+        }
+        What::Listener { local, ports } => format!("listener {local} {}", port(*ports)),
+        What::Program { exe } => format!("program {exe}"),
+    };
+    format!("SUSPICIOUS {}: {}: {name}: {what}", rule.id, rule.title)
 }
 
 fn shown(window: &Window) -> String {
