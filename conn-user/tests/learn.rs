@@ -66,6 +66,7 @@ fn by(pid: u32, exe: &str) -> Actor {
         source: ProcessSource::Exec,
         ..ProcessInfo::new(Pid(pid), BootNs(u64::from(pid) * 10_000_000))
     };
+    process.identity.set_exe_is_host(true);
     Actor { process: Some(Arc::new(process)), tid: None, method: Method::Hook(HookId::FentryTcpConnect) }
 }
 
@@ -247,4 +248,20 @@ fn wrong_usage_is_told() {
     let (_, err) = ended(&["learn", "/nowhere/x.jsonl"], 1);
     assert!(err.contains("/nowhere/x.jsonl"), "{err}");
     assert!(!Path::new("x.toml").exists());
+}
+
+/// What a default rule raises an alert about is not learned: it is a comment of the file, and listed.
+#[test]
+fn an_intruder_is_marked_as_suspicious() {
+    let folder = Folder::new("suspicious");
+    let mut all = day();
+    all.push(connect(9, by(13, "/tmp/x"), "198.51.100.8:443"));
+    let (recorded, file) = (folder.record("day.jsonl", &all), folder.path("baseline.toml"));
+    let (_, err) = ended(&["learn", &recorded, "-o", &file], 0);
+    assert!(err.contains("1 entries are suspicious"), "{err}");
+    assert!(err.contains("SUSPICIOUS process.drop-place: ") && err.contains(": /tmp/x: out "), "{err}");
+    let learnt = fs::read_to_string(&file).expect("a file");
+    assert!(learnt.contains("# SUSPICIOUS process.drop-place: ") && learnt.contains("# exe = \"/tmp/x\""));
+    let (out, _) = ended(&["check", &file], 0);
+    assert!(out.ends_with("a baseline of 3 entries\n"), "{out}");
 }

@@ -30,7 +30,7 @@ const SIZE_MAX: u64 = 16 << 20;
 const RULES_MAX: usize = 256;
 const PATHS_MAX: usize = 65_536;
 /// How long after something was learned it is written at the latest.
-const DELAY: Duration = Duration::from_secs(60);
+const DELAY: Duration = Duration::from_mins(1);
 /// How long the end waits for the last write.
 const LAST_WRITE: Duration = Duration::from_secs(2);
 
@@ -329,7 +329,9 @@ mod tests {
     /// Keeps what was learned, as a run does.
     fn kept(folder: &Folder, learned: Vec<Learned>) -> KnownByRule {
         let (sender, reports) = sync_channel(64);
-        learned.into_iter().for_each(|learned| sender.send(learned).expect("room"));
+        for learned in learned {
+            sender.send(learned).expect("room");
+        }
         drop(sender);
         let known = read(&folder.file()).expect("nothing wrong");
         Keeper::new(folder.file(), known).run(&reports, &|message: &str| panic!("{message}"));

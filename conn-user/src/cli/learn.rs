@@ -88,7 +88,9 @@ pub fn run(args: &LearnArgs) -> anyhow::Result<Exit> {
             "warning: {} entries are suspicious and only comments of the file: look at them before you take anything over",
             suspicions.len()
         ));
-        suspicions.iter().for_each(|line| tell(lines(line)));
+        for line in &suspicions {
+            tell(lines(line));
+        }
     }
     Ok(exit)
 }
@@ -101,7 +103,9 @@ fn written(found: &Found, old: Option<&RuleSet>, args: &LearnArgs) -> anyhow::Re
             if let Some(output) = args.output.as_deref() {
                 write(&found.learnt.text(&found.host, &found.from), Some(output))?;
             }
-            let Learnt { entries, windows, .. } = &found.learnt;
+            // What is suspicious is compared too: it may be known, and if it is not, that is the news.
+            let Learnt { windows, .. } = &found.learnt;
+            let entries = &found.learnt.all_entries();
             compare(old, Side { entries, windows, names: Names::builtin() }, args)
         }
     }

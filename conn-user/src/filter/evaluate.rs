@@ -35,10 +35,9 @@ impl Test {
             let identity = &process.identity;
             match self {
                 Self::ExeFlag(all) => all.iter().any(|flag| match flag {
-                    ExeFlag::Writable | ExeFlag::UserWritable => identity.exe().is_none(),
+                    // Whether it was deleted is looked at with where the file lies.
+                    ExeFlag::Writable | ExeFlag::UserWritable | ExeFlag::Deleted => identity.exe().is_none(),
                     ExeFlag::Host | ExeFlag::Foreign => identity.exe_is_host().is_none(),
-                    // It is looked at with where the file lies.
-                    ExeFlag::Deleted => identity.exe().is_none(),
                     ExeFlag::Memfd | ExeFlag::Conn => false,
                 }),
                 Self::ProcessText(ProcessText::Proc, _) => !identity.copy_of_settled() && !process.kernel,

@@ -34,7 +34,6 @@ use crate::filter::Filter;
 use crate::flow::coverage::Coverage;
 use crate::flow::model::{Change, ConnId, Ending, Failure};
 use crate::process::hash::IntMap;
-use crate::process::info::ProcessInfo;
 use crate::process::inspect::Comparer;
 use crate::units::{BootNs, DurationNs};
 
@@ -381,8 +380,7 @@ impl Engine {
         waits: &mut Vec<RuleRun>,
         secondary_waits: &mut Vec<RuleRun>,
     ) {
-        let is_open = |process: &&Arc<ProcessInfo>| !process.identity.copy_of_settled() && is_open(process);
-        if user(event).filter(is_open).is_none() {
+        if user(event).is_none_or(|process| process.identity.copy_of_settled() || !is_open(process)) {
             return;
         }
         let may_yet = |filter: &Filter| !filter.matches(event) && filter.may_yet_match(event);

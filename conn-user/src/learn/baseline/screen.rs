@@ -215,7 +215,9 @@ mod tests {
         act(&mut rig);
         let (events, alerts) = (rig.happened(), rig.told());
         let mut screen = Screen::default();
-        events.iter().for_each(|event| screen.take(event));
+        for event in &events {
+            screen.take(event);
+        }
         for alert in alerts {
             let at = alert.at;
             let body = EventBody::Alert(Box::new(alert));

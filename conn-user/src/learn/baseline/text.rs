@@ -86,6 +86,12 @@ impl Learnt {
         out
     }
 
+    /// Returns all entries, also the suspicious ones.
+    pub fn all_entries(&self) -> Vec<Entry> {
+        let suspicious = self.suspicious.iter().flat_map(|one| &one.entries);
+        self.entries.iter().chain(suspicious).cloned().collect()
+    }
+
     /// Returns the suspicious entries for people, one line each.
     pub fn suspicions(&self) -> Vec<String> {
         let each = |one: &Suspicious| {

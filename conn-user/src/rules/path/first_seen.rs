@@ -251,7 +251,9 @@ mod tests {
             rig.open_and_close(&ssh, "10.1.0.1:22", None);
         });
         assert_eq!((raised, known.values().map(|known| known.paths.len()).sum::<usize>()), (0, 1));
-        known.values_mut().for_each(|known: &mut KnownPaths| known.watched = seconds(60));
+        for known in known.values_mut() {
+            *known = KnownPaths { watched: seconds(60), ..known.clone() };
+        }
         let (raised, more) = run(known.clone(), &|rig| {
             rig.open_and_close(&ssh, "10.1.0.1:22", None);
             rig.open_and_close(&ssh, "10.1.0.2:22", None);
@@ -262,7 +264,9 @@ mod tests {
             1,
             "only what is new is reported"
         );
-        known.values_mut().for_each(|known| known.watched = seconds(30));
+        for known in known.values_mut() {
+            known.watched = seconds(30);
+        }
         let (raised, _) = run(known, &|rig| {
             rig.open_and_close(&ssh, "10.1.0.3:22", None);
             rig.pass(seconds(31));
