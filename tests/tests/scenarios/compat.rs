@@ -39,10 +39,10 @@ fn elf() -> Vec<u8> {
     file.resize(16, 0);
     // An executable, for x86; the entry, the program headers behind this one, no sections.
     file.extend([2, 0, 3, 0]);
-    [1, BASE + HEADERS, 52, 0, 0].iter().for_each(|word: &u32| file.extend(word.to_le_bytes()));
-    [52_u16, 32, 1, 0, 0, 0].iter().for_each(|half| file.extend(half.to_le_bytes()));
+    file.extend([1, BASE + HEADERS, 52, 0, 0].map(u32::to_le_bytes).concat());
+    file.extend([52, 32, 1, 0, 0, 0].map(u16::to_le_bytes).concat());
     // One to load, to be read and executed.
-    [1, 0, BASE, BASE, size, size, 5, 0x1000].iter().for_each(|word: &u32| file.extend(word.to_le_bytes()));
+    file.extend([1, 0, BASE, BASE, size, size, 5, 0x1000].map(u32::to_le_bytes).concat());
     file.extend(CODE);
     file
 }
