@@ -52,6 +52,8 @@ macro_rules! for_each_offset {
             (OFF_SKC_V6_RCV_SADDR, "sock", "__sk_common.skc_v6_rcv_saddr", 16, Optional);
             (OFF_SKC_COOKIE, "sock", "__sk_common.skc_cookie", 8, Required);
             (OFF_SKC_NET, "sock", "__sk_common.skc_net.net", 8, Optional);
+            (OFF_SKC_BOUND_DEV_IF, "sock", "__sk_common.skc_bound_dev_if", 4, Required);
+            (OFF_SKC_IPV6ONLY, "sock", "__sk_common.skc_ipv6only", $crate::config::ONE_BIT, Optional);
             (OFF_SKC_FLAGS, "sock", "__sk_common.skc_flags", 8, Required);
             (OFF_SK_LOCK_OWNED, "sock", "sk_lock.owned", 4, Required);
             (OFF_SK_ERR, "sock", "sk_err", 4, Required);

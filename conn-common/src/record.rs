@@ -142,6 +142,10 @@ impl SockFlags {
     pub const PORT_PENDING: u16 = 1 << 7;
     /// [`Counters`] were read.
     pub const COUNTERS: u16 = 1 << 8;
+    /// Of a listener: it takes IPv6 only (`skc_ipv6only`).
+    pub const V6ONLY: u16 = 1 << 9;
+    /// Of a listener: it is bound to an interface (`skc_bound_dev_if`).
+    pub const BOUND: u16 = 1 << 10;
 }
 
 /// Counters of `tcp_sock`, or of `mptcp_sock`, which has only those of bytes; valid only with [`SockFlags::COUNTERS`].

@@ -11,11 +11,11 @@ use crate::offsets::{
     COOKIE_HELPER, OFF_FILE_COUNT, OFF_FILE_INODE, OFF_FILE_REF, OFF_INET_SPORT, OFF_INODE_INO,
     OFF_INODE_LOCK_OWNER, OFF_INODE_RT_LOCK_OWNER, OFF_MPTCP_BYTES_RECEIVED, OFF_MPTCP_BYTES_RETRANS,
     OFF_MPTCP_BYTES_SENT, OFF_NET_INUM, OFF_SK_ERR, OFF_SK_ERR_SOFT, OFF_SK_KERN_SOCK, OFF_SK_LINGERTIME,
-    OFF_SK_LOCK_OWNED, OFF_SK_PROTOCOL, OFF_SK_SHUTDOWN, OFF_SK_SOCKET, OFF_SKC_COOKIE, OFF_SKC_DADDR,
-    OFF_SKC_DPORT, OFF_SKC_FAMILY, OFF_SKC_FLAGS, OFF_SKC_NET, OFF_SKC_NUM, OFF_SKC_RCV_SADDR,
-    OFF_SKC_V6_DADDR, OFF_SKC_V6_RCV_SADDR, OFF_SOCKET_ALLOC_INODE, OFF_SOCKET_FILE, OFF_SOCKET_SK,
-    OFF_TCP_BYTES_RECEIVED, OFF_TCP_BYTES_RETRANS, OFF_TCP_BYTES_SENT, OFF_TCP_COPIED_SEQ, OFF_TCP_IS_MPTCP,
-    OFF_TCP_RCV_NXT, OFF_TCP_SRTT_US, OFF_TCP_TOTAL_RETRANS,
+    OFF_SK_LOCK_OWNED, OFF_SK_PROTOCOL, OFF_SK_SHUTDOWN, OFF_SK_SOCKET, OFF_SKC_BOUND_DEV_IF, OFF_SKC_COOKIE,
+    OFF_SKC_DADDR, OFF_SKC_DPORT, OFF_SKC_FAMILY, OFF_SKC_FLAGS, OFF_SKC_IPV6ONLY, OFF_SKC_NET, OFF_SKC_NUM,
+    OFF_SKC_RCV_SADDR, OFF_SKC_V6_DADDR, OFF_SKC_V6_RCV_SADDR, OFF_SOCKET_ALLOC_INODE, OFF_SOCKET_FILE,
+    OFF_SOCKET_SK, OFF_TCP_BYTES_RECEIVED, OFF_TCP_BYTES_RETRANS, OFF_TCP_BYTES_SENT, OFF_TCP_COPIED_SEQ,
+    OFF_TCP_IS_MPTCP, OFF_TCP_RCV_NXT, OFF_TCP_SRTT_US, OFF_TCP_TOTAL_RETRANS,
 };
 
 pub(crate) const AF_INET: u16 = 2;
@@ -299,6 +299,29 @@ pub(crate) unsafe fn key<A: Access + Key>(
     }
     // SAFETY: per the contract.
     unsafe { A::key(ours.sk, common) }
+}
+
+/// Returns [`SockFlags::V6ONLY`] and [`SockFlags::BOUND`] of a listener.
+///
+/// # Safety
+/// `common` is the beginning of a socket.
+#[inline(always)]
+pub(crate) unsafe fn scope<A: Access>(common: &A::Common) -> u16 {
+    let mut flags = 0;
+    // SAFETY: per the contract; of the bit the byte that holds it.
+    unsafe {
+        let bit = OFF_SKC_IPV6ONLY.load();
+        if bit != OFFSET_NONE
+            && common.load::<u16>(OFF_SKC_FAMILY.load()) == AF_INET6
+            && common.load::<u8>(bit >> 3) >> (bit & 7) & 1 != 0
+        {
+            flags |= SockFlags::V6ONLY;
+        }
+        if common.load::<i32>(OFF_SKC_BOUND_DEV_IF.load()) != 0 {
+            flags |= SockFlags::BOUND;
+        }
+    }
+    flags
 }
 
 /// Describes a socket in place.

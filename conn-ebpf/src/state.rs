@@ -194,6 +194,9 @@ pub(crate) unsafe fn emit_common<A: crate::mem::Access + Key>(
             if flags & SockFlags::PORT_PENDING != 0 {
                 (*record).sock.inode = sock::inode::<A>(ours.sk);
             }
+            if matches!(kind, RecordKind::Listen) {
+                (*record).sock.flags |= sock::scope::<A>(common);
+            }
         }
         entry.submit(0);
     }

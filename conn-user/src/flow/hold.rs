@@ -79,7 +79,7 @@ impl FlowTable {
         if let Some(PortAnswer { local, scope }) = found {
             let listener = self.listeners.get_mut(held.key).filter(|listener| listener.id == held.id);
             let Some(listener) = listener else { return };
-            listener.scope = scope;
+            listener.scope = scope.or(listener.scope.take());
             if listener.port == 0 {
                 self.listeners.settle(held.key, local);
             }

@@ -8,7 +8,7 @@ use conn_common::record::{Sock, SockFlags, SockRecord};
 use super::ends::{AF_INET6, address, transport};
 use super::listeners::Listener;
 use super::model::{
-    Actor, Change, ConnId, FlowEvent, ListenEvent, Source, Transport, Unlisten, canonical_ip,
+    Actor, Change, ConnId, FlowEvent, ListenEvent, Scope, Source, Transport, Unlisten, canonical_ip,
 };
 use super::pending::HeldListen;
 use super::resolve::PortQuery;
@@ -55,6 +55,9 @@ impl FlowTable {
             self.stats.ends_missed += 1;
             self.unlisten(sock.key, SocketAddr::new(addr, 0), KERNEL, at.boot, out);
         }
+        let names_device = self.asks_scopes && sock.flags & SockFlags::BOUND != 0;
+        let waits = port == 0 || names_device;
+        let scope = Scope { device: None, v6only: sock.flags & SockFlags::V6ONLY != 0 };
         let listener = Listener {
             id: self.next_id(),
             key: sock.key,
@@ -67,11 +70,10 @@ impl FlowTable {
             born: None,
             kernel: sock.flags & SockFlags::KERNEL != 0,
             owner: Arc::new(hook_actor(at, &record.task, procs)),
-            scope: None,
-            told: port != 0 && !self.asks_scopes,
+            scope: (self.asks_scopes && !names_device).then_some(scope),
+            told: !waits,
         };
         let full = self.listeners.len() >= self.limits.listeners;
-        let waits = port == 0 || self.asks_scopes;
         if !waits || full {
             out.push(FlowEvent { boot: at.boot, change: Change::Listen(listener.event()) });
         }

@@ -351,9 +351,9 @@ fn auto_bound(key: u64) -> Sock {
     Sock { flags: SockFlags::PORT_PENDING, ..sock(key, "0.0.0.0:0", "0.0.0.0:0") }
 }
 
-/// The interface that a listener is bound to no record has.
+/// Records say whether a listener is bound to an interface, and not to which.
 #[test]
-fn a_listener_waits_for_its_scope() {
+fn a_listener_waits_for_the_name_of_its_interface() {
     struct Bound;
     impl PortResolver for Bound {
         fn resolve(&mut self, queries: &[PortQuery]) -> Vec<Option<PortAnswer>> {
@@ -367,7 +367,12 @@ fn a_listener_waits_for_its_scope() {
     }
     let mut rig = Rig::new(Backend::Fentry);
     rig.flows = FlowTable::default().asking_scopes();
-    rig.listens(20, sock(3, SERVER, "0.0.0.0:0"));
+    let with = |flags, key| Sock { flags, ..sock(key, SERVER, "0.0.0.0:0") };
+    rig.listens(20, with(SockFlags::V6ONLY, 9));
+    let Change::Listen(listener) = &rig.out[0].change else { panic!("{:?}", rig.out) };
+    assert_eq!(listener.scope, Some(Scope { device: None, v6only: true }), "at once: it is bound to none");
+    rig.out.clear();
+    rig.listens(20, with(SockFlags::BOUND, 3));
     let since = rig.now;
     assert!(rig.told().is_empty());
     assert_eq!(rig.flows.next_deadline(), Some(BootNs(since)), "at once");
@@ -387,7 +392,7 @@ fn a_listener_waits_for_its_scope() {
     assert_eq!(device(&rig).expect("a device").name(), "eth0");
     rig.out.clear();
     // Nobody answers: it is reported without.
-    rig.listens(20, sock(4, SERVER, "0.0.0.0:0"));
+    rig.listens(20, with(SockFlags::BOUND, 4));
     rig.wait(0);
     rig.wait(20);
     assert_eq!((device(&rig), rig.told().len()), (None, 1));

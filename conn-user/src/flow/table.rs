@@ -167,7 +167,8 @@ impl FlowTable {
         self
     }
 
-    /// Has listeners wait for their scope, which no record has. Without it that of listeners in records is not known.
+    /// Has listeners that are bound to an interface wait for its name, which no record has. Without it the scope of listeners in
+    /// records is not known.
     #[must_use]
     pub const fn asking_scopes(mut self) -> Self {
         self.asks_scopes = true;
