@@ -172,8 +172,8 @@ const SYS_ACCEPT: u64 = 5;
 const SYS_ACCEPT4: u64 = 18;
 
 /// The classic tracepoints of system calls skip 32-bit ones (`trace_get_syscall_nr`, arch/x86/include/asm/ftrace.h). This one
-/// runs at the end of each system call of everybody, so it is attached only while 32-bit programs run. It runs with preemption
-/// off (`__BPF_DECLARE_TRACE_SYSCALL`, include/trace/bpf_probe.h): it needs no backup.
+/// runs at the end of each system call of everybody, so it is attached only while 32-bit programs run. Where a task can be
+/// preempted in it (6.13 on) the kernel may skip it for the next one: such an accept is attributed to the listener's owner, and marked so.
 #[btf_tracepoint(function = "sys_exit")]
 pub(crate) fn sys_exit_compat(ctx: BtfTracePointContext) -> i32 {
     // SAFETY: TP_PROTO(struct pt_regs *regs, long ret)
