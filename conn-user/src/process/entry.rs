@@ -8,7 +8,7 @@ use super::about::About;
 use super::hash::IntMap;
 use super::identity::Identity;
 use super::image::comm;
-use super::info::ProcessInfo;
+use super::info::{ProcessInfo, ProcessSource};
 use super::inspect::{Depth, Inspector};
 use super::lineage::{self, Ancestor};
 use crate::units::{BootNs, Pid};
@@ -74,6 +74,11 @@ pub(super) const fn is_later(count: u32, known: u32) -> bool {
 }
 
 impl Entry {
+    /// Whether the exec with this number ([`Task::exec_id`]; 0: the kernel does not number them) made it what it is.
+    pub(super) fn was_executed_by(&self, exec_id: u32) -> bool {
+        exec_id != 0 && self.execs == Some(exec_id) && self.info.source == ProcessSource::Exec
+    }
+
     /// The process has become another image.
     pub(super) fn replace(&mut self, mut info: ProcessInfo) -> Arc<ProcessInfo> {
         info.presence = self.info.presence.clone();

@@ -245,6 +245,13 @@ impl ProcessTable {
     /// A process executed a program. `args` are the bytes behind the record.
     pub fn on_exec(&mut self, record: &ExecRecord, args: &[u8]) -> Arc<ProcessInfo> {
         self.advance(BootNs(record.header.boot_ns));
+        let (pid, start) = (Pid(record.task.tgid), BootNs(record.task.start_boot_ns));
+        if let Some(entry) = find(&mut self.slots, pid, start)
+            && entry.was_executed_by(record.task.exec_id)
+        {
+            // A backup program repeats it. Another image would lack what was found out of this one.
+            return Arc::clone(&entry.info);
+        }
         let mut info = executed(record, args);
         info.mount_ns = self.about.mount_ns(record.mnt_ns);
         if info.exe.is_some()

@@ -146,6 +146,24 @@ fn exited_process_is_kept_while_something_refers_to_it() {
     assert_eq!(exe(&table.resolve(&who, BootNs(T0 + 70 * SECOND))), "-");
 }
 
+/// A backup program may report an exec that the first one has reported: it is the same image, of which no fact is lost.
+#[test]
+fn a_repeated_exec_is_the_same_image() {
+    let mut table = FakeProc::default().table();
+    let numbered = |number| {
+        let mut record = exec_record(10, T0, "/bin/tool");
+        record.task.exec_id = number;
+        record
+    };
+    let first = table.on_exec(&numbered(3), b"tool");
+    let repeated = table.on_exec(&numbered(3), b"tool");
+    assert!(Arc::ptr_eq(&first, &repeated));
+    let second = table.on_exec(&numbered(4), b"tool");
+    assert_ne!(first.identity, second.identity, "it was executed again");
+    let third = table.on_exec(&numbered(0), b"tool");
+    assert_ne!(second.identity, third.identity, "this kernel does not number them");
+}
+
 #[test]
 fn dying_process_keeps_its_ids() {
     let mut table = FakeProc::default().table();
