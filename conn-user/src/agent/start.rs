@@ -147,7 +147,7 @@ pub async fn start(options: AgentOptions, tell: &mut impl FnMut(&Event)) -> Resu
     let inspector = Inspector::start_with_tools(&ProcFs::default(), files, hashes, &tools)?;
     let processes =
         ProcessTable::default().with_inspector(inspector).with_exec_counts(execs).knowing_conn()?;
-    let flows = FlowTable::default().with_cookies(session.by_cookie()).asking_scopes();
+    let flows = FlowTable::default().with_cookies(session.by_cookie());
     let (rules, reloads) = mpsc::channel(1);
     let mut agent = Agent {
         session,

@@ -55,7 +55,7 @@ impl FlowTable {
             self.stats.ends_missed += 1;
             self.unlisten(sock.key, SocketAddr::new(addr, 0), KERNEL, at.boot, out);
         }
-        let names_device = self.asks_scopes && sock.flags & SockFlags::BOUND != 0;
+        let names_device = sock.flags & SockFlags::BOUND != 0;
         let waits = port == 0 || names_device;
         let scope = Scope { device: None, v6only: sock.flags & SockFlags::V6ONLY != 0 };
         let listener = Listener {
@@ -70,7 +70,7 @@ impl FlowTable {
             born: None,
             kernel: sock.flags & SockFlags::KERNEL != 0,
             owner: Arc::new(hook_actor(at, &record.task, procs)),
-            scope: (self.asks_scopes && !names_device).then_some(scope),
+            scope: (!names_device).then_some(scope),
             told: !waits,
         };
         let full = self.listeners.len() >= self.limits.listeners;

@@ -10,7 +10,7 @@ use super::how::state::{CLOSE, CLOSE_WAIT, ESTABLISHED, FIN_WAIT1, FIN_WAIT2, LA
 use super::model::{Change, Scope};
 use super::resolve::{PortAnswer, PortQuery, PortResolver};
 use super::scenarios::{CLIENT, SERVER, both, child, client, listener, open};
-use super::table::{FlowLimits, FlowTable};
+use super::table::FlowLimits;
 use super::testing::{Always, Backend, MS, Rig, held, sock, who};
 use crate::kernel::interfaces::Device;
 use crate::units::{BootNs, DurationNs};
@@ -366,7 +366,6 @@ fn a_listener_waits_for_the_name_of_its_interface() {
         }
     }
     let mut rig = Rig::new(Backend::Fentry);
-    rig.flows = FlowTable::default().asking_scopes();
     let with = |flags, key| Sock { flags, ..sock(key, SERVER, "0.0.0.0:0") };
     rig.listens(20, with(SockFlags::V6ONLY, 9));
     let Change::Listen(listener) = &rig.out[0].change else { panic!("{:?}", rig.out) };

@@ -109,8 +109,6 @@ pub struct FlowTable {
     pub(super) snapshot_until: BootNs,
     /// Records carry cookies; else kernel addresses, which no snapshot has.
     pub(super) by_cookie: bool,
-    /// What narrows a listener is asked for before it is reported.
-    pub(super) asks_scopes: bool,
     /// Sockets of snapshots that came without a cookie: how many keys were made up.
     pub(super) synthetic_keys: u64,
     /// Standard input and output of processes.
@@ -153,7 +151,6 @@ impl FlowTable {
             stats: FlowStats::default(),
             snapshot_until: BootNs(0),
             by_cookie: true,
-            asks_scopes: false,
             synthetic_keys: 0,
             stdio: StdioTable::default(),
             last_id: 0,
@@ -164,14 +161,6 @@ impl FlowTable {
     #[must_use]
     pub const fn with_cookies(mut self, by_cookie: bool) -> Self {
         self.by_cookie = by_cookie;
-        self
-    }
-
-    /// Has listeners that are bound to an interface wait for its name, which no record has. Without it the scope of listeners in
-    /// records is not known.
-    #[must_use]
-    pub const fn asking_scopes(mut self) -> Self {
-        self.asks_scopes = true;
         self
     }
 
