@@ -55,22 +55,19 @@ fn gone(path: &Path, file: FileId, executed_in_ms: i64) -> Wanted<'_> {
     }
 }
 
+/// A process of root that was there before the agent.
+fn running(pid: Pid, start: BootNs, path: &[u8], file: FileId) -> Wanted<'_> {
+    let (path, file) = (Some(path), Some(file));
+    Wanted { pid, start, path, file, deleted: false, executed: None, uid: 0, gid: 0 }
+}
+
 #[test]
 fn a_live_process_leads_to_its_executable() {
     let (proc, pid, start) = me();
     let own = fs::metadata("/proc/self/exe").expect("metadata");
     let file = FileId { dev: own.dev(), inode: own.ino() };
     let path = std::env::current_exe().expect("path");
-    let wanted = Wanted {
-        pid,
-        start,
-        path: Some(path.as_os_str().as_bytes()),
-        file: Some(file),
-        deleted: false,
-        executed: None,
-        uid: 0,
-        gid: 0,
-    };
+    let wanted = running(pid, start, path.as_os_str().as_bytes(), file);
     let mut files = FileWorker::for_test();
     let found = Found::find(&proc, &mut files, wanted).expect("found");
     assert_eq!(found.stat.file, file);
@@ -98,16 +95,7 @@ fn a_process_whose_first_thread_has_exited_leads_to_its_executable() {
     let proc = ProcFs::default();
     let seen = proc.read(process.pid()).expect("there");
     let path = seen.exe.expect("a path");
-    let wanted = Wanted {
-        pid: seen.pid,
-        start: seen.start,
-        path: Some(&path),
-        file: seen.exe_file,
-        deleted: false,
-        executed: None,
-        uid: 0,
-        gid: 0,
-    };
+    let wanted = running(seen.pid, seen.start, &path, seen.exe_file.expect("a file"));
     let mut files = FileWorker::for_test();
     let found = Found::find(&proc, &mut files, wanted).expect("found");
     assert!(found.live);
