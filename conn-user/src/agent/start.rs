@@ -134,17 +134,17 @@ pub async fn start(options: AgentOptions, tell: &mut impl FnMut(&Event)) -> Resu
     loader.probe(&mut facts)?;
     // Before anything is recorded: with many rules it takes long.
     let staged = options.rules.as_ref().map(Staged::from);
-    let attached = boot_now();
-    let (mut session, reader) = loader.start(facts, options.load)?;
-    priority.watch(reader.gauge())?;
-    drop(loader);
-    let execs = session.take_exec_counts().map(|execs| Box::new(execs) as Box<dyn CountExecs>);
     let by_rules = options.rules.iter().flat_map(|set| &set.rules).any(|rule| rule.needs_hashes());
     // A test compiles the default rules: they have the names.
     let tools = defaults::tool_names().unwrap_or_default();
     let tools: Vec<&str> = tools.iter().map(String::as_str).collect();
     let hashes = options.hashes || by_rules;
     let inspector = Inspector::start_with_tools(&ProcFs::default(), files, hashes, &tools)?;
+    let attached = boot_now();
+    let (mut session, reader) = loader.start(facts, options.load)?;
+    priority.watch(reader.gauge())?;
+    drop(loader);
+    let execs = session.take_exec_counts().map(|execs| Box::new(execs) as Box<dyn CountExecs>);
     let processes =
         ProcessTable::default().with_inspector(inspector).with_exec_counts(execs).knowing_conn()?;
     let flows = FlowTable::default().with_cookies(session.by_cookie());

@@ -111,7 +111,7 @@ fn written(found: &Found, old: Option<&RuleSet>, args: &LearnArgs) -> anyhow::Re
     }
 }
 
-/// Returns the default rules that tell what is suspicious.
+/// Returns the default rules that decide what is suspicious.
 fn default_rules() -> anyhow::Result<RuleSet> {
     let rules = defaults::set(&Host::read());
     rules.map_err(|errors| anyhow::anyhow!("the default rules: {errors}"))

@@ -21,7 +21,7 @@ pub enum RuleChoice {
 }
 
 /// Reads a filter that may name what the rules of this choice define, and else the default rules: their lists, and the zones
-/// of this host. The rules are only read for a filter that needs them; what is wrong with them is another's to tell.
+/// of this host. The rules are only read for a filter that needs them; what is wrong with them is reported elsewhere.
 ///
 /// # Errors
 /// As `make` has them.

@@ -85,7 +85,7 @@ impl TimeOfDay {
         digits(wall.0 % SECOND / 10_u64.pow(9 - places as u32), places, out);
     }
 
-    /// Likewise beside another time, with the date if that is of another day.
+    /// The time of day beside another time, with the date if that is of another day.
     pub fn write_beside(&mut self, other: WallNs, wall: WallNs, places: usize, out: &mut Vec<u8>) {
         let other = self.day(other).map(|day| day.date);
         if let Some(day) = self.day(wall).filter(|day| Some(day.date) != other) {

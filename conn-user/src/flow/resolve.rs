@@ -219,7 +219,7 @@ fn answer(
                 };
                 if fits {
                     *seen += 1;
-                    // Two attempts to one remote end cannot be told apart without a number of theirs, nor two listeners at one end.
+                    // Without a number of theirs two attempts to one remote end are not distinguished, nor two listeners at one end.
                     answers[*at] = (*seen == 1).then(|| socket.answer());
                 }
             }
@@ -326,7 +326,7 @@ mod tests {
         assert_eq!(Sockets::default().resolve(&[unknown]), [Some(local.into())]);
     }
 
-    /// By its cookie, each of two that only their interface tells apart, and one that takes IPv6 only.
+    /// By its cookie, each of two that differ in their interface alone, and one that takes IPv6 only.
     #[test]
     fn the_scope_of_a_real_listener() {
         let socket =

@@ -20,7 +20,7 @@ struct Of {
     peers: SmallVec<[(Pid, BootNs); 1]>,
 }
 
-/// Remembers the standard input and output of processes, those of the start-up snapshot and those that exec records told of.
+/// Remembers the standard input and output of processes, those of the start-up snapshot and those of exec records.
 #[derive(Debug, Default)]
 pub struct StdioTable {
     by_pid: IntMap<u32, Of>,

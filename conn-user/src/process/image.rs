@@ -58,9 +58,9 @@ pub(super) fn split_title(bytes: &[u8]) -> Box<[Box<[u8]>]> {
 }
 
 /// Whether arguments are the same but for empty ones at their ends, which [`split_title`] may not show.
-pub(super) fn are_alike(told: &[Box<[u8]>], seen: &[Box<[u8]>]) -> bool {
+pub(super) fn are_alike(executed: &[Box<[u8]>], seen: &[Box<[u8]>]) -> bool {
     let filled = |args: &[Box<[u8]>]| args.iter().rposition(|arg| !arg.is_empty()).map_or(0, |at| at + 1);
-    told[..filled(told)] == seen[..filled(seen)]
+    executed[..filled(executed)] == seen[..filled(seen)]
 }
 
 /// What every hook carries.
@@ -183,7 +183,7 @@ mod tests {
 
     #[test]
     fn empty_arguments_at_the_end_make_no_other_image() {
-        let are = |told: &[u8], seen: &[u8]| are_alike(&split_args(told), &split_title(seen));
+        let are = |executed: &[u8], seen: &[u8]| are_alike(&split_args(executed), &split_title(seen));
         assert!(are(b"x\0\0\0", b"x\0\0\0") && are(b"x\0\0", b"x\0\0"));
         assert!(!are(b"x\0y\0", b"x\0\0\0") && !are(b"x\0\0y\0", b"x\0y\0"));
     }

@@ -80,7 +80,7 @@ impl Program {
     }
 
     fn go_on(&mut self) -> Result<()> {
-        self.child.stdin.as_mut().context("no stdin")?.write_all(b"x").context("tell the program")
+        self.child.stdin.as_mut().context("no stdin")?.write_all(b"x").context("write to the program")
     }
 }
 

@@ -31,7 +31,7 @@ pub struct Snapshot {
 pub struct StdioPeers {
     /// Process id, and start in whole ticks ([`crate::process::info::TICK_NS`]).
     pub process: (Pid, BootNs),
-    /// The others, likewise.
+    /// The others, in the same form.
     pub peers: SmallVec<[(Pid, BootNs); 1]>,
 }
 

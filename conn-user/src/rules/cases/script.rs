@@ -152,7 +152,7 @@ impl Script {
             return Err(words.wrong(&verb, "is no event", help));
         };
         if self.is_existing && !matches!(verb.text, "open" | "accept" | "listen" | "exec") {
-            let help = "what was there is told by open, accept, listen and exec; put it into `events`";
+            let help = "what was there is described by open, accept, listen and exec; put it into `events`";
             return Err(words.wrong(&verb, "cannot have been there before", help));
         }
         if label.is_some() && !matches!(verb.text, "open" | "connect" | "accept" | "listen") {

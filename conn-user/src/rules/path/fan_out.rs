@@ -1,7 +1,7 @@
 //! `find = "fan-out"`: one process with many peers, or many ports of one peer, within a window.
 //!
 //! Peers count when a connection begins. Ports count when an attempt fails (refused, unanswered, given up): what a scan finds are
-//! mostly ports at which nobody listens, and a client that uses many ports of a server, as passive FTP does, is told them.
+//! mostly ports at which nobody listens, and a client that uses many ports of a server, as passive FTP does, gets them from it.
 //!
 //! Distinct ones are kept with the time of their last use, at most `limit` and one more of each process until it is told, and
 //! about a thousand from then on. It is over when no new one came for a window.

@@ -130,7 +130,7 @@ fn start(case: &Case, network: &Network) -> Result<Started> {
     Ok(Started { child, folder })
 }
 
-/// Waits for the alerts about a case that were told from the `mark`th on, and ends what it has left.
+/// Waits for the alerts about a case that came from the `mark`th on, and ends what it has left.
 fn judge(
     case: &Case,
     Started { mut child, folder }: Started,
