@@ -5,20 +5,21 @@
 //! `__bpf_trace_run` and `trace_call_bpf_faultable` in kernel/trace/bpf_trace.c) and the event would be lost without a
 //! number. The guard is per program, so a second program runs. It reports nothing when the first one has left a mark for
 //! this very hit ([`conn_common::mark`]). A preemption between the two makes the mark stale: then an event is reported
-//! twice, and the agent drops the second.
+//! twice, and the agent drops the second. Two tasks are enough for a loss: one is skipped by the first program because the other one
+//! is suspended in it, and by the second because the other one has come there meanwhile.
 
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::PerCpuArray;
 use conn_common::hook::{HOOK_SLOTS, HookId};
-use conn_common::mark::Hit;
+use conn_common::mark::{Found, Hit, SLOTS};
 
 use crate::mem::{Access as _, Direct, current, current_typed};
 use crate::offsets::{CURRENT_TASK_TYPED, OFF_TASK_NIVCSW, OFF_TASK_NVCSW};
 use crate::ring::counters;
 
-/// The hit for which a first program ran last, by its hook, on this CPU.
+/// The hits for which a first program ran last, by its hook and by task, on this CPU.
 #[map]
-static MARKS: PerCpuArray<Hit> = PerCpuArray::with_max_entries(HOOK_SLOTS, 0);
+static MARKS: PerCpuArray<[Hit; SLOTS]> = PerCpuArray::with_max_entries(HOOK_SLOTS, 0);
 
 /// A place with two programs.
 pub(crate) struct Pair {
@@ -45,23 +46,28 @@ impl Pair {
             // Before 5.12 the kernel has no such guard: the first program always runs.
             return is_first;
         }
-        let Some(mark) = MARKS.get_ptr_mut(self.first as u32) else { return true };
+        let Some(marks) = MARKS.get_ptr_mut(self.first as u32) else { return true };
         let task = current_typed();
         // SAFETY: the running task, typed.
         let switches = unsafe {
             Direct::load::<u64>(task, OFF_TASK_NVCSW.load())
                 .wrapping_add(Direct::load::<u64>(task, OFF_TASK_NIVCSW.load()))
         };
-        let hit = Hit::new(object, what, current() as u64, switches);
-        // SAFETY: the map's value, of this CPU.
-        unsafe {
+        let number = current() as u64;
+        let hit = Hit::new(object, what, number, switches);
+        // SAFETY: the map's value, of this CPU; a slot is less than [`SLOTS`].
+        let found = unsafe {
+            let mark = marks.cast::<Hit>().add(Hit::slot(number));
             if is_first {
                 hit.leave(&mut *mark);
                 return true;
             }
-            if hit.take(&mut *mark) {
-                return false;
-            }
+            hit.take(&mut *mark)
+        };
+        match found {
+            Found::Same => return false,
+            Found::Switched => return true,
+            Found::Nothing => {}
         }
         if let Some(counters) = counters(hook) {
             // SAFETY: the map's value, of this CPU; a hook's program does not run inside itself.

@@ -54,8 +54,8 @@ impl Misses {
     /// ([`conn_common::record::HookCounters::unmarked`]); it is to be read after the misses, or what is made up in between
     /// would look lost.
     ///
-    /// With a backup program this is a lower bound: a preemption between the two programs makes the backup repeat what the
-    /// first has reported, which counts as made up, too.
+    /// With a backup program this is exact but for tasks that share a mark, or change the CPU between the two programs: then the backup
+    /// repeats what the first has reported, and that counts as made up, too ([`conn_common::mark`]).
     pub(super) fn lost(&self, made_up: impl Fn(HookId) -> u64) -> (HookId, Option<u64>) {
         let lost = self.first.map(|first| match self.backup {
             Some((backup, missed)) => first.saturating_sub(made_up(backup)).min(missed.unwrap_or(u64::MAX)),
