@@ -23,6 +23,7 @@ use crate::filter::Filter;
 use crate::flow::model::{Actor, Change, ConnEvent, ConnId, Direction, Source, Transport};
 use crate::process::hash::IntMap;
 use crate::process::info::{ProcessInfo, TICK_NS};
+use crate::process::lineage;
 use crate::rules::alerts::{Found, Life};
 use crate::rules::detector::{Detector, Scene, Secondary, Triggers, connection};
 use crate::rules::memory::{Memory, Past};
@@ -33,8 +34,8 @@ use crate::units::{BootNs, NetNs, Pid};
 
 /// Limit of tracked connections; one beyond it is counted as forgotten.
 const OPEN_MAX: usize = 65_536;
-/// Number of ancestors that are checked for a connection. Commands of an interactive session are farther from the program
-/// that accepted it.
+/// Number of programs above a process that are checked for a connection ([`lineage::near`]); with `beside`, of ancestors. Commands of an
+/// interactive session are farther from the program that accepted it.
 const ANCESTORS: usize = 3;
 /// Connections that are remembered with a process. Any of them will do: all match the same filter.
 const SOME: usize = 8;
@@ -189,7 +190,9 @@ impl Spawn {
         });
         let own = std::iter::once(ProcessKey::new(process.pid, process.start));
         by_peer.or_else(|| {
-            own.chain(above().take(ANCESTORS)).enumerate().find_map(|(depth, holder)| {
+            let near = lineage::near(&process.ancestors, ANCESTORS);
+            let above = near.map(|one| ProcessKey::new(one.pid, one.start));
+            own.chain(above).enumerate().find_map(|(depth, holder)| {
                 let (id, open) = self.find_some(holder, |open| open.opened[1] <= process.start)?;
                 Some((id, open, depth))
             })
@@ -209,7 +212,9 @@ impl Spawn {
         // A child of an ancestor that is an ancestor itself is above the program and not beside it.
         let fits = |open: &Open| !self.beside || open.owner().is_some_and(|owner| !is_above(owner));
         let own = std::iter::once(ProcessKey::new(process.pid, process.start));
-        let above = process.ancestors.iter().take(ANCESTORS).map(|one| ProcessKey::new(one.pid, one.start));
+        let most = if self.beside { ANCESTORS } else { usize::MAX };
+        let near = lineage::near(&process.ancestors, ANCESTORS).take(most);
+        let above = near.map(|one| ProcessKey::new(one.pid, one.start));
         // What the parent's other children do is nothing of the program's.
         let nearest = if self.beside { 2 } else { 0 };
         own.chain(above).enumerate().skip(nearest).find_map(|(depth, holder)| {
