@@ -16,6 +16,7 @@ use crate::event::alert::{AlertId, Evidence, Subject, Value};
 use crate::event::model::Event;
 use crate::flow::model::{ConnEvent, Source};
 use crate::process::hash::IntMap;
+use crate::process::lineage;
 use crate::rules::alerts::{Found, Life};
 use crate::rules::detector::{Detector, Scene, Triggers, connection, service_port};
 use crate::rules::lru::Lru;
@@ -28,8 +29,10 @@ use crate::units::{BootNs, DurationNs};
 /// Most processes (and peers, of a rule on ports); the one that was active longest ago is evicted, but for those with an open alert.
 const GROUPS_MAX: usize = 8_192;
 
-/// Generations above a process for which it counts as a child.
-const GENERATIONS: usize = 3;
+/// Programs above a process ([`lineage::near`]) for whose processes it counts as a child.
+const PROGRAMS: usize = 3;
+/// Processes above it for which it does, at most.
+const ABOVE_MAX: usize = 8;
 
 /// Most that are kept of one process once it is told; one that was dropped counts again when it comes again.
 const KEPT_MAX: usize = 1_024;
@@ -67,11 +70,11 @@ impl FanOut {
     fn groups_of(&self, conn: &ConnEvent) -> impl Iterator<Item = u64> + use<> {
         let peer = self.of.is_of_ports().then(|| conn.remote.ip());
         let of_process = |pid, start| program::same(&(ProcessKey::new(pid, start), peer));
-        let mut keys = [None; GENERATIONS];
+        let mut keys = [None; ABOVE_MAX];
         match conn.owner.process.as_deref() {
             Some(process) if self.of.is_of_children() => {
                 // Process 1 is the parent of what has nothing in common.
-                let above = process.ancestors.iter().take_while(|one| one.pid.0 > 1);
+                let above = lineage::near(&process.ancestors, PROGRAMS).take_while(|one| one.pid.0 > 1);
                 for (key, one) in keys.iter_mut().zip(above) {
                     *key = Some(of_process(one.pid, one.start));
                 }
@@ -354,7 +357,8 @@ mod tests {
         let mut rig = rig(FanOutOf::PeersOfChildren);
         let looping = process(10, "/usr/bin/bash");
         let attempt = |rig: &mut Rig, at: u32| {
-            let between = child(&looping, 1_000 + at, "/usr/bin/timeout");
+            let subshell = child(&child(&looping, 3_000 + at, "/usr/bin/bash"), 4_000 + at, "/usr/bin/bash");
+            let between = child(&subshell, 1_000 + at, "/usr/bin/timeout");
             rig.connect(&child(&between, 2_000 + at, "/usr/bin/curl"), &format!("10.0.1.{at}:80"));
         };
         for at in 1..=10 {
