@@ -309,6 +309,12 @@ mod tests {
             ("/usr/bin/busybox", &["busybox", "sh", "/x.sh"], Some("/x.sh")),
             ("/usr/bin/busybox", &["sh", "/x.sh"], Some("/x.sh")),
             ("/usr/bin/busybox", &["busybox", "wget", "/x"], None),
+            (
+                "/lib64/ld-linux-x86-64.so.2",
+                &["ld.so", "--argv0", "x", "/usr/bin/python3", "/a.py"],
+                Some("/a.py"),
+            ),
+            ("/lib64/ld-linux-x86-64.so.2", &["ld.so", "/bin/sh", "-i"], None),
         ] {
             let process = process(exe, args);
             assert_eq!(path(&process).as_deref(), script.map(str::as_bytes), "{exe} {args:?}");
