@@ -18,6 +18,7 @@ use crate::event::model::{Event, EventBody, ProcEvent, Repair, Start};
 use crate::flow::merge::{Merged, pause_at};
 use crate::flow::model::FlowEvent;
 use crate::flow::resolve::{PortResolver, Sockets};
+use crate::flow::sample::{Sampler, Samples};
 use crate::flow::snapshot::model::Snapshot;
 use crate::flow::table::FlowTable;
 use crate::kernel::counters::CpuCount;
@@ -50,6 +51,7 @@ pub struct Pipeline {
     session: Session<FlowTable>,
     gaps: GapTracker,
     resolver: Box<dyn PortResolver>,
+    samples: Option<(Sampler, Samples)>,
     socket_units: SocketUnits,
     changes: Vec<FlowEvent>,
     /// While it is there, the self-test runs and its own doings are not told.
@@ -86,6 +88,7 @@ impl Pipeline {
             session: Session::new(flows, Clock::now()),
             gaps: GapTracker::new(attached),
             resolver: Box::new(Sockets::default()),
+            samples: None,
             socket_units: SocketUnits::default(),
             changes: Vec::new(),
             watch: None,
@@ -111,6 +114,13 @@ impl Pipeline {
     #[must_use]
     pub fn with_memory(mut self, memory: Option<PathMemory>) -> Self {
         self.memory = memory;
+        self
+    }
+
+    /// Lets rules have connections sampled.
+    #[must_use]
+    pub fn with_samples(mut self, samples: (Sampler, Samples)) -> Self {
+        self.samples = Some(samples);
         self
     }
 
@@ -226,6 +236,7 @@ impl Pipeline {
         tell: &mut impl FnMut(&Event),
     ) {
         let clock = *self.session.clock();
+        let sampler = self.samples.as_ref().map(|(sampler, _)| sampler.clone());
         let replace = |flows: &FlowTable, engine: &mut Option<Engine>| {
             let events = existing(flows, &mut self.socket_units, programs, now, &clock, pause);
             match engine {
@@ -233,6 +244,7 @@ impl Pipeline {
                 None => {
                     let new = Engine::of(rules, self.attached)
                         .with_comparer(self.processes.comparer())
+                        .with_sampler(sampler)
                         .with_memory(self.memory.clone())
                         .with_delivered_facts();
                     engine.insert(new).start(now, events, flows)
@@ -407,7 +419,16 @@ impl Pipeline {
 
     /// Resolves when the background has found something out: then [`Self::deliver`] makes it known. May be cancelled.
     pub async fn answered(&self) {
-        self.processes.answered().await;
+        let sampled = async {
+            match &self.samples {
+                Some((_, samples)) => samples.came().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = self.processes.answered() => {}
+            () = sampled => {}
+        }
     }
 
     /// Makes known what the background has found out meanwhile. To be called between two batches of records, and before
@@ -419,6 +440,9 @@ impl Pipeline {
             } else {
                 self.session.deliver(answer, tell);
             }
+        }
+        while let Some(sample) = self.samples.as_ref().and_then(|(_, samples)| samples.next()) {
+            self.session.deliver_sample(sample, tell);
         }
     }
 
@@ -569,6 +593,7 @@ fn is_self_test(watch: &Watch, body: &EventBody) -> bool {
         }
         EventBody::Exec(event) | EventBody::Exit(event, _) => watch.is_child(event.process.pid),
         EventBody::Facts(_)
+        | EventBody::Sample(_)
         | EventBody::Gap(_)
         | EventBody::Repair(_)
         | EventBody::Degraded(_)

@@ -16,6 +16,7 @@ use super::resync::{Resync, ResyncStats};
 use super::run::BATCH;
 use crate::clock::boot_now;
 use crate::event::model::Event;
+use crate::flow::sample::Samples;
 use crate::flow::snapshot::{self, SnapshotOptions};
 use crate::flow::table::FlowTable;
 use crate::kernel::btf::Btf;
@@ -152,7 +153,9 @@ pub async fn start(options: AgentOptions, tell: &mut impl FnMut(&Event)) -> Resu
     let mut agent = Agent {
         session,
         reader,
-        pipeline: Pipeline::new(attached, processes, flows).with_memory(options.memory),
+        pipeline: Pipeline::new(attached, processes, flows)
+            .with_memory(options.memory)
+            .with_samples(Samples::start("/proc")?),
         notes,
         own: None,
         granted,

@@ -329,7 +329,11 @@ impl KindSet {
         if is_recording {
             Self::ALL
         } else {
-            Self::ALL.without(EventKind::Start).without(EventKind::Facts).without(EventKind::Clock)
+            Self::ALL
+                .without(EventKind::Start)
+                .without(EventKind::Facts)
+                .without(EventKind::Sample)
+                .without(EventKind::Clock)
         }
     }
 

@@ -115,6 +115,22 @@ impl JsonEncoder {
                 write_key(b"settled", out);
                 out.extend_from_slice(if facts.is_settled { b"true" } else { b"false" });
             }
+            EventBody::Sample(sample) => {
+                self.conn_id(sample.id, out);
+                if let Some(counters) = &sample.counters {
+                    let numbers: [(&[u8], u64); 5] = [
+                        (b"asked_boot_ns", counters.asked.0),
+                        (b"bytes_in", counters.bytes_in),
+                        (b"bytes_out", counters.bytes_out),
+                        (b"received_boot_ns", counters.received.0),
+                        (b"sent_boot_ns", counters.sent.0),
+                    ];
+                    for (key, number) in numbers {
+                        write_key(key, out);
+                        write_int(number, out);
+                    }
+                }
+            }
             EventBody::Start(start) => {
                 write_text(b"run", self.run.strip_suffix(b"-").unwrap_or(&self.run), out);
                 write_key(b"attached_boot_ns", out);

@@ -7,6 +7,7 @@ use smallvec::SmallVec;
 use super::alert::Alert;
 use super::degraded::Degraded;
 use crate::flow::model::{Change, ConnEvent};
+use crate::flow::sample::Sample;
 use crate::kernel::gap::Gap;
 use crate::process::info::{ExitStatus, ProcessInfo};
 use crate::units::{BootNs, Pid, WallNs};
@@ -53,6 +54,8 @@ pub enum EventBody {
     Start(Start),
     /// Facts of a process that the background found became known. For recordings and for other judges of the stream, with the number 0.
     Facts(Facts),
+    /// A connection was sampled for a rule. For recordings and for other judges of the stream, with the number 0.
+    Sample(Sample),
     /// Timers of rules fired up to this instant, which no other event shows. Only in a recording, with the number 0.
     Clock,
 }
@@ -115,13 +118,15 @@ pub enum EventKind {
     Start,
     /// See [`EventBody::Facts`].
     Facts,
+    /// See [`EventBody::Sample`].
+    Sample,
     /// See [`EventBody::Clock`].
     Clock,
 }
 
 impl EventKind {
     /// Every kind, in the order of the documentation.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Connect,
         Self::Accept,
         Self::Established,
@@ -137,6 +142,7 @@ impl EventKind {
         Self::Alert,
         Self::Start,
         Self::Facts,
+        Self::Sample,
         Self::Clock,
     ];
 
@@ -147,7 +153,7 @@ impl EventKind {
 
     /// Whether events of this kind are only in a recording: nothing happened.
     pub const fn is_of_recording(self) -> bool {
-        matches!(self, Self::Start | Self::Facts | Self::Clock)
+        matches!(self, Self::Start | Self::Facts | Self::Sample | Self::Clock)
     }
 
     /// The name in JSON, text and filters.
@@ -168,6 +174,7 @@ impl EventKind {
             Self::Alert => "alert",
             Self::Start => "start",
             Self::Facts => "facts",
+            Self::Sample => "sample",
             Self::Clock => "clock",
         }
     }
@@ -192,6 +199,7 @@ impl EventBody {
             Self::Alert(_) => EventKind::Alert,
             Self::Start(_) => EventKind::Start,
             Self::Facts(_) => EventKind::Facts,
+            Self::Sample(_) => EventKind::Sample,
             Self::Clock => EventKind::Clock,
         }
     }

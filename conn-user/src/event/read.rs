@@ -30,6 +30,7 @@ use crate::flow::model::{
     Actor, Change, ConnEvent, ConnId, Direction, EndedHow, Ending, Failure, ListenEvent, Method, Scope,
     Source, Traffic, Transport, UnknownReason, Unlisten,
 };
+use crate::flow::sample::{Counters, Sample};
 use crate::kernel::gap::{Gap, GapCause};
 use crate::kernel::interfaces::Device;
 use crate::process::info::{ExitStatus, ProcessInfo};
@@ -87,6 +88,8 @@ pub enum Recorded {
     Time(BootNs),
     /// Facts of a process became known at this instant, at this point of the stream.
     Facts(BootNs, KnownFacts),
+    /// A connection was sampled at this point of the stream, at this instant.
+    Sample(BootNs, Sample),
 }
 
 /// Reads lines.
@@ -224,6 +227,7 @@ impl Reader {
                 let facts = self.processes.facts(need(kind, "process", line.process)?, at, line.settled)?;
                 return Ok(Recorded::Facts(at, facts));
             }
+            EventKind::Sample => return Ok(Recorded::Sample(BootNs(line.boot_ns), sample(&line, kind)?)),
             EventKind::Clock => return Ok(Recorded::Time(BootNs(line.boot_ns))),
             EventKind::Alert => {
                 // It may be the first to have a fact.
@@ -456,6 +460,20 @@ fn born(line: &Line<'_>, at: BootNs) -> Result<Option<Born>, ReadError> {
         earliest_by: named::<BornBy>("at_most_by", &age.at_most_by)?,
         latest_by: named::<BornBy>("at_least_by", &age.at_least_by)?,
     }))
+}
+
+fn sample(line: &Line<'_>, kind: EventKind) -> Result<Sample, ReadError> {
+    let counters = line.asked_boot_ns.map(|asked| {
+        Ok::<_, ReadError>(Counters {
+            asked: BootNs(asked),
+            bytes_in: need(kind, "bytes_in", line.bytes_in)?,
+            bytes_out: need(kind, "bytes_out", line.bytes_out)?,
+            received: BootNs(need(kind, "received_boot_ns", line.received_boot_ns)?),
+            sent: BootNs(need(kind, "sent_boot_ns", line.sent_boot_ns)?),
+        })
+    });
+    let id = id("conn_id", need(kind, "conn_id", line.conn_id.as_deref())?)?;
+    Ok(Sample { id, counters: counters.transpose()? })
 }
 
 fn gap(line: &Line<'_>, kind: EventKind) -> Result<Gap, ReadError> {

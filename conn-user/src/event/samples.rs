@@ -17,6 +17,7 @@ use crate::flow::model::{
     Actor, Change, ConnEvent, ConnId, Direction, EndedHow, Ending, Failure, ListenEvent, Method, Scope,
     Source, Traffic, Transport, UnknownReason, Unlisten,
 };
+use crate::flow::sample::{Counters, Sample};
 use crate::kernel::gap::{Gap, GapCause};
 use crate::kernel::interfaces::Device;
 use crate::process::identity::{ExeFile, ProcessState, Tty};
@@ -427,6 +428,16 @@ pub(crate) fn all() -> Vec<Event> {
             total: 40,
         }),
         EventBody::Facts(Facts { process: curl(), is_settled: true }),
+        EventBody::Sample(Sample {
+            id: ConnId(17),
+            counters: Some(Counters {
+                asked: BootNs(BOOT + 30_000_000),
+                bytes_in: 120,
+                bytes_out: 3_400,
+                received: BootNs(BOOT + 4_000_000),
+                sent: BootNs(BOOT + 8_000_000),
+            }),
+        }),
         EventBody::Clock,
     ];
     bodies.into_iter().zip(1..).map(|(body, seq)| event(seq, body)).collect()

@@ -91,6 +91,10 @@ impl TextFormatter {
                 self.head(event);
                 self.line.process_head(None, Some(&facts.process));
             }
+            EventBody::Sample(_) => {
+                self.head(event);
+                self.line.text("a connection was sampled");
+            }
             EventBody::Repair(_) => {
                 self.head(event);
                 self.line.text("compared with the kernel's sockets after a loss");

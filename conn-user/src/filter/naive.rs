@@ -52,6 +52,7 @@ impl Naive {
             | EventBody::Degraded(_)
             | EventBody::Alert(_)
             | EventBody::Start(_)
+            | EventBody::Sample(_)
             | EventBody::Clock => (None, None, None),
         };
         let processes =

@@ -237,6 +237,7 @@ fn without_late_facts(mut event: Event) -> Event {
         | EventBody::Degraded(_)
         | EventBody::Alert(_)
         | EventBody::Start(_)
+        | EventBody::Sample(_)
         | EventBody::Clock => {}
     }
     event

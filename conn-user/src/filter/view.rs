@@ -89,6 +89,7 @@ impl<'a> View<'a> {
             | EventBody::Repair(_)
             | EventBody::Degraded(_)
             | EventBody::Start(_)
+            | EventBody::Sample(_)
             | EventBody::Clock => nothing,
         }
     }

@@ -12,6 +12,7 @@ pub mod merge;
 pub mod model;
 mod pending;
 pub mod resolve;
+pub mod sample;
 pub mod snapshot;
 pub mod stdio;
 mod store;

@@ -1,4 +1,4 @@
-//! Dumps over netlink: one request, many messages, all asked for before the next request.
+//! Requests over netlink: a dump has many messages for an answer, all asked for before the next request; a single object has one.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -113,6 +113,38 @@ impl Netlink {
         Err(DumpError::Inconsistent)
     }
 
+    /// Asks with a message of this type and body for one object, and returns what `read` makes of the answer.
+    ///
+    /// # Errors
+    /// When the kernel refuses ([`DumpError::is_absent`]: there is no such object), or the answer cannot be read.
+    pub fn get<T>(
+        &mut self,
+        kind: u16,
+        body: &[u8],
+        read: impl Fn(&[u8], Filled) -> Option<T>,
+    ) -> Result<T, DumpError> {
+        self.sequence += 1;
+        let request = request(kind, NLM_F_REQUEST, self.sequence, body);
+        // The kernel answers while it takes the request (`netlink_rcv_skb`).
+        let from = boot_now();
+        retry(|| sendto(&self.socket, &request, SendFlags::empty(), &SocketAddrNetlink::new(0, 0)))?;
+        let to = boot_now();
+        let mut found = None;
+        while found.is_none() {
+            let (kept, length) = retry(|| recv(&self.socket, &mut self.buffer[..], RecvFlags::TRUNC))?;
+            let bytes = self.buffer.get(..length).filter(|_| kept == length).ok_or(DumpError::Malformed)?;
+            let mut each = |payload: &[u8], filled| {
+                found = Some(read(payload, filled)?);
+                Some(())
+            };
+            let step = messages(bytes, self.sequence, Filled { from, to }, &mut each, &mut true)?;
+            if step == Step::Done && found.is_none() {
+                return Err(DumpError::Malformed);
+            }
+        }
+        found.ok_or(DumpError::Malformed)
+    }
+
     fn try_dump(
         &mut self,
         kind: u16,
@@ -120,7 +152,7 @@ impl Netlink {
         each: &mut impl FnMut(&[u8], Filled) -> Option<()>,
     ) -> Result<(), DumpError> {
         self.sequence += 1;
-        let request = request(kind, self.sequence, body);
+        let request = request(kind, NLM_F_REQUEST | NLM_F_DUMP, self.sequence, body);
         // The kernel fills the first buffer while it takes the request, and each further one while it hands over the
         // one before (`netlink_recvmsg`): the interval goes from before that call to after the one that delivers.
         let mut from = boot_now();
@@ -150,14 +182,14 @@ fn retry<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> Result<T, DumpEr
     }
 }
 
-fn request(kind: u16, sequence: u32, body: &[u8]) -> Vec<u8> {
+fn request(kind: u16, flags: u16, sequence: u32, body: &[u8]) -> Vec<u8> {
     let mut bytes = vec![0; HEADER];
     bytes.extend_from_slice(body);
     let length = bytes.len() as u32;
     let mut header = NetlinkBuffer::new(&mut bytes);
     header.set_length(length);
     header.set_message_type(kind);
-    header.set_flags(NLM_F_REQUEST | NLM_F_DUMP);
+    header.set_flags(flags);
     header.set_sequence_number(sequence);
     bytes
 }

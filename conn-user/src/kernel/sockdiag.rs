@@ -3,11 +3,14 @@
 //! The crate netlink-packet-sock-diag cannot ask for MPTCP (`INET_DIAG_REQ_PROTOCOL`), takes `mptcp_info` for `tcp_info`,
 //! and reads sixty members of each where nine are used.
 
+mod find;
+
 use std::cell::RefCell;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use rustix::net::netlink::SOCK_DIAG;
 
+pub use self::find::find;
 use super::netlink::{self, DumpError, Filled, Netlink, attributes, long, port, word};
 
 /// `SOCK_DIAG_BY_FAMILY` (include/uapi/linux/sock_diag.h).

@@ -1,9 +1,12 @@
 //! A case, run: its events into an engine, and time that passes as its lines say.
 
+use std::sync::mpsc::Receiver;
+
 use super::world::{self, BEGAN, World, id};
 use crate::clock::Clock;
 use crate::event::alert::{Alert, Subject};
 use crate::event::model::{Event, EventBody};
+use crate::flow::sample::{Question, Sampler};
 use crate::rules::cases::{Act, Case, On, Step};
 use crate::rules::{Engine, RuleSet};
 use crate::session::Session;
@@ -56,6 +59,7 @@ struct Run<'c> {
     session: Session<World<'c>>,
     trail: Vec<Happened<'c>>,
     alerts: Counted<'c>,
+    questions: Receiver<Question>,
 }
 
 /// The alerts of the rules that a case is about.
@@ -66,10 +70,12 @@ struct Counted<'c> {
 
 /// Runs a case against these rules.
 pub(super) fn run<'c>(case: &'c Case, rules: &RuleSet) -> Ran<'c> {
+    let (sampler, questions) = Sampler::unanswered();
     let mut run = Run {
         session: Session::new(World::new(case), Clock::of(BEGAN, world::wall(BEGAN))),
         trail: Vec::new(),
         alerts: Counted { case, told: Vec::new() },
+        questions,
     };
     let mut existing = Vec::new();
     for step in &case.existing {
@@ -78,8 +84,9 @@ pub(super) fn run<'c>(case: &'c Case, rules: &RuleSet) -> Ran<'c> {
             run.trail.push(Happened { step, event, existing: true });
         }
     }
-    let engine = Engine::new(rules, BEGAN).with_recorded_answers();
+    let engine = Engine::new(rules, BEGAN).with_recorded_answers().with_sampler(Some(sampler));
     run.session.start(engine, BEGAN, existing, &mut |event| run.alerts.take(event));
+    run.sample();
     for step in &case.events {
         if let Act::Pass(time) = &step.act {
             run.pass(*time);
@@ -88,10 +95,11 @@ pub(super) fn run<'c>(case: &'c Case, rules: &RuleSet) -> Ran<'c> {
         let world = &mut run.session.flows;
         for event in [world.event(step, false), world.established(step)].into_iter().flatten() {
             run.session.judge(&event, &mut |event| run.alerts.take(event));
+            run.sample();
             run.trail.push(Happened { step, event, existing: false });
         }
     }
-    let Run { session, trail, alerts } = run;
+    let Run { session, trail, alerts, .. } = run;
     Ran { trail, told: alerts.told, ended: since_begin(session.flows.now), session }
 }
 
@@ -103,8 +111,24 @@ impl Run<'_> {
             world.now = at.max(world.now);
             world.answer();
         };
-        self.session.pass_and(end, &mut before, &mut |event| self.alerts.take(event));
+        loop {
+            let due = self.session.next_deadline().filter(|due| *due <= end);
+            self.session.pass_and(due.unwrap_or(end), &mut before, &mut |event| self.alerts.take(event));
+            if due.is_none() {
+                break;
+            }
+            self.sample();
+        }
         self.session.flows.now = end;
+    }
+
+    /// Has the rules get the samples that they asked for.
+    fn sample(&mut self) {
+        while let Ok(question) = self.questions.try_recv() {
+            let world = &self.session.flows;
+            let (at, sample) = (world.now, world.sample(question.id));
+            self.session.sampled(at, &sample, &mut |event| self.alerts.take(event));
+        }
     }
 }
 

@@ -87,6 +87,12 @@ fn question(detect: &Detect) -> String {
         Detect::Path(PathRule::FanOut { limit, window, .. }) => {
             format!("whether there are more than {limit} (limit) in {} (window)", duration(*window))
         }
+        Detect::Path(PathRule::Volume { sent, window }) => {
+            format!(
+                "whether {sent} bytes (sent) go there on it or in {} (window), more than ever",
+                duration(*window)
+            )
+        }
         Detect::Path(PathRule::Beacon { score, at_least, .. }) => {
             format!("whether at least {at_least} are as regular as {score} (score)")
         }

@@ -12,6 +12,7 @@ use crate::flow::model::{
     Actor, Change, ConnEvent, ConnId, Direction, EndedHow, Ending, Failure, ListenEvent, Method, Scope,
     Source, Traffic, Transport, UnknownReason, Unlisten,
 };
+use crate::flow::sample::{Counters, Sample};
 use crate::kernel::gap::{Gap, GapCause};
 use crate::process::identity::{ExeFile, ProcessState, Replaced};
 use crate::process::info::{MountNs, ProcessInfo, ProcessSource};
@@ -45,8 +46,34 @@ pub(super) struct World<'c> {
     processes: BTreeMap<String, Arc<ProcessInfo>>,
     living: BTreeMap<FlowNo, ConnEvent>,
     listening: BTreeMap<FlowNo, ListenEvent>,
+    /// What went over connections.
+    carried: BTreeMap<FlowNo, Carried>,
     last_pid: u32,
     seq: u64,
+}
+
+/// What went over a connection.
+#[derive(Clone, Copy, Debug, Default)]
+struct Carried {
+    traffic: Traffic,
+    /// When data last came, and went.
+    received: Option<BootNs>,
+    sent: Option<BootNs>,
+}
+
+impl Carried {
+    /// Adds what goes now. Of one line, what comes is before what goes: an answer.
+    fn add(&mut self, more: &Traffic, now: BootNs) {
+        for (bytes, more, at) in [
+            (&mut self.traffic.bytes_in, more.bytes_in, &mut self.received),
+            (&mut self.traffic.bytes_out, more.bytes_out, &mut self.sent),
+        ] {
+            *bytes = bytes.saturating_add(more);
+            if more > 0 {
+                *at = Some(now);
+            }
+        }
+    }
 }
 
 impl Flows for World<'_> {
@@ -73,6 +100,7 @@ impl<'c> World<'c> {
             processes: BTreeMap::new(),
             living: BTreeMap::new(),
             listening: BTreeMap::new(),
+            carried: BTreeMap::new(),
             last_pid: FIRST_PID - 1,
             seq: 0,
         }
@@ -94,10 +122,26 @@ impl<'c> World<'c> {
         }
     }
 
-    /// The event that a line tells; `None`: it lets time pass. `existing`: it was there when conn began.
+    /// Returns the sample of a connection at this instant.
+    pub(super) fn sample(&self, id: ConnId) -> Sample {
+        let counters = self.living.iter().find(|(_, conn)| conn.id == id).map(|(flow, conn)| {
+            let Carried { traffic, received, sent } = self.carried.get(flow).copied().unwrap_or_default();
+            let established = conn.established.or_else(|| Some(conn.born.as_ref()?.latest));
+            let at = |carried: Option<BootNs>| carried.or(established).unwrap_or(self.now);
+            let Traffic { bytes_in, bytes_out, .. } = traffic;
+            Counters { asked: self.now, bytes_in, bytes_out, received: at(received), sent: at(sent) }
+        });
+        Sample { id, counters }
+    }
+
+    /// The event that a line tells; `None`: it lets time pass, or data go over a connection. `existing`: it was there when conn began.
     pub(super) fn event(&mut self, step: &Step, existing: bool) -> Option<Event> {
         let body = match &step.act {
             Act::Pass(_) => return None,
+            Act::Data { flow, traffic } => {
+                self.carried.entry(*flow).or_default().add(traffic, self.now);
+                return None;
+            }
             Act::Connect { flow, who, local, remote, established } => {
                 EventBody::Flow(self.connect(*flow, who, *local, *remote, *established || existing, existing))
             }
@@ -308,6 +352,12 @@ impl<'c> World<'c> {
 
     fn close(&mut self, flow: FlowNo, how: EndedHow, traffic: Traffic) -> Option<Change> {
         let conn = self.living.remove(&flow)?;
+        let carried = self.carried.remove(&flow).unwrap_or_default().traffic;
+        let traffic = Traffic {
+            bytes_in: traffic.bytes_in.max(carried.bytes_in),
+            bytes_out: traffic.bytes_out.max(carried.bytes_out),
+            ..traffic
+        };
         // Closed before the answer.
         if conn.direction == Direction::Out && conn.established.is_none() && conn.source == Source::Live {
             let after = Some(self.now.since(conn.begun));

@@ -163,6 +163,13 @@ impl<'r> Replay<'r> {
                 }
                 return;
             }
+            Recorded::Sample(at, sample) => {
+                self.pass(at, tell);
+                if let Some(run) = &mut self.run {
+                    run.session.sampled(at, &sample, &mut counted(&mut self.stats, tell));
+                }
+                return;
+            }
             Recorded::Time(at) => {
                 if self.run.is_some() {
                     self.pass(at, tell);

@@ -261,7 +261,7 @@ pub fn alert(sources: &Sources, rules: &RuleSet, ask: &Ask) -> Result<Found, Sea
                 recorded.push((reader.runs(), alert));
             }
         }
-        Recorded::Time(_) | Recorded::Facts(..) => {}
+        Recorded::Time(_) | Recorded::Facts(..) | Recorded::Sample(..) => {}
     };
     pass(sources, Replay::new(rules).watched(watch), tell, line)?;
     found.only_alerts = events == 0;

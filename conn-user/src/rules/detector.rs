@@ -15,6 +15,7 @@ use crate::filter::Filter;
 use crate::filter::names::Names;
 use crate::flow::coverage::Coverage;
 use crate::flow::model::{Change, ConnEvent, ConnId, Direction, ListenEvent, Source};
+use crate::flow::sample::{Sample, Sampler};
 use crate::flow::table::FlowTable;
 use crate::process::hash::IntMap;
 use crate::process::info::{ExitStatus, ProcessInfo};
@@ -178,6 +179,9 @@ pub trait Detector: Send {
         None
     }
 
+    /// A sample that it asked for ([`Scene::sample`]).
+    fn on_sample(&mut self, _rule: &Rule, _sample: &Sample, _scene: &mut Scene<'_>) {}
+
     /// A timer of its own is due.
     fn on_timer(&mut self, _rule: &Rule, _token: u64, _scene: &mut Scene<'_>) {}
 }
@@ -240,6 +244,9 @@ pub struct Scene<'a> {
     pub(super) alerts: &'a mut Alerts,
     pub(super) exits: &'a mut Exits,
     pub(super) comparer: Option<&'a Comparer>,
+    pub(super) sampler: Option<&'a Sampler>,
+    /// Rules that wait for a sample of a connection.
+    pub(super) sampled: &'a mut IntMap<u64, Followers>,
     pub(super) has_recorded_answers: bool,
     /// The event is judged late, and its connection or listener has ended since.
     pub(super) is_over: bool,
@@ -275,6 +282,15 @@ impl Scene<'_> {
     /// Returns whether executables are compared at all.
     pub const fn can_compare(&self) -> bool {
         self.has_recorded_answers || self.comparer.is_some()
+    }
+
+    /// Has a connection sampled in the background: [`Detector::on_sample`] gets the sample. Returns whether one may come.
+    pub fn sample(&mut self, conn: &ConnEvent) -> bool {
+        let asks = self.sampler.map_or(self.has_recorded_answers, |sampler| sampler.ask(conn));
+        if asks {
+            self.sampled.entry(conn.id.0).or_default().add(self.rule);
+        }
+        asks
     }
 
     /// Sets a timer.

@@ -6,6 +6,7 @@ mod late_tests;
 mod reload;
 #[cfg(test)]
 mod reload_tests;
+mod samples;
 #[cfg(test)]
 mod tests;
 
@@ -33,6 +34,7 @@ use crate::event::model::{Event, EventBody};
 use crate::filter::Filter;
 use crate::flow::coverage::Coverage;
 use crate::flow::model::{Change, ConnId, Ending, Failure};
+use crate::flow::sample::Sampler;
 use crate::process::hash::IntMap;
 use crate::process::inspect::Comparer;
 use crate::units::{BootNs, DurationNs};
@@ -87,6 +89,9 @@ pub struct Engine {
     alerts: Alerts,
     exits: Exits,
     comparer: Option<Comparer>,
+    sampler: Option<Sampler>,
+    /// Rules that wait for a sample of a connection.
+    sampled: IntMap<u64, Followers>,
     /// What rules learned in earlier runs.
     memory: Option<PathMemory>,
     has_recorded_answers: bool,
@@ -138,6 +143,8 @@ impl Engine {
             alerts: Alerts::default(),
             exits: Exits::default(),
             comparer: None,
+            sampler: None,
+            sampled: IntMap::default(),
             memory: None,
             has_recorded_answers: false,
             late_wait: LATE_FACTS,
@@ -406,6 +413,7 @@ impl Engine {
                 });
             }
         }
+        self.sampled.remove(&id.0);
         self.alerts.on_end(id, || ending(event), event.boot);
     }
 
@@ -436,6 +444,8 @@ impl Engine {
             alerts: &mut self.alerts,
             exits: &mut self.exits,
             comparer: self.comparer.as_ref(),
+            sampler: self.sampler.as_ref(),
+            sampled: &mut self.sampled,
             has_recorded_answers: self.has_recorded_answers,
             is_over: false,
         };

@@ -87,6 +87,13 @@ pub enum PathRule {
         /// The window.
         window: DurationNs,
     },
+    /// `"volume"`: one program sends more to one remote address than it ever did, and at least `sent`.
+    Volume {
+        /// Bytes, on one connection or within the window.
+        sent: u64,
+        /// The window.
+        window: DurationNs,
+    },
     /// `"beacon"`: connections of one process to one peer at regular intervals.
     Beacon {
         /// Score (0 to 1) from which it is told.
@@ -174,6 +181,10 @@ pub enum ProcessRule {
         holds: Filter,
         /// `"spawn-beside"`: the connection is that of a child of an ancestor.
         beside: bool,
+        /// Only connections that received data, or were established, at most so long before the execution; `None`: any.
+        received: Option<DurationNs>,
+        /// Severity is low unless data were sent after what was received, at most so long after the execution; `None`: it is that of the rule.
+        answered: Option<DurationNs>,
     },
 }
 

@@ -7,6 +7,7 @@ mod forbidden;
 mod pivot;
 mod score;
 mod unlearned;
+mod volume;
 mod ways_in;
 
 use super::detector::Detector;
@@ -20,6 +21,7 @@ pub(super) fn detector(rule: &PathRule) -> Box<dyn Detector> {
         PathRule::Unlearned => Box::<unlearned::Unlearned>::default(),
         PathRule::Pivot { to, within, own } => Box::new(pivot::Pivot::new(to, *within, *own)),
         PathRule::FanOut { of, limit, window } => Box::new(fan_out::FanOut::new(*of, *limit, *window)),
+        PathRule::Volume { sent, window } => Box::new(volume::Volume::new(*sent, *window)),
         PathRule::Beacon { score, at_least, apart } => {
             Box::new(beacon::Beacon::new(*score, *at_least, *apart))
         }

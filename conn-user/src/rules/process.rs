@@ -39,7 +39,9 @@ pub(super) fn detector(rule: &ProcessRule) -> Box<dyn Detector> {
         ProcessRule::Replaced => Box::new(replaced::Replacement::default()),
         ProcessRule::Deleted => Box::new(replaced::Replacement::deleted()),
         ProcessRule::Exec => Box::new(exec::Exec),
-        ProcessRule::Spawn { holds, beside } => Box::new(spawn::Spawn::new(holds, *beside)),
+        ProcessRule::Spawn { holds, beside, received, answered } => {
+            Box::new(spawn::Spawn::new(holds, *beside, *received, *answered))
+        }
         ProcessRule::Stdio => Box::new(stdio::Stdio { of_parent: false }),
         ProcessRule::ParentStdio => Box::new(stdio::Stdio { of_parent: true }),
     }

@@ -1,6 +1,7 @@
 //! A rig for detectors: processes, an engine with one rule on a clock that the test moves, and the events of a machine.
 
 mod asked;
+mod sampling;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -157,10 +158,11 @@ impl Drop for Rig {
                 wall: WallNs(began.0),
                 body: EventBody::Start(Start { attached: BEGAN, has_facts }),
             };
+            let before = existing.len();
             let existing = existing.into_iter().map(|event| Event { seq: 0, ..event });
             let events: Vec<Event> = std::iter::once(start).chain(existing).chain(events).collect();
             if has_facts {
-                let lines = crate::replay::tests::encoded(&events[..1]) + &lines;
+                let lines = crate::replay::tests::encoded(&events[..=before]) + &lines;
                 crate::replay::tests::lines_give(&self.rules, &lines, self.now, &alerts);
             } else {
                 crate::replay::tests::gives(&self.rules, &events, self.now, &alerts);

@@ -171,6 +171,7 @@ impl Run {
             | EventBody::Degraded(_)
             | EventBody::Start(_)
             | EventBody::Facts(_)
+            | EventBody::Sample(_)
             | EventBody::Clock => false,
         }
     }

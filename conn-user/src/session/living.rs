@@ -51,6 +51,7 @@ impl Living {
             | EventBody::Alert(_)
             | EventBody::Start(_)
             | EventBody::Facts(_)
+            | EventBody::Sample(_)
             | EventBody::Clock => {}
         }
         event

@@ -45,6 +45,7 @@ use crate::clock::Clock;
 use crate::event::alert::Alert;
 use crate::event::model::{Event, EventBody, Facts};
 use crate::flow::model::{Actor, Change, ConnEvent, EndedHow, Ending, Method, UnknownReason};
+use crate::flow::sample::Sample;
 use crate::process::identity::Identity;
 use crate::process::inspect::Answer;
 use crate::rules::Engine;
@@ -235,6 +236,21 @@ impl<F: Flows> Session<F> {
         self.know(now, &process.identity, out);
     }
 
+    /// Makes a sample known, at this point of the stream, as [`Self::deliver`] does.
+    pub fn deliver_sample(&mut self, sample: Sample, out: &mut impl FnMut(&Event)) {
+        let now = self.engine.as_ref().map_or(self.shown, |engine| engine.now().max(self.shown));
+        self.pass(now, out);
+        self.note(now, EventBody::Sample(sample), out);
+        self.sampled(now, &sample, out);
+    }
+
+    /// Has the rules judge a sample that they asked for, at this instant.
+    pub fn sampled(&mut self, at: BootNs, sample: &Sample, out: &mut impl FnMut(&Event)) {
+        let Some(engine) = &mut self.engine else { return };
+        let alerts = engine.on_sample(sample, at, &self.flows);
+        self.emit_alerts(alerts, out);
+    }
+
     /// Judges again what waits for facts of this identity, which were applied at this instant.
     pub fn know(&mut self, at: BootNs, identity: &Identity, out: &mut impl FnMut(&Event)) {
         let Some(engine) = &mut self.engine else { return };
@@ -242,7 +258,7 @@ impl<F: Flows> Session<F> {
         self.emit_alerts(alerts, out);
     }
 
-    /// Events that wait for facts.
+    /// Events that wait for facts, and connections that wait to be sampled.
     pub fn waiting(&self) -> usize {
         self.engine.as_ref().map_or(0, Engine::waiting)
     }

@@ -158,7 +158,12 @@ fn a_secondary_filter_waits_for_what_a_program_is_too() {
     let holds = Filter::new("proc:nc").expect("a filter");
     for (copy_of, raised) in [(Some("nc"), 1), (None, 0)] {
         let mut rig = with_facts(rule(
-            Detect::Process(ProcessRule::Spawn { holds: holds.clone(), beside: false }),
+            Detect::Process(ProcessRule::Spawn {
+                holds: holds.clone(),
+                beside: false,
+                received: None,
+                answered: None,
+            }),
             "proc:sh",
         ));
         let tool = unknown(10, "/tmp/x");

@@ -145,7 +145,7 @@ const NEVER: [&str; 4] = ["truth::short-lived", "truth::preexisting", "cli::", "
 /// events that the scenarios hold against the truth for every backend; what comes of the snapshot and of `/proc`, whatever the
 /// backend; `conn list`, which uses none. Under emulation each start of an agent takes seconds, most of them in the verifier
 /// of the kernel: hence also one of the two storms.
-const ONCE: [&str; 11] = [
+const ONCE: [&str; 15] = [
     "truth::",
     "suspend::",
     "kernel::",
@@ -155,7 +155,11 @@ const ONCE: [&str; 11] = [
     "list::",
     "timens::",
     "scenario::timens-preexisting",
+    "disguise::",
     "alert::before",
+    "alert::path-beacon",
+    "alert::process-replaced",
+    "alert::long-sum",
     "storm::one-thread",
 ];
 

@@ -17,7 +17,7 @@ const ESTIMATES: [(&str, f64); 5] = [
     ("xtask", 1.0),
 ];
 
-/// Seconds of anything else: the scenarios of a backend on a kernel.
+/// Seconds of anything else.
 const OTHER: f64 = 90.0;
 
 /// Seconds by the steps' names.
@@ -33,10 +33,13 @@ impl Durations {
 
     /// How long a step will take.
     pub(crate) fn estimate(&self, name: &str) -> Duration {
-        let known = self.0.get(name).copied();
-        let built_in = || ESTIMATES.iter().find(|(start, _)| name.starts_with(start)).map(|(_, s)| *s);
-        let seconds = known.or_else(built_in).unwrap_or(OTHER);
-        Duration::try_from_secs_f64(seconds).unwrap_or_default()
+        let built_in = ESTIMATES.iter().find(|(start, _)| name.starts_with(start)).map(|(_, s)| *s);
+        self.estimate_or(name, built_in.unwrap_or(OTHER))
+    }
+
+    /// How long a step will take: so many seconds if it never ran here.
+    pub(crate) fn estimate_or(&self, name: &str, seconds: f64) -> Duration {
+        Duration::try_from_secs_f64(self.0.get(name).copied().unwrap_or(seconds)).unwrap_or_default()
     }
 
     /// Keeps those of a run. That they cannot be kept costs only the next run's estimates.

@@ -381,7 +381,8 @@ fn programs_from_before_are_judged_by_their_connections() {
         ..Snapshot::default()
     };
     rig.pipeline.merge_start(snapshot);
-    let spawn = ProcessRule::Spawn { holds: Filter::new("dir:out").expect("a filter"), beside: false };
+    let holds = Filter::new("dir:out").expect("a filter");
+    let spawn = ProcessRule::Spawn { holds, beside: false, received: None, answered: None };
     let rules = [ProcessRule::Stdio, ProcessRule::ParentStdio, spawn];
     let rules = set(rules.into_iter().map(|detect| rule(Detect::Process(detect), "")).collect());
     rig.begin(&rules);

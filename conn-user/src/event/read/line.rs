@@ -124,6 +124,12 @@ pub(super) struct Line<'a> {
     pub(super) attached_boot_ns: Option<u64>,
     pub(super) seen_boot_ns: Option<u64>,
     #[serde(default)]
+    pub(super) asked_boot_ns: Option<u64>,
+    #[serde(default)]
+    pub(super) received_boot_ns: Option<u64>,
+    #[serde(default)]
+    pub(super) sent_boot_ns: Option<u64>,
+    #[serde(default)]
     pub(super) has_facts: bool,
     #[serde(default)]
     pub(super) settled: bool,

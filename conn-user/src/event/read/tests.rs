@@ -19,7 +19,7 @@ fn again(line: &str) -> Option<String> {
     let _ = reader.read(line);
     match reader.read(line).unwrap_or_else(|error| panic!("{error}: {line}")) {
         Recorded::Event(event) => Some(written(&event)),
-        Recorded::Alert(_) | Recorded::Time(_) | Recorded::Facts(..) => None,
+        Recorded::Alert(_) | Recorded::Time(_) | Recorded::Facts(..) | Recorded::Sample(..) => None,
     }
 }
 

@@ -137,7 +137,7 @@ fn the_page_of_the_documentation_is_made_from_the_schema() {
     let _ = writeln!(
         page,
         "\n## Kinds\n\n`connect`, `accept`, `established`, `failed` and `close` have head, socket, connection and the owner's\n\
-         `actor` keys; `listen` and `unlisten` have head, socket and the owner's; `exec`, `exit`, `facts`, `gap`, `repair`, `degraded`, `start` and `clock` have the head, `alert` has it and the keys of what it is\n\
+         `actor` keys; `listen` and `unlisten` have head, socket and the owner's; `exec`, `exit`, `facts`, `sample`, `gap`, `repair`, `degraded`, `start` and `clock` have the head, `alert` has it and the keys of what it is\n\
          about."
     );
     for kind in EventKind::ALL {

@@ -12,7 +12,7 @@ use crate::units::{BootNs, DurationNs, Pid};
 /// How far a difference in the kernel's ticks, told in milliseconds, may be off either way: a tick of 10 ms (`HZ` is 100
 /// or more), the rounding of `jiffies_to_msecs`, and ticks that came late, because interrupts were off or the virtual
 /// CPU did not run (52 ms were seen under emulation, on a host that was busy with other things).
-const TICK: u64 = 100_000_000;
+pub(in crate::flow) const TICK: u64 = 100_000_000;
 /// After this the kernel's 32 bit milliseconds begin anew.
 const WRAP: u64 = (1 << 32) * 1_000_000;
 /// A handshake takes less than the first time-out (`TCP_TIMEOUT_INIT`), if no packet is lost.

@@ -254,7 +254,7 @@ fn from_diag(told: &DiagSocket, netns: NetNs, suspended: DurationNs) -> Option<S
 }
 
 /// A FIN that was processed shows in the state (`tcp_fin`).
-fn traffic(state: TcpState, info: &TcpInfo) -> Traffic {
+pub(in crate::flow) fn traffic(state: TcpState, info: &TcpInfo) -> Traffic {
     let peer_fin = matches!(state, TcpState::CloseWait | TcpState::LastAck | TcpState::Closing);
     let counters = Counters {
         bytes_sent: info.bytes_sent,

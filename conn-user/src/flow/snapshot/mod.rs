@@ -8,4 +8,6 @@ mod take;
 #[cfg(test)]
 pub(crate) mod testing;
 
+pub(super) use age::TICK;
+pub(super) use ask::traffic;
 pub use take::{SnapshotError, SnapshotOptions, take};

@@ -67,7 +67,7 @@ pub struct Learnt {
 impl Learner {
     /// Takes an event. The first one of a run begins a window.
     pub fn take(&mut self, event: &Event) {
-        if matches!(event.body, EventBody::Facts(_)) {
+        if matches!(event.body, EventBody::Facts(_) | EventBody::Sample(_)) {
             return;
         }
         self.watch(event);

@@ -88,7 +88,7 @@ impl Screen {
     pub fn take(&mut self, event: &Event) {
         match &event.body {
             EventBody::Alert(alert) => self.suspect(alert),
-            EventBody::Facts(_) => {}
+            EventBody::Facts(_) | EventBody::Sample(_) => {}
             _ => {
                 self.learner.watch(event);
                 self.wait(event);

@@ -146,6 +146,13 @@ pub enum Act {
         /// What went over it.
         traffic: Traffic,
     },
+    /// Data go over a connection.
+    Data {
+        /// Which.
+        flow: FlowNo,
+        /// How much.
+        traffic: Traffic,
+    },
     /// A process listens.
     Listen {
         /// Which.

@@ -8,6 +8,7 @@
 //!         | "established" [ label ]
 //!         | "failed" [ label ] errno
 //!         | "close" [ label ] [ how ] [ "in" bytes ] [ "out" bytes ]
+//!         | "data" [ label ] [ "in" bytes ] [ "out" bytes ]
 //!         | "unlisten" [ label ]
 //!         | "exec" who [ ( "stdio" | "parent-stdio" ) label | "peer" who ]
 //!         | "exit" who [ "code" n | "signal" n ]
@@ -32,12 +33,13 @@ use crate::kernel::interfaces::Device;
 use crate::process::info::ExitStatus;
 
 /// The words with which a line may begin, each with its form.
-pub const VERBS: [(&str, &str); 11] = [
+pub const VERBS: [(&str, &str); 12] = [
     ("open", "[LABEL:] open WHO [LOCAL] -> REMOTE"),
     ("connect", "[LABEL:] connect WHO [LOCAL] -> REMOTE"),
     ("established", "established [LABEL]"),
     ("failed", "failed [LABEL] ERRNO"),
     ("accept", "[LABEL:] accept WHO LOCAL <- REMOTE"),
+    ("data", "data [LABEL] [in BYTES] [out BYTES]"),
     ("close", "close [LABEL] [HOW] [in BYTES] [out BYTES]"),
     ("listen", "[LABEL:] listen WHO LOCAL [on DEVICE] [v6only]"),
     ("unlisten", "unlisten [LABEL]"),
@@ -248,6 +250,16 @@ impl Script {
                 self.set(flow, State::Over);
                 close
             }
+            "data" => {
+                let flow = self.known(words, &[State::Open], "open", form)?;
+                let mut traffic = Traffic::default();
+                while let Some(word) = words.next() {
+                    let direction = direction(&mut traffic, &word)
+                        .ok_or_else(|| words.wrong(&word, "is no label and no direction", form))?;
+                    *direction = size(words)?;
+                }
+                Act::Data { flow, traffic }
+            }
             "unlisten" => {
                 let flow = self.known(words, &[State::Listening], "listening", form)?;
                 self.set(flow, State::Over);
@@ -404,19 +416,28 @@ fn close(flow: FlowNo, words: &mut Words<'_>) -> Result<Act, FilterError> {
     let (mut how, mut traffic) = (EndedHow::LocalFin, Traffic::default());
     let known = names::all::<EndedHow>().join(", ");
     while let Some(word) = words.next() {
-        let bytes = match word.text {
-            "in" => &mut traffic.bytes_in,
-            "out" => &mut traffic.bytes_out,
-            name => {
-                let help = || format!("write in BYTES, out BYTES, a label, or how it ended: {known}");
-                how = names::from_name(name)
-                    .ok_or_else(|| words.wrong(&word, "is no label and no end of a connection", help()))?;
-                continue;
-            }
-        };
-        let size = words.need("a number of bytes", "such as 300 or 5K")?;
-        *bytes = amount::bytes(size.text)
-            .ok_or_else(|| words.wrong(&size, "is no number of bytes", "such as 300, 5K or 1.5M"))?;
+        if let Some(direction) = direction(&mut traffic, &word) {
+            *direction = size(words)?;
+        } else {
+            let help = || format!("write in BYTES, out BYTES, a label, or how it ended: {known}");
+            how = names::from_name(word.text)
+                .ok_or_else(|| words.wrong(&word, "is no label and no end of a connection", help()))?;
+        }
     }
     Ok(Act::Close { flow, how, traffic })
+}
+
+/// The count of bytes that a word means.
+fn direction<'t>(traffic: &'t mut Traffic, word: &Word<'_>) -> Option<&'t mut u64> {
+    match word.text {
+        "in" => Some(&mut traffic.bytes_in),
+        "out" => Some(&mut traffic.bytes_out),
+        _ => None,
+    }
+}
+
+fn size(words: &mut Words<'_>) -> Result<u64, FilterError> {
+    let size = words.need("a number of bytes", "such as 300 or 5K")?;
+    amount::bytes(size.text)
+        .ok_or_else(|| words.wrong(&size, "is no number of bytes", "such as 300, 5K or 1.5M"))
 }

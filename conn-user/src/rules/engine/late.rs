@@ -79,12 +79,12 @@ impl Engine {
         if self.alerts.has_told() { self.alerts.take() } else { Vec::new() }
     }
 
-    /// Events that wait for facts of their process.
+    /// Events that wait for facts of their process, and connections that wait to be sampled.
     pub fn waiting(&self) -> usize {
-        self.late.len()
+        self.late.len() + self.sampled.len()
     }
 
-    /// No more facts come: judges what waits for them, in its order, by what is known.
+    /// No more facts and samples come: judges what waits for them, in its order, by what is known.
     pub fn on_last_facts(&mut self, flows: &dyn Flows) -> Vec<Alert> {
         let mut tokens: Vec<u64> = self.late.keys().copied().collect();
         tokens.sort_unstable();
@@ -94,6 +94,7 @@ impl Engine {
             self.judge_late(&mut late, true, self.now, flows);
             self.forget_late(token, &late);
         }
+        self.judge_without_samples(flows);
         self.alerts.take()
     }
 

@@ -123,8 +123,11 @@ impl Compiler<'_> {
         }
         self.duration(draft, "window", false);
         self.duration(draft, "probe", false);
+        self.duration(draft, "received", false);
+        self.duration(draft, "answered", false);
         self.bool(draft, "own");
         self.read(draft, "limit", |node| node.count("limit"));
+        self.read(draft, "sent", |node| node.bytes("sent"));
         self.read(draft, "score", |node| node.score("score"));
         self.read(draft, "at_least", judged);
         self.bool(draft, "sum");
@@ -169,6 +172,11 @@ impl Compiler<'_> {
                 let limit = count(self, "limit")?;
                 Detect::Path(PathRule::FanOut { of: of.unwrap_or(FanOutOf::Peers), limit, window })
             }
+            (RuleKind::Path, Some("volume")) => {
+                let window = self.duration(draft, "window", false).unwrap_or(DurationNs(HOUR));
+                let sent = self.read(draft, "sent", |node| node.bytes("sent"))?;
+                Detect::Path(PathRule::Volume { sent, window })
+            }
             (RuleKind::Path, _) => Detect::Path(PathRule::Beacon {
                 score: self.read(draft, "score", |node| node.score("score")).unwrap_or(0.9),
                 at_least: self.read(draft, "at_least", judged).unwrap_or(20),
@@ -189,7 +197,10 @@ impl Compiler<'_> {
             (RuleKind::Process, find) => {
                 let holds = draft.get("holds")?;
                 let holds = self.filter("holds", &holds.node)?;
-                Detect::Process(ProcessRule::Spawn { holds, beside: find == Some("spawn-beside") })
+                let received = self.duration(draft, "received", false);
+                let answered = self.duration(draft, "answered", false);
+                let beside = find == Some("spawn-beside");
+                Detect::Process(ProcessRule::Spawn { holds, beside, received, answered })
             }
             (RuleKind::Server, Some("listener")) if baseline => Detect::Server(ServerRule::Unlearned),
             (RuleKind::Server, Some("listener")) => Detect::Server(ServerRule::Listener),

@@ -79,7 +79,7 @@ pub(super) const COMMON: &[Key] = &[
 /// Keys that an override may set.
 pub(super) const OVERRIDABLE: &[&str] = &[
     "enabled", "severity", "except", "throttle", "learn", "within", "limit", "window", "score", "at_least",
-    "apart", "levels", "count", "every", "grace",
+    "apart", "levels", "count", "every", "grace", "received", "answered", "sent",
 ];
 
 const CONNECTIONS: &[EventKind] = &[EventKind::Connect, EventKind::Accept, EventKind::Established];
@@ -109,7 +109,21 @@ pub(super) const fn baseline_question(kind: RuleKind) -> Option<&'static str> {
 }
 
 /// Keys of `spawn` and `spawn-beside`.
-const SPAWN: &[Key] = &[key("holds", "a filter", Required, "which connections")];
+const SPAWN: &[Key] = &[
+    key("holds", "a filter", Required, "which connections"),
+    key(
+        "received",
+        TIME,
+        Is("any time"),
+        "only connections that received data, or were established, at most so long before the execution",
+    ),
+    key(
+        "answered",
+        TIME,
+        Is("none"),
+        "with `received`: the severity is `low` unless data are sent after those received, at most so long after the execution",
+    ),
+];
 
 const fn server(find: &'static str, meaning: &'static str, events: &'static [EventKind]) -> Shape {
     Shape { kind: RuleKind::Server, find: Some(find), meaning, events, keys: &[] }
@@ -163,6 +177,14 @@ pub(super) const SHAPES: &[Shape] = &[
             ),
             key("limit", COUNT, Required, "how many are normal"),
             key("window", TIME, Is("`1m`"), "in which time"),
+        ],
+    ),
+    path(
+        "volume",
+        "A program sends more to one remote address than it ever did, and at least `sent`.",
+        &[
+            key("sent", "a number of bytes", Required, "how much, on one connection or within the `window`"),
+            key("window", TIME, Is("`1h`"), "in which time"),
         ],
     ),
     path(

@@ -129,6 +129,16 @@ impl Node {
         }
     }
 
+    /// A number of bytes, at least 1.
+    pub(super) fn bytes(&self, key: &str) -> Result<u64, Problem> {
+        let takes = "a number of bytes in quotes: \"500M\", \"1G\"";
+        let text = self.text(key, takes)?;
+        amount::bytes(text).filter(|bytes| *bytes > 0).ok_or_else(|| {
+            let message = format!("{} is no number of bytes", crate::filter::error::quoted(text));
+            Problem::new(&self.at, message, format!("write {takes}"))
+        })
+    }
+
     /// A number from 0 to 1.
     pub(super) fn score(&self, key: &str) -> Result<f64, Problem> {
         let number = match self.value {

@@ -10,17 +10,28 @@
 //! owner exchanges data with the standard input and output of the program: a daemon that opens connections now and then does not
 //! make a reverse shell of the script that it started before.
 //!
+//! With `received`, a connection counts only if it received data shortly before the execution, or was established then; with `answered`
+//! the severity is low unless data were sent after that. The kernel is asked in the background ([`waiting`]). A program that runs already is
+//! judged without it.
+//!
 //! Exceptions of the rule apply to the executed program and to the connection: a program that runs commands for its peer
 //! by design is known by its executable.
 
-use std::net::SocketAddr;
-use std::sync::Arc;
+#[cfg(test)]
+mod tests;
+mod waiting;
 
+use std::net::SocketAddr;
+
+use smallvec::SmallVec;
+
+use self::waiting::{Execution, Waiting};
 use super::is_existing;
 use crate::event::alert::{Evidence, Subject, Value};
 use crate::event::model::{Event, EventBody, ProcEvent};
 use crate::filter::Filter;
 use crate::flow::model::{Actor, Change, ConnEvent, ConnId, Direction, Source, Transport};
+use crate::flow::sample::Sample;
 use crate::process::hash::IntMap;
 use crate::process::info::{ProcessInfo, TICK_NS};
 use crate::process::lineage;
@@ -30,7 +41,7 @@ use crate::rules::memory::{Memory, Past};
 use crate::rules::model::Rule;
 use crate::rules::program::{self, ProcessKey};
 use crate::rules::silence;
-use crate::units::{BootNs, NetNs, Pid};
+use crate::units::{BootNs, DurationNs, NetNs, Pid};
 
 /// Limit of tracked connections; one beyond it is counted as forgotten.
 const OPEN_MAX: usize = 65_536;
@@ -39,6 +50,8 @@ const OPEN_MAX: usize = 65_536;
 const ANCESTORS: usize = 3;
 /// Connections that are remembered with a process. Any of them will do: all match the same filter.
 const SOME: usize = 8;
+/// Connections that are sampled for one execution. With more, all of them count.
+const CONNECTIONS_MAX: usize = 64;
 
 /// Tracks the open connections of a process. Nothing is allocated for a connection: servers have many.
 #[derive(Clone, Copy, Debug, Default)]
@@ -122,11 +135,30 @@ pub(super) struct Spawn {
     held: IntMap<ProcessKey, Held>,
     open: IntMap<u64, Open>,
     forgotten: u64,
+    /// How long before the execution a connection may have received data at most; `None`: however long.
+    received: Option<DurationNs>,
+    /// How long after the execution data may be sent for an answer to it; `None`: it needs none.
+    answered: Option<DurationNs>,
+    waiting: Waiting,
 }
 
 impl Spawn {
-    pub(super) fn new(holds: &Filter, beside: bool) -> Self {
-        Self { holds: holds.clone(), beside, held: IntMap::default(), open: IntMap::default(), forgotten: 0 }
+    pub(super) fn new(
+        holds: &Filter,
+        beside: bool,
+        received: Option<DurationNs>,
+        answered: Option<DurationNs>,
+    ) -> Self {
+        Self {
+            holds: holds.clone(),
+            beside,
+            held: IntMap::default(),
+            open: IntMap::default(),
+            forgotten: 0,
+            received,
+            answered,
+            waiting: Waiting::default(),
+        }
     }
 
     /// Returns the process under which a connection of this owner is tracked.
@@ -206,21 +238,78 @@ impl Spawn {
 
     /// Returns the connection that the program may serve, and how many generations above it the connection was found.
     fn connection_of(&self, process: &ProcessInfo) -> Option<(ConnId, &Open, usize)> {
-        let is_above = |owner: &ProcessInfo| {
-            process.ancestors.iter().any(|one| (one.pid, one.start) == (owner.pid, owner.start))
-        };
-        // A child of an ancestor that is an ancestor itself is above the program and not beside it.
-        let fits = |open: &Open| !self.beside || open.owner().is_some_and(|owner| !is_above(owner));
+        self.holders(process).find_map(|(depth, holder)| {
+            let (id, open) = self.find(holder, |open| self.fits(open, process))?;
+            Some((id, open, depth))
+        })
+    }
+
+    /// Returns all connections that the program may serve, nearest first, each with the generations above. `None`: there are too many.
+    fn connections_of(&self, process: &ProcessInfo) -> Option<SmallVec<[(ConnId, usize); 4]>> {
+        let mut found = SmallVec::new();
+        for (depth, holder) in self.holders(process) {
+            let Some(held) = self.held.get(&holder) else { continue };
+            let remembered = held.some.iter().copied().filter(|id| *id != 0);
+            let mut ids: SmallVec<[u64; SOME]> = if remembered.clone().count() == held.open as usize {
+                remembered.collect()
+            } else {
+                let own = self.open.iter().filter(|(_, open)| open.holder == holder);
+                own.map(|(id, _)| *id).take(CONNECTIONS_MAX + 1).collect()
+            };
+            ids.sort_unstable();
+            let fits = |id: &u64| self.open.get(id).is_some_and(|open| self.fits(open, process));
+            found.extend(ids.into_iter().filter(fits).map(|id| (ConnId(id), depth)));
+            if found.len() > CONNECTIONS_MAX {
+                return None;
+            }
+        }
+        Some(found)
+    }
+
+    /// Returns the processes whose connections the program may serve, and how many generations above it they are.
+    fn holders(&self, process: &ProcessInfo) -> impl Iterator<Item = (usize, ProcessKey)> {
         let own = std::iter::once(ProcessKey::new(process.pid, process.start));
         let most = if self.beside { ANCESTORS } else { usize::MAX };
         let near = lineage::near(&process.ancestors, ANCESTORS).take(most);
         let above = near.map(|one| ProcessKey::new(one.pid, one.start));
         // What the parent's other children do is nothing of the program's.
         let nearest = if self.beside { 2 } else { 0 };
-        own.chain(above).enumerate().skip(nearest).find_map(|(depth, holder)| {
-            let (id, open) = self.find(holder, fits)?;
-            Some((id, open, depth))
-        })
+        own.chain(above).enumerate().skip(nearest)
+    }
+
+    /// Returns whether the program may serve a connection of one of its [`Self::holders`].
+    fn fits(&self, open: &Open, process: &ProcessInfo) -> bool {
+        let is_above = |owner: &ProcessInfo| {
+            process.ancestors.iter().any(|one| (one.pid, one.start) == (owner.pid, owner.start))
+        };
+        // A child of an ancestor that is an ancestor itself is above the program and not beside it.
+        !self.beside || open.owner().is_some_and(|owner| !is_above(owner))
+    }
+
+    /// Raises an alert about a connection and an executed program.
+    fn raise(
+        &self,
+        conn: ConnEvent,
+        execution: &Execution,
+        depth: usize,
+        rule: &Rule,
+        scene: &mut Scene<'_>,
+    ) {
+        let Some(open) = self.open.get(&conn.id.0) else { return };
+        let same = open.same();
+        if scene.is_told(rule, same) {
+            return;
+        }
+        let process = &execution.process;
+        let found = Found {
+            same,
+            evidence: execution.evidence(depth),
+            silence: silence::of_started(process),
+            judged_from: scene.now,
+            life: Life::With(conn.id),
+            subject: Subject::Connection(Box::new(conn)),
+        };
+        scene.raise_as(rule, found, execution.severity(rule));
     }
 }
 
@@ -234,13 +323,6 @@ fn opened(conn: &ConnEvent, event: &Event) -> [BootNs; 2] {
         }
         None => [BootNs(0), event.boot],
     }
-}
-
-fn evidence(event: &Event, process: &Arc<ProcessInfo>, depth: usize) -> Vec<Evidence> {
-    let mut evidence = super::executed(event, process);
-    evidence.push(Evidence { name: "started", value: Value::Process(Arc::clone(process)) });
-    evidence.push(Evidence { name: "via", value: program::chain(process, depth) });
-    evidence
 }
 
 impl Detector for Spawn {
@@ -264,21 +346,15 @@ impl Detector for Spawn {
 
     fn on_match(&mut self, rule: &Rule, event: &Event, scene: &mut Scene<'_>) {
         let EventBody::Exec(exec) = &event.body else { return };
+        if self.received.is_some() && !is_existing(event) && self.wait(event, exec, rule, scene) {
+            return;
+        }
         let Some((id, open, depth)) = self.connection_for(event, exec) else { return };
-        let same = open.same();
-        if open.is_excepted(id, rule, event) || scene.is_told(rule, same) {
+        if open.is_excepted(id, rule, event) {
             return;
         }
         let Some(conn) = scene.flows.connection(id) else { return };
-        let found = Found {
-            same,
-            evidence: evidence(event, &exec.process, depth),
-            silence: silence::of_started(&exec.process),
-            judged_from: scene.now,
-            life: Life::With(id),
-            subject: Subject::Connection(Box::new(conn)),
-        };
-        scene.raise(rule, found);
+        self.raise(conn, &Execution::new(event, &exec.process), depth, rule, scene);
     }
 
     fn may_concern(&self, event: &Event) -> bool {
@@ -306,8 +382,17 @@ impl Detector for Spawn {
         }
     }
 
-    fn on_end(&mut self, _rule: &Rule, event: &Event, _scene: &mut Scene<'_>) {
+    fn on_sample(&mut self, rule: &Rule, sample: &Sample, scene: &mut Scene<'_>) {
+        self.judge_sample(rule, sample, scene);
+    }
+
+    fn on_timer(&mut self, rule: &Rule, token: u64, scene: &mut Scene<'_>) {
+        self.on_time(rule, token, scene);
+    }
+
+    fn on_end(&mut self, rule: &Rule, event: &Event, scene: &mut Scene<'_>) {
         let Some(conn) = connection(event) else { return };
+        self.judge_ended(rule, conn, event, scene);
         let Some(open) = self.open.remove(&conn.id.0) else { return };
         if let Some(held) = self.held.get_mut(&open.holder) {
             held.remove(conn.id.0);
@@ -349,9 +434,13 @@ impl Detector for Spawn {
             Evidence { name: "local", value: Value::End(open.local) },
             Evidence { name: "remote", value: Value::End(open.remote) },
         ];
-        facts.extend(evidence(event, &exec.process, depth));
+        facts.extend(Execution::new(event, &exec.process).evidence(depth));
         if open.is_excepted(id, rule, event) {
             return Some(Memory::lets_be("an exception matches the connection", facts));
+        }
+        if self.received.is_some() && !is_existing(event) {
+            let says = "the kernel is asked when the connections received data last";
+            return Some(Memory::waits(Some(open.same()), says, facts));
         }
         Some(Memory::finds(
             open.same(),

@@ -79,7 +79,12 @@ fn a_shell_whose_parent_has_the_connection() {
 /// Connections that come and go do not hide the one that stays.
 #[test]
 fn a_shell_below_a_process_with_many_connections() {
-    let spawn = |beside| ProcessRule::Spawn { holds: Filter::new("dir:out").expect("a filter"), beside };
+    let spawn = |beside| ProcessRule::Spawn {
+        holds: Filter::new("dir:out").expect("a filter"),
+        beside,
+        received: None,
+        answered: None,
+    };
     let mut rig = Rig::new(rule(Detect::Process(spawn(false)), "proc:sh"));
     let python = process(10, "/usr/bin/python3");
     let shell = child(&python, 11, "/bin/sh");
@@ -182,7 +187,10 @@ fn programs_from_before() {
 
     let spawn = || {
         let holds = Filter::new("dir:out").expect("a filter");
-        rule(Detect::Process(ProcessRule::Spawn { holds, beside: false }), "proc:sh")
+        rule(
+            Detect::Process(ProcessRule::Spawn { holds, beside: false, received: None, answered: None }),
+            "proc:sh",
+        )
     };
     let python = process(1_000, "/usr/bin/python3");
     // A start is its pid in ticks: it was started after 11 s, and the parent after 10 s.

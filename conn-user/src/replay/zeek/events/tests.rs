@@ -60,7 +60,7 @@ fn short(read: &Recorded) -> String {
     let event = match read {
         Recorded::Event(event) => event,
         Recorded::Time(at) => return format!("{} time", (at.0 / SECOND) - BEGAN),
-        Recorded::Alert(_) | Recorded::Facts(..) => panic!("{read:?}"),
+        Recorded::Alert(_) | Recorded::Facts(..) | Recorded::Sample(..) => panic!("{read:?}"),
     };
     let late = |conn: &ConnEvent| if conn.source == Source::Late { " late" } else { "" };
     let what = match &event.body {
@@ -295,7 +295,7 @@ proptest! {
             let at = match &read {
                 Recorded::Event(event) => event.boot,
                 Recorded::Time(at) => *at,
-                Recorded::Alert(_) | Recorded::Facts(..) => panic!("{read:?}"),
+                Recorded::Alert(_) | Recorded::Facts(..) | Recorded::Sample(..) => panic!("{read:?}"),
             };
             prop_assert!(at >= now, "{at:?} after {now:?}");
             now = at;

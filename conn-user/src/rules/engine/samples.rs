@@ -1,0 +1,40 @@
+//! Samples of connections: a rule asks for one ([`crate::rules::detector::Scene::sample`]) and judges when it has come.
+
+use super::Engine;
+use crate::event::alert::Alert;
+use crate::flow::model::ConnId;
+use crate::flow::sample::{Sample, Sampler};
+use crate::rules::detector::Flows;
+use crate::units::BootNs;
+
+impl Engine {
+    /// Lets rules have connections sampled. Without it they judge by what is known.
+    #[must_use]
+    pub fn with_sampler(mut self, sampler: Option<Sampler>) -> Self {
+        self.sampler = sampler;
+        self
+    }
+
+    /// Has a sample judged by the rules that asked for it, at the clock or, if later, at this instant.
+    pub fn on_sample(&mut self, sample: &Sample, at: BootNs, flows: &dyn Flows) -> Vec<Alert> {
+        self.now = self.now.max(at);
+        self.judge_sample(sample, flows);
+        if self.alerts.has_told() { self.alerts.take() } else { Vec::new() }
+    }
+
+    fn judge_sample(&mut self, sample: &Sample, flows: &dyn Flows) {
+        let Some(followers) = self.sampled.remove(&sample.id.0) else { return };
+        for run in followers.iter() {
+            self.with(run, self.now, flows, |detector, rule, scene| detector.on_sample(rule, sample, scene));
+        }
+    }
+
+    /// No more samples come: rules judge without them.
+    pub(super) fn judge_without_samples(&mut self, flows: &dyn Flows) {
+        let mut ids: Vec<u64> = self.sampled.keys().copied().collect();
+        ids.sort_unstable();
+        for id in ids {
+            self.judge_sample(&Sample { id: ConnId(id), counters: None }, flows);
+        }
+    }
+}
