@@ -11,7 +11,7 @@ use crate::{agent, workspace};
 /// The corpus.
 const CORPUS: [&str; 4] = ["shells.toml", "programs.toml", "benign.toml", "before.toml"];
 /// Debian's packages of the programs that cases need.
-const PACKAGES: [&str; 25] = [
+const PACKAGES: [&str; 26] = [
     "bash",
     "busybox",
     "curl",
@@ -35,6 +35,7 @@ const PACKAGES: [&str; 25] = [
     "socat",
     "tcl",
     "telnet",
+    "tmux",
     "util-linux",
     "wget",
 ];

@@ -13,6 +13,7 @@ use super::{Filter, evaluate};
 use crate::event::model::{Event, EventKind};
 use crate::event::names::ExeFlag;
 use crate::flow::model::{Direction, canonical_ip};
+use crate::process::applet;
 
 /// An anchor with more ports than these says little of an event.
 const PORTS_WIDE: u64 = 1_024;
@@ -212,6 +213,9 @@ pub fn probes<'a>(event: &'a Event, mut visit: impl FnMut(Probe<'a>)) {
             }
             if let Some(name) = process.identity.copy_of() {
                 text(Place::Proc, name.as_bytes());
+            }
+            if let Some(name) = applet::name(process) {
+                text(Place::Proc, name);
             }
         }
         if let Some(place) = process.placement.as_deref() {

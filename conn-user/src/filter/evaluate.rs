@@ -13,7 +13,7 @@ use crate::process::identity::{Sha256, Tty};
 use crate::process::info::ProcessInfo;
 use crate::process::lineage::Ancestor;
 use crate::process::placement::Container;
-use crate::process::script;
+use crate::process::{applet, script};
 
 impl Word {
     pub(super) fn holds(&self, view: &View<'_>) -> bool {
@@ -171,6 +171,7 @@ impl ProcessText {
                 any(&process.comm)
                     || process.exe.as_deref().map(base_name).is_some_and(any)
                     || process.identity.copy_of().is_some_and(|name| any(name.as_bytes()))
+                    || applet::name(process).is_some_and(any)
             }
             Self::Comm => any(&process.comm),
             Self::Exe => known(process.exe.as_deref()),

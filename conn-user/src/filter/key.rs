@@ -72,7 +72,7 @@ macro_rules! keys {
 keys! {
     Pid "pid" Numbers "Process id." "pid:4242";
     Ppid "ppid" Numbers "Process id of the parent." "ppid:1";
-    Proc "proc" Text "Name of the process: its comm, the last part of its exe, or, once it is known, the name of this host's own shell, interpreter or network tool that the exe is a copy of." "proc:nginx";
+    Proc "proc" Text "Name of the process: its comm, the last part of its exe, the command that busybox or the dynamic loader runs, or, once it is known, the name of this host's own shell, interpreter or network tool that the exe is a copy of." "proc:nginx";
     Comm "comm" Text "Name of the process's main thread alone, which it may choose itself." "comm:nginx";
     Exe "exe" Text "Path of the executable." "exe:/usr/sbin/*";
     Arg "arg" Text "One of the arguments, whole." "arg:--daemon";

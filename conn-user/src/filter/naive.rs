@@ -15,7 +15,7 @@ use crate::event::samples;
 use crate::flow::model::Change;
 use crate::process::info::ProcessInfo;
 use crate::process::placement::Placement;
-use crate::process::script;
+use crate::process::{applet, script};
 
 /// An event, to be asked naively.
 pub(super) struct Naive {
@@ -141,6 +141,7 @@ impl Naive {
                 text_fits(value, &process.comm)
                     || text_fits(value, &exe[slash..])
                     || (!copy_of.is_empty() && text_fits(value, copy_of.as_bytes()))
+                    || applet::name(process).is_some_and(|name| text_fits(value, name))
             }),
             Key::Exe => self
                 .processes

@@ -21,7 +21,7 @@ use crate::flow::model::Method;
 use crate::process::identity::Tty;
 use crate::process::info::ProcessInfo;
 use crate::process::lineage::Ancestor;
-use crate::process::script;
+use crate::process::{applet, script};
 use crate::units::DurationNs;
 
 /// One word of a filter, asked of one event.
@@ -308,6 +308,7 @@ fn process_text(which: ProcessText, process: &ProcessInfo, texts: &Texts, looks:
             looks.text(Some(&process.comm), texts);
             looks.text(process.exe.as_deref().map(base_name), texts);
             looks.text(process.identity.copy_of().map(str::as_bytes), texts);
+            looks.text(applet::name(process), texts);
         }
         ProcessText::Comm => looks.text(Some(&process.comm), texts),
         ProcessText::Exe => looks.text(process.exe.as_deref(), texts),

@@ -25,6 +25,7 @@ pub use self::stats::InspectStats;
 use self::stats::{Counts, count};
 use super::digest::{Cache, FileState, SIZE_MAX};
 use super::exe::{self, Fate, Found, Wanted};
+use super::file_stat::FileStat;
 use super::files::{Begun, Caller, FileWorker, FileWorkers, OWN_ROOT, Progress, Role};
 use super::identity::{ExeFile, Identity, ProcessState, Replaced, Sha256};
 use super::info::{ProcessInfo, ProcessSource};
@@ -215,13 +216,17 @@ impl Inspector {
         hashes: bool,
         tools: &[&str],
     ) -> io::Result<Self> {
+        Self::start_with(proc, files, hashes, Tools::of_host(tools))
+    }
+
+    fn start_with(proc: &ProcFs, files: Arc<FileWorkers>, hashes: bool, tools: Tools) -> io::Result<Self> {
         let (queue, jobs) = sync_channel(QUEUE_MAX);
         // Not bounded: there are no more answers than requests, which are.
         let (sender, answers) = channel();
         let came = Arc::<Notify>::default();
         let outbox = Outbox { sender, came: Arc::clone(&came) };
         let (counts, cache) = (Arc::<Counts>::default(), Arc::<Mutex<Cache>>::default());
-        let tools = Arc::new(Mutex::new(Tools::of_host(tools)));
+        let tools = Arc::new(Mutex::new(tools));
         let finder = |role| Finder {
             tools: Arc::clone(&tools),
             proc: proc.clone(),
@@ -464,14 +469,19 @@ impl Finder {
         }
         let caller = Caller { uid: 0, dev: Some(tool.state.dev()) };
         let file = self.files.open(Path::new(OWN_ROOT), &tool.path, caller).ok()?;
+        // Another link to the file, or another mode, makes its state another one, though its content is the same.
+        let state = FileState::of(&FileStat::of(&file).ok()?);
+        if let Some(hash) = lock(&self.cache).get(&state) {
+            return Some(hash);
+        }
         // The files of the queue are numbered from 1.
         self.tool_number += 1;
         let mut begun = Begun::new(u64::MAX - self.tool_number);
         loop {
-            match self.files.hash(&mut begun, &file, tool.state, caller).ok()? {
+            match self.files.hash(&mut begun, &file, state, caller).ok()? {
                 Progress::Read(_) => {}
                 Progress::Done(hash) => {
-                    lock(&self.cache).put(tool.state, hash?);
+                    lock(&self.cache).put(state, hash?);
                     return hash;
                 }
             }

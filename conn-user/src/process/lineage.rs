@@ -43,9 +43,43 @@ pub fn below(parent: &ProcessInfo) -> Arc<[Ancestor]> {
         .collect()
 }
 
+/// Returns the nearest ancestors, of so many programs: those that one process forked, one from the other, without an exec count as
+/// one. A program that forks a few times before it acts would be beyond any number of generations otherwise.
+pub fn near(ancestors: &[Ancestor], programs: usize) -> impl Iterator<Item = &Ancestor> + Clone {
+    let mut last = None;
+    let mut count = 0;
+    ancestors.iter().take_while(move |one| {
+        let exe = one.exe.as_deref();
+        if exe.is_none() || last != exe {
+            count += 1;
+        }
+        last = exe;
+        count <= programs
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn forks_without_an_exec_are_no_generations() {
+        let ancestor = |pid, exe: Option<&str>| Ancestor {
+            pid: Pid(pid),
+            start: BootNs(1),
+            comm: Box::default(),
+            exe: exe.map(|exe| exe.as_bytes().into()),
+            exe_is_host: None,
+        };
+        let exes = [Some("/sh"), Some("/py"), Some("/py"), Some("/py"), Some("/sh"), None, None];
+        let ancestors: Vec<_> = (1..).zip(exes).map(|(pid, exe)| ancestor(pid, exe)).collect();
+        let near = |programs| near(&ancestors, programs).map(|one| one.pid.0).collect::<Vec<_>>();
+        assert_eq!(near(0), [0; 0]);
+        assert_eq!(near(1), [1]);
+        assert_eq!(near(2), [1, 2, 3, 4]);
+        assert_eq!(near(4), [1, 2, 3, 4, 5, 6]);
+        assert_eq!(near(9), [1, 2, 3, 4, 5, 6, 7]);
+    }
 
     #[test]
     fn a_long_chain_is_bounded_and_keeps_the_nearest() {

@@ -1,6 +1,7 @@
 //! Who: the process table, from exec, fork and exit records and a scan of /proc at start.
 
 mod about;
+pub mod applet;
 pub mod cgroup;
 pub mod channels;
 pub mod digest;

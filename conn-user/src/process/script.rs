@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 
+use super::applet;
 use super::info::ProcessInfo;
 
 /// Describes the options of an interpreter.
@@ -65,7 +66,7 @@ const INTERPRETERS: [Options; 19] = [
     Options { long: &["--rcfile", "--init-file"], ..options("bash", b"cs", b"oO", b"") },
     options("dash", b"cs", b"o", b""),
     options("ash", b"cs", b"o", b""),
-    options("busybox", b"cs", b"o", b""),
+    options("hush", b"cs", b"", b""),
     options("zsh", b"cs", b"o", b""),
     options("ksh", b"cs", b"oR", b""),
     options("sh", b"cs", b"o", b""),
@@ -105,10 +106,11 @@ fn script(arg: Option<&[u8]>) -> Commands<'_> {
 fn commands(process: &ProcessInfo) -> Option<Commands<'_>> {
     let exe = process.exe.as_deref()?;
     let own = exe.rsplit(|byte| *byte == b'/').next()?;
-    let name = process.identity.copy_of().map_or(own, str::as_bytes);
+    let (applet, named_by) = applet::of(process).unwrap_or((own, 1));
+    let name = process.identity.copy_of().map_or(applet, str::as_bytes);
     let own = INTERPRETERS.iter().find(|one| name.starts_with(one.program.as_bytes()))?;
     let first = |arg| if own.is_code { Commands::Code } else { arg };
-    let mut args = process.args.iter().skip(1).map(|arg| &**arg);
+    let mut args = process.args.iter().skip(named_by).map(|arg| &**arg);
     while let Some(arg) = args.next() {
         if arg == b"--" {
             return Some(args.next().map_or(Commands::Input, |arg| first(script(Some(arg)))));
@@ -150,45 +152,81 @@ fn commands(process: &ProcessInfo) -> Option<Commands<'_>> {
     Some(Commands::Input)
 }
 
-/// What an open descriptor leads to is no script at a place.
+/// What leads to an open descriptor or a terminal is no script at a place. Other files in /dev are: /dev/shm is writable for all.
 fn named(arg: &[u8]) -> Option<&[u8]> {
-    let is_open = [&b"/dev/"[..], b"/proc/"].iter().any(|folder| arg.starts_with(folder));
-    (!is_open && !arg.is_empty()).then_some(arg)
+    let is_open = arg.strip_prefix(b"/dev/").is_some_and(|device| {
+        [&b"std"[..], b"fd/", b"pts/", b"tty", b"null", b"console"].iter().any(|one| device.starts_with(one))
+    });
+    let is_descriptor = through_proc(arg).is_some_and(|(what, _)| what == b"fd");
+    (!is_open && !is_descriptor && !arg.is_empty()).then_some(arg)
+}
+
+/// Splits a path that goes through the folder of a process in /proc: `/proc/self/cwd/s.py` is `cwd` and `s.py`.
+fn through_proc(path: &[u8]) -> Option<(&[u8], &[u8])> {
+    let mut rest = path.strip_prefix(b"/proc/")?;
+    let mut part = || {
+        let end = rest.iter().position(|byte| *byte == b'/').unwrap_or(rest.len());
+        let (part, after) = rest.split_at(end);
+        rest = after.strip_prefix(b"/").unwrap_or(after);
+        part
+    };
+    let mut what = part();
+    if what != b"thread-self" && what != b"self" && !what.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    what = part();
+    while what == b"task" {
+        part();
+        what = part();
+    }
+    Some((what, rest))
 }
 
 /// Returns the path of the script that the process runs: absolute where its working directory is known, or else as it was
 /// given. `None`: it runs none, or is no interpreter.
 pub fn path(process: &ProcessInfo) -> Option<Cow<'_, [u8]>> {
-    let arg = argument(process)?;
-    if arg.starts_with(b"/") {
-        return Some(arg.into());
+    let mut arg = argument(process)?;
+    // The root and working directory of this process, or of another one that has the same: nobody else's can be told apart here.
+    match through_proc(arg) {
+        Some((b"root", rest)) => return Some(resolve(b"/", rest).into()),
+        Some((b"cwd", rest)) => arg = rest,
+        _ if arg.starts_with(b"/") && is_plain(arg) => return Some(arg.into()),
+        _ if arg.starts_with(b"/") => return Some(resolve(b"/", arg).into()),
+        _ => {}
     }
-    let Some(cwd) = process.identity.state().and_then(|state| state.cwd.as_deref()) else {
-        return Some(arg.into());
-    };
-    let mut path = cwd.to_vec();
-    let mut rest = arg;
-    loop {
-        if let Some(next) = rest.strip_prefix(b"./") {
-            rest = next;
-        } else if let Some(next) = rest.strip_prefix(b"../") {
-            rest = next;
-            let end = path.iter().rposition(|byte| *byte == b'/').unwrap_or(0);
-            path.truncate(end);
-        } else {
-            break;
+    let cwd = process.identity.state().and_then(|state| state.cwd.as_deref());
+    Some(cwd.map_or(Cow::Borrowed(arg), |cwd| resolve(cwd, arg).into()))
+}
+
+/// Whether a path has no part that says nothing, or goes back.
+fn is_plain(path: &[u8]) -> bool {
+    path[1..].split(|byte| *byte == b'/').all(|part| !matches!(part, b"" | b"." | b".."))
+}
+
+/// Resolves a path by a directory, by the names alone: symbolic links are not followed.
+fn resolve(folder: &[u8], path: &[u8]) -> Vec<u8> {
+    let mut out: Vec<u8> = folder.strip_suffix(b"/").unwrap_or(folder).into();
+    for part in path.split(|byte| *byte == b'/') {
+        match part {
+            b"" | b"." => {}
+            b".." => out.truncate(out.iter().rposition(|byte| *byte == b'/').unwrap_or(0)),
+            part => {
+                out.push(b'/');
+                out.extend_from_slice(part);
+            }
         }
     }
-    if path.last() != Some(&b'/') {
-        path.push(b'/');
+    if out.is_empty() {
+        out.push(b'/');
     }
-    path.extend_from_slice(rest);
-    Some(path.into())
+    out
 }
 
 /// Returns whether the path depends on the working directory, which is not known yet.
 pub fn is_pending(process: &ProcessInfo) -> bool {
-    process.identity.state().is_none() && argument(process).is_some_and(|arg| !arg.starts_with(b"/"))
+    let is_relative =
+        |arg: &[u8]| !arg.starts_with(b"/") || through_proc(arg).is_some_and(|(what, _)| what == b"cwd");
+    process.identity.state().is_none() && argument(process).is_some_and(is_relative)
 }
 
 #[cfg(test)]
@@ -259,7 +297,24 @@ mod tests {
             ("/usr/bin/bash", &["bash", "+x", "/x.sh"], Some("/x.sh")),
             ("/usr/bin/bash", &["bash", "/dev/stdin"], None),
             ("/usr/bin/bash", &["bash", "/proc/self/fd/0"], None),
+            ("/usr/bin/bash", &["bash", "/proc/7/task/8/fd/9"], None),
+            ("/usr/bin/python3.11", &["python3", "/dev/shm/x.py"], Some("/dev/shm/x.py")),
+            ("/usr/bin/python3.11", &["python3", "//tmp/x.py"], Some("/tmp/x.py")),
+            ("/usr/bin/python3.11", &["python3", "/usr/lib/../../tmp/./x.py"], Some("/tmp/x.py")),
+            ("/usr/bin/python3.11", &["python3", "/../tmp/x.py"], Some("/tmp/x.py")),
+            ("/usr/bin/python3.11", &["python3", "/proc/self/root/tmp/x.py"], Some("/tmp/x.py")),
+            ("/usr/bin/python3.11", &["python3", "/proc/1/root/tmp/x.py"], Some("/tmp/x.py")),
             ("/usr/bin/curl", &["curl", "/x"], None),
+            ("/usr/bin/busybox", &["busybox", "sh", "-i"], None),
+            ("/usr/bin/busybox", &["busybox", "sh", "/x.sh"], Some("/x.sh")),
+            ("/usr/bin/busybox", &["sh", "/x.sh"], Some("/x.sh")),
+            ("/usr/bin/busybox", &["busybox", "wget", "/x"], None),
+            (
+                "/lib64/ld-linux-x86-64.so.2",
+                &["ld.so", "--argv0", "x", "/usr/bin/python3", "/a.py"],
+                Some("/a.py"),
+            ),
+            ("/lib64/ld-linux-x86-64.so.2", &["ld.so", "/bin/sh", "-i"], None),
         ] {
             let process = process(exe, args);
             assert_eq!(path(&process).as_deref(), script.map(str::as_bytes), "{exe} {args:?}");
@@ -268,11 +323,16 @@ mod tests {
 
     #[test]
     fn a_relative_path_waits_for_the_working_directory() {
-        for (arg, path) in [("s.py", "/tmp/a/s.py"), ("./s.py", "/tmp/a/s.py"), ("../b/s.py", "/tmp/b/s.py")]
-        {
+        for (arg, path) in [
+            ("s.py", "/tmp/a/s.py"),
+            ("./s.py", "/tmp/a/s.py"),
+            ("../b/s.py", "/tmp/b/s.py"),
+            ("x/../.././/b/s.py", "/tmp/b/s.py"),
+            ("../../../s.py", "/s.py"),
+            ("/proc/self/cwd/s.py", "/tmp/a/s.py"),
+        ] {
             let process = process("/usr/bin/python3", &["python3", arg]);
             assert!(is_pending(&process));
-            assert_eq!(super::path(&process).as_deref(), Some(arg.as_bytes()));
             let cwd = Some(b"/tmp/a"[..].into());
             process.identity.set_state(ProcessState { cwd, ..ProcessState::default() });
             assert!(!is_pending(&process));

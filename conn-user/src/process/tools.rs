@@ -49,7 +49,7 @@ impl Tools {
         Self::of(FOLDERS.iter().map(PathBuf::from).collect(), names)
     }
 
-    fn of(folders: Box<[PathBuf]>, names: &[&str]) -> Self {
+    pub(super) fn of(folders: Box<[PathBuf]>, names: &[&str]) -> Self {
         let names = names.iter().map(|name| (*name).into()).collect();
         let mut tools = Self { names, folders, ..Self::default() };
         tools.refresh(boot_now());

@@ -15,12 +15,12 @@ use crate::flow::model::{
 use crate::flow::sample::{Counters, Sample};
 use crate::kernel::gap::{Gap, GapCause};
 use crate::process::identity::{ExeFile, ProcessState, Replaced};
-use crate::process::info::{ProcessInfo, ProcessSource};
+use crate::process::info::{MountNs, ProcessInfo, ProcessSource};
 use crate::process::lineage::{self, Ancestor};
 use crate::process::placement::{Container, Placement};
 use crate::rules::cases::{Act, Case, Cast, FlowNo, Step, Who};
 use crate::rules::detector::Flows;
-use crate::units::{BootNs, NetNs, Pid, WallNs};
+use crate::units::{BootNs, MntNs, NetNs, Pid, WallNs};
 
 const SECOND: u64 = 1_000_000_000;
 /// When conn begins in every case: the machine has been up for a day.
@@ -31,6 +31,8 @@ const INIT: &str = "/usr/lib/systemd/systemd";
 const BEFORE: BootNs = BootNs(BEGAN.0 - 3_600 * SECOND);
 /// The network namespace of everything.
 const NETNS: NetNs = NetNs(4_026_531_840);
+/// The mount namespace of what is not the host's own file.
+const FOREIGN: MountNs = MountNs { id: MntNs(4_026_532_000), is_host: false };
 /// The wall clock when the machine came up: cases give the same on every day.
 const WALL: u64 = 1_767_225_600 * SECOND;
 /// Process ids begin here.
@@ -445,6 +447,7 @@ fn made(name: &str, cast: &Cast, pid: Pid, start: BootNs, ancestors: Arc<[Ancest
         gid: uid,
         login_uid: cast.login_uid,
         user: user.map(|user| user.as_bytes().into()),
+        mount_ns: cast.foreign.then_some(FOREIGN),
         placement,
         source: ProcessSource::Exec,
         ..ProcessInfo::new(pid, start)

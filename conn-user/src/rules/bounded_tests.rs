@@ -88,7 +88,7 @@ fn what_has_ended_leaves_no_timer_and_is_not_followed() {
     let few = left(100);
     assert_eq!(left(1_000), few);
     // One for each of the rules on pivots, whose memory expires.
-    assert_eq!(few, (3, 0));
+    assert_eq!(few, (4, 0));
     rig.pass(seconds(3_600));
     assert_eq!(rig.timers(), 0);
 }

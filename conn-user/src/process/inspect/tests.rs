@@ -192,3 +192,25 @@ fn a_copied_tool_is_known_by_its_content() {
         assert_eq!((hashed, inspector.stats().hashed), (2, 2), "a file of another size is not read");
     }
 }
+
+/// A hard link to a tool, or another mode, changes the state of its file after it was looked for.
+#[test]
+fn a_copied_tool_is_known_when_the_state_of_the_original_has_changed() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use crate::process::exe::tests::Sleeper;
+    let folder = std::env::temp_dir().join(format!("conn-tool-state-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).expect("a folder");
+    std::fs::copy("/bin/sleep", folder.join("sleep")).expect("a copy");
+    let tools = Tools::of([folder.clone()].into(), &["sleep"]);
+    let mode = std::fs::Permissions::from_mode(0o500);
+    std::fs::set_permissions(folder.join("sleep"), mode).expect("own file");
+    let (proc, files) = (ProcFs::default(), FileWorkers::threads());
+    let inspector = Inspector::start_with(&proc, files, false, tools).expect("threads");
+    let copy = Sleeper::start("tool-state");
+    let process = Arc::new(copy.process());
+    inspector.ask(&process, Depth::State, None);
+    settled(&inspector);
+    assert_eq!(process.identity.copy_of(), Some("sleep"));
+    std::fs::remove_dir_all(folder).expect("removed");
+}

@@ -120,6 +120,22 @@ fn what_intruders_do_is_told() {
     }
 }
 
+/// Whose listener is gone, or which goes to a high port: nothing says which side opened it.
+#[test]
+fn a_shell_that_is_driven_over_a_connection_of_an_unknown_direction() {
+    for (exe, is_told) in [("/usr/bin/perl", true), ("/usr/lib/openssh/sshd-session", false)] {
+        let set = set(&Host::default()).expect("right");
+        let mut rig = Rig::before(set.rules.iter().map(|rule| Rule::clone(rule)).collect());
+        let server = process(7, exe);
+        let shell = child(&server, 8, "/usr/bin/dash");
+        rig.existing(Direction::Unknown, &server, None, "203.0.113.9:40000");
+        let stdio_peers = [(server.pid, server.start)].into();
+        rig.body(EventBody::Exec(ProcEvent { stdio_peers, ..ProcEvent::new(shell) }));
+        rig.begin();
+        assert_eq!(raised(&mut rig).contains(&"process.spawn".to_owned()), is_told, "{exe}");
+    }
+}
+
 #[test]
 fn what_servers_do_is_not() {
     let mut rig = rig();

@@ -173,7 +173,7 @@ pub(super) const SHAPES: &[Shape] = &[
                 "of",
                 "`peers`, `ports`, `peers-of-children` or `ports-of-children`",
                 Is("`peers`"),
-                "what is counted; `-of-children`: of all children of one process together",
+                "what is counted; `-of-children`: of all children of one process together, and of theirs down to the third program",
             ),
             key("limit", COUNT, Required, "how many are normal"),
             key("window", TIME, Is("`1m`"), "in which time"),

@@ -3,6 +3,9 @@
 //! Peers count when a connection begins. Ports count when an attempt fails (refused, unanswered, given up): what a scan finds are
 //! mostly ports at which nobody listens, and a client that uses many ports of a server, as passive FTP does, gets them from it.
 //!
+//! What the children of one process do counts for each of the nearest processes above them: tools such as `timeout` and `xargs sh -c`
+//! put a process of its own between a loop and each attempt.
+//!
 //! Distinct ones are kept with the time of their last use, at most `limit` and one more of each process until it is told, and
 //! about a thousand from then on. It is over when no new one came for a window.
 
@@ -13,6 +16,7 @@ use crate::event::alert::{AlertId, Evidence, Subject, Value};
 use crate::event::model::Event;
 use crate::flow::model::{ConnEvent, Source};
 use crate::process::hash::IntMap;
+use crate::process::lineage;
 use crate::rules::alerts::{Found, Life};
 use crate::rules::detector::{Detector, Scene, Triggers, connection, service_port};
 use crate::rules::lru::Lru;
@@ -24,6 +28,11 @@ use crate::units::{BootNs, DurationNs};
 
 /// Most processes (and peers, of a rule on ports); the one that was active longest ago is evicted, but for those with an open alert.
 const GROUPS_MAX: usize = 8_192;
+
+/// Programs above a process ([`lineage::near`]) for whose processes it counts as a child.
+const PROGRAMS: usize = 3;
+/// Processes above it for which it does, at most.
+const ABOVE_MAX: usize = 8;
 
 /// Most that are kept of one process once it is told; one that was dropped counts again when it comes again.
 const KEPT_MAX: usize = 1_024;
@@ -56,17 +65,131 @@ impl FanOut {
         Self { of, limit: limit.max(1) as usize, window, groups: Lru::default(), forgotten: 0 }
     }
 
-    /// The process, or the host where the recording knows no processes. `None`: not known whose it is.
-    fn group_of(&self, conn: &ConnEvent) -> Option<u64> {
+    /// Returns the groups for which a connection counts, the nearest one first: that of the process (or of the host where the recording
+    /// knows no processes), or those of the processes above it. None: not known whose it is.
+    fn groups_of(&self, conn: &ConnEvent) -> impl Iterator<Item = u64> + use<> {
         let peer = self.of.is_of_ports().then(|| conn.remote.ip());
+        let of_process = |pid, start| program::same(&(ProcessKey::new(pid, start), peer));
+        let mut keys = [None; ABOVE_MAX];
         match conn.owner.process.as_deref() {
             Some(process) if self.of.is_of_children() => {
                 // Process 1 is the parent of what has nothing in common.
-                let parent = process.ancestors.first().filter(|parent| parent.pid.0 > 1)?;
-                Some(program::same(&(ProcessKey::new(parent.pid, parent.start), peer)))
+                let above = lineage::near(&process.ancestors, PROGRAMS).take_while(|one| one.pid.0 > 1);
+                for (key, one) in keys.iter_mut().zip(above) {
+                    *key = Some(of_process(one.pid, one.start));
+                }
             }
-            Some(process) => Some(program::same(&(ProcessKey::new(process.pid, process.start), peer))),
-            None => program::host(conn).map(|host| program::same(&(host, peer))),
+            Some(process) => keys[0] = Some(of_process(process.pid, process.start)),
+            None => keys[0] = program::host(conn).map(|host| program::same(&(host, peer))),
+        }
+        keys.into_iter().flatten()
+    }
+
+    /// Counts an attempt for a group, and raises its alert or makes it worse. Returns whether the group has one, or had one within the
+    /// throttle: then the attempt is nothing of the groups above it.
+    fn count(
+        &mut self,
+        key: u64,
+        rule: &Rule,
+        event: &Event,
+        conn: &ConnEvent,
+        scene: &mut Scene<'_>,
+    ) -> bool {
+        let item = self.item_of(conn);
+        if !self.groups.enter(key, GROUPS_MAX, &mut self.forgotten) {
+            return false;
+        }
+        let (limit, window, of) = (self.limit, self.window, self.of);
+        let Some(group) = self.groups.get_mut(key) else { return false };
+        if let Some(last) = group.used.get_mut(&item) {
+            *last = event.boot;
+            return group.alert.is_some();
+        }
+        group.expire(event.boot, window);
+        if group.alert.is_some() {
+            group.count += 1;
+            if group.order.len() > limit.max(KEPT_MAX)
+                && let Some((oldest, _)) = group.order.pop_front()
+            {
+                group.used.remove(&oldest);
+            }
+        }
+        group.order.push_back((item, event.boot));
+        group.used.insert(item, event.boot);
+        if group.order.len() <= limit {
+            return group.alert.is_some();
+        }
+        let name = of.counted();
+        let first = group.order.front().map_or(event.boot, |(_, since)| *since);
+        let evidence = |count: u64| {
+            vec![
+                Evidence::number(name, count),
+                Evidence::number("limit", limit as u64),
+                Evidence::duration("window", window),
+                Evidence { name: "last", value: Value::End(conn.remote) },
+            ]
+        };
+        match group.alert {
+            None => {
+                group.count = group.order.len() as u64;
+                let found = Found {
+                    same: key,
+                    evidence: evidence(group.count),
+                    silence: silence::of_opener(conn),
+                    judged_from: first,
+                    life: Life::Detector,
+                    subject: Subject::Connection(Box::new(conn.clone())),
+                };
+                group.alert = scene.raise(rule, found);
+                group.next = group.count * 2;
+                if group.alert.is_some() {
+                    scene.set_timer(BootNs(event.boot.0.saturating_add(window.0)), key);
+                    self.groups.pin(key);
+                } else {
+                    // Told within the throttle: it begins anew.
+                    group.clear();
+                }
+            }
+            Some(alert) if group.count >= group.next => {
+                group.next = group.count * 2;
+                scene.escalate(alert, rule.severity, evidence(group.count));
+            }
+            Some(_) => {}
+        }
+        true
+    }
+
+    /// Says what a group has, and what this item makes of it. With a dedup key: the group has an alert, or gets one.
+    fn recall_group(&self, key: u64, item: u64, event: &Event) -> Memory {
+        let name = self.of.counted();
+        // Those that are as good as forgotten are not counted.
+        let group = self.groups.get(key);
+        let uses = group.into_iter().flat_map(|group| &group.used);
+        let others =
+            uses.filter(|(other, last)| **other != item && event.boot.since(**last) <= self.window).count();
+        let is_known = group.is_some_and(|group| group.used.contains_key(&item));
+        let count = others + 1;
+        let facts = vec![
+            Evidence::number(name, count as u64),
+            Evidence::number("limit", self.limit as u64),
+            Evidence::duration("window", self.window),
+        ];
+        if group.is_some_and(|group| group.alert.is_some()) {
+            Memory {
+                same: Some(key),
+                finds: Some(false),
+                says: format!("told already, of these {name}"),
+                facts,
+            }
+        } else if is_known {
+            Memory::lets_be(
+                format!("not a new one: with it {count} {name}, of {} allowed", self.limit),
+                facts,
+            )
+        } else if count <= self.limit {
+            Memory::lets_be(format!("with this one {count} {name}, of {} allowed", self.limit), facts)
+        } else {
+            Memory::finds(key, format!("with this one {count} {name}, {} are allowed", self.limit), facts)
         }
     }
 
@@ -82,6 +205,11 @@ impl FanOut {
 }
 
 impl Group {
+    fn clear(&mut self) {
+        self.order.clear();
+        self.used.clear();
+    }
+
     /// Forgets what was not used within the window before `now`.
     fn expire(&mut self, now: BootNs, window: DurationNs) {
         while let Some(&(item, since)) = self.order.front() {
@@ -112,68 +240,16 @@ impl Detector for FanOut {
         else {
             return;
         };
-        let Some(key) = self.group_of(conn) else { return };
-        let item = self.item_of(conn);
-        if !self.groups.enter(key, GROUPS_MAX, &mut self.forgotten) {
-            return;
-        }
-        let (limit, window, of) = (self.limit, self.window, self.of);
-        let Some(group) = self.groups.get_mut(key) else { return };
-        if let Some(last) = group.used.get_mut(&item) {
-            *last = event.boot;
-            return;
-        }
-        group.expire(event.boot, window);
-        if group.alert.is_some() {
-            group.count += 1;
-            if group.order.len() > limit.max(KEPT_MAX)
-                && let Some((oldest, _)) = group.order.pop_front()
-            {
-                group.used.remove(&oldest);
-            }
-        }
-        group.order.push_back((item, event.boot));
-        group.used.insert(item, event.boot);
-        if group.order.len() <= limit {
-            return;
-        }
-        let name = of.counted();
-        let first = group.order.front().map_or(event.boot, |(_, since)| *since);
-        let evidence = |count: u64| {
-            vec![
-                Evidence::number(name, count),
-                Evidence::number("limit", limit as u64),
-                Evidence::duration("window", window),
-                Evidence { name: "last", value: Value::End(conn.remote) },
-            ]
-        };
-        match group.alert {
-            None => {
-                group.count = group.order.len() as u64;
-                let found = Found {
-                    same: key,
-                    evidence: evidence(group.count),
-                    silence: silence::of_opener(conn),
-                    judged_from: first,
-                    life: Life::Detector,
-                    subject: Subject::Connection(Box::new(conn.clone())),
-                };
-                group.alert = scene.raise(rule, found);
-                group.next = group.count * 2;
-                if group.alert.is_some() {
-                    scene.set_timer(BootNs(event.boot.0.saturating_add(window.0)), key);
-                    self.groups.pin(key);
-                } else {
-                    // Told within the throttle: it begins anew.
-                    group.order.clear();
-                    group.used.clear();
+        let mut groups = self.groups_of(conn);
+        while let Some(key) = groups.next() {
+            if self.count(key, rule, event, conn, scene) {
+                // What this group found would be found again for those above it.
+                for above in groups.by_ref() {
+                    if let Some(group) = self.groups.get_mut(above).filter(|group| group.alert.is_none()) {
+                        group.clear();
+                    }
                 }
             }
-            Some(alert) if group.count >= group.next => {
-                group.next = group.count * 2;
-                scene.escalate(alert, rule.severity, evidence(group.count));
-            }
-            Some(_) => {}
         }
     }
 
@@ -198,43 +274,18 @@ impl Detector for FanOut {
 
     fn recall(&self, _rule: &Rule, event: &Event, _past: &Past<'_>) -> Option<Memory> {
         let conn = connection(event)?;
-        let Some(key) = self.group_of(conn) else {
-            return Some(Memory::lets_be("whose connection it is is not known", Vec::new()));
-        };
         if conn.source != Source::Live {
             return Some(Memory::lets_be("it was there before: when it began is not known", Vec::new()));
         }
         let item = self.item_of(conn);
-        let name = self.of.counted();
-        // Those that are as good as forgotten are not counted.
-        let group = self.groups.get(key);
-        let uses = group.into_iter().flat_map(|group| &group.used);
-        let others =
-            uses.filter(|(other, last)| **other != item && event.boot.since(**last) <= self.window).count();
-        let is_known = group.is_some_and(|group| group.used.contains_key(&item));
-        let count = others + 1;
-        let facts = vec![
-            Evidence::number(name, count as u64),
-            Evidence::number("limit", self.limit as u64),
-            Evidence::duration("window", self.window),
-        ];
-        Some(if group.is_some_and(|group| group.alert.is_some()) {
-            Memory {
-                same: Some(key),
-                finds: Some(false),
-                says: format!("told already, of these {name}"),
-                facts,
-            }
-        } else if is_known {
-            Memory::lets_be(
-                format!("not a new one: with it {count} {name}, of {} allowed", self.limit),
-                facts,
-            )
-        } else if count <= self.limit {
-            Memory::lets_be(format!("with this one {count} {name}, of {} allowed", self.limit), facts)
-        } else {
-            Memory::finds(key, format!("with this one {count} {name}, {} are allowed", self.limit), facts)
-        })
+        let mut groups = self.groups_of(conn).map(|key| self.recall_group(key, item, event));
+        let Some(nearest) = groups.next() else {
+            return Some(Memory::lets_be("whose connection it is is not known", Vec::new()));
+        };
+        if nearest.same.is_some() {
+            return Some(nearest);
+        }
+        Some(groups.find(|memory| memory.same.is_some()).unwrap_or(nearest))
     }
 }
 
@@ -244,7 +295,7 @@ mod tests {
     use crate::event::alert::Phase;
     use crate::flow::model::Direction;
     use crate::rules::model::{Detect, PathRule};
-    use crate::rules::testing::{Rig, evidence, process, rule, seconds};
+    use crate::rules::testing::{Rig, child, evidence, process, rule, seconds};
 
     fn rig(of: FanOutOf) -> Rig {
         let detect = PathRule::FanOut { of, limit: 10, window: seconds(60) };
@@ -299,6 +350,42 @@ mod tests {
         }
         rig.begin();
         assert!(rig.told().is_empty());
+    }
+
+    #[test]
+    fn a_process_between_a_loop_and_each_attempt_hides_nothing() {
+        let mut rig = rig(FanOutOf::PeersOfChildren);
+        let looping = process(10, "/usr/bin/bash");
+        let attempt = |rig: &mut Rig, at: u32| {
+            let subshell = child(&child(&looping, 3_000 + at, "/usr/bin/bash"), 4_000 + at, "/usr/bin/bash");
+            let between = child(&subshell, 1_000 + at, "/usr/bin/timeout");
+            rig.connect(&child(&between, 2_000 + at, "/usr/bin/curl"), &format!("10.0.1.{at}:80"));
+        };
+        for at in 1..=10 {
+            attempt(&mut rig, at);
+        }
+        assert!(rig.told().is_empty(), "as many as are normal");
+        for at in 11..=40 {
+            attempt(&mut rig, at);
+        }
+        assert_eq!(rig.phases(), [(1, Phase::Raised), (1, Phase::Escalated)], "at 11 and 22");
+    }
+
+    #[test]
+    fn a_scan_is_told_for_the_nearest_process_above_it_alone() {
+        let mut rig = rig(FanOutOf::PeersOfChildren);
+        let session = process(10, "/usr/bin/bash");
+        let script = child(&session, 11, "/usr/bin/bash");
+        for at in 1..=21 {
+            rig.connect(&child(&script, 1_000 + at, "/usr/bin/curl"), &format!("10.0.1.{at}:80"));
+        }
+        assert_eq!(rig.only().phase, Phase::Raised);
+        rig.pass(seconds(61));
+        assert_eq!(rig.only().phase, Phase::Resolved);
+        for at in 1..=40 {
+            rig.connect(&child(&script, 2_000 + at, "/usr/bin/curl"), &format!("10.0.1.{at}:80"));
+        }
+        assert!(rig.told().is_empty(), "within the throttle");
     }
 
     #[test]

@@ -34,6 +34,7 @@ use crate::flow::model::{Actor, Change, ConnEvent, ConnId, Direction, Source, Tr
 use crate::flow::sample::Sample;
 use crate::process::hash::IntMap;
 use crate::process::info::{ProcessInfo, TICK_NS};
+use crate::process::lineage;
 use crate::rules::alerts::{Found, Life};
 use crate::rules::detector::{Detector, Scene, Secondary, Triggers, connection};
 use crate::rules::memory::{Memory, Past};
@@ -44,8 +45,8 @@ use crate::units::{BootNs, DurationNs, NetNs, Pid};
 
 /// Limit of tracked connections; one beyond it is counted as forgotten.
 const OPEN_MAX: usize = 65_536;
-/// Number of ancestors that are checked for a connection. Commands of an interactive session are farther from the program
-/// that accepted it.
+/// Number of programs above a process that are checked for a connection ([`lineage::near`]); with `beside`, of ancestors. Commands of an
+/// interactive session are farther from the program that accepted it.
 const ANCESTORS: usize = 3;
 /// Connections that are remembered with a process. Any of them will do: all match the same filter.
 const SOME: usize = 8;
@@ -221,7 +222,9 @@ impl Spawn {
         });
         let own = std::iter::once(ProcessKey::new(process.pid, process.start));
         by_peer.or_else(|| {
-            own.chain(above().take(ANCESTORS)).enumerate().find_map(|(depth, holder)| {
+            let near = lineage::near(&process.ancestors, ANCESTORS);
+            let above = near.map(|one| ProcessKey::new(one.pid, one.start));
+            own.chain(above).enumerate().find_map(|(depth, holder)| {
                 let (id, open) = self.find_some(holder, |open| open.opened[1] <= process.start)?;
                 Some((id, open, depth))
             })
@@ -266,7 +269,9 @@ impl Spawn {
     /// Returns the processes whose connections the program may serve, and how many generations above it they are.
     fn holders(&self, process: &ProcessInfo) -> impl Iterator<Item = (usize, ProcessKey)> {
         let own = std::iter::once(ProcessKey::new(process.pid, process.start));
-        let above = process.ancestors.iter().take(ANCESTORS).map(|one| ProcessKey::new(one.pid, one.start));
+        let most = if self.beside { ANCESTORS } else { usize::MAX };
+        let near = lineage::near(&process.ancestors, ANCESTORS).take(most);
+        let above = near.map(|one| ProcessKey::new(one.pid, one.start));
         // What the parent's other children do is nothing of the program's.
         let nearest = if self.beside { 2 } else { 0 };
         own.chain(above).enumerate().skip(nearest)
