@@ -116,7 +116,11 @@ impl ProcessTable {
             self.stats.missed_execs += 1;
         }
         if is_other {
+            // A program may write a title over its arguments.
+            let is_same_file = (&info.exe, info.exe_file) == (&old.exe, old.exe_file);
+            let reported = entry.reported && had_image && !missed && is_same_file;
             entry.replace(info);
+            entry.reported = reported;
         }
         entry.execs = execs.or(entry.execs);
     }

@@ -278,7 +278,7 @@ impl Detector for Spawn {
 
     fn may_concern(&self, event: &Event) -> bool {
         let EventBody::Exec(exec) = &event.body else { return true };
-        self.connection_of(&exec.process).is_some()
+        self.connection_for(event, exec).is_some()
     }
 
     fn on_secondary(&mut self, _rule: &Rule, event: &Event, scene: &mut Scene<'_>) {
