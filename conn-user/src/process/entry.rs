@@ -26,6 +26,8 @@ pub(super) struct Entry {
     pub(super) used: bool,
     /// What it is now was in an event, or ran before anything was judged.
     pub(super) reported: bool,
+    /// Process 1 took it over from who created it, of whom nothing is known.
+    pub(super) adopted: bool,
     /// What was known of the parent whose copy it is.
     pub(super) parent: Option<Identity>,
     /// The ancestors of its children, made with the first one.

@@ -441,6 +441,7 @@ impl ProcessTable {
             execs: None,
             used: false,
             reported: false,
+            adopted: false,
             parent: None,
             below: None,
         };
