@@ -14,12 +14,12 @@ use crate::flow::model::{
 };
 use crate::kernel::gap::{Gap, GapCause};
 use crate::process::identity::{ExeFile, ProcessState, Replaced};
-use crate::process::info::{ProcessInfo, ProcessSource};
+use crate::process::info::{MountNs, ProcessInfo, ProcessSource};
 use crate::process::lineage::{self, Ancestor};
 use crate::process::placement::{Container, Placement};
 use crate::rules::cases::{Act, Case, Cast, FlowNo, Step, Who};
 use crate::rules::detector::Flows;
-use crate::units::{BootNs, NetNs, Pid, WallNs};
+use crate::units::{BootNs, MntNs, NetNs, Pid, WallNs};
 
 const SECOND: u64 = 1_000_000_000;
 /// When conn begins in every case: the machine has been up for a day.
@@ -396,6 +396,7 @@ fn made(name: &str, cast: &Cast, pid: Pid, start: BootNs, ancestors: Arc<[Ancest
         login_uid: cast.login_uid,
         user: user.map(|user| user.as_bytes().into()),
         placement,
+        mount_ns: Some(MountNs { id: MntNs(1), is_host: !cast.foreign }),
         source: ProcessSource::Exec,
         ..ProcessInfo::new(pid, start)
     };

@@ -347,7 +347,11 @@ impl Engine {
                 if self.index.is_late(place) && !waits.contains(&run) {
                     waits.push(run);
                 }
-            } else if has_room && running.may_yet_except(event) && is_unsettled(event) {
+            } else if has_room
+                && running.detector.may_concern(event)
+                && running.may_yet_except(event)
+                && is_unsettled(event)
+            {
                 waits.push(run);
             } else {
                 self.with(run, event.boot, flows, |detector, rule, scene| {

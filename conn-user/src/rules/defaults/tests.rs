@@ -6,6 +6,8 @@ use std::sync::Arc;
 use super::*;
 use crate::event::alert::RuleKind;
 use crate::event::model::{EventBody, ProcEvent};
+use crate::filter::Filter;
+use crate::filter::key::Key;
 use crate::flow::model::{Direction, Source};
 use crate::process::info::ProcessInfo;
 use crate::rules::model::Rule;
@@ -44,6 +46,73 @@ fn the_examples_of_missing_compile() {
         text.lines().skip(1).filter_map(|line| line.strip_prefix('#')).map(str::trim_start).collect();
     let rules = rules.join("\n");
     assert_eq!(read("missing", &rules).rules.len(), 3);
+}
+
+/// Whether an exception asks for something that the process did not choose. A name, an argument or a port alone does not; a path does
+/// where the file is the host's own, or a container's.
+fn is_anchored(filter: &Filter) -> bool {
+    let has = |key: Key, negated: bool| filter.keys().any(|of| of == (key, negated));
+    let is = |key: Key| has(key, false);
+    let of_container = is(Key::Container);
+    (is(Key::Exe) && is(Key::ExeFlag))
+        || (is(Key::Parent) && is(Key::ParentHost))
+        || (is(Key::Ancestor) && is(Key::MntNsHost))
+        // Users name units of their own manager.
+        || (is(Key::Unit) && has(Key::UserUnit, true))
+        || (is(Key::LoginUid) && has(Key::Unit, true) && has(Key::Container, true))
+        || is(Key::Uid)
+        || is(Key::User)
+        || of_container
+        || is(Key::KernelSocket)
+        || (is(Key::ExeFlag) && !is(Key::Exe))
+}
+
+/// Issue 13, 1.3: nobody switches a default rule off by a name.
+#[test]
+fn no_exception_goes_by_what_a_process_chooses() {
+    for (text, anchored) in [
+        ("proc:docker", false),
+        ("comm:nginx dport:80", false),
+        ("dport:389", false),
+        ("arg:/usr/bin/x", false),
+        ("script:/usr/bin/x", false),
+        ("exe:/usr/sbin/sshd", false),
+        ("parent:/usr/sbin/inetd", false),
+        ("unit:cron.service", false),
+        ("login_uid:>=0", false),
+        ("exe:/usr/sbin/sshd exe_flag:host", true),
+        ("unit:cron.service -user_unit:*", true),
+    ] {
+        assert_eq!(is_anchored(&Filter::new(text).expect("a filter")), anchored, "{text}");
+    }
+    // What a rule leaves out another one has, whatever it is called.
+    let left_to_others = |rule: &str, key: Key| (rule, key) == ("process.reverse-shell", Key::Script);
+    for rule in &set(&Host::default()).expect("right").rules {
+        let id = &*rule.about.id;
+        for except in &*rule.except {
+            assert!(is_anchored(except), "{id}: {except}");
+        }
+        let detector = crate::rules::engine::detector(&rule.detect);
+        let secondary = detector.secondary().map(|of| of.filter);
+        for (key, negated) in [Some(&rule.matches), secondary].into_iter().flatten().flat_map(Filter::keys) {
+            let is_chosen = matches!(
+                key,
+                Key::Proc
+                    | Key::Comm
+                    | Key::Arg
+                    | Key::InlineCode
+                    | Key::Script
+                    | Key::Parent
+                    | Key::Ancestor
+                    | Key::Port
+                    | Key::Lport
+                    | Key::Rport
+                    | Key::Sport
+                    | Key::Dport
+            );
+            assert!(!(negated && is_chosen) || left_to_others(id, key), "{id}: -{}", key.name());
+        }
+    }
 }
 
 /// An engine with all default rules.
