@@ -299,6 +299,12 @@ impl Engine {
             trace.is_looked_at().then(|| running.detector.recall(&running.rule, event, &past)).flatten();
         let same = memory.as_ref().and_then(|memory| memory.same);
         let told = same.and_then(|same| self.alerts.told((running.run, &running.rule), same, now));
+        let covered = || {
+            let about = memory.as_ref().filter(|memory| memory.same.is_some())?.about;
+            let conn = about.or_else(|| super::detector::connection(event).map(|conn| conn.id))?;
+            self.alerts.covered_by(conn, &running.rule.about.id, running.rule.severity, now)
+        };
+        let told = told.filter(super::alerts::Told::is_repeat).or_else(covered).or(told);
         Some(Explanation { rule: Arc::clone(&running.rule), trace, memory, told })
     }
 

@@ -8,7 +8,7 @@ use crate::event::alert::RuleKind;
 use crate::event::model::{EventBody, ProcEvent};
 use crate::filter::Filter;
 use crate::filter::key::Key;
-use crate::flow::model::{Direction, Source};
+use crate::flow::model::{Change, Direction, Source};
 use crate::process::info::ProcessInfo;
 use crate::rules::model::Rule;
 use crate::rules::testing::{Rig, child, process, seconds};
@@ -187,6 +187,34 @@ fn what_intruders_do_is_told() {
         act(&mut rig);
         assert_eq!(raised(&mut rig), *expected, "{name}");
     }
+}
+
+/// Issue 13: one incident, one alert, as long as it is about one connection.
+#[test]
+fn a_reverse_shell_is_one_alert() {
+    let mut rig = rig();
+    let python = process(7, "/usr/bin/python3.11");
+    let conn = rig.connection(Direction::Out, Some(&python), None, "203.0.113.9:4443", Source::Live);
+    let id = rig.opens(conn.clone(), Change::Connect);
+    rig.established(id);
+    let shell = child(&python, 100_001, "/usr/bin/dash");
+    rig.body(EventBody::Exec(ProcEvent {
+        stdio: Some(Box::new(conn)),
+        ..ProcEvent::new(Arc::clone(&shell))
+    }));
+    rig.exec(&child(&shell, 100_002, "/usr/bin/id"));
+    let alerts = rig.told();
+    let ids: Vec<&str> = alerts.iter().map(|alert| &*alert.rule.id).collect();
+    assert_eq!(ids, ["process.reverse-shell"]);
+    // Its commands without a descriptor of the connection, to another peer: that is another finding.
+    rig.open(&python, "203.0.113.10:4443");
+    rig.close(id, crate::flow::model::EndedHow::PeerFin, None);
+    let repeats = rig.told().iter().map(|alert| alert.repeats).max();
+    assert_eq!(repeats, Some(2), "the shell and the command of the same connection are counted");
+    rig.exec(&child(&python, 100_003, "/usr/bin/dash"));
+    let alerts = rig.told();
+    let ids: Vec<&str> = alerts.iter().map(|alert| &*alert.rule.id).collect();
+    assert_eq!(ids, ["process.spawn"]);
 }
 
 #[test]

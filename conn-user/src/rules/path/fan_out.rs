@@ -224,6 +224,7 @@ impl Detector for FanOut {
                 finds: Some(false),
                 says: format!("told already, of these {name}"),
                 facts,
+                about: None,
             }
         } else if is_known {
             Memory::lets_be(

@@ -348,10 +348,7 @@ impl Detector for Spawn {
         if open.is_excepted(id, rule, event) {
             return Some(Memory::lets_be("an exception matches the connection", facts));
         }
-        Some(Memory::finds(
-            open.same(),
-            "a process that started it, or a sibling of one, has a matching connection",
-            facts,
-        ))
+        let says = "a process that started it, or a sibling of one, has a matching connection";
+        Some(Memory::finds(open.same(), says, facts).about(id))
     }
 }
