@@ -9,6 +9,7 @@
 //! * [`skip`]: what this kernel cannot do, shown and counted;
 //! * [`kernel_sockets`]: what ss shows, where there is no ss;
 //! * [`open`]: what is open by the events and by the kernel;
+//! * [`own_name`]: names that say whose something is, after a kill;
 //! * [`fake`]: an agent that knows everything, to test the comparison itself.
 
 pub mod against_ss;
@@ -20,5 +21,6 @@ pub mod fake;
 pub mod kernel_sockets;
 pub mod module;
 pub mod open;
+pub mod own_name;
 pub mod skip;
 pub mod truth;

@@ -68,7 +68,7 @@ pub(super) fn existing<'p>(
 }
 
 /// A program that runs, as if it were executed now.
-fn running(process: &Arc<ProcessInfo>, flows: &FlowTable) -> ProcEvent {
+pub(super) fn running(process: &Arc<ProcessInfo>, flows: &FlowTable) -> ProcEvent {
     let of = |pid, start| Some(Box::new(flows.connection(flows.stdio.conn(pid, start)?)?));
     let stdio = of(process.pid, process.start);
     let parent = process.ancestors.first().filter(|_| stdio.is_none());

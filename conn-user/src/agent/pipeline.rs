@@ -72,6 +72,8 @@ pub struct Pipeline {
     loss: bool,
     /// Among them some of processes.
     processes_lost: bool,
+    /// A repair has looked for programs whose records were lost.
+    found_programs: bool,
     on_fork: Option<OnFork>,
     /// A 32-bit program was seen since the last call of [`Pipeline::take_compat`].
     compat: bool,
@@ -103,6 +105,7 @@ impl Pipeline {
             suspected: BTreeMap::new(),
             loss: false,
             processes_lost: false,
+            found_programs: false,
             on_fork: None,
             compat: false,
             degraded: Reports::default(),
@@ -173,13 +176,24 @@ impl Pipeline {
         self.session.pass(now, tell);
         if std::mem::take(&mut self.processes_lost) {
             // Without /proc what records tell has to do.
-            let _ = self.processes.refresh(pause);
+            self.found_programs |= self.processes.refresh(pause).is_ok();
         }
         let merged = self.session.flows.merge_repair(snapshot, &mut self.processes, pause, &mut self.changes);
         self.name_socket_units();
         self.tell_changes_and(pause, tell);
         self.tell(now, EventBody::Repair(Repair { seen: snapshot.began }), tell);
         merged
+    }
+
+    /// Reports the programs that the last [`Self::repair`] found running: executed in the loss, their records are missing. Rules judge
+    /// them as what was there. To be called when the records from before that repair's end are handled.
+    pub fn report_programs(&mut self, now: BootNs, tell: &mut impl FnMut(&Event)) {
+        if std::mem::take(&mut self.found_programs) {
+            for process in self.processes.take_unreported() {
+                let exec = existing::running(&process, &self.session.flows);
+                self.tell(now, EventBody::Exec(exec), tell);
+            }
+        }
     }
 
     /// Begins at `now` to judge by these rules. With `record`, what is told begins as a recording does: with the start of the run
@@ -198,6 +212,7 @@ impl Pipeline {
         } else {
             Vec::new()
         };
+        self.processes.set_reported_before(self.attached);
         if record {
             self.session.record();
             self.session.note(
@@ -286,6 +301,11 @@ impl Pipeline {
     /// Whether records were lost since the last call.
     pub fn take_loss(&mut self) -> bool {
         std::mem::take(&mut self.loss)
+    }
+
+    /// Whether records of processes were lost since the last [`Self::repair`].
+    pub const fn has_lost_processes(&self) -> bool {
+        self.processes_lost
     }
 
     /// Whether a 32-bit program was seen since the last call.

@@ -35,10 +35,12 @@ pub(super) type Taken = Result<Snapshot, SnapshotError>;
 #[derive(Debug)]
 pub(super) struct Resync {
     wanted: bool,
+    /// Records of processes were lost: what their standard input and output lead to is wanted too.
+    programs: bool,
     task: Option<(JoinHandle<Taken>, Instant)>,
     pace: Pace,
     stats: ResyncStats,
-    take: fn() -> Taken,
+    take: fn(&SnapshotOptions) -> Taken,
 }
 
 /// When the next repair may be.
@@ -64,29 +66,33 @@ impl Pace {
 
 impl Default for Resync {
     fn default() -> Self {
-        Self::taking(|| snapshot::take(&SnapshotOptions::living()))
+        Self::taking(snapshot::take)
     }
 }
 
 impl Resync {
     /// One that takes snapshots by this function, on a thread that may block.
-    pub(super) fn taking(take: fn() -> Taken) -> Self {
-        Self { wanted: false, task: None, pace: Pace::default(), stats: ResyncStats::default(), take }
+    pub(super) fn taking(take: fn(&SnapshotOptions) -> Taken) -> Self {
+        let (pace, stats) = (Pace::default(), ResyncStats::default());
+        Self { wanted: false, programs: false, task: None, pace, stats, take }
     }
 
-    /// Records were lost.
-    pub(super) fn want(&mut self) {
+    /// Records were lost; `programs`: some of processes among them.
+    pub(super) fn want(&mut self, programs: bool) {
         if self.wanted {
             self.stats.coalesced += 1;
         }
         self.wanted = true;
+        self.programs |= programs;
     }
 
     /// Begins to take a snapshot if one is due. To be called when the ring is drained.
     pub(super) fn begin_if_due(&mut self) {
         if self.wanted && self.task.is_none() && self.pace.may(Instant::now()) {
             self.wanted = false;
-            let task = tokio::task::spawn_blocking(self.take);
+            let options = if self.programs { SnapshotOptions::starting() } else { SnapshotOptions::living() };
+            let take = self.take;
+            let task = tokio::task::spawn_blocking(move || take(&options));
             self.task = Some((task, Instant::now()));
         }
     }
@@ -111,6 +117,8 @@ impl Resync {
         self.pace.after(began, Instant::now());
         if let Ok(Ok(snapshot)) = result {
             self.stats.done += 1;
+            // Losses since are of the next one.
+            self.programs = self.wanted && self.programs;
             return Some(snapshot);
         }
         self.stats.failed += 1;
@@ -160,12 +168,12 @@ mod tests {
         resync.begin_if_due();
         assert!(resync.task.is_none(), "nothing is wanted");
         for _ in 0..5 {
-            resync.want();
+            resync.want(false);
         }
         resync.begin_if_due();
         assert!(resync.taken().await.is_some());
         assert_eq!(resync.stats(), ResyncStats { done: 1, failed: 0, coalesced: 4 });
-        resync.want();
+        resync.want(false);
         resync.begin_if_due();
         assert!(resync.task.is_none(), "it has to wait");
     }

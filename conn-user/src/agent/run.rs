@@ -152,7 +152,7 @@ impl<R: Records, P: Programs> Parts<'_, R, P> {
                 turn = Turn::More;
             }
             if self.pipeline.take_loss() {
-                self.resync.want();
+                self.resync.want(self.pipeline.has_lost_processes());
             }
             if turn != Turn::More {
                 self.resync.begin_if_due();
@@ -217,6 +217,9 @@ impl<R: Records, P: Programs> Parts<'_, R, P> {
             self.reading_meanwhile(tell, |pipeline, pause, tell| {
                 pipeline.repair(&snapshot, boot_now(), pause, tell);
             });
+            // A program of which /proc told may have its record in the ring.
+            self.records.catch_up(|bytes| self.pipeline.on_bytes(bytes, tell));
+            self.pipeline.report_programs(boot_now(), tell);
         }
     }
 

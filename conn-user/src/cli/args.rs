@@ -129,13 +129,13 @@ pub struct TailArgs {
     pub json: bool,
 
     /// How to hook into the kernel; auto takes the first that works
-    #[arg(long, value_enum, default_value_t, value_name = "BACKEND")]
+    #[arg(long, value_enum, ignore_case = true, default_value_t, value_name = "BACKEND")]
     pub backend: BackendChoice,
 
     /// Show only these kinds of events; gaps (lost records) are always shown
     ///
     /// Without it: all but exec and exit.
-    #[arg(long = "kind", value_name = "KIND", value_delimiter = ',', value_parser = kind_parser())]
+    #[arg(long = "kind", value_name = "KIND", value_delimiter = ',', ignore_case = true, value_parser = kind_parser())]
     pub kinds: Vec<EventKind>,
 
     /// Show every kind of event, exec and exit too
@@ -151,14 +151,14 @@ pub struct TailArgs {
     pub duration: Option<Duration>,
 
     /// When to use colour; auto: on a terminal, unless NO_COLOR is set or CLICOLOR_FORCE forces it
-    #[arg(long, value_enum, default_value_t, value_name = "WHEN")]
+    #[arg(long, value_enum, ignore_case = true, default_value_t, value_name = "WHEN")]
     pub color: ColorChoice,
 
     /// Priority of the thread that reads: real-time, within a budget, keeps busy processes from blinding it
     ///
     /// auto: only while they do. Where it is refused, the next lower one is taken. The kernel may skip more programs with
     /// it, which is counted.
-    #[arg(long, value_enum, default_value_t, value_name = "PRIORITY")]
+    #[arg(long, value_enum, ignore_case = true, default_value_t, value_name = "PRIORITY")]
     pub priority: Priority,
 
     /// Do not make a loopback connection at start to prove that every hook delivers
@@ -444,7 +444,7 @@ impl TailOptions {
 
 fn kind_parser() -> impl TypedValueParser<Value = EventKind> {
     PossibleValuesParser::new(names::all::<EventKind>())
-        .try_map(|name| names::from_name(&name).ok_or("not a kind of event"))
+        .try_map(|name| names::from_name(&name.to_ascii_lowercase()).ok_or("not a kind of event"))
 }
 
 /// Reads a duration such as `10s`, `2m`, `1h30m`.

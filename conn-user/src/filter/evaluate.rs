@@ -179,6 +179,7 @@ impl ProcessText {
             Self::ExeMount => known(file().and_then(|file| file.mount.as_deref())),
             Self::Arg => process.args.iter().any(|arg| any(arg)),
             Self::Script => script::path(process).is_some_and(|path| any(&path)),
+            Self::InlineCode => script::code(process).is_some_and(any),
             Self::ExeSha256 => process.identity.sha256().is_some_and(|hash| any(&hexadecimal(hash))),
             Self::Cwd => known(state().and_then(|state| state.cwd.as_deref())),
             Self::Tty => match state().map(|state| &state.tty) {

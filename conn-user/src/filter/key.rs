@@ -77,6 +77,7 @@ keys! {
     Exe "exe" Text "Path of the executable." "exe:/usr/sbin/*";
     Arg "arg" Text "One of the arguments, whole." "arg:--daemon";
     Script "script" Text "Script that an interpreter or shell runs: the path among its arguments, absolute once its working directory is known. Without one for code in an argument (`-c`) or from standard input." "script:/tmp/*";
+    InlineCode "inline_code" Text "Code that a shell or interpreter is given in an argument (`-c`, `-e`), whole." "inline_code:/(?i)base64/";
     ArgsTruncated "args_truncated" Flags "There are more arguments than are known." "args_truncated:true";
     ExeFlag "exe_flag" Names "What the executable is: without a name any more, an anonymous file, one that every user may write (or its directory), one that the process's own user may write (or its directory; never of root's processes), the host's own file at its path (`host`), or not (`foreign`: of a container, or another mount namespace), conn's own file run by conn's user (`conn`). The writable ones, `host` and `foreign` once they are known; a file may be deleted later, too." "exe_flag:deleted,memfd";
     ExeSha256 "exe_sha256" Text "SHA-256 of the executable, lower case, once it is known." "exe_sha256:9f86d081*";

@@ -154,6 +154,10 @@ impl Naive {
                 .processes
                 .iter()
                 .any(|process| script::path(process).is_some_and(|path| text_fits(value, &path))),
+            Key::InlineCode => self
+                .processes
+                .iter()
+                .any(|process| script::code(process).is_some_and(|code| text_fits(value, code))),
             Key::ExeFlag => self.of_json().any(|process| match value.text.as_str() {
                 "deleted" => process["exe_deleted"] == true,
                 "memfd" => process["exe_memfd"] == true,

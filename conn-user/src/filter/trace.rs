@@ -314,6 +314,7 @@ fn process_text(which: ProcessText, process: &ProcessInfo, texts: &Texts, looks:
         ProcessText::Exe => looks.text(process.exe.as_deref(), texts),
         ProcessText::Arg => process.args.iter().for_each(|arg| looks.text(Some(arg), texts)),
         ProcessText::Script => looks.text(script::path(process).as_deref(), texts),
+        ProcessText::InlineCode => looks.text(script::code(process), texts),
         ProcessText::ExeFs => looks.text(file.and_then(|file| file.fs.as_deref()), texts),
         ProcessText::ExeMount => looks.text(file.and_then(|file| file.mount.as_deref()), texts),
         ProcessText::ExeSha256 => {
@@ -422,7 +423,9 @@ fn of_process_may_be_unknown(key: Key, test: &Test, process: &ProcessInfo) -> bo
         Key::Tty => !matches!(process.identity.state().map(|state| &state.tty), Some(Tty::None)),
         Key::Unit | Key::UserUnit | Key::Slice | Key::Cgroup | Key::Container | Key::Pod => place.is_none(),
         Key::Runtime => place.is_none_or(|place| place.container.is_some()),
-        Key::Arg | Key::Script => process.args_truncated || (process.exe.is_none() && !process.kernel),
+        Key::Arg | Key::Script | Key::InlineCode => {
+            process.args_truncated || (process.exe.is_none() && !process.kernel)
+        }
         Key::User => false,
         Key::Ppid | Key::Parent | Key::ParentHost | Key::Ancestor | Key::AncestorPid => process.pid.0 > 2,
         _ => true,

@@ -64,7 +64,7 @@ impl FlowTable {
                 && let Some(place) = self.add_connection(&socket, Source::Snapshot, procs, &mut merged)
                 && let Some(id) = self.store.get(place).map(|conn| ConnId(conn.id))
             {
-                self.stdio.found(&socket.holders, id);
+                self.stdio.found(&socket.holders, id, |_| true);
             }
             if snapshot.sockets.len().is_multiple_of(PIECE) {
                 snapshot.sockets.shrink_to_fit();

@@ -27,16 +27,22 @@ pub struct StdioTable {
 }
 
 impl StdioTable {
-    /// Remembers that these hold a connection, where it is the standard input or output of one of them as its program was
+    /// Remembers that these, as far as they are wanted, hold a connection, where it is the standard input or output of one of them as its program was
     /// executed. A program that closed its own and opened a connection has that at the first free descriptor, 0; so the same
     /// connection must be two of the three, or have been inherited.
-    pub(super) fn found(&mut self, holders: &[Holder], conn: ConnId) {
+    pub(super) fn found(
+        &mut self,
+        holders: &[Holder],
+        conn: ConnId,
+        mut is_wanted: impl FnMut(&Holder) -> bool,
+    ) {
         let first = holders.iter().map(|holder| holder.start).min();
         for holder in holders.iter().filter(|holder| holder.fd <= 1) {
             let is_own = |other: &&Holder| (other.pid, other.start) == (holder.pid, holder.start);
             let standard = holders.iter().filter(is_own).filter(|other| other.fd <= 2).count();
             let is_inherited = first.is_some_and(|first| first < holder.start);
             if (standard >= 2 || is_inherited)
+                && is_wanted(holder)
                 && let Some(of) = self.of(holder.pid, holder.start)
                 && (holder.fd == 0 || of.conn.is_none())
             {
@@ -116,7 +122,7 @@ mod tests {
     fn what_a_program_opened_itself_is_not_its_standard_input() {
         let found = |of: &[(u32, u32)], pid: u32| {
             let mut table = StdioTable::default();
-            table.found(&holds(of), ConnId(1));
+            table.found(&holds(of), ConnId(1), |_| true);
             let start = BootNs(T0.0 + u64::from(pid - 10) * TICK_NS);
             table.conn(Pid(pid), start).is_some()
         };
@@ -131,9 +137,9 @@ mod tests {
     #[test]
     fn a_process_is_its_id_and_its_start() {
         let mut table = StdioTable::default();
-        table.found(&holds(&[(10, 1), (10, 2)]), ConnId(1));
-        table.found(&holds(&[(10, 0), (10, 1)]), ConnId(2));
-        table.found(&holds(&[(10, 1), (10, 2)]), ConnId(3));
+        table.found(&holds(&[(10, 1), (10, 2)]), ConnId(1), |_| true);
+        table.found(&holds(&[(10, 0), (10, 1)]), ConnId(2), |_| true);
+        table.found(&holds(&[(10, 1), (10, 2)]), ConnId(3), |_| true);
         assert_eq!(table.conn(Pid(10), BootNs(T0.0 + 7)), Some(ConnId(2)), "its input");
         assert_eq!(table.conn(Pid(10), BootNs(T0.0 + TICK_NS)), None, "another process");
         table.executed(Pid(10), T0, None);

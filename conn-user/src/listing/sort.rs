@@ -54,7 +54,7 @@ impl std::str::FromStr for Sort {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let (reverse, name) = text.strip_prefix('-').map_or((false, text), |name| (true, name));
-        match names::from_name(name) {
+        match names::from_written(name) {
             Some(key) => Ok(Self { key, reverse }),
             None => {
                 Err(format!("write one of {}, or one with - before it", names::all::<SortKey>().join(", ")))

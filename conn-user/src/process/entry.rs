@@ -24,6 +24,10 @@ pub(super) struct Entry {
     pub(super) execs: Option<u32>,
     /// It has used the network as what it is now, so all was asked about it.
     pub(super) used: bool,
+    /// What it is now was in an event, or ran before anything was judged.
+    pub(super) reported: bool,
+    /// Process 1 took it over from who created it, of whom nothing is known.
+    pub(super) adopted: bool,
     /// What was known of the parent whose copy it is.
     pub(super) parent: Option<Identity>,
     /// The ancestors of its children, made with the first one.
@@ -85,6 +89,7 @@ impl Entry {
         self.info = Arc::new(info);
         self.below = None;
         self.used = false;
+        self.reported = false;
         self.parent = None;
         Arc::clone(&self.info)
     }

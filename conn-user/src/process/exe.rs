@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
+use std::os::fd::AsRawFd as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
@@ -177,25 +178,36 @@ pub(super) struct Fate {
     pub(super) deleted: bool,
 }
 
-/// Whether `path`, that of the executable of the process (`pid`, `start`), leads to the file that the process runs. `None`:
-/// that cannot be known: the process is gone or out of reach, or the path is not one from the root.
+/// A process image of which [`replaced`] is asked.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Image<'a> {
+    pub(super) pid: Pid,
+    pub(super) start: BootNs,
+    pub(super) uid: u32,
+    /// Its executable, where that is known.
+    pub(super) file: Option<FileId>,
+    pub(super) path: &'a [u8],
+}
+
+/// Whether the path of the executable of an image leads to the file that it runs. `None`: that cannot be known: the process is gone
+/// or out of reach, has executed another program since, or the path is not one from the root.
 ///
 /// The kernel itself follows the name: the link `/proc/PID/exe` shows where the file was moved to, and ` (deleted)` when it
 /// was unlinked or another one was renamed over it (`d_path`, fs/d_path.c). Only then the path is looked up, in the root of
 /// the process: that of a container is not ours.
-pub(super) fn replaced(
-    proc: &ProcFs,
-    files: &mut FileWorker,
-    (pid, start, uid): (Pid, BootNs, u32),
-    path: &[u8],
-) -> Option<Fate> {
+pub(super) fn replaced(proc: &ProcFs, files: &mut FileWorker, image: Image<'_>) -> Option<Fate> {
+    let Image { pid, start, uid, file, path } = image;
     if !path.starts_with(b"/") {
         return None;
     }
     let folder = proc.live(pid);
-    let link = folder.join("exe");
-    let running = FileStat::at_link(&link).ok()?;
-    let name = fs::read_link(&link).ok()?;
+    // Opened once: the process may execute another program meanwhile, which is another file with another name.
+    let open = OpenOptions::new().read(true).custom_flags(libc::O_PATH).open(folder.join("exe")).ok()?;
+    if !file.is_none_or(|file| host::is_file(&open, file, &folder.join("mountinfo"))) {
+        return None;
+    }
+    let running = FileStat::of(&open).ok()?;
+    let name = fs::read_link(format!("/proc/self/fd/{}", open.as_raw_fd())).ok()?;
     let replaced = if name.as_os_str().as_bytes() == path && !path.ends_with(MARK) {
         Replaced::No
     } else {

@@ -100,7 +100,8 @@ fn a_process_whose_first_thread_has_exited_leads_to_its_executable() {
     let found = Found::find(&proc, &mut files, wanted).expect("found");
     assert!(found.live);
     assert!(found.describe(&proc, &mut files, wanted).writable.is_some());
-    let fate = replaced(&proc, &mut files, (seen.pid, seen.start, 0), &path);
+    let image = Image { pid: seen.pid, start: seen.start, uid: 0, file: seen.exe_file, path: &path };
+    let fate = replaced(&proc, &mut files, image);
     assert_eq!(fate.map(|fate| fate.replaced), Some(Replaced::No));
 }
 
@@ -249,11 +250,11 @@ impl Drop for Sleeper {
 fn what_became_of_the_executable_of_a_running_process() {
     let (sleeper, proc) = (Sleeper::start("replaced"), ProcFs::default());
     let files = std::cell::RefCell::new(FileWorker::for_test());
-    let now_is = |start, path: &[u8]| {
-        let which = (Pid(sleeper.child.id()), start, 0);
-        replaced(&proc, &mut files.borrow_mut(), which, path).map(|fate| (fate.replaced, fate.deleted))
-    };
     let (process, path) = (sleeper.process(), sleeper.path());
+    let now_is = |start, path: &[u8]| {
+        let image = Image { pid: process.pid, start, uid: 0, file: process.exe_file, path };
+        replaced(&proc, &mut files.borrow_mut(), image).map(|fate| (fate.replaced, fate.deleted))
+    };
     let now = || now_is(process.start, path.as_os_str().as_bytes());
     assert_eq!(now(), Some((Replaced::No, false)));
     let aside = sleeper.folder.0.join("aside");
@@ -276,4 +277,18 @@ fn what_became_of_the_executable_of_a_running_process() {
     assert_eq!(now_is(process.start, b"sleeper"), None, "not from the root");
     let other = BootNs(process.start.0 + 1_000_000_000);
     assert_eq!(now_is(other, path.as_os_str().as_bytes()), None, "another process");
+}
+
+/// Issue 13: a process that executed another program meanwhile says nothing of the one that was asked about.
+#[test]
+fn what_a_process_executes_next_is_no_replacement() {
+    let (sleeper, proc) = (Sleeper::start("executes"), ProcFs::default());
+    let (process, path) = (sleeper.process(), sleeper.path());
+    let mut files = FileWorker::for_test();
+    // As it was recorded: the process ran another file before.
+    let before = process.exe_file.map(|file| FileId { inode: file.inode + 1, ..file });
+    let of = |file| Image { pid: process.pid, start: process.start, uid: 0, file, path: b"/bin/true" };
+    assert_eq!(replaced(&proc, &mut files, of(before)), None);
+    let own = Image { path: path.as_os_str().as_bytes(), ..of(process.exe_file) };
+    assert_eq!(replaced(&proc, &mut files, own).map(|fate| fate.replaced), Some(Replaced::No));
 }

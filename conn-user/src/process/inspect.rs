@@ -373,9 +373,10 @@ impl Finder {
         self.hashes && !identity.sha256_settled()
     }
 
-    fn fate(&mut self, process: &ProcessInfo, exe: &[u8]) -> Fate {
-        let which = (process.pid, process.start, process.uid);
-        exe::replaced(&self.proc, &mut self.files, which, exe).unwrap_or_else(|| {
+    fn fate(&mut self, process: &ProcessInfo, path: &[u8]) -> Fate {
+        let ProcessInfo { pid, start, uid, exe_file: file, .. } = *process;
+        let image = exe::Image { pid, start, uid, file, path };
+        exe::replaced(&self.proc, &mut self.files, image).unwrap_or_else(|| {
             count(&self.counts.compare_failed);
             Fate { replaced: Replaced::Unknown, deleted: false }
         })

@@ -1,5 +1,6 @@
 //! The scan of /proc: who was there before the records began.
 
+use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 
@@ -116,14 +117,54 @@ impl ProcessTable {
             self.stats.missed_execs += 1;
         }
         if is_other {
+            // A program may write a title over its arguments.
+            let is_same_file = (&info.exe, info.exe_file) == (&old.exe, old.exe_file);
+            let reported = entry.reported && had_image && !missed && is_same_file;
             entry.replace(info);
+            entry.reported = reported;
         }
         entry.execs = execs.or(entry.execs);
     }
 
+    /// Marks the processes whose parent is process 1 although something else created them: when a parent exits, its children become
+    /// those of process 1 (`forget_original_parent`, kernel/exit.c), which /proc shows as if it had created them. What systemd starts is
+    /// the first process of its service; every other one in there was created by one before it.
+    fn mark_adopted(&mut self) {
+        let newest = || self.slots.values().map(|slot| &slot.newest).filter(|entry| !entry.exited);
+        let is_lone = |entry: &&Entry| entry.info.ppid == Some(Pid(1)) && entry.info.ancestors.is_empty();
+        let mut oldest: HashMap<&[u8], BootNs> = HashMap::new();
+        for entry in newest() {
+            if let Some(service) = system_service(&entry.info) {
+                let start = oldest.entry(service).or_insert(entry.info.start);
+                *start = entry.info.start.min(*start);
+            }
+        }
+        // Without systemd nothing says more than /proc.
+        if oldest.is_empty() {
+            return;
+        }
+        let is_first = |info: &ProcessInfo| {
+            system_service(info)
+                .and_then(|service| oldest.get(service))
+                .is_some_and(|start| info.start_ticks() <= start.0 / TICK_NS)
+        };
+        let adopted: Vec<u32> = newest()
+            .filter(is_lone)
+            .filter(|entry| !is_first(&entry.info))
+            .map(|entry| entry.info.pid.0)
+            .collect();
+        for pid in adopted {
+            if let Some(slot) = self.slots.get_mut(&pid) {
+                slot.newest.adopted = true;
+            }
+        }
+    }
+
     /// Finds the ancestors of those that have none yet.
     pub(super) fn link(&mut self) {
-        let lone = |entry: &Entry| entry.info.ancestors.is_empty() && entry.info.ppid.is_some();
+        self.mark_adopted();
+        let lone =
+            |entry: &Entry| entry.info.ancestors.is_empty() && entry.info.ppid.is_some() && !entry.adopted;
         let lone: Vec<_> = self
             .slots
             .values()
@@ -166,6 +207,16 @@ impl ProcessTable {
             .filter(|info| info.start_ticks() <= child.0 / TICK_NS)
             .max_by_key(|info| info.start)
     }
+}
+
+/// The service of systemd's system manager that a process is in; none of a container, where process 1 is another one.
+fn system_service(info: &ProcessInfo) -> Option<&[u8]> {
+    let is_managers = |unit: &[u8]| unit == b"init.scope";
+    let place = info
+        .placement
+        .as_deref()
+        .filter(|place| place.container.is_none() && place.user_unit.as_deref().is_none_or(is_managers))?;
+    place.unit.as_deref().filter(|unit| unit.ends_with(b".service"))
 }
 
 /// Whether a process executes something else than what was told of it.

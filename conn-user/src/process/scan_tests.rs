@@ -3,6 +3,8 @@ use std::sync::{Arc, Mutex};
 
 use super::*;
 use crate::kernel::execs::CountExecs;
+use crate::process::cgroup::CgroupOf;
+use crate::process::procfs::ProcSource as _;
 use crate::process::testing::{FakeProc, SECOND, exec_record, exit_record, fork_record, task};
 
 const T0: u64 = 100 * SECOND;
@@ -145,6 +147,45 @@ fn what_was_read_at_the_start_stays_while_nothing_is_executed() {
     counts.put(10, 2);
     table.refresh(&mut || {}).expect("read");
     assert_eq!(image(&mut table, 10), ("/usr/bin/curl".into(), ProcessSource::ProcScan));
+}
+
+/// Issue 13: a daemon that its web server started is not one that process 1 did, though /proc says so once it is alone.
+#[test]
+fn who_was_taken_over_by_process_1_has_no_parent() {
+    let proc = FakeProc::default();
+    let put = |pid: u32, ppid: u32, seconds: u64, cgroup: &str| {
+        proc.put(pid, seconds * SECOND, "/usr/bin/one");
+        let image = proc.read(Pid(pid)).expect("put");
+        let cgroup = CgroupOf { id: 100 + cgroup.len() as u64, path: cgroup.as_bytes().into() };
+        proc.put_image(ProcImage { ppid: Some(Pid(ppid)), cgroup: Some(cgroup), ..image });
+    };
+    proc.put(1, SECOND, "/sbin/init");
+    put(20, 1, 10, "/system.slice/web.service");
+    put(21, 20, 11, "/system.slice/web.service");
+    put(30, 1, 50, "/system.slice/web.service");
+    put(31, 30, 51, "/system.slice/web.service");
+    put(40, 1, 50, "/user.slice/user-1000.slice/session-3.scope");
+    put(50, 1, 60, "/system.slice/database.service");
+    let mut table = proc.table();
+    table.scan().expect("read");
+    let task_of = |pid: u32| {
+        let seconds = [(20, 10), (21, 11), (30, 50), (31, 51), (40, 50), (50, 60)];
+        let of = seconds.iter().find(|of| of.0 == pid).expect("one of these");
+        task(pid, of.1 * SECOND, "x")
+    };
+    let above = |table: &mut ProcessTable, pid: u32| -> Vec<u32> {
+        let (info, _) = table.known(&task_of(pid)).expect("known");
+        assert_ne!(info.ppid, None, "as /proc says");
+        info.ancestors.iter().map(|one| one.pid.0).collect()
+    };
+    let all = [20, 21, 30, 31, 40, 50];
+    let expected: [&[u32]; 6] = [&[1], &[20, 1], &[], &[30, 1], &[], &[1]];
+    assert_eq!(all.map(|pid| above(&mut table, pid)), expected);
+    // It stays so, whoever exits.
+    proc.remove(20);
+    table.on_exit(&exit_record(task_of(20), 70 * SECOND));
+    table.refresh(&mut || {}).expect("read");
+    assert_eq!(above(&mut table, 30), [0; 0]);
 }
 
 /// Whoever reads the ring meanwhile cannot wait for thousands of processes.

@@ -37,6 +37,12 @@ const fn options(
     Options { program, code, value, attached, long: &[], long_code: &[], file: None, is_code: false }
 }
 
+impl Options {
+    fn is_shell(&self) -> bool {
+        self.code == b"cs"
+    }
+}
+
 /// Longer names come before their beginnings.
 const INTERPRETERS: [Options; 19] = [
     options("python", b"cm", b"XWQ", b""),
@@ -77,8 +83,8 @@ const INTERPRETERS: [Options; 19] = [
 enum Commands<'a> {
     /// A script, as it was given.
     Script(&'a [u8]),
-    /// Code in an argument, or a module.
-    Code,
+    /// Code in an argument, or a module, of which nothing is known.
+    Code(Option<&'a [u8]>),
     /// Standard input, or what is open.
     Input,
 }
@@ -87,14 +93,22 @@ enum Commands<'a> {
 fn argument(process: &ProcessInfo) -> Option<&[u8]> {
     match commands(process)? {
         Commands::Script(script) => Some(script),
-        Commands::Code | Commands::Input => None,
+        Commands::Code(_) | Commands::Input => None,
+    }
+}
+
+/// Returns the code that an interpreter or shell is given in an argument. `None`: it is given none, or is no interpreter.
+pub fn code(process: &ProcessInfo) -> Option<&[u8]> {
+    match commands(process)? {
+        Commands::Code(code) => code,
+        Commands::Script(_) | Commands::Input => None,
     }
 }
 
 /// Returns whether it is an interpreter or shell that takes its commands from its arguments or a file: whoever is at its standard
 /// input gives it none.
 pub fn is_given_commands(process: &ProcessInfo) -> bool {
-    matches!(commands(process), Some(Commands::Script(_) | Commands::Code))
+    matches!(commands(process), Some(Commands::Script(_) | Commands::Code(_)))
 }
 
 /// A script, unless the argument leads to what is open.
@@ -103,22 +117,22 @@ fn script(arg: Option<&[u8]>) -> Commands<'_> {
 }
 
 /// `None`: it is no interpreter.
-fn commands(process: &ProcessInfo) -> Option<Commands<'_>> {
+fn commands<'a>(process: &'a ProcessInfo) -> Option<Commands<'a>> {
     let exe = process.exe.as_deref()?;
     let own = exe.rsplit(|byte| *byte == b'/').next()?;
     let (applet, named_by) = applet::of(process).unwrap_or((own, 1));
     let name = process.identity.copy_of().map_or(applet, str::as_bytes);
     let own = INTERPRETERS.iter().find(|one| name.starts_with(one.program.as_bytes()))?;
-    let first = |arg| if own.is_code { Commands::Code } else { arg };
+    let first = |arg: Option<&'a [u8]>| if own.is_code { Commands::Code(arg) } else { script(arg) };
     let mut args = process.args.iter().skip(named_by).map(|arg| &**arg);
     while let Some(arg) = args.next() {
         if arg == b"--" {
-            return Some(args.next().map_or(Commands::Input, |arg| first(script(Some(arg)))));
+            return Some(args.next().map_or(Commands::Input, |arg| first(Some(arg))));
         }
         if let Some(long) = arg.strip_prefix(b"--") {
             let is = |all: &[&str]| all.iter().any(|one| one.as_bytes()[2..] == *long);
             if is(own.long_code) {
-                return Some(Commands::Code);
+                return Some(Commands::Code(args.next()));
             }
             if is(own.long) {
                 args.next();
@@ -126,7 +140,7 @@ fn commands(process: &ProcessInfo) -> Option<Commands<'_>> {
             continue;
         }
         let (Some(b'-' | b'+'), Some(letters)) = (arg.first(), arg.get(1..)) else {
-            return Some(first(script(Some(arg))));
+            return Some(first(Some(arg)));
         };
         // `-`: standard input.
         if letters.is_empty() {
@@ -138,13 +152,25 @@ fn commands(process: &ProcessInfo) -> Option<Commands<'_>> {
                 return Some(script(if rest.is_empty() { args.next() } else { Some(rest) }));
             }
             if own.code.contains(letter) {
-                // `-s`: standard input.
-                return Some(if *letter == b's' { Commands::Input } else { Commands::Code });
+                return Some(match letter {
+                    // Standard input.
+                    b's' => Commands::Input,
+                    b'm' => Commands::Code(None),
+                    // What follows a shell's `-c` may be further options; the code is the first argument that is none.
+                    _ if own.is_shell() => {
+                        Commands::Code(args.find(|arg| !arg.starts_with(b"-") && !arg.starts_with(b"+")))
+                    }
+                    _ if rest.is_empty() => Commands::Code(args.next()),
+                    _ => Commands::Code(Some(rest)),
+                });
             }
             if own.value.contains(letter) && rest.is_empty() {
                 args.next();
             }
-            if own.value.contains(letter) || own.attached.contains(letter) {
+            // Only digits belong to these: `perl -le CODE`.
+            let takes_digits = matches!(letter, b'l' | b'0');
+            let attaches = !takes_digits || rest.first().is_some_and(u8::is_ascii_digit);
+            if own.value.contains(letter) || (own.attached.contains(letter) && attaches) {
                 break;
             }
         }
@@ -263,6 +289,27 @@ mod tests {
             ("/usr/bin/df", &["df", "/"], false),
         ] {
             assert_eq!(is_given_commands(&process(exe, args)), is_given, "{args:?}");
+        }
+    }
+
+    #[test]
+    fn the_code_is_one_argument() {
+        for (exe, args, code) in [
+            ("/usr/bin/dash", &["sh", "-c", "id"][..], Some("id")),
+            ("/usr/bin/dash", &["/x", "-c", "id", "/x"], Some("id")),
+            ("/usr/bin/bash", &["bash", "-c", "-x", "id", "/x"], Some("id")),
+            ("/usr/bin/bash", &["bash", "-lic", "id"], Some("id")),
+            ("/usr/bin/bash", &["bash", "/x", "-c", "id"], None),
+            ("/usr/bin/bash", &["bash", "-s", "-c", "id"], None),
+            ("/usr/bin/perl", &["perl", "-wle", "print"], Some("print")),
+            ("/usr/bin/perl", &["perl", "-eprint"], Some("print")),
+            ("/usr/bin/python3.11", &["python3", "-m", "http.server"], None),
+            ("/usr/bin/gawk", &["gawk", "{ print }"], Some("{ print }")),
+            ("/usr/bin/node", &["node", "--eval", "x"], Some("x")),
+            ("/usr/bin/df", &["df", "-c", "x"], None),
+        ] {
+            let process = process(exe, args);
+            assert_eq!(super::code(&process), code.map(str::as_bytes), "{exe} {args:?}");
         }
     }
 

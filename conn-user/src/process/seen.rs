@@ -50,6 +50,32 @@ impl ProcessTable {
         all
     }
 
+    /// Takes note that what is known so far of processes from before this instant needs no report: rules judge it as what was there.
+    pub fn set_reported_before(&mut self, attached: BootNs) {
+        for slot in self.slots.values_mut().filter(|slot| slot.newest.info.start < attached) {
+            slot.newest.reported = true;
+        }
+    }
+
+    /// Returns the programs that run and were in no event, as their records were lost, in the order of their start, each once. Who has
+    /// executed nothing since its fork is not among them. Asks the background for facts of them, as of what is executed.
+    pub fn take_unreported(&mut self) -> Vec<Arc<ProcessInfo>> {
+        let mut found = Vec::new();
+        for (process, is_copy) in self.running() {
+            let entry = lookup(&mut self.slots, process.pid, process.start, process.start_is_coarse);
+            if entry.is_some_and(|entry| !std::mem::replace(&mut entry.reported, true)) && !is_copy {
+                self.inspect(&process);
+                found.push(process);
+            }
+        }
+        found
+    }
+
+    /// Whether a process, by its start in whole ticks, runs a program that was in no event.
+    pub fn is_unreported(&mut self, pid: Pid, start: BootNs) -> bool {
+        lookup(&mut self.slots, pid, start, true).is_some_and(|entry| !entry.reported)
+    }
+
     fn is_copy(&self, info: &ProcessInfo) -> bool {
         let parent = info.ancestors.first().and_then(|parent| self.parent(parent.pid, info.start));
         info.source == ProcessSource::Fork
@@ -58,10 +84,11 @@ impl ProcessTable {
 
     /// Has the state of a process found out, unless that was asked when it used the network.
     pub fn inspect(&mut self, process: &ProcessInfo) {
-        if let Some(entry) = lookup(&mut self.slots, process.pid, process.start, process.start_is_coarse)
-            && let Some(inspector) = self.inspector.as_ref().filter(|_| !entry.used)
-        {
-            inspector.ask(&entry.info, Depth::State, None);
+        let entry = lookup(&mut self.slots, process.pid, process.start, process.start_is_coarse);
+        let Some(entry) = entry.filter(|entry| !entry.used) else { return };
+        match &self.inspector {
+            Some(inspector) => inspector.ask(&entry.info, Depth::State, None),
+            None => entry.info.identity.settle(),
         }
     }
 

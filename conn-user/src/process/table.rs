@@ -286,6 +286,7 @@ impl ProcessTable {
         };
         if let Some(entry) = find(&mut self.slots, info.pid, info.start) {
             entry.execs = Some(record.task.exec_id);
+            entry.reported = true;
         }
         match &self.inspector {
             Some(inspector) => inspector.ask(&info, Depth::State, None),
@@ -439,6 +440,8 @@ impl ProcessTable {
             exited: false,
             execs: None,
             used: false,
+            reported: false,
+            adopted: false,
             parent: None,
             below: None,
         };

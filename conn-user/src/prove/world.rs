@@ -31,8 +31,6 @@ const INIT: &str = "/usr/lib/systemd/systemd";
 const BEFORE: BootNs = BootNs(BEGAN.0 - 3_600 * SECOND);
 /// The network namespace of everything.
 const NETNS: NetNs = NetNs(4_026_531_840);
-/// The mount namespace of what is not the host's own file.
-const FOREIGN: MountNs = MountNs { id: MntNs(4_026_532_000), is_host: false };
 /// The wall clock when the machine came up: cases give the same on every day.
 const WALL: u64 = 1_767_225_600 * SECOND;
 /// Process ids begin here.
@@ -447,8 +445,8 @@ fn made(name: &str, cast: &Cast, pid: Pid, start: BootNs, ancestors: Arc<[Ancest
         gid: uid,
         login_uid: cast.login_uid,
         user: user.map(|user| user.as_bytes().into()),
-        mount_ns: cast.foreign.then_some(FOREIGN),
         placement,
+        mount_ns: Some(MountNs { id: MntNs(1), is_host: !cast.foreign }),
         source: ProcessSource::Exec,
         ..ProcessInfo::new(pid, start)
     };

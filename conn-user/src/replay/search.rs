@@ -21,7 +21,7 @@ use crate::event::model::{Event, EventBody};
 use crate::event::read::{AlertLine, Reader, Recorded};
 use crate::rules::RuleSet;
 use crate::rules::explain::{Explanation, as_event};
-use crate::units::BootNs;
+use crate::units::{BootNs, WallNs};
 
 /// Most bytes of standard input: it is kept, to be read twice.
 const INPUT_MAX: u64 = 256 << 20;
@@ -123,6 +123,8 @@ impl Ask {
 pub struct Given {
     /// The alert when it was raised.
     pub alert: Alert,
+    /// The wall clock's time of that.
+    pub wall: WallNs,
     /// Its id in full.
     pub name: String,
     /// The event that it is about, as its rule looked at it; `None`: an absence.
@@ -244,6 +246,7 @@ pub fn alert(sources: &Sources, rules: &RuleSet, ask: &Ask) -> Result<Found, Sea
         let as_seen = || as_event(rule?, &alert.subject, None, event.boot, event.wall);
         given.push(Given {
             alert: alert.clone(),
+            wall: event.wall,
             name: format!("{name}-a{}", alert.id.0),
             event: own.or_else(as_seen),
             explanation: None,

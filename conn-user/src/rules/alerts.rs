@@ -97,6 +97,8 @@ struct Open {
     alert: Alert,
     rule: RuleRun,
     same: u64,
+    /// Rules whose findings it covers, see [`Rule::covers`].
+    covers: Arc<[Box<str>]>,
     /// The connection or listener with which it ends.
     with: Option<ConnId>,
 }
@@ -157,6 +159,14 @@ impl Alerts {
         if self.is_told((run, rule), found.same, now) {
             return None;
         }
+        let conn = if let Subject::Connection(conn) = &found.subject { Some(conn.id) } else { None };
+        if let Some(covering) = conn.and_then(|conn| self.covering(conn, &rule.about.id, severity)) {
+            if let Some(recent) = self.recent.get_mut(&covering) {
+                recent.repeats += 1;
+            }
+            self.stats.repeats += 1;
+            return None;
+        }
         let key = mix(found.same, run);
         let repeats = self.recent.get(&key).map_or(0, |recent| recent.repeats);
         self.last += 1;
@@ -182,7 +192,8 @@ impl Alerts {
             if let Some(conn) = with {
                 self.bound.entry(conn.0).or_default().push(id);
             }
-            self.open.insert(id.0, Open { alert, rule: run, same: key, with });
+            let covers = Arc::clone(&rule.covers);
+            self.open.insert(id.0, Open { alert, rule: run, same: key, covers, with });
             self.by_rule.insert((run, id.0));
             // One that stays open at the front keeps those behind it that are closed.
             if self.by_age.len() > 2 * self.open.len() + SLACK {
@@ -194,6 +205,28 @@ impl Alerts {
         Some(id)
     }
 
+    /// Returns the open alert by which a finding of this rule about a connection would only be counted. Counts nothing.
+    pub(super) fn covered_by(
+        &self,
+        conn: ConnId,
+        rule: &str,
+        severity: Severity,
+        now: BootNs,
+    ) -> Option<Told> {
+        let recent = self.recent.get(&self.covering(conn, rule, severity)?)?;
+        let (id, repeats, ago) = (recent.id, recent.repeats, now.since(recent.at));
+        Some(Told { id, ago, is_open: true, throttled_for: None, repeats })
+    }
+
+    /// Returns the key of an open alert that covers a finding of this rule: it is about the same connection, and not less severe.
+    fn covering(&self, conn: ConnId, rule: &str, severity: Severity) -> Option<u64> {
+        let covers = |open: &&Open| {
+            open.alert.severity >= severity && open.covers.iter().any(|covered| **covered == *rule)
+        };
+        let bound = self.bound.get(&conn.0)?;
+        bound.iter().filter_map(|id| self.open.get(&id.0)).find(covers).map(|open| open.same)
+    }
+
     pub(super) fn escalate(&mut self, id: AlertId, severity: Severity, evidence: Vec<Evidence>, now: BootNs) {
         let Some(open) = self.open.get_mut(&id.0) else { return };
         open.alert.severity = severity;
@@ -203,7 +236,7 @@ impl Alerts {
     }
 
     pub(super) fn resolve(&mut self, id: AlertId, evidence: Vec<Evidence>, now: BootNs) {
-        let Some(Open { alert, rule, same, with }) = self.open.remove(&id.0) else { return };
+        let Some(Open { alert, rule, same, with, .. }) = self.open.remove(&id.0) else { return };
         self.by_rule.remove(&(rule, id.0));
         // An alert that ends before its connection must not stay bound to one that never ends.
         if let Some(conn) = with

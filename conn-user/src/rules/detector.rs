@@ -153,8 +153,7 @@ pub trait Detector: Send {
         false
     }
 
-    /// Returns whether an event could lead to something if its process turned out to be another program than its name says.
-    /// Asked before it waits for that.
+    /// Returns whether an event could lead to something if the filters let it pass. Asked before it waits for facts of its process.
     fn may_concern(&self, _event: &Event) -> bool {
         true
     }

@@ -299,6 +299,7 @@ impl Engine {
             began: running.began,
             names: &self.layout.names,
             baseline: &self.layout.baseline,
+            can_sample: self.sampler.is_some() || self.has_recorded_answers,
             program_rules: &self.layout.program_rules,
         };
         // Of what it does not look at, it knows nothing.
@@ -306,6 +307,12 @@ impl Engine {
             trace.is_looked_at().then(|| running.detector.recall(&running.rule, event, &past)).flatten();
         let same = memory.as_ref().and_then(|memory| memory.same);
         let told = same.and_then(|same| self.alerts.told((running.run, &running.rule), same, now));
+        let covered = || {
+            let about = memory.as_ref().filter(|memory| memory.same.is_some())?.about;
+            let conn = about.or_else(|| super::detector::connection(event).map(|conn| conn.id))?;
+            self.alerts.covered_by(conn, &running.rule.about.id, running.rule.severity, now)
+        };
+        let told = told.filter(super::alerts::Told::is_repeat).or_else(covered).or(told);
         Some(Explanation { rule: Arc::clone(&running.rule), trace, memory, told })
     }
 
@@ -354,7 +361,11 @@ impl Engine {
                 if self.index.is_late(place) && !waits.contains(&run) {
                     waits.push(run);
                 }
-            } else if has_room && running.may_yet_except(event) && is_unsettled(event) {
+            } else if has_room
+                && running.detector.may_concern(event)
+                && running.may_yet_except(event)
+                && is_unsettled(event)
+            {
                 waits.push(run);
             } else {
                 self.with(run, event.boot, flows, |detector, rule, scene| {

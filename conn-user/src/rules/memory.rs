@@ -7,6 +7,7 @@ use super::model::Rule;
 use crate::event::alert::Evidence;
 use crate::event::human;
 use crate::filter::Names;
+use crate::flow::model::ConnId;
 use crate::units::{BootNs, DurationNs};
 
 /// What a detector knows when it is asked, before it judges the event.
@@ -20,6 +21,8 @@ pub struct Memory {
     pub says: String,
     /// What it goes by.
     pub facts: Vec<Evidence>,
+    /// The connection that an alert would be about, where it is not that of the event.
+    pub about: Option<ConnId>,
 }
 
 /// The instant of a recollection.
@@ -33,6 +36,8 @@ pub struct Past<'a> {
     pub names: &'a Names,
     /// What is normal.
     pub baseline: &'a Baseline,
+    /// Connections can be sampled.
+    pub can_sample: bool,
     /// Rules in force that tell of programs that the baseline does not have.
     pub program_rules: &'a [Arc<Rule>],
 }
@@ -40,17 +45,23 @@ pub struct Past<'a> {
 impl Memory {
     /// Something that is found.
     pub(super) fn finds(same: u64, says: impl Into<String>, facts: Vec<Evidence>) -> Self {
-        Self { same: Some(same), finds: Some(true), says: says.into(), facts }
+        Self { same: Some(same), finds: Some(true), says: says.into(), facts, about: None }
     }
 
     /// Nothing is found.
     pub(super) fn lets_be(says: impl Into<String>, facts: Vec<Evidence>) -> Self {
-        Self { same: None, finds: Some(false), says: says.into(), facts }
+        Self { same: None, finds: Some(false), says: says.into(), facts, about: None }
+    }
+
+    /// An alert would be about this connection.
+    #[must_use]
+    pub(super) fn about(self, conn: ConnId) -> Self {
+        Self { about: Some(conn), ..self }
     }
 
     /// Time decides.
     pub(super) fn waits(same: Option<u64>, says: impl Into<String>, facts: Vec<Evidence>) -> Self {
-        Self { same, finds: None, says: says.into(), facts }
+        Self { same, finds: None, says: says.into(), facts, about: None }
     }
 }
 

@@ -17,6 +17,8 @@ pub struct Rule {
     pub matches: Filter,
     /// Which of these it does not.
     pub except: Box<[Filter]>,
+    /// Ids of rules whose findings about a connection are only counted while an alert of this rule about it is open.
+    pub covers: Arc<[Box<str>]>,
     /// For how long the same finding is not told again.
     pub throttle: DurationNs,
     /// What it asks.

@@ -13,12 +13,13 @@ mod unlearned;
 use super::detector::Detector;
 use super::model::ProcessRule;
 use crate::event::alert::{Evidence, Value};
-use crate::event::model::Event;
-use crate::process::info::ProcessInfo;
+use crate::event::model::{Event, EventBody};
+use crate::process::info::{ProcessInfo, ProcessSource};
 
-/// Whether an exec event is about a program that ran already when the rules began.
-const fn is_existing(event: &Event) -> bool {
-    event.seq == 0
+/// Whether an exec event is about a program that ran already: when the rules began, or when a repair found it, whose exec was lost.
+fn is_existing(event: &Event) -> bool {
+    let is_found = |process: &ProcessInfo| process.source == ProcessSource::ProcScan;
+    event.seq == 0 || matches!(&event.body, EventBody::Exec(exec) if is_found(&exec.process))
 }
 
 /// Returns the evidence about an executed program: its path and arguments, and for how long it has run if it ran before.

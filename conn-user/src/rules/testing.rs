@@ -79,6 +79,7 @@ pub(crate) fn rule(detect: Detect, matches: &str) -> Rule {
         severity: Severity::Medium,
         matches: Filter::new(matches).expect("a filter"),
         except: Box::default(),
+        covers: Arc::default(),
         throttle: seconds(3_600),
         detect,
         advice: Advice::default(),

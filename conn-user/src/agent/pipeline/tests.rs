@@ -412,6 +412,93 @@ fn programs_from_before_are_judged_by_their_connections() {
     assert_eq!(alerts, [1, 2, 3], "stdio, parent-stdio, spawn");
 }
 
+/// Issue 13: an exec record that is lost hides no shell. The repair finds the program, once, and a recording has it.
+#[test]
+fn programs_of_a_loss_are_judged_by_the_repair() {
+    use crate::filter::Filter;
+    use crate::flow::snapshot::model::{Holder, SnapSocket};
+    use crate::process::procfs::{ProcImage, ProcSource as _};
+    use crate::rules::model::ProcessRule;
+
+    let proc = FakeProc::default();
+    let put = |pid: u32, ppid: u32, start: u64, exe: &str| {
+        proc.put(pid, start, exe);
+        let image = proc.read(Pid(pid)).expect("put");
+        proc.put_image(ProcImage { ppid: Some(Pid(ppid)), ..image });
+    };
+    proc.put(1, SECOND, "/sbin/init");
+    put(10, 1, 10 * SECOND, "/usr/bin/python3");
+    put(11, 1, 11 * SECOND, "/usr/bin/before");
+    let mut rig = Rig::new();
+    rig.pipeline.processes = proc.table();
+    rig.pipeline.processes.scan().expect("scan");
+    let holds = Filter::new("dir:out").expect("a filter");
+    let spawn = ProcessRule::Spawn { holds, beside: false, received: None, answered: None };
+    let rules = [ProcessRule::Stdio, spawn, ProcessRule::Exec];
+    let matches = ["", "", "exe:/bin/alone"];
+    let rules = rules.into_iter().zip(matches).map(|(detect, text)| rule(Detect::Process(detect), text));
+    let rules = set(rules.collect());
+    rig.begin(&rules);
+    rig.opens(1);
+    // In the loss the process starts a shell, a shell on the connection, and a worker that executes nothing.
+    let then = rig.now + SECOND;
+    put(31, 10, then, "/bin/sh");
+    put(32, 10, then, "/bin/on-stdio");
+    put(33, 10, then, "/usr/bin/python3");
+    put(34, 1, then, "/bin/alone");
+    rig.now += 2 * SECOND;
+    let holder = |pid, start, fd| Holder { pid: Pid(pid), start: BootNs(start), fd };
+    let held = [holder(10, 10 * SECOND, 3), holder(32, then, 0), holder(32, then, 1)];
+    let socket = SnapSocket {
+        cookie: Some(1),
+        direction: Some(crate::flow::model::Direction::Out),
+        holders: held.into_iter().collect(),
+        ..snap::socket("10.0.0.1:40001", "203.0.113.9:443")
+    };
+    let mut losses = 0;
+    let mut repair = |rig: &mut Rig| {
+        losses += 1;
+        let counts = [(HookId::ProcessExec, vec![CpuCount { attempted: losses, lost: losses, unmarked: 0 }])];
+        rig.pipeline.audit(&counts, &[], BootNs(rig.now), &mut |event| rig.told.push(event.clone()));
+        assert!(rig.pipeline.has_lost_processes() && rig.pipeline.take_loss());
+        let (began, sockets) = (BootNs(rig.now + MS), vec![socket.clone()]);
+        let snapshot = Snapshot { began, ended: began, sockets, ..Snapshot::default() };
+        rig.now += 2 * MS;
+        let now = BootNs(rig.now);
+        rig.pipeline.repair(&snapshot, now, &mut || {}, &mut |event| rig.told.push(event.clone()));
+        rig.pipeline.report_programs(now, &mut |event| rig.told.push(event.clone()));
+    };
+    let executed = |told: &[Event]| -> Vec<(u32, bool)> {
+        let of = |event: &Event| match &event.body {
+            EventBody::Exec(exec) if event.seq > 0 => Some((exec.process.pid.0, exec.stdio.is_some())),
+            _ => None,
+        };
+        told.iter().filter_map(of).collect()
+    };
+    repair(&mut rig);
+    assert_eq!(executed(&rig.told), [(31, false), (32, true), (34, false)], "and no copy of its parent");
+    let reported = rig.told.len();
+    repair(&mut rig);
+    assert_eq!(executed(&rig.told[reported..]), [], "once");
+    put(34, 1, then, "/bin/other");
+    repair(&mut rig);
+    assert_eq!(executed(&rig.told[reported..]), [(34, false)], "another image is another program");
+    let lines = std::mem::take(&mut rig.told);
+    let alerts: Vec<Alert> = lines
+        .iter()
+        .filter_map(
+            |event| if let EventBody::Alert(alert) = &event.body { Some(Alert::clone(alert)) } else { None },
+        )
+        .collect();
+    assert_eq!(alerts.len(), 3, "on the connection, below it, alone: {alerts:?}");
+    for alert in &alerts {
+        assert!(alert.evidence.iter().any(|one| one.name == "running_for"), "{alert:?}");
+    }
+    let events: Vec<Event> =
+        lines.into_iter().filter(|event| !matches!(event.body, EventBody::Alert(_))).collect();
+    crate::replay::tests::gives(&rules, &events, BootNs(rig.now), &alerts);
+}
+
 /// Records of an end were lost; the snapshot shows that the connection is gone.
 #[test]
 fn a_repair_ends_what_is_gone() {

@@ -147,7 +147,7 @@ impl Rig {
             records: Script::default(),
             programs: Counts::default(),
             pipeline: Pipeline::new(began, FakeProc::default().table(), FlowTable::default()),
-            resync: Resync::taking(|| {
+            resync: Resync::taking(|_| {
                 Ok(Snapshot { began: boot_now(), ended: boot_now(), ..Snapshot::default() })
             }),
             rules,

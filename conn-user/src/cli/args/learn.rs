@@ -47,7 +47,7 @@ pub struct LearnArgs {
     pub exit_code: bool,
 
     /// How to hook into the kernel; auto takes the first that works
-    #[arg(long, value_enum, default_value_t, value_name = "BACKEND", conflicts_with_all = ["files", "from_units", "accept"])]
+    #[arg(long, value_enum, ignore_case = true, default_value_t, value_name = "BACKEND", conflicts_with_all = ["files", "from_units", "accept"])]
     pub backend: BackendChoice,
 
     /// Size of the ring buffer between kernel and agent: a power of two from 64K to 1G

@@ -42,7 +42,7 @@ pub struct ListArgs {
     pub sort: Option<Sort>,
 
     /// When to use colour; auto: on a terminal, unless NO_COLOR is set or CLICOLOR_FORCE forces it
-    #[arg(long, value_enum, default_value_t, value_name = "WHEN")]
+    #[arg(long, value_enum, ignore_case = true, default_value_t, value_name = "WHEN")]
     pub color: ColorChoice,
 
     /// Show only what matches: words such as dport:443 proc:nginx -dst:10.0.0.0/8 (see docs/filter.md)
@@ -113,7 +113,7 @@ pub struct DiffArgs {
     pub exit_code: bool,
 
     /// When to use colour; auto: on a terminal, unless NO_COLOR is set or CLICOLOR_FORCE forces it
-    #[arg(long, value_enum, default_value_t, value_name = "WHEN")]
+    #[arg(long, value_enum, ignore_case = true, default_value_t, value_name = "WHEN")]
     pub color: ColorChoice,
 }
 
@@ -121,7 +121,7 @@ pub struct DiffArgs {
 #[derive(Clone, Copy, Debug, Args)]
 pub struct SchemaArgs {
     /// Of what
-    #[arg(value_enum, default_value_t)]
+    #[arg(value_enum, ignore_case = true, default_value_t)]
     pub of: SchemaOf,
 }
 

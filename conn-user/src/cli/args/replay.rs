@@ -28,7 +28,7 @@ pub struct ReplayArgs {
     pub exit_code: bool,
 
     /// When to use colour; auto: on a terminal, unless NO_COLOR is set or CLICOLOR_FORCE forces it
-    #[arg(long, value_enum, default_value_t, value_name = "WHEN")]
+    #[arg(long, value_enum, ignore_case = true, default_value_t, value_name = "WHEN")]
     pub color: ColorChoice,
 }
 

@@ -49,7 +49,7 @@ pub struct RunArgs {
     pub wait_tree: Option<Duration>,
 
     /// How to hook into the kernel; auto takes the first that works
-    #[arg(long, value_enum, default_value_t, value_name = "BACKEND")]
+    #[arg(long, value_enum, ignore_case = true, default_value_t, value_name = "BACKEND")]
     pub backend: BackendChoice,
 
     /// Size of the ring buffer between kernel and agent: a power of two from 64K to 1G

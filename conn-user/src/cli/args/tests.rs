@@ -52,6 +52,24 @@ fn everything_at_once() {
     assert!(options.kinds.contains(EventKind::Close) && !options.kinds.contains(EventKind::Accept));
 }
 
+/// Issue 13: names of values are understood as filters understand them.
+#[test]
+fn values_in_upper_case() {
+    let line = "--kind CONNECT,Close --backend KPROBE --color NEVER --priority Nice";
+    let options = resolve(&line.split_whitespace().collect::<Vec<_>>()).expect("understood");
+    assert!(options.kinds.contains(EventKind::Connect) && options.kinds.contains(EventKind::Close));
+    assert!(!options.kinds.contains(EventKind::Accept));
+    assert_eq!(options.backend, BackendChoice::Only(Backend::Kprobe));
+    let mut command = Cli::command();
+    command.build();
+    for command in command.get_subcommands() {
+        for arg in command.get_arguments().filter(|arg| !arg.get_possible_values().is_empty()) {
+            let takes_values = arg.get_action().takes_values();
+            assert!(!takes_values || arg.is_ignore_case_set(), "{} {}", command.get_name(), arg.get_id());
+        }
+    }
+}
+
 #[test]
 fn a_recording_is_of_everything() {
     let options = resolve(&["--record"]).expect("fine");

@@ -15,7 +15,6 @@ use crate::learn::write;
 use crate::replay::search::AboutEvent;
 use crate::rules::explain::{Explanation, exceptions};
 use crate::rules::trace::{ExceptTrace, RuleTrace, Verdict};
-use crate::units::WallNs;
 
 type Result<T> = serde_json::Result<T>;
 
@@ -253,9 +252,8 @@ pub(super) fn alert(of: &AboutAlert<'_>) -> Result<Vec<u8>> {
     let explanation = of.given.and_then(|given| given.explanation.as_ref());
     let told = match of.given {
         Some(given) => {
-            let wall = given.event.as_ref().map_or(WallNs(0), |event| event.wall);
             let body = EventBody::Alert(Box::new(given.alert.clone()));
-            Some(event_line(&Event { seq: 0, boot: given.alert.at, wall, body })?)
+            Some(event_line(&Event { seq: 0, boot: given.alert.at, wall: given.wall, body })?)
         }
         None => None,
     };

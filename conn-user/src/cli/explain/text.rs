@@ -17,7 +17,7 @@ use crate::rules::memory::Memory;
 use crate::rules::model::Rule;
 use crate::rules::trace::Verdict;
 use crate::rules::trace::text::write as write_trace;
-use crate::units::{DurationNs, WallNs};
+use crate::units::DurationNs;
 
 /// Rules that are shown in the table of an event.
 const ROWS_MAX: usize = 12;
@@ -43,14 +43,18 @@ fn duration(duration: DurationNs) -> String {
     String::from_utf8_lossy(&out).into_owned()
 }
 
-fn formatter() -> TextFormatter {
-    let zone = TimeZone::system();
-    TextFormatter::new(TextOptions { color: false, width: None, netns: None, zone, dated: false })
+/// Returns a formatter for events of the past: where the day begins or changes, a line has the date and the zone.
+fn past(zone: TimeZone) -> TextFormatter {
+    TextFormatter::new(TextOptions { color: false, width: None, netns: None, zone, dated: true })
 }
 
-fn line(event: &Event, out: &mut Vec<u8>) {
-    out.extend_from_slice(b"  ");
-    formatter().format(event, out);
+fn line(event: &Event, lines: &mut TextFormatter, out: &mut Vec<u8>) {
+    let mut text = Vec::new();
+    lines.format(event, &mut text);
+    for line in text.split_inclusive(|byte| *byte == b'\n') {
+        out.extend_from_slice(b"  ");
+        out.extend_from_slice(line);
+    }
 }
 
 fn rule(rule: &Rule, out: &mut Vec<u8>) {
@@ -128,7 +132,7 @@ fn silence(rule: &str, exceptions: &[String], out: &mut Vec<u8>) {
 /// An event and one rule, in full.
 pub(super) fn event_and_rule(event: &Event, found: &AboutEvent, names: &Names) -> Vec<u8> {
     let mut out = Vec::new();
-    line(event, &mut out);
+    line(event, &mut past(TimeZone::system()), &mut out);
     for of in &found.explanations {
         out.push(b'\n');
         rule(&of.rule, &mut out);
@@ -159,7 +163,7 @@ fn outcome(of: &Explanation, alert: Option<(&str, Phase)>) -> String {
 /// An event and all rules, the nearest first.
 pub(super) fn event(event: &Event, found: &AboutEvent) -> Vec<u8> {
     let mut out = Vec::new();
-    line(event, &mut out);
+    line(event, &mut past(TimeZone::system()), &mut out);
     out.push(b'\n');
     for (name, alert) in &found.alerts {
         let id = name.rsplit('-').next().unwrap_or(name);
@@ -210,13 +214,13 @@ fn covered(covered: Covered) -> String {
 
 /// An alert.
 pub(super) fn alert(of: &AboutAlert<'_>, only_alerts: bool) -> Vec<u8> {
-    let mut out = Vec::new();
+    let (mut out, mut lines) = (Vec::new(), past(TimeZone::system()));
     let id = of.name.rsplit('-').next().unwrap_or(of.name);
     match (of.given, of.recorded) {
         (Some(given), recorded) => {
-            let wall = given.event.as_ref().map_or(WallNs(0), |event| event.wall);
             let body = EventBody::Alert(Box::new(given.alert.clone()));
-            line(&Event { seq: 0, boot: given.alert.at, wall, body }, &mut out);
+            let raised = Event { seq: 0, boot: given.alert.at, wall: given.wall, body };
+            line(&raised, &mut lines, &mut out);
             match recorded.filter(|line| line.name != given.name) {
                 Some(line) => {
                     let then = line.name.rsplit('-').next().unwrap_or(&line.name);
@@ -252,7 +256,7 @@ pub(super) fn alert(of: &AboutAlert<'_>, only_alerts: bool) -> Vec<u8> {
             &mut out,
             if of.given.is_some() { "\nthe event" } else { "\nthe event, as far as the alert tells it" },
         );
-        line(event, &mut out);
+        line(event, &mut lines, &mut out);
     }
     out.push(b'\n');
     match (of.given.and_then(|given| given.explanation.as_ref()), &of.trace) {
@@ -306,6 +310,25 @@ fn recorded(value: &serde_json::Value, out: &mut Vec<u8>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::units::WallNs;
+
+    /// A recording may be of any day.
+    #[test]
+    fn an_event_has_date_and_zone() {
+        let event = crate::event::samples::all().swap_remove(0);
+        let later = Event { wall: WallNs(event.wall.0 + 20 * 3_600_000_000_000), ..event.clone() };
+        let (mut out, mut lines) = (Vec::new(), past(TimeZone::fixed(jiff::tz::offset(2))));
+        for event in [&event, &event, &later] {
+            line(event, &mut lines, &mut out);
+        }
+        let text = String::from_utf8(out).expect("UTF-8");
+        let heads: Vec<&str> = text.lines().map(|line| line.get(..14).unwrap_or(line)).collect();
+        let expected =
+            ["  --- 2026-11-", "  05:43:41.124", "  05:43:41.124", "  --- 2026-11-", "  01:43:41.124"];
+        assert_eq!(heads, expected, "{text}");
+        assert!(text.starts_with("  --- 2026-11-24 UTC+02:00 ---\n"), "{text}");
+        assert!(text.contains("\n  --- 2026-11-25 UTC+02:00 ---\n"), "{text}");
+    }
 
     #[test]
     fn an_exception_can_be_copied() {

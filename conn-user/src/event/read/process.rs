@@ -159,8 +159,10 @@ struct Process {
     exe_mount: Option<String>,
     #[serde(default)]
     exe_mount_escaped: bool,
-    #[serde(default)]
-    exe_host: Option<bool>,
+    // Absent: an older conn did not look. `null`: that is not known.
+    #[serde(default, deserialize_with = "present")]
+    #[allow(clippy::option_option, reason = "absent and null are not the same")]
+    exe_host: Option<Option<bool>>,
     #[serde(default)]
     exe_writable: Option<bool>,
     #[serde(default)]
@@ -251,8 +253,10 @@ struct Above {
     exe: Option<String>,
     #[serde(default)]
     exe_escaped: bool,
-    #[serde(default)]
-    exe_host: Option<bool>,
+    // As that of the process.
+    #[serde(default, deserialize_with = "present")]
+    #[allow(clippy::option_option, reason = "absent and null are not the same")]
+    exe_host: Option<Option<bool>>,
     // Older recordings do not have it.
     #[serde(default)]
     start_ns: u64,
@@ -260,8 +264,19 @@ struct Above {
 
 #[allow(clippy::option_option, reason = "absent and null are not the same")]
 /// A key that is there, with `null` or a value.
-fn present<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Option<Option<String>>, D::Error> {
+fn present<'de, D, T>(value: D) -> Result<Option<Option<T>>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: Deserialize<'de>,
+{
     Option::deserialize(value).map(Some)
+}
+
+/// Returns whether an executable is the host's own, as a line says. A conn that did not look asked for the path alone: there it is
+/// taken for the host's, but for what is in a container or another mount namespace, or is no file.
+#[allow(clippy::option_option, reason = "absent and null are not the same")]
+fn is_host(said: Option<Option<bool>>, exe: Option<&[u8]>, elsewhere: bool) -> Option<bool> {
+    said.unwrap_or_else(|| exe.map(|exe| exe.starts_with(b"/") && !exe.starts_with(b"/memfd:") && !elsewhere))
 }
 
 fn bytes(text: String, escaped: bool) -> Box<[u8]> {
@@ -408,7 +423,9 @@ fn read(of: Process) -> Result<ProcessInfo, ReadError> {
             user_writable: of.exe_user_writable,
         });
     }
-    if let Some(is_host) = of.exe_host {
+    let exe: Option<Arc<[u8]>> = of.exe.map(|exe| bytes(exe, of.exe_escaped).into());
+    let elsewhere = of.container.is_some() || of.mnt_ns_host == Some(false);
+    if let Some(is_host) = is_host(of.exe_host, exe.as_deref(), elsewhere) {
         identity.set_exe_is_host(is_host);
     }
     if let Some(hash) = &of.exe_sha256 {
@@ -434,12 +451,15 @@ fn read(of: Process) -> Result<ProcessInfo, ReadError> {
             container: of.container.map(container).transpose()?,
         })),
     };
-    let ancestors = of.ancestors.into_iter().map(|above| Ancestor {
-        pid: Pid(above.pid),
-        start: BootNs(above.start_ns),
-        comm: bytes(above.comm, above.comm_escaped),
-        exe: above.exe.map(|exe| bytes(exe, above.exe_escaped).into()),
-        exe_is_host: above.exe_host,
+    let ancestors = of.ancestors.into_iter().map(|above| {
+        let exe: Option<Arc<[u8]>> = above.exe.map(|exe| bytes(exe, above.exe_escaped).into());
+        Ancestor {
+            pid: Pid(above.pid),
+            start: BootNs(above.start_ns),
+            comm: bytes(above.comm, above.comm_escaped),
+            exe_is_host: is_host(above.exe_host, exe.as_deref(), elsewhere),
+            exe,
+        }
     });
     let start = BootNs(of.start_ns);
     Ok(ProcessInfo {
@@ -448,7 +468,7 @@ fn read(of: Process) -> Result<ProcessInfo, ReadError> {
         ppid: of.ppid.map(Pid),
         ancestors: ancestors.collect(),
         comm: bytes(of.comm, of.comm_escaped),
-        exe: of.exe.map(|exe| bytes(exe, of.exe_escaped).into()),
+        exe,
         exe_deleted: of.exe_deleted,
         exe_is_conn: of.exe_conn,
         args: of.args.into_iter().map(|arg| bytes(arg, of.args_escaped)).collect(),

@@ -6,6 +6,8 @@ use super::*;
 use crate::event::json::JsonEncoder;
 use crate::event::samples;
 use crate::process::identity::{ExeFile, Identity};
+use crate::process::info::MountNs;
+use crate::units::MntNs;
 
 fn written(event: &Event) -> String {
     let mut out = Vec::new();
@@ -168,6 +170,37 @@ fn many_texts_of_one_image_are_told_each_fact_once() {
         told += reader.take_news().len();
     }
     assert!((TEXTS - 2..=2 * TEXTS).contains(&told), "{told} for {TEXTS} texts");
+}
+
+/// Issue 13: that an older conn did not look whose file it is does not make it somebody else's.
+#[test]
+fn without_exe_host_the_path_counts() {
+    let is_host = |line: &str| match Reader::default().read(line).expect("an event") {
+        Recorded::Event(Event { body: EventBody::Exec(exec), .. }) => {
+            let parent = exec.process.ancestors.first().and_then(|parent| parent.exe_is_host);
+            (exec.process.identity.exe_is_host(), parent)
+        }
+        other => panic!("{other:?}"),
+    };
+    let line =
+        |process: ProcessInfo| written(&samples::event(1, EventBody::Exec(ProcEvent::new(process.into()))));
+    let own = |exe: &str| {
+        let parent = ProcessInfo::clone(&samples::process(8, b"p", "/usr/sbin/inetd", &["p"]));
+        let process = ProcessInfo::clone(&samples::process(9, b"x", exe, &["x"]));
+        ProcessInfo { ancestors: crate::process::lineage::below(&parent), ..process }
+    };
+    let without = |line: &str| {
+        let text = line.replace(",\"exe_host\":null", "").replace(",\"exe_host\":false", "");
+        assert!(!text.contains("exe_host"), "{text}");
+        text
+    };
+    let new = line(own("/usr/bin/x"));
+    assert_eq!(is_host(&new), (None, None), "it is not known");
+    assert_eq!(is_host(&without(&new)), (Some(true), Some(true)));
+    assert_eq!(is_host(&without(&line(own("/memfd:x")))).0, Some(false));
+    let elsewhere =
+        ProcessInfo { mount_ns: Some(MountNs { id: MntNs(7), is_host: false }), ..own("/usr/bin/x") };
+    assert_eq!(is_host(&without(&line(elsewhere))).0, Some(false));
 }
 
 /// A number where a process should be is none, whatever number known ones have.

@@ -11,7 +11,7 @@ use crate::event::words::{self, Words};
 use crate::event::{errno, human};
 use crate::flow::born::Born;
 use crate::flow::model::{Actor, Direction, Ending, Failure, Unlisten};
-use crate::process::info::ProcessInfo;
+use crate::process::info::{ProcessInfo, ProcessSource};
 use crate::process::placement::Runtime;
 use crate::units::{BootNs, DurationNs};
 
@@ -132,6 +132,9 @@ impl Words {
         if let Some(ppid) = process.ppid {
             self.detail("ppid=");
             self.number(ppid.0);
+        }
+        if process.source == ProcessSource::ProcScan {
+            self.detail("found running");
         }
     }
 

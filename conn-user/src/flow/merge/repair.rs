@@ -1,11 +1,11 @@
 //! After a loss: what a new snapshot has and the table has not was opened meanwhile, and the other way round.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use super::{Merged, ends_of, is_followed, is_under_way, owner, pause_at};
 use crate::flow::ends::Ends;
 use crate::flow::life::End;
-use crate::flow::model::{Change, Direction, FlowEvent, Source};
+use crate::flow::model::{Change, ConnId, Direction, FlowEvent, Source};
 use crate::flow::snapshot::model::{Note, SnapSocket, Snapshot, TcpState};
 use crate::flow::store::{Conn, Found};
 use crate::flow::table::{FlowTable, LOST};
@@ -69,10 +69,10 @@ impl FlowTable {
         self.end_absent(&present, snapshot, &mut merged, out);
         pause();
         let by_ends = |socket: &SnapSocket| !by_cookie || socket.key().is_none();
-        let known_ends: HashSet<(u32, Ends)> = if snapshot.sockets.iter().any(by_ends) {
-            self.store.iter().map(|(_, conn)| (conn.netns, conn.ends)).collect()
+        let known_ends: HashMap<(u32, Ends), u64> = if snapshot.sockets.iter().any(by_ends) {
+            self.store.iter().map(|(_, conn)| ((conn.netns, conn.ends), conn.id)).collect()
         } else {
-            HashSet::new()
+            HashMap::new()
         };
         for socket in snapshot.sockets.iter().filter(|socket| is_listener(socket)) {
             let known = !by_cookie && self.listeners.is_at(socket.netns.0, socket.local);
@@ -85,25 +85,43 @@ impl FlowTable {
         }
         for (index, socket) in snapshot.sockets.iter().filter(|socket| is_followed(socket)).enumerate() {
             pause_at(index, pause);
-            if by_ends(socket) && known_ends.contains(&(socket.netns.0, ends_of(socket))) {
+            let known = known_ends.get(&(socket.netns.0, ends_of(socket))).filter(|_| by_ends(socket));
+            if let Some(id) = known {
+                self.find_stdio(socket, ConnId(*id), procs);
                 continue;
             }
-            match socket.key().map_or(Found::Unknown, |cookie| self.store.find_key(cookie)) {
+            let place = match socket.key().map_or(Found::Unknown, |cookie| self.store.find_key(cookie)) {
                 Found::Live(place) => {
                     self.take_holder(place, socket, procs);
                     self.advance_missed(place, socket, snapshot.ended, procs, &mut merged, out);
+                    Some(place)
                 }
-                Found::Ended { .. } => {}
+                Found::Ended { .. } => None,
                 Found::Unknown => {
-                    if let Some(place) = self.add_connection(socket, Source::Resync, procs, &mut merged)
-                        && let Some(conn) = self.store.get(place)
-                    {
-                        out.extend(beginning(conn, snapshot.ended));
-                    }
+                    let place = self.add_connection(socket, Source::Resync, procs, &mut merged);
+                    out.extend(
+                        place
+                            .and_then(|place| self.store.get(place))
+                            .and_then(|conn| beginning(conn, snapshot.ended)),
+                    );
+                    place
                 }
+            };
+            if let Some(id) = place.and_then(|place| self.store.get(place)).map(|conn| ConnId(conn.id)) {
+                self.find_stdio(socket, id, procs);
+            }
+        }
+        for found in &snapshot.peers {
+            if procs.is_unreported(found.process.0, found.process.1) {
+                self.stdio.found_peers(found.clone());
             }
         }
         merged
+    }
+
+    /// Remembers whose standard input or output a connection is, of programs that no record told of; of others their exec did.
+    fn find_stdio(&mut self, socket: &SnapSocket, conn: ConnId, procs: &mut ProcessTable) {
+        self.stdio.found(&socket.holders, conn, |holder| procs.is_unreported(holder.pid, holder.start));
     }
 
     /// What lived before the snapshot began and is not in it has ended.

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use super::*;
 use crate::event::alert::RuleKind;
 use crate::event::model::{EventBody, ProcEvent};
-use crate::flow::model::{Direction, Source};
+use crate::filter::Filter;
+use crate::filter::key::Key;
+use crate::flow::model::{Change, Direction, Source};
 use crate::process::info::ProcessInfo;
 use crate::rules::model::Rule;
 use crate::rules::testing::{Rig, child, process, seconds};
@@ -44,6 +46,76 @@ fn the_examples_of_missing_compile() {
         text.lines().skip(1).filter_map(|line| line.strip_prefix('#')).map(str::trim_start).collect();
     let rules = rules.join("\n");
     assert_eq!(read("missing", &rules).rules.len(), 3);
+}
+
+/// Whether an exception asks for something that the process did not choose. A name, an argument or a port alone does not; a path does
+/// where the file is the host's own, or a container's.
+fn is_anchored(filter: &Filter) -> bool {
+    let has = |key: Key, negated: bool| filter.keys().any(|of| of == (key, negated));
+    let is = |key: Key| has(key, false);
+    let of_container = is(Key::Container);
+    (is(Key::Exe) && is(Key::ExeFlag))
+        || (is(Key::Parent) && is(Key::ParentHost))
+        || (is(Key::Ancestor) && is(Key::MntNsHost))
+        // Users name units of their own manager.
+        || (is(Key::Unit) && has(Key::UserUnit, true))
+        || (is(Key::LoginUid) && has(Key::Unit, true) && has(Key::Container, true))
+        || is(Key::Uid)
+        || is(Key::User)
+        || of_container
+        || is(Key::KernelSocket)
+        || (is(Key::ExeFlag) && !is(Key::Exe))
+}
+
+/// Issue 13, 1.3: nobody switches a default rule off by a name.
+#[test]
+fn no_exception_goes_by_what_a_process_chooses() {
+    for (text, anchored) in [
+        ("proc:docker", false),
+        ("comm:nginx dport:80", false),
+        ("dport:389", false),
+        ("arg:/usr/bin/x", false),
+        ("script:/usr/bin/x", false),
+        ("exe:/usr/sbin/sshd", false),
+        ("parent:/usr/sbin/inetd", false),
+        ("unit:cron.service", false),
+        ("login_uid:>=0", false),
+        ("exe:/usr/sbin/sshd exe_flag:host", true),
+        ("unit:cron.service -user_unit:*", true),
+    ] {
+        assert_eq!(is_anchored(&Filter::new(text).expect("a filter")), anchored, "{text}");
+    }
+    // What a rule leaves out another one has, whatever it is called.
+    let left = [("process.reverse-shell", Key::Script), ("path.pivot-forward", Key::Dport)];
+    let left_to_others = |rule: &str, key: Key| left.contains(&(rule, key));
+    for rule in &set(&Host::default()).expect("right").rules {
+        let id = &*rule.about.id;
+        for except in &*rule.except {
+            // No metadata service listens there.
+            let is_resolver = id == "path.metadata" && except.to_string() == "dport:53";
+            assert!(is_anchored(except) || is_resolver, "{id}: {except}");
+        }
+        let detector = crate::rules::engine::detector(&rule.detect);
+        let secondary = detector.secondary().map(|of| of.filter);
+        for (key, negated) in [Some(&rule.matches), secondary].into_iter().flatten().flat_map(Filter::keys) {
+            let is_chosen = matches!(
+                key,
+                Key::Proc
+                    | Key::Comm
+                    | Key::Arg
+                    | Key::InlineCode
+                    | Key::Script
+                    | Key::Parent
+                    | Key::Ancestor
+                    | Key::Port
+                    | Key::Lport
+                    | Key::Rport
+                    | Key::Sport
+                    | Key::Dport
+            );
+            assert!(!(negated && is_chosen) || left_to_others(id, key), "{id}: -{}", key.name());
+        }
+    }
 }
 
 /// An engine with all default rules.
@@ -134,6 +206,34 @@ fn a_shell_that_is_driven_over_a_connection_of_an_unknown_direction() {
         rig.begin();
         assert_eq!(raised(&mut rig).contains(&"process.spawn".to_owned()), is_told, "{exe}");
     }
+}
+
+/// Issue 13: one incident, one alert, as long as it is about one connection.
+#[test]
+fn a_reverse_shell_is_one_alert() {
+    let mut rig = rig();
+    let python = process(7, "/usr/bin/python3.11");
+    let conn = rig.connection(Direction::Out, Some(&python), None, "203.0.113.9:4443", Source::Live);
+    let id = rig.opens(conn.clone(), Change::Connect);
+    rig.established(id);
+    let shell = child(&python, 100_001, "/usr/bin/dash");
+    rig.body(EventBody::Exec(ProcEvent {
+        stdio: Some(Box::new(conn)),
+        ..ProcEvent::new(Arc::clone(&shell))
+    }));
+    rig.exec(&child(&shell, 100_002, "/usr/bin/id"));
+    let alerts = rig.told();
+    let ids: Vec<&str> = alerts.iter().map(|alert| &*alert.rule.id).collect();
+    assert_eq!(ids, ["process.reverse-shell"]);
+    // Its commands without a descriptor of the connection, to another peer: that is another finding.
+    rig.open(&python, "203.0.113.10:4443");
+    rig.close(id, crate::flow::model::EndedHow::PeerFin, None);
+    let repeats = rig.told().iter().map(|alert| alert.repeats).max();
+    assert_eq!(repeats, Some(2), "the shell and the command of the same connection are counted");
+    rig.exec(&child(&python, 100_003, "/usr/bin/dash"));
+    let alerts = rig.told();
+    let ids: Vec<&str> = alerts.iter().map(|alert| &*alert.rule.id).collect();
+    assert_eq!(ids, ["process.spawn"]);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! From a draft to a rule. Goes on behind an error, so that all of them are told.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::draft::Draft;
@@ -29,6 +30,8 @@ pub(super) struct Compiler<'a> {
     pub(super) names: &'a Names,
     pub(super) texts: &'a Texts,
     pub(super) problems: &'a mut Problems,
+    /// Ids of rules that a rule may cover: those of all files, and the built-in ones.
+    pub(super) ids: HashSet<&'a str>,
 }
 
 impl Compiler<'_> {
@@ -51,6 +54,7 @@ impl Compiler<'_> {
         let enabled = self.bool(draft, "enabled").unwrap_or(true);
         let title = self.text(draft, "title").filter(|title| !title.is_empty()).unwrap_or(&draft.id);
         let attack = self.attack(draft);
+        let covers = self.covers(draft);
         let mut text = |name: &str| -> Box<str> { self.text(draft, name).unwrap_or_default().into() };
         let advice = Advice { why: text("why"), tune: text("tune") };
         // Only now: one error hides no other.
@@ -68,6 +72,7 @@ impl Compiler<'_> {
             },
             matches,
             except,
+            covers,
             throttle: throttle.unwrap_or(match shape.kind {
                 // Each absence is one of its own, and has had its grace.
                 RuleKind::Missing => DurationNs(0),
@@ -345,6 +350,25 @@ impl Compiler<'_> {
             } else {
                 let message = format!("{} is no technique of ATT&CK", quoted(text));
                 self.problems.push(Problem::new(&node.at, message, format!("write {takes}")));
+            }
+        }
+        ids.into()
+    }
+
+    fn covers(&mut self, draft: &Draft) -> Arc<[Box<str>]> {
+        let Some(field) = draft.get("covers") else { return Arc::default() };
+        let takes = "an array of ids of rules, e.g. [\"process.spawn\"]";
+        let Some(nodes) = self.keep(field.node.array("covers", takes)) else { return Arc::default() };
+        let mut ids: Vec<Box<str>> = Vec::new();
+        for node in nodes {
+            let Some(id) = self.keep(node.text("covers", takes)) else { continue };
+            if self.ids.contains(id) {
+                ids.push(id.into());
+            } else {
+                let near = nearest(id, self.ids.iter().copied());
+                let help =
+                    near.map_or_else(|| format!("write {takes}"), |near| format!("did you mean `{near}`?"));
+                self.problems.push(Problem::new(&node.at, format!("there is no rule {}", quoted(id)), help));
             }
         }
         ids.into()

@@ -161,7 +161,9 @@ fn assemble(mut texts: Texts, mut errors: RuleErrors, host: &Host, ask: Ask) -> 
     let names = names(built_in.iter().chain(own), host, &mut problems);
     let rules = if defaults { built_in } else { &[] };
     let drafts = drafts(rules.iter().chain(own), broken, &mut problems);
-    let mut compiler = Compiler { names: &names, texts: &texts, problems: &mut problems };
+    let ids = built_in.iter().flat_map(|document| &document.rules).chain(&drafts);
+    let ids = ids.map(|draft| draft.id.as_str()).collect();
+    let mut compiler = Compiler { names: &names, texts: &texts, problems: &mut problems, ids };
     let mut warnings = Vec::new();
     let (mut enabled, mut off) = (Vec::with_capacity(drafts.len()), Vec::new());
     for (rule, is_enabled) in drafts.iter().filter_map(|draft| compiler.rule(draft)) {

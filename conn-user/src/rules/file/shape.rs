@@ -66,6 +66,12 @@ pub(super) const COMMON: &[Key] = &[
     key("severity", "a severity", Is("`medium`"), "`info`, `low`, `medium`, `high` or `critical`"),
     key("match", "a filter", Required, "which events it looks at; `\"\"` is all that its question is about"),
     key("except", "a filter, or several", Is("none"), "which of these it does not"),
+    key(
+        "covers",
+        "ids of rules",
+        Is("none"),
+        "while an alert of this rule about a connection is open, findings of these rules about the same connection that are not more severe are counted as its repeats",
+    ),
     key("attack", "ATT&CK ids", Is("none"), "technique ids, e.g. `[\"T1071\", \"T1059.004\"]`"),
     key(
         "throttle",

@@ -180,6 +180,7 @@ impl FanOut {
                 finds: Some(false),
                 says: format!("told already, of these {name}"),
                 facts,
+                about: None,
             }
         } else if is_known {
             Memory::lets_be(

@@ -359,7 +359,7 @@ impl Detector for Spawn {
 
     fn may_concern(&self, event: &Event) -> bool {
         let EventBody::Exec(exec) = &event.body else { return true };
-        self.connection_of(&exec.process).is_some()
+        self.connection_for(event, exec).is_some()
     }
 
     fn on_secondary(&mut self, _rule: &Rule, event: &Event, scene: &mut Scene<'_>) {
@@ -406,7 +406,7 @@ impl Detector for Spawn {
         self.forgotten
     }
 
-    fn recall(&self, rule: &Rule, event: &Event, _past: &Past<'_>) -> Option<Memory> {
+    fn recall(&self, rule: &Rule, event: &Event, past: &Past<'_>) -> Option<Memory> {
         if connection(event).is_some() {
             let says = if self.holds.matches(event) {
                 "the connection is remembered: programs that its owner executes raise an alert"
@@ -438,14 +438,11 @@ impl Detector for Spawn {
         if open.is_excepted(id, rule, event) {
             return Some(Memory::lets_be("an exception matches the connection", facts));
         }
-        if self.received.is_some() && !is_existing(event) {
+        if self.received.is_some() && past.can_sample && !is_existing(event) {
             let says = "the kernel is asked when the connections received data last";
-            return Some(Memory::waits(Some(open.same()), says, facts));
+            return Some(Memory::waits(Some(open.same()), says, facts).about(id));
         }
-        Some(Memory::finds(
-            open.same(),
-            "a process that started it, or a sibling of one, has a matching connection",
-            facts,
-        ))
+        let says = "a process that started it, or a sibling of one, has a matching connection";
+        Some(Memory::finds(open.same(), says, facts).about(id))
     }
 }

@@ -98,7 +98,7 @@ impl Detector for Stdio {
                     Evidence { name: "local", value: Value::End(conn.local) },
                     Evidence { name: "remote", value: Value::End(conn.remote) },
                 ];
-                Memory::finds(conn.id.0, format!("the {whose} is a TCP connection"), facts)
+                Memory::finds(conn.id.0, format!("the {whose} is a TCP connection"), facts).about(conn.id)
             }
         })
     }

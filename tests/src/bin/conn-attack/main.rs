@@ -5,7 +5,7 @@
 //! 203.0.113.66 and an inner one at 10.10.0.9. It prints a table of what was detected, by which rules, and fails if too
 //! few attacks are detected or benign work raises too much.
 //!
-//! `conn-attack outside PORT LINE...` connects from the outer host to this one, sends the lines and prints what comes back:
+//! `conn-attack outside NAMESPACE PORT LINE...` connects from the outer host to this one, sends the lines and prints what comes back:
 //! the attacker's side of bind shells and web shells. Scripts have it as `$OUTSIDE`.
 
 mod corpus;

@@ -1,14 +1,17 @@
-//! Two network namespaces joined by a veth: this host, and everybody else.
+//! Two network namespaces joined by a veth: this host, and everybody else. Their names have the process that made them, so runs at once
+//! do not meet; what a killed run has left is removed by the next one.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::os::fd::AsRawFd as _;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+use conn_tests::own_name;
 
-/// Names of the namespaces.
-const HOST: &str = "conn-attack-host";
-pub(crate) const OTHERS: &str = "conn-attack-others";
+/// What the names of namespaces begin with: `conn-attack-PID-START-host` and `-others` ([`own_name`]).
+const PREFIX: &str = "conn-attack-";
+/// Where `ip netns` keeps them.
+const NAMED: &str = "/run/netns";
 
 /// The host that is attacked.
 pub(crate) const HOST_ADDRESS: &str = "10.10.0.5";
@@ -19,6 +22,7 @@ pub(crate) const INNER: &str = "10.10.0.9";
 
 /// The namespaces, until it is dropped.
 pub(crate) struct Network {
+    names: [String; 2],
     host: File,
     others: File,
 }
@@ -29,33 +33,42 @@ impl Network {
     /// # Errors
     /// `ip` is not installed or fails.
     pub(crate) fn new() -> Result<Self> {
-        remove();
+        remove_left();
+        let own = own_name::own(PREFIX).context("read /proc/self/stat")?;
+        let names = ["host", "others"].map(|which| format!("{own}-{which}"));
+        let [host, others] = &names;
         let outer_net = format!("{OUTER}/24");
         let inner_net = format!("{INNER}/24");
         let host_net = format!("{HOST_ADDRESS}/24");
         for words in [
-            vec!["netns", "add", HOST],
-            vec!["netns", "add", OTHERS],
+            vec!["netns", "add", host],
+            vec!["netns", "add", others],
             vec![
-                "link", "add", "eth0", "netns", HOST, "type", "veth", "peer", "name", "eth0", "netns", OTHERS,
+                "link", "add", "eth0", "netns", host, "type", "veth", "peer", "name", "eth0", "netns", others,
             ],
-            vec!["-n", HOST, "addr", "add", &host_net, "dev", "eth0"],
-            vec!["-n", OTHERS, "addr", "add", "10.10.0.1/24", "dev", "eth0"],
-            vec!["-n", OTHERS, "addr", "add", &inner_net, "dev", "eth0"],
-            vec!["-n", OTHERS, "addr", "add", &outer_net, "dev", "eth0"],
-            vec!["-n", HOST, "link", "set", "lo", "up"],
-            vec!["-n", OTHERS, "link", "set", "lo", "up"],
-            vec!["-n", HOST, "link", "set", "eth0", "up"],
-            vec!["-n", OTHERS, "link", "set", "eth0", "up"],
-            vec!["-n", HOST, "route", "add", "default", "via", "10.10.0.1"],
+            vec!["-n", host, "addr", "add", &host_net, "dev", "eth0"],
+            vec!["-n", others, "addr", "add", "10.10.0.1/24", "dev", "eth0"],
+            vec!["-n", others, "addr", "add", &inner_net, "dev", "eth0"],
+            vec!["-n", others, "addr", "add", &outer_net, "dev", "eth0"],
+            vec!["-n", host, "link", "set", "lo", "up"],
+            vec!["-n", others, "link", "set", "lo", "up"],
+            vec!["-n", host, "link", "set", "eth0", "up"],
+            vec!["-n", others, "link", "set", "eth0", "up"],
+            vec!["-n", host, "route", "add", "default", "via", "10.10.0.1"],
             // Who visits this host comes from outside.
-            vec!["-n", OTHERS, "route", "replace", "10.10.0.0/24", "dev", "eth0", "src", OUTER],
+            vec!["-n", others, "route", "replace", "10.10.0.0/24", "dev", "eth0", "src", OUTER],
         ] {
             let output = Command::new("ip").args(&words).output().context("run ip (package iproute2)")?;
             let said = String::from_utf8_lossy(&output.stderr);
             ensure!(output.status.success(), "ip {}: {said}", words.join(" "));
         }
-        Ok(Self { host: open(HOST)?, others: open(OTHERS)? })
+        let (host, others) = (open(host)?, open(others)?);
+        Ok(Self { names, host, others })
+    }
+
+    /// Returns the name of the other hosts' namespace.
+    pub(crate) fn others_name(&self) -> &str {
+        &self.names[1]
     }
 
     /// Returns a function for a child that moves it to the attacked host.
@@ -77,13 +90,13 @@ impl Network {
 
 impl Drop for Network {
     fn drop(&mut self) {
-        remove();
+        self.names.iter().for_each(|name| remove(name));
     }
 }
 
 /// Opens a namespace by its name.
 pub(crate) fn open(name: &str) -> Result<File> {
-    File::open(format!("/run/netns/{name}")).with_context(|| format!("open the namespace {name}"))
+    File::open(format!("{NAMED}/{name}")).with_context(|| format!("open the namespace {name}"))
 }
 
 /// Returns a function that enters the namespace of an open descriptor. It makes one system call: a child may call it after
@@ -98,9 +111,16 @@ pub(crate) fn enter(fd: i32) -> impl Fn() -> std::io::Result<()> {
     }
 }
 
-fn remove() {
-    for name in [HOST, OTHERS] {
-        // There may be none.
-        let _ = Command::new("ip").args(["netns", "del", name]).output();
-    }
+fn remove(name: &str) {
+    // There may be none.
+    let _ = Command::new("ip").args(["netns", "del", name]).output();
+}
+
+/// Removes the namespaces of runs whose process is gone.
+fn remove_left() {
+    let names = fs::read_dir(NAMED).into_iter().flatten().flatten();
+    names
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .filter(|name| own_name::is_left(name, PREFIX))
+        .for_each(|name| remove(&name));
 }

@@ -1,4 +1,4 @@
-//! `conn-attack outside PORT LINE...`: the attacker's side of bind shells and web shells.
+//! `conn-attack outside NAMESPACE PORT LINE...`: the attacker's side of bind shells and web shells.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::TcpStream;
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use crate::net::{self, HOST_ADDRESS, OTHERS};
+use crate::net::{self, HOST_ADDRESS};
 
 /// How long a listener may take to listen.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -17,9 +17,9 @@ const PAUSE: Duration = Duration::from_millis(300);
 /// Connects from the outer host, sends each line, and prints what comes back until the other side closes or is silent for three
 /// pauses.
 pub(crate) fn visit(words: &[String]) -> Result<()> {
-    let Some((port, lines)) = words.split_first() else { bail!("usage: outside PORT LINE...") };
+    let [others, port, lines @ ..] = words else { bail!("usage: outside NAMESPACE PORT LINE...") };
     let port: u16 = port.parse().context("PORT is a number")?;
-    let others = net::open(OTHERS)?;
+    let others = net::open(others)?;
     net::enter(others.as_raw_fd())().context("enter the other hosts")?;
     let mut stream = connect(port)?;
     stream.set_read_timeout(Some(PAUSE)).context("a timeout")?;

@@ -114,7 +114,7 @@ fn start(case: &Case, network: &Network) -> Result<Started> {
         .current_dir(&folder)
         .env("C2", OUTER)
         .env("INNER", INNER)
-        .env("OUTSIDE", format!("{} outside", own.display()))
+        .env("OUTSIDE", format!("{} outside {}", own.display(), network.others_name()))
         .stdin(Stdio::null())
         .stdout(fs::File::create(folder.join(".stdout")).context("create a file")?)
         .stderr(fs::File::create(folder.join(".stderr")).context("create a file")?);
