@@ -227,6 +227,7 @@ impl<'c> World<'c> {
             local,
             remote,
             mapped: false,
+            device: None,
             netns: NETNS,
             source: source(existing),
             born: self.born(existing, &owner),
