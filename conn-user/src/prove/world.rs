@@ -13,6 +13,7 @@ use crate::flow::model::{
     Source, Traffic, Transport, UnknownReason, Unlisten,
 };
 use crate::kernel::gap::{Gap, GapCause};
+use crate::kernel::interfaces::Device;
 use crate::process::identity::{ExeFile, ProcessState, Replaced};
 use crate::process::info::{ProcessInfo, ProcessSource};
 use crate::process::lineage::{self, Ancestor};
@@ -96,11 +97,12 @@ impl<'c> World<'c> {
     pub(super) fn event(&mut self, step: &Step, existing: bool) -> Option<Event> {
         let body = match &step.act {
             Act::Pass(_) => return None,
-            Act::Connect { flow, who, local, remote, established } => {
-                EventBody::Flow(self.connect(*flow, who, *local, *remote, *established || existing, existing))
+            Act::Connect { flow, who, local, remote, device, established } => {
+                let over = (*remote, device.clone());
+                EventBody::Flow(self.connect(*flow, who, *local, over, *established || existing, existing))
             }
-            Act::Accept { flow, who, local, remote } => {
-                EventBody::Flow(self.accept(*flow, who, *local, *remote, existing))
+            Act::Accept { flow, who, local, remote, device } => {
+                EventBody::Flow(self.accept(*flow, who, *local, (*remote, device.clone()), existing))
             }
             Act::Established(flow) => {
                 let now = self.now;
@@ -244,13 +246,14 @@ impl<'c> World<'c> {
         flow: FlowNo,
         who: &Who,
         local: Option<SocketAddr>,
-        remote: SocketAddr,
+        (remote, device): (SocketAddr, Option<Arc<Device>>),
         established: bool,
         existing: bool,
     ) -> Change {
         let owner = self.by(who, HookId::FentryTcpConnect, existing);
         let ends = (local.unwrap_or_else(|| ephemeral(flow, remote)), remote);
         let conn = ConnEvent {
+            device,
             begun: if existing { BootNs(0) } else { self.now },
             established: (established && !existing).then_some(self.now),
             ..self.conn(flow, Direction::Out, owner, ends, existing)
@@ -268,11 +271,12 @@ impl<'c> World<'c> {
         flow: FlowNo,
         who: &Who,
         local: SocketAddr,
-        remote: SocketAddr,
+        (remote, device): (SocketAddr, Option<Arc<Device>>),
         existing: bool,
     ) -> Change {
         let owner = self.by(who, HookId::FentryInetAccept, existing);
         let conn = ConnEvent {
+            device,
             listener: (!existing).then(|| owner.clone()),
             established: (!existing).then_some(self.now),
             ..self.conn(flow, Direction::In, owner, (local, remote), existing)
