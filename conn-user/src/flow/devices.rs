@@ -18,6 +18,10 @@ const FRESH: DurationNs = DurationNs(1_000_000_000);
 /// Most names that are remembered; beyond it all are asked for again.
 const KNOWN_MAX: usize = 4096;
 
+/// For how long look-ups may be ahead of their share of the time: a process that was just seen may be gone soon, and its namespace with
+/// it.
+const AHEAD: DurationNs = DurationNs(100_000_000);
+
 /// A network namespace and an index.
 type Place = (u32, u32);
 
@@ -38,6 +42,8 @@ pub(super) struct Devices {
     waiting: VecDeque<FlowEvent>,
     /// The numbers of the connections and listeners of these events.
     held: HashSet<u64, IntBuild>,
+    /// When look-ups will have taken no more than their share of the time.
+    settled_at: BootNs,
 }
 
 impl Devices {
@@ -108,9 +114,15 @@ impl Devices {
         self.waiting.extend(out.extract_if(first.., waits));
     }
 
-    /// Since when the first name is asked for.
-    pub(super) fn since(&self) -> Option<BootNs> {
-        self.wanted.first().map(|(at, _)| *at)
+    /// When names have to be asked for. `None`: all are known.
+    pub(super) fn due(&self) -> Option<BootNs> {
+        let begin = BootNs(self.settled_at.0.saturating_sub(AHEAD.0));
+        self.wanted.first().map(|(since, _)| begin.max(*since))
+    }
+
+    /// Takes note of a look-up that must be a part of the time not larger than one in `share`.
+    pub(super) fn took(&mut self, now: BootNs, took: DurationNs, share: u64) {
+        self.settled_at = BootNs(self.settled_at.max(now).0.saturating_add(took.0.saturating_mul(share)));
     }
 
     /// How many events wait.

@@ -8,22 +8,25 @@ use super::resolve::{PortQuery, PortResolver};
 use super::table::FlowTable;
 use crate::units::BootNs;
 
-/// Look-ups of ports take at most one part in so many of the time: the thread that reads waits for them.
+/// Look-ups of ports, and those of names, take at most one part in so many of the time: the thread that reads waits for them.
 const SHARE: u64 = 10;
 
 impl FlowTable {
     /// When [`FlowTable::poll_pending`] has something to do, at the latest. `None`: nothing waits.
     pub fn next_deadline(&self) -> Option<BootNs> {
-        let device = self.devices.since().map(|due| due.max(self.pending.rest_until));
-        [self.pending.next(), device].into_iter().flatten().min()
+        [self.pending.next(), self.devices.due()].into_iter().flatten().min()
     }
 
     /// Tells what has waited long enough by `now`, with the ports that the resolver finds. To be called when
     /// [`FlowTable::next_deadline`] has come and the ring is drained: a record that is still in it may be the answer.
     pub fn poll_pending(&mut self, now: BootNs, resolver: &mut dyn PortResolver, out: &mut Vec<FlowEvent>) {
         let first = out.len();
+        if self.devices.due().is_some_and(|due| due <= now) {
+            let answers = resolver.devices(&self.devices.queries());
+            self.devices.took(now, resolver.took(), SHARE);
+            self.devices.settle(answers, out);
+        }
         if self.pending.rest_until <= now {
-            self.look_up_devices(now, resolver, out);
             self.look_up_ports(now, resolver, out);
         }
         while let Some(held) = self.pending.deaths.pop_front_if(|held| held.until <= now) {
@@ -46,21 +49,6 @@ impl FlowTable {
         }
     }
 
-    fn look_up_devices(&mut self, now: BootNs, resolver: &mut dyn PortResolver, out: &mut Vec<FlowEvent>) {
-        let queries = self.devices.queries();
-        if !queries.is_empty() {
-            let answers = resolver.devices(&queries);
-            self.rest(now, resolver);
-            self.devices.settle(answers, out);
-        }
-    }
-
-    /// Lets no look-up follow for some time.
-    fn rest(&mut self, now: BootNs, resolver: &dyn PortResolver) {
-        let rest = resolver.took().0.saturating_mul(SHARE);
-        self.pending.rest_until = BootNs(self.pending.rest_until.max(now).0.saturating_add(rest));
-    }
-
     fn look_up_ports(&mut self, now: BootNs, resolver: &mut dyn PortResolver, out: &mut Vec<FlowEvent>) {
         let mut connects = Vec::new();
         while let Some(held) = self.pending.connects.pop_front_if(|held| held.until <= now) {
@@ -79,7 +67,7 @@ impl FlowTable {
             return;
         }
         let mut answers = resolver.resolve(&queries).into_iter();
-        self.rest(now, resolver);
+        self.pending.rest_until = BootNs(now.0.saturating_add(resolver.took().0.saturating_mul(SHARE)));
         for held in connects {
             self.settle_connect(&held, answers.next().flatten(), out);
         }

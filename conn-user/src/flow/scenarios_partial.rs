@@ -12,6 +12,7 @@ use super::resolve::{DeviceQuery, PortQuery, PortResolver};
 use super::scenarios::{CLIENT, SERVER, both, child, client, listener, open};
 use super::table::FlowLimits;
 use super::testing::{Always, Backend, MS, Names, Rig, held, sock, who};
+use crate::kernel::interfaces::Device;
 use crate::units::{BootNs, DurationNs, NetNs, Pid};
 
 #[test]
@@ -457,6 +458,41 @@ fn events_of_a_connection_that_waits_stay_in_their_order() {
     let told = rig.told();
     assert!(told[0].starts_with("connect 2") && told[0].contains("%eth1 "), "{told:?}");
     assert!(told[1].starts_with("close 2") && told[1].contains("%eth0 "), "{told:?}");
+}
+
+/// Short-lived namespaces are asked at once, but not all the time.
+#[test]
+fn names_are_asked_for_a_tenth_of_the_time() {
+    struct Slow(Names);
+    impl PortResolver for Slow {
+        fn resolve(&mut self, queries: &[PortQuery]) -> Vec<Option<SocketAddr>> {
+            self.0.resolve(queries)
+        }
+
+        fn devices(&mut self, queries: &[DeviceQuery]) -> Vec<Option<Device>> {
+            self.0.devices(queries)
+        }
+
+        fn took(&self) -> DurationNs {
+            DurationNs(5 * MS)
+        }
+    }
+    let mut rig = Rig::new(Backend::Fentry);
+    let mut names = Slow(Names(Some("eth0"), Vec::new()));
+    let mut begins = |key, ms: u64| {
+        rig.now += ms * MS;
+        rig.connects(10, Sock { key, netns: key as u32, device: 7, ..client() });
+        let due = rig.flows.next_deadline().map_or(0, |due| due.0.saturating_sub(rig.now) / MS);
+        rig.flows.poll_pending(BootNs(rig.now), &mut names, &mut rig.out);
+        (rig.told().len(), due)
+    };
+    for key in 1..=3 {
+        assert_eq!(begins(key, 0), (1, 0), "{key}");
+    }
+    // Three have taken 15 ms, of which 150 ms have to pass but for 100 that look-ups may be ahead.
+    assert_eq!(begins(4, 0), (0, 47));
+    assert_eq!(begins(5, 50), (2, 0));
+    assert_eq!(names.0.1.iter().map(Vec::len).collect::<Vec<_>>(), [1, 1, 1, 2]);
 }
 
 #[test]
