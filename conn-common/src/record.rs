@@ -100,10 +100,9 @@ pub struct Sock {
     pub lport: u16,
     /// Remote port, host order.
     pub rport: u16,
-    /// `AF_INET` (2) or `AF_INET6` (10).
-    pub family: u16,
-    /// `IPPROTO_TCP` (6) or `IPPROTO_MPTCP` (262).
-    pub protocol: u16,
+    /// `skc_bound_dev_if`: index of the interface that the socket is bound to, 0: none. A connection has it from `SO_BINDTODEVICE`,
+    /// its listener (`inet_request_bound_dev_if`), or a link-local address (`tcp_v6_connect`, `tcp_v6_init_req`).
+    pub device: u32,
     /// `sk_err`, positive; of an attempt that ends without one: `sk_err_soft`.
     pub err: u16,
     /// [`SockFlags`].
@@ -114,8 +113,8 @@ pub struct Sock {
     pub new_state: u8,
     /// `sk_shutdown`: 1 receive, 2 send.
     pub shutdown: u8,
-    /// Zero.
-    pub reserved: u8,
+    /// `AF_INET` (2) or `AF_INET6` (10).
+    pub family: u8,
 }
 
 /// Bits of [`Sock::flags`].
@@ -144,8 +143,8 @@ impl SockFlags {
     pub const COUNTERS: u16 = 1 << 8;
     /// Of a listener: it takes IPv6 only (`skc_ipv6only`).
     pub const V6ONLY: u16 = 1 << 9;
-    /// Of a listener: it is bound to an interface (`skc_bound_dev_if`).
-    pub const BOUND: u16 = 1 << 10;
+    /// `sk_protocol` is `IPPROTO_MPTCP`, not `IPPROTO_TCP`.
+    pub const MPTCP: u16 = 1 << 10;
 }
 
 /// Counters of `tcp_sock`, or of `mptcp_sock`, which has only those of bytes; valid only with [`SockFlags::COUNTERS`].
@@ -351,13 +350,13 @@ layout!(
     inode = 44,
     lport = 48,
     rport = 50,
-    family = 52,
-    protocol = 54,
+    device = 52,
     err = 56,
     flags = 58,
     old_state = 60,
     new_state = 61,
-    shutdown = 62
+    shutdown = 62,
+    family = 63
 );
 layout!(
     Counters,

@@ -82,7 +82,7 @@ impl Key for crate::mem::Probe {
 pub(crate) struct Ours {
     pub(crate) sk: *const c_void,
     protocol: u16,
-    /// [`SockFlags::KERNEL`] or nothing.
+    /// [`SockFlags::KERNEL`] and [`SockFlags::MPTCP`].
     flags: u16,
     /// Null for MPTCP, and where no member of it is to be read.
     tcp: *const c_void,
@@ -100,7 +100,7 @@ pub(crate) unsafe fn ours<A: Access>(sk: *const c_void, with_counters: bool) -> 
         let protocol = protocol::<A>(sk);
         let flags = kernels_own::<A>(sk);
         if protocol == IPPROTO_MPTCP {
-            return Some(Ours { sk, protocol, flags, tcp: core::ptr::null() });
+            return Some(Ours { sk, protocol, flags: flags | SockFlags::MPTCP, tcp: core::ptr::null() });
         }
         if protocol != IPPROTO_TCP {
             return None;
@@ -129,7 +129,7 @@ pub(crate) unsafe fn handed_out<A: Access>(sk: *const c_void) -> Option<Ours> {
     (protocol == IPPROTO_TCP || protocol == IPPROTO_MPTCP).then_some(Ours {
         sk,
         protocol,
-        flags: 0,
+        flags: if protocol == IPPROTO_MPTCP { SockFlags::MPTCP } else { 0 },
         tcp: core::ptr::null(),
     })
 }
@@ -301,13 +301,12 @@ pub(crate) unsafe fn key<A: Access + Key>(
     unsafe { A::key(ours.sk, common) }
 }
 
-/// Returns [`SockFlags::V6ONLY`] and [`SockFlags::BOUND`] of a listener.
+/// Returns [`SockFlags::V6ONLY`] or nothing, of a listener.
 ///
 /// # Safety
 /// `common` is the beginning of a socket.
 #[inline(always)]
-pub(crate) unsafe fn scope<A: Access>(common: &A::Common) -> u16 {
-    let mut flags = 0;
+pub(crate) unsafe fn v6only<A: Access>(common: &A::Common) -> u16 {
     // SAFETY: per the contract; of the bit the byte that holds it.
     unsafe {
         let bit = OFF_SKC_IPV6ONLY.load();
@@ -315,13 +314,11 @@ pub(crate) unsafe fn scope<A: Access>(common: &A::Common) -> u16 {
             && common.load::<u16>(OFF_SKC_FAMILY.load()) == AF_INET6
             && common.load::<u8>(bit >> 3) >> (bit & 7) & 1 != 0
         {
-            flags |= SockFlags::V6ONLY;
-        }
-        if common.load::<i32>(OFF_SKC_BOUND_DEV_IF.load()) != 0 {
-            flags |= SockFlags::BOUND;
+            SockFlags::V6ONLY
+        } else {
+            0
         }
     }
-    flags
 }
 
 /// Describes a socket in place.
@@ -374,8 +371,7 @@ pub(crate) unsafe fn fill<A: Access + Key>(
         (*to).lport =
             if num != 0 || pending { num } else { u16::from_be(probe::<u16>(sk, OFF_INET_SPORT.load())) };
         (*to).rport = u16::from_be(common.load::<u16>(OFF_SKC_DPORT.load()));
-        (*to).family = family;
-        (*to).protocol = ours.protocol;
+        (*to).device = common.load::<u32>(OFF_SKC_BOUND_DEV_IF.load());
         // Only an end has a use for these.
         (*to).err = if is_end { error::<A>(sk, old) } else { 0 };
         let flags = if pending { flags } else { flags & !SockFlags::PORT_PENDING };
@@ -383,7 +379,7 @@ pub(crate) unsafe fn fill<A: Access + Key>(
         (*to).old_state = old;
         (*to).new_state = new;
         (*to).shutdown = if is_end { shutdown::<A>(sk) } else { 0 };
-        (*to).reserved = 0;
+        (*to).family = family as u8;
     }
 }
 

@@ -195,7 +195,7 @@ pub(crate) unsafe fn emit_common<A: crate::mem::Access + Key>(
                 (*record).sock.inode = sock::inode::<A>(ours.sk);
             }
             if matches!(kind, RecordKind::Listen) {
-                (*record).sock.flags |= sock::scope::<A>(common);
+                (*record).sock.flags |= sock::v6only::<A>(common);
             }
         }
         entry.submit(0);

@@ -49,6 +49,7 @@ fn storm(v6: bool) -> Vec<Event> {
             local: format!("{host}:{}", 30_000 + at).parse().expect("address"),
             remote: format!("{host}:8080").parse().expect("address"),
             mapped: false,
+            device: None,
             netns: NetNs(4_026_531_840),
             source: Source::Live,
             born: None,

@@ -50,7 +50,6 @@ impl Kernel {
             lport,
             rport,
             family: 2,
-            protocol: 6,
             flags: SockFlags::HAS_SOCKET,
             old_state: state,
             new_state: ESTABLISHED,

@@ -78,6 +78,7 @@ fn connect(id: u64, owner: Actor, remote: &str) -> Change {
         local: "10.0.0.1:40000".parse().expect("an address"),
         remote: remote.parse().expect("an address"),
         mapped: false,
+        device: None,
         netns: NetNs(1),
         source: Source::Live,
         born: None,

@@ -69,6 +69,7 @@ fn close() -> Event {
         local: "[2001:db8::1]:443".parse().expect("address"),
         remote: "[2001:db8::2]:40000".parse().expect("address"),
         mapped: false,
+        device: None,
         netns: NetNs(1),
         source: Source::Live,
         born: None,

@@ -44,6 +44,8 @@ pub struct Event {
     pub raddr: Option<IpAddr>,
     /// Remote port.
     pub rport: Option<u16>,
+    /// The interface that the socket is bound to.
+    pub device: Option<String>,
     /// Network namespace.
     pub netns: Option<u64>,
     /// `live`, `late`, `snapshot` or `resync`.

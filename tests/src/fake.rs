@@ -78,6 +78,7 @@ fn event(truth: &Truth, fact: &Fact, begin: Option<&Fact>, backend: Backend) -> 
         lport,
         raddr: fact.sock.remote.map(|r| r.ip()),
         rport: fact.sock.remote.map(|r| r.port()),
+        device: fact.sock.device.clone(),
         netns: Some(fact.sock.netns),
         source: Some(if fact.early { "snapshot" } else { "live" }.to_owned()),
         process: owner.process,

@@ -192,6 +192,9 @@ pub struct SockFact {
     pub mapped: bool,
     /// Inode of the network namespace.
     pub netns: u64,
+    /// The interface that the socket is bound to.
+    #[serde(default)]
+    pub device: Option<String>,
     /// Local address.
     pub laddr: IpAddr,
     /// Local port; `None`: the workload cannot know it.

@@ -23,6 +23,7 @@ use crate::flow::model::{
     canonical_ip,
 };
 use crate::kernel::gap::Gap;
+use crate::kernel::interfaces::Device;
 use crate::process::info::{ExitStatus, ProcessInfo};
 use crate::units::{BootNs, DurationNs, NetNs, Pid};
 
@@ -88,6 +89,7 @@ impl JsonEncoder {
                     out.push(b'"');
                     write_end(b",\"laddr\":\"", b",\"lport\":", conn.local, out);
                     write_end(b",\"raddr\":\"", b",\"rport\":", conn.remote, out);
+                    write_device(conn.device.as_deref(), out);
                     self.conn_id(conn.id, out);
                     out.push(b'}');
                 }
@@ -207,6 +209,7 @@ impl JsonEncoder {
         write_family(conn.local.ip(), conn.mapped, out);
         write_end(b",\"laddr\":\"", b",\"lport\":", conn.local, out);
         write_end(b",\"raddr\":\"", b",\"rport\":", conn.remote, out);
+        write_device(conn.device.as_deref(), out);
         write_netns(conn.netns, conn.source, out);
         write_born(conn.born.as_ref(), conn.source, at, out);
         write_kernel_socket(conn.kernel_socket, out);
@@ -220,9 +223,7 @@ impl JsonEncoder {
         write_family(ip, mapped, out);
         write_end(b",\"laddr\":\"", b",\"lport\":", SocketAddr::new(ip, listener.local.port()), out);
         if let Some(scope) = &listener.scope {
-            if let Some(device) = &scope.device {
-                write_text(b"device", device.name().as_bytes(), out);
-            }
+            write_device(scope.device.as_deref(), out);
             write_key(b"v6only", out);
             out.extend_from_slice(if scope.v6only { b"true" } else { b"false" });
         }
@@ -359,6 +360,13 @@ pub(crate) fn write_end(address_key: &[u8], port_key: &[u8], end: SocketAddr, ou
     out.push(b'"');
     out.extend_from_slice(port_key);
     write_option(Some(end.port()).filter(|port| *port != 0), out);
+}
+
+/// The interface that a socket is bound to, where it is.
+pub(crate) fn write_device(device: Option<&Device>, out: &mut Vec<u8>) {
+    if let Some(device) = device {
+        write_text(b"device", device.name().as_bytes(), out);
+    }
 }
 
 fn write_netns(netns: NetNs, source: Source, out: &mut Vec<u8>) {

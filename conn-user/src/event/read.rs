@@ -310,6 +310,7 @@ impl Reader {
             local: SocketAddr::new(need(kind, "laddr", line.laddr)?, line.lport.unwrap_or(0)),
             remote: SocketAddr::new(need(kind, "raddr", line.raddr)?, line.rport.unwrap_or(0)),
             mapped: line.mapped,
+            device: device(line.device.as_ref()),
             netns: netns(line, kind)?,
             source: named("source", need(kind, "source", line.source.as_deref())?)?,
             born: born(line, at)?,
@@ -338,10 +339,7 @@ impl Reader {
             kernel_socket: line.kernel_socket,
             owner: self.owner(line)?,
             socket_unit: line.socket_unit.as_deref().map(Arc::from),
-            scope: line.v6only.map(|v6only| Scope {
-                device: line.device.as_deref().map(|name| Arc::new(Device::new(name))),
-                v6only,
-            }),
+            scope: line.v6only.map(|v6only| Scope { device: device(line.device.as_ref()), v6only }),
         })
     }
 
@@ -436,6 +434,7 @@ fn ends(of: &Ends<'_>) -> Result<Box<ConnEvent>, ReadError> {
         local: SocketAddr::new(of.laddr, of.lport.unwrap_or(0)),
         remote: SocketAddr::new(of.raddr, of.rport.unwrap_or(0)),
         mapped: false,
+        device: device(of.device.as_ref()),
         netns: NetNs(0),
         source: Source::Late,
         born: None,
@@ -445,6 +444,10 @@ fn ends(of: &Ends<'_>) -> Result<Box<ConnEvent>, ReadError> {
         begun: BootNs(0),
         established: None,
     }))
+}
+
+fn device(name: Option<&Text<'_>>) -> Option<Arc<Device>> {
+    name.map(|name| Arc::new(Device::new(name)))
 }
 
 fn netns(line: &Line<'_>, kind: EventKind) -> Result<NetNs, ReadError> {

@@ -160,6 +160,7 @@ pub(crate) fn outgoing() -> ConnEvent {
         local: address("127.0.0.1:40000"),
         remote: address("127.0.0.1:8080"),
         mapped: false,
+        device: None,
         netns: HOST_NETNS,
         source: Source::Live,
         born: None,
@@ -286,6 +287,7 @@ pub(crate) fn all() -> Vec<Event> {
         id: ConnId(11),
         direction: Direction::Unknown,
         source: Source::Late,
+        device: Some(Arc::new(Device::new("vrf\u{202e}1"))),
         owner: unknown(UnknownReason::BeforeAttach),
         listener: None,
         ..incoming()
@@ -305,6 +307,9 @@ pub(crate) fn all() -> Vec<Event> {
         source: Source::Resync,
         born: Some(Born { earliest: BootNs(0), earliest_by: BornBy::Boot, ..born(0, 2) }),
         kernel_socket: true,
+        local: address("[fe80::1]:40000"),
+        remote: address("[fe80::2]:2049"),
+        device: Some(Arc::new(Device::new("eth0"))),
         owner: unknown(UnknownReason::NoHolder),
         ..outgoing()
     };
@@ -361,7 +366,7 @@ pub(crate) fn all() -> Vec<Event> {
         EventBody::Exit(ProcEvent::new(curl()), ExitStatus::Code(7)),
         EventBody::Exit(ProcEvent::new(nginx()), ExitStatus::Signal(9)),
         EventBody::Flow(Change::Close(before, unwatched)),
-        EventBody::Flow(Change::Established(found)),
+        EventBody::Flow(Change::Established(found.clone())),
         EventBody::Flow(Change::Unlisten(
             old_listener,
             Unlisten { closer: by(&nginx(), HookId::FentryTcpClose), duration: None },
@@ -370,7 +375,7 @@ pub(crate) fn all() -> Vec<Event> {
         EventBody::Flow(Change::Listen(activated("[::]:22", Some("ssh.socket")))),
         EventBody::Flow(Change::Listen(activated("127.0.0.1:9", None))),
         EventBody::Exec(ProcEvent {
-            stdio: Some(Box::new(outgoing())),
+            stdio: Some(Box::new(found)),
             stdio_peers: [(Pid(812), BootNs(1_230_000_000)), (Pid(900), BootNs(1_240_000_000))]
                 .into_iter()
                 .collect(),

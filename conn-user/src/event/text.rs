@@ -242,7 +242,8 @@ impl TextFormatter {
     fn conn(&mut self, conn: &ConnEvent) {
         self.line.process_head(Some(conn.direction), conn.owner.process.as_ref());
         let start = self.line.columns;
-        self.line.end(conn.local);
+        let device = conn.device.as_deref();
+        self.line.end_over(conn.local, device);
         self.line.pad_from(self.line.columns - start, END_COLUMNS);
         self.line.text(match conn.direction {
             Direction::Out => " -> ",
@@ -250,8 +251,9 @@ impl TextFormatter {
             Direction::Unknown => " -- ",
         });
         let start = self.line.columns;
-        self.line.end(conn.remote);
+        self.line.end_over(conn.remote, device);
         self.line.pad_from(self.line.columns - start, END_COLUMNS);
+        self.line.device(device, &[conn.local, conn.remote]);
         self.common_details(
             &conn.owner,
             conn.transport,
@@ -266,20 +268,17 @@ impl TextFormatter {
         self.line.process_head(None, listener.owner.process.as_ref());
         let (ip, mapped) = canonical_ip(listener.local.ip());
         let start = self.line.columns;
-        self.line.end(SocketAddr::new(ip, listener.local.port()));
+        let local = SocketAddr::new(ip, listener.local.port());
+        let device = listener.scope.as_ref().and_then(|scope| scope.device.as_deref());
+        self.line.end_over(local, device);
         self.line.pad_from(self.line.columns - start, 2 * END_COLUMNS + 4);
         if let Some(unit) = listener.socket_unit.as_ref().filter(|_| listener.is_systemds()) {
             self.line.detail("for ");
             self.line.word(unit.as_bytes());
         }
-        if let Some(scope) = &listener.scope {
-            if let Some(device) = &scope.device {
-                self.line.detail("device=");
-                self.line.word(device.name().as_bytes());
-            }
-            if scope.v6only && ip.is_unspecified() {
-                self.line.detail("v6only");
-            }
+        self.line.device(device, &[local]);
+        if listener.scope.as_ref().is_some_and(|scope| scope.v6only) && ip.is_unspecified() {
+            self.line.detail("v6only");
         }
         self.common_details(
             &listener.owner,

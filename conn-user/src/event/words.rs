@@ -1,10 +1,11 @@
 //! Text for a terminal in the making.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use super::address::{write_int, write_ip};
 use super::escape;
 use crate::flow::model::Direction;
+use crate::kernel::interfaces::Device;
 
 /// A line or a cell of a table: its bytes, and the columns that they take on a terminal.
 #[derive(Clone, Debug, Default)]
@@ -39,10 +40,20 @@ impl Words {
 
     /// Appends an address and port; port 0: not known.
     pub(crate) fn end(&mut self, end: SocketAddr) {
+        self.end_over(end, None);
+    }
+
+    /// Appends an address and port of a socket that is bound to this interface: `[fe80::1%eth0]:80`. Only link-local addresses show it,
+    /// which name an end no better without it (RFC 4007); for others see [`unshown`].
+    pub(crate) fn end_over(&mut self, end: SocketAddr, device: Option<&Device>) {
         if end.is_ipv6() {
             self.text("[");
         }
         self.with(|out| write_ip(end.ip(), out));
+        if let Some(device) = device.filter(|_| is_scoped(end)) {
+            self.text("%");
+            self.word(device.name().as_bytes());
+        }
         self.text(if end.is_ipv6() { "]:" } else { ":" });
         match end.port() {
             0 => self.text("?"),
@@ -54,6 +65,16 @@ impl Words {
     pub(crate) const fn is_empty(&self) -> bool {
         self.bytes.is_empty()
     }
+}
+
+/// Whether an address shows the interface, see [`Words::end_over`].
+fn is_scoped(end: SocketAddr) -> bool {
+    matches!(end.ip(), IpAddr::V6(ip) if ip.is_unicast_link_local())
+}
+
+/// The interface that a socket with these ends is bound to, where no end shows it.
+pub(crate) fn unshown<'d>(device: Option<&'d Device>, ends: &[SocketAddr]) -> Option<&'d Device> {
+    device.filter(|_| !ends.iter().copied().any(is_scoped))
 }
 
 /// The word for a direction; `None`: a listener.

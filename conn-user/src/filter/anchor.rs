@@ -126,8 +126,9 @@ impl Anchor {
                 let ports = ranges.iter().filter_map(numbers).map(|(low, high)| (low.max(1), high));
                 Some(Self::Port(*side, ports.filter(|(low, high)| low <= high).collect()))
             }
-            Test::Address(side, set) => {
-                let (v4, v6) = set.ranges();
+            Test::Address(side, nets) => {
+                let all = nets.all();
+                let (v4, v6) = all.ranges();
                 Some(Self::Address(*side, Addresses { v4: v4.collect(), v6: v6.collect() }))
             }
             Test::Process(ProcessNumber::Uid, ranges) => {

@@ -5,7 +5,8 @@ use super::error::FilterError;
 use super::fields::{Amount, Flag, Role};
 use super::key::Key;
 use super::names::Names;
-use super::ranges::{IpSet, Ranges};
+use super::nets::Nets;
+use super::ranges::Ranges;
 use super::values::{Reader, Texts};
 use crate::event::model::EventKind;
 use crate::event::names::{self, ExeFlag};
@@ -31,7 +32,7 @@ pub(super) enum Test {
     ExeFlag(Box<[ExeFlag]>),
     Runtime(Box<[Runtime]>),
     Port(Side, Ranges<u64>),
-    Address(Side, IpSet),
+    Address(Side, Nets),
     Direction(Box<[Direction]>),
     Kind(Box<[EventKind]>),
     Transport(Box<[Transport]>),

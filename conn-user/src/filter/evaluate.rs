@@ -76,7 +76,9 @@ impl Test {
                     .any(|end| end.port() != 0 && ranges.contains(end.port().into()))
             }),
             Self::Address(side, nets) => {
-                socket(&|socket| side.ends(socket).iter().flatten().any(|end| nets.contains(end.ip())))
+                let device = || fields::device(view);
+                let is_in = |end: &SocketAddr| nets.contains(end.ip(), device);
+                socket(&|socket| side.ends(socket).iter().flatten().any(is_in))
             }
             Self::Direction(all) => socket(&|socket| socket.direction.is_some_and(|own| all.contains(&own))),
             Self::Kind(all) => view.kind.is_some_and(|own| all.contains(&own)),

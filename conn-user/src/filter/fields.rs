@@ -250,7 +250,10 @@ impl Role {
 pub(super) fn device<'a>(view: &View<'a>) -> Option<&'a str> {
     let device = match view.origin {
         Origin::Listed(listed, _) => listed.socket.device.as_ref(),
-        Origin::Event(_) => listener(view)?.scope.as_ref()?.device.as_ref(),
+        Origin::Event(_) => match conn(view) {
+            Some(conn) => conn.device.as_ref(),
+            None => listener(view)?.scope.as_ref()?.device.as_ref(),
+        },
     };
     device.map(|device| device.name())
 }

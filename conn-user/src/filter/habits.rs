@@ -1,12 +1,13 @@
 //! Other ways to write a word, which people bring from tcpdump, ss and Wireshark or copy from what conn shows. Each becomes words of
 //! the grammar; what could mean several things is an error with the right words.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 
 use super::ast::{Form, Value, Word};
 use super::key::Key;
+use super::nets;
 use crate::event::names;
 use crate::process::placement::Runtime;
 
@@ -127,11 +128,11 @@ pub(super) fn understood(word: Word) -> (Word, Option<Word>) {
     let port = port_of(word.key).filter(|port| *port != Key::Port && !word.negated);
     if let (Some(port), [value]) = (port, &*word.values)
         && value.form == Form::Bare
-        && let Ok(end) = value.text.parse::<SocketAddr>()
+        && let Some((address, number)) = nets::end(&value.text)
     {
         let of = |text: String| vec![Value { text, ..value.clone() }];
-        let second = Word { negated: false, key: port, values: of(end.port().to_string()) };
-        return (Word { values: of(end.ip().to_string()), ..word }, Some(second));
+        let second = Word { negated: false, key: port, values: of(number.to_string()) };
+        return (Word { values: of(address), ..word }, Some(second));
     }
     (word, None)
 }

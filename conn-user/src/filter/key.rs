@@ -129,7 +129,7 @@ keys! {
     Proto "proto" Names "Transport." "proto:mptcp";
     Family "family" Names "Family of the addresses; IPv4-mapped ones are IPv4." "family:ipv6";
     Mapped "mapped" Flags "The socket is IPv6 and has IPv4-mapped addresses." "mapped:true";
-    Device "device" Text "Interface that a listener or a listed socket is bound to (`SO_BINDTODEVICE`)." "device:eth0";
+    Device "device" Text "Interface that the socket is bound to: by `SO_BINDTODEVICE`, with the listener that accepted it, or by a link-local address." "device:eth0";
     V6only "v6only" Flags "A listener takes IPv6 only (`IPV6_V6ONLY`), where that is known." "v6only:true";
     CommunityId "community_id" Text "Community ID of the connection." "community_id:1:tE8Y/YwHxFc3FF4Ne/pbDcWAS0s=";
     State "state" Names "TCP state of a listed socket (only `conn list`)." "state:established,close_wait";
@@ -250,7 +250,7 @@ impl Takes {
                 "a comparison such as >1h30m or <=250ms, or a range such as 10s-5m; the units are ns, us, ms, s, m, h, d, w"
             }
             Self::Addresses => {
-                "an address, a network such as 10.0.0.0/8 or 2001:db8::/32, or a zone such as internal"
+                "an address such as 10.0.0.1 or fe80::1%eth0, a network such as 10.0.0.0/8 or 2001:db8::/32, or a zone such as internal"
             }
             Self::Text => "a name, a glob such as nginx*, or a regular expression such as /^nginx/",
             Self::Names => "one of its names",

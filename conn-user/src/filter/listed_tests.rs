@@ -31,6 +31,8 @@ fn examples() {
     assert_eq!(matching("bytes_in:>5M mapped:false"), [0]);
     assert_eq!(matching("age:>50m"), [0]);
     assert_eq!(matching("reason:time_wait"), [5]);
+    assert_eq!(matching("dst:::1%eth0"), [2]);
+    assert_eq!(matching("dst:::1%eth1"), Vec::<usize>::new());
 }
 
 #[test]

@@ -22,6 +22,7 @@ mod habits;
 mod listed_tests;
 #[cfg(test)]
 mod naive;
+mod nets;
 #[cfg(test)]
 mod properties;
 mod ranges;

@@ -122,7 +122,14 @@ impl Naive {
 
     fn fits(&self, key: Key, value: &Value) -> bool {
         let numbers = |found: Vec<String>| found.iter().any(|found| number_fits(value, found));
-        let addresses = |found: Vec<String>| found.iter().any(|found| address_fits(value, found));
+        let addresses = |found: Vec<String>| {
+            let (net, device) = value.text.split_once('%').unwrap_or((&value.text, ""));
+            let (device, prefix) = device.split_once('/').unwrap_or((device, ""));
+            let net = if prefix.is_empty() { net.to_owned() } else { format!("{net}/{prefix}") };
+            let net = Value { text: net, ..value.clone() };
+            (device.is_empty() || self.field("device") == [device])
+                && found.iter().any(|found| address_fits(&net, found))
+        };
         let texts = |found: Vec<String>| found.iter().any(|found| text_fits(value, found.as_bytes()));
         let equal = |found: Vec<String>| found.contains(&value.text);
         let of_process = |read: &dyn Fn(&ProcessInfo) -> Option<u32>| {

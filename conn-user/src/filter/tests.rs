@@ -178,6 +178,20 @@ fn fields_of_their_own() {
 }
 
 #[test]
+fn interfaces() {
+    assert_eq!(matching("device:eth0"), [22, 23]);
+    assert_eq!(matching("-device:* kind:close"), [5, 6, 14, 21]);
+    assert_eq!(matching("dst:fe80::2%eth0"), [22]);
+    assert_eq!(matching("dst:fe80::2%eth1"), Vec::<u64>::new());
+    assert_eq!(matching("dst:fe80::2%eth0,127.0.0.1%eth0 kind:established"), [22]);
+    assert_eq!(matching("src:fe80::%eth0/64"), [22]);
+    assert_eq!(matching("src:[fe80::1]%eth0 dst:[fe80::2%eth0]:2049"), [22]);
+    assert_eq!(matching("ip:::1%eth0"), [23], "a listener");
+    assert_eq!(matching("ip:internal%eth0 -dst:fe80::2%eth0"), [23]);
+    assert_eq!(matching("kind:established -dst:fe80::2%eth1"), [4, 22]);
+}
+
+#[test]
 fn late_facts_are_known_by_their_words() {
     for (text, late) in [
         ("proc:x exe_flag:memfd", false),
@@ -253,6 +267,10 @@ fn errors() {
         "bytes_in:>1KB",
         "mapped:yes",
         "dst:10.0.0.0/33",
+        "dst:fe80::1%eth*",
+        "dst:fe80::1%",
+        "dst:internl%eth0",
+        "-dst:[fe80::1]%eth0:443",
         "kind:conect",
         "kind:banana",
         "dir:outgoing",

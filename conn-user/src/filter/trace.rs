@@ -198,8 +198,13 @@ fn looked(test: &Test, view: &View<'_>) -> Vec<Looked> {
             }
         }
         Test::Address(side, nets) => {
+            let device = || fields::device(view);
             for ip in ends(*side, socket).map(|end| end.ip()) {
-                looks.add(ip.to_string(), nets.contains(ip));
+                let shown = match device().filter(|_| nets.is_over()) {
+                    Some(device) => format!("{ip}%{device}"),
+                    None => ip.to_string(),
+                };
+                looks.add(shown, nets.contains(ip, device));
             }
         }
         Test::Direction(all) => looks.named(socket.and_then(|socket| socket.direction), all),

@@ -1,7 +1,7 @@
 //! From a value, as it was written, to what it means to its key.
 
 use std::cell::Cell;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 use regex::bytes::{Regex, RegexBuilder};
@@ -13,8 +13,9 @@ use super::glob::Glob;
 use super::habits;
 use super::key::{Key, Takes};
 use super::names::{Names, is_name};
+use super::nets::{self, NetRanges, Nets};
 use super::parse;
-use super::ranges::{IpRanges, IpSet, Ranges};
+use super::ranges::Ranges;
 use super::suggest::nearest;
 use crate::event::errno;
 use crate::event::names::{self, Named};
@@ -288,48 +289,54 @@ impl<'a> Reader<'a> {
     }
 
     /// Addresses, networks and zones.
-    pub(super) fn addresses(&self, word: &ast::Word) -> Result<IpSet, FilterError> {
-        let mut ranges = IpRanges::default();
+    pub(super) fn addresses(&self, word: &ast::Word) -> Result<Nets, FilterError> {
+        let mut ranges = NetRanges::default();
         self.each(word, |value| self.address(word.key, value, &mut ranges))?;
         Ok(ranges.into())
     }
 
-    fn address(&self, key: Key, value: &Value, ranges: &mut IpRanges) -> Result<(), FilterError> {
-        let text = value.text.as_str();
-        let text = text.strip_prefix('[').and_then(|inside| inside.strip_suffix(']')).unwrap_or(text);
+    fn address(&self, key: Key, value: &Value, all: &mut NetRanges) -> Result<(), FilterError> {
         if value.form == Form::Regex {
             return Err(self.takes(key, value));
         }
-        if let Ok(ip) = text.parse::<IpAddr>() {
-            ranges.add(IpNet::from(canonical_ip(ip).0));
-            return Ok(());
+        if let Some((text, device)) = nets::apart(&value.text) {
+            let ranges = all.of(device);
+            if let Some(device) = device.filter(|device| value.form == Form::Bare && Glob::is_glob(device)) {
+                let message = format!("{} is a glob, and only a name can follow the %", quoted(device));
+                let help = format!("write two words: {}:{text} device:{device}", key.name());
+                return Err(self.error(value, message, help));
+            }
+            if let Ok(ip) = text.parse::<IpAddr>() {
+                ranges.add(IpNet::from(canonical_ip(ip).0));
+                return Ok(());
+            }
+            if let Ok(net) = text.parse::<IpNet>() {
+                ranges.add(net);
+                return Ok(());
+            }
+            if value.form == Form::Bare && is_name(&text) {
+                let zone = self.names.zone_set(&text).ok_or_else(|| self.unknown_zone(value, &text))?;
+                ranges.add_set(zone);
+                return Ok(());
+            }
         }
-        if let Ok(net) = text.parse::<IpNet>() {
-            ranges.add(net);
-            return Ok(());
-        }
-        if value.form == Form::Bare && is_name(text) {
-            let zone = self.names.zone_set(text).ok_or_else(|| self.unknown_zone(value))?;
-            ranges.add_set(zone);
-            return Ok(());
-        }
-        if let (Ok(end), Some(port)) = (value.text.parse::<SocketAddr>(), habits::port_of(key)) {
+        if let (Some((ip, number)), Some(port)) = (nets::end(&value.text), habits::port_of(key)) {
             let message = format!("{} is an address and a port", quoted(&value.text));
-            let (key, port, ip, number) = (key.name(), port.name(), end.ip(), end.port());
+            let (key, port) = (key.name(), port.name());
             let help = format!("write two words, each of which can be negated: {key}:{ip} {port}:{number}");
             return Err(self.error(value, message, help));
         }
         Err(self.takes(key, value))
     }
 
-    fn unknown_zone(&self, value: &Value) -> FilterError {
+    fn unknown_zone(&self, value: &Value, name: &str) -> FilterError {
         let zones = || self.names.zones().map(|(name, _)| name);
         let known = zones().collect::<Vec<_>>().join(", ");
-        let help = match nearest(&value.text, zones()) {
+        let help = match nearest(name, zones()) {
             Some(near) => format!("did you mean `{near}`? The zones are {known}"),
             None => format!("the zones are {known}; anything else is an address or a network"),
         };
-        self.error(value, format!("unknown zone {}", quoted(&value.text)), help)
+        self.error(value, format!("unknown zone {}", quoted(name)), help)
     }
 
     /// Values of a type.

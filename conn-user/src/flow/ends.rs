@@ -2,14 +2,12 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use conn_common::record::Sock;
+use conn_common::record::{Sock, SockFlags};
 
 use super::model::{Transport, canonical_ip};
 
 /// `AF_INET6` (include/linux/socket.h).
-pub(super) const AF_INET6: u16 = 10;
-/// `IPPROTO_MPTCP` (include/uapi/linux/in.h).
-const IPPROTO_MPTCP: u16 = 262;
+pub(super) const AF_INET6: u8 = 10;
 
 /// Addresses and ports; unspecified address or port 0: not known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -84,7 +82,7 @@ impl Ends {
 }
 
 /// An address as a record carries it.
-pub(super) fn address(family: u16, bytes: [u8; 16]) -> IpAddr {
+pub(super) fn address(family: u8, bytes: [u8; 16]) -> IpAddr {
     if family == AF_INET6 {
         Ipv6Addr::from(bytes).into()
     } else {
@@ -93,7 +91,7 @@ pub(super) fn address(family: u16, bytes: [u8; 16]) -> IpAddr {
 }
 
 pub(super) fn transport(sock: &Sock) -> Transport {
-    if sock.protocol == IPPROTO_MPTCP { Transport::Mptcp } else { Transport::Tcp }
+    if sock.flags & SockFlags::MPTCP != 0 { Transport::Mptcp } else { Transport::Tcp }
 }
 
 #[cfg(test)]

@@ -4,22 +4,28 @@ use std::net::SocketAddr;
 
 use super::model::{Change, FlowEvent};
 use super::pending::{HeldConnect, HeldDeath, HeldListen};
-use super::resolve::{PortAnswer, PortQuery, PortResolver};
+use super::resolve::{PortQuery, PortResolver};
 use super::table::FlowTable;
 use crate::units::BootNs;
 
-/// Look-ups of ports take at most one part in so many of the time: the thread that reads waits for them.
+/// Look-ups of ports, and those of names, take at most one part in so many of the time: the thread that reads waits for them.
 const SHARE: u64 = 10;
 
 impl FlowTable {
     /// When [`FlowTable::poll_pending`] has something to do, at the latest. `None`: nothing waits.
     pub fn next_deadline(&self) -> Option<BootNs> {
-        self.pending.next()
+        [self.pending.next(), self.devices.due()].into_iter().flatten().min()
     }
 
     /// Tells what has waited long enough by `now`, with the ports that the resolver finds. To be called when
     /// [`FlowTable::next_deadline`] has come and the ring is drained: a record that is still in it may be the answer.
     pub fn poll_pending(&mut self, now: BootNs, resolver: &mut dyn PortResolver, out: &mut Vec<FlowEvent>) {
+        let first = out.len();
+        if self.devices.due().is_some_and(|due| due <= now) {
+            let answers = resolver.devices(&self.devices.queries());
+            self.devices.took(now, resolver.took(), SHARE);
+            self.devices.settle(answers, out);
+        }
         if self.pending.rest_until <= now {
             self.look_up_ports(now, resolver, out);
         }
@@ -29,6 +35,18 @@ impl FlowTable {
             }
         }
         self.drop_told();
+        self.keep_back(first, out);
+    }
+
+    /// Keeps back, of what was appended from `first` on, the events whose interface is being asked for.
+    #[inline]
+    pub(super) fn keep_back(&mut self, first: usize, out: &mut Vec<FlowEvent>) {
+        self.devices.keep_back(first, out);
+        let waiting = self.devices.waiting();
+        if waiting > self.limits.held {
+            self.stats.released_early += waiting as u64;
+            self.devices.settle([], out);
+        }
     }
 
     fn look_up_ports(&mut self, now: BootNs, resolver: &mut dyn PortResolver, out: &mut Vec<FlowEvent>) {
@@ -51,16 +69,16 @@ impl FlowTable {
         let mut answers = resolver.resolve(&queries).into_iter();
         self.pending.rest_until = BootNs(now.0.saturating_add(resolver.took().0.saturating_mul(SHARE)));
         for held in connects {
-            self.settle_connect(&held, answers.next().flatten().as_ref(), out);
+            self.settle_connect(&held, answers.next().flatten(), out);
         }
         for held in listens {
             self.settle_listen(&held, answers.next().flatten(), now, out);
         }
     }
 
-    fn settle_connect(&mut self, held: &HeldConnect, found: Option<&PortAnswer>, out: &mut Vec<FlowEvent>) {
+    fn settle_connect(&mut self, held: &HeldConnect, found: Option<SocketAddr>, out: &mut Vec<FlowEvent>) {
         let Some(conn) = self.store.get_same(held.place, held.id) else { return };
-        if let Some(PortAnswer { local, .. }) = found {
+        if let Some(local) = found {
             conn.ends.lport = local.port();
             if conn.ends.laddr.is_unspecified() {
                 conn.ends.laddr = local.ip();
@@ -72,14 +90,13 @@ impl FlowTable {
     fn settle_listen(
         &mut self,
         held: &HeldListen,
-        found: Option<PortAnswer>,
+        found: Option<SocketAddr>,
         now: BootNs,
         out: &mut Vec<FlowEvent>,
     ) {
-        if let Some(PortAnswer { local, scope }) = found {
-            let listener = self.listeners.get_mut(held.key).filter(|listener| listener.id == held.id);
+        if let Some(local) = found {
+            let listener = self.listeners.get(held.key).filter(|listener| listener.id == held.id);
             let Some(listener) = listener else { return };
-            listener.scope = scope.or(listener.scope.take());
             if listener.port == 0 {
                 self.listeners.settle(held.key, local);
             }
@@ -98,12 +115,12 @@ impl FlowTable {
         self.tell_listener(key, out);
     }
 
-    /// Reports a listener that waited for its port or scope, with what is known now.
+    /// Reports a listener that waited for its port, with what is known now.
     fn tell_listener(&mut self, key: u64, out: &mut Vec<FlowEvent>) {
         let Some(listener) = self.listeners.get_mut(key).filter(|listener| !listener.told) else { return };
         listener.told = true;
         let id = listener.id;
-        out.push(FlowEvent { boot: listener.since, change: Change::Listen(listener.event()) });
+        out.push(FlowEvent { boot: listener.since, change: Change::Listen(listener.event(&self.devices)) });
         self.pending.listens.retain(|held| held.id != id);
     }
 

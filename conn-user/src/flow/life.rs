@@ -5,7 +5,9 @@ use std::sync::Arc;
 use conn_common::record::Sock;
 
 use super::listeners::Owners;
-use super::model::{Actor, Change, Direction, EndedHow, Ending, Failure, FlowEvent, Method, Source, Traffic};
+use super::model::{
+    Actor, Change, ConnEvent, Direction, EndedHow, Ending, Failure, FlowEvent, Method, Source, Traffic,
+};
 use super::store::{Conn, known};
 use super::table::{BACKEND, FlowTable, LOST, NEVER_ACCEPTED};
 use crate::process::info::ProcessInfo;
@@ -53,7 +55,7 @@ impl FlowTable {
     pub(super) fn tell_connect(&mut self, place: u32, out: &mut Vec<FlowEvent>) {
         let Some(conn) = self.store.get_mut(place).filter(|conn| conn.held) else { return };
         conn.held = false;
-        out.push(FlowEvent { boot: conn.begun, change: Change::Connect(conn.event()) });
+        out.push(FlowEvent { boot: conn.begun, change: Change::Connect(conn.event(&self.devices)) });
         self.drop_told();
     }
 
@@ -70,22 +72,22 @@ impl FlowTable {
         conn.learn(sock);
         conn.owner = owner;
         conn.accepted = boot;
-        let (netns, local) = (conn.netns, conn.ends.local());
+        let (netns, local, device) = (conn.netns, conn.ends.local(), conn.device);
         let process = conn.owner.process.clone();
-        let mut owners = self.listeners.owners(netns, local, process.as_deref());
+        let mut owners = self.listeners.owners(netns, local, device, process.as_deref());
         if let (Owners::None, Some(process)) = (&owners, &process)
-            && let Some(key) = self.listeners.portless_of(netns, local.ip(), process)
+            && let Some(key) = self.listeners.portless_of(netns, (local.ip(), device), process)
         {
             // Its own listener, whose port nothing has told: the child shows it.
             let addr = self.listeners.get(key).map_or(local.ip(), |listener| listener.addr);
             self.settle_listener(key, (addr, local.port()).into(), out);
-            owners = self.listeners.owners(netns, local, Some(process));
+            owners = self.listeners.owners(netns, local, device, Some(process));
         }
         let Some(conn) = self.store.get_mut(place) else { return };
         if let Owners::One(owner) = owners {
             conn.listener = Some(owner);
         }
-        out.push(FlowEvent { boot, change: Change::Accept(conn.event()) });
+        out.push(FlowEvent { boot, change: Change::Accept(conn.event(&self.devices)) });
         self.finish_dead(place, out);
     }
 
@@ -100,8 +102,9 @@ impl FlowTable {
     ) {
         let mut conn = Conn::new(id, sock, Direction::In, Source::Live);
         conn.owner = owner;
-        conn.listener = self.listener_of(conn.netns, conn.ends.local(), conn.owner.process.as_deref());
-        out.push(FlowEvent { boot, change: Change::Accept(conn.event()) });
+        conn.listener =
+            self.listener_of(conn.netns, conn.ends.local(), conn.device, conn.owner.process.as_deref());
+        out.push(FlowEvent { boot, change: Change::Accept(conn.event(&self.devices)) });
         self.store.mark_ended(sock.key, id, false);
     }
 
@@ -116,7 +119,10 @@ impl FlowTable {
         let Some(conn) = self.store.get(place).filter(|conn| conn.waits()) else { return };
         let owners = match &conn.listener {
             Some(owner) => Owners::One(Arc::clone(owner)),
-            None => self.listeners.owners(conn.netns, conn.ends.local(), closer.map(|process| &**process)),
+            None => {
+                let closer = closer.map(|process| &**process);
+                self.listeners.owners(conn.netns, conn.ends.local(), conn.device, closer)
+            }
         };
         let (owner, listener) = infer_owner(owners, closer);
         // The kernel's own are accepted by whichever of its threads is free, not by who made it listen.
@@ -126,7 +132,7 @@ impl FlowTable {
         conn.listener = listener;
         conn.accepted = boot;
         self.stats.accepts_inferred += 1;
-        out.push(FlowEvent { boot, change: Change::Accept(conn.event()) });
+        out.push(FlowEvent { boot, change: Change::Accept(conn.event(&self.devices)) });
     }
 
     /// An attempt failed.
@@ -134,7 +140,10 @@ impl FlowTable {
         self.tell_connect(place, out);
         let Some(conn) = self.store.end(place, false) else { return };
         let after = known(conn.begun).map(|begun| boot.since(begun));
-        out.push(FlowEvent { boot, change: Change::Failed(conn.event(), Failure { errno, after }) });
+        out.push(FlowEvent {
+            boot,
+            change: Change::Failed(conn.event(&self.devices), Failure { errno, after }),
+        });
     }
 
     /// An attempt failed of which no connect was told.
@@ -148,7 +157,10 @@ impl FlowTable {
     ) {
         let id = self.next_id();
         let conn = Conn { owner, ..Conn::new(id, sock, Direction::Out, Source::Late) };
-        out.push(FlowEvent { boot, change: Change::Failed(conn.event(), Failure { errno, after: None }) });
+        out.push(FlowEvent {
+            boot,
+            change: Change::Failed(conn.event(&self.devices), Failure { errno, after: None }),
+        });
         self.store.mark_ended(sock.key, id, false);
     }
 
@@ -157,14 +169,14 @@ impl FlowTable {
         self.tell_connect(place, out);
         let acceptable = end.how == EndedHow::NeverAccepted && end.errno != 0;
         let Some(conn) = self.store.end(place, acceptable) else { return };
-        out.push(close_event(&conn, end));
+        out.push(close_event(conn.event(&self.devices), &conn, end));
     }
 
     /// A connection ended that nothing had told of.
     pub(super) fn finish_unseen(&mut self, sock: &Sock, end: End, out: &mut Vec<FlowEvent>) {
         let id = self.next_id();
         let mut conn = Conn::new(id, sock, Direction::Unknown, Source::Late);
-        conn.listener = self.listener_of(conn.netns, conn.ends.local(), None);
+        conn.listener = self.listener_of(conn.netns, conn.ends.local(), conn.device, None);
         if end.how == EndedHow::NeverAccepted {
             conn.owner = NEVER_ACCEPTED;
             conn.direction = Direction::In;
@@ -173,7 +185,7 @@ impl FlowTable {
         }
         self.store.mark_ended(sock.key, id, false);
         self.store.alias(sock);
-        out.push(close_event(&conn, end));
+        out.push(close_event(conn.event(&self.devices), &conn, end));
     }
 
     /// Tells the end that waited for an accept, if there is one.
@@ -210,7 +222,7 @@ impl FlowTable {
     }
 }
 
-fn close_event(conn: &Conn, end: End) -> FlowEvent {
+fn close_event(event: ConnEvent, conn: &Conn, end: End) -> FlowEvent {
     let begun = known(conn.established).or(known(conn.accepted));
     let ending = Ending {
         how: end.how,
@@ -219,7 +231,7 @@ fn close_event(conn: &Conn, end: End) -> FlowEvent {
         duration: begun.map(|begun| end.at.since(begun)),
         traffic: end.traffic,
     };
-    FlowEvent { boot: end.at, change: Change::Close(conn.event(), ending) }
+    FlowEvent { boot: end.at, change: Change::Close(event, ending) }
 }
 
 /// Who accepted a connection that no hook saw accepted, and whose listener it was. The closer of a connection need not

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use conn_common::record::{Sock, SockFlags, SockRecord};
 
 use super::ends::{AF_INET6, address, transport};
-use super::listeners::Listener;
+use super::listeners::{Listener, Narrows};
 use super::model::{
-    Actor, Change, ConnId, FlowEvent, ListenEvent, Scope, Source, Transport, Unlisten, canonical_ip,
+    Actor, Change, ConnId, FlowEvent, ListenEvent, Source, Transport, Unlisten, canonical_ip,
 };
 use super::pending::HeldListen;
 use super::resolve::PortQuery;
@@ -26,6 +26,7 @@ impl FlowTable {
     ) {
         let Some(at) = self.at(&record.header) else { return };
         let sock = &record.sock;
+        self.note_device(sock, &record.task, at, procs);
         let addr = canonical_ip(address(sock.family, sock.laddr)).0;
         let port = if sock.flags & SockFlags::PORT_PENDING != 0 { 0 } else { sock.lport };
         self.adopt_listener(sock);
@@ -55,9 +56,7 @@ impl FlowTable {
             self.stats.ends_missed += 1;
             self.unlisten(sock.key, SocketAddr::new(addr, 0), KERNEL, at.boot, out);
         }
-        let names_device = sock.flags & SockFlags::BOUND != 0;
-        let waits = port == 0 || names_device;
-        let scope = Scope { device: None, v6only: sock.flags & SockFlags::V6ONLY != 0 };
+        let waits = port == 0;
         let listener = Listener {
             id: self.next_id(),
             key: sock.key,
@@ -70,12 +69,12 @@ impl FlowTable {
             born: None,
             kernel: sock.flags & SockFlags::KERNEL != 0,
             owner: Arc::new(hook_actor(at, &record.task, procs)),
-            scope: (!names_device).then_some(scope),
+            narrows: Some(Narrows { device: sock.device, v6only: sock.flags & SockFlags::V6ONLY != 0 }),
             told: !waits,
         };
         let full = self.listeners.len() >= self.limits.listeners;
         if !waits || full {
-            out.push(FlowEvent { boot: at.boot, change: Change::Listen(listener.event()) });
+            out.push(FlowEvent { boot: at.boot, change: Change::Listen(listener.event(&self.devices)) });
         }
         if full {
             self.stats.listeners_not_kept += 1;
@@ -108,6 +107,7 @@ impl FlowTable {
     ) {
         let Some(at) = self.at(&record.header) else { return };
         let sock = &record.sock;
+        self.note_device_later(sock, Some(&record.task), at);
         let closer = hook_actor(at, &record.task, procs);
         let addr = canonical_ip(address(sock.family, sock.laddr)).0;
         let local = SocketAddr::new(addr, sock.lport);
@@ -165,11 +165,14 @@ impl FlowTable {
             listener.port = local.port();
         }
         if !listener.told {
-            out.push(FlowEvent { boot: listener.since, change: Change::Listen(listener.event()) });
+            out.push(FlowEvent {
+                boot: listener.since,
+                change: Change::Listen(listener.event(&self.devices)),
+            });
             self.pending.listens.retain(|held| held.id != listener.id);
         }
         let duration = known(listener.since).map(|since| boot.since(since));
-        let change = Change::Unlisten(listener.event(), Unlisten { closer, duration });
+        let change = Change::Unlisten(listener.event(&self.devices), Unlisten { closer, duration });
         out.push(FlowEvent { boot, change });
     }
 }

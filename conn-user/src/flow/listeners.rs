@@ -4,10 +4,19 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use super::born::Born;
+use super::devices::Devices;
 use super::model::{Actor, ConnId, ListenEvent, Scope, Source, Transport};
 use crate::process::hash::IntMap;
 use crate::process::info::ProcessInfo;
 use crate::units::{BootNs, NetNs};
+
+/// What narrows a listener: a [`Scope`] by the index of the interface.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Narrows {
+    /// Index of the interface that it is bound to, 0: none.
+    pub(super) device: u32,
+    pub(super) v6only: bool,
+}
 
 /// A listening socket.
 #[derive(Clone, Debug)]
@@ -27,13 +36,13 @@ pub(super) struct Listener {
     pub(super) kernel: bool,
     pub(super) owner: Arc<Actor>,
     /// What narrows it; `None`: not known.
-    pub(super) scope: Option<Scope>,
+    pub(super) narrows: Option<Narrows>,
     /// Its listen event is out.
     pub(super) told: bool,
 }
 
 impl Listener {
-    pub(super) fn event(&self) -> ListenEvent {
+    pub(super) fn event(&self, devices: &Devices) -> ListenEvent {
         ListenEvent {
             id: ConnId(self.id),
             transport: self.transport,
@@ -45,7 +54,10 @@ impl Listener {
             owner: (*self.owner).clone(),
             // Told by the station that knows the files of systemd.
             socket_unit: None,
-            scope: self.scope.clone(),
+            scope: self.narrows.map(|Narrows { device, v6only }| Scope {
+                device: devices.named(self.netns, device),
+                v6only,
+            }),
         }
     }
 
@@ -57,9 +69,19 @@ impl Listener {
         self.owner.process.as_ref().is_some_and(|owner| owner.is_same(process))
     }
 
-    /// How well the listener fits a connection to this address. Over which interface the connection came no record has.
-    fn fit(&self, addr: IpAddr) -> u8 {
-        fit(self.addr, self.scope.as_ref().is_some_and(|scope| scope.v6only), addr)
+    /// How well the listener fits a connection to this address whose socket is bound to this interface. An accepted socket is bound
+    /// where its listener is; one of a listener that is not may be, too (link-local addresses, VRF: `inet_request_bound_dev_if`,
+    /// `tcp_v6_init_req`).
+    fn fit(&self, addr: IpAddr, device: u32) -> u8 {
+        let own = self.narrows.unwrap_or_default();
+        if own.device != 0 && own.device != device {
+            return 0;
+        }
+        // The address comes first (`__inet_lookup_listener`).
+        match fit(self.addr, own.v6only, addr) {
+            0 => 0,
+            by_address => 2 * by_address + u8::from(own.device != 0),
+        }
     }
 }
 
@@ -166,15 +188,22 @@ impl Listeners {
         self.by_port.entry((listener.netns, listener.port)).or_default().push(listener.key);
     }
 
-    /// Who listens for a connection to this end. `prefer` is chosen where it is one of several.
-    pub(super) fn owners(&self, netns: u32, local: SocketAddr, prefer: Option<&ProcessInfo>) -> Owners {
+    /// Who listens for a connection to this end whose socket is bound to this interface (0: to none). `prefer` is chosen where it is one
+    /// of several.
+    pub(super) fn owners(
+        &self,
+        netns: u32,
+        local: SocketAddr,
+        device: u32,
+        prefer: Option<&ProcessInfo>,
+    ) -> Owners {
         let Some(keys) = self.by_port.get(&(netns, local.port())) else { return Owners::None };
         let mut best = 0;
         let mut found: Option<&Listener> = None;
         let mut several = false;
         let mut preferred = false;
         for listener in keys.iter().filter_map(|key| self.by_key.get(key)) {
-            let fit = listener.fit(local.ip());
+            let fit = listener.fit(local.ip(), device);
             if fit == 0 || fit < best {
                 continue;
             }
@@ -205,12 +234,17 @@ impl Listeners {
     }
 
     /// The one listener of this process whose port is not known and which a connection to this end could reach.
-    pub(super) fn portless_of(&self, netns: u32, local: IpAddr, process: &ProcessInfo) -> Option<u64> {
+    pub(super) fn portless_of(
+        &self,
+        netns: u32,
+        (local, device): (IpAddr, u32),
+        process: &ProcessInfo,
+    ) -> Option<u64> {
         let keys = self.by_port.get(&(netns, 0))?;
         let mut fits = keys
             .iter()
             .filter_map(|key| self.by_key.get(key))
-            .filter(|listener| listener.owned_by(process) && listener.fit(local) > 0);
+            .filter(|listener| listener.owned_by(process) && listener.fit(local, device) > 0);
         match (fits.next(), fits.next()) {
             (Some(one), None) => Some(one.key),
             _ => None,
@@ -242,7 +276,7 @@ mod tests {
             born: None,
             kernel: false,
             owner: Arc::new(Actor { process: Some(process(pid)), tid: None, method: Method::Listener }),
-            scope: None,
+            narrows: None,
             told: true,
         }
     }
@@ -256,8 +290,16 @@ mod tests {
     }
 
     fn owner(table: &Listeners, netns: u32, local: &str, prefer: Option<u32>) -> Option<u32> {
+        owner_over(table, (netns, local, 0), prefer)
+    }
+
+    fn owner_over(
+        table: &Listeners,
+        (netns, local, device): (u32, &str, u32),
+        prefer: Option<u32>,
+    ) -> Option<u32> {
         let prefer = prefer.map(process);
-        match table.owners(netns, local.parse().expect("address"), prefer.as_deref()) {
+        match table.owners(netns, local.parse().expect("address"), device, prefer.as_deref()) {
             Owners::None => None,
             Owners::One(actor) => actor.process.as_ref().map(|p| p.pid.0),
             Owners::Several => Some(0),
@@ -287,10 +329,29 @@ mod tests {
     #[test]
     fn v6only_takes_no_ipv4() {
         let mut table = Listeners::default();
-        let scope = Some(Scope { v6only: true, ..Scope::default() });
-        table.insert(Listener { scope, ..listener(1, "[::]:80", 3) });
+        let narrows = Some(Narrows { v6only: true, ..Narrows::default() });
+        table.insert(Listener { narrows, ..listener(1, "[::]:80", 3) });
         assert_eq!(owner(&table, 1, "10.0.0.1:80", None), None);
         assert_eq!(owner(&table, 1, "[2001:db8::1]:80", None), Some(3));
+    }
+
+    /// Two daemons on one port, each bound to an interface, and one that is not.
+    #[test]
+    fn the_interface_decides_between_listeners() {
+        let bound = |key, addr, pid, device| Listener {
+            narrows: Some(Narrows { device, v6only: false }),
+            ..listener(key, addr, pid)
+        };
+        let mut table = table(&[("0.0.0.0:80", 1)]);
+        table.insert(bound(2, "0.0.0.0:80", 2, 7));
+        table.insert(bound(3, "0.0.0.0:80", 3, 8));
+        for (device, pid) in [(7, 2), (8, 3), (9, 1), (0, 1)] {
+            assert_eq!(owner_over(&table, (1, "10.0.0.1:80", device), None), Some(pid), "{device}");
+        }
+        // Even the process that closes it is not preferred if it listens elsewhere.
+        assert_eq!(owner_over(&table, (1, "10.0.0.1:80", 7), Some(3)), Some(2));
+        table.insert(listener(4, "10.0.0.1:80", 4));
+        assert_eq!(owner_over(&table, (1, "10.0.0.1:80", 7), None), Some(4), "the address comes first");
     }
 
     #[test]
@@ -311,8 +372,8 @@ mod tests {
     #[test]
     fn remove_and_settle() {
         let mut table = table(&[("0.0.0.0:0", 1), ("0.0.0.0:80", 2)]);
-        assert_eq!(table.portless_of(1, "10.0.0.1".parse().expect("ip"), &process(1)), Some(1));
-        assert_eq!(table.portless_of(1, "10.0.0.1".parse().expect("ip"), &process(2)), None);
+        assert_eq!(table.portless_of(1, ("10.0.0.1".parse().expect("ip"), 0), &process(1)), Some(1));
+        assert_eq!(table.portless_of(1, ("10.0.0.1".parse().expect("ip"), 0), &process(2)), None);
         table.settle(1, "0.0.0.0:4000".parse().expect("address"));
         assert_eq!(owner(&table, 1, "10.0.0.1:4000", None), Some(1));
         assert!(table.remove(1).is_some() && table.remove(1).is_none());

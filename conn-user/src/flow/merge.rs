@@ -13,7 +13,7 @@ use std::sync::Arc;
 use conn_common::record::Sock;
 
 use super::ends::Ends;
-use super::listeners::Listener;
+use super::listeners::{Listener, Narrows};
 use super::model::{Actor, ConnId, Direction, Method, Source};
 use super::snapshot::model::{Holder, NoHolder, SnapSocket, Snapshot, TcpState};
 use super::store::{Conn, Found, What};
@@ -52,6 +52,7 @@ impl FlowTable {
         /// Sockets after which the snapshot gives its memory back: it and the table would not be small together.
         const PIECE: usize = 4096;
         self.snapshot_until = snapshot.ended;
+        self.take_devices(&snapshot);
         let mut merged = Merged::default();
         for socket in &snapshot.sockets {
             if socket.state == TcpState::Listen {
@@ -74,6 +75,15 @@ impl FlowTable {
             self.stdio.found_peers(found);
         }
         merged
+    }
+
+    /// Takes the names of the interfaces that sockets are bound to.
+    fn take_devices(&mut self, snapshot: &Snapshot) {
+        for socket in &snapshot.sockets {
+            if let Some(device) = &socket.device {
+                self.devices.found((socket.netns.0, socket.device_index), device, snapshot.ended);
+            }
+        }
     }
 
     /// Whether a record of this time may tell of the beginning of this connection, which the start-up snapshot has and
@@ -134,10 +144,13 @@ impl FlowTable {
         let ends = ends_of(socket);
         let direction = socket.direction.unwrap_or(Direction::Unknown);
         let listener = match direction {
-            Direction::In => self.listener_of(socket.netns.0, socket.local, owner.process.as_deref()),
+            Direction::In => {
+                self.listener_of(socket.netns.0, socket.local, socket.device_index, owner.process.as_deref())
+            }
             Direction::Out | Direction::Unknown => None,
         };
-        let what = What { key, netns: socket.netns.0, ends, transport: socket.transport, kernel: false };
+        let (netns, device) = (socket.netns.0, socket.device_index);
+        let what = What { key, netns, ends, device, transport: socket.transport, kernel: false };
         let conn = Conn {
             owner,
             listener,
@@ -181,7 +194,9 @@ impl FlowTable {
             born: socket.born,
             kernel: false,
             owner: Arc::new(owner(socket, procs)),
-            scope: socket.scope(),
+            narrows: socket
+                .shows_scope()
+                .then_some(Narrows { device: socket.device_index, v6only: socket.v6only }),
             told: true,
         };
         merged.added += 1;

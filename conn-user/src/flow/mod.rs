@@ -2,6 +2,7 @@
 
 pub mod born;
 pub mod coverage;
+mod devices;
 mod ends;
 mod hold;
 mod how;

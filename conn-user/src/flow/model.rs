@@ -113,6 +113,8 @@ pub struct ConnEvent {
     pub remote: SocketAddr,
     /// The socket is IPv6 and carries an IPv4-mapped address.
     pub mapped: bool,
+    /// The interface that the socket is bound to: by `SO_BINDTODEVICE`, with its listener, or by a link-local address.
+    pub device: Option<Arc<Device>>,
     /// Network namespace.
     pub netns: NetNs,
     /// Whence the knowledge.

@@ -18,9 +18,9 @@ pub(super) struct HeldConnect {
 /// A listener that is not told yet.
 #[derive(Clone, Debug)]
 pub(super) struct HeldListen {
-    /// When it is reported without its port or scope.
+    /// When it is reported without its port.
     pub(super) until: BootNs,
-    /// When they are looked up next.
+    /// When it is looked up next.
     pub(super) next: BootNs,
     pub(super) key: u64,
     pub(super) id: u64,

@@ -1,5 +1,5 @@
-//! The local end of a socket whose hook ran before the kernel chose it, and what narrows a listener, which no record has: from
-//! `sock_diag`, else `/proc/PID/net/tcp`.
+//! The local end of a socket whose hook ran before the kernel chose it: from `sock_diag`, else `/proc/PID/net/tcp`; and the names of
+//! interfaces, of which records have the index.
 //!
 //! Connects that stay without an answer for the hold time are looked up, all that are due at once, with one
 //! question a network namespace and family.
@@ -12,16 +12,16 @@ use std::path::PathBuf;
 use std::thread;
 
 use super::how::state::{LISTEN, SYN_SENT};
-use super::model::{Scope, canonical_ip};
+use super::model::canonical_ip;
 use crate::clock::boot_now;
-use crate::kernel::interfaces::Devices;
+use crate::kernel::interfaces::{Device, Devices};
 use crate::kernel::netlink::DumpError;
 use crate::kernel::netns::{self, Namespace};
 use crate::kernel::sockdiag::{self, DiagSocket};
 use crate::kernel::tcp_file;
 use crate::units::{DurationNs, NetNs, Pid};
 
-/// A socket whose local end or scope is asked for.
+/// A socket whose local end is asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PortQuery {
     /// A process in the network namespace.
@@ -40,25 +40,33 @@ pub struct PortQuery {
     pub remote: Option<SocketAddr>,
 }
 
-/// What was found of a socket.
+/// An interface whose name is asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PortAnswer {
-    /// The local address (canonical) and the port, never 0.
-    pub local: SocketAddr,
-    /// What narrows a listener; `None`: the source does not show it.
-    pub scope: Option<Scope>,
+pub struct DeviceQuery {
+    /// The network namespace.
+    pub netns: NetNs,
+    /// The index (`ifindex`).
+    pub index: u32,
+    /// Processes that may be in the namespace.
+    pub pids: Vec<Pid>,
 }
 
-impl From<SocketAddr> for PortAnswer {
-    fn from(local: SocketAddr) -> Self {
-        Self { local, scope: None }
+impl DeviceQuery {
+    /// Whether it asks for this interface: its namespace and its index.
+    pub fn is_of(&self, (netns, index): (u32, u32)) -> bool {
+        self.netns.0 == netns && self.index == index
     }
 }
 
-/// Finds local ends and scopes.
+/// Finds local ends of sockets and names of interfaces.
 pub trait PortResolver {
-    /// One answer a query, in their order.
-    fn resolve(&mut self, queries: &[PortQuery]) -> Vec<Option<PortAnswer>>;
+    /// Returns the local address (canonical) and the port, never 0, for each query in their order.
+    fn resolve(&mut self, queries: &[PortQuery]) -> Vec<Option<SocketAddr>>;
+
+    /// Returns the interface for each query in their order; `None`: it is gone, or its namespace cannot be entered.
+    fn devices(&mut self, queries: &[DeviceQuery]) -> Vec<Option<Device>> {
+        vec![None; queries.len()]
+    }
 
     /// How long the last answers took: whoever asks waits for them, and must not do so most of the time.
     fn took(&self) -> DurationNs {
@@ -71,7 +79,7 @@ pub trait PortResolver {
 pub struct NoResolver;
 
 impl PortResolver for NoResolver {
-    fn resolve(&mut self, queries: &[PortQuery]) -> Vec<Option<PortAnswer>> {
+    fn resolve(&mut self, queries: &[PortQuery]) -> Vec<Option<SocketAddr>> {
         vec![None; queries.len()]
     }
 }
@@ -95,6 +103,13 @@ impl Sockets {
         Self { proc: proc.into(), took: DurationNs(0) }
     }
 
+    /// The namespace, as it is entered by one of these processes, and whether it is this thread's own.
+    fn namespace(&self, netns: NetNs, pids: &[Pid]) -> (Namespace, bool) {
+        let is_own = netns::own(&self.proc).is_ok_and(|own| own == netns);
+        let files = pids.iter().map(|pid| self.proc.join(pid.0.to_string()).join("ns/net")).collect();
+        (Namespace { id: netns, files }, is_own)
+    }
+
     /// Gives those listeners of the family, and connects without an answer if there are `attempts` among the queries, that have a
     /// port to `each`, until it says that it has enough (`false`).
     fn each(
@@ -104,11 +119,12 @@ impl Sockets {
         pids: &[Pid],
         each: impl FnMut(&Candidate) -> bool,
     ) -> io::Result<()> {
-        let is_own = netns::own(&self.proc).is_ok_and(|own| own == netns);
-        let directories = pids.iter().map(|pid| self.proc.join(pid.0.to_string()));
-        let namespace =
-            Namespace { id: netns, files: directories.map(|process| process.join("ns/net")).collect() };
-        if let Ok(found) = ask(&namespace, is_own, v6, attempts) {
+        let (namespace, is_own) = self.namespace(netns, pids);
+        let ask = || {
+            let sockets = sockdiag::listeners(v6, attempts)?;
+            Ok::<_, DumpError>(sockets.iter().map(Candidate::of).collect::<Vec<_>>())
+        };
+        if let Ok(Ok(found)) = inside(&namespace, is_own, ask) {
             let _ = found.iter().filter(|candidate| candidate.local.port() != 0).all(each);
             return Ok(());
         }
@@ -129,7 +145,6 @@ fn files(file: File, mut each: impl FnMut(&Candidate) -> bool) -> io::Result<()>
                 state: line.state,
                 cookie: 0,
                 inode: line.inode,
-                scope: None,
             })
     })
 }
@@ -142,47 +157,29 @@ struct Candidate {
     /// 0: not known.
     cookie: u64,
     inode: u32,
-    scope: Option<Scope>,
 }
 
 impl Candidate {
-    fn of(socket: &DiagSocket, devices: &mut Devices) -> Self {
-        let scope = || Scope { device: devices.named(socket.device), v6only: socket.v6only };
+    fn of(socket: &DiagSocket) -> Self {
         Self {
             local: canonical(socket.local),
             remote: canonical(socket.remote),
             state: socket.state,
             cookie: socket.cookie,
             inode: socket.inode,
-            scope: (socket.state == LISTEN).then(scope),
         }
-    }
-
-    fn answer(&self) -> PortAnswer {
-        PortAnswer { local: self.local, scope: self.scope.clone() }
     }
 }
 
 /// Asks in the namespace. A thread that has entered another one ends there: its way back could be refused.
-fn ask(namespace: &Namespace, is_own: bool, v6: bool, attempts: bool) -> Result<Vec<Candidate>, DumpError> {
-    let here = || {
-        let mut devices = Devices::default();
-        let sockets = sockdiag::listeners(v6, attempts)?;
-        Ok(sockets.iter().map(|socket| Candidate::of(socket, &mut devices)).collect())
-    };
+fn inside<T: Send>(namespace: &Namespace, is_own: bool, ask: impl FnOnce() -> T + Send) -> io::Result<T> {
     if is_own {
-        return here();
+        return Ok(ask());
     }
-    let inside = || match namespace.enter() {
-        Ok(true) => here(),
-        Ok(false) => Err(DumpError::Socket(io::ErrorKind::NotFound.into())),
-        Err(error) => Err(DumpError::Socket(error)),
-    };
+    let inside = || if namespace.enter()? { Ok(ask()) } else { Err(io::ErrorKind::NotFound.into()) };
     thread::scope(|scope| {
-        match thread::Builder::new().name("conn-ports".into()).spawn_scoped(scope, inside) {
-            Ok(asking) => asking.join().unwrap_or(Err(DumpError::Malformed)),
-            Err(error) => Err(DumpError::Socket(error)),
-        }
+        let asking = thread::Builder::new().name("conn-ports".into()).spawn_scoped(scope, inside)?;
+        asking.join().unwrap_or_else(|_| Err(io::ErrorKind::Other.into()))
     })
 }
 
@@ -190,7 +187,7 @@ fn ask(namespace: &Namespace, is_own: bool, v6: bool, attempts: bool) -> Result<
 fn answer(
     queries: &[PortQuery],
     asked: &[usize],
-    answers: &mut [Option<PortAnswer>],
+    answers: &mut [Option<SocketAddr>],
     all: impl FnOnce(&mut dyn FnMut(&Candidate) -> bool) -> io::Result<()>,
 ) {
     let (mut by_cookie, mut by_inode) = (BTreeMap::new(), BTreeMap::new());
@@ -207,7 +204,7 @@ fn answer(
     let _ = all(&mut |socket| {
         if let Some(at) = by_cookie.remove(&socket.cookie).or_else(|| by_inode.remove(&socket.inode)) {
             if queries[at].remote.is_some() || socket.state == LISTEN {
-                answers[at] = Some(socket.answer());
+                answers[at] = Some(socket.local);
             }
         } else {
             for (at, seen) in &mut by_ends {
@@ -220,7 +217,7 @@ fn answer(
                 if fits {
                     *seen += 1;
                     // Without a number of theirs two attempts to one remote end are not distinguished, nor two listeners at one end.
-                    answers[*at] = (*seen == 1).then(|| socket.answer());
+                    answers[*at] = (*seen == 1).then_some(socket.local);
                 }
             }
         }
@@ -229,7 +226,7 @@ fn answer(
 }
 
 impl PortResolver for Sockets {
-    fn resolve(&mut self, queries: &[PortQuery]) -> Vec<Option<PortAnswer>> {
+    fn resolve(&mut self, queries: &[PortQuery]) -> Vec<Option<SocketAddr>> {
         let began = boot_now();
         let mut answers = vec![None; queries.len()];
         let mut groups: BTreeMap<(NetNs, bool), Vec<usize>> = BTreeMap::new();
@@ -240,6 +237,28 @@ impl PortResolver for Sockets {
             let pids: Vec<Pid> = asked.iter().map(|&at| queries[at].pid).collect();
             let attempts = asked.iter().any(|&at| queries[at].remote.is_some());
             answer(queries, &asked, &mut answers, |each| self.each(netns, (v6, attempts), &pids, each));
+        }
+        self.took = boot_now().since(began);
+        answers
+    }
+
+    fn devices(&mut self, queries: &[DeviceQuery]) -> Vec<Option<Device>> {
+        let began = boot_now();
+        let mut answers = vec![None; queries.len()];
+        let mut groups: BTreeMap<NetNs, Vec<usize>> = BTreeMap::new();
+        for (at, query) in queries.iter().enumerate() {
+            groups.entry(query.netns).or_default().push(at);
+        }
+        for (netns, asked) in groups {
+            let pids: Vec<Pid> = asked.iter().flat_map(|&at| &queries[at].pids).copied().collect();
+            let (namespace, is_own) = self.namespace(netns, &pids);
+            let ask = || {
+                let mut devices = Devices::default();
+                asked.iter().map(|&at| devices.ask(queries[at].index).ok()).collect::<Vec<_>>()
+            };
+            for (&at, device) in asked.iter().zip(inside(&namespace, is_own, ask).into_iter().flatten()) {
+                answers[at] = device;
+            }
         }
         self.took = boot_now().since(began);
         answers
@@ -281,7 +300,7 @@ mod tests {
         let mut proc = Sockets::at(&root);
         let mut port = |queries: &[PortQuery]| -> Vec<u16> {
             let answers = proc.resolve(queries);
-            answers.iter().map(|answer| answer.as_ref().map_or(0, |answer| answer.local.port())).collect()
+            answers.iter().map(|answer| answer.map_or(0, |local| local.port())).collect()
         };
         let by_inode = port(&[query(5, 100, 4711, "10.1.1.1:80"), query(5, 100, 9, "10.1.1.1:80")]);
         let by_remote = port(&[query(5, 100, 0, "10.1.1.1:80"), query(5, 100, 0, "10.1.1.1:81")]);
@@ -318,51 +337,21 @@ mod tests {
         let unknown = PortQuery { pid: Pid(std::process::id()), netns: NetNs(0), ..query.clone() };
         let local = listener.local_addr().expect("bound");
         let by_ends = PortQuery { inode: 0, local: Some(local), ..query.clone() };
-        let answer = Some(PortAnswer { local, scope: Some(Scope::default()) });
-        for query in [query, by_ends] {
-            assert_eq!(Sockets::default().resolve(&[query]), std::slice::from_ref(&answer));
+        // Without the number of its namespace the files are read.
+        for query in [query, by_ends, unknown] {
+            assert_eq!(Sockets::default().resolve(&[query]), [Some(local)]);
         }
-        // Without the number of its namespace the files are read, which show no scope.
-        assert_eq!(Sockets::default().resolve(&[unknown]), [Some(local.into())]);
     }
 
-    /// By its cookie, each of two that differ in their interface alone, and one that takes IPv6 only.
+    /// Its index is 1 in every namespace (`loopback_net_init`); in the last ones nobody is.
     #[test]
-    fn the_scope_of_a_real_listener() {
-        let socket =
-            |family| rustix::net::socket(family, rustix::net::SocketType::STREAM, None).expect("socket");
+    fn the_name_of_a_real_interface() {
         let netns = fs::metadata("/proc/self/ns/net").expect("stat").ino();
-        let bound = socket(rustix::net::AddressFamily::INET);
-        let wide = socket(rustix::net::AddressFamily::INET);
-        let six = socket(rustix::net::AddressFamily::INET6);
-        // A kernel before 5.7 wants CAP_NET_RAW.
-        // SAFETY: the option's value is three bytes that live during the call.
-        let done = unsafe {
-            let fd = std::os::fd::AsRawFd::as_raw_fd(&bound);
-            libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_BINDTODEVICE, c"lo".as_ptr().cast(), 3)
-        };
-        assert_eq!(done, 0, "{}", io::Error::last_os_error());
-        rustix::net::sockopt::set_ipv6_v6only(&six, true).expect("v6only");
-        let mut queries = Vec::new();
-        for (socket, at) in [(&bound, "127.0.0.1:0"), (&wide, "127.0.0.1:0"), (&six, "[::]:0")] {
-            rustix::net::bind(socket, &at.parse::<SocketAddr>().expect("an address")).expect("bind");
-            rustix::net::listen(socket, 1).expect("listen");
-            queries.push(PortQuery {
-                pid: Pid(std::process::id()),
-                netns: NetNs(netns as u32),
-                cookie: rustix::net::sockopt::socket_cookie(socket).expect("a cookie"),
-                inode: 0,
-                v6: at.starts_with('['),
-                local: None,
-                remote: None,
-            });
-        }
-        let answers = Sockets::default().resolve(&queries);
-        let scopes: Vec<_> = answers
-            .iter()
-            .map(|answer| answer.as_ref().and_then(|answer| answer.scope.as_ref()).expect("a scope"))
-            .map(|scope| (scope.device.as_ref().map(|device| device.name()), scope.v6only))
-            .collect();
-        assert_eq!(scopes, [(Some("lo"), false), (None, false), (None, true)]);
+        let own = DeviceQuery { netns: NetNs(netns as u32), index: 1, pids: Vec::new() };
+        let gone = DeviceQuery { index: u32::MAX / 2, ..own.clone() };
+        let elsewhere = DeviceQuery { netns: NetNs(1), pids: vec![Pid(std::process::id())], ..own.clone() };
+        let nowhere = DeviceQuery { netns: NetNs(2), ..own.clone() };
+        let answers = Sockets::default().devices(&[nowhere, own, elsewhere, gone]);
+        assert_eq!(answers, [None, Some(Device::new("lo")), None, None]);
     }
 }

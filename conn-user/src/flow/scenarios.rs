@@ -483,7 +483,7 @@ fn fast_open_is_accepted_before_it_is_established() {
 
 #[test]
 fn mptcp() {
-    let mptcp = |sock: Sock| Sock { protocol: 262, ..sock };
+    let mptcp = |sock: Sock| Sock { flags: sock.flags | SockFlags::MPTCP, ..sock };
     both(
         |rig| {
             rig.listens(20, mptcp(listener()));

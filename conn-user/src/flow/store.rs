@@ -9,6 +9,7 @@ use std::sync::Arc;
 use conn_common::record::{Sock, SockFlags};
 
 use super::born::Born;
+use super::devices::Devices;
 use super::ends::{Ends, transport};
 use super::life::Death;
 use super::model::{Actor, ConnEvent, ConnId, Direction, Source, Transport};
@@ -28,6 +29,8 @@ pub(super) struct Conn {
     pub(super) listener: Option<Arc<Actor>>,
     pub(super) ends: Ends,
     pub(super) netns: u32,
+    /// Index of the interface that the socket is bound to, 0: none.
+    pub(super) device: u32,
     pub(super) direction: Direction,
     pub(super) transport: Transport,
     pub(super) source: Source,
@@ -49,6 +52,8 @@ pub(super) struct What {
     pub(super) key: u64,
     pub(super) netns: u32,
     pub(super) ends: Ends,
+    /// Index of the interface that the socket is bound to, 0: none.
+    pub(super) device: u32,
     pub(super) transport: Transport,
     /// The kernel's own socket.
     pub(super) kernel: bool,
@@ -61,6 +66,7 @@ impl Conn {
             key: sock.key,
             netns: sock.netns,
             ends: Ends::of(sock),
+            device: sock.device,
             transport: transport(sock),
             kernel: sock.flags & SockFlags::KERNEL != 0,
         };
@@ -79,6 +85,7 @@ impl Conn {
             listener: None,
             ends: what.ends,
             netns: what.netns,
+            device: what.device,
             direction,
             transport: what.transport,
             source,
@@ -93,7 +100,15 @@ impl Conn {
     /// Takes over what a record tells beyond what is known: of a connection of the snapshot, whose socket it is.
     pub(super) fn learn(&mut self, sock: &Sock) {
         self.ends.complete(&Ends::of(sock));
+        self.bind(sock);
         self.kernel |= sock.flags & SockFlags::KERNEL != 0;
+    }
+
+    /// Takes the interface that the socket is bound to by now.
+    pub(super) fn bind(&mut self, sock: &Sock) {
+        if sock.device != 0 {
+            self.device = sock.device;
+        }
     }
 
     /// Incoming, and not known to be accepted.
@@ -106,7 +121,7 @@ impl Conn {
         self.direction == Direction::Out && self.established.0 == 0 && !self.under_way
     }
 
-    pub(super) fn event(&self) -> ConnEvent {
+    pub(super) fn event(&self, devices: &Devices) -> ConnEvent {
         ConnEvent {
             id: ConnId(self.id),
             direction: self.direction,
@@ -114,6 +129,7 @@ impl Conn {
             local: self.ends.local(),
             remote: self.ends.remote(),
             mapped: self.ends.mapped,
+            device: devices.named(self.netns, self.device),
             netns: NetNs(self.netns),
             source: self.source,
             born: self.born,
@@ -173,7 +189,7 @@ pub(super) struct Store {
     renamed: IntMap<(u32, Ends), u64>,
     hand: u32,
     /// Connections that were taken out without an end, since somebody asked.
-    forgotten: Vec<ConnEvent>,
+    forgotten: Vec<Conn>,
     max: usize,
     max_ended: usize,
 }
@@ -343,7 +359,7 @@ impl Store {
         self.index.remove(&conn.key);
         self.by_id.remove(&conn.id);
         if self.forgotten.len() < FORGOTTEN_MAX {
-            self.forgotten.push(conn.event());
+            self.forgotten.push(conn.clone());
         }
         Some(conn)
     }
@@ -354,7 +370,7 @@ impl Store {
     }
 
     /// The connections that were taken out without an end since the last call.
-    pub(super) fn take_forgotten(&mut self) -> Vec<ConnEvent> {
+    pub(super) fn take_forgotten(&mut self) -> Vec<Conn> {
         std::mem::take(&mut self.forgotten)
     }
 

@@ -13,6 +13,7 @@ use conn_common::record::{
     EstablishedRecord, RecordHeader, Sock, SockEndRecord, SockFlags, SockRecord, Task,
 };
 
+use super::devices::Devices;
 use super::ends::{AF_INET6, Ends, transport};
 use super::how::{self, state};
 use super::life::{Death, End};
@@ -103,6 +104,7 @@ pub struct FlowTable {
     pub(super) store: Store,
     pub(super) listeners: Listeners,
     pub(super) pending: Pending,
+    pub(super) devices: Devices,
     pub(super) limits: FlowLimits,
     pub(super) stats: FlowStats,
     /// When the start-up snapshot was complete: records until then may tell what it has.
@@ -147,6 +149,7 @@ impl FlowTable {
             store: Store::new(limits.connections, limits.ended),
             listeners: Listeners::default(),
             pending: Pending::default(),
+            devices: Devices::default(),
             limits,
             stats: FlowStats::default(),
             snapshot_until: BootNs(0),
@@ -170,20 +173,20 @@ impl FlowTable {
             live: self.store.live(),
             ended: self.store.ended(),
             listeners: self.listeners.len(),
-            held: self.pending.len(),
+            held: self.pending.len() + self.devices.waiting(),
             ..self.stats
         }
     }
 
     /// The connection with this number, while it lives.
     pub fn connection(&self, id: ConnId) -> Option<ConnEvent> {
-        self.store.by_id(id.0).map(Conn::event)
+        self.store.by_id(id.0).map(|conn| conn.event(&self.devices))
     }
 
     /// The connection of the socket with this key (`Sock::key`), while it lives.
     pub fn connection_of(&self, key: u64) -> Option<ConnEvent> {
         match self.store.find_key(key) {
-            Found::Live(place) if key != 0 => self.store.get(place).map(Conn::event),
+            Found::Live(place) if key != 0 => self.store.get(place).map(|conn| conn.event(&self.devices)),
             _ => None,
         }
     }
@@ -191,19 +194,19 @@ impl FlowTable {
     /// Connections that are not followed any more although nothing told their end: there was no room, or a record told
     /// the beginning of one that the start-up snapshot had. Since the last call; at most about a thousand.
     pub fn take_forgotten(&mut self) -> Vec<ConnEvent> {
-        self.store.take_forgotten()
+        self.store.take_forgotten().iter().map(|conn| conn.event(&self.devices)).collect()
     }
 
     /// What is there now, as the change that made it so. Of a connection that nobody accepted yet there is nothing to
     /// tell.
     pub fn existing(&self) -> impl Iterator<Item = Change> {
-        let listeners = self.listeners.iter().map(|listener| Change::Listen(listener.event()));
+        let listeners = self.listeners.iter().map(|listener| Change::Listen(listener.event(&self.devices)));
         let connections =
             self.store.iter().filter(|(_, conn)| !conn.waits() && conn.dead.is_none()).map(|(_, conn)| {
                 match conn.direction {
-                    Direction::In => Change::Accept(conn.event()),
-                    Direction::Out if conn.connecting() => Change::Connect(conn.event()),
-                    Direction::Out | Direction::Unknown => Change::Established(conn.event()),
+                    Direction::In => Change::Accept(conn.event(&self.devices)),
+                    Direction::Out if conn.connecting() => Change::Connect(conn.event(&self.devices)),
+                    Direction::Out | Direction::Unknown => Change::Established(conn.event(&self.devices)),
                 }
             });
         listeners.chain(connections)
@@ -218,6 +221,7 @@ impl FlowTable {
     /// the process table's: they are ignored here.
     #[inline]
     pub fn on_record(&mut self, record: &Record<'_>, procs: &mut ProcessTable, out: &mut Vec<FlowEvent>) {
+        let first = out.len();
         match record {
             Record::Connect(record) => self.on_connect(record, procs, out),
             Record::Established(record) => self.on_established(record, out),
@@ -227,6 +231,29 @@ impl FlowTable {
             Record::Listen(record) => self.on_listen(record, procs, out),
             Record::Unlisten(record) => self.on_unlisten(record, procs, out),
             Record::Fork(_) | Record::Exec(..) | Record::Exit(_) => {}
+        }
+        self.keep_back(first, out);
+    }
+
+    /// Takes note of the interface that the socket of a beginning is bound to, if it is.
+    #[inline]
+    pub(super) fn note_device(&mut self, sock: &Sock, task: &Task, at: At, procs: &mut ProcessTable) {
+        if sock.device != 0 {
+            // The process may be gone soon; in a container its ancestors are in the same namespace.
+            let pids = || {
+                let process = procs.resolve(task, at.boot);
+                [process.pid].into_iter().chain(process.ancestors.iter().map(|above| above.pid)).collect()
+            };
+            self.devices.seen((sock.netns, sock.device), at.boot, true, pids);
+        }
+    }
+
+    /// Takes note of the interface that the socket is bound to of which a later record tells.
+    #[inline]
+    pub(super) fn note_device_later(&mut self, sock: &Sock, task: Option<&Task>, at: At) {
+        if sock.device != 0 {
+            let pids = || task.map(|task| Pid(task.tgid)).into_iter().collect();
+            self.devices.seen((sock.netns, sock.device), at.boot, false, pids);
         }
     }
 
@@ -253,6 +280,7 @@ impl FlowTable {
     fn on_connect(&mut self, record: &SockRecord, procs: &mut ProcessTable, out: &mut Vec<FlowEvent>) {
         let Some(at) = self.at(&record.header) else { return };
         let sock = &record.sock;
+        self.note_device(sock, &record.task, at, procs);
         if let Found::Live(place) = self.find(sock, at.boot, out) {
             // An understudy repeats what was told when a preemption came between the two programs.
             if at.hook.is_understudy() {
@@ -296,7 +324,7 @@ impl FlowTable {
             };
             self.hold_connect(HeldConnect { until: self.after_hold(at.boot), place, id, query }, out);
         } else if let Some(conn) = self.store.get(place) {
-            out.push(FlowEvent { boot: at.boot, change: Change::Connect(conn.event()) });
+            out.push(FlowEvent { boot: at.boot, change: Change::Connect(conn.event(&self.devices)) });
         }
     }
 
@@ -304,6 +332,10 @@ impl FlowTable {
         let Some(at) = self.at(&record.header) else { return };
         let sock = &record.sock;
         let active = sock.old_state == state::SYN_SENT;
+        // No event of an incoming one comes before its accept, whose record says whom to ask.
+        if active {
+            self.note_device_later(sock, None, at);
+        }
         let found = self.find(sock, at.boot, out);
         if at.hook.is_understudy() && matches!(found, Found::Ended { .. }) {
             // It repeats, late, what was told of a connection that is over.
@@ -316,11 +348,15 @@ impl FlowTable {
             // Of one that is foretold the connect was before the attach.
             if conn.connecting() || (foretold && active) {
                 conn.ends.overwrite(&Ends::of(sock));
+                conn.bind(sock);
                 self.tell_connect(place, out);
                 if let Some(conn) = self.store.get_mut(place) {
                     conn.established = at.boot;
                     conn.born = None;
-                    out.push(FlowEvent { boot: at.boot, change: Change::Established(conn.event()) });
+                    out.push(FlowEvent {
+                        boot: at.boot,
+                        change: Change::Established(conn.event(&self.devices)),
+                    });
                 }
                 return;
             }
@@ -346,17 +382,22 @@ impl FlowTable {
         let direction = if active { Direction::Out } else { Direction::In };
         let source = if active { Source::Late } else { Source::Live };
         let owner = if active { BEFORE_ATTACH } else { NEVER_ACCEPTED };
-        let listener = if active { None } else { self.listener_of(sock.netns, Ends::of(sock).local(), None) };
+        let listener = if active {
+            None
+        } else {
+            self.listener_of(sock.netns, Ends::of(sock).local(), sock.device, None)
+        };
         let conn = Conn { established: at.boot, owner, listener, ..Conn::new(id, sock, direction, source) };
         let place = self.insert(conn, out);
         if active && let Some(conn) = self.store.get(place) {
-            out.push(FlowEvent { boot: at.boot, change: Change::Established(conn.event()) });
+            out.push(FlowEvent { boot: at.boot, change: Change::Established(conn.event(&self.devices)) });
         }
     }
 
     fn on_accept(&mut self, record: &SockRecord, procs: &mut ProcessTable, out: &mut Vec<FlowEvent>) {
         let Some(at) = self.at(&record.header) else { return };
         let sock = &record.sock;
+        self.note_device(sock, &record.task, at, procs);
         // The first two read the descriptor after the call, when another thread may have replaced it; an understudy may
         // repeat what was told.
         let doubtful =
@@ -412,6 +453,7 @@ impl FlowTable {
     fn on_close(&mut self, record: &SockEndRecord, procs: &mut ProcessTable, out: &mut Vec<FlowEvent>) {
         let Some(at) = self.at(&record.header) else { return };
         let sock = &record.sock;
+        self.note_device_later(sock, Some(&record.task), at);
         let traffic = how::traffic(sock, &record.counters);
         match self.find(sock, at.boot, out) {
             Found::Ended { .. } => self.stats.second_ends += 1,
@@ -450,6 +492,7 @@ impl FlowTable {
     fn on_end(&mut self, record: &SockEndRecord, procs: &mut ProcessTable, out: &mut Vec<FlowEvent>) {
         let Some(at) = self.at(&record.header) else { return };
         let sock = &record.sock;
+        self.note_device_later(sock, Some(&record.task), at);
         match self.find(sock, at.boot, out) {
             Found::Ended { .. } => self.stats.second_ends += 1,
             Found::Unknown => self.end_unseen(record, at, procs, out),
@@ -568,9 +611,10 @@ impl FlowTable {
         &self,
         netns: u32,
         local: SocketAddr,
+        device: u32,
         prefer: Option<&ProcessInfo>,
     ) -> Option<Arc<Actor>> {
-        match self.listeners.owners(netns, local, prefer) {
+        match self.listeners.owners(netns, local, device, prefer) {
             Owners::One(owner) => Some(owner),
             Owners::None | Owners::Several => None,
         }

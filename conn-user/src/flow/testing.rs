@@ -10,8 +10,9 @@ use conn_common::record::{
 
 use super::how::state;
 use super::model::{Actor, Change, ConnEvent, FlowEvent, Method, Source};
-use super::resolve::{NoResolver, PortAnswer, PortQuery, PortResolver};
+use super::resolve::{DeviceQuery, NoResolver, PortQuery, PortResolver};
 use super::table::{FlowLimits, FlowTable};
+use crate::kernel::interfaces::Device;
 use crate::process::ProcessTable;
 use crate::process::testing::{FakeProc, exec_record, task};
 use crate::units::BootNs;
@@ -45,7 +46,6 @@ pub(crate) fn sock(key: u64, local: &str, remote: &str) -> Sock {
         lport: local.port(),
         rport: remote.port(),
         family: if local.is_ipv6() { 10 } else { 2 },
-        protocol: 6,
         ..Sock::default()
     }
 }
@@ -108,7 +108,7 @@ impl Rig {
     }
 
     pub(crate) fn connects(&mut self, pid: u32, sock: Sock) {
-        let record = if self.backend == Backend::Fentry && sock.protocol == 6 {
+        let record = if self.backend == Backend::Fentry && sock.flags & SockFlags::MPTCP == 0 {
             let sock = Sock { old_state: state::SYN_SENT, new_state: state::SYN_SENT, ..sock };
             self.sock_record(HookId::FentryTcpConnect, who(pid), sock)
         } else {
@@ -193,9 +193,24 @@ pub(crate) fn held(sock: Sock) -> Sock {
 pub(crate) struct Always(pub(crate) Option<SocketAddr>, pub(crate) Vec<Vec<PortQuery>>);
 
 impl PortResolver for Always {
-    fn resolve(&mut self, queries: &[PortQuery]) -> Vec<Option<PortAnswer>> {
+    fn resolve(&mut self, queries: &[PortQuery]) -> Vec<Option<SocketAddr>> {
         self.1.push(queries.to_vec());
-        vec![self.0.map(Into::into); queries.len()]
+        vec![self.0; queries.len()]
+    }
+}
+
+/// Names every interface, and remembers the queries; `None`: it cannot.
+#[derive(Default)]
+pub(crate) struct Names(pub(crate) Option<&'static str>, pub(crate) Vec<Vec<DeviceQuery>>);
+
+impl PortResolver for Names {
+    fn resolve(&mut self, queries: &[PortQuery]) -> Vec<Option<SocketAddr>> {
+        vec![None; queries.len()]
+    }
+
+    fn devices(&mut self, queries: &[DeviceQuery]) -> Vec<Option<Device>> {
+        self.1.push(queries.to_vec());
+        vec![self.0.map(Device::new); queries.len()]
     }
 }
 
@@ -218,6 +233,9 @@ fn source(source: Source) -> &'static str {
 
 fn ends(conn: &ConnEvent) -> String {
     let mut text = format!("{} {:?} {}>{}", conn.id.0, conn.direction, conn.local, conn.remote);
+    if let Some(device) = &conn.device {
+        text = text + "%" + device.name();
+    }
     if conn.mapped {
         text += " mapped";
     }

@@ -59,7 +59,8 @@ pub fn read() -> Result<BTreeMap<u32, Interface>, DumpError> {
     Ok(interfaces)
 }
 
-/// An interface that a socket is bound to (`SO_BINDTODEVICE`), by its name: at most 15 bytes that whoever made the interface chose.
+/// An interface that a socket is bound to (`SO_BINDTODEVICE`, or by a link-local address), by its name: at most 15 bytes that whoever
+/// made the interface chose.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Device(Box<str>);
 
@@ -69,7 +70,12 @@ impl Device {
         Self(name.into())
     }
 
-    /// Its name; `if7` where only its index is known.
+    /// With this index (`ifindex`) in the place of a name, as in RFC 4007.
+    pub fn of_index(index: u32) -> Self {
+        Self::new(itoa::Buffer::new().format(index))
+    }
+
+    /// Its name; `7` where only its index is known.
     pub fn name(&self) -> &str {
         &self.0
     }
@@ -92,19 +98,21 @@ impl Devices {
         if let Some(device) = self.known.get(&index) {
             return Some(Arc::clone(device));
         }
-        // It may be gone, and its name may be no text (`dev_valid_name`).
-        let name = self.ask(index).unwrap_or_else(|_| format!("if{index}"));
-        let device = Arc::new(Device::new(&name));
+        let device = Arc::new(self.ask(index).unwrap_or_else(|_| Device::of_index(index)));
         self.known.insert(index, Arc::clone(&device));
         Some(device)
     }
 
-    fn ask(&mut self, index: u32) -> io::Result<String> {
+    /// Asks the kernel, also for what is known. The thread must be in the namespace.
+    ///
+    /// # Errors
+    /// When there is no interface with this index (any more), or its name is no text (`dev_valid_name`).
+    pub fn ask(&mut self, index: u32) -> io::Result<Device> {
         let socket = match self.socket.take() {
             Some(socket) => socket,
             None => socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?,
         };
-        Ok(index_to_name(self.socket.insert(socket), index)?)
+        Ok(Device::new(&index_to_name(self.socket.insert(socket), index)?))
     }
 }
 
@@ -177,7 +185,7 @@ mod tests {
         let mut devices = Devices::default();
         let mut name = |index| devices.named(index).map(|device| device.name().to_owned());
         assert_eq!(name(lo.expect("loopback")).as_deref(), Some("lo"));
-        assert_eq!(name(u32::MAX / 2).as_deref(), Some("if2147483647"), "no interface has it");
+        assert_eq!(name(u32::MAX / 2).as_deref(), Some("2147483647"), "no interface has it");
         assert_eq!(name(0), None);
     }
 

@@ -4,7 +4,8 @@ use super::model::{HeldBy, Listed, Listing, SCHEMA_VERSION, Selection};
 use crate::event::address::write_int;
 use crate::event::json::process::{ProcessWriter, write_option};
 use crate::event::json::{
-    StreamIdentity, write_community_id, write_end, write_family, write_key, write_text, write_transport,
+    StreamIdentity, write_community_id, write_device, write_end, write_family, write_key, write_text,
+    write_transport,
 };
 use crate::event::names::{self, Named};
 use crate::event::time::Rfc3339;
@@ -97,9 +98,7 @@ impl Writer {
         write_transport(socket.transport, out);
         write_family(socket.local.ip(), socket.mapped, out);
         write_end(b",\"laddr\":\"", b",\"lport\":", socket.local, out);
-        if let Some(device) = &socket.device {
-            write_text(b"device", device.name().as_bytes(), out);
-        }
+        write_device(socket.device.as_deref(), out);
         if listed.listens() {
             write_key(b"v6only", out);
             out.extend_from_slice(if socket.v6only { b"true" } else { b"false" });

@@ -8,7 +8,8 @@ use super::table::{self, Cell, Column, Row};
 use super::text::write_processes;
 use crate::event::address::write_int;
 use crate::event::json::{write_key, write_text};
-use crate::event::words::direction;
+use crate::event::words::{direction, unshown};
+use crate::kernel::interfaces::Device;
 
 const COLUMNS: [Column; 8] = [Column { title: "", right: false }; 8];
 
@@ -71,9 +72,10 @@ fn row(
             (None, None) => {}
         }
     }
-    local.end(socket.local);
+    let device = socket.device.as_deref().map(Device::new);
+    local.end_over(socket.local, device.as_ref());
     if socket.direction.is_some() {
-        remote.end(socket.remote);
+        remote.end_over(socket.remote, device.as_ref());
     }
     if let Some(holder) = socket.holders.first() {
         match &holder.exe {
@@ -83,6 +85,10 @@ fn row(
         if holder.exe_deleted {
             details.text(" (deleted)");
         }
+    }
+    if let Some(device) = unshown(device.as_ref(), &[socket.local, socket.remote]) {
+        details.text("  device=");
+        details.word(device.name().as_bytes());
     }
     if let Some(changed) = changed {
         if changed.state {

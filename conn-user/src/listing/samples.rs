@@ -41,6 +41,7 @@ pub(crate) fn connection() -> SnapSocket {
         mapped: false,
         v6only: false,
         device: None,
+        device_index: 0,
         uid: 1000,
         recv_queue: 0,
         send_queue: 0,

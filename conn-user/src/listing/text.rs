@@ -7,7 +7,7 @@ use super::table::{self, Cell, Column, Row};
 use crate::event::age::Age;
 use crate::event::human;
 use crate::event::names::Named as _;
-use crate::event::words::direction;
+use crate::event::words::{direction, unshown};
 use crate::flow::model::Transport;
 use crate::flow::snapshot::model::{NoHolder, TcpState};
 use crate::process::info::ProcessInfo;
@@ -67,9 +67,10 @@ fn row(listed: &Listed, at: BootNs, options: TextOptions) -> Row<12> {
     if let Some(known) = listed.age(at).filter(Age::is_known) {
         age.with(|out| known.write_text("", out));
     }
-    local.end(socket.local);
+    let device = socket.device.as_deref();
+    local.end_over(socket.local, device);
     if !listed.listens() {
-        remote.end(socket.remote);
+        remote.end_over(socket.remote, device);
     }
     if let Some(traffic) = socket.traffic {
         bytes_in.with(|out| human::write_bytes(traffic.bytes_in, out));
@@ -192,7 +193,7 @@ fn write_details(listed: &Listed, options: TextOptions, cell: &mut Cell) {
         begin(cell);
         cell.text("v6only");
     }
-    if let Some(device) = &socket.device {
+    if let Some(device) = unshown(socket.device.as_deref(), &[socket.local, socket.remote]) {
         begin(cell);
         cell.text("device=");
         cell.word(device.name().as_bytes());

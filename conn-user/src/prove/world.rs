@@ -14,6 +14,7 @@ use crate::flow::model::{
 };
 use crate::flow::sample::{Counters, Sample};
 use crate::kernel::gap::{Gap, GapCause};
+use crate::kernel::interfaces::Device;
 use crate::process::identity::{ExeFile, ProcessState, Replaced};
 use crate::process::info::{MountNs, ProcessInfo, ProcessSource};
 use crate::process::lineage::{self, Ancestor};
@@ -140,11 +141,12 @@ impl<'c> World<'c> {
                 self.carried.entry(*flow).or_default().add(traffic, self.now);
                 return None;
             }
-            Act::Connect { flow, who, local, remote, established } => {
-                EventBody::Flow(self.connect(*flow, who, *local, *remote, *established || existing, existing))
+            Act::Connect { flow, who, local, remote, device, established } => {
+                let over = (*remote, device.clone());
+                EventBody::Flow(self.connect(*flow, who, *local, over, *established || existing, existing))
             }
-            Act::Accept { flow, who, local, remote } => {
-                EventBody::Flow(self.accept(*flow, who, *local, *remote, existing))
+            Act::Accept { flow, who, local, remote, device } => {
+                EventBody::Flow(self.accept(*flow, who, *local, (*remote, device.clone()), existing))
             }
             Act::Established(flow) => {
                 let now = self.now;
@@ -271,6 +273,7 @@ impl<'c> World<'c> {
             local,
             remote,
             mapped: false,
+            device: None,
             netns: NETNS,
             source: source(existing),
             born: self.born(existing, &owner),
@@ -287,13 +290,14 @@ impl<'c> World<'c> {
         flow: FlowNo,
         who: &Who,
         local: Option<SocketAddr>,
-        remote: SocketAddr,
+        (remote, device): (SocketAddr, Option<Arc<Device>>),
         established: bool,
         existing: bool,
     ) -> Change {
         let owner = self.by(who, HookId::FentryTcpConnect, existing);
         let ends = (local.unwrap_or_else(|| ephemeral(flow, remote)), remote);
         let conn = ConnEvent {
+            device,
             begun: if existing { BootNs(0) } else { self.now },
             established: (established && !existing).then_some(self.now),
             ..self.conn(flow, Direction::Out, owner, ends, existing)
@@ -311,11 +315,12 @@ impl<'c> World<'c> {
         flow: FlowNo,
         who: &Who,
         local: SocketAddr,
-        remote: SocketAddr,
+        (remote, device): (SocketAddr, Option<Arc<Device>>),
         existing: bool,
     ) -> Change {
         let owner = self.by(who, HookId::FentryInetAccept, existing);
         let conn = ConnEvent {
+            device,
             listener: (!existing).then(|| owner.clone()),
             established: (!existing).then_some(self.now),
             ..self.conn(flow, Direction::In, owner, (local, remote), existing)

@@ -555,6 +555,7 @@ impl Rig {
             local: local.map_or(ephemeral, |local| local.parse().expect("an address")),
             remote,
             mapped: false,
+            device: None,
             netns: NetNs(1),
             source,
             born: None,

@@ -378,6 +378,7 @@ impl Story {
             local: local.parse().expect("address"),
             remote: remote.parse().expect("address"),
             mapped: false,
+            device: None,
             netns: NetNs(4_026_531_840),
             source: Source::Live,
             born: None,

@@ -81,6 +81,7 @@ fn socket(report: &mut Report, case: &Case, expect: Expect) {
         report.say("no conn_id".into());
     }
     report.want("proto", &event.proto.as_deref(), &Some(if fact.sock.mptcp { "mptcp" } else { "tcp" }));
+    report.want("device", &event.device, &fact.sock.device);
     report.want("kernel_socket", &event.kernel_socket, &fact.sock.kernel);
     // A mapped socket is shown with its IPv4 addresses.
     let family = if fact.sock.laddr.is_ipv4() { "ipv4" } else { "ipv6" };

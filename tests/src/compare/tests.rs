@@ -27,7 +27,16 @@ const V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 fn sock(lport: u16, rport: Option<u16>) -> SockFact {
     let remote = rport.map(|port| SocketAddr::new(V4, port));
-    SockFact { mptcp: false, kernel: false, mapped: false, netns: 4, laddr: V4, lport: Some(lport), remote }
+    SockFact {
+        mptcp: false,
+        kernel: false,
+        mapped: false,
+        netns: 4,
+        device: None,
+        laddr: V4,
+        lport: Some(lport),
+        remote,
+    }
 }
 
 fn fact(kind: Kind, sock: SockFact, pid: Option<u32>, at: u64) -> Fact {
@@ -220,6 +229,7 @@ fn wrong_sockets_are_found() {
     wrong("connect", "dir", |e| e.dir = Some("in".into()));
     wrong("connect", "mapped", |e| e.mapped = Some(true));
     wrong("connect", "family", |e| e.family = Some("ipv6".into()));
+    wrong("connect", "device", |e| e.device = Some("eth0".into()));
     wrong("connect", "source", |e| e.source = Some("late".into()));
     wrong("connect", "community_id", |e| e.community_id = None);
     wrong("accept", "two Community IDs", |e| e.community_id = Some("1:other".into()));

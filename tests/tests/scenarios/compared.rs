@@ -18,6 +18,9 @@ use crate::workload::{self, Workload};
 const BEFORE_THE_AGENT: [&str; 4] =
     ["preattach", "preexisting", "timens-preexisting", "kernel-sockets-preexisting"];
 
+/// The scenarios whose namespaces stay until the agent has told everything: it asks in them for the names of interfaces.
+const STAYS_FOR_THE_AGENT: [&str; 3] = ["link-local", "bound", "bound-client"];
+
 /// Tests run side by side, except a storm: that one is alone.
 static ALONE: RwLock<()> = RwLock::new(());
 
@@ -73,8 +76,13 @@ pub(crate) fn scenario(name: &str) -> Result<()> {
     // The same workload may just have run without being compared, at the same port: its events come before the mark.
     agent.fence()?;
     let mark = agent.mark();
-    let lines = workload::run(&[name])?;
-    verify(&agent, mark, &lines)
+    let mut workload = Workload::start(&[name])?;
+    if STAYS_FOR_THE_AGENT.contains(&name) {
+        workload.ready()?;
+        verify(&agent, mark, workload.told())?;
+        workload.go()?;
+    }
+    verify(&agent, mark, &workload.finish()?)
 }
 
 fn before_the_agent(name: &str, start: impl FnOnce() -> Result<Agent>) -> Result<()> {

@@ -75,6 +75,11 @@ impl Workload {
         Ok(false)
     }
 
+    /// What it has told so far.
+    pub(crate) fn told(&self) -> &[Line] {
+        &self.told
+    }
+
     /// Gives the word to go on.
     pub(crate) fn go(&mut self) -> Result<()> {
         let stdin = self.stdin.as_mut().context("no stdin")?;

@@ -13,7 +13,7 @@ use crate::event::alert::Severity;
 use crate::event::names::Named as _;
 use crate::filter::Names;
 use crate::flow::model::Change;
-use crate::flow::resolve::{PortAnswer, PortQuery};
+use crate::flow::resolve::PortQuery;
 use crate::flow::snapshot::testing as snap;
 use crate::flow::testing::{MS, sock, who};
 use crate::process::testing::FakeProc;
@@ -38,9 +38,9 @@ fn bytes<T: Copy>(record: &T) -> Vec<u8> {
 struct Port(u16, std::rc::Rc<std::cell::Cell<usize>>);
 
 impl PortResolver for Port {
-    fn resolve(&mut self, queries: &[PortQuery]) -> Vec<Option<PortAnswer>> {
+    fn resolve(&mut self, queries: &[PortQuery]) -> Vec<Option<SocketAddr>> {
         self.1.set(self.1.get() + queries.len());
-        vec![Some(SocketAddr::from(([10, 0, 0, 1], self.0)).into()); queries.len()]
+        vec![Some(SocketAddr::from(([10, 0, 0, 1], self.0))); queries.len()]
     }
 }
 

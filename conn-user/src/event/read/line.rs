@@ -215,6 +215,8 @@ pub(super) struct Ends<'a> {
     pub(super) lport: Option<u16>,
     pub(super) raddr: IpAddr,
     pub(super) rport: Option<u16>,
+    #[serde(borrow, default)]
+    pub(super) device: Option<Text<'a>>,
     #[serde(borrow)]
     pub(super) conn_id: Text<'a>,
 }

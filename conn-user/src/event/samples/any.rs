@@ -175,6 +175,7 @@ fn any_conn() -> BoxedStrategy<ConnEvent> {
             local,
             remote,
             mapped: kinds.3,
+            device: kinds.3.then(|| Arc::new(Device::new("nginx"))),
             netns: NetNs(kinds.4),
             source: kinds.2,
             born: born.filter(|_| kinds.2 != Source::Live),

@@ -96,18 +96,22 @@ impl Words {
             Subject::Connection(conn) => {
                 self.actor(conn.owner.process.as_deref());
                 self.gap();
-                self.end(conn.local);
+                let device = conn.device.as_deref();
+                self.end_over(conn.local, device);
                 self.text(match conn.direction {
                     Direction::Out => " -> ",
                     Direction::In => " <- ",
                     Direction::Unknown => " -- ",
                 });
-                self.end(conn.remote);
+                self.end_over(conn.remote, device);
+                self.device(device, &[conn.local, conn.remote]);
             }
             Subject::Listener(listener) => {
                 self.actor(listener.owner.process.as_deref());
                 self.gap();
-                self.end(listener.local);
+                let device = listener.scope.as_ref().and_then(|scope| scope.device.as_deref());
+                self.end_over(listener.local, device);
+                self.device(device, &[listener.local]);
             }
             Subject::Process(process) => self.actor(Some(process)),
             Subject::Absence => {}

@@ -1,5 +1,6 @@
 //! A line in the making.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use unicode_width::UnicodeWidthChar;
@@ -11,6 +12,7 @@ use crate::event::words::{self, Words};
 use crate::event::{errno, human};
 use crate::flow::born::Born;
 use crate::flow::model::{Actor, Direction, Ending, Failure, Unlisten};
+use crate::kernel::interfaces::Device;
 use crate::process::info::{ProcessInfo, ProcessSource};
 use crate::process::placement::Runtime;
 use crate::units::{BootNs, DurationNs};
@@ -42,6 +44,14 @@ impl Words {
     pub(super) fn detail(&mut self, ascii: &str) {
         self.gap();
         self.text(ascii);
+    }
+
+    /// The interface that a socket is bound to, where none of its ends shows it.
+    pub(super) fn device(&mut self, device: Option<&Device>, ends: &[SocketAddr]) {
+        if let Some(device) = words::unshown(device, ends) {
+            self.detail("device=");
+            self.word(device.name().as_bytes());
+        }
     }
 
     pub(super) fn process_head(&mut self, direction: Option<Direction>, process: Option<&Arc<ProcessInfo>>) {

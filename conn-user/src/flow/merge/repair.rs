@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::{Merged, ends_of, is_followed, is_under_way, owner, pause_at};
+use crate::flow::devices::Devices;
 use crate::flow::ends::Ends;
 use crate::flow::life::End;
 use crate::flow::model::{Change, ConnId, Direction, FlowEvent, Source};
@@ -63,6 +64,8 @@ impl FlowTable {
         out: &mut Vec<FlowEvent>,
     ) -> Merged {
         let mut merged = Merged::default();
+        let first = out.len();
+        self.take_devices(snapshot);
         let by_cookie = self.by_cookie;
         let present = Present::of(snapshot, by_cookie);
         pause();
@@ -80,7 +83,10 @@ impl FlowTable {
                 && let Some(key) = self.add_listener(socket, Source::Resync, procs, &mut merged)
                 && let Some(listener) = self.listeners.get(key)
             {
-                out.push(FlowEvent { boot: snapshot.ended, change: Change::Listen(listener.event()) });
+                out.push(FlowEvent {
+                    boot: snapshot.ended,
+                    change: Change::Listen(listener.event(&self.devices)),
+                });
             }
         }
         for (index, socket) in snapshot.sockets.iter().filter(|socket| is_followed(socket)).enumerate() {
@@ -102,7 +108,7 @@ impl FlowTable {
                     out.extend(
                         place
                             .and_then(|place| self.store.get(place))
-                            .and_then(|conn| beginning(conn, snapshot.ended)),
+                            .and_then(|conn| beginning(conn, &self.devices, snapshot.ended)),
                     );
                     place
                 }
@@ -116,6 +122,7 @@ impl FlowTable {
                 self.stdio.found_peers(found.clone());
             }
         }
+        self.keep_back(first, out);
         merged
     }
 
@@ -197,18 +204,18 @@ impl FlowTable {
             conn.owner = holder;
         }
         merged.advanced += 1;
-        out.extend(beginning(conn, at));
+        out.extend(beginning(conn, &self.devices, at));
     }
 }
 
 /// What a connection's beginning, which was missed, is told as.
-fn beginning(conn: &Conn, at: BootNs) -> Option<FlowEvent> {
+fn beginning(conn: &Conn, devices: &Devices, at: BootNs) -> Option<FlowEvent> {
     let change = match conn.direction {
-        Direction::In if conn.under_way => Change::Accept(conn.event()),
+        Direction::In if conn.under_way => Change::Accept(conn.event(devices)),
         // It is told when it is accepted.
         Direction::In => return None,
-        Direction::Out | Direction::Unknown if conn.under_way => Change::Established(conn.event()),
-        Direction::Out | Direction::Unknown => Change::Connect(conn.event()),
+        Direction::Out | Direction::Unknown if conn.under_way => Change::Established(conn.event(devices)),
+        Direction::Out | Direction::Unknown => Change::Connect(conn.event(devices)),
     };
     Some(FlowEvent { boot: at, change })
 }

@@ -1,17 +1,20 @@
 //! Snapshots and records of the same sockets, in every order that the start and a loss can bring.
 
+use std::sync::Arc;
+
 use conn_common::record::{Sock, SockFlags};
 
 use smallvec::SmallVec;
 
 use super::Merged;
 use crate::flow::how::state::{CLOSE_WAIT, ESTABLISHED, SYN_RECV, SYN_SENT};
-use crate::flow::model::Direction;
+use crate::flow::model::{Change, Direction};
 use crate::flow::scenarios::{CLIENT, SERVER, child, client, listener, open};
 use crate::flow::snapshot::model::{Holder, NoHolder, Note, SnapSocket, Snapshot, TcpState};
 use crate::flow::snapshot::testing as snap;
 use crate::flow::table::FlowTable;
 use crate::flow::testing::{Backend, MS, Rig, sock};
+use crate::kernel::interfaces::Device;
 use crate::units::{BootNs, NetNs, Pid};
 
 fn holder(pid: u32) -> Holder {
@@ -461,15 +464,44 @@ fn a_full_table_counts_what_it_leaves_out() {
     );
 }
 
+/// What the start-up snapshot saw bound to an interface has its name at once, and so has what begins over it just then.
+#[test]
+fn a_snapshot_names_interfaces() {
+    let over = |socket: SnapSocket| SnapSocket {
+        device: Some(Arc::new(Device::new("eth0"))),
+        device_index: 7,
+        ..socket
+    };
+    let mut rig = Rig::new(Backend::Fentry);
+    assert_eq!(start(&mut rig, &[over(snap_listener()), over(snap_client())]).added, 2);
+    let devices: Vec<_> = rig
+        .flows
+        .existing()
+        .map(|change| match change {
+            Change::Listen(listener) => listener.scope.and_then(|scope| scope.device),
+            change => change.connection().and_then(|conn| conn.device.clone()),
+        })
+        .collect();
+    assert_eq!(devices, vec![Some(Arc::new(Device::new("eth0"))); 2]);
+    rig.now += 20 * MS;
+    rig.closes(10, ESTABLISHED, client());
+    rig.connects(10, Sock { key: 9, device: 7, ..client() });
+    assert!(rig.told().iter().all(|told| told.contains("%eth0 ")));
+    assert_eq!(rig.flows.next_deadline(), None, "nothing is asked for");
+    // A repair names what it finds.
+    let other = SnapSocket { netns: NetNs(2), cookie: Some(99), ..over(snap_child()) };
+    let (_, told) = repair(&mut rig, &[over(snap_listener()), other]);
+    assert!(told.iter().any(|told| told.starts_with("accept") && told.contains("%eth0 ")), "{told:?}");
+}
+
 /// Records of MPTCP connections carry addresses, and all accepted ones have the cookie of their listener.
 #[test]
 fn mptcp_connections_share_the_cookie_of_their_listener() {
     use crate::flow::model::Transport;
     let mptcp = |socket: SnapSocket| SnapSocket { transport: Transport::Mptcp, ..socket };
     let by_address = |sock: Sock| Sock {
-        protocol: 262,
         key: sock.key + (0xffff << 48),
-        flags: SockFlags::ADDRESS_KEY,
+        flags: SockFlags::ADDRESS_KEY | SockFlags::MPTCP,
         ..sock
     };
     let listening = mptcp(snap_listener());
@@ -485,7 +517,7 @@ fn mptcp_connections_share_the_cookie_of_their_listener() {
     rig.closes(20, CLOSE_WAIT, by_address(child()));
     rig.closes(20, CLOSE_WAIT, by_address(other()));
     rig.closes(10, ESTABLISHED, by_address(client()));
-    rig.unlistens(20, Sock { protocol: 262, ..listener() });
+    rig.unlistens(20, Sock { flags: SockFlags::MPTCP, ..listener() });
     assert_eq!(
         rig.told(),
         [

@@ -27,13 +27,17 @@ pub(super) fn port_range(text: &str) -> Option<RangeInclusive<u16>> {
 /// listener may have closed since. Nothing tells an outgoing connection that its process bound to the port of a listener
 /// (`SO_REUSEADDR`), to a host elsewhere, from an incoming one.
 pub(super) fn infer(sockets: &mut [SnapSocket], ports: &RangeInclusive<u16>) {
-    let mut listeners: IntMap<u16, Vec<(IpAddr, bool)>> = IntMap::default();
+    let mut listeners: IntMap<u16, Vec<(IpAddr, bool, u32)>> = IntMap::default();
     for socket in sockets.iter().filter(|socket| socket.state == TcpState::Listen) {
-        listeners.entry(socket.local.port()).or_default().push((socket.local.ip(), socket.v6only));
+        let listener = (socket.local.ip(), socket.v6only, socket.device_index);
+        listeners.entry(socket.local.port()).or_default().push(listener);
     }
-    let listens = |end: SocketAddr| {
-        let here = listeners.get(&end.port());
-        here.is_some_and(|all| all.iter().any(|&(addr, v6only)| fit(addr, v6only, end.ip()) > 0))
+    // What a listener accepts is bound to its interface (`inet_request_bound_dev_if`).
+    let listens = |end: SocketAddr, device: Option<u32>| {
+        let fits = |&(addr, v6only, own): &(IpAddr, bool, u32)| {
+            fit(addr, v6only, end.ip()) > 0 && (own == 0 || device.is_none_or(|device| device == own))
+        };
+        listeners.get(&end.port()).is_some_and(|all| all.iter().any(fits))
     };
     for at in 0..sockets.len() {
         let direction = direction(&sockets[at], sockets, &listens, ports);
@@ -44,7 +48,7 @@ pub(super) fn infer(sockets: &mut [SnapSocket], ports: &RangeInclusive<u16>) {
 fn direction(
     socket: &SnapSocket,
     all: &[SnapSocket],
-    listens: &impl Fn(SocketAddr) -> bool,
+    listens: &impl Fn(SocketAddr, Option<u32>) -> bool,
     ports: &RangeInclusive<u16>,
 ) -> Option<Direction> {
     let waits = socket.inode == 0 && matches!(socket.state, TcpState::Established | TcpState::CloseWait);
@@ -56,7 +60,7 @@ fn direction(
         _ => {}
     }
     let peer_is_here = || find(all, socket.remote, socket.local);
-    Some(match (listens(socket.local), listens(socket.remote)) {
+    Some(match (listens(socket.local, Some(socket.device_index)), listens(socket.remote, None)) {
         // Each end of a pair has a listener on its port: one of the two came later.
         (true, true) if peer_is_here() => Direction::Unknown,
         (true, _) => Direction::In,
@@ -120,7 +124,14 @@ mod tests {
     #[test]
     fn one_that_does_not_fit_says_nothing() {
         let v6only = SnapSocket { v6only: true, ..listener("[::]:40000") };
-        for on in [v6only, listener("10.0.0.9:40000"), listener("[::1]:40000"), listener("0.0.0.0:40001")] {
+        let elsewhere = SnapSocket { device_index: 7, ..listener("0.0.0.0:40000") };
+        for on in [
+            v6only,
+            elsewhere,
+            listener("10.0.0.9:40000"),
+            listener("[::1]:40000"),
+            listener("0.0.0.0:40001"),
+        ] {
             assert_eq!(of(&[on], "10.0.0.1:40000", "10.0.0.2:80"), Some(Direction::Out));
         }
     }

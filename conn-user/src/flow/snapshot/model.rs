@@ -59,6 +59,8 @@ pub struct SnapSocket {
     pub v6only: bool,
     /// The interface that it is bound to (`SO_BINDTODEVICE`, or by a link-local address).
     pub device: Option<Arc<Device>>,
+    /// Its index; 0: none, or the source does not show it (/proc/net/tcp).
+    pub device_index: u32,
     /// User id of the socket's file.
     pub uid: u32,
     /// Bytes received and not read; of a listener: connections that wait to be accepted.
@@ -85,9 +87,14 @@ impl SnapSocket {
         self.cookie.filter(|_| is_unique)
     }
 
-    /// What narrows a listener; `None`: the source does not show it (/proc/net/tcp).
+    /// What narrows a listener; `None`: the source does not show it.
     pub fn scope(&self) -> Option<Scope> {
-        self.cookie.map(|_| Scope { device: self.device.clone(), v6only: self.v6only })
+        self.shows_scope().then(|| Scope { device: self.device.clone(), v6only: self.v6only })
+    }
+
+    /// Whether the source shows what narrows a listener: /proc/net/tcp does not.
+    pub const fn shows_scope(&self) -> bool {
+        self.cookie.is_some()
     }
 }
 

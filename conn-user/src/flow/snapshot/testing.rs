@@ -22,6 +22,7 @@ pub(crate) fn socket(local: &str, remote: &str) -> SnapSocket {
         mapped: false,
         v6only: false,
         device: None,
+        device_index: 0,
         uid: 0,
         recv_queue: 0,
         send_queue: 0,

@@ -269,6 +269,7 @@ fn connection(record: &Record, place: usize, sides: &Sides) -> ConnEvent {
         local,
         remote,
         mapped: false,
+        device: None,
         netns: NetNs(0),
         source: if was_there { Source::Late } else { Source::Live },
         born: None,

@@ -12,9 +12,11 @@ mod words;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 pub use self::expect::{Expected, On};
 use crate::flow::model::{EndedHow, Scope, Traffic};
+use crate::kernel::interfaces::Device;
 use crate::process::identity::{Replaced, Sha256, Tty};
 use crate::process::info::ExitStatus;
 use crate::units::DurationNs;
@@ -119,6 +121,8 @@ pub enum Act {
         local: Option<SocketAddr>,
         /// Remote end.
         remote: SocketAddr,
+        /// The interface that the socket is bound to.
+        device: Option<Arc<Device>>,
         /// It is established at once.
         established: bool,
     },
@@ -132,6 +136,8 @@ pub enum Act {
         local: SocketAddr,
         /// Remote end.
         remote: SocketAddr,
+        /// The interface that the socket is bound to.
+        device: Option<Arc<Device>>,
     },
     /// The handshake of a connection completes.
     Established(FlowNo),

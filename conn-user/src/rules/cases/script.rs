@@ -34,11 +34,11 @@ use crate::process::info::ExitStatus;
 
 /// The words with which a line may begin, each with its form.
 pub const VERBS: [(&str, &str); 12] = [
-    ("open", "[LABEL:] open WHO [LOCAL] -> REMOTE"),
-    ("connect", "[LABEL:] connect WHO [LOCAL] -> REMOTE"),
+    ("open", "[LABEL:] open WHO [LOCAL] -> REMOTE [on DEVICE]"),
+    ("connect", "[LABEL:] connect WHO [LOCAL] -> REMOTE [on DEVICE]"),
     ("established", "established [LABEL]"),
     ("failed", "failed [LABEL] ERRNO"),
-    ("accept", "[LABEL:] accept WHO LOCAL <- REMOTE"),
+    ("accept", "[LABEL:] accept WHO LOCAL <- REMOTE [on DEVICE]"),
     ("data", "data [LABEL] [in BYTES] [out BYTES]"),
     ("close", "close [LABEL] [HOW] [in BYTES] [out BYTES]"),
     ("listen", "[LABEL:] listen WHO LOCAL [on DEVICE] [v6only]"),
@@ -199,7 +199,8 @@ impl Script {
                 let remote = address(words, &remote)?;
                 let established = verb == "open";
                 let state = if established { State::Open } else { State::Connecting };
-                Act::Connect { flow: self.begin(label, state), who, local, remote, established }
+                let device = over(words, form)?;
+                Act::Connect { flow: self.begin(label, state), who, local, remote, device, established }
             }
             "accept" => {
                 let who = self.who(words, form)?;
@@ -208,7 +209,8 @@ impl Script {
                 arrow(words, "<-", form)?;
                 let remote = words.need("an address", form)?;
                 let remote = address(words, &remote)?;
-                Act::Accept { flow: self.begin(label, State::Open), who, local, remote }
+                let device = over(words, form)?;
+                Act::Accept { flow: self.begin(label, State::Open), who, local, remote, device }
             }
             "listen" => {
                 let who = self.who(words, form)?;
@@ -363,6 +365,17 @@ impl Script {
             None => "name its executable (/usr/bin/NAME), or describe it: process.NAME = { exe = \"/usr/bin/NAME\", user = \"www-data\" }".to_owned(),
         };
         Err(words.wrong(&word, "is no process of this test", help))
+    }
+}
+
+/// The interface that a connection's socket is bound to, if the line names one.
+fn over(words: &mut Words<'_>, form: &str) -> Result<Option<Arc<Device>>, FilterError> {
+    match words.next() {
+        None => Ok(None),
+        Some(word) if word.text == "on" => {
+            Ok(Some(Arc::new(Device::new(words.need("an interface", form)?.text))))
+        }
+        Some(word) => Err(words.wrong(&word, "is not expected here", form)),
     }
 }
 

@@ -42,6 +42,7 @@ fn lines_mean_what_they_say() {
         who: bash(),
         local: None,
         remote: end("203.0.113.9:443"),
+        device: None,
         established,
     };
     assert_eq!(
@@ -68,7 +69,7 @@ fn lines_mean_what_they_say() {
     );
     assert_eq!(
         acts(&[
-            "connect ? 10.0.0.1:5 -> [2001:db8::1]:443",
+            "connect ? 10.0.0.1:5 -> [2001:db8::1]:443 on eth0",
             "failed ECONNREFUSED",
             "gap 7",
             "exit bash signal 9"
@@ -79,6 +80,7 @@ fn lines_mean_what_they_say() {
                 who: None,
                 local: Some(end("10.0.0.1:5")),
                 remote: end("[2001:db8::1]:443"),
+                device: Some(Arc::new(Device::new("eth0"))),
                 established: false,
             },
             Act::Failed(0, 111),
@@ -89,7 +91,7 @@ fn lines_mean_what_they_say() {
     assert_eq!(
         acts(&[
             "l: listen /usr/sbin/x *:80",
-            "c: accept bash 10.0.0.1:80 <- 10.0.0.2:5",
+            "c: accept bash 10.0.0.1:80 <- 10.0.0.2:5 on eth1",
             "exec bash stdio c",
             "unlisten",
             "listen /usr/sbin/x [::]:80 on eth0 v6only",
@@ -101,7 +103,13 @@ fn lines_mean_what_they_say() {
                 local: end("0.0.0.0:80"),
                 scope: Scope::default()
             },
-            Act::Accept { flow: 1, who: bash(), local: end("10.0.0.1:80"), remote: end("10.0.0.2:5") },
+            Act::Accept {
+                flow: 1,
+                who: bash(),
+                local: end("10.0.0.1:80"),
+                remote: end("10.0.0.2:5"),
+                device: Some(Arc::new(Device::new("eth1"))),
+            },
             Act::Exec { who: "bash".to_owned(), stdio: Some(1), parent_stdio: None, peer: None },
             Act::Unlisten(0),
             Act::Listen {

@@ -113,6 +113,7 @@ impl Open {
             local: self.local,
             remote: self.remote,
             mapped: false,
+            device: None,
             netns: self.netns,
             source: Source::Live,
             born: None,

@@ -84,10 +84,16 @@ pub(crate) fn sock_fact(local: SocketAddr, remote: Option<SocketAddr>, mptcp: bo
         kernel: false,
         mapped: mapped && remote.is_some(),
         netns: netns()?,
+        device: None,
         laddr: laddr.ip(),
         lport: (laddr.port() != 0).then_some(laddr.port()),
         remote: remote.map(|r| canonical(r).0),
     })
+}
+
+/// The socket behind this descriptor, which has these ends.
+fn sock_of(fd: &OwnedFd, local: SocketAddr, remote: Option<SocketAddr>, mptcp: bool) -> Result<SockFact> {
+    Ok(SockFact { device: sys::device(fd)?, ..sock_fact(local, remote, mptcp)? })
 }
 
 /// The same connection seen from its other end; `mapped` is that of the other end's socket.
@@ -96,6 +102,7 @@ pub(crate) fn other_end(sock: &SockFact, mapped: bool) -> Result<SockFact> {
     let lport = sock.lport.context("the other end needs the port")?;
     Ok(SockFact {
         mapped,
+        device: None,
         laddr: remote.ip(),
         lport: Some(remote.port()),
         remote: Some(SocketAddr::new(sock.laddr, lport)),
@@ -167,7 +174,7 @@ impl Listener {
         let from = boot_ns();
         sys::listen(&fd, backlog).context("listen")?;
         let addr = sys::local(&fd)?;
-        let sock = sock_fact(addr, None, mptcp)?;
+        let sock = sock_of(&fd, addr, None, mptcp)?;
         emit(&Line::Fact(Fact { via, ..fact(Kind::Listen, None, &sock, By::Me, from) }))?;
         Ok(Self { fd, sock, addr, early: None })
     }
@@ -179,7 +186,8 @@ impl Listener {
         bind_quiet(&fd, ip)?;
         sys::listen(&fd, 128)?;
         let addr = sys::local(&fd)?;
-        Ok(Self { fd, sock: sock_fact(addr, None, false)?, addr, early: Some((from, boot_ns())) })
+        let sock = sock_of(&fd, addr, None, false)?;
+        Ok(Self { fd, sock, addr, early: Some((from, boot_ns())) })
     }
 
     /// Where a client reaches it.
@@ -245,7 +253,7 @@ impl Conn {
 
     /// Tells that `fd` was connected and is established.
     pub(crate) fn connected(fd: OwnedFd, by: By, from: u64, via: Via, mptcp: bool) -> Result<Self> {
-        let sock = sock_fact(sys::local(&fd)?, Some(sys::peer(&fd)?), mptcp)?;
+        let sock = sock_of(&fd, sys::local(&fd)?, Some(sys::peer(&fd)?), mptcp)?;
         emit(&Line::Fact(Fact { via, ..fact(Kind::Connect, Some(Dir::Out), &sock, by, from) }))?;
         emit(&Line::Fact(Fact { via, ..fact(Kind::Established, Some(Dir::Out), &sock, By::Nobody, from) }))?;
         Ok(Self { fd, sock, dir: Dir::Out, sent: 0, received: 0, since: from, early: None })
@@ -254,13 +262,13 @@ impl Conn {
     /// A connection of before the agent that was established since `from`: nothing is told of it but its end.
     pub(crate) fn early(fd: OwnedFd, dir: Dir, from: u64) -> Result<Self> {
         let now = boot_ns();
-        let sock = sock_fact(sys::local(&fd)?, Some(sys::peer(&fd)?), false)?;
+        let sock = sock_of(&fd, sys::local(&fd)?, Some(sys::peer(&fd)?), false)?;
         Ok(Self { fd, sock, dir, sent: 0, received: 0, since: now, early: Some((from, now)) })
     }
 
     /// Tells that `fd` was accepted.
     pub(crate) fn accepted(fd: OwnedFd, by: By, from: u64, via: Via, mptcp: bool) -> Result<Self> {
-        let sock = sock_fact(sys::local(&fd)?, Some(sys::peer(&fd)?), mptcp)?;
+        let sock = sock_of(&fd, sys::local(&fd)?, Some(sys::peer(&fd)?), mptcp)?;
         emit(&Line::Fact(Fact { via, ..fact(Kind::Accept, Some(Dir::In), &sock, by, from) }))?;
         // What ends it may have come before it was accepted.
         Ok(Self { fd, sock, dir: Dir::In, sent: 0, received: 0, since: from, early: None })

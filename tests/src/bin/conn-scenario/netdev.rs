@@ -1,6 +1,6 @@
 //! A private network namespace, with its loopback up, and a cable between two of them.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 
 use anyhow::{Context, Result};
@@ -33,13 +33,13 @@ pub(crate) fn own_netns() -> Result<()> {
 }
 
 /// The name of each end of [`cable`].
-const PLUG: &[u8] = b"cable";
+pub(crate) const PLUG: &str = "cable";
 
 /// Puts one end of a virtual network cable (veth) into the network namespace of each of these processes.
 pub(crate) fn cable(processes: [u32; 2]) -> Result<()> {
     let end = |pid: u32| {
         let mut end = vec![0; size_of::<IfInfo>()];
-        attribute(&mut end, IFLA_IFNAME, &[PLUG, b"\0"].concat());
+        attribute(&mut end, IFLA_IFNAME, &[PLUG.as_bytes(), b"\0"].concat());
         attribute(&mut end, IFLA_NET_NS_PID, &pid.to_ne_bytes());
         end
     };
@@ -51,9 +51,14 @@ pub(crate) fn cable(processes: [u32; 2]) -> Result<()> {
     let mut body = end(processes[0]);
     attribute(&mut body, IFLA_LINKINFO, &info);
 
+    make(libc::RTM_NEWLINK, &body).context("a veth")
+}
+
+/// Asks the kernel to make something new.
+fn make(what: u16, body: &[u8]) -> Result<()> {
     let flags = libc::NLM_F_REQUEST | libc::NLM_F_ACK | libc::NLM_F_CREATE | libc::NLM_F_EXCL;
     let mut message = u32::try_from(HEADER + body.len())?.to_ne_bytes().to_vec();
-    message.extend(libc::RTM_NEWLINK.to_ne_bytes());
+    message.extend(what.to_ne_bytes());
     message.extend(u16::try_from(flags)?.to_ne_bytes());
     message.extend([0; 8]);
     message.extend(body);
@@ -61,13 +66,34 @@ pub(crate) fn cable(processes: [u32; 2]) -> Result<()> {
     let fd = check(unsafe { libc::socket(libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_ROUTE) })?;
     // SAFETY: the call has just made it, and nobody else knows it.
     let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-    sys::send_all(&fd, &message).context("ask for a veth")?;
+    sys::send_all(&fd, &message).context("ask")?;
     let mut answer = [0; 1024];
-    let length = sys::recv(&fd, &mut answer).context("the answer about the veth")?;
+    let length = sys::recv(&fd, &mut answer).context("the answer")?;
     let code = answer.get(HEADER..HEADER + 4).filter(|_| length >= HEADER + 4).context("a short answer")?;
     let error = i32::from_ne_bytes(code.try_into()?);
-    anyhow::ensure!(error == 0, "make a veth: {}", std::io::Error::from_raw_os_error(-error));
+    anyhow::ensure!(error == 0, "{}", std::io::Error::from_raw_os_error(-error));
     Ok(())
+}
+
+/// Gives this namespace's end of the cable, which is up, a link-local address at once: without duplicate address detection.
+pub(crate) fn link_local(address: Ipv6Addr) -> Result<()> {
+    let mut body = vec![libc::AF_INET6 as u8, 64, libc::IFA_F_NODAD as u8, libc::RT_SCOPE_LINK];
+    body.extend(plug_index()?.to_ne_bytes());
+    attribute(&mut body, libc::IFA_LOCAL, &address.octets());
+    attribute(&mut body, libc::IFA_ADDRESS, &address.octets());
+    make(libc::RTM_NEWADDR, &body).context("a link-local address")
+}
+
+/// The index of this namespace's end of the cable.
+pub(crate) fn plug_index() -> Result<u32> {
+    let fd = socket(false, false, 0)?;
+    let mut request = interface(PLUG.as_bytes());
+    // SAFETY: the request is a valid ifreq that outlives the call, which fills the index in.
+    let index = unsafe {
+        check(libc::ioctl(fd.as_raw_fd(), libc::SIOCGIFINDEX as _, &raw mut request))?;
+        request.ifr_ifru.ifru_ifindex
+    };
+    Ok(u32::try_from(index)?)
 }
 
 /// Sends what this namespace has no other way for to that router.
@@ -103,14 +129,14 @@ fn ipv4(address: Ipv4Addr) -> libc::sockaddr_in {
 pub(crate) fn plug_in(address: Ipv4Addr) -> Result<()> {
     let fd = socket(false, false, 0)?;
     let with_address = |address: Ipv4Addr| {
-        let mut request = interface(PLUG);
+        let mut request = interface(PLUG.as_bytes());
         let address = ipv4(address);
         // SAFETY: both are plain data of the same size.
         request.ifr_ifru.ifru_addr =
             unsafe { std::mem::transmute::<libc::sockaddr_in, libc::sockaddr>(address) };
         request
     };
-    let mut up = interface(PLUG);
+    let mut up = interface(PLUG.as_bytes());
     up.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as i16;
     for (call, request) in [
         (libc::SIOCSIFADDR, with_address(address)),

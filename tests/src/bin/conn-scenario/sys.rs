@@ -126,6 +126,7 @@ impl RawAddr {
                 sin6.sin6_family = libc::AF_INET6 as u16;
                 sin6.sin6_port = a.port().to_be();
                 sin6.sin6_addr.s6_addr = a.ip().octets();
+                sin6.sin6_scope_id = a.scope_id();
                 raw.len = size_of::<libc::sockaddr_in6>() as socklen_t;
             }
         }
@@ -224,6 +225,29 @@ pub(crate) fn set_option<T>(fd: &OwnedFd, level: c_int, name: c_int, value: &T) 
     // SAFETY: `value` points to `size_of::<T>()` readable bytes.
     check(unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, value, size_of::<T>() as socklen_t) })
         .map(drop)
+}
+
+/// Binds a socket to an interface (`SO_BINDTODEVICE`); before 5.7 it needs `CAP_NET_RAW`.
+pub(crate) fn bind_to_device(fd: &OwnedFd, name: &str) -> io::Result<()> {
+    let len = name.len() as socklen_t;
+    // SAFETY: the name is readable for its length.
+    check(unsafe {
+        libc::setsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, libc::SO_BINDTODEVICE, name.as_ptr().cast(), len)
+    })
+    .map(drop)
+}
+
+/// The name of the interface that a socket is bound to.
+pub(crate) fn device(fd: &OwnedFd) -> io::Result<Option<String>> {
+    let mut name = [0_u8; libc::IFNAMSIZ];
+    let mut len = name.len() as socklen_t;
+    let out = name.as_mut_ptr().cast::<c_void>();
+    // SAFETY: `out` has room for `len` bytes.
+    check(unsafe {
+        libc::getsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, libc::SO_BINDTODEVICE, out, &raw mut len)
+    })?;
+    let name = name.split(|byte| *byte == 0).next().filter(|name| len > 0 && !name.is_empty());
+    Ok(name.map(|name| String::from_utf8_lossy(name).into_owned()))
 }
 
 /// The pending error of a socket, as a positive errno.

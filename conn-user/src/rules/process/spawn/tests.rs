@@ -214,6 +214,15 @@ fn an_answer_makes_the_severity() {
         assert_eq!(rig.timers(), 0);
     }
 
+    // It ends before it was sampled: at once, or late.
+    for (after, severity) in [(seconds(0), Severity::Low), (seconds(1), Severity::Medium)] {
+        let (mut rig, _questions, id) = begin();
+        rig.pass(after);
+        rig.close(id, EndedHow::LocalFin, None);
+        assert_eq!(rig.told()[0].severity, severity);
+        assert_eq!(rig.timers(), 0);
+    }
+
     // No answer to the second question: nothing says that it is none.
     let (mut rig, _questions, id) = begin();
     let first = request(&rig);

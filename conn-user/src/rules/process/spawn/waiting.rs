@@ -33,6 +33,8 @@ const AGAIN: [DurationNs; 5] = [
     DurationNs(5_000_000_000),
     DurationNs(15_000_000_000),
 ];
+/// A connection that ends so soon after the execution may not have been sampled, on a busy machine.
+const SOON: DurationNs = DurationNs(1_000_000_000);
 /// How long the last sample is waited for.
 const LAST: DurationNs = DurationNs(1_000_000_000);
 
@@ -234,6 +236,10 @@ impl Spawn {
                 Some(&Unanswered { depth, received, .. }) => {
                     self.judge(token, conn.clone(), depth, Some(received), rule, scene);
                 }
+                // It ended faster than it could be sampled: nothing was seen to be sent.
+                None if self.answered.is_some() && scene.now.since(pending.execution.at) < SOON => {
+                    self.judge_unanswered(token, conn.clone(), rule, scene);
+                }
                 None => {
                     let depth =
                         pending.asked.iter().find(|(id, _)| *id == conn.id).map_or(0, |(_, depth)| *depth);
@@ -288,11 +294,15 @@ impl Spawn {
     }
 
     fn judge_unanswered(&mut self, token: u64, conn: ConnEvent, rule: &Rule, scene: &mut Scene<'_>) {
-        let Some(Pending { mut execution, unanswered, .. }) = self.waiting.take(token, scene) else { return };
-        let Some(of) = unanswered.iter().find(|of| of.id == conn.id) else { return };
-        execution.received = Some(of.received);
+        let Some(Pending { mut execution, asked, unanswered, .. }) = self.waiting.take(token, scene) else {
+            return;
+        };
+        let sampled = unanswered.iter().find(|of| of.id == conn.id);
+        let asked = asked.iter().find(|(id, _)| *id == conn.id).map(|(_, depth)| *depth);
+        execution.received = sampled.map(|of| of.received);
         execution.unanswered = Some(scene.now.since(execution.at));
-        self.raise(conn, &execution, of.depth, rule, scene);
+        let depth = sampled.map(|of| of.depth).or(asked).unwrap_or(0);
+        self.raise(conn, &execution, depth, rule, scene);
     }
 }
 

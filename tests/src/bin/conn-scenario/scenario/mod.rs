@@ -2,6 +2,7 @@
 
 mod basic;
 mod destroy;
+mod device;
 mod end;
 mod fail;
 mod fastopen;
@@ -146,6 +147,9 @@ pub(crate) const ALL: &[Scenario] = &[
     s("listen-again", listen::again, "a listener stops and listens again, as one socket and as a new one"),
     s("listener-killed", listen::killed, "kill -9 of a listening process"),
     s("netns", netns::run, "a network namespace of its own"),
+    s("link-local", device::link_local, "link-local addresses, which name an interface"),
+    s("bound", device::bound, "SO_BINDTODEVICE of a listener and of a client"),
+    s("bound-client", device::client_bound, "SO_BINDTODEVICE of a client alone"),
     if_able("timens", timens::lacks, timens::run, "a time namespace: its boot clock is shifted"),
     if_able("timens-preexisting", timens::lacks, timens::preexisting, "the same, and the agent comes later"),
     s("disconnect", reuse::disconnect, "AF_UNSPEC, then another connection on the same socket"),
