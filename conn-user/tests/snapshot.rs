@@ -494,7 +494,7 @@ fn mptcp() {
 /// `/proc/net/tcp` shows the same sockets, in every state that can be made to stay.
 #[test]
 fn equals_proc_net_tcp() {
-    type Key = (u8, SocketAddr, SocketAddr, u64, u32, u32);
+    type Key = (u8, SocketAddr, SocketAddr, u32, u32, u32);
     let _alone = alone();
     let listener = v6_listener(false);
     let port = listener.local_addr().expect("address").port();
@@ -520,7 +520,7 @@ fn equals_proc_net_tcp() {
             lines(file, |line| {
                 let (local, remote) = (canonical(line.local), canonical(line.remote));
                 let queues = (line.recv_queue, line.send_queue);
-                shown.push((line.state, local, remote, line.inode.into(), queues.0, queues.1));
+                shown.push((line.state, local, remote, line.inode, queues.0, queues.1));
                 true
             })
             .expect("read");

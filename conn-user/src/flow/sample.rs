@@ -19,8 +19,8 @@ use crate::kernel::netns::{self, Namespace};
 use crate::kernel::sockdiag;
 use crate::units::{BootNs, NetNs, Pid};
 
-/// Most connections that wait to be sampled.
-const QUEUE_MAX: usize = 16_384;
+/// Most connections that wait to be sampled; the queue has its memory from the start. What finds no room is asked again later, or judged without.
+const QUEUE_MAX: usize = 2048;
 /// Most that are sampled before the namespaces are entered again.
 const BATCH: usize = 1024;
 

@@ -89,7 +89,7 @@ impl Writer {
             Some(cookie) => write_text(b"cookie", format!("{cookie:x}").as_bytes(), out),
             None => null(b"cookie", out),
         }
-        number(b"inode", Some(socket.inode).filter(|inode| *inode != 0), out);
+        number(b"inode", Some(u64::from(socket.inode)).filter(|inode| *inode != 0), out);
         write_text(b"state", Named::name(socket.state).as_bytes(), out);
         if !listed.listens() {
             write_community_id(socket.local, socket.remote, out);

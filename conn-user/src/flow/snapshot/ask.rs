@@ -172,7 +172,7 @@ fn is_same(one: &SnapSocket, other: &SnapSocket) -> bool {
 #[derive(Debug, Default)]
 struct Mptcp {
     tokens: HashSet<u32>,
-    inodes: HashSet<u64>,
+    inodes: HashSet<u32>,
     ends: HashSet<(SocketAddr, SocketAddr)>,
     subflows: Vec<(Option<u32>, SnapSocket)>,
 }
@@ -230,7 +230,7 @@ fn from_diag(told: &DiagSocket, netns: NetNs, suspended: DurationNs) -> Option<S
     let info = told.info.as_ref().filter(|_| state != TcpState::Listen);
     Some(SnapSocket {
         cookie: Some(told.cookie),
-        inode: told.inode.into(),
+        inode: told.inode,
         netns,
         state,
         transport: if is_mptcp { Transport::Mptcp } else { Transport::Tcp },
@@ -278,7 +278,7 @@ fn from_line(line: &TcpLine, netns: NetNs, from: BootNs) -> Option<SnapSocket> {
     let filled = Filled { from, to: boot_now() };
     Some(SnapSocket {
         cookie: None,
-        inode: line.inode.into(),
+        inode: line.inode,
         netns,
         state,
         transport: Transport::Tcp,
@@ -344,7 +344,7 @@ mod tests {
         }
     }
 
-    fn with(cookie: Option<u64>, inode: u64, state: TcpState) -> SnapSocket {
+    fn with(cookie: Option<u64>, inode: u32, state: TcpState) -> SnapSocket {
         SnapSocket { cookie, inode, state, ..socket("10.0.0.1:1", "10.0.0.2:2") }
     }
 

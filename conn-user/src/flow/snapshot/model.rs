@@ -42,7 +42,7 @@ pub struct SnapSocket {
     /// of its listener ([`SnapSocket::key`]).
     pub cookie: Option<u64>,
     /// Inode of the socket's file; 0: it has none (orphan, TIME_WAIT, not accepted yet).
-    pub inode: u64,
+    pub inode: u32,
     /// Network namespace.
     pub netns: NetNs,
     /// TCP state.

@@ -146,7 +146,7 @@ fn attribute(
     wide: DurationNs,
     suspended: DurationNs,
 ) {
-    let held = u32::try_from(socket.inode).map_or(&[][..], |inode| all.holders(inode));
+    let held = all.holders(socket.inode);
     socket.holders.reserve_exact(held.len());
     socket.holders.extend(held.iter().filter_map(|held| {
         let start = all.kin(held.pid)?.start;
