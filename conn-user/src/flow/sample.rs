@@ -19,7 +19,8 @@ use crate::kernel::netns::{self, Namespace};
 use crate::kernel::sockdiag;
 use crate::units::{BootNs, NetNs, Pid};
 
-/// Most connections that wait to be sampled; the queue has its memory from the start. What finds no room is asked again later, or judged without.
+/// Most connections that wait to be sampled; the queue has its memory from the start. What finds no room is asked for again later, or
+/// judged without a sample.
 const QUEUE_MAX: usize = 2048;
 /// Most that are sampled before the namespaces are entered again.
 const BATCH: usize = 1024;
