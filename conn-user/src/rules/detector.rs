@@ -181,6 +181,11 @@ pub trait Detector: Send {
     /// A sample that it asked for ([`Scene::sample`]).
     fn on_sample(&mut self, _rule: &Rule, _sample: &Sample, _scene: &mut Scene<'_>) {}
 
+    /// No more samples come, nor does time pass: this connection will not be sampled.
+    fn on_no_sample(&mut self, rule: &Rule, id: ConnId, scene: &mut Scene<'_>) {
+        self.on_sample(rule, &Sample { id, counters: None }, scene);
+    }
+
     /// A timer of its own is due.
     fn on_timer(&mut self, _rule: &Rule, _token: u64, _scene: &mut Scene<'_>) {}
 }

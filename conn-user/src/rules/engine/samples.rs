@@ -34,7 +34,12 @@ impl Engine {
         let mut ids: Vec<u64> = self.sampled.keys().copied().collect();
         ids.sort_unstable();
         for id in ids {
-            self.judge_sample(&Sample { id: ConnId(id), counters: None }, flows);
+            let Some(followers) = self.sampled.remove(&id) else { continue };
+            for run in followers.iter() {
+                self.with(run, self.now, flows, |detector, rule, scene| {
+                    detector.on_no_sample(rule, ConnId(id), scene);
+                });
+            }
         }
     }
 }

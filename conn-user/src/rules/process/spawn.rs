@@ -387,6 +387,10 @@ impl Detector for Spawn {
         self.judge_sample(rule, sample, scene);
     }
 
+    fn on_no_sample(&mut self, rule: &Rule, id: ConnId, scene: &mut Scene<'_>) {
+        self.judge_without_sample(rule, id, scene);
+    }
+
     fn on_timer(&mut self, rule: &Rule, token: u64, scene: &mut Scene<'_>) {
         self.on_time(rule, token, scene);
     }

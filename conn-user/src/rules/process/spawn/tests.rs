@@ -223,6 +223,19 @@ fn an_answer_makes_the_severity() {
         assert_eq!(rig.timers(), 0);
     }
 
+    // The kernel does not know it any more, and its end is read after that; or it cannot be found.
+    for (ends, severity) in [(true, Severity::Low), (false, Severity::Medium)] {
+        let (mut rig, _questions, id) = begin();
+        rig.sampled(id, None);
+        assert!(rig.told().is_empty());
+        if ends {
+            rig.close(id, EndedHow::LocalFin, None);
+        }
+        rig.pass(seconds(1));
+        assert_eq!(rig.told()[0].severity, severity);
+        assert_eq!((rig.timers(), rig.waiting()), (0, 0));
+    }
+
     // No answer to the second question: nothing says that it is none.
     let (mut rig, _questions, id) = begin();
     let first = request(&rig);

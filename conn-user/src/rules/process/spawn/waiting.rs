@@ -109,6 +109,8 @@ pub(super) struct Waiting {
 enum Finding {
     /// It was asked for an earlier execution, and lacks what came in between.
     Older,
+    /// The kernel does not know the connection: it has ended, or cannot be found.
+    Unknown,
     /// Nothing came for too long.
     Idle,
     Counts(Option<DurationNs>),
@@ -156,7 +158,11 @@ impl Spawn {
             match (first, again) {
                 (Some(&(_, depth)), _) => match self.finding(&pending.execution, sample, depth) {
                     Finding::Older if scene.sample(&conn) => {}
-                    Finding::Older => self.judge(token, conn.clone(), depth, None, rule, scene),
+                    // Its end may be in the ring still, and says what was sent.
+                    Finding::Unknown if self.answered.is_some() && self.waits_for_end(token, scene) => {}
+                    Finding::Older | Finding::Unknown => {
+                        self.judge(token, conn.clone(), depth, None, rule, scene);
+                    }
                     Finding::Counts(received) => {
                         self.judge(token, conn.clone(), depth, received, rule, scene);
                     }
@@ -178,7 +184,7 @@ impl Spawn {
     }
 
     fn finding(&self, execution: &Execution, sample: &Sample, depth: usize) -> Finding {
-        let Some(counters) = sample.counters else { return Finding::Counts(None) };
+        let Some(counters) = sample.counters else { return Finding::Unknown };
         if counters.asked < execution.at {
             return Finding::Older;
         }
@@ -206,6 +212,20 @@ impl Spawn {
         };
         pending.timer = Some(scene.set_timer(at.max(scene.now), token));
         self.waiting.by_token.insert(token, pending);
+    }
+
+    /// Has an execution wait for the end of its connection, for as long as that is soon. Returns `false` if it is not any more.
+    fn waits_for_end(&mut self, token: u64, scene: &mut Scene<'_>) -> bool {
+        let Some(pending) = self.waiting.by_token.get_mut(&token) else { return false };
+        let until = BootNs(pending.execution.at.0.saturating_add(SOON.0));
+        if until <= scene.now {
+            return false;
+        }
+        if let Some(timer) = pending.timer.take() {
+            scene.cancel_timer(timer);
+        }
+        pending.timer = Some(scene.set_timer(until, token));
+        true
     }
 
     /// Returns when a connection is sampled next, or, after the last time, when nothing more is waited for.
@@ -245,6 +265,17 @@ impl Spawn {
                         pending.asked.iter().find(|(id, _)| *id == conn.id).map_or(0, |(_, depth)| *depth);
                     self.judge(token, conn.clone(), depth, None, rule, scene);
                 }
+            }
+        }
+    }
+
+    /// Judges executions that wait for the first sample of a connection, which does not come.
+    pub(super) fn judge_without_sample(&mut self, rule: &Rule, id: ConnId, scene: &mut Scene<'_>) {
+        let Some(conn) = scene.flows.connection(id) else { return };
+        for token in self.waiting.waiting_for(id) {
+            let Some(pending) = self.waiting.by_token.get(&token) else { continue };
+            if let Some(&(_, depth)) = pending.asked.iter().find(|(asked, _)| *asked == id) {
+                self.judge(token, conn.clone(), depth, None, rule, scene);
             }
         }
     }
