@@ -217,7 +217,7 @@ impl<R: Records, P: Programs> Parts<'_, R, P> {
             self.reading_meanwhile(tell, |pipeline, pause, tell| {
                 pipeline.repair(&snapshot, boot_now(), pause, tell);
             });
-            // A program of which /proc told may have its record in the ring.
+            // A program that was found in /proc may have its record in the ring.
             self.records.catch_up(|bytes| self.pipeline.on_bytes(bytes, tell));
             self.pipeline.report_programs(boot_now(), tell);
         }

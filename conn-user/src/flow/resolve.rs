@@ -9,17 +9,19 @@ use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::thread;
 
 use super::how::state::{LISTEN, SYN_SENT};
 use super::model::canonical_ip;
 use crate::clock::boot_now;
 use crate::kernel::interfaces::{Device, Devices};
 use crate::kernel::netlink::DumpError;
-use crate::kernel::netns::{self, Namespace};
+use crate::kernel::netns::Namespace;
 use crate::kernel::sockdiag::{self, DiagSocket};
 use crate::kernel::tcp_file;
 use crate::units::{DurationNs, NetNs, Pid};
+
+/// Name of the threads that ask in other namespaces.
+const THREAD: &str = "conn-ports";
 
 /// A socket whose local end is asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,13 +105,6 @@ impl Sockets {
         Self { proc: proc.into(), took: DurationNs(0) }
     }
 
-    /// The namespace, as it is entered by one of these processes, and whether it is this thread's own.
-    fn namespace(&self, netns: NetNs, pids: &[Pid]) -> (Namespace, bool) {
-        let is_own = netns::own(&self.proc).is_ok_and(|own| own == netns);
-        let files = pids.iter().map(|pid| self.proc.join(pid.0.to_string()).join("ns/net")).collect();
-        (Namespace { id: netns, files }, is_own)
-    }
-
     /// Gives those listeners of the family, and connects without an answer if there are `attempts` among the queries, that have a
     /// port to `each`, until it says that it has enough (`false`).
     fn each(
@@ -119,12 +114,12 @@ impl Sockets {
         pids: &[Pid],
         each: impl FnMut(&Candidate) -> bool,
     ) -> io::Result<()> {
-        let (namespace, is_own) = self.namespace(netns, pids);
+        let (namespace, is_own) = Namespace::of(&self.proc, netns, pids.iter().copied());
         let ask = || {
             let sockets = sockdiag::listeners(v6, attempts)?;
             Ok::<_, DumpError>(sockets.iter().map(Candidate::of).collect::<Vec<_>>())
         };
-        if let Ok(Ok(found)) = inside(&namespace, is_own, ask) {
+        if let Ok(Ok(found)) = namespace.inside(is_own, THREAD, ask) {
             let _ = found.iter().filter(|candidate| candidate.local.port() != 0).all(each);
             return Ok(());
         }
@@ -169,18 +164,6 @@ impl Candidate {
             inode: socket.inode,
         }
     }
-}
-
-/// Asks in the namespace. A thread that has entered another one ends there: its way back could be refused.
-fn inside<T: Send>(namespace: &Namespace, is_own: bool, ask: impl FnOnce() -> T + Send) -> io::Result<T> {
-    if is_own {
-        return Ok(ask());
-    }
-    let inside = || if namespace.enter()? { Ok(ask()) } else { Err(io::ErrorKind::NotFound.into()) };
-    thread::scope(|scope| {
-        let asking = thread::Builder::new().name("conn-ports".into()).spawn_scoped(scope, inside)?;
-        asking.join().unwrap_or_else(|_| Err(io::ErrorKind::Other.into()))
-    })
 }
 
 /// Which of the queries `asked` a socket answers.
@@ -250,13 +233,14 @@ impl PortResolver for Sockets {
             groups.entry(query.netns).or_default().push(at);
         }
         for (netns, asked) in groups {
-            let pids: Vec<Pid> = asked.iter().flat_map(|&at| &queries[at].pids).copied().collect();
-            let (namespace, is_own) = self.namespace(netns, &pids);
+            let pids = asked.iter().flat_map(|&at| &queries[at].pids).copied();
+            let (namespace, is_own) = Namespace::of(&self.proc, netns, pids);
             let ask = || {
                 let mut devices = Devices::default();
                 asked.iter().map(|&at| devices.ask(queries[at].index).ok()).collect::<Vec<_>>()
             };
-            for (&at, device) in asked.iter().zip(inside(&namespace, is_own, ask).into_iter().flatten()) {
+            let found = namespace.inside(is_own, THREAD, ask).into_iter().flatten();
+            for (&at, device) in asked.iter().zip(found) {
                 answers[at] = device;
             }
         }

@@ -14,11 +14,13 @@ use tokio::sync::Notify;
 
 use super::model::{ConnEvent, ConnId, Traffic};
 use super::snapshot::{TICK, model::TcpState, traffic};
-use crate::kernel::netlink::{DumpError, Netlink};
-use crate::kernel::netns::{self, Namespace};
+use crate::kernel::netlink::Netlink;
+use crate::kernel::netns::Namespace;
 use crate::kernel::sockdiag;
 use crate::units::{BootNs, NetNs, Pid};
 
+/// Name of the thread that takes samples, and of those that it has in other namespaces.
+const THREAD: &str = "conn-samples";
 /// Most connections that wait to be sampled; the queue has its memory from the start. What finds no room is asked for again later, or
 /// judged without a sample.
 const QUEUE_MAX: usize = 2048;
@@ -112,7 +114,7 @@ impl Samples {
         let (sender, taken) = channel();
         let came = Arc::<Notify>::default();
         let worker = Worker { proc: proc.into(), samples: sender, came: Arc::clone(&came) };
-        thread::Builder::new().name("conn-samples".to_owned()).spawn(move || worker.run(&questions))?;
+        thread::Builder::new().name(THREAD.to_owned()).spawn(move || worker.run(&questions))?;
         Ok((sampler, Self { taken, came }))
     }
 
@@ -144,7 +146,7 @@ impl Worker {
                 // An open socket keeps its namespace alive: none is kept open.
                 let mut netlink = open(&self.proc, netns, &questions);
                 for question in questions {
-                    let counters = netlink.as_mut().ok().and_then(|netlink| sample(netlink, &question));
+                    let counters = netlink.as_mut().and_then(|netlink| sample(netlink, &question));
                     // Nobody may wait for it any more.
                     if self.samples.send(Sample { id: question.id, counters }).is_ok() {
                         self.came.notify_one();
@@ -155,25 +157,11 @@ impl Worker {
     }
 }
 
-/// Opens a netlink socket in a network namespace. A thread that has entered another one ends there: its way back could be refused.
-fn open(proc: &Path, netns: NetNs, questions: &[Question]) -> Result<Netlink, DumpError> {
-    if netns::own(proc).is_ok_and(|own| own == netns) {
-        return Netlink::open(SOCK_DIAG);
-    }
-    let processes = questions.iter().filter_map(|question| question.pid);
-    let files = processes.map(|pid| proc.join(pid.0.to_string()).join("ns/net")).collect();
-    let namespace = Namespace { id: netns, files };
-    let inside = || match namespace.enter() {
-        Ok(true) => Netlink::open(SOCK_DIAG),
-        Ok(false) => Err(DumpError::Socket(io::ErrorKind::NotFound.into())),
-        Err(error) => Err(DumpError::Socket(error)),
-    };
-    thread::scope(|scope| {
-        match thread::Builder::new().name("conn-samples".into()).spawn_scoped(scope, inside) {
-            Ok(opening) => opening.join().unwrap_or(Err(DumpError::Malformed)),
-            Err(error) => Err(DumpError::Socket(error)),
-        }
-    })
+/// Opens a netlink socket in a network namespace.
+fn open(proc: &Path, netns: NetNs, questions: &[Question]) -> Option<Netlink> {
+    let (namespace, is_own) =
+        Namespace::of(proc, netns, questions.iter().filter_map(|question| question.pid));
+    namespace.inside(is_own, THREAD, || Netlink::open(SOCK_DIAG)).ok()?.ok()
 }
 
 /// Asks the kernel for a sample. Of an MPTCP connection the kernel finds the subflow with these ends.

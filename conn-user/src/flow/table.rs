@@ -248,7 +248,7 @@ impl FlowTable {
         }
     }
 
-    /// Takes note of the interface that the socket is bound to of which a later record tells.
+    /// Takes note of the interface in a record that begins nothing.
     #[inline]
     pub(super) fn note_device_later(&mut self, sock: &Sock, task: Option<&Task>, at: At) {
         if sock.device != 0 {

@@ -7,11 +7,12 @@ use std::os::fd::AsFd as _;
 use std::os::unix::ffi::OsStringExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::thread;
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::mounts;
-use crate::units::NetNs;
+use crate::units::{NetNs, Pid};
 
 /// A network namespace and the files that stand for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,6 +80,33 @@ fn mounted(mountinfo: &[u8]) -> impl Iterator<Item = (NetNs, PathBuf)> {
 }
 
 impl Namespace {
+    /// Returns a namespace that is entered by one of these processes, and whether it is the calling thread's own.
+    pub fn of(proc: &Path, id: NetNs, pids: impl Iterator<Item = Pid>) -> (Self, bool) {
+        let files = pids.map(|pid| proc.join(pid.0.to_string()).join("ns/net")).collect();
+        (Self { id, files }, own(proc).is_ok_and(|own| own == id))
+    }
+
+    /// Does something in the namespace: here if it is the thread's own, else in another thread with this name. One that has entered
+    /// another namespace ends there: its way back could be refused.
+    ///
+    /// # Errors
+    /// When the namespace cannot be entered, or the thread not be started.
+    pub fn inside<T: Send>(
+        &self,
+        is_own: bool,
+        thread: &str,
+        act: impl FnOnce() -> T + Send,
+    ) -> io::Result<T> {
+        if is_own {
+            return Ok(act());
+        }
+        let inside = || if self.enter()? { Ok(act()) } else { Err(io::ErrorKind::NotFound.into()) };
+        thread::scope(|scope| {
+            let acting = thread::Builder::new().name(thread.to_owned()).spawn_scoped(scope, inside)?;
+            acting.join().unwrap_or_else(|_| Err(io::ErrorKind::Other.into()))
+        })
+    }
+
     /// Moves the calling thread, and only it, into the namespace. `false`: every file that stood for it is gone or
     /// stands for another one now.
     ///

@@ -55,8 +55,30 @@ impl PathMemory {
     }
 
     /// Reports something. Never waits. Returns whether it will be kept.
-    pub(super) fn report(&self, learned: Learned) -> bool {
+    fn report(&self, learned: Learned) -> bool {
         self.learned.try_send(learned).is_ok()
+    }
+}
+
+/// Where a rule reports what it learns, under a name of its own.
+#[derive(Debug)]
+pub(super) struct Reporter {
+    memory: PathMemory,
+    name: Arc<str>,
+}
+
+impl Reporter {
+    /// Returns the reporter of the rule of this name, which begins now. A report that will not be kept adds to `forgotten`.
+    pub(super) fn begin(memory: &PathMemory, name: Arc<str>, now: BootNs, forgotten: &mut u64) -> Self {
+        let began = Learned::Began(Arc::clone(&name), now);
+        *forgotten += u64::from(!memory.report(began));
+        Self { memory: memory.clone(), name }
+    }
+
+    /// Reports a path.
+    pub(super) fn learn(&self, path: u64, forgotten: &mut u64) {
+        let learned = Learned::Path(Arc::clone(&self.name), path);
+        *forgotten += u64::from(!self.memory.report(learned));
     }
 }
 

@@ -18,7 +18,7 @@ use crate::workload::{self, Workload};
 const BEFORE_THE_AGENT: [&str; 4] =
     ["preattach", "preexisting", "timens-preexisting", "kernel-sockets-preexisting"];
 
-/// The scenarios whose namespaces stay until the agent has told everything: it asks in them for the names of interfaces.
+/// The scenarios whose namespaces stay until the agent has printed everything: it asks in them for the names of interfaces.
 const STAYS_FOR_THE_AGENT: [&str; 3] = ["link-local", "bound", "bound-client"];
 
 /// Tests run side by side, except a storm: that one is alone.

@@ -126,7 +126,7 @@ impl FlowTable {
         merged
     }
 
-    /// Remembers whose standard input or output a connection is, of programs that no record told of; of others their exec did.
+    /// Remembers whose standard input or output a connection is, of programs whose exec has no record; of others it was read at the exec.
     fn find_stdio(&mut self, socket: &SnapSocket, conn: ConnId, procs: &mut ProcessTable) {
         self.stdio.found(&socket.holders, conn, |holder| procs.is_unreported(holder.pid, holder.start));
     }

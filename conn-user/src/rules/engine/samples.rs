@@ -4,7 +4,8 @@ use super::Engine;
 use crate::event::alert::Alert;
 use crate::flow::model::ConnId;
 use crate::flow::sample::{Sample, Sampler};
-use crate::rules::detector::Flows;
+use crate::rules::detector::{Detector, Flows, Scene};
+use crate::rules::model::Rule;
 use crate::units::BootNs;
 
 impl Engine {
@@ -23,23 +24,28 @@ impl Engine {
     }
 
     fn judge_sample(&mut self, sample: &Sample, flows: &dyn Flows) {
-        let Some(followers) = self.sampled.remove(&sample.id.0) else { return };
-        for run in followers.iter() {
-            self.with(run, self.now, flows, |detector, rule, scene| detector.on_sample(rule, sample, scene));
-        }
+        self.each_waiting(sample.id, flows, |detector, rule, scene| detector.on_sample(rule, sample, scene));
     }
 
     /// No more samples come: rules judge without them.
     pub(super) fn judge_without_samples(&mut self, flows: &dyn Flows) {
         let mut ids: Vec<u64> = self.sampled.keys().copied().collect();
         ids.sort_unstable();
-        for id in ids {
-            let Some(followers) = self.sampled.remove(&id) else { continue };
-            for run in followers.iter() {
-                self.with(run, self.now, flows, |detector, rule, scene| {
-                    detector.on_no_sample(rule, ConnId(id), scene);
-                });
-            }
+        for id in ids.into_iter().map(ConnId) {
+            self.each_waiting(id, flows, |detector, rule, scene| detector.on_no_sample(rule, id, scene));
+        }
+    }
+
+    /// Has the detectors of the rules that wait for a sample of this connection do something; they wait no more.
+    fn each_waiting(
+        &mut self,
+        id: ConnId,
+        flows: &dyn Flows,
+        mut act: impl FnMut(&mut dyn Detector, &Rule, &mut Scene<'_>),
+    ) {
+        let Some(followers) = self.sampled.remove(&id.0) else { return };
+        for run in followers.iter() {
+            self.with(run, self.now, flows, &mut act);
         }
     }
 }

@@ -19,7 +19,7 @@ use crate::rules::baseline::same_net;
 use crate::rules::detector::{Detector, Scene, Triggers, connection, service_port};
 use crate::rules::memory::{Memory, Past, lasting};
 use crate::rules::model::{PathKey, Rule};
-use crate::rules::path_memory::{Learned, PathMemory};
+use crate::rules::path_memory::{PathMemory, Reporter};
 use crate::rules::{program, silence};
 use crate::units::{BootNs, DurationNs};
 
@@ -40,8 +40,8 @@ pub(super) struct FirstSeen {
     learn: DurationNs,
     /// For how long earlier runs have watched.
     watched: DurationNs,
-    /// Where it reports what it learns, and under which name.
-    memory: Option<(PathMemory, Arc<str>)>,
+    /// Where it reports what it learns.
+    reporter: Option<Reporter>,
     seen: IntMap<u64, Seen>,
     order: VecDeque<u64>,
     forgotten: u64,
@@ -50,7 +50,7 @@ pub(super) struct FirstSeen {
 impl FirstSeen {
     pub(super) fn new(by: &[PathKey], learn: DurationNs) -> Self {
         let (seen, order) = (IntMap::default(), VecDeque::new());
-        Self { by: by.into(), learn, watched: DurationNs(0), memory: None, seen, order, forgotten: 0 }
+        Self { by: by.into(), learn, watched: DurationNs(0), reporter: None, seen, order, forgotten: 0 }
     }
 
     /// Returns whether everything is learned still.
@@ -85,10 +85,8 @@ impl FirstSeen {
             return false;
         }
         self.add(path, now);
-        if let Some((memory, name)) = &self.memory
-            && !memory.report(Learned::Path(Arc::clone(name), path))
-        {
-            self.forgotten += 1;
+        if let Some(reporter) = &self.reporter {
+            reporter.learn(path, &mut self.forgotten);
         }
         true
     }
@@ -127,10 +125,7 @@ impl Detector for FirstSeen {
                 }
             }
         }
-        if !memory.report(Learned::Began(Arc::clone(&name), now)) {
-            self.forgotten += 1;
-        }
-        self.memory = Some((memory.clone(), name));
+        self.reporter = Some(Reporter::begin(memory, name, now, &mut self.forgotten));
     }
 
     fn on_match(&mut self, rule: &Rule, event: &Event, scene: &mut Scene<'_>) {
@@ -227,7 +222,7 @@ mod tests {
     /// What an earlier run learned is known, its time of learning counts, and what this one learns is reported.
     #[test]
     fn a_restart_forgets_nothing() {
-        use crate::rules::path_memory::{KnownByRule, KnownPaths};
+        use crate::rules::path_memory::{KnownByRule, KnownPaths, Learned};
         let ssh = process(10, "/usr/bin/ssh");
         let run = |known: KnownByRule, acts: &dyn Fn(&mut Rig)| {
             let (memory, _, reports) = PathMemory::new(known);

@@ -1,7 +1,7 @@
 //! `find = "volume"`: a program sends more to one remote address than it ever did, on one connection or within a window.
 //!
-//! Counters of open connections are sampled: first after some seconds, then less often while nothing is sent. Volumes are told
-//! apart by powers of two of the limit: a backup that grows slowly is raised at each doubling, and not every night.
+//! Counters of open connections are sampled: first after some seconds, then less often while nothing is sent. Volumes are
+//! distinguished by powers of two of the limit: a backup that grows slowly is raised at each doubling, and not every night.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashSet, VecDeque};
@@ -16,7 +16,7 @@ use crate::rules::alerts::{Found, Life};
 use crate::rules::detector::{Detector, Scene, Triggers, connection};
 use crate::rules::memory::{Memory, Past};
 use crate::rules::model::Rule;
-use crate::rules::path_memory::{Learned, PathMemory};
+use crate::rules::path_memory::{PathMemory, Reporter};
 use crate::rules::timers::TimerId;
 use crate::rules::{program, silence};
 use crate::units::{BootNs, DurationNs};
@@ -88,8 +88,8 @@ pub(super) struct Volume {
     order: VecDeque<u64>,
     /// Levels of pairs in earlier runs.
     earlier: HashSet<u64>,
-    /// Where it reports what it learns, and under which name.
-    memory: Option<(PathMemory, Arc<str>)>,
+    /// Where it reports what it learns.
+    reporter: Option<Reporter>,
     forgotten: u64,
 }
 
@@ -104,7 +104,7 @@ impl Volume {
             pairs: IntMap::default(),
             order: VecDeque::new(),
             earlier: HashSet::new(),
-            memory: None,
+            reporter: None,
             forgotten: 0,
         }
     }
@@ -167,10 +167,8 @@ impl Volume {
         }
         let state = self.pair(pair);
         (state.known, state.is_raised) = (level, true);
-        if let Some((memory, name)) = &self.memory
-            && !memory.report(Learned::Path(Arc::clone(name), remembered(pair, level)))
-        {
-            self.forgotten += 1;
+        if let Some(reporter) = &self.reporter {
+            reporter.learn(remembered(pair, level), &mut self.forgotten);
         }
         Some(volume).filter(|_| !is_raised)
     }
@@ -229,10 +227,7 @@ impl Detector for Volume {
         if let Some(known) = memory.of(&name) {
             self.earlier.extend(&known.paths);
         }
-        if !memory.report(Learned::Began(Arc::clone(&name), now)) {
-            self.forgotten += 1;
-        }
-        self.memory = Some((memory.clone(), name));
+        self.reporter = Some(Reporter::begin(memory, name, now, &mut self.forgotten));
     }
 
     fn on_match(&mut self, _rule: &Rule, event: &Event, scene: &mut Scene<'_>) {
@@ -438,7 +433,7 @@ mod tests {
 
     #[test]
     fn a_restart_forgets_nothing() {
-        use crate::rules::path_memory::KnownByRule;
+        use crate::rules::path_memory::{KnownByRule, Learned};
         let run = |known: KnownByRule, volume: u64| {
             let (memory, _, reports) = PathMemory::new(known);
             let detect = PathRule::Volume { sent: LIMIT, window: seconds(3_600) };
