@@ -30,7 +30,10 @@ macro_rules! hooks {
 }
 
 /// Slots of the per-CPU sequence table: more than the largest [`HookId`] number.
-pub const HOOK_SLOTS: u32 = 32;
+pub const HOOK_SLOTS: u32 = 64;
+
+/// Slots of the table of marks: more than the number of any hook that has backup programs.
+pub const PLACES: u32 = HookId::FentryTcpConnectBackup as u32;
 
 hooks! {
     /// Transitions of a socket's state.
@@ -74,50 +77,72 @@ hooks! {
     /// The last thread of a process exits.
     ProcessExit = 19, "tp_btf:sched_process_exit";
     /// Entry of `tcp_connect`, when the kernel skipped the first program.
-    FentryTcpConnectUnderstudy = 20, "fentry:tcp_connect/understudy";
+    FentryTcpConnectBackup = 20, "fentry:tcp_connect/backup";
     /// Entry of `__inet_accept`, when the kernel skipped the first program.
-    FentryInetAcceptUnderstudy = 21, "fentry:__inet_accept/understudy";
+    FentryInetAcceptBackup = 21, "fentry:__inet_accept/backup";
     /// Entry of `security_sock_graft`, when the kernel skipped the first program.
-    FentrySockGraftUnderstudy = 22, "fentry:security_sock_graft/understudy";
+    FentrySockGraftBackup = 22, "fentry:security_sock_graft/backup";
     /// Entry of `tcp_close`, when the kernel skipped the first program.
-    FentryTcpCloseUnderstudy = 23, "fentry:tcp_close/understudy";
+    FentryTcpCloseBackup = 23, "fentry:tcp_close/backup";
     /// As [`HookId::State`], when the kernel skipped the first program.
-    StateUnderstudy = 24, "tp_btf:inet_sock_set_state/understudy";
+    StateBackup = 24, "tp_btf:inet_sock_set_state/backup";
     /// As [`HookId::ProcessFork`], when the kernel skipped the first program.
-    ProcessForkUnderstudy = 26, "tp_btf:sched_process_fork/understudy";
+    ProcessForkBackup = 26, "tp_btf:sched_process_fork/backup";
     /// As [`HookId::ProcessExec`], when the kernel skipped the first program.
-    ProcessExecUnderstudy = 27, "tp_btf:sched_process_exec/understudy";
+    ProcessExecBackup = 27, "tp_btf:sched_process_exec/backup";
     /// As [`HookId::ProcessExit`], when the kernel skipped the first program.
-    ProcessExitUnderstudy = 28, "tp_btf:sched_process_exit/understudy";
+    ProcessExitBackup = 28, "tp_btf:sched_process_exit/backup";
     /// As [`HookId::SysExitAccept`], when the kernel skipped the first program.
-    SysExitAcceptUnderstudy = 29, "tracepoint:sys_exit_accept/understudy";
+    SysExitAcceptBackup = 29, "tracepoint:sys_exit_accept/backup";
     /// As [`HookId::SysExitAccept4`], when the kernel skipped the first program.
-    SysExitAccept4Understudy = 30, "tracepoint:sys_exit_accept4/understudy";
+    SysExitAccept4Backup = 30, "tracepoint:sys_exit_accept4/backup";
     /// As [`HookId::FexitListenStart`], when the kernel skipped the first program.
-    FexitListenStartUnderstudy = 31, "fexit:inet_csk_listen_start/understudy";
+    FexitListenStartBackup = 31, "fexit:inet_csk_listen_start/backup";
+    /// As [`HookId::FentryTcpConnect`], when the kernel skipped the first and the second program.
+    FentryTcpConnectSecondBackup = 32, "fentry:tcp_connect/backup2";
+    /// As [`HookId::FentryInetAccept`], when the kernel skipped the first and the second program.
+    FentryInetAcceptSecondBackup = 33, "fentry:__inet_accept/backup2";
+    /// As [`HookId::FentrySockGraft`], when the kernel skipped the first and the second program.
+    FentrySockGraftSecondBackup = 34, "fentry:security_sock_graft/backup2";
+    /// As [`HookId::FentryTcpClose`], when the kernel skipped the first and the second program.
+    FentryTcpCloseSecondBackup = 35, "fentry:tcp_close/backup2";
+    /// As [`HookId::State`], when the kernel skipped the first and the second program.
+    StateSecondBackup = 36, "tp_btf:inet_sock_set_state/backup2";
+    /// As [`HookId::ProcessFork`], when the kernel skipped the first and the second program.
+    ProcessForkSecondBackup = 37, "tp_btf:sched_process_fork/backup2";
+    /// As [`HookId::ProcessExec`], when the kernel skipped the first and the second program.
+    ProcessExecSecondBackup = 38, "tp_btf:sched_process_exec/backup2";
+    /// As [`HookId::ProcessExit`], when the kernel skipped the first and the second program.
+    ProcessExitSecondBackup = 39, "tp_btf:sched_process_exit/backup2";
+    /// As [`HookId::SysExitAccept`], when the kernel skipped the first and the second program.
+    SysExitAcceptSecondBackup = 40, "tracepoint:sys_exit_accept/backup2";
+    /// As [`HookId::SysExitAccept4`], when the kernel skipped the first and the second program.
+    SysExitAccept4SecondBackup = 41, "tracepoint:sys_exit_accept4/backup2";
+    /// As [`HookId::FexitListenStart`], when the kernel skipped the first and the second program.
+    FexitListenStartSecondBackup = 42, "fexit:inet_csk_listen_start/backup2";
 }
 
-/// The pairs of a hook and the one that tells what it misses.
-const UNDERSTUDIES: [(HookId, HookId); 11] = [
-    (HookId::FentryTcpConnect, HookId::FentryTcpConnectUnderstudy),
-    (HookId::FentryInetAccept, HookId::FentryInetAcceptUnderstudy),
-    (HookId::FentrySockGraft, HookId::FentrySockGraftUnderstudy),
-    (HookId::FentryTcpClose, HookId::FentryTcpCloseUnderstudy),
-    (HookId::State, HookId::StateUnderstudy),
-    (HookId::ProcessFork, HookId::ProcessForkUnderstudy),
-    (HookId::ProcessExec, HookId::ProcessExecUnderstudy),
-    (HookId::ProcessExit, HookId::ProcessExitUnderstudy),
-    (HookId::SysExitAccept, HookId::SysExitAcceptUnderstudy),
-    (HookId::SysExitAccept4, HookId::SysExitAccept4Understudy),
-    (HookId::FexitListenStart, HookId::FexitListenStartUnderstudy),
+/// Each hook that has backup programs, and their hooks in the order in which they run.
+const BACKUPS: [(HookId, [HookId; 2]); 11] = [
+    (HookId::FentryTcpConnect, [HookId::FentryTcpConnectBackup, HookId::FentryTcpConnectSecondBackup]),
+    (HookId::FentryInetAccept, [HookId::FentryInetAcceptBackup, HookId::FentryInetAcceptSecondBackup]),
+    (HookId::FentrySockGraft, [HookId::FentrySockGraftBackup, HookId::FentrySockGraftSecondBackup]),
+    (HookId::FentryTcpClose, [HookId::FentryTcpCloseBackup, HookId::FentryTcpCloseSecondBackup]),
+    (HookId::State, [HookId::StateBackup, HookId::StateSecondBackup]),
+    (HookId::ProcessFork, [HookId::ProcessForkBackup, HookId::ProcessForkSecondBackup]),
+    (HookId::ProcessExec, [HookId::ProcessExecBackup, HookId::ProcessExecSecondBackup]),
+    (HookId::ProcessExit, [HookId::ProcessExitBackup, HookId::ProcessExitSecondBackup]),
+    (HookId::SysExitAccept, [HookId::SysExitAcceptBackup, HookId::SysExitAcceptSecondBackup]),
+    (HookId::SysExitAccept4, [HookId::SysExitAccept4Backup, HookId::SysExitAccept4SecondBackup]),
+    (HookId::FexitListenStart, [HookId::FexitListenStartBackup, HookId::FexitListenStartSecondBackup]),
 ];
 
 impl HookId {
-    /// The hook that tells what this one misses: the kernel skips a tracing program when a task was preempted inside it
-    /// and the next task of that CPU comes the same way (`__bpf_prog_enter_recur`, `__bpf_trace_run`,
-    /// `trace_call_bpf_faultable`).
-    pub fn understudy(self) -> Option<Self> {
-        UNDERSTUDIES.iter().find(|(first, _)| *first == self).map(|(_, understudy)| *understudy)
+    /// Returns the hooks of the backup programs, which report what the kernel makes this one miss: it skips a tracing program when a
+    /// task was preempted inside it and the next task of that CPU comes the same way (`__bpf_prog_enter_recur`,
+    /// `__bpf_trace_run`, `trace_call_bpf_faultable`).
+    pub fn backups(self) -> &'static [Self] {
+        BACKUPS.iter().find(|(first, _)| *first == self).map_or(&[], |(_, backups)| backups)
     }
 
     /// Whether this hook tells of processes, not of sockets.
@@ -127,14 +152,17 @@ impl HookId {
             Self::ProcessFork
                 | Self::ProcessExec
                 | Self::ProcessExit
-                | Self::ProcessForkUnderstudy
-                | Self::ProcessExecUnderstudy
-                | Self::ProcessExitUnderstudy
+                | Self::ProcessForkBackup
+                | Self::ProcessExecBackup
+                | Self::ProcessExitBackup
+                | Self::ProcessForkSecondBackup
+                | Self::ProcessExecSecondBackup
+                | Self::ProcessExitSecondBackup
         )
     }
 
-    /// Whether this hook only tells what another one missed: it is silent as a rule, and may repeat what was told.
-    pub const fn is_understudy(self) -> bool {
-        self as u16 >= Self::FentryTcpConnectUnderstudy as u16
+    /// Returns whether this is the hook of a backup program, which reports only what others missed, and may repeat an event.
+    pub const fn is_backup(self) -> bool {
+        self as u16 >= Self::FentryTcpConnectBackup as u16
     }
 }

@@ -1,18 +1,29 @@
-//! How a backup program knows whether the first program at its place ran for the same hit.
+//! How a backup program knows whether a program before it at its place ran for the same hit.
 //!
-//! The kernel skips a tracing program that is already running on the CPU, so each place has two. The first leaves a mark
-//! of the hit, the second takes it and reports only where it finds none. Either may be skipped, so a mark may stay behind;
-//! it must never be taken for that of a later hit, or the later event would be lost without a trace. So a mark also names
-//! the moment: the task and how often it was switched out. If the first program is skipped, another task is suspended in
-//! it on this CPU, and that task cannot have got there without a switch since the mark was left.
+//! The kernel skips a tracing program that is already running on the CPU, so each place has several. Each but the last leaves a
+//! mark of the hit; each but the first takes those of the ones before it, and reports only where it finds none. Any of them may be skipped,
+//! so a mark may stay behind; it must never be taken for that of a later hit, or the later event would be lost without a
+//! trace. So a mark also names the moment: the task and how often it was switched out. If a program is skipped, another
+//! task is suspended in it on this CPU, and that task cannot have got there without a switch since the mark was left. For the same reason
+//! each program has marks of its own: that of the first for an earlier hit must not pass for one of the second for this hit.
 //!
-//! Runs of the second program without a mark are counted: less these, the runs of the first that the kernel skipped are what both
-//! missed. A task that is switched out between the two programs must not count, or it would hide a loss. So each task has a mark of its own
-//! (as far as [`SLOTS`] allows), which others do not take away: one of the same task for the same thing, with another count of switches, says
-//! that the first program ran.
+//! Runs of backup programs without a mark are counted: less these, the runs of the first that the kernel skipped are what all
+//! missed. A task that is switched out between two programs must not count, or it would hide a loss. So each task has a mark
+//! of its own (as far as [`SLOTS`] allows), which others do not take away: one of the same task for the same thing, with
+//! another count of switches, says that the program ran.
 
 /// Marks of a place on a CPU. Tasks share one by their addresses.
 pub const SLOTS: usize = 8;
+
+/// The marks of a place on a CPU, by task.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Marks {
+    /// Those of the first program.
+    pub first: [Hit; SLOTS],
+    /// Those of the second one.
+    pub second: [Hit; SLOTS],
+}
 
 /// What one hit of a hook is about, and when.
 #[repr(C)]
@@ -26,15 +37,15 @@ pub struct Hit {
     pub switches: u64,
 }
 
-/// What the second program finds.
+/// What a backup program finds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Found {
-    /// The first program ran for this hit.
+    /// A program before it ran for this hit.
     Same,
-    /// The first program ran, and the task was switched out since: for this hit, or, if the second program was skipped then, for an earlier
-    /// one that was alike.
+    /// One ran, and the task was switched out since: for this hit, or, if those after it were skipped then, for an
+    /// earlier one that was alike.
     Switched,
-    /// Nothing: the first program was skipped.
+    /// Nothing: those before it were skipped.
     Nothing,
 }
 
@@ -74,6 +85,19 @@ impl Hit {
             (false, _) => Found::Nothing,
         }
     }
+
+    /// Takes away the mark of the program before and, where that was skipped, the one of the program before that.
+    #[inline]
+    pub const fn take_either(self, nearest: &mut Self, other: &mut Self) -> Found {
+        let found = self.take(nearest);
+        if matches!(found, Found::Same) {
+            return found;
+        }
+        match (found, self.take(other)) {
+            (Found::Switched, Found::Nothing) => Found::Switched,
+            (_, earlier) => earlier,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -83,21 +107,23 @@ mod tests {
     /// A CPU with one place, and tasks that hit it. Each task walks through the same steps; the schedule says whose turn it is.
     #[derive(Default)]
     struct Cpu {
-        /// By task, or the first one for all of them.
-        marks: [Hit; TASKS],
-        /// The tasks that are suspended in the first and in the second program.
-        active: [Option<usize>; 2],
+        /// How many programs the place has, 2 or 3.
+        programs: usize,
+        /// By program, then by task, or the first one for all of them.
+        marks: [[Hit; TASKS]; 2],
+        /// The tasks that are suspended in the programs.
+        active: [Option<usize>; 3],
         running: usize,
         switches: [u64; TASKS],
         /// Each hit is about another object, numbered by this; `None`: all are about one.
         objects: Option<u64>,
     }
 
-    const TASKS: usize = 3;
+    const TASKS: usize = 4;
 
     /// How marks are made.
     #[derive(Clone, Copy, PartialEq, Eq)]
-    enum Marks {
+    enum Kind {
         /// Of each task apart.
         OfTasks,
         /// All tasks share one.
@@ -111,12 +137,11 @@ mod tests {
 
     #[derive(Clone, Copy, Default)]
     struct Task {
-        step: u8,
+        step: usize,
         object: u64,
-        /// For the current hit: whether the first program ran, and who reported.
-        first_ran: bool,
+        /// For the current hit: which programs ran, and how many reported.
+        ran: [bool; 3],
         reports: u8,
-        suppressed: bool,
     }
 
     #[derive(Default, Debug, PartialEq, Eq)]
@@ -127,21 +152,17 @@ mod tests {
         lost_by_mark: u32,
         /// Runs of the first program that were skipped.
         missed: u32,
-        /// Runs of the second one that found no mark.
+        /// Runs of the backup programs that found no mark.
         unmarked: u32,
     }
 
     impl Cpu {
-        fn hit(&self, task: usize, object: u64, marks: Marks) -> Hit {
+        fn hit(&self, task: usize, object: u64, kind: Kind) -> Hit {
             let address = 0xffff_8881_0000_0000 + task as u64 * 0x1000;
-            match marks {
-                Marks::OfTasks | Marks::Shared => Hit::new(object, 0, address, self.switches[task]),
-                Marks::WithoutMoment => Hit { object, what: 0, switches: 0 },
+            match kind {
+                Kind::OfTasks | Kind::Shared => Hit::new(object, 0, address, self.switches[task]),
+                Kind::WithoutMoment => Hit { object, what: 0, switches: 0 },
             }
-        }
-
-        fn slot(task: usize, marks: Marks) -> usize {
-            if marks == Marks::OfTasks { task } else { 0 }
         }
 
         fn switch_to(&mut self, task: usize) {
@@ -151,52 +172,69 @@ mod tests {
             }
         }
 
-        /// One step of a task: enter the first program, leave it, enter the second, leave it, begin the next hit.
-        fn step(&mut self, task: &mut Task, id: usize, marks: Marks, outcome: &mut Outcome) {
-            let slot = Self::slot(id, marks);
-            match task.step {
+        /// A program begins for a hit. What it finds; the first one looks for nothing.
+        fn runs(&mut self, program: usize, hit: Hit, slot: usize) -> Found {
+            let [first, second] = &mut self.marks;
+            let (first, second) = (&mut first[slot], &mut second[slot]);
+            match program {
                 0 => {
-                    *task = Task { object: OBJECT, ..Task::default() };
-                    if let Some(number) = &mut self.objects {
-                        *number += 1;
-                        task.object = *number;
+                    hit.leave(first);
+                    Found::Nothing
+                }
+                1 => {
+                    let found = hit.take(first);
+                    if self.programs > 2 {
+                        hit.leave(second);
                     }
-                    if self.active[0].is_none() {
-                        self.active[0] = Some(id);
-                        task.first_ran = true;
-                        self.hit(id, task.object, marks).leave(&mut self.marks[slot]);
-                        task.reports += 1;
-                    } else {
-                        outcome.missed += 1;
-                    }
+                    found
                 }
-                1 if task.first_ran => self.active[0] = None,
-                2 if self.active[1].is_none() => {
-                    self.active[1] = Some(id);
-                    let found = self.hit(id, task.object, marks).take(&mut self.marks[slot]);
-                    task.suppressed = found == Found::Same;
-                    task.reports += u8::from(found != Found::Same);
-                    outcome.unmarked += u32::from(found == Found::Nothing);
-                }
-                3 if self.active[1] == Some(id) => self.active[1] = None,
-                4 => {
-                    outcome.hits += 1;
-                    outcome.lost += u32::from(task.reports == 0);
-                    outcome.lost_by_mark += u32::from(task.suppressed && !task.first_ran);
-                }
-                _ => {}
+                _ => hit.take_either(second, first),
             }
-            task.step = (task.step + 1) % 5;
+        }
+
+        /// One step of a task: it enters a program or leaves it, one after the other, and then begins the next hit.
+        fn step(&mut self, task: &mut Task, id: usize, kind: Kind, outcome: &mut Outcome) {
+            let (program, is_entry) = (task.step / 2, task.step.is_multiple_of(2));
+            if task.step == 0 {
+                *task = Task { object: OBJECT, ..Task::default() };
+                if let Some(number) = &mut self.objects {
+                    *number += 1;
+                    task.object = *number;
+                }
+            }
+            if program == self.programs {
+                outcome.hits += 1;
+                outcome.lost += u32::from(task.reports == 0);
+                outcome.lost_by_mark += u32::from(task.reports == 0 && task.ran.contains(&true));
+                task.step = 0;
+                return;
+            }
+            if !is_entry {
+                if task.ran[program] {
+                    self.active[program] = None;
+                }
+            } else if self.active[program].is_none() {
+                self.active[program] = Some(id);
+                task.ran[program] = true;
+                let hit = self.hit(id, task.object, kind);
+                let found = self.runs(program, hit, if kind == Kind::OfTasks { id } else { 0 });
+                task.reports += u8::from(found != Found::Same);
+                outcome.unmarked += u32::from(program > 0 && found == Found::Nothing);
+            } else {
+                outcome.missed += u32::from(program == 0);
+            }
+            task.step += 1;
         }
     }
 
-    /// Many schedules of three tasks, the same at every run.
-    fn run(marks: Marks, objects: Option<u64>) -> Outcome {
+    /// Many schedules of a few tasks, the same at every run.
+    fn run(programs: usize, kind: Kind, objects: Option<u64>) -> Outcome {
         let mut outcome = Outcome::default();
         let mut random = 0x2545_f491_4f6c_dd1d_u64;
         for _ in 0..20_000 {
-            let (mut cpu, mut tasks) = (Cpu { objects, ..Cpu::default() }, [Task::default(); TASKS]);
-            for _ in 0..60 {
+            let mut cpu = Cpu { programs, objects, ..Cpu::default() };
+            let mut tasks = [Task::default(); TASKS];
+            for _ in 0..80 {
                 random ^= random << 13;
                 random ^= random >> 7;
                 random ^= random << 17;
@@ -205,13 +243,13 @@ mod tests {
                     cpu.switch_to((random >> 8) as usize % TASKS);
                 }
                 let id = cpu.running;
-                cpu.step(&mut tasks[id], id, marks, &mut outcome);
+                cpu.step(&mut tasks[id], id, kind, &mut outcome);
             }
             // What has begun ends.
-            for _ in 0..5 {
+            for _ in 0..=2 * programs {
                 for (id, task) in tasks.iter_mut().enumerate().filter(|(_, task)| task.step != 0) {
                     cpu.switch_to(id);
-                    cpu.step(task, id, marks, &mut outcome);
+                    cpu.step(task, id, kind, &mut outcome);
                 }
             }
         }
@@ -220,27 +258,38 @@ mod tests {
 
     #[test]
     fn a_mark_that_stayed_behind_suppresses_nothing() {
-        let with = run(Marks::OfTasks, None);
-        assert_eq!(with.lost_by_mark, 0, "{with:?}");
-        assert!(with.lost > 0, "both programs are skipped now and then: {with:?}");
-        // What the moment is for: without it the same schedules lose events for which the second program ran.
-        let without = run(Marks::WithoutMoment, None);
-        assert!(without.lost_by_mark > 0, "{without:?}");
-        assert!(without.lost > with.lost, "{without:?} {with:?}");
+        for programs in [2, 3] {
+            let with = run(programs, Kind::OfTasks, None);
+            assert_eq!(with.lost_by_mark, 0, "{programs}: {with:?}");
+            assert!(with.lost > 0, "all programs are skipped now and then: {with:?}");
+            // What the moment is for: without it the same schedules lose events for which a backup program ran.
+            let without = run(programs, Kind::WithoutMoment, None);
+            assert!(without.lost_by_mark > 0, "{programs}: {without:?}");
+            assert!(without.lost > with.lost, "{without:?} {with:?}");
+        }
     }
 
     /// A task that is switched out between the programs hides no loss of another one.
     #[test]
-    fn what_both_missed_is_counted() {
+    fn what_all_missed_is_counted() {
         let counted = |of: &Outcome| of.missed.saturating_sub(of.unmarked);
-        let of_tasks = run(Marks::OfTasks, Some(0));
-        assert_eq!(counted(&of_tasks), of_tasks.lost, "{of_tasks:?}");
-        assert!(of_tasks.lost > 0, "{of_tasks:?}");
-        // Where the same comes again and again, a mark that stayed behind makes it more, never less.
-        let of_one = run(Marks::OfTasks, None);
-        assert!(counted(&of_one) >= of_one.lost, "{of_one:?}");
-        let shared = run(Marks::Shared, Some(0));
-        assert!(counted(&shared) < shared.lost, "{shared:?}");
+        for programs in [2, 3] {
+            let of_tasks = run(programs, Kind::OfTasks, Some(0));
+            assert_eq!(counted(&of_tasks), of_tasks.lost, "{programs}: {of_tasks:?}");
+            assert!(of_tasks.lost > 0, "{of_tasks:?}");
+            // Where the same comes again and again, a mark that stayed behind makes it more, never less.
+            let of_one = run(programs, Kind::OfTasks, None);
+            assert!(counted(&of_one) >= of_one.lost, "{programs}: {of_one:?}");
+            let shared = run(programs, Kind::Shared, Some(0));
+            assert!(counted(&shared) < shared.lost, "{programs}: {shared:?}");
+        }
+    }
+
+    #[test]
+    fn a_second_backup_program_misses_much_less() {
+        let (one, two) = (run(2, Kind::OfTasks, Some(0)), run(3, Kind::OfTasks, Some(0)));
+        let rate = |of: &Outcome| f64::from(of.lost) / f64::from(of.hits);
+        assert!(rate(&two) < rate(&one) / 3.0, "{one:?} {two:?}");
     }
 
     #[test]

@@ -15,6 +15,7 @@ use aya_log_ebpf::debug;
 use conn_common::hook::HookId;
 use conn_common::record::RecordKind;
 
+use crate::backup::Place;
 use crate::fd;
 use crate::log::Anywhere;
 use crate::mem::{Access, Common as _, Direct, Probe, current, current_typed};
@@ -22,12 +23,18 @@ use crate::offsets::{CURRENT_TASK_TYPED, OFF_REGS_BX, OFF_REGS_ORIG_AX, OFF_SKC_
 use crate::sock::{self, AF_INET, AF_INET6, Key, Ours, TCP_LISTEN};
 use crate::state::emit_common;
 use crate::task::in_compat_call;
-use crate::understudy::Pair;
 
-const ACCEPT: Pair = Pair::new(HookId::FentryInetAccept, HookId::FentryInetAcceptUnderstudy);
-const GRAFT: Pair = Pair::new(HookId::FentrySockGraft, HookId::FentrySockGraftUnderstudy);
-const ACCEPT_CALL: Pair = Pair::new(HookId::SysExitAccept, HookId::SysExitAcceptUnderstudy);
-const ACCEPT4_CALL: Pair = Pair::new(HookId::SysExitAccept4, HookId::SysExitAccept4Understudy);
+const ACCEPT: Place = Place::new([
+    HookId::FentryInetAccept,
+    HookId::FentryInetAcceptBackup,
+    HookId::FentryInetAcceptSecondBackup,
+]);
+const GRAFT: Place =
+    Place::new([HookId::FentrySockGraft, HookId::FentrySockGraftBackup, HookId::FentrySockGraftSecondBackup]);
+const ACCEPT_CALL: Place =
+    Place::new([HookId::SysExitAccept, HookId::SysExitAcceptBackup, HookId::SysExitAcceptSecondBackup]);
+const ACCEPT4_CALL: Place =
+    Place::new([HookId::SysExitAccept4, HookId::SysExitAccept4Backup, HookId::SysExitAccept4SecondBackup]);
 
 #[fentry(function = "__inet_accept")]
 pub(crate) fn fentry_inet_accept(ctx: FEntryContext) -> i32 {
@@ -37,9 +44,16 @@ pub(crate) fn fentry_inet_accept(ctx: FEntryContext) -> i32 {
 }
 
 #[fentry(function = "__inet_accept")]
-pub(crate) fn fentry_inet_accept_understudy(ctx: FEntryContext) -> i32 {
+pub(crate) fn fentry_inet_accept_backup(ctx: FEntryContext) -> i32 {
     // SAFETY: as above.
-    unsafe { accept::<Direct>(HookId::FentryInetAcceptUnderstudy, ctx.arg(2)) };
+    unsafe { accept::<Direct>(HookId::FentryInetAcceptBackup, ctx.arg(2)) };
+    0
+}
+
+#[fentry(function = "__inet_accept")]
+pub(crate) fn fentry_inet_accept_second_backup(ctx: FEntryContext) -> i32 {
+    // SAFETY: as above.
+    unsafe { accept::<Direct>(HookId::FentryInetAcceptSecondBackup, ctx.arg(2)) };
     0
 }
 
@@ -60,9 +74,16 @@ pub(crate) fn fentry_sock_graft(ctx: FEntryContext) -> i32 {
 }
 
 #[fentry(function = "security_sock_graft")]
-pub(crate) fn fentry_sock_graft_understudy(ctx: FEntryContext) -> i32 {
+pub(crate) fn fentry_sock_graft_backup(ctx: FEntryContext) -> i32 {
     // SAFETY: as above.
-    unsafe { accept::<Direct>(HookId::FentrySockGraftUnderstudy, ctx.arg(0)) };
+    unsafe { accept::<Direct>(HookId::FentrySockGraftBackup, ctx.arg(0)) };
+    0
+}
+
+#[fentry(function = "security_sock_graft")]
+pub(crate) fn fentry_sock_graft_second_backup(ctx: FEntryContext) -> i32 {
+    // SAFETY: as above.
+    unsafe { accept::<Direct>(HookId::FentrySockGraftSecondBackup, ctx.arg(0)) };
     0
 }
 
@@ -112,7 +133,7 @@ pub(crate) fn kretprobe_csk_accept(ctx: RetProbeContext) -> u32 {
 unsafe fn accept<A: Access + Key>(hook: HookId, sk: *const c_void) {
     // SAFETY: the hook's argument.
     unsafe {
-        if !ACCEPT.is_to_tell(hook, sk as u64, 0) || !GRAFT.is_to_tell(hook, sk as u64, 0) {
+        if !ACCEPT.must_report(hook, sk as u64, 0) || !GRAFT.must_report(hook, sk as u64, 0) {
             return;
         }
         tell::<A>(hook, sk, |sk| sock::ours::<A>(sk, false));
@@ -147,8 +168,14 @@ pub(crate) fn sys_exit_accept(ctx: TracePointContext) -> u32 {
 }
 
 #[tracepoint]
-pub(crate) fn sys_exit_accept_understudy(ctx: TracePointContext) -> u32 {
-    accepted_fd(HookId::SysExitAcceptUnderstudy, &ACCEPT_CALL, &ctx);
+pub(crate) fn sys_exit_accept_backup(ctx: TracePointContext) -> u32 {
+    accepted_fd(HookId::SysExitAcceptBackup, &ACCEPT_CALL, &ctx);
+    0
+}
+
+#[tracepoint]
+pub(crate) fn sys_exit_accept_second_backup(ctx: TracePointContext) -> u32 {
+    accepted_fd(HookId::SysExitAcceptSecondBackup, &ACCEPT_CALL, &ctx);
     0
 }
 
@@ -159,8 +186,14 @@ pub(crate) fn sys_exit_accept4(ctx: TracePointContext) -> u32 {
 }
 
 #[tracepoint]
-pub(crate) fn sys_exit_accept4_understudy(ctx: TracePointContext) -> u32 {
-    accepted_fd(HookId::SysExitAccept4Understudy, &ACCEPT4_CALL, &ctx);
+pub(crate) fn sys_exit_accept4_backup(ctx: TracePointContext) -> u32 {
+    accepted_fd(HookId::SysExitAccept4Backup, &ACCEPT4_CALL, &ctx);
+    0
+}
+
+#[tracepoint]
+pub(crate) fn sys_exit_accept4_second_backup(ctx: TracePointContext) -> u32 {
+    accepted_fd(HookId::SysExitAccept4SecondBackup, &ACCEPT4_CALL, &ctx);
     0
 }
 
@@ -206,13 +239,13 @@ pub(crate) fn sys_exit_compat(ctx: BtfTracePointContext) -> i32 {
 /// agent accepts the answer only for a connection that waits to be accepted. Every read here is a call of the helper,
 /// and this is the dearest program of its backend: none is made twice.
 #[inline(always)]
-fn accepted_fd(hook: HookId, pair: &Pair, ctx: &TracePointContext) {
+fn accepted_fd(hook: HookId, place: &Place, ctx: &TracePointContext) {
     // SAFETY: `long ret` at 16 of the context (trace_event_raw_sys_exit: 8 common bytes, the number, the result), read
     // as a context load; everything behind goes through the helper.
     unsafe {
         let number = ctx.as_ptr().byte_add(16).cast::<i64>().read_volatile();
         // The object is the descriptor: the socket costs too much to find before it is known to be needed.
-        if !pair.is_to_tell(hook, number as u64, 0) || number < 0 {
+        if !place.must_report(hook, number as u64, 0) || number < 0 {
             return;
         }
         hand_out(hook, number as u64);
@@ -227,7 +260,7 @@ unsafe fn hand_out(hook: HookId, number: u64) {
         let fds = if CURRENT_TASK_TYPED.load() != 0 {
             fd::descriptors::<Direct>(current_typed(), number)
         } else {
-            // No kernel this old needs an understudy here.
+            // No kernel this old needs a backup program here.
             fd::descriptors::<Probe>(current(), number)
         };
         if fds.is_null() {

@@ -8,13 +8,14 @@ use aya_ebpf::programs::{FEntryContext, ProbeContext};
 use conn_common::hook::HookId;
 use conn_common::record::{RecordKind, SockFlags};
 
+use crate::backup::Place;
 use crate::mem::{Access, Direct, Probe};
 use crate::offsets::OFF_SKC_STATE;
 use crate::sock::{self, Key, TCP_CLOSE, TCP_LISTEN, TCP_SYN_SENT};
 use crate::state::emit_end;
-use crate::understudy::Pair;
 
-const PAIR: Pair = Pair::new(HookId::FentryTcpClose, HookId::FentryTcpCloseUnderstudy);
+const PLACE: Place =
+    Place::new([HookId::FentryTcpClose, HookId::FentryTcpCloseBackup, HookId::FentryTcpCloseSecondBackup]);
 
 #[fentry(function = "tcp_close")]
 pub(crate) fn fentry_tcp_close(ctx: FEntryContext) -> i32 {
@@ -24,9 +25,16 @@ pub(crate) fn fentry_tcp_close(ctx: FEntryContext) -> i32 {
 }
 
 #[fentry(function = "tcp_close")]
-pub(crate) fn fentry_tcp_close_understudy(ctx: FEntryContext) -> i32 {
+pub(crate) fn fentry_tcp_close_backup(ctx: FEntryContext) -> i32 {
     // SAFETY: as above.
-    unsafe { close::<Direct>(HookId::FentryTcpCloseUnderstudy, ctx.arg(0)) };
+    unsafe { close::<Direct>(HookId::FentryTcpCloseBackup, ctx.arg(0)) };
+    0
+}
+
+#[fentry(function = "tcp_close")]
+pub(crate) fn fentry_tcp_close_second_backup(ctx: FEntryContext) -> i32 {
+    // SAFETY: as above.
+    unsafe { close::<Direct>(HookId::FentryTcpCloseSecondBackup, ctx.arg(0)) };
     0
 }
 
@@ -45,7 +53,7 @@ unsafe fn close<A: Access + Key>(hook: HookId, sk: *const c_void) {
     unsafe {
         let state = A::load::<u8>(sk, OFF_SKC_STATE.load());
         // CLOSE: ended before. LISTEN and SYN_SENT: the state tracepoint tells the end.
-        if !PAIR.is_to_tell(hook, sk as u64, 0)
+        if !PLACE.must_report(hook, sk as u64, 0)
             || state == TCP_CLOSE
             || state == TCP_LISTEN
             || state == TCP_SYN_SENT

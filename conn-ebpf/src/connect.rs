@@ -7,12 +7,16 @@ use aya_ebpf::programs::{FEntryContext, ProbeContext};
 use conn_common::hook::HookId;
 use conn_common::record::RecordKind;
 
+use crate::backup::Place;
 use crate::mem::{Access, Direct, Probe};
 use crate::sock::{self, Key, TCP_SYN_SENT};
 use crate::state::emit_sock;
-use crate::understudy::Pair;
 
-const PAIR: Pair = Pair::new(HookId::FentryTcpConnect, HookId::FentryTcpConnectUnderstudy);
+const PLACE: Place = Place::new([
+    HookId::FentryTcpConnect,
+    HookId::FentryTcpConnectBackup,
+    HookId::FentryTcpConnectSecondBackup,
+]);
 
 #[fentry(function = "tcp_connect")]
 pub(crate) fn fentry_tcp_connect(ctx: FEntryContext) -> i32 {
@@ -22,9 +26,16 @@ pub(crate) fn fentry_tcp_connect(ctx: FEntryContext) -> i32 {
 }
 
 #[fentry(function = "tcp_connect")]
-pub(crate) fn fentry_tcp_connect_understudy(ctx: FEntryContext) -> i32 {
+pub(crate) fn fentry_tcp_connect_backup(ctx: FEntryContext) -> i32 {
     // SAFETY: as above.
-    unsafe { connect::<Direct>(HookId::FentryTcpConnectUnderstudy, ctx.arg(0)) };
+    unsafe { connect::<Direct>(HookId::FentryTcpConnectBackup, ctx.arg(0)) };
+    0
+}
+
+#[fentry(function = "tcp_connect")]
+pub(crate) fn fentry_tcp_connect_second_backup(ctx: FEntryContext) -> i32 {
+    // SAFETY: as above.
+    unsafe { connect::<Direct>(HookId::FentryTcpConnectSecondBackup, ctx.arg(0)) };
     0
 }
 
@@ -41,7 +52,7 @@ pub(crate) fn kprobe_tcp_connect(ctx: ProbeContext) -> u32 {
 unsafe fn connect<A: Access + Key>(hook: HookId, sk: *const c_void) {
     // SAFETY: the hook's argument.
     unsafe {
-        if PAIR.is_to_tell(hook, sk as u64, 0)
+        if PLACE.must_report(hook, sk as u64, 0)
             && let Some(ours) = sock::ours::<A>(sk, false)
         {
             emit_sock::<A>(hook, RecordKind::Connect, ours, TCP_SYN_SENT, TCP_SYN_SENT, 0);

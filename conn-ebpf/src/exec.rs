@@ -15,6 +15,7 @@ use conn_common::record::{
     EXEC_ARGS_MAX, EXEC_FILENAME_MAX, EXEC_PATH_MAX, ExecFlags, ExecRecord, RecordKind,
 };
 
+use crate::backup::Place;
 use crate::fd;
 use crate::log::Anywhere;
 use crate::mem::{Access as _, Common as _, Probe, current, probe};
@@ -28,7 +29,6 @@ use crate::offsets::{
 use crate::ring::{header, output};
 use crate::sock::{self, AF_INET, AF_INET6};
 use crate::task;
-use crate::understudy::Pair;
 
 /// Longest name of a path component, with its NUL (`NAME_MAX`).
 const NAME_ROOM: usize = 256;
@@ -44,26 +44,33 @@ struct Scratch {
 
 const _: () = assert!(EXEC_ARGS_MAX >= NAME_ROOM && EXEC_PATH_MAX.is_power_of_two());
 
-/// One for each of the two programs: the first may be preempted while it fills its own.
+/// One for each program of the place: any of them may be preempted while it fills its own.
 #[map]
-static EXEC_SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(2, 0);
+static EXEC_SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(3, 0);
 
-const EXEC: Pair = Pair::new(HookId::ProcessExec, HookId::ProcessExecUnderstudy);
+const EXEC: Place =
+    Place::new([HookId::ProcessExec, HookId::ProcessExecBackup, HookId::ProcessExecSecondBackup]);
 
 #[btf_tracepoint(function = "sched_process_exec")]
 pub(crate) fn process_exec(ctx: BtfTracePointContext) -> i32 {
     execs(HookId::ProcessExec, 0, &ctx)
 }
 
-/// See [`crate::understudy`].
+/// See [`crate::backup`].
 #[btf_tracepoint(function = "sched_process_exec")]
-pub(crate) fn process_exec_understudy(ctx: BtfTracePointContext) -> i32 {
-    execs(HookId::ProcessExecUnderstudy, 1, &ctx)
+pub(crate) fn process_exec_backup(ctx: BtfTracePointContext) -> i32 {
+    execs(HookId::ProcessExecBackup, 1, &ctx)
+}
+
+/// See [`crate::backup`].
+#[btf_tracepoint(function = "sched_process_exec")]
+pub(crate) fn process_exec_second_backup(ctx: BtfTracePointContext) -> i32 {
+    execs(HookId::ProcessExecSecondBackup, 2, &ctx)
 }
 
 #[inline(always)]
 fn execs(hook: HookId, slot: u32, ctx: &BtfTracePointContext) -> i32 {
-    if !EXEC.is_to_tell(hook, ctx.arg(0), 0) {
+    if !EXEC.must_report(hook, ctx.arg(0), 0) {
         return 0;
     }
     let bprm: *const c_void = ctx.arg(2);

@@ -8,14 +8,18 @@ use aya_ebpf::programs::{FExitContext, ProbeContext};
 use conn_common::hook::HookId;
 use conn_common::record::RecordKind;
 
+use crate::backup::Place;
 use crate::mem::Access as _;
 use crate::mem::{Direct, Probe};
 use crate::offsets::OFF_SKC_STATE;
 use crate::sock::{self, TCP_CLOSE, TCP_LISTEN};
 use crate::state::emit_sock;
-use crate::understudy::Pair;
 
-const LISTEN: Pair = Pair::new(HookId::FexitListenStart, HookId::FexitListenStartUnderstudy);
+const LISTEN: Place = Place::new([
+    HookId::FexitListenStart,
+    HookId::FexitListenStartBackup,
+    HookId::FexitListenStartSecondBackup,
+]);
 
 #[fexit(function = "inet_csk_listen_start")]
 pub(crate) fn fexit_listen_start(ctx: FExitContext) -> i32 {
@@ -25,8 +29,14 @@ pub(crate) fn fexit_listen_start(ctx: FExitContext) -> i32 {
 }
 
 #[fexit(function = "inet_csk_listen_start")]
-pub(crate) fn fexit_listen_start_understudy(ctx: FExitContext) -> i32 {
-    listening(HookId::FexitListenStartUnderstudy, ctx.arg(0), ctx.arg(1));
+pub(crate) fn fexit_listen_start_backup(ctx: FExitContext) -> i32 {
+    listening(HookId::FexitListenStartBackup, ctx.arg(0), ctx.arg(1));
+    0
+}
+
+#[fexit(function = "inet_csk_listen_start")]
+pub(crate) fn fexit_listen_start_second_backup(ctx: FExitContext) -> i32 {
+    listening(HookId::FexitListenStartSecondBackup, ctx.arg(0), ctx.arg(1));
     0
 }
 
@@ -42,7 +52,7 @@ pub(crate) fn fexit_listen_start_2_args(ctx: FExitContext) -> i32 {
 fn listening(hook: HookId, sk: *const c_void, failed: i32) {
     // SAFETY: the function's first argument.
     unsafe {
-        if LISTEN.is_to_tell(hook, sk as u64, 0)
+        if LISTEN.must_report(hook, sk as u64, 0)
             && failed == 0
             && let Some(ours) = sock::ours::<Direct>(sk, false)
         {

@@ -21,6 +21,7 @@
 )]
 
 mod accept;
+mod backup;
 mod close;
 mod connect;
 mod exec;
@@ -36,7 +37,6 @@ mod ring;
 mod sock;
 mod state;
 mod task;
-mod understudy;
 
 #[panic_handler]
 fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {

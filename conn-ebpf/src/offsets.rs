@@ -34,3 +34,7 @@ pub(crate) static ASK_COOKIE_EARLY: Global<u32> = Global::new(0);
 /// 1: no hook tells listeners either; the state tracepoint does, without the port of an automatic bind.
 #[unsafe(no_mangle)]
 pub(crate) static STATE_TELLS_LISTEN: Global<u32> = Global::new(0);
+
+/// 1: places have a second backup program.
+#[unsafe(no_mangle)]
+pub(crate) static SECOND_BACKUPS: Global<u32> = Global::new(0);

@@ -9,6 +9,7 @@ use aya_ebpf::programs::BtfTracePointContext;
 use conn_common::hook::HookId;
 use conn_common::record::{ExitRecord, ForkRecord, RecordKind};
 
+use crate::backup::Place;
 use crate::mem::{Access as _, Direct, Probe, copy, probe};
 use crate::offsets::{
     OFF_SIGNAL_GROUP_EXIT_CODE, OFF_SIGNAL_LIVE, OFF_TASK_COMM, OFF_TASK_EXIT_CODE, OFF_TASK_FLAGS,
@@ -16,20 +17,27 @@ use crate::offsets::{
 };
 use crate::ring::reserve;
 use crate::task;
-use crate::understudy::Pair;
 
-const FORK: Pair = Pair::new(HookId::ProcessFork, HookId::ProcessForkUnderstudy);
-const EXIT: Pair = Pair::new(HookId::ProcessExit, HookId::ProcessExitUnderstudy);
+const FORK: Place =
+    Place::new([HookId::ProcessFork, HookId::ProcessForkBackup, HookId::ProcessForkSecondBackup]);
+const EXIT: Place =
+    Place::new([HookId::ProcessExit, HookId::ProcessExitBackup, HookId::ProcessExitSecondBackup]);
 
 #[btf_tracepoint(function = "sched_process_fork")]
 pub(crate) fn process_fork(ctx: BtfTracePointContext) -> i32 {
     forks(HookId::ProcessFork, &ctx)
 }
 
-/// See [`crate::understudy`].
+/// See [`crate::backup`].
 #[btf_tracepoint(function = "sched_process_fork")]
-pub(crate) fn process_fork_understudy(ctx: BtfTracePointContext) -> i32 {
-    forks(HookId::ProcessForkUnderstudy, &ctx)
+pub(crate) fn process_fork_backup(ctx: BtfTracePointContext) -> i32 {
+    forks(HookId::ProcessForkBackup, &ctx)
+}
+
+/// See [`crate::backup`].
+#[btf_tracepoint(function = "sched_process_fork")]
+pub(crate) fn process_fork_second_backup(ctx: BtfTracePointContext) -> i32 {
+    forks(HookId::ProcessForkSecondBackup, &ctx)
 }
 
 #[inline(always)]
@@ -38,7 +46,7 @@ fn forks(hook: HookId, ctx: &BtfTracePointContext) -> i32 {
     let child: *const c_void = ctx.arg(1);
     // SAFETY: TP_PROTO(struct task_struct *parent, struct task_struct *child)
     unsafe {
-        if !FORK.is_to_tell(hook, child as u64, 0) {
+        if !FORK.must_report(hook, child as u64, 0) {
             return 0;
         }
         let tgid = Direct::load::<u32>(child, OFF_TASK_TGID.load());
@@ -73,10 +81,16 @@ pub(crate) fn process_exit(ctx: BtfTracePointContext) -> i32 {
     exits(HookId::ProcessExit, &ctx)
 }
 
-/// See [`crate::understudy`].
+/// See [`crate::backup`].
 #[btf_tracepoint(function = "sched_process_exit")]
-pub(crate) fn process_exit_understudy(ctx: BtfTracePointContext) -> i32 {
-    exits(HookId::ProcessExitUnderstudy, &ctx)
+pub(crate) fn process_exit_backup(ctx: BtfTracePointContext) -> i32 {
+    exits(HookId::ProcessExitBackup, &ctx)
+}
+
+/// See [`crate::backup`].
+#[btf_tracepoint(function = "sched_process_exit")]
+pub(crate) fn process_exit_second_backup(ctx: BtfTracePointContext) -> i32 {
+    exits(HookId::ProcessExitSecondBackup, &ctx)
 }
 
 #[inline(always)]
@@ -84,7 +98,7 @@ fn exits(hook: HookId, ctx: &BtfTracePointContext) -> i32 {
     let exiting: *const c_void = ctx.arg(0);
     // SAFETY: TP_PROTO(struct task_struct *p[, bool group_dead])
     unsafe {
-        if !EXIT.is_to_tell(hook, exiting as u64, 0) {
+        if !EXIT.must_report(hook, exiting as u64, 0) {
             return 0;
         }
         // The leader's exit is not the process's: `do_exit` counts `signal->live` down before the tracepoint.

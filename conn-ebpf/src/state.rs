@@ -1,5 +1,5 @@
 //! The state tracepoint `inet_sock_set_state`: what processes do, where no function hook tells it, and what the network
-//! does, in one program. Its understudy ([`crate::understudy`]) tells what the kernel skips when a softirq or another task
+//! does, in one program. Its backup program ([`crate::backup`]) tells what the kernel skips when a softirq or another task
 //! comes upon the tracepoint while the program runs.
 
 use core::ffi::c_void;
@@ -9,6 +9,7 @@ use aya_ebpf::programs::BtfTracePointContext;
 use conn_common::hook::HookId;
 use conn_common::record::{EstablishedRecord, RecordKind, SockEndRecord, SockFlags, SockRecord};
 
+use crate::backup::Place;
 use crate::mem::{Access as _, Direct};
 use crate::offsets::{ASK_COOKIE_EARLY, STATE_TELLS_ALL, STATE_TELLS_LISTEN};
 use crate::ring::reserve;
@@ -17,9 +18,8 @@ use crate::sock::{
     TCP_SYN_RECV, TCP_SYN_SENT,
 };
 use crate::task;
-use crate::understudy::Pair;
 
-const PAIR: Pair = Pair::new(HookId::State, HookId::StateUnderstudy);
+const PLACE: Place = Place::new([HookId::State, HookId::StateBackup, HookId::StateSecondBackup]);
 
 #[btf_tracepoint(function = "inet_sock_set_state")]
 pub(crate) fn state(ctx: BtfTracePointContext) -> i32 {
@@ -27,10 +27,17 @@ pub(crate) fn state(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
-/// See [`crate::understudy`].
+/// See [`crate::backup`].
 #[btf_tracepoint(function = "inet_sock_set_state")]
-pub(crate) fn state_understudy(ctx: BtfTracePointContext) -> i32 {
-    changes(HookId::StateUnderstudy, &ctx);
+pub(crate) fn state_backup(ctx: BtfTracePointContext) -> i32 {
+    changes(HookId::StateBackup, &ctx);
+    0
+}
+
+/// See [`crate::backup`].
+#[btf_tracepoint(function = "inet_sock_set_state")]
+pub(crate) fn state_second_backup(ctx: BtfTracePointContext) -> i32 {
+    changes(HookId::StateSecondBackup, &ctx);
     0
 }
 
@@ -39,7 +46,7 @@ fn changes(hook: HookId, ctx: &BtfTracePointContext) {
     let sk: *const c_void = ctx.arg(0);
     let old = ctx.arg::<i32>(1) as u8;
     let new = ctx.arg::<i32>(2) as u8;
-    if !PAIR.is_to_tell(hook, sk as u64, old << 4 | new & 15) {
+    if !PLACE.must_report(hook, sk as u64, old << 4 | new & 15) {
         return;
     }
     // SAFETY: the tracepoint's argument is a `struct sock`, typed by BTF.

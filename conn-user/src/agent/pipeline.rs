@@ -293,7 +293,7 @@ impl Pipeline {
         }
     }
 
-    /// Has every new process told, which is no event. An understudy may repeat one.
+    /// Has every new process told, which is no event. A backup program may repeat one.
     pub fn follow_forks(&mut self, on_fork: OnFork) {
         self.on_fork = Some(on_fork);
     }
@@ -335,7 +335,7 @@ impl Pipeline {
             .filter_map(|&(hook, runs)| {
                 let runs = runs?;
                 let before = self.suspected.insert(hook, runs).unwrap_or(0);
-                Some((hook, if hook.understudy().is_some() { runs.min(before) } else { runs }))
+                Some((hook, if hook.backups().is_empty() { runs } else { runs.min(before) }))
             })
             .collect();
         self.report_skipped(&settled, now, tell);
@@ -404,8 +404,8 @@ impl Pipeline {
                     process.start,
                     stdio.as_ref().map(|conn| conn.id),
                 );
-                // An understudy may repeat what was told.
-                let repeats = hook.is_understudy()
+                // A backup program may repeat what was told.
+                let repeats = hook.is_backup()
                     && before.is_some_and(|(before, _)| {
                         before.source == ProcessSource::Exec
                             && before.exe == process.exe
@@ -419,8 +419,8 @@ impl Pipeline {
                 }
             }
             Record::Exit(exit) => {
-                let repeats = hook.is_understudy()
-                    && self.processes.known(&exit.task).is_some_and(|(_, exited)| exited);
+                let repeats =
+                    hook.is_backup() && self.processes.known(&exit.task).is_some_and(|(_, exited)| exited);
                 self.session.flows.stdio.exited(Pid(exit.task.tgid));
                 if let Some(process) = self.processes.on_exit(exit).filter(|_| !repeats) {
                     let status = ExitStatus::from_kernel(exit.exit_code);

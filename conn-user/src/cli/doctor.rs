@@ -183,7 +183,7 @@ pub fn text(facts: &KernelFacts, outcome: &Result<Plan, PlanError>, priority: &s
 }
 
 fn hooks(page: &mut Page, plan: &Plan, role: Role) {
-    let mut programs = plan.of_role(role).filter(|planned| !planned.hook.is_understudy()).peekable();
+    let mut programs = plan.of_role(role).filter(|planned| !planned.hook.is_backup()).peekable();
     if programs.peek().is_none() {
         page.item(role.label(), 8, instead(plan, role));
     }

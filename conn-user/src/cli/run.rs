@@ -188,10 +188,9 @@ fn send(child: &Child, signal: i32) {
 /// What the agent knows to have missed since it started and does not tell as events.
 fn unseen(agent: &Agent, rules: Option<&RuleSet>) -> Loss {
     let overflow = agent.pipeline.overflow();
-    // Of a hook with an understudy the kernel's count is a bound, and no gap is told.
+    // Of a hook with a backup program the kernel's count is a bound, and no gap is told.
     let skipped = agent.session.skipped_runs();
-    let skipped =
-        skipped.iter().filter(|(hook, _)| hook.understudy().is_some()).filter_map(|(_, runs)| *runs);
+    let skipped = skipped.iter().filter(|(hook, _)| !hook.backups().is_empty()).filter_map(|(_, runs)| *runs);
     let ask_facts = rules.is_some_and(|rules| rules.rules.iter().any(|rule| rule.needs_late_facts()));
     Loss {
         records: agent.pipeline.undecoded() + skipped.sum::<u64>(),

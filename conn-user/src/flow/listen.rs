@@ -31,7 +31,7 @@ impl FlowTable {
         let port = if sock.flags & SockFlags::PORT_PENDING != 0 { 0 } else { sock.lport };
         self.adopt_listener(sock);
         let by_cookie = sock.flags & SockFlags::ADDRESS_KEY == 0;
-        if at.hook.is_understudy() && by_cookie && matches!(self.store.find(sock), Found::Ended { .. }) {
+        if at.hook.is_backup() && by_cookie && matches!(self.store.find(sock), Found::Ended { .. }) {
             // It repeats what was told, of a listener that has ended since.
             self.stats.ignored += 1;
             return;
@@ -118,7 +118,7 @@ impl FlowTable {
             self.unlisten(sock.key, local, closer, at.boot, out);
             return;
         }
-        if at.hook.is_understudy() && matches!(self.store.find(sock), Found::Ended { .. }) {
+        if at.hook.is_backup() && matches!(self.store.find(sock), Found::Ended { .. }) {
             // It repeats what was told.
             self.stats.ignored += 1;
             return;

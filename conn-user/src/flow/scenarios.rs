@@ -507,24 +507,24 @@ fn mptcp() {
 }
 
 #[test]
-fn an_understudy_tells_what_was_missed_and_repeats_nothing() {
+fn a_backup_program_tells_what_was_missed_and_repeats_nothing() {
     for repeated in [false, true] {
         let mut rig = Rig::new(Backend::Fentry);
         rig.listens(20, listener());
         if repeated {
             rig.connects(10, client());
         }
-        let again = rig.sock_record(HookId::FentryTcpConnectUnderstudy, who(10), client());
+        let again = rig.sock_record(HookId::FentryTcpConnectBackup, who(10), client());
         rig.feed(&Record::Connect(again));
         rig.established(SYN_RECV, child());
         rig.established(SYN_SENT, client());
         if repeated {
             rig.accepts(20, child());
         }
-        let again = rig.sock_record(HookId::FentryInetAcceptUnderstudy, who(20), child());
+        let again = rig.sock_record(HookId::FentryInetAcceptBackup, who(20), child());
         rig.feed(&Record::Accept(again));
         for repetition in 0..=u8::from(repeated) {
-            let hook = [HookId::FentryTcpCloseUnderstudy, HookId::FentryTcpClose][usize::from(repetition)];
+            let hook = [HookId::FentryTcpCloseBackup, HookId::FentryTcpClose][usize::from(repetition)];
             let header = rig.header(hook);
             let sock = Sock { old_state: ESTABLISHED, new_state: ESTABLISHED, ..client() };
             let record = SockEndRecord { header, task: who(10), sock, counters: Counters::default() };
@@ -553,7 +553,7 @@ fn a_handshake_that_is_repeated_after_the_end_begins_nothing() {
     rig.accepts(20, child());
     rig.told();
     let repeat = |rig: &mut Rig| {
-        let header = rig.header(HookId::StateUnderstudy);
+        let header = rig.header(HookId::StateBackup);
         let sock = Sock { old_state: SYN_RECV, new_state: ESTABLISHED, ..child() };
         rig.feed(&Record::Established(EstablishedRecord { header, sock }));
     };
@@ -567,7 +567,7 @@ fn a_handshake_that_is_repeated_after_the_end_begins_nothing() {
 }
 
 #[test]
-fn an_understudy_ends_a_listener_once_known_or_not() {
+fn a_backup_program_ends_a_listener_once_known_or_not() {
     for known in [false, true] {
         for repeated in [false, true] {
             let mut rig = Rig::new(Backend::Fentry);
@@ -579,7 +579,7 @@ fn an_understudy_ends_a_listener_once_known_or_not() {
                 rig.unlistens(20, listener());
             }
             let sock = Sock { old_state: LISTEN, new_state: CLOSE, ..listener() };
-            let again = rig.sock_record(HookId::StateUnderstudy, who(20), sock);
+            let again = rig.sock_record(HookId::StateBackup, who(20), sock);
             rig.feed(&Record::Unlisten(again));
             assert_eq!(rig.told().len(), 1, "known: {known}, repeated: {repeated}");
         }

@@ -282,8 +282,8 @@ impl FlowTable {
         let sock = &record.sock;
         self.note_device(sock, &record.task, at, procs);
         if let Found::Live(place) = self.find(sock, at.boot, out) {
-            // An understudy repeats what was told when a preemption came between the two programs.
-            if at.hook.is_understudy() {
+            // A backup program repeats what was told when a preemption came between the two programs.
+            if at.hook.is_backup() {
                 return;
             }
             if self.is_foretold(place, at.boot) {
@@ -337,7 +337,7 @@ impl FlowTable {
             self.note_device_later(sock, None, at);
         }
         let found = self.find(sock, at.boot, out);
-        if at.hook.is_understudy() && matches!(found, Found::Ended { .. }) {
+        if at.hook.is_backup() && matches!(found, Found::Ended { .. }) {
             // It repeats, late, what was told of a connection that is over.
             self.stats.ignored += 1;
             return;
@@ -371,7 +371,7 @@ impl FlowTable {
                     return;
                 }
                 let repeats = conn.waits() && !active && sock.flags & SockFlags::ADDRESS_KEY == 0;
-                if repeats || at.hook.is_understudy() {
+                if repeats || at.hook.is_backup() {
                     self.stats.ignored += 1;
                     return;
                 }
@@ -398,10 +398,10 @@ impl FlowTable {
         let Some(at) = self.at(&record.header) else { return };
         let sock = &record.sock;
         self.note_device(sock, &record.task, at, procs);
-        // The first two read the descriptor after the call, when another thread may have replaced it; an understudy may
+        // The first two read the descriptor after the call, when another thread may have replaced it; a backup program may
         // repeat what was told.
         let doubtful =
-            matches!(at.hook, HookId::SysExitAccept | HookId::SysExitAccept4) || at.hook.is_understudy();
+            matches!(at.hook, HookId::SysExitAccept | HookId::SysExitAccept4) || at.hook.is_backup();
         let by_address = sock.flags & SockFlags::ADDRESS_KEY != 0;
         let begins_anew = by_address && !doubtful;
         match self.find(sock, at.boot, out) {

@@ -28,7 +28,7 @@ pub struct Gap {
 pub enum GapCause {
     /// The ring buffer had no room.
     RingFull,
-    /// The kernel skipped the program, and its understudy if it has one (`bpf_prog_info.recursion_misses`).
+    /// The kernel skipped the program, and its backup program if it has one (`bpf_prog_info.recursion_misses`).
     Skipped,
 }
 

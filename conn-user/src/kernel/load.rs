@@ -260,6 +260,7 @@ fn attach(
                 HookId::FexitListenStart | HookId::KprobeInetHash | HookId::KprobeInet6Hash
             )
         }),
+        second_backups: plan.programs.iter().any(|planned| planned.hook == HookId::StateSecondBackup),
         log_level: options.log_level.map_or(0, |level| level as u8),
     };
     let cpus = possible_cpus()?;
@@ -281,7 +282,7 @@ fn attach(
     };
     let counters = Counters::new(counters.fd().as_fd(), cpus).map_err(LoadError::Mapping)?;
     let mut tracepoints = Vec::new();
-    // An understudy must run after its first program, which is before it in the plan. A tracepoint runs its programs in
+    // A backup program must run after its first program, which is before it in the plan. A tracepoint runs its programs in
     // the order of attaching (`func_add`, kernel/tracepoint.c), a trampoline in the reverse (`bpf_trampoline_link_prog`
     // adds at the head).
     let is_trampoline =

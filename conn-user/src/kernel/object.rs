@@ -24,6 +24,8 @@ pub(super) struct Switches {
     pub(super) ask_cookie_early: bool,
     /// No listen hook either: the state tracepoint tells listeners, without the port of an automatic bind.
     pub(super) state_tells_listen: bool,
+    /// Places have a second backup program.
+    pub(super) second_backups: bool,
     /// Level of the BPF side's own diagnostics, 0 for none (`aya_log::Level`).
     pub(super) log_level: u8,
 }
@@ -43,6 +45,7 @@ pub(super) fn open(
         ("STATE_TELLS_ALL", u32::from(switches.state_tells_all)),
         ("ASK_COOKIE_EARLY", u32::from(switches.ask_cookie_early)),
         ("STATE_TELLS_LISTEN", u32::from(switches.state_tells_listen)),
+        ("SECOND_BACKUPS", u32::from(switches.second_backups)),
     ];
     let mut loader = EbpfLoader::new();
     loader

@@ -123,7 +123,7 @@ impl Watch {
     /// A watch for every hook of the plan.
     pub fn new(plan: &Plan) -> Self {
         let silent =
-            plan.programs.iter().map(|planned| planned.hook).filter(|hook| !hook.is_understudy()).collect();
+            plan.programs.iter().map(|planned| planned.hook).filter(|hook| !hook.is_backup()).collect();
         Self { own: None, ports: Vec::new(), children: BTreeSet::new(), silent, backups: BTreeSet::new() }
     }
 
@@ -148,9 +148,9 @@ impl Watch {
         Ok(Workload { v4, v6 })
     }
 
-    /// Whether the backup program of a hook has delivered.
+    /// Returns whether a backup program of a hook has delivered.
     pub fn has_backup(&self, hook: HookId) -> bool {
-        hook.understudy().is_some_and(|backup| self.backups.contains(&backup))
+        hook.backups().iter().any(|backup| self.backups.contains(backup))
     }
 
     /// The hooks that have not delivered yet.
@@ -182,7 +182,7 @@ impl Watch {
         };
         if ours {
             self.silent.remove(&hook);
-            if hook.is_understudy() {
+            if hook.is_backup() {
                 self.backups.insert(hook);
             }
         }

@@ -41,12 +41,12 @@ const fn is_kprobe(planned: &PlannedProgram) -> bool {
 /// How often the kernel skipped the programs of one place because they, or for kprobes and classic tracepoints any other
 /// program, were already running on the CPU (`bpf_prog_info.recursion_misses`), or did not come to them at all (misses of
 /// kprobes). `None`: not counted by this kernel.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Misses {
     hook: HookId,
     first: Option<u64>,
-    /// The backup program, where it is attached.
-    backup: Option<(HookId, Option<u64>)>,
+    /// The backup programs that are attached.
+    backups: Vec<(HookId, Option<u64>)>,
 }
 
 impl Misses {
@@ -54,13 +54,13 @@ impl Misses {
     /// ([`conn_common::record::HookCounters::unmarked`]); it is to be read after the misses, or what is made up in between
     /// would look lost.
     ///
-    /// With a backup program this is exact but for tasks that share a mark, or change the CPU between the two programs: then the backup
-    /// repeats what the first has reported, and that counts as made up, too ([`conn_common::mark`]).
+    /// With backup programs this is exact but for tasks that share a mark, or change the CPU between two programs: then a backup
+    /// program repeats what another has reported, and that counts as made up, too ([`conn_common::mark`]).
     pub(super) fn lost(&self, made_up: impl Fn(HookId) -> u64) -> (HookId, Option<u64>) {
-        let lost = self.first.map(|first| match self.backup {
-            Some((backup, missed)) => first.saturating_sub(made_up(backup)).min(missed.unwrap_or(u64::MAX)),
-            None => first,
-        });
+        // A run that is lost was skipped by every program.
+        let bound = self.backups.iter().filter_map(|(_, missed)| *missed).min().unwrap_or(u64::MAX);
+        let made_up: u64 = self.backups.iter().map(|(hook, _)| made_up(*hook)).sum();
+        let lost = self.first.map(|first| first.saturating_sub(made_up).min(bound));
         (self.hook, lost)
     }
 }
@@ -76,12 +76,17 @@ pub(super) fn misses(ebpf: &Ebpf, plan: &Plan, links: &KprobeLinks) -> Vec<Misse
     let planned = |hook: HookId| plan.programs.iter().find(|planned| planned.hook == hook);
     // Its runs are of all system calls, of which hardly any is an accept: what it misses is not known to be a record.
     let is_of_any_call = |planned: &&PlannedProgram| planned.hook == HookId::SysExitCompat;
-    let firsts =
-        plan.programs.iter().filter(|planned| !planned.hook.is_understudy() && !is_of_any_call(planned));
+    let firsts = plan.programs.iter().filter(|planned| !planned.hook.is_backup() && !is_of_any_call(planned));
     let of_place = |first: &PlannedProgram| Misses {
         hook: first.hook,
         first: of_program(first),
-        backup: first.hook.understudy().and_then(planned).map(|backup| (backup.hook, of_program(backup))),
+        backups: first
+            .hook
+            .backups()
+            .iter()
+            .filter_map(|hook| planned(*hook))
+            .map(|backup| (backup.hook, of_program(backup)))
+            .collect(),
     };
     firsts.map(of_place).collect()
 }
@@ -91,10 +96,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lost_is_what_neither_program_saw() {
+    fn lost_is_what_no_program_saw() {
         let lost = |first: Option<u64>, backup: Option<Option<u64>>, made_up: u64| {
-            let backup = backup.map(|missed| (HookId::StateUnderstudy, missed));
-            Misses { hook: HookId::State, first, backup }.lost(|_| made_up).1
+            let backups = backup.map(|missed| (HookId::StateBackup, missed)).into_iter().collect();
+            Misses { hook: HookId::State, first, backups }.lost(|_| made_up).1
         };
         assert_eq!(lost(None, None, 0), None, "this kernel does not count");
         assert_eq!(lost(Some(3), None, 0), Some(3), "there is no backup program");
@@ -107,5 +112,8 @@ mod tests {
         );
         assert_eq!(lost(Some(3), Some(Some(9)), 7), Some(0), "the backup repeated some");
         assert_eq!(lost(Some(3), Some(None), 1), Some(2));
+        let backups = vec![(HookId::StateBackup, Some(4)), (HookId::StateSecondBackup, Some(1))];
+        let made_up = |hook| if hook == HookId::StateBackup { 6 } else { 3 };
+        assert_eq!(Misses { hook: HookId::State, first: Some(10), backups }.lost(made_up).1, Some(1));
     }
 }

@@ -149,7 +149,7 @@ mod tests {
         tree.on_fork(Pid(1), BootNs(0), &process(99));
         assert!(tree.is_empty());
         tree.on_fork(CONN.0, CONN.1, &Arc::new(ProcessInfo::new(ROOT.0, ROOT.1)));
-        // It creates only one, but an understudy may repeat it.
+        // It creates only one, but a backup program may repeat it.
         tree.on_fork(CONN.0, CONN.1, &process(98));
         assert_eq!((tree.len(), tree.living()), (1, 1));
         tree
@@ -191,7 +191,7 @@ mod tests {
         tree.on_exit(&child);
         tree.on_exit(&child);
         tree.on_fork(ROOT.0, ROOT.1, &child);
-        assert_eq!(tree.living(), 1, "an understudy that repeats a fork wakes nobody");
+        assert_eq!(tree.living(), 1, "a backup program that repeats a fork wakes nobody");
         assert!(tree.has(&child));
         assert!(tree.survivors().is_empty(), "the command's own process is none");
     }

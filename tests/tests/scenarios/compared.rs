@@ -11,6 +11,7 @@ use conn_tests::truth::Line;
 
 use crate::agent::Agent;
 use crate::alerts;
+use crate::preempted;
 use crate::settings;
 use crate::workload::{self, Workload};
 
@@ -123,7 +124,7 @@ fn verify(agent: &Agent, mark: usize, lines: &[Line]) -> Result<()> {
         let me = std::process::id();
         let mut events = agent.since(mark);
         let told = events.len();
-        events.retain(|e| e.process.as_ref().is_none_or(|p| p.pid != me));
+        events.retain(|e| e.process.as_ref().is_none_or(|p| p.pid != me) && !preempted::accounts_for(e));
         let problems = compare(&truth, &events, agent.backend);
         if problems.is_empty() {
             return Ok(());

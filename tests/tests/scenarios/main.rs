@@ -23,6 +23,7 @@ mod identity;
 mod list;
 mod loss;
 mod memory;
+mod preempted;
 mod replay;
 mod run;
 mod settings;

@@ -212,7 +212,7 @@ fn what_was_only_completed_after_the_attach() {
     );
 }
 
-/// A record that is repeated, as an understudy may, tells nothing twice.
+/// A record that is repeated, as a backup program may, tells nothing twice.
 #[test]
 fn what_was_completed_is_told_once() {
     after(

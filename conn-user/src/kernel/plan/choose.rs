@@ -204,7 +204,7 @@ const KPROBE: [Candidates; 4] = [
 pub fn assess(facts: &KernelFacts, backend: Backend) -> Result<Plan, Refusal> {
     let mut plan = Plan {
         backend,
-        programs: COMMON.iter().flat_map(|place| with_understudy(facts, common(place))).collect(),
+        programs: COMMON.iter().flat_map(|place| with_backups(facts, common(place))).collect(),
         compat: None,
         refused: Vec::new(),
         notes: Vec::new(),
@@ -267,7 +267,7 @@ fn functions(facts: &KernelFacts, roles: &[Candidates; 4], plan: &mut Plan) -> R
                 if matches!(program.hook, HookId::FexitCskAccept | HookId::KretprobeCskAccept) {
                     plan.notes.push(format!("accept: {} {BLOCKED}", program.attach.label()));
                 }
-                plan.programs.extend(with_understudy(facts, program));
+                plan.programs.extend(with_backups(facts, program));
             }
             Err(passed_over) => {
                 let why = passed_over
@@ -288,31 +288,49 @@ fn functions(facts: &KernelFacts, roles: &[Candidates; 4], plan: &mut Plan) -> R
     Ok(())
 }
 
-/// A program, and behind it the one that tells what it misses.
-fn with_understudy(facts: &KernelFacts, first: PlannedProgram) -> impl Iterator<Item = PlannedProgram> {
-    let second = understudy(facts, &first);
-    std::iter::once(first).chain(second)
+/// Returns a program, and behind it its backup programs.
+fn with_backups(facts: &KernelFacts, first: PlannedProgram) -> impl Iterator<Item = PlannedProgram> {
+    // A second one where any program can be preempted; elsewhere only softirqs interrupt one, and fentry programs where
+    // the kernel was booted to preempt itself.
+    let count = if facts.btf.faultable_syscalls { 2 } else { 1 };
+    let hooks = first.hook.backups().iter().take(count);
+    let backups: Vec<_> = hooks.filter_map(|hook| backup(facts, &first, *hook)).collect();
+    std::iter::once(first).chain(backups)
 }
 
-/// The second program at the same place, where there is one. Without it a preempted program may miss an event.
-fn understudy(facts: &KernelFacts, first: &PlannedProgram) -> Option<PlannedProgram> {
-    let hook = first.hook.understudy()?;
+/// Returns the backup program with this hook, where there is one.
+fn backup(facts: &KernelFacts, first: &PlannedProgram, hook: HookId) -> Option<PlannedProgram> {
+    // Kernels with the other form of the function do not preempt programs.
+    if first.program == FEXIT_LISTEN_2_ARGS.program {
+        return None;
+    }
+    // Elsewhere the kernel runs programs at the end of system calls with preemption off.
+    if matches!(first.attach, Attach::Tracepoint { .. }) && !facts.btf.faultable_syscalls {
+        return None;
+    }
     let program = match hook {
-        HookId::FentryTcpConnectUnderstudy => "fentry_tcp_connect_understudy",
-        HookId::FentryInetAcceptUnderstudy => "fentry_inet_accept_understudy",
-        HookId::FentrySockGraftUnderstudy => "fentry_sock_graft_understudy",
-        HookId::FentryTcpCloseUnderstudy => "fentry_tcp_close_understudy",
-        HookId::StateUnderstudy => "state_understudy",
-        HookId::ProcessForkUnderstudy => "process_fork_understudy",
-        HookId::ProcessExecUnderstudy => "process_exec_understudy",
-        HookId::ProcessExitUnderstudy => "process_exit_understudy",
-        // Kernels with the other form of the function do not preempt programs.
-        HookId::FexitListenStartUnderstudy if first.program == "fexit_listen_start" => {
-            "fexit_listen_start_understudy"
-        }
-        // Elsewhere the kernel runs them with preemption off.
-        HookId::SysExitAcceptUnderstudy if facts.btf.faultable_syscalls => "sys_exit_accept_understudy",
-        HookId::SysExitAccept4Understudy if facts.btf.faultable_syscalls => "sys_exit_accept4_understudy",
+        HookId::FentryTcpConnectBackup => "fentry_tcp_connect_backup",
+        HookId::FentryInetAcceptBackup => "fentry_inet_accept_backup",
+        HookId::FentrySockGraftBackup => "fentry_sock_graft_backup",
+        HookId::FentryTcpCloseBackup => "fentry_tcp_close_backup",
+        HookId::FexitListenStartBackup => "fexit_listen_start_backup",
+        HookId::StateBackup => "state_backup",
+        HookId::ProcessForkBackup => "process_fork_backup",
+        HookId::ProcessExecBackup => "process_exec_backup",
+        HookId::ProcessExitBackup => "process_exit_backup",
+        HookId::SysExitAcceptBackup => "sys_exit_accept_backup",
+        HookId::SysExitAccept4Backup => "sys_exit_accept4_backup",
+        HookId::FentryTcpConnectSecondBackup => "fentry_tcp_connect_second_backup",
+        HookId::FentryInetAcceptSecondBackup => "fentry_inet_accept_second_backup",
+        HookId::FentrySockGraftSecondBackup => "fentry_sock_graft_second_backup",
+        HookId::FentryTcpCloseSecondBackup => "fentry_tcp_close_second_backup",
+        HookId::FexitListenStartSecondBackup => "fexit_listen_start_second_backup",
+        HookId::StateSecondBackup => "state_second_backup",
+        HookId::ProcessForkSecondBackup => "process_fork_second_backup",
+        HookId::ProcessExecSecondBackup => "process_exec_second_backup",
+        HookId::ProcessExitSecondBackup => "process_exit_second_backup",
+        HookId::SysExitAcceptSecondBackup => "sys_exit_accept_second_backup",
+        HookId::SysExitAccept4SecondBackup => "sys_exit_accept4_second_backup",
         _ => return None,
     };
     facts.refusal_of(program).is_none().then(|| PlannedProgram {
@@ -320,7 +338,7 @@ fn understudy(facts: &KernelFacts, first: &PlannedProgram) -> Option<PlannedProg
         hook,
         attach: first.attach,
         role: first.role,
-        reason: "tells what the first program misses when a task is preempted inside it".to_owned(),
+        reason: "reports what the programs before it miss when a task is preempted inside them".to_owned(),
         passed_over: Vec::new(),
     })
 }
@@ -428,7 +446,7 @@ fn tracepoints(facts: &KernelFacts, plan: &mut Plan) -> Result<(), Refusal> {
                         reason: "tells who accepted, from the descriptor that the call returned".to_owned(),
                         passed_over: Vec::new(),
                     };
-                    plan.programs.extend(with_understudy(facts, first));
+                    plan.programs.extend(with_backups(facts, first));
                 }
             }
         }

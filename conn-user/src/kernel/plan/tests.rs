@@ -23,20 +23,17 @@ fn only(facts: &KernelFacts, backend: Backend) -> Plan {
 fn own(plan: &Plan) -> Vec<&'static str> {
     let all: Vec<_> = plan.programs.iter().map(|program| program.program).collect();
     assert!(COMMON.iter().all(|common| all.contains(common)), "{all:?}");
-    assert_eq!(
-        plan.programs.iter().filter(|program| program.hook.is_understudy()).count(),
-        with_understudy(plan)
-    );
-    all.into_iter().filter(|program| !COMMON.contains(program) && !program.ends_with("_understudy")).collect()
+    assert_eq!(plan.programs.iter().filter(|program| program.hook.is_backup()).count(), with_backup(plan));
+    all.into_iter().filter(|program| !COMMON.contains(program) && !program.ends_with("_backup")).collect()
 }
 
 /// How many programs of a plan can be preempted, on kernels where those of system calls cannot.
-fn with_understudy(plan: &Plan) -> usize {
+fn with_backup(plan: &Plan) -> usize {
     let is_of_call = |program: &PlannedProgram| matches!(program.attach, Attach::Tracepoint { .. });
     plan.programs
         .iter()
         .filter(|program| {
-            program.hook.understudy().is_some()
+            !program.hook.backups().is_empty()
                 && !is_of_call(program)
                 && !program.program.ends_with("_2_args")
         })
@@ -100,7 +97,7 @@ fn without_trampolines_and_kprobes_the_tracepoints_remain() {
 }
 
 #[test]
-fn a_system_calls_program_has_an_understudy_where_it_can_be_preempted() {
+fn a_system_calls_program_has_a_backup_where_it_can_be_preempted() {
     let mut facts = debian_7_3();
     let accepts = |facts: &KernelFacts| -> Vec<_> {
         only(facts, Backend::Tracepoint).of_role(Role::Accept).map(|program| program.program).collect()
@@ -109,8 +106,20 @@ fn a_system_calls_program_has_an_understudy_where_it_can_be_preempted() {
     facts.btf.faultable_syscalls = true;
     assert_eq!(
         accepts(&facts),
-        ["sys_exit_accept", "sys_exit_accept_understudy", "sys_exit_accept4", "sys_exit_accept4_understudy"]
+        [
+            "sys_exit_accept",
+            "sys_exit_accept_backup",
+            "sys_exit_accept_second_backup",
+            "sys_exit_accept4",
+            "sys_exit_accept4_backup",
+            "sys_exit_accept4_second_backup"
+        ]
     );
+    let plan = only(&facts, Backend::Fentry);
+    let names: Vec<_> = plan.programs.iter().map(|program| program.program).collect();
+    let at = |name: &str| names.iter().position(|program| *program == name).expect(name);
+    assert!(at("state") < at("state_backup") && at("state_backup") < at("state_second_backup"));
+    assert!(at("fentry_tcp_close_backup") < at("fentry_tcp_close_second_backup"));
 }
 
 fn plan_error(facts: &KernelFacts, wanted: BackendChoice) -> PlanError {
