@@ -39,7 +39,7 @@ const QUEUE_MAX: usize = 4096;
 /// How much is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Depth {
-    /// The state, soon after an exec: cheap, and soon gone.
+    /// The state, soon after an exec: cheap, and soon gone. Of some programs also where they lie ([`is_soon_judged`]).
     State,
     /// All: the process uses the network.
     All,
@@ -418,7 +418,7 @@ impl Finder {
         if is_all && !process.exe_is_deleted() && found.is_deleted(&self.proc, wanted) {
             facts.push(Fact::Deleted);
         }
-        if is_all && identity.exe().is_none() {
+        if (is_all || is_soon_judged(process)) && identity.exe().is_none() {
             facts.push(Fact::Exe(found.describe(&self.proc, &mut self.files, wanted)));
         }
         let state = FileState::of(&found.stat);
@@ -488,6 +488,20 @@ impl Finder {
             }
         }
     }
+}
+
+/// Directories in which packages put programs; nobody but root writes there.
+const OF_PACKAGES: [&[u8]; 7] =
+    [b"/usr/bin/", b"/usr/sbin/", b"/usr/lib", b"/usr/share/", b"/bin/", b"/sbin/", b"/lib"];
+/// The first uid of people (`UID_MIN` of login.defs).
+const UID_MIN: u32 = 1000;
+
+/// Returns whether rules will ask who may write this executable as soon as the process uses the network, which it may do and be gone
+/// before anybody has looked: a program of root or a service that no package brought. What people run is asked about when it does use the
+/// network: a build starts thousands of programs.
+fn is_soon_judged(process: &ProcessInfo) -> bool {
+    let is_of_package = |exe: &[u8]| OF_PACKAGES.iter().any(|dir| exe.starts_with(dir));
+    process.uid < UID_MIN && process.exe.as_deref().is_some_and(|exe| !is_of_package(exe))
 }
 
 fn lock(cache: &Mutex<Cache>) -> std::sync::MutexGuard<'_, Cache> {

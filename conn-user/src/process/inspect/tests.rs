@@ -67,6 +67,23 @@ fn everything_is_found_out_and_hashed_once() {
     assert_eq!((stats.asked, stats.hashed, stats.gone, stats.dropped), (3, 1, 0, 0), "{stats:?}");
 }
 
+/// It may be gone when it has used the network.
+#[test]
+fn who_may_write_a_program_is_asked_when_it_starts() {
+    let inspector = Inspector::start(&ProcFs::default(), FileWorkers::threads(), true).expect("threads");
+    let with = |uid, exe: &[u8]| {
+        let process = Arc::new(ProcessInfo { uid, exe: Some(exe.into()), ..ProcessInfo::clone(&me()) });
+        inspector.ask(&process, Depth::State, None);
+        settled(&inspector);
+        process.identity.exe().is_some()
+    };
+    let own = me().exe.clone().expect("a path");
+    assert!(with(33, &own));
+    assert!(!with(UID_MIN, &own), "a person's");
+    assert!(!with(33, b"/usr/bin/true"), "of a package");
+    assert_eq!(inspector.stats().hashed, 0);
+}
+
 #[test]
 fn nothing_is_hashed_that_nobody_wants() {
     let inspector = Inspector::start(&ProcFs::default(), FileWorkers::threads(), false).expect("threads");
@@ -95,9 +112,9 @@ fn a_stuck_file_system_leaves_no_request_unanswered() {
 }
 
 #[test]
-fn an_exec_asks_for_the_state_only() {
+fn an_exec_of_a_person_asks_for_the_state_only() {
     let inspector = Inspector::start(&ProcFs::default(), FileWorkers::threads(), true).expect("threads");
-    let process = me();
+    let process = Arc::new(ProcessInfo { uid: UID_MIN, ..ProcessInfo::clone(&me()) });
     inspector.ask(&process, Depth::State, None);
     settled(&inspector);
     assert!(process.identity.state().is_some());
