@@ -1,12 +1,12 @@
 #!/bin/bash
-# Shows a baseline at work: what was learnt under load is silent under the same load, and what is new is told, once each.
+# Shows a baseline at work: what was learnt under load is silent under the same load, and what is new is reported, once each.
 #
 # usage: tests/baseline.sh                as root, on Debian
 #
 # Installs what is missing of the Debian packages below (they stay installed), and starts servers of its own on loopback, as
 # tests/real-servers.sh does. `conn learn` watches nginx and PostgreSQL under load; then `conn tail` judges the same load by
 # what was learnt, and then a new peer, a new listener and a new program, which must be exactly one alert each. The three are
-# accepted, and done again they must be silent. Alerts about processes that are none of the script's are counted and told, but no
+# accepted, and done again they must be silent. Alerts about processes that are none of the script's are counted and reported, but no
 # part of a verdict: a machine has others at work. Ends only what it started. Takes about three minutes. Exit status 1: a check failed.
 #
 # CONN names a ready binary; without it cargo builds one. LOAD is how many seconds the load takes, 60 if nothing is said. BACKEND
@@ -99,11 +99,11 @@ print(others, file=sys.stderr)
 ' "$$" "$1" "$dir/own.jsonl" 2>"$dir/others" | sort
     foreign=$((foreign + $(tail -1 "$dir/others")))
 }
-told() {
+reported() {
     local want alerts
     want=$(printf '%s\n' "${@:2}" | sort)
-    own "$1" >"$dir/told"
-    alerts=$(cat "$dir/told")
+    own "$1" >"$dir/reported"
+    alerts=$(cat "$dir/reported")
     [ "$alerts" = "$want" ] || {
         printf '\nexpected:\n%s\ntold:\n%s\n' "$want" "$alerts" >&2
         return 1
@@ -175,11 +175,11 @@ check "PostgreSQL is learnt without its version" has 'exe = "/usr/lib/postgresql
 check "nothing was lost while it was learnt" has '^lost = 0$' "$dir/baseline.toml"
 
 watch same whole_load
-check "the same load for ${seconds} s: no alert" told "$dir/same.jsonl"
+check "the same load for ${seconds} s: no alert" reported "$dir/same.jsonl"
 
 watch news news
 check "a new peer, a new listener, a new program: exactly these three alerts" \
-    told "$dir/news.jsonl" baseline.path=curl "baseline.server=$python_version" baseline.process=new-tool
+    reported "$dir/news.jsonl" baseline.path=curl "baseline.server=$python_version" baseline.process=new-tool
 
 cp "$dir/baseline.toml" "$dir/before.toml"
 cp "$dir/own.jsonl" "$dir/accept.jsonl"
@@ -194,7 +194,7 @@ cat "$dir/diff.log"
 check "the difference is the three" has '^3 new, 0 gone$' "$dir/diff.log"
 
 watch again news
-check "the same three again: no alert" told "$dir/again.jsonl"
+check "the same three again: no alert" reported "$dir/again.jsonl"
 
 echo "alerts about processes that are none of this script's: $foreign"
 echo "$passed passed, $failed failed"

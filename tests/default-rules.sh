@@ -7,7 +7,7 @@
 # tests/real-servers.sh does. In the background `conn tail --json --alerts` judges by the default rules while each row of the
 # table does something. A row must raise exactly the rules that it expects, each about the program that did it; most of those
 # that raise something have a benign twin that must raise nothing. What a row does is also checked to have happened. Alerts about
-# processes that are none of the script's are counted and told, but no part of a verdict. Ends only what it started. Takes about
+# processes that are none of the script's are counted and reported, but no part of a verdict. Ends only what it started. Takes about
 # three minutes, half of it in the build. Exit status 1: a row is wrong.
 #
 # CONN names a ready binary; without it cargo builds one. BUILD is what cargo builds as a row, in cargo's own words: -p xtask, if
@@ -73,7 +73,7 @@ shells_obeyed() {
 # --- conn -----------------------------------------------------------------------------------------------------------------------
 
 # One line for each step of an alert: phase, rule, executable, ms, whether it is about a process of this script, the ids of the
-# process and its ancestors, the cause of what is missing, and the exception that would silence it; between tabs.
+# process and its ancestors, the cause of what is missing, and the exception that would suppress it; between tabs.
 reader='
 import json, sys, time
 mine = int(sys.argv[1])
@@ -87,7 +87,7 @@ for line in sys.stdin:
     own = "own" if not process or mine in pids else "foreign"
     print(
         alert["phase"], alert["rule"], (process or {}).get("exe") or "-", (read - event["boot_ns"]) // 1_000_000, own,
-        " ".join(map(str, pids)) or "-", alert["evidence"].get("cause") or "-", alert["silence"] or "-", sep="\t", flush=True,
+        " ".join(map(str, pids)) or "-", alert["evidence"].get("cause") or "-", alert["suppress"] or "-", sep="\t", flush=True,
     )
 '
 # Starts conn; its alerts are then in the file $alerts.
@@ -121,7 +121,7 @@ line() {
 # Runs a function as a row. It returns 0 if what it does has happened, and 77 if that cannot be here; $root is then the process
 # that did it, or 0. Expected are rules, each with the executable that it must name ("-": none): rule=exe; of the phase $phase.
 row() {
-    local name=$1 doing=$2 code=0 from want told tries=0 verdict
+    local name=$1 doing=$2 code=0 from want reported tries=0 verdict
     shift 2
     root=0 note=
     from=$(wc -l <"$alerts")
@@ -135,19 +135,19 @@ row() {
                 print $2 "=" $3 (stray ? " (of another process)" : "")
             }' | sort
     }
-    told=$(seen)
-    while [ -n "$want" ] && [ "$(sort -u <<<"$told")" != "$want" ] && [ "$tries" -lt 50 ]; do
+    reported=$(seen)
+    while [ -n "$want" ] && [ "$(sort -u <<<"$reported")" != "$want" ] && [ "$tries" -lt 50 ]; do
         tries=$((tries + 1))
         sleep 0.1
-        told=$(seen)
+        reported=$(seen)
     done
     # For what must not come.
     sleep 0.7
-    told=$(seen)
+    reported=$(seen)
     local ms
     ms=$(tail -n "+$((from + 1))" "$alerts" | awk -F '\t' -v phase="$phase" '
         $1 == phase && $5 == "own" && (ms == "" || $4 > ms) { ms = $4 } END { print ms }')
-    if [ "$(sort -u <<<"$told")" != "$want" ]; then
+    if [ "$(sort -u <<<"$reported")" != "$want" ]; then
         verdict=FAILED
     elif [ "$code" -eq 77 ]; then
         verdict=skipped
@@ -161,7 +161,7 @@ row() {
         skipped) skipped=$((skipped + 1)) ;;
         *) failed=$((failed + 1)) ;;
     esac
-    line "$name" "$(names "$want")" "$(names "$told")" "${ms:--}" "$verdict${note:+ ($note)}"
+    line "$name" "$(names "$want")" "$(names "$reported")" "${ms:--}" "$verdict${note:+ ($note)}"
     if [ "$verdict" = FAILED ]; then
         printf '    expected: %s\n' "${want:-none}" >&2
         tail -n "+$((from + 1))" "$alerts" | grep -P '\town\t' | sed 's/^/    raised: /' >&2 || true
@@ -218,7 +218,7 @@ ssh_terminal() {
 
 # --- rows: loud, and their twins ------------------------------------------------------------------------------------------------
 
-# Whether one more shell did what it was told.
+# Whether one more shell did what it was asked.
 one_more() {
     local before=$1 tries=0
     until [ "$(shells_obeyed)" -gt "$before" ]; do
@@ -354,7 +354,7 @@ nginx_ends() {
     wait "$nginx" || true
     sleep "$grace"
     # The alert is about no process: the cause names how it went.
-    note='no alert told a cause'
+    note='no alert reported a cause'
     local tries
     for tries in {1..50}; do
         if note=$(awk -F '\t' '$2 == "web.gone" { print $7; found = 1 } END { exit !found }' "$alerts"); then

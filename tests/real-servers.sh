@@ -35,8 +35,8 @@ serve_ssh "$ssh"
 # --- load -----------------------------------------------------------------------------------------------------------------------
 
 # A session that does nothing: cat waits for a pipe that nobody writes to. It also forwards a port, which ssh listens on.
-mkfifo "$dir/silence"
-exec 9<>"$dir/silence"
+mkfifo "$dir/suppress"
+exec 9<>"$dir/suppress"
 ssh "${ssh_options[@]}" -T -o ExitOnForwardFailure=yes -L "127.0.0.1:$forward:127.0.0.1:$http" root@127.0.0.1 cat <&9 >"$dir/ssh.log" 2>&1 &
 started+=($!)
 until_works ssh curl -fs "http://127.0.0.1:$forward/"

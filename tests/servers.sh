@@ -42,7 +42,7 @@ install_packages() {
     done
     [ ${#missing[@]} -gt 0 ] || return 0
     echo "installing ${missing[*]}"
-    # The packages would start their servers on all addresses; this is how Debian is told not to (invoke-rc.d(8)).
+    # The packages would start their servers on all addresses; this is how Debian is kept from it (invoke-rc.d(8)).
     if [ ! -e "$policy" ]; then
         made+=("$policy")
         printf '#!/bin/sh\nexit 101\n' >"$policy"

@@ -75,7 +75,7 @@ code=0
 "$CONN" check "$learned" || code=$?
 verdict "$code" "conn check"
 
-# --- every line is told -----------------------------------------------------------------------------------------------------------
+# --- every line is reported -----------------------------------------------------------------------------------------------------------
 
 # Overruled by a drop-in, these say nothing any more.
 overruled='haproxy.service:|systemd-timedated.service:.*Restrict|systemd-localed.service:.*IPAddressDeny|systemd-hostnamed.service:.*PrivateNetwork|chrony-wait.service:.*Private|own.service:.*Allow'

@@ -1,4 +1,4 @@
-//! What the agent tells the BPF programs before they are loaded, as read-only globals.
+//! What the agent reports the BPF programs before they are loaded, as read-only globals.
 //!
 //! Rust has no CO-RE, so the agent takes the offsets of kernel members from the running kernel's BTF. Each is a global
 //! of its own: the verifier then sees a constant (the map is frozen), which is what lets a program load through a BTF

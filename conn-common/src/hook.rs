@@ -145,7 +145,7 @@ impl HookId {
         BACKUPS.iter().find(|(first, _)| *first == self).map_or(&[], |(_, backups)| backups)
     }
 
-    /// Whether this hook tells of processes, not of sockets.
+    /// Whether this hook reports processes, not of sockets.
     pub const fn is_of_processes(self) -> bool {
         matches!(
             self,

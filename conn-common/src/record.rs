@@ -2,7 +2,7 @@
 
 use core::mem::{offset_of, size_of};
 
-/// What a record tells. The number is the interface; a hole is never filled again.
+/// What a record reports. The number is the interface; a hole is never filled again.
 #[repr(u16)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RecordKind {

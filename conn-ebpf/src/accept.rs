@@ -136,13 +136,13 @@ unsafe fn accept<A: Access + Key>(hook: HookId, sk: *const c_void) {
         if !ACCEPT.must_report(hook, sk as u64, 0) || !GRAFT.must_report(hook, sk as u64, 0) {
             return;
         }
-        tell::<A>(hook, sk, |sk| sock::ours::<A>(sk, false));
+        emit::<A>(hook, sk, |sk| sock::ours::<A>(sk, false));
     }
 }
 
-/// Tells of an accepted socket if it is one of IP and `admit` takes it.
+/// Reports an accepted socket if it is one of IP and `admit` takes it.
 #[inline(always)]
-unsafe fn tell<A: Access + Key>(
+unsafe fn emit<A: Access + Key>(
     hook: HookId,
     sk: *const c_void,
     admit: impl FnOnce(*const c_void) -> Option<Ours>,
@@ -271,6 +271,6 @@ unsafe fn hand_out(hook: HookId, number: u64) {
             debug!(&Anywhere, "accept returned descriptor {}, which is no socket any more", number);
             return;
         }
-        tell::<Probe>(hook, sk, |sk| sock::handed_out::<Probe>(sk));
+        emit::<Probe>(hook, sk, |sk| sock::handed_out::<Probe>(sk));
     }
 }

@@ -52,7 +52,7 @@ unsafe fn close<A: Access + Key>(hook: HookId, sk: *const c_void) {
     // SAFETY: the hook's argument.
     unsafe {
         let state = A::load::<u8>(sk, OFF_SKC_STATE.load());
-        // CLOSE: ended before. LISTEN and SYN_SENT: the state tracepoint tells the end.
+        // CLOSE: ended before. LISTEN and SYN_SENT: the state tracepoint reports the end.
         if !PLACE.must_report(hook, sk as u64, 0)
             || state == TCP_CLOSE
             || state == TCP_LISTEN

@@ -1,4 +1,4 @@
-//! Listen, told when the port is final: `inet_csk_listen_start` announces LISTEN before it chooses the port of an
+//! Listen, reported when the port is final: `inet_csk_listen_start` announces LISTEN before it chooses the port of an
 //! auto-bound listener (`get_port`).
 
 use core::ffi::c_void;

@@ -23,17 +23,17 @@ pub(crate) static COOKIE_HELPER: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 pub(crate) static CURRENT_TASK_TYPED: Global<u32> = Global::new(0);
 
-/// 1: there are no function hooks; the state tracepoint tells connect and close too.
+/// 1: there are no function hooks; the state tracepoint reports connect and close too.
 #[unsafe(no_mangle)]
-pub(crate) static STATE_TELLS_ALL: Global<u32> = Global::new(0);
+pub(crate) static STATE_REPORTS_ALL: Global<u32> = Global::new(0);
 
 /// 1: kprobes will read the cookie of a socket, so the state tracepoint asks for it first.
 #[unsafe(no_mangle)]
 pub(crate) static ASK_COOKIE_EARLY: Global<u32> = Global::new(0);
 
-/// 1: no hook tells listeners either; the state tracepoint does, without the port of an automatic bind.
+/// 1: no hook reports listeners either; the state tracepoint does, without the port of an automatic bind.
 #[unsafe(no_mangle)]
-pub(crate) static STATE_TELLS_LISTEN: Global<u32> = Global::new(0);
+pub(crate) static STATE_REPORTS_LISTEN: Global<u32> = Global::new(0);
 
 /// 1: places have a second backup program.
 #[unsafe(no_mangle)]

@@ -1,4 +1,4 @@
-//! Processes: fork and exit. Threads are not told.
+//! Processes: fork and exit. Threads are not reported.
 
 use core::ffi::c_void;
 

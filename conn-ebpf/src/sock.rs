@@ -76,7 +76,7 @@ impl Key for crate::mem::Probe {
     }
 }
 
-/// A socket that conn tells of, and what was read to find that out. Each helper call costs: what one needs the others
+/// A socket that conn reports, and what was read to find that out. Each helper call costs: what one needs the others
 /// use.
 #[derive(Clone, Copy)]
 pub(crate) struct Ours {
@@ -88,7 +88,7 @@ pub(crate) struct Ours {
     tcp: *const c_void,
 }
 
-/// A TCP or MPTCP socket over IP that conn tells of. Subflows of an MPTCP connection are not: the MPTCP socket stands
+/// A TCP or MPTCP socket over IP that conn reports. Subflows of an MPTCP connection are not: the MPTCP socket stands
 /// for them.
 ///
 /// # Safety

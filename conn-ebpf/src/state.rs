@@ -1,5 +1,5 @@
-//! The state tracepoint `inet_sock_set_state`: what processes do, where no function hook tells it, and what the network
-//! does, in one program. Its backup program ([`crate::backup`]) tells what the kernel skips when a softirq or another task
+//! The state tracepoint `inet_sock_set_state`: what processes do, where no function hook reports it, and what the network
+//! does, in one program. Its backup program ([`crate::backup`]) reports what the kernel skips when a softirq or another task
 //! comes upon the tracepoint while the program runs.
 
 use core::ffi::c_void;
@@ -11,7 +11,7 @@ use conn_common::record::{EstablishedRecord, RecordKind, SockEndRecord, SockFlag
 
 use crate::backup::Place;
 use crate::mem::{Access as _, Direct};
-use crate::offsets::{ASK_COOKIE_EARLY, STATE_TELLS_ALL, STATE_TELLS_LISTEN};
+use crate::offsets::{ASK_COOKIE_EARLY, STATE_REPORTS_ALL, STATE_REPORTS_LISTEN};
 use crate::ring::reserve;
 use crate::sock::{
     self, IPPROTO_MPTCP, Key, Ours, TCP_CLOSE, TCP_ESTABLISHED, TCP_FIN_WAIT1, TCP_LAST_ACK, TCP_LISTEN,
@@ -53,10 +53,10 @@ fn changes(hook: HookId, ctx: &BtfTracePointContext) {
     unsafe {
         match (old, new) {
             (TCP_CLOSE, TCP_SYN_SENT) => {
-                begins(hook, sk, old, new, RecordKind::Connect, STATE_TELLS_ALL.load());
+                begins(hook, sk, old, new, RecordKind::Connect, STATE_REPORTS_ALL.load());
             }
             (TCP_CLOSE, TCP_LISTEN) => {
-                begins(hook, sk, old, new, RecordKind::Listen, STATE_TELLS_LISTEN.load());
+                begins(hook, sk, old, new, RecordKind::Listen, STATE_REPORTS_LISTEN.load());
             }
             (TCP_LISTEN, TCP_CLOSE) => {
                 if let Some(ours) = sock::ours::<Direct>(sk, false) {
@@ -67,8 +67,8 @@ fn changes(hook: HookId, ctx: &BtfTracePointContext) {
             (TCP_SYN_SENT, TCP_CLOSE) => ends(hook, sk, old, new),
             (TCP_CLOSE | TCP_LISTEN | TCP_SYN_SENT, _) => {}
             _ => {
-                let told = closes(hook, sk, old, new);
-                if !told && new == TCP_CLOSE {
+                let reported = closes(hook, sk, old, new);
+                if !reported && new == TCP_CLOSE {
                     ends(hook, sk, old, new);
                 }
             }
@@ -92,13 +92,13 @@ unsafe fn establishes(hook: HookId, sk: *const c_void, old: u8, new: u8) {
     }
 }
 
-/// A connect or a listen begins; function hooks tell it later, with the port.
+/// A connect or a listen begins; function hooks report it later, with the port.
 #[inline(always)]
-unsafe fn begins(hook: HookId, sk: *const c_void, old: u8, new: u8, kind: RecordKind, tells: u32) {
+unsafe fn begins(hook: HookId, sk: *const c_void, old: u8, new: u8, kind: RecordKind, reports: u32) {
     // SAFETY: the caller's `sk`.
     unsafe {
         let mptcp = sock::protocol::<Direct>(sk) == IPPROTO_MPTCP;
-        if tells == 0 && !mptcp {
+        if reports == 0 && !mptcp {
             if ASK_COOKIE_EARLY.load() != 0 {
                 // A kprobe can only read the cookie; asking makes it.
                 let _ = Direct::key(sk, &Direct::common(sk));
@@ -121,7 +121,7 @@ unsafe fn begins(hook: HookId, sk: *const c_void, old: u8, new: u8, kind: Record
 unsafe fn closes(hook: HookId, sk: *const c_void, old: u8, new: u8) -> bool {
     // SAFETY: the caller's `sk`.
     unsafe {
-        if STATE_TELLS_ALL.load() == 0 && sock::protocol::<Direct>(sk) != IPPROTO_MPTCP {
+        if STATE_REPORTS_ALL.load() == 0 && sock::protocol::<Direct>(sk) != IPPROTO_MPTCP {
             return false;
         }
         if old != new && new != TCP_FIN_WAIT1 && new != TCP_LAST_ACK && new != TCP_CLOSE {
@@ -138,13 +138,13 @@ unsafe fn closes(hook: HookId, sk: *const c_void, old: u8, new: u8) -> bool {
     }
 }
 
-/// A connection reaches CLOSE. What a close told already, and what only ends its orphan, is not told again.
+/// A connection reaches CLOSE. What a close reported already, and what only ends its orphan, is not reported again.
 #[inline(always)]
 unsafe fn ends(hook: HookId, sk: *const c_void, old: u8, new: u8) {
     // SAFETY: the caller's `sk`.
     unsafe {
         let holder = sock::holder::<Direct>(sk);
-        let told = if old == TCP_SYN_SENT {
+        let reported = if old == TCP_SYN_SENT {
             false
         } else if holder & SockFlags::HAS_SOCKET != 0 {
             // Inside a close: its record is the end. The death of the file is not enough: a dying task gives up all files
@@ -155,7 +155,7 @@ unsafe fn ends(hook: HookId, sk: *const c_void, old: u8, new: u8) {
             // that nobody accepted.
             old == TCP_SYN_RECV || sock::shutdown::<Direct>(sk) == 3
         };
-        if !told && let Some(ours) = sock::ours::<Direct>(sk, true) {
+        if !reported && let Some(ours) = sock::ours::<Direct>(sk, true) {
             emit_end::<Direct>(hook, RecordKind::End, ours, old, new, holder);
         }
     }

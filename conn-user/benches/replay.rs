@@ -104,7 +104,7 @@ fn write(count: u64, sender: &SyncSender<Vec<u8>>) -> u64 {
         }
     }
     bytes += chunk.len() as u64;
-    // The reader may have ended with an error, which it tells.
+    // The reader may have ended with an error, which it reports.
     let _ = sender.send(chunk);
     bytes
 }

@@ -99,7 +99,7 @@ impl Clock {
         Self { offset_ns: i128::from(wall_now().0) - i128::from(boot_now().0) }
     }
 
-    /// By an instant that both clocks tell.
+    /// By an instant that both clocks report.
     pub fn of(boot: BootNs, wall: WallNs) -> Self {
         Self { offset_ns: i128::from(wall.0) - i128::from(boot.0) }
     }

@@ -63,7 +63,7 @@ impl Service {
             .spawn();
         let mut child = child.expect("conn runs");
         let stderr = BufReader::new(child.stderr.take().expect("a pipe"));
-        Agent { child, stderr, told: String::new() }
+        Agent { child, stderr, reported: String::new() }
     }
 
     /// The next message that syslog gets.
@@ -95,17 +95,17 @@ impl Drop for Service {
 struct Agent {
     child: Child,
     stderr: BufReader<ChildStderr>,
-    told: String,
+    reported: String,
 }
 
 impl Agent {
-    /// Reads what it tells up to a line with this.
+    /// Reads what it reports up to a line with this.
     fn await_line(&mut self, part: &str) -> String {
         loop {
             let mut line = String::new();
             let length = self.stderr.read_line(&mut line).expect("UTF-8");
-            assert!(length > 0, "it ended before {part:?}: {}", self.told);
-            self.told.push_str(&line);
+            assert!(length > 0, "it ended before {part:?}: {}", self.reported);
+            self.reported.push_str(&line);
             if line.contains(part) {
                 return line;
             }
@@ -115,7 +115,7 @@ impl Agent {
     /// Likewise, but for the line may have come since the text was so long: what reads rules and what writes are two threads.
     fn await_since(&mut self, mark: usize, part: &str) -> String {
         let known =
-            self.told[mark..].lines().find(|line| line.contains(part)).map(|line| format!("{line}\n"));
+            self.reported[mark..].lines().find(|line| line.contains(part)).map(|line| format!("{line}\n"));
         known.unwrap_or_else(|| self.await_line(part))
     }
 
@@ -125,13 +125,13 @@ impl Agent {
         assert_eq!(unsafe { libc::kill(pid, signal) }, 0);
     }
 
-    /// Ends it as a service manager does; all that it told.
+    /// Ends it as a service manager does; all that it reported.
     fn end(&mut self) -> String {
         self.signal(libc::SIGTERM);
         let status = self.child.wait().expect("a status");
-        while self.stderr.read_line(&mut self.told).expect("UTF-8") > 0 {}
-        assert_eq!(status.code(), Some(0), "{}", self.told);
-        std::mem::take(&mut self.told)
+        while self.stderr.read_line(&mut self.reported).expect("UTF-8") > 0 {}
+        assert_eq!(status.code(), Some(0), "{}", self.reported);
+        std::mem::take(&mut self.reported)
     }
 }
 
@@ -195,7 +195,7 @@ fn wrong_rules_change_nothing_and_a_moved_file_is_made_anew() {
     fs::rename(&file, &moved).expect("moved");
     agent.signal(libc::SIGHUP);
     agent.await_line("the rules from before stay in force");
-    assert!(agent.told.contains("unknown `hgih`"), "{}", agent.told);
+    assert!(agent.reported.contains("unknown `hgih`"), "{}", agent.reported);
     drop(listener);
     await_alert(&file, &format!("test.p{one} resolved"));
     assert_eq!(alerts(&moved), [format!("test.p{one} raised")]);
@@ -213,9 +213,9 @@ fn wrong_rules_change_nothing_and_a_moved_file_is_made_anew() {
     agent.await_line("the rules from before stay in force");
     drop(listener);
     await_alert(&file, &format!("test.p{two} resolved"));
-    assert!(agent.told.contains("no rule is in force: there is none"), "{}", agent.told);
-    let told = agent.end();
-    assert!(told.contains("\nevents: 4 alert\nrecords by hook:\n"), "{told}");
+    assert!(agent.reported.contains("no rule is in force: there is none"), "{}", agent.reported);
+    let reported = agent.end();
+    assert!(reported.contains("\nevents: 4 alert\nrecords by hook:\n"), "{reported}");
 }
 
 #[test]
@@ -233,7 +233,7 @@ fn a_full_disk_costs_lines_and_not_the_agent() {
     let _two = service.violate(ports[1]);
     // There is room again.
     fs::remove_file(&file).expect("removed");
-    let mark = agent.told.len();
+    let mark = agent.reported.len();
     agent.signal(libc::SIGHUP);
     agent.await_since(mark, "3 rules are in force now");
     let _three = service.violate(ports[2]);
@@ -244,10 +244,10 @@ fn a_full_disk_costs_lines_and_not_the_agent() {
     let kept = alerts(&file).contains(&format!("test.p{} raised", ports[1]));
     let lost = 2 - u64::from(kept);
     assert!(dropped(&line) >= lost, "{line}");
-    let told = agent.end();
-    assert_eq!(told.matches("cannot write ").count(), 1, "{told}");
-    let last = told.lines().last().expect("the totals");
-    assert!(last.starts_with("lines of alerts that were dropped: ") && dropped(last) >= lost, "{told}");
+    let reported = agent.end();
+    assert_eq!(reported.matches("cannot write ").count(), 1, "{reported}");
+    let last = reported.lines().last().expect("the totals");
+    assert!(last.starts_with("lines of alerts that were dropped: ") && dropped(last) >= lost, "{reported}");
 }
 
 /// The number at the end of a line.
@@ -282,9 +282,9 @@ fn an_output_that_hangs_delays_nothing_else() {
     agent.await_line("1 rules are in force now");
     let _two = service.violate(ports[1]);
     await_alert(&file, &format!("test.p{} raised", ports[1]));
-    let told = agent.end();
-    let last = told.lines().last().expect("the totals");
-    assert!(last.starts_with("lines of events that were dropped: ") && dropped(last) > 1_000, "{told}");
+    let reported = agent.end();
+    let last = reported.lines().last().expect("the totals");
+    assert!(last.starts_with("lines of events that were dropped: ") && dropped(last) > 1_000, "{reported}");
     let alerts = fs::read_to_string(&file).expect("a file");
     assert!(alerts.contains("\"kind\":\"degraded\",\"what\":\"output\",\"place\":\"events\""), "{alerts}");
 }
@@ -302,8 +302,8 @@ fn signals_that_come_during_the_start() {
     agent.await_line(READY);
     agent.await_line("1 rules are in force now");
     let _listener = service.violate(port);
-    let told = agent.end();
-    assert_eq!(told.matches("are in force now").count(), 1, "{told}");
+    let reported = agent.end();
+    assert_eq!(reported.matches("are in force now").count(), 1, "{reported}");
 
     let mut agent = service.start();
     await_handlers(&agent);
@@ -333,7 +333,7 @@ fn syslog_alone_and_no_rules() {
     let mut agent = service.start();
     agent.await_line(READY);
     let warning = "conn: warning: no rule is in force: there is none\n";
-    assert!(agent.told.contains(warning), "{}", agent.told);
+    assert!(agent.reported.contains(warning), "{}", agent.reported);
     service.rules(&rule(port));
     agent.signal(libc::SIGHUP);
     agent.await_line("1 rules are in force now");
@@ -341,9 +341,9 @@ fn syslog_alone_and_no_rules() {
     let message = service.message();
     let (head, text) = message.split_once(&format!(" conn[{}]: ", agent.child.id())).expect("a tag");
     assert!(head.starts_with("<28>") && text.starts_with("MEDIUM    a1  test.p"), "{message}");
-    let (before, silence) = text.split_once("  silence: exe:").expect("an exception");
+    let (before, suppress) = text.split_once("  suppress: exe:").expect("an exception");
     assert!(!before.contains("port=") && before.matches("exe=").count() == 1, "{message}");
-    assert!(silence.ends_with(&format!(" lport:{port}")), "{message}");
+    assert!(suppress.ends_with(&format!(" lport:{port}")), "{message}");
     drop(listener);
     assert!(!service.path("alerts").exists());
     agent.end();

@@ -54,7 +54,7 @@ impl Pair {
 }
 
 #[test]
-fn a_stamp_tells_the_birth_unless_it_came_late() {
+fn a_stamp_reports_the_birth_unless_it_came_late() {
     let _alone = alone();
     // conntrack takes the stamps into entries that it makes from now on (`nf_ct_tstamp_ext_add`).
     match fs::write(TIMESTAMP, "1") {

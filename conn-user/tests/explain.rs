@@ -51,25 +51,28 @@ fn lines(kind: &str) -> Vec<(u64, &'static str)> {
 }
 
 #[test]
-fn an_alert_with_an_exception_that_silences_it() {
+fn an_alert_with_an_exception_that_suppresses_it() {
     let text = said(&["explain", "-"], RECORDING);
     for part in [
         "rule      process.shell: A shell uses the network itself",
         "holds  proc:@shells     proc is bash, in @shells",
-        "told when it was recorded: yes",
+        "reported when it was recorded: yes",
         "coverage: everything was seen",
         "it was over",
     ] {
         assert!(text.contains(part), "{part}: {text}");
     }
-    let told = json(&["explain", "-", "--alert", "a1"], RECORDING);
-    assert_eq!((&told["kind"], &told["given"]), (&"explained_alert".into(), &true.into()));
-    assert_eq!((&told["state"]["finds"], &told["filters"]["verdict"]), (&true.into(), &"selected".into()));
-    assert_eq!(told["event"]["seq"], lines("connect")[0].0);
-    let exceptions = told["exceptions"].as_array().expect("exceptions");
-    assert!(exceptions.len() > 2, "by unit and user, too: {told:#}");
+    let reported = json(&["explain", "-", "--alert", "a1"], RECORDING);
+    assert_eq!((&reported["kind"], &reported["given"]), (&"explained_alert".into(), &true.into()));
+    assert_eq!(
+        (&reported["state"]["finds"], &reported["filters"]["verdict"]),
+        (&true.into(), &"selected".into())
+    );
+    assert_eq!(reported["event"]["seq"], lines("connect")[0].0);
+    let exceptions = reported["exceptions"].as_array().expect("exceptions");
+    assert!(exceptions.len() > 2, "by unit and user, too: {reported:#}");
     for (number, exception) in exceptions.iter().enumerate() {
-        let rules = folder(&format!("silence-{number}"));
+        let rules = folder(&format!("suppress-{number}"));
         let toml = exception["toml"].as_str().expect("a text");
         fs::write(rules.join("own.toml"), format!("use = \"defaults\"\n\n{toml}")).expect("a file");
         let rules = rules.to_str().expect("a path");
@@ -101,27 +104,27 @@ fn an_alert_alone_is_explained_by_its_subject() {
     let text = said(&["explain", "-"], &alert);
     assert!(text.contains("holds  proc:@shells     proc is bash, in @shells"), "{text}");
     assert!(text.contains("what the rule remembered is not in an alert"), "{text}");
-    let told = json(&["explain", "-"], &alert);
-    assert_eq!((&told["given"], &told["state"]), (&false.into(), &Value::Null));
-    assert!(!told["exceptions"].as_array().expect("exceptions").is_empty());
+    let reported = json(&["explain", "-"], &alert);
+    assert_eq!((&reported["given"], &reported["state"]), (&false.into(), &Value::Null));
+    assert!(!reported["exceptions"].as_array().expect("exceptions").is_empty());
 }
 
 #[test]
 fn an_event_that_was_only_counted_and_near_misses() {
     let seq = lines("connect")[1].0.to_string();
     let text = said(&["explain", "-", "--event", &seq], RECORDING);
-    assert!(text.contains("nothing was told at this event"), "{text}");
+    assert!(text.contains("nothing was reported at this event"), "{text}");
     let says = |line: &str| Some(line.trim_start().strip_prefix("process.shell ")?.trim_start().to_owned());
-    assert_eq!(text.lines().find_map(says).as_deref(), Some("the same was told already"), "{text}");
+    assert_eq!(text.lines().find_map(says).as_deref(), Some("the same was reported already"), "{text}");
     assert!(text.contains("fails 1 of 2 words: dst:metadata  dst is 203.0.113.9"), "{text}");
     let text = said(&["explain", "-", "--event", &seq, "--rule", "process.shell"], RECORDING);
-    assert!(text.contains("the same was told as a1"), "{text}");
-    let told = json(&["explain", "-", "--event", &seq], RECORDING);
-    assert_eq!(told["rules"][0]["rule"]["id"], "process.shell");
-    assert_eq!(told["rules"][0]["state"]["same_told"]["alert"], "a1");
+    assert!(text.contains("the same was reported as a1"), "{text}");
+    let reported = json(&["explain", "-", "--event", &seq], RECORDING);
+    assert_eq!(reported["rules"][0]["rule"]["id"], "process.shell");
+    assert_eq!(reported["rules"][0]["state"]["duplicate_of"]["alert"], "a1");
     let first = lines("connect")[0].0.to_string();
     let text = said(&["explain", "-", "--event", &first], RECORDING);
-    assert!(text.contains("told: a1 process.shell"), "{text}");
+    assert!(text.contains("reported: a1 process.shell"), "{text}");
 }
 
 #[test]

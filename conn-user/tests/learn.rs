@@ -149,7 +149,7 @@ fn rules_of(lines: &str) -> Vec<String> {
 }
 
 #[test]
-fn what_was_learnt_is_silent_and_what_is_new_is_told_until_it_is_accepted() {
+fn what_was_learnt_is_silent_and_what_is_new_is_reported_until_it_is_accepted() {
     let folder = Folder::new("whole");
     let (day, more) = (folder.record("day.jsonl", &day()), folder.record("more.jsonl", &news()));
     let (file, alerts) = (folder.path("baseline.toml"), folder.path("alerts.jsonl"));
@@ -233,7 +233,7 @@ fn what_cannot_be_written_is_not_lost() {
 }
 
 #[test]
-fn wrong_usage_is_told() {
+fn wrong_usage_is_reported() {
     for (words, part) in [
         (&["learn"][..], "say from what to learn"),
         (&["learn", "x.toml"], "a rule file is no recording"),

@@ -296,7 +296,7 @@ fn differences() {
 }
 
 #[test]
-fn nobody_sees_the_sockets_and_is_told_what_is_missing() {
+fn nobody_sees_the_sockets_and_is_reported_what_is_missing() {
     let _alone = alone();
     // SAFETY: it takes nothing and cannot fail.
     assert_eq!(unsafe { libc::geteuid() }, 0, "only root can become nobody: run the tests as root");

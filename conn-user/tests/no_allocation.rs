@@ -115,18 +115,18 @@ fn a_warm_path_allocates_nothing() {
     assert_eq!(allocations() - before, 0, "in 1000 events");
 }
 
-/// How often an engine with these rules allocates in some hundred thousand events, and how many alerts it had told before.
+/// How often an engine with these rules allocates in some hundred thousand events, and how many alerts it had reported before.
 fn in_engine(rules: &RuleSet) -> (u64, u64) {
     let events = rules_load::events();
     let mut engine = Engine::new(rules, BootNs(0));
     engine.start(BootNs(1), [], &rules_load::NoFlows);
-    let mut told = 0;
+    let mut reported = 0;
     let mut round = |engine: &mut Engine| {
         for event in &events {
             let alerts = engine.on_event(black_box(event), &rules_load::NoFlows);
             // What rules of kind `missing` expect and nothing matches is absent: their timers fire with the first event.
             let is_found = |alert: &&Alert| !matches!(alert.subject, Subject::Absence);
-            told += alerts.iter().filter(is_found).count() as u64;
+            reported += alerts.iter().filter(is_found).count() as u64;
         }
     };
     // Memories that are bounded grow until they are full: of the ends of processes, 4096.
@@ -137,7 +137,7 @@ fn in_engine(rules: &RuleSet) -> (u64, u64) {
     for _ in 0..100 {
         round(&mut engine);
     }
-    (allocations() - before, told)
+    (allocations() - before, reported)
 }
 
 #[test]
@@ -157,10 +157,10 @@ fn what_a_baseline_knows_allocates_nothing() {
 }
 
 #[test]
-fn findings_that_were_told_allocate_nothing() {
+fn findings_that_were_reported_allocate_nothing() {
     let rules = rules_load::that_find();
     let expected = rules.rules.len() as u64;
-    let (allocated, told) = in_engine(&rules);
+    let (allocated, reported) = in_engine(&rules);
     assert_eq!(allocated, 0);
-    assert!(told >= expected, "{told} alerts of {expected} rules");
+    assert!(reported >= expected, "{reported} alerts of {expected} rules");
 }

@@ -58,9 +58,9 @@ fn one_passes_and_one_fails() {
     let folder = Folder::new("both", &[("a.toml", RULES), ("tests.toml", &format!("{GOOD}{BAD}"))]);
     let (code, out, _) = folder.conn(&["test", "rules", "--junit", "report.xml"]);
     let expected = "\
-FAILED rules/tests.toml:5: a shell inside: 1 expected alert not told
-    expected and not told: raised shell
-    nothing was told
+FAILED rules/tests.toml:5: a shell inside: 1 expected alert not reported
+    expected and not reported: raised shell
+    nothing was reported
     shell:
       at 0s, connect (open /usr/bin/bash -> 10.0.0.9:4444): its match does not hold
         holds  proc:bash     proc is bash
@@ -77,16 +77,19 @@ test result: FAILED. 1 passed; 1 failed
     }
 
     let (code, out, _) = folder.conn(&["test", "rules", "--json"]);
-    let told: serde_json::Value = serde_json::from_str(&out).expect("JSON");
-    assert_eq!((code, &told["kind"], &told["ok"]), (1, &"test".into(), &false.into()));
-    assert_eq!((&told["passed"], &told["failed"], &told["left_out"]), (&1.into(), &1.into(), &0.into()));
-    let (good, bad) = (&told["tests"][0], &told["tests"][1]);
+    let reported: serde_json::Value = serde_json::from_str(&out).expect("JSON");
+    assert_eq!((code, &reported["kind"], &reported["ok"]), (1, &"test".into(), &false.into()));
+    assert_eq!(
+        (&reported["passed"], &reported["failed"], &reported["left_out"]),
+        (&1.into(), &1.into(), &0.into())
+    );
+    let (good, bad) = (&reported["tests"][0], &reported["tests"][1]);
     assert_eq!(
         (&good["ok"], &good["name"], &good["message"]),
         (&true.into(), &"a shell outside".into(), &serde_json::Value::Null)
     );
     assert_eq!((&bad["file"], &bad["line"]), (&"rules/tests.toml".into(), &5.into()));
-    assert_eq!(bad["message"], "1 expected alert not told");
+    assert_eq!(bad["message"], "1 expected alert not reported");
     assert!(
         bad["details"].as_str().is_some_and(|text| text.contains("no     dst:external  dst is 10.0.0.9"))
     );
@@ -111,7 +114,7 @@ fn nothing_to_test_is_no_success() {
 }
 
 #[test]
-fn wrong_files_are_told_and_nothing_is_run() {
+fn wrong_files_are_reported_and_nothing_is_run() {
     let folder = Folder::new("wrong", &[("a.toml", RULES), ("tests.toml", &GOOD.replace("open", "opne"))]);
     for command in ["test", "check"] {
         let (code, out, error) = folder.conn(&[command, "rules"]);

@@ -543,7 +543,7 @@ fn equals_proc_net_tcp() {
         .iter()
         .filter(|socket| socket.netns == own)
         .map(|s| {
-            // Of a listener the file does not tell how many may wait.
+            // Of a listener the file does not report how many may wait.
             let send = if s.state == TcpState::Listen { 0 } else { s.send_queue };
             (s.state as u8, s.local, s.remote, s.inode, s.recv_queue, send)
         })

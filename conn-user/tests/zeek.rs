@@ -136,7 +136,7 @@ fn scores(alert: &Value, expected: [f64; 3]) {
 /// scores (60 - 2) / 60 = 0.967; the quartiles 58, 60, 62 have no skew: 1. The timestamp score is (1 + 0.967) / 2 = 0.983, that of
 /// equal sizes 1; the mean of both is 0.992.
 #[test]
-fn a_beacon_is_told_with_its_score_and_people_are_not() {
+fn a_beacon_is_reported_with_its_score_and_people_are_not() {
     let folder = Folder::new("beacon", BEACON);
     let (mut lines, mut at): (Vec<Line>, u64) = (Vec::new(), 0);
     for turn in 0..41 {
@@ -216,7 +216,7 @@ fn an_open_connection_is_in_the_sum() {
     assert_eq!(evidence(&alerts[0], "connections"), 2);
 }
 
-/// What the default rules tell of a log, to the letter; `CONN_BLESS=1` writes the file instead.
+/// What the default rules report a log, to the letter; `CONN_BLESS=1` writes the file instead.
 #[test]
 fn the_alerts_of_a_log_are_those_of_the_file() {
     let mut lines: Vec<Line> = vec![
@@ -299,7 +299,7 @@ fn other_shapes_are_read_or_named() {
 }
 
 #[test]
-fn what_cannot_be_read_is_told() {
+fn what_cannot_be_read_is_reported() {
     let rules = "[[rule]]\nid = 'p'\nkind = 'process'\nfind = 'network'\nmatch = 'proc:sh'\n";
     let folder = Folder::new("wrong", rules);
     let lines: [Line; 1] = [("10.0.0.5", "203.0.113.9", 0, 1, 1, "SF")];

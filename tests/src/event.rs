@@ -241,7 +241,7 @@ pub struct Totals {
     pub events: std::collections::BTreeMap<String, u64>,
     /// Records by hook.
     pub records: std::collections::BTreeMap<String, Value>,
-    /// Gaps told.
+    /// Gaps reported.
     pub gaps: u64,
     /// Records lost.
     pub lost: u64,
@@ -249,9 +249,9 @@ pub struct Totals {
     pub undecoded: u64,
     /// Repairs after a loss.
     pub repairs: u64,
-    /// Times that a program was skipped because it ran on that CPU already, where the agent tells it.
+    /// Times that a program was skipped because it ran on that CPU already, where the agent reports it.
     pub missed: Option<u64>,
-    /// Hooks for which this kernel does not tell it.
+    /// Hooks for which this kernel does not report it.
     pub uncounted: Vec<String>,
 }
 

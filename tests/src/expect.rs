@@ -1,4 +1,4 @@
-//! What the agent must tell of each fact, and where a backend cannot know it: one table, each row with its reason.
+//! What the agent must report each fact, and where a backend cannot know it: one table, each row with its reason.
 
 use crate::truth::{Dir, End, Fact, Kind, Via};
 
@@ -69,7 +69,7 @@ pub struct Expect {
     /// Addresses and ports may be null or unspecified (never wrong).
     pub ends_may_be_null: bool,
     /// The event may carry a time after the fact.
-    pub told_late: bool,
+    pub reported_late: bool,
 }
 
 /// What a rule looks at.
@@ -124,10 +124,10 @@ pub const RULES: &[Rule] = &[
         },
     },
     Rule {
-        reason: "tracepoint: the kernel makes no system call accept, so its accept is told when it closes, by nobody known",
+        reason: "tracepoint: the kernel makes no system call accept, so its accept is reported when it closes, by nobody known",
         applies: |c| c.backend == Backend::Tracepoint && c.fact.sock.kernel && c.dir_in(),
         change: |e| {
-            e.told_late = true;
+            e.reported_late = true;
             e.owner = Who::Unknown;
         },
     },
@@ -162,12 +162,12 @@ pub const RULES: &[Rule] = &[
         change: |e| e.port_may_be_null = true,
     },
     Rule {
-        reason: "tracepoint: io_uring makes no system call accept, so the acceptor is inferred, and told when it closes",
+        reason: "tracepoint: io_uring makes no system call accept, so the acceptor is inferred, and reported when it closes",
         applies: |c| {
             c.backend == Backend::Tracepoint && c.fact.kind == Kind::Accept && c.fact.via == Via::IoUring
         },
         change: |e| {
-            e.told_late = true;
+            e.reported_late = true;
             e.owner = Who::Right;
         },
     },
@@ -190,7 +190,7 @@ pub fn expect(case: &Case) -> (Expect, Vec<&'static str>) {
         closer: Who::Hook,
         port_may_be_null: false,
         ends_may_be_null: false,
-        told_late: false,
+        reported_late: false,
     };
     let mut reasons = Vec::new();
     for rule in RULES.iter().filter(|r| (r.applies)(case)) {

@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 
 use crate::against_ss::{self, Ends, Facts, Sockets, add, canonical};
 
-/// Who tells what sockets there are.
+/// Who reports what sockets there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Witness {
     /// This module.

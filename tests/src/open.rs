@@ -1,11 +1,11 @@
-//! Which sockets are open by what an agent has told, and by what the kernel says.
+//! Which sockets are open by what an agent has reported, and by what the kernel says.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::against_ss::{Ends, Sockets};
 use crate::event::Event;
 
-/// An open socket, as far as both sides tell of it.
+/// An open socket, as far as both sides report it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Open {
     /// Local and remote end; without a remote one it listens.
@@ -14,8 +14,8 @@ pub struct Open {
     pub pid: Option<u32>,
 }
 
-/// What is open after these events of one network namespace, in order. One that is told twice is there twice. Only what
-/// began while the agent ran: it tells nothing of what it found at its start.
+/// What is open after these events of one network namespace, in order. One that is reported twice is there twice. Only what
+/// began while the agent ran: it reports nothing of what it found at its start.
 pub fn by_events(events: &[Event], netns: u64) -> Vec<Open> {
     let mut open = BTreeMap::new();
     for event in events.iter().filter(|event| event.netns == Some(netns)) {
@@ -112,19 +112,19 @@ mod tests {
             event("failed", "d", client, 2),
         ];
         let all = [(client, 2), (listener, 1), (server, 1)].map(|(ends, pid)| Open { ends, pid: Some(pid) });
-        let told = |events: &[Event]| {
+        let reported = |events: &[Event]| {
             let open = by_events(events, 1);
-            let (only_told, only_true) = differences(&open, &all);
-            (open.len(), only_told.len(), only_true.len())
+            let (only_reported, only_true) = differences(&open, &all);
+            (open.len(), only_reported.len(), only_true.len())
         };
-        assert_eq!(told(&events), (3, 0, 0));
+        assert_eq!(reported(&events), (3, 0, 0));
         events.push(event("established", "f", client, 2));
-        assert_eq!(told(&events), (4, 1, 0), "told twice");
+        assert_eq!(reported(&events), (4, 1, 0), "reported twice");
         events.push(event("close", "f", client, 2));
         events.push(event("unlisten", "a", listener, 1));
-        assert_eq!(told(&events), (2, 0, 1));
+        assert_eq!(reported(&events), (2, 0, 1));
         events.push(Event { process: None, ..event("accept", "c", server, 1) });
-        assert_eq!(told(&events), (2, 1, 2), "nobody's is another");
+        assert_eq!(reported(&events), (2, 1, 2), "nobody's is another");
     }
 
     #[test]

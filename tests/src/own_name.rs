@@ -1,5 +1,5 @@
 //! Names of things that outlive a process that is killed, such as network namespaces: each has the process that made it, so that the
-//! next one can tell what is left from what is in use.
+//! next one can know what is left from what is in use.
 
 use std::fs;
 

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 pub enum Line {
     /// A process image that takes part.
     Process(ProcessFact),
-    /// Something that the agent must tell.
+    /// Something that the agent must report.
     Fact(Fact),
     /// Everything that must exist before the agent starts exists; the workload waits for a line on its input.
     Ready,
@@ -203,7 +203,7 @@ pub struct SockFact {
     pub remote: Option<SocketAddr>,
 }
 
-/// Something the agent must tell.
+/// Something the agent must report.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fact {
     /// What.
@@ -245,7 +245,7 @@ pub struct Fact {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
-    /// It is told for the first time.
+    /// It is reported for the first time.
     Raised,
     /// It became worse.
     Escalated,
@@ -264,7 +264,7 @@ impl Phase {
     }
 }
 
-/// An alert that must be told.
+/// An alert that must be reported.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AlertFact {
     /// Of which rule.
@@ -281,7 +281,7 @@ pub struct AlertFact {
     pub timer: bool,
 }
 
-/// What a storm did. All of it in one process; the connections are too many to be told one by one.
+/// What a storm did. All of it in one process; the connections are too many to be reported one by one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StormFact {
     /// The process.

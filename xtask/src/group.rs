@@ -114,7 +114,7 @@ impl Group {
         let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
         // SAFETY: `info` is a valid place for the answer.
         match unsafe { libc::waitid(libc::P_PID, self.child.id(), &raw mut info, options) } {
-            // SAFETY: waitid has filled it, or left it zero when there is nothing to tell.
+            // SAFETY: waitid has filled it, or left it zero when there is nothing to report.
             0 => Ok(unsafe { info.si_pid() } != 0),
             _ => Err(io::Error::last_os_error()),
         }

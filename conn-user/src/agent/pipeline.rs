@@ -54,7 +54,7 @@ pub struct Pipeline {
     samples: Option<(Sampler, Samples)>,
     socket_units: SocketUnits,
     changes: Vec<FlowEvent>,
-    /// While it is there, the self-test runs and its own doings are not told.
+    /// While it is there, the self-test runs and its own doings are not reported.
     watch: Option<Watch>,
     counts: BTreeMap<HookId, RecordCount>,
     gap_events: u64,
@@ -171,32 +171,32 @@ impl Pipeline {
         snapshot: &Snapshot,
         now: BootNs,
         pause: &mut dyn FnMut(),
-        tell: &mut impl FnMut(&Event),
+        emit: &mut impl FnMut(&Event),
     ) -> Merged {
-        self.session.pass(now, tell);
+        self.session.pass(now, emit);
         if std::mem::take(&mut self.processes_lost) {
-            // Without /proc what records tell has to do.
+            // Without /proc what records report has to do.
             self.found_programs |= self.processes.refresh(pause).is_ok();
         }
         let merged = self.session.flows.merge_repair(snapshot, &mut self.processes, pause, &mut self.changes);
         self.name_socket_units();
-        self.tell_changes_and(pause, tell);
-        self.tell(now, EventBody::Repair(Repair { seen: snapshot.began }), tell);
+        self.emit_changes_and(pause, emit);
+        self.emit(now, EventBody::Repair(Repair { seen: snapshot.began }), emit);
         merged
     }
 
     /// Reports the programs that the last [`Self::repair`] found running: executed in the loss, their records are missing. Rules judge
     /// them as what was there. To be called when the records from before that repair's end are handled.
-    pub fn report_programs(&mut self, now: BootNs, tell: &mut impl FnMut(&Event)) {
+    pub fn report_programs(&mut self, now: BootNs, emit: &mut impl FnMut(&Event)) {
         if std::mem::take(&mut self.found_programs) {
             for process in self.processes.take_unreported() {
                 let exec = existing::running(&process, &self.session.flows);
-                self.tell(now, EventBody::Exec(exec), tell);
+                self.emit(now, EventBody::Exec(exec), emit);
             }
         }
     }
 
-    /// Begins at `now` to judge by these rules. With `record`, what is told begins as a recording does: with the start of the run
+    /// Begins at `now` to judge by these rules. With `record`, what is reported begins as a recording does: with the start of the run
     /// and with what is there, so that the rules can be put in force on it again.
     /// `pause` as in [`Self::repair`].
     pub fn begin(
@@ -205,7 +205,7 @@ impl Pipeline {
         record: bool,
         now: BootNs,
         pause: &mut dyn FnMut(),
-        tell: &mut impl FnMut(&Event),
+        emit: &mut impl FnMut(&Event),
     ) {
         let programs = if record || rules.is_some() {
             existing::programs(&mut self.processes, &self.session.flows, Some(self.attached))
@@ -218,14 +218,14 @@ impl Pipeline {
             self.session.note(
                 now,
                 EventBody::Start(Start { attached: self.attached, has_facts: true }),
-                tell,
+                emit,
             );
             let flows = &self.session.flows;
             existing(flows, &mut self.socket_units, &programs, now, self.session.clock(), pause)
-                .for_each(|event| tell(&event));
+                .for_each(|event| emit(&event));
         }
         if let Some(rules) = rules {
-            self.replace_rules(rules, &programs, now, pause, tell);
+            self.replace_rules(rules, &programs, now, pause, emit);
         }
     }
 
@@ -236,10 +236,10 @@ impl Pipeline {
         rules: Staged,
         now: BootNs,
         pause: &mut dyn FnMut(),
-        tell: &mut impl FnMut(&Event),
+        emit: &mut impl FnMut(&Event),
     ) {
         let programs = existing::programs(&mut self.processes, &self.session.flows, None);
-        self.replace_rules(rules, &programs, now, pause, tell);
+        self.replace_rules(rules, &programs, now, pause, emit);
     }
 
     fn replace_rules(
@@ -248,7 +248,7 @@ impl Pipeline {
         programs: &[Arc<ProcessInfo>],
         now: BootNs,
         pause: &mut dyn FnMut(),
-        tell: &mut impl FnMut(&Event),
+        emit: &mut impl FnMut(&Event),
     ) {
         let clock = *self.session.clock();
         let sampler = self.samples.as_ref().map(|(sampler, _)| sampler.clone());
@@ -266,7 +266,7 @@ impl Pipeline {
                 }
             }
         };
-        self.session.set_rules(now, replace, tell);
+        self.session.set_rules(now, replace, emit);
         self.session.flows.take_forgotten();
     }
 
@@ -293,7 +293,7 @@ impl Pipeline {
         }
     }
 
-    /// Has every new process told, which is no event. A backup program may repeat one.
+    /// Has every new process reported, which is no event. A backup program may repeat one.
     pub fn follow_forks(&mut self, on_fork: OnFork) {
         self.on_fork = Some(on_fork);
     }
@@ -313,19 +313,19 @@ impl Pipeline {
         std::mem::take(&mut self.compat)
     }
 
-    /// Compares with the kernel's counts, which were read before the ring was drained: tells losses that no later record
+    /// Compares with the kernel's counts, which were read before the ring was drained: reports losses that no later record
     /// has shown, and skipped runs.
     pub fn audit(
         &mut self,
         counts: &[(HookId, Vec<CpuCount>)],
         skipped: &[(HookId, Option<u64>)],
         now: BootNs,
-        tell: &mut impl FnMut(&Event),
+        emit: &mut impl FnMut(&Event),
     ) {
         for (hook, by_cpu) in counts {
             for (cpu, count) in (0_u16..).zip(by_cpu) {
                 if let Some(gap) = self.gaps.on_lost(*hook, cpu, count.lost, now) {
-                    self.on_gap(gap, tell);
+                    self.on_gap(gap, emit);
                 }
             }
         }
@@ -338,7 +338,7 @@ impl Pipeline {
                 Some((hook, if hook.backups().is_empty() { runs } else { runs.min(before) }))
             })
             .collect();
-        self.report_skipped(&settled, now, tell);
+        self.report_skipped(&settled, now, emit);
     }
 
     /// Whether runs of programs seem to be lost, which another [`Self::audit`] has to confirm.
@@ -347,14 +347,14 @@ impl Pipeline {
     }
 
     /// Reports runs that the kernel skipped, in all so many of each hook.
-    fn report_skipped(&mut self, totals: &[(HookId, u64)], now: BootNs, tell: &mut impl FnMut(&Event)) {
+    fn report_skipped(&mut self, totals: &[(HookId, u64)], now: BootNs, emit: &mut impl FnMut(&Event)) {
         for &(hook, total) in totals {
             let reported = self.skipped.entry(hook).or_default();
             let lost = total.saturating_sub(*reported);
             *reported = total.max(*reported);
             if lost > 0 {
                 let (cause, from) = (GapCause::Skipped, self.audits[0]);
-                self.on_gap(Gap { hook, cause, cpu: None, lost, from, to: now }, tell);
+                self.on_gap(Gap { hook, cause, cpu: None, lost, from, to: now }, emit);
             }
         }
         self.audits = [self.audits[1], now];
@@ -366,7 +366,7 @@ impl Pipeline {
     }
 
     /// Takes one record.
-    pub fn on_bytes(&mut self, bytes: &[u8], tell: &mut impl FnMut(&Event)) {
+    pub fn on_bytes(&mut self, bytes: &[u8], emit: &mut impl FnMut(&Event)) {
         self.records += 1;
         let Ok((header, hook)) = decode::header(bytes) else {
             self.undecoded += 1;
@@ -374,7 +374,7 @@ impl Pipeline {
         };
         self.counts.entry(hook).or_default().seen += 1;
         if let Some(gap) = self.gaps.on_record(hook, &header) {
-            self.on_gap(gap, tell);
+            self.on_gap(gap, emit);
         }
         let Ok(record) = decode::record(bytes) else {
             self.undecoded += 1;
@@ -387,7 +387,7 @@ impl Pipeline {
         let boot = BootNs(header.boot_ns);
         self.read_until = self.read_until.max(boot);
         // A timer that is due before sees the tables as they were before.
-        self.session.pass(boot, tell);
+        self.session.pass(boot, emit);
         match &record {
             Record::Fork(fork) => {
                 let child = self.processes.on_fork(fork);
@@ -404,7 +404,7 @@ impl Pipeline {
                     process.start,
                     stdio.as_ref().map(|conn| conn.id),
                 );
-                // A backup program may repeat what was told.
+                // A backup program may repeat what was reported.
                 let repeats = hook.is_backup()
                     && before.is_some_and(|(before, _)| {
                         before.source == ProcessSource::Exec
@@ -415,7 +415,7 @@ impl Pipeline {
                     let parent_stdio = self.session.flows.connection_of(exec.parent_stdio).map(Box::new);
                     let stdio = stdio.map(Box::new);
                     let event = ProcEvent { stdio, parent_stdio, ..ProcEvent::new(process) };
-                    self.tell(boot, EventBody::Exec(event), tell);
+                    self.emit(boot, EventBody::Exec(event), emit);
                 }
             }
             Record::Exit(exit) => {
@@ -424,7 +424,7 @@ impl Pipeline {
                 self.session.flows.stdio.exited(Pid(exit.task.tgid));
                 if let Some(process) = self.processes.on_exit(exit).filter(|_| !repeats) {
                     let status = ExitStatus::from_kernel(exit.exit_code);
-                    self.tell(boot, EventBody::Exit(ProcEvent::new(process), status), tell);
+                    self.emit(boot, EventBody::Exit(ProcEvent::new(process), status), emit);
                 }
             }
             flow => {
@@ -432,7 +432,7 @@ impl Pipeline {
                 if matches!(flow, Record::Listen(_) | Record::Unlisten(_)) {
                     self.name_socket_units();
                 }
-                self.tell_changes(tell);
+                self.emit_changes(emit);
             }
         }
     }
@@ -453,16 +453,16 @@ impl Pipeline {
 
     /// Makes known what the background has found out meanwhile. To be called between two batches of records, and before
     /// [`Self::on_time`].
-    pub fn deliver(&mut self, tell: &mut impl FnMut(&Event)) {
+    pub fn deliver(&mut self, emit: &mut impl FnMut(&Event)) {
         while let Some(answer) = self.processes.next_answer() {
             if self.watch.as_ref().is_some_and(|watch| watch.is_child(answer.process().pid)) {
                 answer.apply();
             } else {
-                self.session.deliver(answer, tell);
+                self.session.deliver(answer, emit);
             }
         }
         while let Some(sample) = self.samples.as_ref().and_then(|(_, samples)| samples.next()) {
-            self.session.deliver_sample(sample, tell);
+            self.session.deliver_sample(sample, emit);
         }
     }
 
@@ -471,40 +471,40 @@ impl Pipeline {
         [self.session.flows.next_deadline(), self.session.next_deadline()].into_iter().flatten().min()
     }
 
-    /// Tells what waited for more knowledge long enough, and lets the rules' timers fire that are due.
-    pub fn on_time(&mut self, now: BootNs, tell: &mut impl FnMut(&Event)) {
-        self.session.pass(now, tell);
-        self.release(now, tell);
+    /// Reports what waited for more knowledge long enough, and lets the rules' timers fire that are due.
+    pub fn on_time(&mut self, now: BootNs, emit: &mut impl FnMut(&Event)) {
+        self.session.pass(now, emit);
+        self.release(now, emit);
     }
 
-    /// Tells what has waited long enough for more knowledge.
-    fn release(&mut self, until: BootNs, tell: &mut impl FnMut(&Event)) {
+    /// Reports what has waited long enough for more knowledge.
+    fn release(&mut self, until: BootNs, emit: &mut impl FnMut(&Event)) {
         self.session.flows.poll_pending(until, &mut *self.resolver, &mut self.changes);
         self.name_socket_units();
-        self.tell_changes(tell);
+        self.emit_changes(emit);
     }
 
-    /// The end of the run: tells all that waits, and compares with the kernel's own counts, so that a loss at the tail is told too.
+    /// The end of the run: reports all that waits, and compares with the kernel's own counts, so that a loss at the tail is reported too.
     pub fn on_end(
         &mut self,
         counts: &[(HookId, Vec<CpuCount>)],
         skipped: &[(HookId, Option<u64>)],
         now: BootNs,
-        tell: &mut impl FnMut(&Event),
+        emit: &mut impl FnMut(&Event),
     ) {
-        self.session.pass(now, tell);
-        self.release(BootNs(u64::MAX), tell);
+        self.session.pass(now, emit);
+        self.release(BootNs(u64::MAX), emit);
         for (hook, by_cpu) in counts {
             for (cpu, count) in (0_u16..).zip(by_cpu) {
                 if let Some(gap) = self.gaps.on_end(*hook, cpu, count.attempted, now) {
-                    self.on_gap(gap, tell);
+                    self.on_gap(gap, emit);
                 }
             }
         }
         // No program runs any more.
         let skipped: Vec<_> = skipped.iter().filter_map(|&(hook, runs)| Some((hook, runs?))).collect();
-        self.report_skipped(&skipped, now, tell);
-        self.session.pass(now, tell);
+        self.report_skipped(&skipped, now, emit);
+        self.session.pass(now, emit);
     }
 
     /// Reports what was dropped or not followed since the last time, and the lines that outputs have dropped: at once when something
@@ -514,14 +514,14 @@ impl Pipeline {
         outputs: Vec<(Arc<str>, u64)>,
         now: BootNs,
         is_last: bool,
-        tell: &mut impl FnMut(&Event),
+        emit: &mut impl FnMut(&Event),
     ) {
         let outputs = outputs.into_iter().map(|(name, lines)| (Degradation::Output, Some(name), lines));
         let overflow = self.overflow().degradations().into_iter().map(|(what, total)| (what, None, total));
         let undecoded = (Degradation::Undecoded, None, self.undecoded);
         let totals = outputs.chain(overflow).chain([undecoded]);
         for degraded in self.degraded.due(totals, now, is_last) {
-            self.tell(now, EventBody::Degraded(degraded), tell);
+            self.emit(now, EventBody::Degraded(degraded), emit);
         }
     }
 
@@ -531,8 +531,8 @@ impl Pipeline {
     }
 
     /// After [`Self::on_end`], when no more facts are waited for: rules judge by what is known.
-    pub fn finish(&mut self, tell: &mut impl FnMut(&Event)) {
-        self.session.finish(tell);
+    pub fn finish(&mut self, emit: &mut impl FnMut(&Event)) {
+        self.session.finish(emit);
     }
 
     /// Records by hook, as this side counted them.
@@ -550,7 +550,7 @@ impl Pipeline {
         self.records
     }
 
-    /// Gap events told.
+    /// Gap events reported.
     pub const fn gaps(&self) -> u64 {
         self.gap_events
     }
@@ -560,14 +560,14 @@ impl Pipeline {
         self.undecoded
     }
 
-    fn on_gap(&mut self, gap: Gap, tell: &mut impl FnMut(&Event)) {
+    fn on_gap(&mut self, gap: Gap, emit: &mut impl FnMut(&Event)) {
         if gap.cause == GapCause::RingFull {
             self.counts.entry(gap.hook).or_default().lost += gap.lost;
         }
         self.gap_events += 1;
         self.loss = true;
         self.processes_lost |= gap.hook.is_of_processes();
-        self.tell(gap.to, EventBody::Gap(gap), tell);
+        self.emit(gap.to, EventBody::Gap(gap), emit);
     }
 
     /// Names the units for which process 1 listens. Not for every record: only where listeners can be among the changes.
@@ -578,25 +578,25 @@ impl Pipeline {
         }
     }
 
-    fn tell_changes(&mut self, tell: &mut impl FnMut(&Event)) {
-        self.tell_changes_and(&mut || {}, tell);
+    fn emit_changes(&mut self, emit: &mut impl FnMut(&Event)) {
+        self.emit_changes_and(&mut || {}, emit);
     }
 
-    fn tell_changes_and(&mut self, pause: &mut dyn FnMut(), tell: &mut impl FnMut(&Event)) {
+    fn emit_changes_and(&mut self, pause: &mut dyn FnMut(), emit: &mut impl FnMut(&Event)) {
         let mut changes = std::mem::take(&mut self.changes);
         for (index, FlowEvent { boot, change }) in changes.drain(..).enumerate() {
             pause_at(index, pause);
-            self.tell(boot, EventBody::Flow(change), tell);
+            self.emit(boot, EventBody::Flow(change), emit);
         }
         self.changes = changes;
         for conn in self.session.flows.take_forgotten() {
-            self.session.forget(conn, tell);
+            self.session.forget(conn, emit);
         }
     }
 
-    fn tell(&mut self, boot: BootNs, body: EventBody, tell: &mut impl FnMut(&Event)) {
+    fn emit(&mut self, boot: BootNs, body: EventBody, emit: &mut impl FnMut(&Event)) {
         if !self.watch.as_ref().is_some_and(|watch| is_self_test(watch, &body)) {
-            self.session.tell(boot, body, tell);
+            self.session.emit(boot, body, emit);
         }
     }
 }

@@ -28,7 +28,7 @@ pub(super) const BATCH: usize = 1024;
 /// How old the offset between the two clocks may get.
 const CLOCK_REFRESH: Duration = Duration::from_secs(1);
 
-/// How long after records came the kernel's counts are compared: a loss that no later record shows is told then.
+/// How long after records came the kernel's counts are compared: a loss that no later record shows is reported then.
 const AUDIT: Duration = Duration::from_secs(1);
 
 /// How long the end waits for what rules want to know of processes: /proc answers within milliseconds, and a large executable
@@ -57,7 +57,7 @@ pub trait Consumer {
         async { flushed }
     }
 
-    /// Resolves when it wants to be flushed though nothing was told. May be cancelled.
+    /// Resolves when it wants to be flushed though nothing was reported. May be cancelled.
     fn wakes(&mut self) -> impl Future<Output = ()> {
         std::future::pending()
     }
@@ -86,7 +86,7 @@ pub struct Limits {
 }
 
 /// Runs until `stop` resolves, the limits are reached or the consumer is done; then detaches, reads what is left,
-/// and tells losses at the tail.
+/// and reports losses at the tail.
 ///
 /// # Errors
 /// When the ring cannot be read or the consumer's output is gone.
@@ -203,42 +203,42 @@ impl<R: Records, P: Programs> Parts<'_, R, P> {
         self.finish(consumer).await
     }
 
-    /// Reads what is in the ring and tells the losses that the kernel's counts show, so that no later record tells one of before.
-    fn audit(&mut self, tell: &mut impl FnMut(&Event)) {
+    /// Reads what is in the ring and reports the losses that the kernel's counts show, so that no later record reports one of before.
+    fn audit(&mut self, emit: &mut impl FnMut(&Event)) {
         let (counts, skipped) = (self.programs.all_counts(), self.programs.skipped_runs());
-        self.records.catch_up(|bytes| self.pipeline.on_bytes(bytes, tell));
-        self.pipeline.audit(&counts, &skipped, boot_now(), tell);
+        self.records.catch_up(|bytes| self.pipeline.on_bytes(bytes, emit));
+        self.pipeline.audit(&counts, &skipped, boot_now(), emit);
     }
 
     /// Repairs the tables with what a snapshot says, after everything that came before it.
-    fn repair(&mut self, taken: Option<Snapshot>, tell: &mut impl FnMut(&Event)) {
+    fn repair(&mut self, taken: Option<Snapshot>, emit: &mut impl FnMut(&Event)) {
         if let Some(snapshot) = taken {
-            self.records.catch_up(|bytes| self.pipeline.on_bytes(bytes, tell));
-            self.reading_meanwhile(tell, |pipeline, pause, tell| {
-                pipeline.repair(&snapshot, boot_now(), pause, tell);
+            self.records.catch_up(|bytes| self.pipeline.on_bytes(bytes, emit));
+            self.reading_meanwhile(emit, |pipeline, pause, emit| {
+                pipeline.repair(&snapshot, boot_now(), pause, emit);
             });
             // A program that was found in /proc may have its record in the ring.
-            self.records.catch_up(|bytes| self.pipeline.on_bytes(bytes, tell));
-            self.pipeline.report_programs(boot_now(), tell);
+            self.records.catch_up(|bytes| self.pipeline.on_bytes(bytes, emit));
+            self.pipeline.report_programs(boot_now(), emit);
         }
     }
 
     /// Replaces the active rules.
-    fn set_rules(&mut self, rules: Staged, tell: &mut impl FnMut(&Event)) {
-        self.reading_meanwhile(tell, |pipeline, pause, tell| {
-            pipeline.set_rules(rules, boot_now(), pause, tell);
+    fn set_rules(&mut self, rules: Staged, emit: &mut impl FnMut(&Event)) {
+        self.reading_meanwhile(emit, |pipeline, pause, emit| {
+            pipeline.set_rules(rules, boot_now(), pause, emit);
         });
     }
 
     /// Does what takes long. In each of its pauses the ring is read, and what is read is handled afterwards.
     fn reading_meanwhile<T: FnMut(&Event)>(
         &mut self,
-        tell: &mut T,
+        emit: &mut T,
         act: impl FnOnce(&mut Pipeline, &mut dyn FnMut(), &mut T),
     ) {
         let (mut backlog, records) = (Backlog::default(), &mut *self.records);
-        act(self.pipeline, &mut || backlog.fill(records), tell);
-        backlog.each(|bytes| self.pipeline.on_bytes(bytes, tell));
+        act(self.pipeline, &mut || backlog.fill(records), emit);
+        backlog.each(|bytes| self.pipeline.on_bytes(bytes, emit));
     }
 
     /// Detaches and leaves nothing unread and nothing unjudged.
@@ -291,10 +291,10 @@ impl Agent {
         }
     }
 
-    /// Reads what is in the ring and tells the losses that the kernel's counts show, so that no later record tells one of before.
+    /// Reads what is in the ring and reports the losses that the kernel's counts show, so that no later record reports one of before.
     /// [`run`] must follow, or go on.
-    pub fn audit(&mut self, tell: &mut impl FnMut(&Event)) {
-        self.parts().audit(tell);
+    pub fn audit(&mut self, emit: &mut impl FnMut(&Event)) {
+        self.parts().audit(emit);
     }
 }
 

@@ -49,7 +49,7 @@ pub struct AgentOptions {
     pub self_test: bool,
     /// What is anomalous; `None`: nothing is judged.
     pub rules: Option<RuleSet>,
-    /// Whether to tell the start and what was there before, as a recording needs it.
+    /// Whether to report the start and what was there before, as a recording needs it.
     pub record: bool,
     /// Whether an output shows the hashes of executables, or rules that are not these look at them. Else no file is read for one.
     pub hashes: bool,
@@ -110,11 +110,11 @@ pub enum StartError {
     Io(#[from] io::Error),
 }
 
-/// Starts tracing. Events of others that happen meanwhile are told, those of the self-test are not.
+/// Starts tracing. Events of others that happen meanwhile are reported, those of the self-test are not.
 ///
 /// # Errors
 /// When nothing can be attached, or a hook is silent.
-pub async fn start(options: AgentOptions, tell: &mut impl FnMut(&Event)) -> Result<Agent, StartError> {
+pub async fn start(options: AgentOptions, emit: &mut impl FnMut(&Event)) -> Result<Agent, StartError> {
     let mut notes = Vec::new();
     // Before the attach: it is no event of the run.
     let files = FileWorkers::processes().unwrap_or_else(|error| {
@@ -167,9 +167,9 @@ pub async fn start(options: AgentOptions, tell: &mut impl FnMut(&Event)) -> Resu
     // After the attach: what is born later has a record, what was born earlier is in /proc.
     let (mut backlog, reader) = (Backlog::default(), &mut agent.reader);
     agent.pipeline.processes().scan_and(&mut || backlog.fill(reader))?;
-    take_in(&mut agent, backlog, staged, options.record, tell).await?;
+    take_in(&mut agent, backlog, staged, options.record, emit).await?;
     if options.self_test {
-        self_test(&mut agent, tell).await?;
+        self_test(&mut agent, emit).await?;
     }
     // After the self-test, in which that hook is silent. Whoever begins after the attach has a record.
     if compat::is_any_running(Path::new("/proc")) {
@@ -184,7 +184,7 @@ async fn take_in(
     mut backlog: Backlog,
     rules: Option<Staged>,
     record: bool,
-    tell: &mut impl FnMut(&Event),
+    emit: &mut impl FnMut(&Event),
 ) -> Result<(), StartError> {
     let favoured = agent.priority.is_better();
     let mut task = tokio::task::spawn_blocking(move || {
@@ -220,8 +220,8 @@ async fn take_in(
         Err(error) => agent.notes.push(format!("what was there before is not known: {error}")),
     }
     let reader = &mut agent.reader;
-    agent.pipeline.begin(rules, record, boot_now(), &mut || backlog.fill(reader), tell);
-    backlog.each(|bytes| agent.pipeline.on_bytes(bytes, tell));
+    agent.pipeline.begin(rules, record, boot_now(), &mut || backlog.fill(reader), emit);
+    backlog.each(|bytes| agent.pipeline.on_bytes(bytes, emit));
     Ok(())
 }
 
@@ -241,14 +241,14 @@ async fn rest(reader: &RingReader, turn: Turn) -> io::Result<()> {
 }
 
 /// Proves that every hook delivers. What was lost is made again: the machine is busy, and the hook is not silent.
-async fn self_test(agent: &mut Agent, tell: &mut impl FnMut(&Event)) -> Result<(), StartError> {
+async fn self_test(agent: &mut Agent, emit: &mut impl FnMut(&Event)) -> Result<(), StartError> {
     let until = Instant::now() + SELF_TEST_PATIENCE;
     agent.pipeline.watch(Watch::new(&agent.session.plan));
     let mut attempts = 0;
     let lost = loop {
         attempts += 1;
         let before = agent.not_delivered();
-        attempt(agent, &before, tell).await?;
+        attempt(agent, &before, emit).await?;
         let lost = agent.lost_of_silent(&before);
         if lost.is_empty() || Instant::now() >= until {
             break lost;
@@ -269,7 +269,7 @@ async fn self_test(agent: &mut Agent, tell: &mut impl FnMut(&Event)) -> Result<(
 async fn attempt(
     agent: &mut Agent,
     before: &BTreeMap<HookId, u64>,
-    tell: &mut impl FnMut(&Event),
+    emit: &mut impl FnMut(&Event),
 ) -> Result<(), StartError> {
     let Some(workload) = agent.pipeline.workload() else { return Ok(()) };
     let workload = workload?;
@@ -284,7 +284,7 @@ async fn attempt(
     let patience = Instant::now() + SELF_TEST_PATIENCE;
     loop {
         agent.priority.keep(agent.reader.is_behind());
-        let turn = agent.reader.turn(BATCH, |bytes| agent.pipeline.on_bytes(bytes, tell));
+        let turn = agent.reader.turn(BATCH, |bytes| agent.pipeline.on_bytes(bytes, emit));
         if agent.pipeline.watching().is_none_or(Watch::is_complete) && finished {
             return Ok(());
         }
@@ -296,7 +296,7 @@ async fn attempt(
                 finished = true;
                 result.map_err(io::Error::other)??;
                 // Its records are in the ring by now, where they found room.
-                agent.reader.catch_up(|bytes| agent.pipeline.on_bytes(bytes, tell));
+                agent.reader.catch_up(|bytes| agent.pipeline.on_bytes(bytes, emit));
             }
             rested = rest(&agent.reader, turn) => rested?,
         }

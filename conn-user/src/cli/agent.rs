@@ -15,7 +15,7 @@ use super::lines::class;
 use super::reload::Reloader;
 use super::rules::RuleChoice;
 use super::signals::{self, Hangups};
-use super::{machine, messages, tail, tell};
+use super::{emit, machine, messages, tail};
 use crate::agent::{self, Agent, AgentOptions, Consumer, Limits};
 use crate::event::alert::Severity;
 use crate::event::json::JsonEncoder;
@@ -34,7 +34,7 @@ use crate::rules::file::shown;
 /// Runs `conn agent`.
 ///
 /// # Errors
-/// When an output cannot be opened, or standard output has no reader any more; what has an exit code of its own is told here.
+/// When an output cannot be opened, or standard output has no reader any more; what has an exit code of its own is reported here.
 pub fn run(args: &AgentArgs) -> anyhow::Result<Exit> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the runtime")?;
@@ -87,7 +87,7 @@ async fn trace(
     let (memory, state) = if config.state.as_os_str().is_empty() {
         (None, None)
     } else {
-        let opened = agent::state::open(&config.state, |message| tell(message));
+        let opened = agent::state::open(&config.state, |message| emit(message));
         let (memory, state) = opened.context("starting a thread that writes")?;
         (Some(memory), Some(state))
     };
@@ -117,15 +117,15 @@ async fn trace(
         }
     };
     for note in agent.session.notes.iter().chain(&agent.notes) {
-        tell(format_args!("note: {note}"));
+        emit(format_args!("note: {note}"));
     }
     if config.priority != Priority::Normal
         && !matches!(agent.granted, Granted::Realtime | Granted::WhenStarved)
     {
-        tell(format_args!("note: priority of the reader: {}", agent.granted));
+        emit(format_args!("note: priority of the reader: {}", agent.granted));
     }
     let backend = agent.session.plan.backend;
-    tell(format_args!(
+    emit(format_args!(
         "tracing with backend {backend}; SIGHUP opens the files anew and reads the rules again"
     ));
     let mut reloader = Reloader::new(choice.clone(), config.allow_empty_rules, agent.layout(), agent.rules());
@@ -148,7 +148,7 @@ async fn trace(
         // They end with the runtime only.
         ((), ()) = reloads => Ok(()),
     };
-    outputs.tell_totals(&agent);
+    outputs.emit_totals(&agent);
     drop(agent);
     if let Some(state) = state {
         state.finish();
@@ -158,7 +158,7 @@ async fn trace(
 }
 
 fn usage(what: impl std::fmt::Display) -> Exit {
-    tell(what);
+    emit(what);
     Exit::Usage
 }
 
@@ -224,7 +224,7 @@ impl Outputs {
         }
     }
 
-    fn tell_totals(&mut self, agent: &Agent) {
+    fn emit_totals(&mut self, agent: &Agent) {
         tail::add_records(&mut self.totals, agent);
         let mut text = self.totals.to_string();
         for writer in self.writers.iter().filter(|writer| writer.dropped() > 0) {
@@ -239,22 +239,22 @@ impl Outputs {
     ///
     /// # Errors
     /// Standard output has no reader any more.
-    fn tell_notices(&mut self) -> io::Result<()> {
+    fn emit_notices(&mut self) -> io::Result<()> {
         for writer in &self.writers {
             let name = writer.name();
             for notice in writer.notices()? {
                 match notice {
-                    Notice::Fails(error) => tell(format_args!(
+                    Notice::Fails(error) => emit(format_args!(
                         "cannot write {name}: {error}; its lines are dropped until it can be written"
                     )),
                     Notice::Works { dropped } => {
-                        tell(format_args!("{name} is written again; lines that were dropped: {dropped}"));
+                        emit(format_args!("{name} is written again; lines that were dropped: {dropped}"));
                     }
-                    Notice::Overflows => tell(format_args!(
+                    Notice::Overflows => emit(format_args!(
                         "{name} takes lines more slowly than they come; events are dropped, alerts and gaps are not"
                     )),
                     Notice::NotReopened(error) => {
-                        tell(format_args!("cannot open {name}: {error}; the file from before is written on"));
+                        emit(format_args!("cannot open {name}: {error}; the file from before is written on"));
                     }
                 }
             }
@@ -284,7 +284,7 @@ impl Places {
         let file = if is_standard { LineFile::standard(io::stdout()) } else { LineFile::open(path) };
         let file = file.with_context(|| format!("opening {name}"))?;
         if let Some(doubt) = file.doubt() {
-            tell(format_args!("warning: {name}: {doubt}"));
+            emit(format_args!("warning: {name}: {doubt}"));
         }
         self.start(path, name, file).map(Some)
     }
@@ -337,14 +337,14 @@ impl Consumer for Outputs {
 
     fn flush(&mut self) -> io::Result<()> {
         self.writers.iter_mut().try_for_each(Writer::flush)?;
-        self.tell_notices()
+        self.emit_notices()
     }
 
     async fn finish(&mut self) -> io::Result<()> {
         for writer in &mut self.writers {
             writer.finish().await;
         }
-        self.tell_notices()
+        self.emit_notices()
     }
 
     async fn wakes(&mut self) {

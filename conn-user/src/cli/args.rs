@@ -111,7 +111,7 @@ pub enum Command {
     Replay(ReplayArgs),
     /// Run a command, and say what it connected to and whether that is what was expected
     Run(RunArgs),
-    /// Say why a rule told of an event, or did not, and which exception silences it
+    /// Say why a rule reported an event, or did not, and which exception suppresses it
     Explain(ExplainArgs),
     /// Print the JSON Schema of `conn tail --json`, `conn list --json` or `conn run --json`
     Schema(SchemaArgs),

@@ -170,16 +170,16 @@ mod tests {
     #[test]
     fn no_rule_in_force_is_a_warning() {
         let disabled = RIGHT.replace("'dport:1'", "'dport:1'\nenabled = false");
-        let told = |text: &str, name| {
+        let reported = |text: &str, name| {
             let checked = checked(text, name);
             let json: serde_json::Value = serde_json::from_str(&json(&checked)).expect("JSON");
             (json["ok"].clone(), json["warnings"].clone())
         };
-        assert_eq!(told(RIGHT, "some"), (true.into(), serde_json::json!([])));
+        assert_eq!(reported(RIGHT, "some"), (true.into(), serde_json::json!([])));
         let none = serde_json::json!(["no rule is in force: 2 are there, none is enabled"]);
-        assert_eq!(told(&disabled, "disabled"), (true.into(), none));
+        assert_eq!(reported(&disabled, "disabled"), (true.into(), none));
         let none = serde_json::json!(["no rule is in force: there is none"]);
-        assert_eq!(told("[lists]\nx = ['a']", "none"), (true.into(), none));
+        assert_eq!(reported("[lists]\nx = ['a']", "none"), (true.into(), none));
 
         let folder = std::env::temp_dir().join(format!("conn-check-{}", std::process::id()));
         std::fs::create_dir_all(&folder).expect("a folder");
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_ones_are_told() {
+    fn wrong_ones_are_reported() {
         let checked = checked("[[rule]]\nid = 'a'\nkind = 'paht'\nmatch = ''\n", "wrong");
         assert_eq!(text(&checked), "");
         let json: serde_json::Value = serde_json::from_str(&json(&checked)).expect("JSON");

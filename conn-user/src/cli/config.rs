@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use serde::Deserialize;
 
-use super::tell;
+use super::emit;
 use crate::event::escape;
 use crate::filter::error::lines;
 use crate::priority::Priority;
@@ -94,7 +94,7 @@ impl Config {
             .and_then(|bytes| String::from_utf8(bytes).map_err(|_| io::ErrorKind::InvalidData.into()))
             .with_context(|| format!("reading {}", shown()))?;
         for warning in warnings {
-            tell(format_args!("warning: {warning}"));
+            emit(format_args!("warning: {warning}"));
         }
         let config: Self = toml::from_str(&text)
             // It shows a line of the file.
@@ -102,7 +102,7 @@ impl Config {
             .with_context(|| format!("in {}", shown()))?;
         let places = [&config.alerts.file, &config.alerts.syslog, &config.events.file];
         if places.iter().all(|place| place.as_os_str().is_empty()) {
-            anyhow::bail!("in {}: nothing is told anywhere: set `file` or `syslog` of [alerts]", shown());
+            anyhow::bail!("in {}: nothing is reported anywhere: set `file` or `syslog` of [alerts]", shown());
         }
         Ok(config)
     }
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn something_must_be_told_somewhere() {
+    fn something_must_be_reported_somewhere() {
         let path = std::env::temp_dir().join(format!("conn-config-{}.toml", std::process::id()));
         let read = |text: &str| {
             std::fs::write(&path, text).expect("a file");
@@ -141,7 +141,7 @@ mod tests {
         let quiet = read("[alerts]\nfile = ''").expect("syslog");
         assert_eq!((quiet.alerts.file.to_str(), quiet.alerts.syslog.to_str()), (Some(""), Some("/dev/log")));
         let nowhere = read("[alerts]\nfile = ''\nsyslog = ''").expect_err("nowhere");
-        assert!(nowhere.contains("nothing is told anywhere"), "{nowhere}");
+        assert!(nowhere.contains("nothing is reported anywhere"), "{nowhere}");
         let raw =
             read("backend = \"\u{9b}\u{202e}\x1b[31m\u{200b}\"\nx = 1").expect_err("a control character");
         assert!(raw.contains("line 1") && raw.contains('\n'), "{raw}");

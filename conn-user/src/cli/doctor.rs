@@ -378,8 +378,8 @@ Backends
 Hooks of the backend tracepoint (tp_btf)
   state    tp_btf:inet_sock_set_state: outcome and end of every connection: failure, reset and timeout are seen nowhere else
   connect  tp_btf:inet_sock_set_state: CLOSE to SYN_SENT runs in the connecting task, before the port is chosen
-  accept   tracepoint:sys_exit_accept: tells who accepted, from the descriptor that the call returned
-  accept   tracepoint:sys_exit_accept4: tells who accepted, from the descriptor that the call returned
+  accept   tracepoint:sys_exit_accept: reports who accepted, from the descriptor that the call returned
+  accept   tracepoint:sys_exit_accept4: reports who accepted, from the descriptor that the call returned
   close    tp_btf:inet_sock_set_state: the transitions that a closing task causes itself
   listen   tp_btf:inet_sock_set_state: CLOSE to LISTEN, before an automatic bind has its port
   process  tp_btf:sched_process_fork: who made whom
@@ -387,7 +387,7 @@ Hooks of the backend tracepoint (tp_btf)
   process  tp_btf:sched_process_exit: the end of a process
 
 What is less exact here
-  - connect: the local port is chosen after the hook; an unanswered SYN is told 20 ms late, with the port that sock_diag tells
+  - connect: the local port is chosen after the hook; an unanswered SYN is reported 20 ms late, with the port that sock_diag reports
   - accept: calls through io_uring are attributed to the listener's owner
 
 Result

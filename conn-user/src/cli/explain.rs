@@ -1,4 +1,4 @@
-//! `conn explain`: why a rule told of an event, or did not, and which exception silences it.
+//! `conn explain`: why a rule reported an event, or did not, and which exception suppresses it.
 
 mod json;
 mod text;
@@ -6,7 +6,7 @@ mod text;
 use anyhow::Context as _;
 
 use super::args::{Exit, ExplainArgs};
-use super::tell;
+use super::emit;
 use crate::event::alert::Alert;
 use crate::event::model::Event;
 use crate::event::read::AlertLine;
@@ -27,7 +27,7 @@ struct AboutAlert<'a> {
     given: Option<&'a search::Given>,
     /// The alert of the input.
     recorded: Option<&'a AlertLine>,
-    /// The event that the rule looked at, or as much of it as the alert tells.
+    /// The event that the rule looked at, or as much of it as the alert reports.
     event: Option<Event>,
     /// What the filters say of that.
     trace: Option<RuleTrace>,
@@ -43,7 +43,7 @@ pub fn run(args: &ExplainArgs) -> anyhow::Result<Exit> {
     let ask = match args.alert.as_deref().map(|text| (text, Ask::read(text))) {
         Some((text, None)) => {
             let shown = text.escape_debug();
-            tell(format_args!(
+            emit(format_args!(
                 "`{shown}` is no id of an alert: it is a7, 752b100f-539cace2690-a7, or the number of its line"
             ));
             return Ok(Exit::Usage);
@@ -53,8 +53,8 @@ pub fn run(args: &ExplainArgs) -> anyhow::Result<Exit> {
     };
     // Many have this number, and what the rules knew before them is nothing.
     if args.event == Some(0) {
-        tell(
-            "what was there at the start has no number of its own (seq 0), and no rule remembers anything before it: if one told \
+        emit(
+            "what was there at the start has no number of its own (seq 0), and no rule remembers anything before it: if one reported \
              of it, --alert ID explains that; what rules make of it a test can show, with `existing` (docs/tests.md)",
         );
         return Ok(Exit::Error);
@@ -72,7 +72,7 @@ pub fn run(args: &ExplainArgs) -> anyhow::Result<Exit> {
             || "`conn check --defaults` prints the built-in ones".to_owned(),
             |near| format!("did you mean `{near}`?"),
         );
-        tell(format_args!("there is no rule `{}` in force; {help}", id.escape_debug()));
+        emit(format_args!("there is no rule `{}` in force; {help}", id.escape_debug()));
         return Ok(Exit::Error);
     }
     let sources = Sources::new(&args.files)?;
@@ -90,7 +90,7 @@ pub fn run(args: &ExplainArgs) -> anyhow::Result<Exit> {
 
 fn event(args: &ExplainArgs, rules: &RuleSet, seq: u64, found: &AboutEvent) -> anyhow::Result<Exit> {
     let Some(event) = &found.event else {
-        tell(match (found.is_alert, found.range) {
+        emit(match (found.is_alert, found.range) {
             (true, _) => format!("the line {seq} is an alert: --alert {seq} explains it"),
             (false, Some((low, high))) => {
                 format!("there is no event {seq}; they have the numbers (seq) {low} to {high}")
@@ -100,7 +100,7 @@ fn event(args: &ExplainArgs, rules: &RuleSet, seq: u64, found: &AboutEvent) -> a
         return Ok(Exit::Error);
     };
     if found.others > 0 {
-        tell(format_args!(
+        emit(format_args!(
             "note: {} more events have this number, of other runs; this is the first",
             found.others
         ));
@@ -115,10 +115,10 @@ fn event(args: &ExplainArgs, rules: &RuleSet, seq: u64, found: &AboutEvent) -> a
 
 fn alert(args: &ExplainArgs, rules: &RuleSet, ask: &Ask, found: &Found) -> anyhow::Result<Exit> {
     if found.not_kept > 0 {
-        tell(format_args!("note: {} alerts were not looked at, for want of room", found.not_kept));
+        emit(format_args!("note: {} alerts were not looked at, for want of room", found.not_kept));
     }
     let Some(about) = about(rules, found) else {
-        tell(not_found(args, ask, found));
+        emit(not_found(args, ask, found));
         return Ok(Exit::Error);
     };
     let out = if args.json {
@@ -149,12 +149,12 @@ fn about<'a>(rules: &'a RuleSet, found: &'a Found) -> Option<AboutAlert<'a>> {
         (None, Some(event), Some(rule)) => Some(rule.trace(event, &rules.names)),
         _ => None,
     };
-    let silence = match (given, recorded) {
-        (Some(given), _) => given.alert.silence.as_deref(),
-        (None, Some(line)) => line.silence.as_deref(),
+    let suppress = match (given, recorded) {
+        (Some(given), _) => given.alert.suppress.as_deref(),
+        (None, Some(line)) => line.suppress.as_deref(),
         (None, None) => None,
     };
-    let exceptions = event.as_ref().map_or_else(Vec::new, |event| exceptions(event, silence, &rules.names));
+    let exceptions = event.as_ref().map_or_else(Vec::new, |event| exceptions(event, suppress, &rules.names));
     let name = given.map(|given| given.name.as_str()).or(recorded.map(|line| line.name.as_str()))?;
     Some(AboutAlert { name, rule, given, recorded, event, trace, exceptions })
 }

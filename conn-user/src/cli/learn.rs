@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, ensure};
 
 use super::args::{Exit, LearnArgs, LearnFrom};
-use super::tell;
+use super::emit;
 use crate::event::read::{Reader, Recorded};
 use crate::filter::Names;
 use crate::filter::error::lines;
@@ -26,7 +26,7 @@ use crate::rules::file::{self, shown};
 use crate::rules::host::Host;
 use crate::rules::{RuleSet, defaults};
 
-/// What was learnt, and how it is told.
+/// What was learnt, and how it is reported.
 struct Found {
     learnt: Learnt,
     host: String,
@@ -36,12 +36,12 @@ struct Found {
 /// Runs `conn learn`. It needs no privileges but those to read files, unless it watches the machine.
 ///
 /// # Errors
-/// When something cannot be read or written; what has an exit code of its own is told here.
+/// When something cannot be read or written; what has an exit code of its own is reported here.
 pub fn run(args: &LearnArgs) -> anyhow::Result<Exit> {
     let source = match args.source() {
         Ok(source) => source,
         Err(why) => {
-            tell(why);
+            emit(why);
             return Ok(Exit::Usage);
         }
     };
@@ -75,21 +75,21 @@ pub fn run(args: &LearnArgs) -> anyhow::Result<Exit> {
     };
     for window in found.learnt.windows.iter().filter(|window| window.lost > 0) {
         let from = crate::event::time::seconds(window.from);
-        tell(format_args!("warning: {} records were lost in the window from {from}", window.lost));
+        emit(format_args!("warning: {} records were lost in the window from {from}", window.lost));
     }
     if found.learnt.not_kept > 0 {
         let not_kept = found.learnt.not_kept;
-        tell(format_args!("warning: {not_kept} connections and listeners were not learnt, for want of room"));
+        emit(format_args!("warning: {not_kept} connections and listeners were not learnt, for want of room"));
     }
     let suspicions = found.learnt.suspicions();
     let exit = written(&found, old.as_ref(), args)?;
     if !suspicions.is_empty() {
-        tell(format_args!(
+        emit(format_args!(
             "warning: {} entries are suspicious and only comments of the file: look at them before you take anything over",
             suspicions.len()
         ));
         for line in &suspicions {
-            tell(lines(line));
+            emit(lines(line));
         }
     }
     Ok(exit)
@@ -117,10 +117,10 @@ fn default_rules() -> anyhow::Result<RuleSet> {
     rules.map_err(|errors| anyhow::anyhow!("the default rules: {errors}"))
 }
 
-/// The rules of a file; what is wrong with it is told.
+/// The rules of a file; what is wrong with it is reported.
 fn rules_of(path: &Path) -> Result<RuleSet, Exit> {
     file::load(&[path.to_owned()], &Host::default()).map_err(|errors| {
-        tell(errors);
+        emit(errors);
         Exit::Usage
     })
 }
@@ -132,7 +132,7 @@ fn side(rules: &RuleSet) -> Side<'_> {
 fn compare(old: &RuleSet, new: Side<'_>, args: &LearnArgs) -> anyhow::Result<Exit> {
     let difference = diff(side(old), new);
     if difference.lost > 0 {
-        tell(format_args!(
+        emit(format_args!(
             "note: {} records were lost while these were learnt; what is gone may have been missed",
             difference.lost
         ));
@@ -164,7 +164,7 @@ fn from_recordings(files: &[PathBuf]) -> anyhow::Result<Found> {
             }
             replay.take(recorded, reader.take_news(), &mut |event| learner.take(event));
         }
-        super::replay::tell_cut(recording.name(), recording.cut());
+        super::replay::emit_cut(recording.name(), recording.cut());
     }
     replay.end_run(&mut |event| learner.take(event));
     let names: Vec<String> = files.iter().map(|path| shown(path)).collect();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use jiff::tz::TimeZone;
 
 use super::args::Format;
-use super::{machine, tell};
+use super::{emit, machine};
 use crate::event::json::{JsonEncoder, StreamIdentity};
 use crate::event::model::{Event, EventKind};
 use crate::event::text::{TextFormatter, TextOptions};
@@ -109,7 +109,7 @@ impl Lines {
             match notice {
                 Notice::Fails(error) => return Err(error),
                 Notice::Overflows => {
-                    tell("standard output is read more slowly than events come: some are dropped");
+                    emit("standard output is read more slowly than events come: some are dropped");
                 }
                 Notice::Works { .. } | Notice::NotReopened(_) => {}
             }

@@ -23,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// Runs `conn list`.
 ///
 /// # Errors
-/// When nothing can be read, or the output cannot be written; wrong usage is told here.
+/// When nothing can be read, or the output cannot be written; wrong usage is reported here.
 pub fn run(args: &ListArgs) -> anyhow::Result<Exit> {
     let options = match args.resolve(Environment::of_process()) {
         Ok(options) => options,

@@ -35,8 +35,8 @@ pub(super) async fn finish() {
 }
 
 /// Writes a message, in one piece: whoever waits for a line must not see half of it. Where it cannot be written, as on a full disk,
-/// there is nobody to tell; a daemon goes on.
-pub(super) fn tell(text: impl fmt::Display) {
+/// there is nobody to report; a daemon goes on.
+pub(super) fn emit(text: impl fmt::Display) {
     write(format!("conn: {text}\n").as_bytes());
 }
 

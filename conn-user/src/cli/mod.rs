@@ -28,12 +28,12 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use args::{Cli, Command, Exit, SchemaOf};
-use messages::tell;
+use messages::emit;
 
 use crate::filter::error::lines;
 use crate::process::files;
 
-/// Reads the command line, does what it says and tells how it ended.
+/// Reads the command line, does what it says and reports how it ended.
 pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
     heap::give_back();
     survive_large_files();
@@ -46,7 +46,7 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
         // Its exit code is the command's.
         Command::Run(args) => {
             return run::run(&args).unwrap_or_else(|error| {
-                tell(lines(&format!("{error:#}")));
+                emit(lines(&format!("{error:#}")));
                 Exit::Error.into()
             });
         }
@@ -76,7 +76,7 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(exit) => exit.into(),
         Err(error) => {
             // It may have text of files.
-            tell(lines(&format!("{error:#}")));
+            emit(lines(&format!("{error:#}")));
             Exit::Error.into()
         }
     }

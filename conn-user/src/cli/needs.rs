@@ -1,6 +1,6 @@
 //! Which rules cannot be judged on the logs of a network sensor, and which more coarsely: found out of the rules themselves.
 
-use super::tell;
+use super::emit;
 use crate::filter::Filter;
 use crate::rules::RuleSet;
 use crate::rules::model::{Detect, Expect, PathRule, Rule, ServerRule};
@@ -38,10 +38,10 @@ fn coarser(rule: &Rule) -> Vec<String> {
     asked(&rule.matches, true).into_iter().chain(excepted).collect()
 }
 
-/// Tells it on standard error, a line for each reason.
-pub(super) fn tell_unjudged(rules: &RuleSet) {
+/// Reports it on standard error, a line for each reason.
+pub(super) fn emit_unjudged(rules: &RuleSet) {
     for line in notes(rules) {
-        tell(format_args!("note: {line}"));
+        emit(format_args!("note: {line}"));
     }
 }
 
@@ -69,7 +69,7 @@ fn notes(rules: &RuleSet) -> Vec<String> {
         .collect();
     if !coarse.is_empty() {
         lines.push(format!(
-            "Zeek logs have nothing of what negated words and exceptions ask of processes, so these may tell more: {}",
+            "Zeek logs have nothing of what negated words and exceptions ask of processes, so these may report more: {}",
             coarse.join(", ")
         ));
     }
@@ -83,7 +83,7 @@ mod tests {
     use crate::rules::host::Host;
 
     #[test]
-    fn the_rules_tell_what_they_need() {
+    fn the_rules_emit_what_they_need() {
         let rules = defaults::set(&Host::default()).expect("default rules");
         let lines = notes(&rules);
         let has =

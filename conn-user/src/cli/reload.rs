@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
+use super::emit;
 use super::rules::RuleChoice;
-use super::tell;
 use crate::rules::{Layout, RuleSet, Staged};
 
 /// How long rules may be read before that is reported: a later SIGHUP waits for them.
@@ -42,7 +42,7 @@ impl Reloader {
             loaded = &mut loading => loaded,
             () = tokio::time::sleep(LONG) => {
                 let long = LONG.as_secs();
-                tell(format_args!(
+                emit(format_args!(
                     "the rules are still being read after {long} s: there are very many, or their file system does not \
                      answer; the previous rules stay active until then"
                 ));
@@ -50,7 +50,7 @@ impl Reloader {
             }
         };
         let Ok(Some(staged)) = loaded else {
-            return tell("the rules from before stay in force");
+            return emit("the rules from before stay in force");
         };
         let layout = Arc::clone(staged.layout());
         let (began, ended) = staged.changes();
@@ -63,7 +63,7 @@ impl Reloader {
         let Ok(retired) = retired.await else { return };
         self.active = layout;
         let count = self.active.len();
-        tell(format_args!("{count} rules are in force now: {began} began, {ended} ended"));
+        emit(format_args!("{count} rules are in force now: {began} began, {ended} ended"));
         // Not here: they may have much in memory.
         drop(tokio::task::spawn_blocking(move || drop(retired)));
     }
@@ -73,7 +73,7 @@ impl Reloader {
 fn load(choice: &RuleChoice, active: &Arc<Layout>, allow_empty: bool) -> Option<Staged> {
     let rules = choice.load().ok()??;
     if let Some(why) = refused(&rules, active, allow_empty) {
-        tell(why);
+        emit(why);
         return None;
     }
     Some(active.stage(&rules))

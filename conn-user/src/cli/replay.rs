@@ -7,7 +7,7 @@ use anyhow::Context as _;
 
 use super::args::{Environment, Exit, ReplayArgs};
 use super::lines::Lines;
-use super::{needs, tell};
+use super::{emit, needs};
 use crate::event::human;
 use crate::event::json::StreamIdentity;
 use crate::event::read::{News, Reader, Recorded};
@@ -46,14 +46,14 @@ pub fn run(args: &ReplayArgs) -> anyhow::Result<Exit> {
 }
 
 /// A replay whose alerts are written as they come.
-struct Told<'r> {
+struct Reported<'r> {
     replay: Replay<'r>,
     lines: Lines,
     /// Lines that were taken since the last write.
     taken: u32,
 }
 
-impl Told<'_> {
+impl Reported<'_> {
     async fn take(&mut self, recorded: Recorded, news: Vec<News>) -> io::Result<()> {
         self.replay.take(recorded, news, &mut |event| self.lines.add(event));
         self.taken += 1;
@@ -73,7 +73,7 @@ async fn replay(args: &ReplayArgs, rules: &RuleSet) -> anyhow::Result<Exit> {
     let began = Instant::now();
     let (mut runs, mut identity) = (0, StreamIdentity::default());
     let lines = Lines::new(args.format(Environment::of_process()), &identity, true)?;
-    let mut told = Told { replay: Replay::new(rules), lines, taken: 0 };
+    let mut reported = Reported { replay: Replay::new(rules), lines, taken: 0 };
     let (mut reader, mut network) = (Reader::default(), Network::default());
     for file in &args.files {
         let mut input = Input::open(file)?;
@@ -82,13 +82,13 @@ async fn replay(args: &ReplayArgs, rules: &RuleSet) -> anyhow::Result<Exit> {
                 while let Some(recorded) = recording.next(&mut reader)? {
                     if reader.runs() != runs {
                         runs = reader.runs();
-                        told.end_run();
+                        reported.end_run();
                     }
                     if let Some(stream) = reader.stream().filter(|stream| **stream != identity) {
                         identity = stream.clone();
-                        told.lines.set_identity(&identity);
+                        reported.lines.set_identity(&identity);
                     }
-                    told.take(recorded, reader.take_news()).await?;
+                    reported.take(recorded, reader.take_news()).await?;
                 }
             }
             Input::Zeek(log) => {
@@ -97,103 +97,106 @@ async fn replay(args: &ReplayArgs, rules: &RuleSet) -> anyhow::Result<Exit> {
                 }
             }
         }
-        tell_cut(input.name(), input.cut());
-        tell_left_out(&input);
+        emit_cut(input.name(), input.cut());
+        emit_left_out(&input);
     }
-    told.end_run();
+    reported.end_run();
     if !network.is_empty() {
-        needs::tell_unjudged(rules);
-        told.lines.set_identity(&StreamIdentity::default());
+        needs::emit_unjudged(rules);
+        reported.lines.set_identity(&StreamIdentity::default());
         let mut events = network.into_events(&rules.names);
         for event in events.by_ref() {
-            told.take(event, Vec::new()).await?;
+            reported.take(event, Vec::new()).await?;
         }
-        told.end_run();
-        tell_network(events.stats(), events.connections());
+        reported.end_run();
+        emit_network(events.stats(), events.connections());
     }
-    told.lines.drain().await?;
-    let stats = told.replay.stats();
-    tell_stats(stats, began.elapsed());
+    reported.lines.drain().await?;
+    let stats = reported.replay.stats();
+    emit_stats(stats, began.elapsed());
     Ok(if args.exit_code && stats.alerts > 0 { Exit::Alerts } else { Exit::Done })
 }
 
 /// Says how a file ended, if it was cut off.
-pub(super) fn tell_cut(name: &str, cut: Option<Cut>) {
+pub(super) fn emit_cut(name: &str, cut: Option<Cut>) {
     match cut {
         None => {}
         Some(Cut::Line) => {
-            tell(format_args!("note: the last line of {name} is cut off and was not read"));
+            emit(format_args!("note: the last line of {name} is cut off and was not read"));
         }
-        Some(Cut::Compressed) => tell(format_args!(
+        Some(Cut::Compressed) => emit(format_args!(
             "note: the compressed data of {name} end too early; what comes after the last whole line was not read"
         )),
     }
 }
 
 /// Says what of a file was not read, or that there was nothing.
-fn tell_left_out(input: &Input) {
+fn emit_left_out(input: &Input) {
     let name = input.name();
     if input.is_empty() {
         let what = if matches!(input, Input::Zeek(_)) { "has no connections" } else { "is empty" };
-        tell(format_args!("note: {name} {what}"));
+        emit(format_args!("note: {name} {what}"));
     }
     if let Input::Zeek(log) = input
         && !log.others().is_empty()
     {
         let each: Vec<String> =
             log.others().iter().map(|(log, lines)| format!("{lines} {}", log.escape_debug())).collect();
-        tell(format_args!("note: lines of other logs in {name} were left out: {}", each.join(", ")));
+        emit(format_args!("note: lines of other logs in {name} were left out: {}", each.join(", ")));
     }
 }
 
-fn tell_network(stats: &NetworkStats, connections: usize) {
+fn emit_network(stats: &NetworkStats, connections: usize) {
     let others: u64 = stats.others.values().sum();
     if others > 0 {
         let each: Vec<String> =
             stats.others.iter().map(|(name, count)| format!("{count} {}", name.escape_debug())).collect();
-        tell(format_args!(
+        emit(format_args!(
             "note: {others} of {} lines are not TCP and were not judged: {}",
             stats.lines,
             each.join(", ")
         ));
     }
     for (count, what) in [
-        (stats.repeated, "lines of open connections were left out: another line tells more of them"),
+        (stats.repeated, "lines of open connections were left out: another line reports more of them"),
         (stats.failed_in, "attempts from outside failed; the host that is asked has no event of them"),
     ] {
         if count > 0 {
-            tell(format_args!("note: {count} {what}"));
+            emit(format_args!("note: {count} {what}"));
         }
     }
-    tell(format_args!("{connections} connections of Zeek logs"));
+    emit(format_args!("{connections} connections of Zeek logs"));
 }
 
-fn tell_stats(stats: ReplayStats, took: Duration) {
+fn emit_stats(stats: ReplayStats, took: Duration) {
     let duration = |duration| {
         let mut out = Vec::new();
         human::write_duration(duration, &mut out);
         String::from_utf8_lossy(&out).into_owned()
     };
     if stats.without_start > 0 {
-        tell(
+        emit(
             "note: the recording does not begin with the start of the agent; what was open before is not known \
              (record with `conn tail --record`)",
         );
     }
     for (count, what) in [
-        (stats.lost, "records were lost when it was recorded; the coverage of the alerts tells which spans"),
+        (
+            stats.lost,
+            "records were lost when it was recorded; the coverage of the alerts reports which spans",
+        ),
         (stats.not_followed, "connections were not followed, for want of room"),
         (
             stats.waiting as u64,
-            "timers of rules wait for a time after the last event; what they would find is not told",
+            "timers of rules wait for a time after the last event; what they would find is not reported",
         ),
     ] {
         if count > 0 {
-            tell(format_args!("note: {count} {what}"));
+            emit(format_args!("note: {count} {what}"));
         }
     }
     let rate = u128::from(stats.events) * 1_000_000_000 / took.as_nanos().max(1);
-    tell(format_args!(
+    emit(format_args!(
         "{} events in {} of recorded time, {} alerts (then {}); took {}, {rate} events a second",
         stats.events,
         duration(stats.span),

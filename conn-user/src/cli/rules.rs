@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::args::Exit;
-use super::tell;
+use super::emit;
 use crate::filter::{Filter, FilterError, Names};
 use crate::rules::host::Host;
 use crate::rules::{RuleSet, defaults, file};
@@ -51,14 +51,14 @@ impl RuleChoice {
         if folders.is_empty() { Self::Default } else { Self::Folders(folders.to_vec()) }
     }
 
-    /// Reads them. What is wrong with them is told here, as is what of this host could not be read.
+    /// Reads them. What is wrong with them is reported here, as is what of this host could not be read.
     pub(super) fn load(&self) -> Result<Option<RuleSet>, Exit> {
         if *self == Self::None {
             return Ok(None);
         }
         let host = Host::read();
         for note in host.notes() {
-            tell(format_args!("note: {note}"));
+            emit(format_args!("note: {note}"));
         }
         let rules = match self {
             Self::None => return Ok(None),
@@ -66,13 +66,13 @@ impl RuleChoice {
             Self::Folders(folders) => {
                 let checked = file::read(folders, &host);
                 for warning in &checked.warnings {
-                    tell(format_args!("warning: {warning}"));
+                    emit(format_args!("warning: {warning}"));
                 }
                 checked.rules
             }
         };
         rules.map(Some).map_err(|errors| {
-            tell(errors);
+            emit(errors);
             Exit::Usage
         })
     }

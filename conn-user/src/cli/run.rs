@@ -18,7 +18,7 @@ use tokio::time::sleep;
 use super::args::{Exit, RuleChoice, RunArgs};
 use super::signals::Forwarded;
 use super::tail::not_started;
-use super::{machine, tell};
+use super::{emit, machine};
 use crate::agent::{self, Agent, AgentOptions, Consumer, Limits};
 use crate::clock::{Clock, boot_now};
 use crate::event::model::Event;
@@ -55,14 +55,14 @@ async fn traced(args: &RunArgs) -> anyhow::Result<ExitCode> {
         Err(exit) => return Ok(exit.into()),
     };
     if rules.as_ref().is_some_and(|rules| rules.rules.is_empty()) {
-        tell(
+        emit(
             "no rule is in force, so nothing would be expected; `conn run --learn FILE` makes rules of a good run",
         );
         return Ok(Exit::Usage.into());
     }
     for file in [&args.output, &args.json, &args.junit, &args.learn].into_iter().flatten() {
         if let Err(why) = can_be_written(file) {
-            tell(format_args!("{} cannot be written: {why}", shown(file)));
+            emit(format_args!("{} cannot be written: {why}", shown(file)));
             return Ok(Exit::Usage.into());
         }
     }
@@ -90,7 +90,7 @@ async fn traced(args: &RunArgs) -> anyhow::Result<ExitCode> {
         Err(error) => return Ok(not_started(error).into()),
     };
     let tree = SharedTree::default();
-    tree.borrow_mut().expect_root(agent.own.context("the self-test did not tell who we are")?);
+    tree.borrow_mut().expect_root(agent.own.context("the self-test did not report who we are")?);
     let follow = Rc::clone(&tree);
     agent.pipeline.follow_forks(Box::new(move |creator, start, child| {
         follow.borrow_mut().on_fork(creator, start, child);
@@ -114,7 +114,7 @@ async fn traced(args: &RunArgs) -> anyhow::Result<ExitCode> {
         Ok(child) => child,
         Err(error) => {
             let program = args.command.first().map_or(Path::new(""), Path::new);
-            tell(format_args!("cannot run {}: {error}", shown(program)));
+            emit(format_args!("cannot run {}: {error}", shown(program)));
             return Ok(ExitCode::from(if error.kind() == ErrorKind::NotFound { 127 } else { 126 }));
         }
     };
@@ -129,7 +129,7 @@ async fn traced(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let report = view.run.finish(command, ended, now, unseen);
     let mut code = report.exit_code(args.allow_loss, args.exit_code);
     for error in write(args, &report).into_iter().filter_map(Result::err) {
-        tell(format_args!("{error:#}"));
+        emit(format_args!("{error:#}"));
         code = if code == 0 { Exit::Error as u8 } else { code };
     }
     Ok(ExitCode::from(code))
@@ -185,10 +185,10 @@ fn send(child: &Child, signal: i32) {
     }
 }
 
-/// What the agent knows to have missed since it started and does not tell as events.
+/// What the agent knows to have missed since it started and does not report as events.
 fn unseen(agent: &Agent, rules: Option<&RuleSet>) -> Loss {
     let overflow = agent.pipeline.overflow();
-    // Of a hook with a backup program the kernel's count is a bound, and no gap is told.
+    // Of a hook with a backup program the kernel's count is a bound, and no gap is reported.
     let skipped = agent.session.skipped_runs();
     let skipped = skipped.iter().filter(|(hook, _)| !hook.backups().is_empty()).filter_map(|(_, runs)| *runs);
     let ask_facts = rules.is_some_and(|rules| rules.rules.iter().any(|rule| rule.needs_late_facts()));
@@ -202,7 +202,7 @@ fn unseen(agent: &Agent, rules: Option<&RuleSet>) -> Loss {
     }
 }
 
-/// Whether a report can be written there: better told before a long run than after it. Nothing is written.
+/// Whether a report can be written there: better reported before a long run than after it. Nothing is written.
 fn can_be_written(path: &Path) -> Result<(), &'static str> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     match (path.is_dir(), folder.is_dir()) {
@@ -223,7 +223,7 @@ fn of_wait(status: WaitStatus) -> ExitStatus {
 
 /// A signal came before the command was started.
 fn not_run(signal: i32) -> ExitCode {
-    tell("ended by a signal; the command was not run");
+    emit("ended by a signal; the command was not run");
     u8::try_from(128 + signal).map_or(Exit::Error.into(), ExitCode::from)
 }
 
@@ -250,12 +250,12 @@ fn write(args: &RunArgs, report: &Report) -> [anyhow::Result<()>; 4] {
 
 fn write_learnt(path: &Path, report: &Report) -> anyhow::Result<()> {
     if report.ended != ExitStatus::Code(0) {
-        tell(format_args!("warning: {} is not written: the command failed", shown(path)));
+        emit(format_args!("warning: {} is not written: the command failed", shown(path)));
         return Ok(());
     }
     let good = report.good_run(ephemeral().unwrap_or(EPHEMERAL));
     if good.lost > 0 {
-        tell(format_args!("warning: {} is incomplete: records were lost; learn again", shown(path)));
+        emit(format_args!("warning: {} is incomplete: records were lost; learn again", shown(path)));
     }
     to_file(path, learn(&good)?.as_bytes())
 }

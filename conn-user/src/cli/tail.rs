@@ -9,7 +9,7 @@ use clap::ValueEnum as _;
 
 use super::args::{Environment, Exit, Format, TailArgs, TailOptions, parse_ring_size};
 use super::lines::Lines;
-use super::{log, machine, signals, tell};
+use super::{emit, log, machine, signals};
 use crate::agent::{self, Agent, AgentOptions, Consumer, Limits, StartError};
 use crate::event::model::{Event, EventKind};
 use crate::kernel::load::{LoadError, LoadOptions};
@@ -21,7 +21,7 @@ use crate::priority::{Granted, Priority};
 /// Runs `conn tail`.
 ///
 /// # Errors
-/// When the output cannot be written, or the runtime fails; what has an exit code of its own is told here.
+/// When the output cannot be written, or the runtime fails; what has an exit code of its own is reported here.
 pub fn run(args: &TailArgs) -> anyhow::Result<Exit> {
     let options = match args.resolve(Environment::of_process()) {
         Ok(options) => options,
@@ -60,10 +60,10 @@ async fn tail(options: TailOptions) -> anyhow::Result<Exit> {
     let (limits, bpf_log) = (Limits { duration: options.duration }, options.bpf_log);
     let (json, priority) = (options.format == Format::Json, options.priority);
     let mut view = View::new(options)?;
-    let mut tell = |event: &Event| view.on_event(event);
+    let mut emit = |event: &Event| view.on_event(event);
     let started = tokio::select! {
         () = &mut stop => return Ok(Exit::Done),
-        started = agent::start(agent_options, &mut tell) => started,
+        started = agent::start(agent_options, &mut emit) => started,
     };
     let mut agent = match started {
         Ok(agent) => agent,
@@ -91,11 +91,11 @@ async fn tail(options: TailOptions) -> anyhow::Result<Exit> {
     Ok(view.exit())
 }
 
-/// Tells why it did not start.
+/// Reports why it did not start.
 pub(super) fn not_started(error: StartError) -> Exit {
     let exit = exit_of(&error);
-    let hint = if matches!(exit, Exit::Error) { "" } else { "; `conn doctor` tells more" };
-    tell(format_args!("{:#}{hint}", anyhow::Error::from(error)));
+    let hint = if matches!(exit, Exit::Error) { "" } else { "; `conn doctor` reports more" };
+    emit(format_args!("{:#}{hint}", anyhow::Error::from(error)));
     exit
 }
 

@@ -3,7 +3,7 @@
 use anyhow::Context as _;
 
 use super::args::{Exit, TestArgs};
-use super::tell;
+use super::emit;
 use crate::output::junit;
 use crate::prove::{self, report};
 use crate::rules::file::{self, Checked};
@@ -42,8 +42,8 @@ fn prove(args: &TestArgs, checked: &Checked, rules: &RuleSet) -> anyhow::Result<
     // What tests nothing must not look like success.
     if proved.is_empty() {
         match checked.cases.len() {
-            0 => tell("there is no test: write one as [[test]] into a rule file (docs/tests.md)"),
-            tests => tell(format_args!("none of {tests} tests has a name with the text of --filter")),
+            0 => emit("there is no test: write one as [[test]] into a rule file (docs/tests.md)"),
+            tests => emit(format_args!("none of {tests} tests has a name with the text of --filter")),
         }
         return Ok(Exit::Error);
     }

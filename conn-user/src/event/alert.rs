@@ -16,9 +16,9 @@ pub struct AlertId(pub u64);
 pub enum Phase {
     /// It begins.
     Raised,
-    /// What it tells of got worse: a longer time, a higher level.
+    /// What it reports got worse: a longer time, a higher level.
     Escalated,
-    /// What it tells of is over.
+    /// What it reports is over.
     Resolved,
 }
 
@@ -141,13 +141,13 @@ pub struct Alert {
     pub evidence: Vec<Evidence>,
     /// Whether everything was seen in the span that it judges.
     pub covered: Covered,
-    /// The smallest exception that silences it: a filter for the rule's `except`. `None`: no filter can.
-    pub silence: Option<Box<str>>,
+    /// The smallest exception that suppresses it: a filter for the rule's `except`. `None`: no filter can.
+    pub suppress: Option<Box<str>>,
     /// When this step was found.
     pub at: BootNs,
     /// When it was raised.
     pub raised: BootNs,
-    /// How often the same was found since the alert was last told, and not told.
+    /// How often the same was found since the alert was last reported, and not reported.
     pub repeats: u64,
 }
 

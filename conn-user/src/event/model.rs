@@ -18,7 +18,7 @@ pub const SCHEMA_VERSION: u32 = 1;
 /// One event.
 #[derive(Clone, Debug)]
 pub struct Event {
-    /// Number in this run, from 1, without holes in the unfiltered stream; 0: it is not counted, but tells what was
+    /// Number in this run, from 1, without holes in the unfiltered stream; 0: it is not counted, but reports what was
     /// there when the run began, or what only a recording needs.
     pub seq: u64,
     /// When the kernel saw it.
@@ -65,7 +65,7 @@ pub enum EventBody {
 pub struct Start {
     /// Since when everything is seen: when the programs were attached.
     pub attached: BootNs,
-    /// Facts that the background finds are told by [`EventBody::Facts`]. Older recordings have none.
+    /// Facts that the background finds are reported by [`EventBody::Facts`]. Older recordings have none.
     pub has_facts: bool,
 }
 

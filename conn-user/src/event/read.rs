@@ -80,7 +80,7 @@ pub enum ReadError {
 #[derive(Debug)]
 #[expect(clippy::large_enum_variant, reason = "nearly all are events: a box would cost each an allocation")]
 pub enum Recorded {
-    /// An event as it was told.
+    /// An event as it was reported.
     Event(Event),
     /// An alert that was raised then, at this instant. A replay raises its own.
     Alert(BootNs),
@@ -104,7 +104,7 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// Whose events the last line is among. The start of the run is 0 until a line told it.
+    /// Whose events the last line is among. The start of the run is 0 until a line reported it.
     pub const fn stream(&self) -> Option<&StreamIdentity> {
         self.stream.as_ref()
     }
@@ -132,7 +132,7 @@ impl Reader {
         recorded
     }
 
-    /// What an alert is about, read as an event that tells of it: of a connection as it was opened or accepted, of a listener
+    /// What an alert is about, read as an event that reports it: of a connection as it was opened or accepted, of a listener
     /// as it began. `None`: it is no alert, or about something else.
     ///
     /// # Errors
@@ -390,7 +390,7 @@ impl Reader {
     }
 }
 
-/// serde's own message ends with a place in this line's text, which is told as line and column of the file.
+/// serde's own message ends with a place in this line's text, which is reported as line and column of the file.
 fn message(error: &serde_json::Error) -> String {
     let message = error.to_string();
     message.rsplit_once(" at line ").map_or(message.as_str(), |(what, _)| what).to_owned()
@@ -425,7 +425,7 @@ fn id(key: &'static str, text: &str) -> Result<ConnId, ReadError> {
     number.map(ConnId).ok_or_else(|| ReadError::Id { key, value: text.to_owned() })
 }
 
-/// What an exec tells of a connection. The rest is in the connection's own events.
+/// What an exec reports a connection. The rest is in the connection's own events.
 fn ends(of: &Ends<'_>) -> Result<Box<ConnEvent>, ReadError> {
     Ok(Box::new(ConnEvent {
         id: id("conn_id", &of.conn_id)?,

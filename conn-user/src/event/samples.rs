@@ -259,7 +259,7 @@ fn alert(phase: Phase, subject: Subject, covered: Covered) -> Alert {
             Evidence::number("bytes_out", 42),
         ],
         covered,
-        silence: None,
+        suppress: None,
         at: BootNs(BOOT),
         raised: BootNs(BOOT),
         repeats: 0,
@@ -382,7 +382,7 @@ pub(crate) fn all() -> Vec<Event> {
             ..ProcEvent::new(memfd())
         }),
         EventBody::Alert(Box::new(Alert {
-            silence: Some("exe:/usr/bin/curl dport:443".into()),
+            suppress: Some("exe:/usr/bin/curl dport:443".into()),
             ..alert(Phase::Raised, Subject::Connection(Box::new(outgoing())), Covered::All)
         })),
         EventBody::Alert(Box::new(Alert {

@@ -312,7 +312,7 @@ impl TextFormatter {
         }
         if let Some(process) = &owner.process {
             line.place(process);
-            line.exe_if_telling(process);
+            line.exe_if_reporting(process);
         }
         if transport == Transport::Mptcp {
             line.detail(transport.name());

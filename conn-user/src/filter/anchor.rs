@@ -230,7 +230,7 @@ pub fn probes<'a>(event: &'a Event, mut visit: impl FnMut(Probe<'a>)) {
 }
 
 impl Filter {
-    /// What an event must have for the filter to match it, of each word that tells. One without values (of an empty list)
+    /// What an event must have for the filter to match it, of each word that reports. One without values (of an empty list)
     /// fits nothing, and so does the filter.
     pub fn anchors(&self) -> impl Iterator<Item = Anchor> {
         self.words.iter().filter_map(Anchor::of)

@@ -50,7 +50,7 @@ pub(super) enum Role {
     Owner,
     /// Who ended it.
     Closer,
-    /// Owner of the listener, told at an accept.
+    /// Owner of the listener, reported at an accept.
     Listener,
 }
 

@@ -350,7 +350,7 @@ fn number_fits(value: &Value, found: &str) -> bool {
     }
 }
 
-/// What the zones of the tests are, told once more.
+/// What the zones of the tests are, reported once more.
 const ZONES: &[(&str, &[&str])] = &[
     ("loopback", &["127.0.0.0/8", "::1"]),
     ("rfc1918", &["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"]),

@@ -70,7 +70,7 @@ const LINK_LOCAL: &[&str] = &["169.254.0.0/16", "fe80::/10"];
 const RFC1918: &[&str] = &["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"];
 const ULA: &[&str] = &["fc00::/7"];
 const CGNAT: &[&str] = &["100.64.0.0/10"];
-/// Where clouds tell virtual machines and containers who they are, with credentials: AWS, GCP, Azure and OpenStack; ECS tasks and EKS pods;
+/// Where clouds report virtual machines and containers who they are, with credentials: AWS, GCP, Azure and OpenStack; ECS tasks and EKS pods;
 /// Azure's wire server; Alibaba; Oracle (the classic one); Google's and OpenStack's in IPv6.
 const METADATA: &[&str] = &[
     "169.254.169.254/32",
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn the_most_specific_zone_is_told() {
+    fn the_most_specific_zone_is_reported() {
         let mut names = Names::builtin().clone();
         for (address, zone) in [
             ("127.0.0.53", "loopback"),

@@ -155,7 +155,7 @@ fn an_age_must_fit_as_a_whole() {
     assert_eq!(matching("age:>50m"), [21], "at least 3150 s");
     assert_eq!(matching("age:>1h"), Vec::<u64>::new(), "perhaps");
     assert_eq!(matching("age:3s-2h"), [21, 23]);
-    assert_eq!(matching("age:<2h"), [21, 23], "nothing tells how old the third is at most");
+    assert_eq!(matching("age:<2h"), [21, 23], "nothing reports how old the third is at most");
 }
 
 #[test]

@@ -40,7 +40,7 @@ pub enum BornBy {
     /// The start of the process that holds it. It may have inherited the socket, so the earliest of its holders and
     /// their ancestors below init counts, and there is no bound where an ancestor is not known any more (a child of
     /// init that does not lead its session) or where init may have accepted (an incoming connection on descriptors 0
-    /// to 3 only). Whether an older process handed the socket over (`SCM_RIGHTS`) nothing tells.
+    /// to 3 only). Whether an older process handed the socket over (`SCM_RIGHTS`) nothing reports.
     OwnerStart,
     /// It was there when the snapshot was taken.
     Snapshot,

@@ -17,7 +17,7 @@ impl FlowTable {
         [self.pending.next(), self.devices.due()].into_iter().flatten().min()
     }
 
-    /// Tells what has waited long enough by `now`, with the ports that the resolver finds. To be called when
+    /// Reports what has waited long enough by `now`, with the ports that the resolver finds. To be called when
     /// [`FlowTable::next_deadline`] has come and the ring is drained: a record that is still in it may be the answer.
     pub fn poll_pending(&mut self, now: BootNs, resolver: &mut dyn PortResolver, out: &mut Vec<FlowEvent>) {
         let first = out.len();
@@ -34,7 +34,7 @@ impl FlowTable {
                 self.finish_dead(held.place, out);
             }
         }
-        self.drop_told();
+        self.drop_reported();
         self.keep_back(first, out);
     }
 
@@ -84,7 +84,7 @@ impl FlowTable {
                 conn.ends.laddr = local.ip();
             }
         }
-        self.tell_connect(held.place, out);
+        self.emit_connect(held.place, out);
     }
 
     fn settle_listen(
@@ -100,9 +100,9 @@ impl FlowTable {
             if listener.port == 0 {
                 self.listeners.settle(held.key, local);
             }
-            self.tell_listener(held.key, out);
+            self.emit_listener(held.key, out);
         } else if held.until <= now {
-            self.tell_listener(held.key, out);
+            self.emit_listener(held.key, out);
         } else if let Some(waiting) = self.pending.listens.iter_mut().find(|other| other.id == held.id) {
             // The hook runs before the kernel chooses the port and hashes the listener; it has done so long before the hold is over.
             waiting.next = waiting.until;
@@ -112,20 +112,22 @@ impl FlowTable {
     /// The port of an auto-bound listener became known.
     pub(super) fn settle_listener(&mut self, key: u64, local: SocketAddr, out: &mut Vec<FlowEvent>) {
         self.listeners.settle(key, local);
-        self.tell_listener(key, out);
+        self.emit_listener(key, out);
     }
 
     /// Reports a listener that waited for its port, with what is known now.
-    fn tell_listener(&mut self, key: u64, out: &mut Vec<FlowEvent>) {
-        let Some(listener) = self.listeners.get_mut(key).filter(|listener| !listener.told) else { return };
-        listener.told = true;
+    fn emit_listener(&mut self, key: u64, out: &mut Vec<FlowEvent>) {
+        let Some(listener) = self.listeners.get_mut(key).filter(|listener| !listener.reported) else {
+            return;
+        };
+        listener.reported = true;
         let id = listener.id;
         out.push(FlowEvent { boot: listener.since, change: Change::Listen(listener.event(&self.devices)) });
         self.pending.listens.retain(|held| held.id != id);
     }
 
     /// Forgets, at the front, what does not wait any more: the deadline is that of something that does.
-    pub(super) fn drop_told(&mut self) {
+    pub(super) fn drop_reported(&mut self) {
         let store = &mut self.store;
         while self
             .pending
@@ -148,7 +150,7 @@ impl FlowTable {
             && self.store.get_same(oldest.place, oldest.id).is_some_and(|conn| conn.held)
         {
             self.stats.released_early += 1;
-            self.tell_connect(oldest.place, out);
+            self.emit_connect(oldest.place, out);
         }
     }
 
@@ -158,7 +160,7 @@ impl FlowTable {
             && let Some(oldest) = self.pending.listens.pop_front()
         {
             self.stats.released_early += 1;
-            self.tell_listener(oldest.key, out);
+            self.emit_listener(oldest.key, out);
         }
     }
 

@@ -40,7 +40,7 @@ pub(super) struct How {
 /// Of a close in the closer's context; `sock.old_state` is the state that it found.
 pub(super) fn closed(sock: &Sock) -> EndedHow {
     if sock.old_state == state::CLOSE {
-        // The end itself was lost; the error, if still there, tells.
+        // The end itself was lost; the error, if still there, reports.
         return if sock.err == 0 { EndedHow::Disconnect } else { by_error(sock.err) };
     }
     if sock.flags & (SockFlags::LINGER_ZERO | SockFlags::UNREAD) != 0 {

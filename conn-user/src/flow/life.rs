@@ -1,4 +1,4 @@
-//! What happens to one connection: it is told, accepted, failed, ended, superseded, evicted.
+//! What happens to one connection: it is reported, accepted, failed, ended, superseded, evicted.
 
 use std::sync::Arc;
 
@@ -32,7 +32,7 @@ impl End {
 
 /// The end of a connection that may still be accepted.
 #[derive(Clone, Debug)]
-pub(super) struct Death {
+pub(super) struct EndState {
     pub(super) end: End,
     /// A file belonged to the socket: somebody had accepted it.
     pub(super) had_socket: bool,
@@ -41,8 +41,8 @@ pub(super) struct Death {
 impl FlowTable {
     /// Adds a connection, if need be in the place of another one.
     pub(super) fn insert(&mut self, conn: Conn, out: &mut Vec<FlowEvent>) -> u32 {
-        if let Some(place) = self.store.crowded() {
-            self.tell_connect(place, out);
+        if let Some(place) = self.store.eviction_candidate() {
+            self.emit_connect(place, out);
             if !self.finish_dead(place, out) {
                 self.store.forget(place);
             }
@@ -51,12 +51,12 @@ impl FlowTable {
         self.store.insert(conn)
     }
 
-    /// Tells a connect that waited for its port, with what is known now.
-    pub(super) fn tell_connect(&mut self, place: u32, out: &mut Vec<FlowEvent>) {
+    /// Reports a connect that waited for its port, with what is known now.
+    pub(super) fn emit_connect(&mut self, place: u32, out: &mut Vec<FlowEvent>) {
         let Some(conn) = self.store.get_mut(place).filter(|conn| conn.held) else { return };
         conn.held = false;
         out.push(FlowEvent { boot: conn.begun, change: Change::Connect(conn.event(&self.devices)) });
-        self.drop_told();
+        self.drop_reported();
     }
 
     /// An accept that a hook named.
@@ -78,7 +78,7 @@ impl FlowTable {
         if let (Owners::None, Some(process)) = (&owners, &process)
             && let Some(key) = self.listeners.portless_of(netns, (local.ip(), device), process)
         {
-            // Its own listener, whose port nothing has told: the child shows it.
+            // Its own listener, whose port nothing has reported: the child shows it.
             let addr = self.listeners.get(key).map_or(local.ip(), |listener| listener.addr);
             self.settle_listener(key, (addr, local.port()).into(), out);
             owners = self.listeners.owners(netns, local, device, Some(process));
@@ -91,7 +91,7 @@ impl FlowTable {
         self.finish_dead(place, out);
     }
 
-    /// An accept of a connection that was told as never accepted: it died in the accept queue.
+    /// An accept of a connection that was reported as never accepted: it died in the accept queue.
     pub(super) fn accept_ended(
         &mut self,
         id: u64,
@@ -108,7 +108,7 @@ impl FlowTable {
         self.store.mark_ended(sock.key, id, false);
     }
 
-    /// Tells the accept of an incoming connection that no hook named, but that had an owner when it ended.
+    /// Reports the accept of an incoming connection that no hook named, but that had an owner when it ended.
     pub(super) fn infer_accept(
         &mut self,
         place: u32,
@@ -137,7 +137,7 @@ impl FlowTable {
 
     /// An attempt failed.
     pub(super) fn fail(&mut self, place: u32, errno: u16, boot: BootNs, out: &mut Vec<FlowEvent>) {
-        self.tell_connect(place, out);
+        self.emit_connect(place, out);
         let Some(conn) = self.store.end(place, false) else { return };
         let after = known(conn.begun).map(|begun| boot.since(begun));
         out.push(FlowEvent {
@@ -146,7 +146,7 @@ impl FlowTable {
         });
     }
 
-    /// An attempt failed of which no connect was told.
+    /// An attempt failed of which no connect was reported.
     pub(super) fn fail_unseen(
         &mut self,
         sock: &Sock,
@@ -166,13 +166,13 @@ impl FlowTable {
 
     /// A connection ended.
     pub(super) fn finish(&mut self, place: u32, end: End, out: &mut Vec<FlowEvent>) {
-        self.tell_connect(place, out);
+        self.emit_connect(place, out);
         let acceptable = end.how == EndedHow::NeverAccepted && end.errno != 0;
         let Some(conn) = self.store.end(place, acceptable) else { return };
         out.push(close_event(conn.event(&self.devices), &conn, end));
     }
 
-    /// A connection ended that nothing had told of.
+    /// A connection ended that nothing had reported.
     pub(super) fn finish_unseen(&mut self, sock: &Sock, end: End, out: &mut Vec<FlowEvent>) {
         let id = self.next_id();
         let mut conn = Conn::new(id, sock, Direction::Unknown, Source::Late);
@@ -188,7 +188,7 @@ impl FlowTable {
         out.push(close_event(conn.event(&self.devices), &conn, end));
     }
 
-    /// Tells the end that waited for an accept, if there is one.
+    /// Reports the end that waited for an accept, if there is one.
     pub(super) fn finish_dead(&mut self, place: u32, out: &mut Vec<FlowEvent>) -> bool {
         let Some(conn) = self.store.get_mut(place) else { return false };
         let Some(death) = conn.dead.take() else { return false };
@@ -201,11 +201,11 @@ impl FlowTable {
             }
         }
         self.finish(place, end, out);
-        self.drop_told();
+        self.drop_reported();
         true
     }
 
-    /// Another connection begins under the key of this one: its end was lost. How it ended cannot be told from that: the kernel
+    /// Another connection begins under the key of this one: its end was lost. How it ended cannot be reported from that: the kernel
     /// gives the address of a socket that is gone to the next one.
     pub(super) fn supersede(&mut self, place: u32, boot: BootNs, out: &mut Vec<FlowEvent>) {
         self.stats.ends_missed += 1;
@@ -214,7 +214,7 @@ impl FlowTable {
         }
         let Some(conn) = self.store.get(place) else { return };
         if conn.waits() {
-            // Nothing of it was told.
+            // Nothing of it was reported.
             self.store.forget(place);
         } else {
             self.finish(place, End::unseen(boot), out);

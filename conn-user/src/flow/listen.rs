@@ -32,7 +32,7 @@ impl FlowTable {
         self.adopt_listener(sock);
         let by_cookie = sock.flags & SockFlags::ADDRESS_KEY == 0;
         if at.hook.is_backup() && by_cookie && matches!(self.store.find(sock), Found::Ended { .. }) {
-            // It repeats what was told, of a listener that has ended since.
+            // It repeats what was reported, of a listener that has ended since.
             self.stats.ignored += 1;
             return;
         }
@@ -70,7 +70,7 @@ impl FlowTable {
             kernel: sock.flags & SockFlags::KERNEL != 0,
             owner: Arc::new(hook_actor(at, &record.task, procs)),
             narrows: Some(Narrows { device: sock.device, v6only: sock.flags & SockFlags::V6ONLY != 0 }),
-            told: !waits,
+            reported: !waits,
         };
         let full = self.listeners.len() >= self.limits.listeners;
         if !waits || full {
@@ -113,13 +113,13 @@ impl FlowTable {
         let local = SocketAddr::new(addr, sock.lport);
         self.adopt_listener(sock);
         if let Some(listener) = self.listeners.get_mut(sock.key) {
-            // A snapshot does not tell it.
+            // A snapshot does not report it.
             listener.kernel |= sock.flags & SockFlags::KERNEL != 0;
             self.unlisten(sock.key, local, closer, at.boot, out);
             return;
         }
         if at.hook.is_backup() && matches!(self.store.find(sock), Found::Ended { .. }) {
-            // It repeats what was told.
+            // It repeats what was reported.
             self.stats.ignored += 1;
             return;
         }
@@ -164,7 +164,7 @@ impl FlowTable {
         if listener.port == 0 {
             listener.port = local.port();
         }
-        if !listener.told {
+        if !listener.reported {
             out.push(FlowEvent {
                 boot: listener.since,
                 change: Change::Listen(listener.event(&self.devices)),

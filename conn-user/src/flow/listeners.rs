@@ -38,7 +38,7 @@ pub(super) struct Listener {
     /// What narrows it; `None`: not known.
     pub(super) narrows: Option<Narrows>,
     /// Its listen event is out.
-    pub(super) told: bool,
+    pub(super) reported: bool,
 }
 
 impl Listener {
@@ -52,7 +52,7 @@ impl Listener {
             born: self.born,
             kernel_socket: self.kernel,
             owner: (*self.owner).clone(),
-            // Told by the station that knows the files of systemd.
+            // Reported by the station that knows the files of systemd.
             socket_unit: None,
             scope: self.narrows.map(|Narrows { device, v6only }| Scope {
                 device: devices.named(self.netns, device),
@@ -277,7 +277,7 @@ mod tests {
             kernel: false,
             owner: Arc::new(Actor { process: Some(process(pid)), tid: None, method: Method::Listener }),
             narrows: None,
-            told: true,
+            reported: true,
         }
     }
 

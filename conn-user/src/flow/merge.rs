@@ -1,7 +1,7 @@
 //! Snapshots meet the stream: what was there before the attach, and what a loss of records left wrong.
 //!
-//! At the start the snapshot is merged before any record is handled. A record from before its end may tell the beginning
-//! of what the snapshot has: then the record wins, see [`FlowTable::is_foretold`]. After a loss it is the other way round:
+//! At the start the snapshot is merged before any record is handled. A record from before its end may report the beginning
+//! of what the snapshot has: then the record wins, see [`FlowTable::is_superseded`]. After a loss it is the other way round:
 //! first the records from before the snapshot's end are handled, then the snapshot is right about everything.
 
 mod repair;
@@ -46,7 +46,7 @@ pub struct Merged {
 const SYNTHETIC: u64 = 1 << 62;
 
 impl FlowTable {
-    /// Takes in what was there when the agent started. Nothing is told: none of it happens now. To be called after the
+    /// Takes in what was there when the agent started. Nothing is reported: none of it happens now. To be called after the
     /// attach and before the first record.
     pub fn merge_start(&mut self, mut snapshot: Snapshot, procs: &mut ProcessTable) -> Merged {
         /// Sockets after which the snapshot gives its memory back: it and the table would not be small together.
@@ -86,15 +86,15 @@ impl FlowTable {
         }
     }
 
-    /// Whether a record of this time may tell of the beginning of this connection, which the start-up snapshot has and
-    /// of which no record has told yet.
-    pub(super) fn is_foretold(&self, place: u32, boot: BootNs) -> bool {
+    /// Whether a record of this time may report the beginning of this connection, which the start-up snapshot has and
+    /// of which no record has reported yet.
+    pub(super) fn is_superseded(&self, place: u32, boot: BootNs) -> bool {
         let untold =
             |conn: &Conn| conn.source == Source::Snapshot && conn.established.0 == 0 && conn.accepted.0 == 0;
         boot <= self.snapshot_until && self.store.get(place).is_some_and(untold)
     }
 
-    /// Whether a snapshot found the attempt that a connect record tells of, and which one: `tcp_v4_connect` makes the socket
+    /// Whether a snapshot found the attempt that a connect record reports, and which one: `tcp_v4_connect` makes the socket
     /// visible (`inet_hash_connect`) before it calls `tcp_connect`, where the record is written; a preemption between the
     /// two may be longer than the rest of the snapshot.
     pub(super) fn found_first(&self, place: u32, sock: &Sock) -> Option<Source> {
@@ -108,7 +108,7 @@ impl FlowTable {
         self.store.get(place).filter(found).map(|conn| conn.source)
     }
 
-    /// The record of an attempt that a repair has told already.
+    /// The record of an attempt that a repair has reported already.
     pub(super) fn adopt_connect(&mut self, place: u32, owner: Actor, boot: BootNs) {
         if let Some(conn) = self.store.get_mut(place) {
             conn.begun = boot;
@@ -197,7 +197,7 @@ impl FlowTable {
             narrows: socket
                 .shows_scope()
                 .then_some(Narrows { device: socket.device_index, v6only: socket.v6only }),
-            told: true,
+            reported: true,
         };
         merged.added += 1;
         self.listeners.insert(listener);
@@ -206,7 +206,7 @@ impl FlowTable {
 }
 
 /// What the table follows: an orphan's close and what TIME_WAIT is left of were before; a request has no full socket yet,
-/// its handshake is told when it completes.
+/// its handshake is reported when it completes.
 fn is_followed(socket: &SnapSocket) -> bool {
     !matches!(socket.state, TcpState::Listen | TcpState::TimeWait | TcpState::SynRecv | TcpState::Close)
         && socket.no_holder != Some(NoHolder::Orphan)

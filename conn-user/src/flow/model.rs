@@ -1,4 +1,4 @@
-//! Connections and listeners as they are told to the stations below.
+//! Connections and listeners as they are reported to the stations below.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;

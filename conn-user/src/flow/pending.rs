@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use super::resolve::PortQuery;
 use crate::units::BootNs;
 
-/// A connect that is not told yet.
+/// A connect that is not reported yet.
 #[derive(Clone, Debug)]
 pub(super) struct HeldConnect {
     pub(super) until: BootNs,
@@ -15,7 +15,7 @@ pub(super) struct HeldConnect {
     pub(super) query: PortQuery,
 }
 
-/// A listener that is not told yet.
+/// A listener that is not reported yet.
 #[derive(Clone, Debug)]
 pub(super) struct HeldListen {
     /// When it is reported without its port.
@@ -27,7 +27,7 @@ pub(super) struct HeldListen {
     pub(super) query: PortQuery,
 }
 
-/// A connection that ended unaccepted and is not told yet.
+/// A connection that ended unaccepted and is not reported yet.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct HeldDeath {
     pub(super) until: BootNs,

@@ -74,9 +74,9 @@ fn feed(rig: &mut Rig, kind: u8, hook: HookId, pid: u32, sock: Sock) {
     rig.feed(&record);
 }
 
-/// What was told of one connection or listener.
+/// What was reported one connection or listener.
 #[derive(Default, Debug)]
-struct Told {
+struct Reported {
     first: u32,
     accepts: u32,
     established: u32,
@@ -84,8 +84,8 @@ struct Told {
     never_accepted: bool,
 }
 
-fn check(rig: &Rig) -> Result<HashMap<u64, Told>, TestCaseError> {
-    let mut all: HashMap<u64, Told> = HashMap::new();
+fn check(rig: &Rig) -> Result<HashMap<u64, Reported>, TestCaseError> {
+    let mut all: HashMap<u64, Reported> = HashMap::new();
     for event in &rig.out {
         let (id, source) = match &event.change {
             Change::Connect(conn) | Change::Accept(conn) | Change::Established(conn) => {
@@ -94,34 +94,40 @@ fn check(rig: &Rig) -> Result<HashMap<u64, Told>, TestCaseError> {
             Change::Failed(conn, _) | Change::Close(conn, _) => (conn.id, conn.source),
             Change::Listen(listener) | Change::Unlisten(listener, _) => (listener.id, listener.source),
         };
-        let told = all.entry(id.0).or_default();
+        let reported = all.entry(id.0).or_default();
         match &event.change {
             Change::Connect(conn) => {
-                prop_assert!(told.first == 0 && told.ends == 0 && conn.established.is_none(), "{told:?}");
-                told.first += 1;
+                prop_assert!(
+                    reported.first == 0 && reported.ends == 0 && conn.established.is_none(),
+                    "{reported:?}"
+                );
+                reported.first += 1;
             }
             Change::Listen(_) => {
-                prop_assert!(told.first == 0 && told.ends == 0, "{told:?}");
-                told.first += 1;
+                prop_assert!(reported.first == 0 && reported.ends == 0, "{reported:?}");
+                reported.first += 1;
             }
             Change::Accept(_) => {
-                prop_assert!(told.accepts == 0 && (told.ends == 0 || told.never_accepted), "{told:?}");
-                told.accepts += 1;
-                told.first += 1;
+                prop_assert!(
+                    reported.accepts == 0 && (reported.ends == 0 || reported.never_accepted),
+                    "{reported:?}"
+                );
+                reported.accepts += 1;
+                reported.first += 1;
             }
             Change::Established(_) => {
-                prop_assert!(told.ends == 0 && told.established == 0, "{told:?}");
-                prop_assert!(told.first == 1 || source == Source::Late, "{told:?}");
-                told.established += 1;
-                told.first = 1;
+                prop_assert!(reported.ends == 0 && reported.established == 0, "{reported:?}");
+                prop_assert!(reported.first == 1 || source == Source::Late, "{reported:?}");
+                reported.established += 1;
+                reported.first = 1;
             }
             Change::Failed(..) | Change::Close(..) | Change::Unlisten(..) => {
                 let never =
                     matches!(&event.change, Change::Close(_, end) if end.how == EndedHow::NeverAccepted);
-                prop_assert_eq!(told.ends, 0, "a second end");
-                prop_assert!(told.first == 1 || source == Source::Late || never, "{:?}", event);
-                told.ends += 1;
-                told.never_accepted = never;
+                prop_assert_eq!(reported.ends, 0, "a second end");
+                prop_assert!(reported.first == 1 || source == Source::Late || never, "{:?}", event);
+                reported.ends += 1;
+                reported.never_accepted = never;
             }
         }
     }
@@ -153,15 +159,15 @@ proptest! {
         rig.wait(1000);
         prop_assert_eq!(rig.flows.next_deadline(), None);
         prop_assert_eq!(rig.flows.stats().held, 0);
-        let told = check(&rig)?;
-        // What is told and has no end is in the tables, or was evicted.
+        let reported = check(&rig)?;
+        // What is reported and has no end is in the tables, or was evicted.
         let stats = rig.flows.stats();
-        let open = told.values().filter(|told| told.ends == 0).count();
+        let open = reported.values().filter(|reported| reported.ends == 0).count();
         let dropped = (stats.evicted + stats.listeners_not_kept) as usize;
         prop_assert!(open <= stats.live + stats.listeners + dropped, "{} open, {:?}", open, stats);
     }
 
-    /// An honest kernel: every connection is told from its beginning to its end, once, whatever the interleaving.
+    /// An honest kernel: every connection is reported from its beginning to its end, once, whatever the interleaving.
     #[test]
     fn interleaved_connections_are_complete(picks in prop::collection::vec(0usize..8, 40)) {
         let mut rig = Rig::new(Backend::Tracepoint);
@@ -178,13 +184,13 @@ proptest! {
             }
             *state += 1;
         }
-        let told = check(&rig)?;
+        let reported = check(&rig)?;
         let begun: u32 = at.iter().map(|&steps| u32::from(steps.div_ceil(4))).sum();
         let ended: u32 = at.iter().map(|&steps| u32::from((steps + 1) / 4)).sum();
         rig.wait(100);
         let connects = rig.out.iter().filter(|event| matches!(event.change, Change::Connect(_))).count();
         prop_assert_eq!(connects as u32, begun);
-        prop_assert_eq!(told.values().map(|told| told.ends).sum::<u32>(), ended);
+        prop_assert_eq!(reported.values().map(|reported| reported.ends).sum::<u32>(), ended);
         let ports = rig.out.iter().filter_map(|event| match &event.change {
             Change::Close(conn, _) => Some(conn.local.port()),
             _ => None,

@@ -27,12 +27,12 @@ pub(super) fn listener() -> Sock {
     sock(3, "0.0.0.0:80", "0.0.0.0:0")
 }
 
-/// Runs a scenario on both backends, which have to tell the same.
+/// Runs a scenario on both backends, which have to report the same.
 pub(super) fn both(scenario: impl Fn(&mut Rig), expected: &[&str]) {
     for backend in [Backend::Fentry, Backend::Tracepoint] {
         let mut rig = Rig::new(backend);
         scenario(&mut rig);
-        assert_eq!(rig.told(), expected, "{backend:?}");
+        assert_eq!(rig.reported(), expected, "{backend:?}");
         assert_eq!(rig.flows.next_deadline(), None, "{backend:?}: nothing waits");
     }
 }
@@ -44,7 +44,7 @@ pub(super) fn open(rig: &mut Rig) {
     rig.established(SYN_RECV, child());
     rig.established(SYN_SENT, client());
     rig.accepts(20, child());
-    rig.told();
+    rig.reported();
 }
 
 #[test]
@@ -381,7 +381,7 @@ fn reset_in_the_accept_queue() {
             "close 1 In 127.0.0.1:80>127.0.0.1:40000 by 20 PeerReset errno 104 closer ?(Unknown(Kernel))",
         ],
     );
-    // Not accepted: told when the hold is over, and the accept when it comes after all, once.
+    // Not accepted: reported when the hold is over, and the accept when it comes after all, once.
     both(
         |rig| {
             rig.established(SYN_RECV, child());
@@ -405,7 +405,7 @@ fn reset_between_the_accept_and_the_return_of_its_system_call() {
     rig.ends(10, ESTABLISHED, 104, 0, held(sock(4, SERVER, "127.0.0.1:40004")));
     rig.wait(101);
     assert_eq!(
-        rig.told(),
+        rig.reported(),
         [
             "listen 1 0.0.0.0:80 by 20",
             "accept 2 In 127.0.0.1:80>127.0.0.1:40000 by 21 of 20",
@@ -507,7 +507,7 @@ fn mptcp() {
 }
 
 #[test]
-fn a_backup_program_tells_what_was_missed_and_repeats_nothing() {
+fn a_backup_program_reports_what_was_missed_and_repeats_nothing() {
     for repeated in [false, true] {
         let mut rig = Rig::new(Backend::Fentry);
         rig.listens(20, listener());
@@ -530,9 +530,9 @@ fn a_backup_program_tells_what_was_missed_and_repeats_nothing() {
             let record = SockEndRecord { header, task: who(10), sock, counters: Counters::default() };
             rig.feed(&Record::Close(record));
         }
-        let told = rig.told();
+        let reported = rig.reported();
         assert_eq!(
-            told,
+            reported,
             [
                 "listen 1 0.0.0.0:80 by 20",
                 "connect 2 Out 127.0.0.1:40000>127.0.0.1:80 by 10",
@@ -551,19 +551,19 @@ fn a_handshake_that_is_repeated_after_the_end_begins_nothing() {
     rig.listens(20, listener());
     rig.established(SYN_RECV, child());
     rig.accepts(20, child());
-    rig.told();
+    rig.reported();
     let repeat = |rig: &mut Rig| {
         let header = rig.header(HookId::StateBackup);
         let sock = Sock { old_state: SYN_RECV, new_state: ESTABLISHED, ..child() };
         rig.feed(&Record::Established(EstablishedRecord { header, sock }));
     };
     repeat(&mut rig);
-    assert!(rig.told().is_empty(), "it is established");
+    assert!(rig.reported().is_empty(), "it is established");
     rig.closes(20, ESTABLISHED, child());
-    assert_eq!(rig.told().len(), 1);
+    assert_eq!(rig.reported().len(), 1);
     repeat(&mut rig);
     rig.closes(20, ESTABLISHED, child());
-    assert!(rig.told().is_empty(), "it is over");
+    assert!(rig.reported().is_empty(), "it is over");
 }
 
 #[test]
@@ -573,7 +573,7 @@ fn a_backup_program_ends_a_listener_once_known_or_not() {
             let mut rig = Rig::new(Backend::Fentry);
             if known {
                 rig.listens(20, listener());
-                rig.told();
+                rig.reported();
             }
             if repeated {
                 rig.unlistens(20, listener());
@@ -581,7 +581,7 @@ fn a_backup_program_ends_a_listener_once_known_or_not() {
             let sock = Sock { old_state: LISTEN, new_state: CLOSE, ..listener() };
             let again = rig.sock_record(HookId::StateBackup, who(20), sock);
             rig.feed(&Record::Unlisten(again));
-            assert_eq!(rig.told().len(), 1, "known: {known}, repeated: {repeated}");
+            assert_eq!(rig.reported().len(), 1, "known: {known}, repeated: {repeated}");
         }
     }
 }

@@ -101,7 +101,7 @@ fn system_call_return_names_only_what_waits() {
     rig.accepts_in(21, SYN_SENT, sock(7, CLIENT, SERVER));
     rig.closes(20, ESTABLISHED, child());
     rig.accepts(21, child());
-    assert_eq!(rig.told(), ["close 3 In 127.0.0.1:80>127.0.0.1:40000 by 20 LocalFin closer 20"]);
+    assert_eq!(rig.reported(), ["close 3 In 127.0.0.1:80>127.0.0.1:40000 by 20 LocalFin closer 20"]);
     assert_eq!(rig.flows.stats().accepts_ignored, 4);
 }
 
@@ -118,7 +118,7 @@ fn fast_open_at_an_address_that_was_used_before() {
     rig.established(SYN_RECV, next);
     rig.closes(20, CLOSE_WAIT, next);
     assert_eq!(
-        rig.told(),
+        rig.reported(),
         [
             "accept 1 In 127.0.0.1:80>127.0.0.1:40000 by 20",
             "close 1 In 127.0.0.1:80>127.0.0.1:40000 by 20 LocalFin closer 20",
@@ -171,10 +171,10 @@ fn older_than_the_agent() {
 
 #[test]
 fn attempt_that_fails_before_its_syn() {
-    // No free port: `tcp_v4_connect` returns before `tcp_connect`, so no function hook ran. The tracepoint told it.
+    // No free port: `tcp_v4_connect` returns before `tcp_connect`, so no function hook ran. The tracepoint reported it.
     let mut rig = Rig::new(Backend::Fentry);
     rig.ends(10, SYN_SENT, 0, 0, held(sock(1, "127.0.0.1:0", SERVER)));
-    assert_eq!(rig.told(), ["failed 1 Out 127.0.0.1:0>127.0.0.1:80 late by 10 errno 0"]);
+    assert_eq!(rig.reported(), ["failed 1 Out 127.0.0.1:0>127.0.0.1:80 late by 10 errno 0"]);
 }
 
 #[test]
@@ -189,7 +189,7 @@ fn one_socket_under_its_address_and_its_cookie() {
     rig.closes(10, ESTABLISHED, address(client()));
     rig.ends(0, FIN_WAIT2, 0, 3, held(client()));
     assert_eq!(
-        rig.told(),
+        rig.reported(),
         [
             "accept 1 In 127.0.0.1:80>127.0.0.1:40000 late by 20",
             "close 1 In 127.0.0.1:80>127.0.0.1:40000 late by 20 LocalFin closer 20",
@@ -211,7 +211,7 @@ fn address_used_again_without_an_end() {
     rig.accepts(20, at(child()));
     rig.accepts(21, at(child()));
     assert_eq!(
-        rig.told(),
+        rig.reported(),
         [
             "connect 1 Out 127.0.0.1:40000>127.0.0.1:80 by 10",
             "close 1 Out 127.0.0.1:40000>127.0.0.1:80 by 10 Unseen closer ?(Unknown(Lost))",
@@ -237,7 +237,7 @@ fn a_close_of_the_next_socket_at_an_address_is_not_that_of_the_last() {
     rig.closes(11, ESTABLISHED, next);
     rig.ends(0, FIN_WAIT2, 0, 3, held(next));
     assert_eq!(
-        rig.told(),
+        rig.reported(),
         [
             "connect 1 Out 127.0.0.1:40000>127.0.0.1:80 by 10",
             "established 1 Out 127.0.0.1:40000>127.0.0.1:80 by 10",
@@ -270,7 +270,7 @@ fn port_that_the_resolver_finds() {
     assert_eq!(rig.flows.next_deadline(), Some(BootNs(begun + 20 * MS)));
     let mut resolver = Always(CLIENT.parse().ok(), Vec::new());
     rig.wait_with(10, &mut resolver);
-    assert_eq!((rig.told().len(), resolver.1.len()), (0, 0), "not due, not asked");
+    assert_eq!((rig.reported().len(), resolver.1.len()), (0, 0), "not due, not asked");
     rig.connects(11, sock(5, "127.0.0.1:0", SERVER));
     rig.wait_with(30, &mut resolver);
     assert_eq!(resolver.1.len(), 1, "one batch");
@@ -278,16 +278,16 @@ fn port_that_the_resolver_finds() {
     assert_eq!((resolver.1[0][0].inode, resolver.1[0][0].remote), (4711, SERVER.parse().ok()));
     assert_eq!(rig.out[0].boot, BootNs(begun), "its own time");
     assert_eq!(
-        rig.told(),
+        rig.reported(),
         [
             "connect 1 Out 127.0.0.1:40000>127.0.0.1:80 by 10",
             "connect 2 Out 127.0.0.1:40000>127.0.0.1:80 by 11",
         ]
     );
     assert_eq!(rig.flows.next_deadline(), None);
-    // What comes later is not told twice, and corrects the port.
+    // What comes later is not reported twice, and corrects the port.
     rig.established(SYN_SENT, sock(1, "127.0.0.1:40001", SERVER));
-    assert_eq!(rig.told(), ["established 1 Out 127.0.0.1:40001>127.0.0.1:80 by 10"]);
+    assert_eq!(rig.reported(), ["established 1 Out 127.0.0.1:40001>127.0.0.1:80 by 10"]);
 }
 
 /// The thread that reads waits for a look-up: whoever connects very often must not keep it waiting all the time.
@@ -323,18 +323,18 @@ fn port_that_nobody_finds() {
     rig.connects(10, client());
     rig.connects(10, Sock { key: 5, ..client() });
     rig.established(SYN_SENT, client());
-    assert_eq!(rig.told().len(), 2);
+    assert_eq!(rig.reported().len(), 2);
     rig.wait(25);
-    assert_eq!(rig.told(), ["connect 2 Out 127.0.0.1:0>127.0.0.1:80 by 10"]);
+    assert_eq!(rig.reported(), ["connect 2 Out 127.0.0.1:0>127.0.0.1:80 by 10"]);
 }
 
 #[test]
 fn unset_local_address_waits_too() {
     let mut rig = Rig::new(Backend::Fentry);
     rig.connects(10, sock(1, "0.0.0.0:40000", SERVER));
-    assert!(rig.told().is_empty());
+    assert!(rig.reported().is_empty());
     rig.wait_with(25, &mut Always(CLIENT.parse().ok(), Vec::new()));
-    assert_eq!(rig.told(), ["connect 1 Out 127.0.0.1:40000>127.0.0.1:80 by 10"]);
+    assert_eq!(rig.reported(), ["connect 1 Out 127.0.0.1:40000>127.0.0.1:80 by 10"]);
 }
 
 #[test]
@@ -343,7 +343,7 @@ fn too_many_connects_wait() {
     for key in 1..=3 {
         rig.connects(10, Sock { key, ..client() });
     }
-    assert_eq!(rig.told(), ["connect 1 Out 127.0.0.1:0>127.0.0.1:80 by 10"]);
+    assert_eq!(rig.reported(), ["connect 1 Out 127.0.0.1:0>127.0.0.1:80 by 10"]);
     assert_eq!((rig.flows.stats().released_early, rig.flows.stats().held), (1, 2));
 }
 
@@ -362,7 +362,7 @@ fn a_listener_waits_for_the_name_of_its_interface() {
     rig.out.clear();
     rig.listens(20, Sock { device: 7, ..sock(3, SERVER, "0.0.0.0:0") });
     let since = rig.now;
-    assert!(rig.told().is_empty());
+    assert!(rig.reported().is_empty());
     assert_eq!(rig.flows.next_deadline(), Some(BootNs(since)), "at once");
     rig.wait_with(1, &mut names);
     assert_eq!(rig.out[0].boot, BootNs(since));
@@ -396,13 +396,13 @@ fn a_connection_waits_for_the_name_of_its_interface() {
         rig.established(SYN_SENT, over);
         rig.established(SYN_RECV, child);
         rig.accepts(20, child);
-        assert_eq!(rig.told(), ["listen 1 0.0.0.0:80 by 20"], "the others wait");
+        assert_eq!(rig.reported(), ["listen 1 0.0.0.0:80 by 20"], "the others wait");
         rig.closes(10, ESTABLISHED, over);
         assert_eq!(rig.flows.stats().held, 4);
         rig.wait_with(1, &mut Names(Some("eth0"), Vec::new()));
         let ends = "127.0.0.1:40000>127.0.0.1:80%eth0";
         assert_eq!(
-            rig.told(),
+            rig.reported(),
             [
                 format!("connect 2 Out {ends} by 10"),
                 format!("established 2 Out {ends} by 10"),
@@ -412,10 +412,10 @@ fn a_connection_waits_for_the_name_of_its_interface() {
             "{backend:?}"
         );
         rig.closes(20, CLOSE_WAIT, child);
-        assert_eq!(rig.told().len(), 1, "its name is known");
+        assert_eq!(rig.reported().len(), 1, "its name is known");
         rig.connects(10, Sock { key: 9, device: 8, ..client() });
         rig.wait(30);
-        assert!(rig.told()[0].contains("%8"), "{backend:?}");
+        assert!(rig.reported()[0].contains("%8"), "{backend:?}");
         assert_eq!((rig.flows.stats().held, rig.flows.next_deadline()), (0, None));
     }
 }
@@ -431,17 +431,17 @@ fn the_name_of_an_interface_is_asked_for_again() {
         rig.connects(10, over(key));
         names.0 = name;
         rig.wait_with(1, &mut names);
-        (rig.told().pop().expect("an event"), names.1.len())
+        (rig.reported().pop().expect("an event"), names.1.len())
     };
-    assert!(matches!(begins(1, 0, Some("eth0")), (told, 1) if told.contains("%eth0 ")));
-    assert!(matches!(begins(2, 100, Some("lan0")), (told, 1) if told.contains("%eth0 ")));
-    assert!(matches!(begins(3, 1_000, Some("lan0")), (told, 2) if told.contains("%lan0 ")));
+    assert!(matches!(begins(1, 0, Some("eth0")), (reported, 1) if reported.contains("%eth0 ")));
+    assert!(matches!(begins(2, 100, Some("lan0")), (reported, 1) if reported.contains("%eth0 ")));
+    assert!(matches!(begins(3, 1_000, Some("lan0")), (reported, 2) if reported.contains("%lan0 ")));
     // Without an answer the name stays, and the next one asks again.
-    assert!(matches!(begins(4, 1_000, None), (told, 3) if told.contains("%lan0 ")));
-    assert!(matches!(begins(5, 0, Some("wan0")), (told, 4) if told.contains("%wan0 ")));
+    assert!(matches!(begins(4, 1_000, None), (reported, 3) if reported.contains("%lan0 ")));
+    assert!(matches!(begins(5, 0, Some("wan0")), (reported, 4) if reported.contains("%wan0 ")));
     rig.now += 1_000 * MS;
     rig.closes(10, ESTABLISHED, over(1));
-    assert!(rig.told()[0].contains("%wan0 "), "an end asks for nothing");
+    assert!(rig.reported()[0].contains("%wan0 "), "an end asks for nothing");
 }
 
 /// Bound to another interface while the name of the first one is asked for.
@@ -450,14 +450,14 @@ fn events_of_a_connection_that_waits_stay_in_their_order() {
     let mut rig = Rig::new(Backend::Fentry);
     rig.connects(10, Sock { device: 8, ..sock(9, "127.0.0.1:1", SERVER) });
     rig.wait_with(1, &mut Names(Some("eth0"), Vec::new()));
-    rig.told();
+    rig.reported();
     rig.connects(10, Sock { device: 7, ..client() });
     rig.closes(10, ESTABLISHED, Sock { device: 8, ..client() });
-    assert!(rig.told().is_empty());
+    assert!(rig.reported().is_empty());
     rig.wait_with(1, &mut Names(Some("eth1"), Vec::new()));
-    let told = rig.told();
-    assert!(told[0].starts_with("connect 2") && told[0].contains("%eth1 "), "{told:?}");
-    assert!(told[1].starts_with("close 2") && told[1].contains("%eth0 "), "{told:?}");
+    let reported = rig.reported();
+    assert!(reported[0].starts_with("connect 2") && reported[0].contains("%eth1 "), "{reported:?}");
+    assert!(reported[1].starts_with("close 2") && reported[1].contains("%eth0 "), "{reported:?}");
 }
 
 /// Short-lived namespaces are asked at once, but not all the time.
@@ -484,7 +484,7 @@ fn names_are_asked_for_a_tenth_of_the_time() {
         rig.connects(10, Sock { key, netns: key as u32, device: 7, ..client() });
         let due = rig.flows.next_deadline().map_or(0, |due| due.0.saturating_sub(rig.now) / MS);
         rig.flows.poll_pending(BootNs(rig.now), &mut names, &mut rig.out);
-        (rig.told().len(), due)
+        (rig.reported().len(), due)
     };
     for key in 1..=3 {
         assert_eq!(begins(key, 0), (1, 0), "{key}");
@@ -501,13 +501,13 @@ fn too_many_events_wait_for_a_name() {
     for key in 1..=3 {
         rig.connects(10, Sock { key, device: 7, ..client() });
     }
-    assert_eq!((rig.told().len(), rig.flows.stats().released_early, rig.flows.stats().held), (3, 3, 0));
+    assert_eq!((rig.reported().len(), rig.flows.stats().released_early, rig.flows.stats().held), (3, 3, 0));
     assert_eq!(rig.flows.next_deadline(), None);
 }
 
 /// Two daemons on one port, each bound to its interface: who accepted is the one whose interface the connection has.
 #[test]
-fn the_interface_tells_whose_listener_it_was() {
+fn the_interface_reports_whose_listener_it_was() {
     let mut rig = Rig::new(Backend::Tracepoint);
     for (key, pid, device) in [(3, 20, 7), (4, 21, 8)] {
         rig.listens(pid, Sock { device, ..sock(key, "0.0.0.0:80", "0.0.0.0:0") });
@@ -515,10 +515,10 @@ fn the_interface_tells_whose_listener_it_was() {
     let over = |key, device| Sock { device, ..sock(key, SERVER, CLIENT) };
     rig.established(SYN_RECV, over(5, 8));
     rig.wait_with(1, &mut Names(Some("eth0"), Vec::new()));
-    rig.told();
+    rig.reported();
     rig.closes(22, ESTABLISHED, over(5, 8));
     assert_eq!(
-        rig.told()[0],
+        rig.reported()[0],
         "accept 3 In 127.0.0.1:80>127.0.0.1:40000%eth0 by 21(Listener) of 21",
         "by another process than the one that closed it"
     );
@@ -531,7 +531,7 @@ fn auto_bound_listener_is_looked_up_at_once() {
     assert_eq!(rig.flows.next_deadline(), Some(BootNs(rig.now)));
     let since = rig.now;
     rig.wait(0);
-    assert!(rig.told().is_empty());
+    assert!(rig.reported().is_empty());
     assert_eq!(rig.flows.next_deadline(), Some(BootNs(since + 20 * MS)), "once more");
     rig.wait_with(20, &mut Always("0.0.0.0:5000".parse().ok(), Vec::new()));
     assert_eq!(rig.out[0].boot, BootNs(since));
@@ -539,7 +539,7 @@ fn auto_bound_listener_is_looked_up_at_once() {
     rig.accepts(21, sock(4, "127.0.0.1:5000", CLIENT));
     rig.unlistens(20, sock(3, "0.0.0.0:5000", "0.0.0.0:0"));
     assert_eq!(
-        rig.told(),
+        rig.reported(),
         [
             "listen 1 0.0.0.0:5000 by 20",
             "accept 2 In 127.0.0.1:5000>127.0.0.1:40000 by 21 of 20",
@@ -561,7 +561,7 @@ fn auto_bound_listener_is_shown_by_its_child_or_its_end() {
     rig.wait(0);
     rig.wait(30);
     assert_eq!(
-        rig.told(),
+        rig.reported(),
         [
             "listen 1 0.0.0.0:5000 by 20",
             "accept 3 In 127.0.0.1:5000>127.0.0.1:40000 by 20 of 20",
@@ -583,13 +583,13 @@ fn full_table_drops_the_oldest() {
     }
     let stats = rig.flows.stats();
     assert_eq!((stats.live, stats.evicted), (3, 2));
-    rig.told();
+    rig.reported();
     for key in 1..=5 {
         rig.closes(10, FIN_WAIT1, Sock { key, ..client() });
     }
-    let told = rig.told();
-    assert_eq!(told.len(), 5);
-    assert_eq!(told.iter().filter(|line| line.contains(" late ")).count(), 2);
+    let reported = rig.reported();
+    assert_eq!(reported.len(), 5);
+    assert_eq!(reported.iter().filter(|line| line.contains(" late ")).count(), 2);
     let stats = rig.flows.stats();
     assert_eq!((stats.live, stats.ended, rig.flows.store.indexed()), (0, 2, 2));
 }
@@ -600,7 +600,7 @@ fn unknown_hook_is_counted() {
     let mut record = rig.sock_record(HookId::FentryTcpConnect, who(10), client());
     record.header.hook = 999;
     rig.feed(&Record::Connect(record));
-    assert!(rig.told().is_empty());
+    assert!(rig.reported().is_empty());
     assert_eq!(rig.flows.stats().ignored, 1);
 }
 

@@ -11,7 +11,7 @@ use conn_common::record::{Sock, SockFlags};
 use super::born::Born;
 use super::devices::Devices;
 use super::ends::{Ends, transport};
-use super::life::Death;
+use super::life::EndState;
 use super::model::{Actor, ConnEvent, ConnId, Direction, Source, Transport};
 use super::table::BEFORE_ATTACH;
 use crate::process::hash::IntMap;
@@ -40,10 +40,10 @@ pub(super) struct Conn {
     pub(super) kernel: bool,
     /// A snapshot found it past its beginning: established (outgoing), or accepted (incoming).
     pub(super) under_way: bool,
-    /// Its connect is not told yet: the port is missing.
+    /// Its connect is not reported yet: the port is missing.
     pub(super) held: bool,
     /// It ended before anybody accepted it, but may still be accepted.
-    pub(super) dead: Option<Box<Death>>,
+    pub(super) dead: Option<Box<EndState>>,
 }
 
 /// What names a socket, and what kind it is.
@@ -97,7 +97,7 @@ impl Conn {
         }
     }
 
-    /// Takes over what a record tells beyond what is known: of a connection of the snapshot, whose socket it is.
+    /// Takes over what a record reports beyond what is known: of a connection of the snapshot, whose socket it is.
     pub(super) fn learn(&mut self, sock: &Sock) {
         self.ends.complete(&Ends::of(sock));
         self.bind(sock);
@@ -156,7 +156,7 @@ pub(super) enum Found {
     Ended {
         /// Its number.
         id: u64,
-        /// It was told as never accepted, but may still be accepted.
+        /// It was reported as never accepted, but may still be accepted.
         acceptable: bool,
     },
     /// Nothing.
@@ -324,7 +324,7 @@ impl Store {
 
     /// Whether the next insertion needs an eviction, and of which place. It goes round the slab, so what it evicts is
     /// about the oldest.
-    pub(super) fn crowded(&mut self) -> Option<u32> {
+    pub(super) fn eviction_candidate(&mut self) -> Option<u32> {
         if self.live() < self.max {
             return None;
         }

@@ -16,7 +16,7 @@ use conn_common::record::{
 use super::devices::Devices;
 use super::ends::{AF_INET6, Ends, transport};
 use super::how::{self, state};
-use super::life::{Death, End};
+use super::life::{End, EndState};
 use super::listeners::{Listeners, Owners};
 use super::model::{
     Actor, Change, ConnEvent, ConnId, Direction, EndedHow, FlowEvent, Method, Source, Transport,
@@ -78,13 +78,13 @@ pub struct FlowStats {
     pub listeners: usize,
     /// Events that wait.
     pub held: usize,
-    /// Connections that were dropped for want of room; what comes of them later is told as late.
+    /// Connections that were dropped for want of room; what comes of them later is reported as late.
     pub evicted: u64,
     /// Connections of snapshots that are not followed, for want of room.
     pub connections_not_kept: u64,
-    /// Listeners that were told or found but not remembered, for want of room.
+    /// Listeners that were reported or found but not remembered, for want of room.
     pub listeners_not_kept: u64,
-    /// Events that were told before their hold time was over, for want of room.
+    /// Events that were reported before their hold time was over, for want of room.
     pub released_early: u64,
     /// Connections whose end was never seen: another one began under their key.
     pub ends_missed: u64,
@@ -107,7 +107,7 @@ pub struct FlowTable {
     pub(super) devices: Devices,
     pub(super) limits: FlowLimits,
     pub(super) stats: FlowStats,
-    /// When the start-up snapshot was complete: records until then may tell what it has.
+    /// When the start-up snapshot was complete: records until then may report what it has.
     pub(super) snapshot_until: BootNs,
     /// Records carry cookies; else kernel addresses, which no snapshot has.
     pub(super) by_cookie: bool,
@@ -191,14 +191,14 @@ impl FlowTable {
         }
     }
 
-    /// Connections that are not followed any more although nothing told their end: there was no room, or a record told
+    /// Connections that are not followed any more although nothing reported their end: there was no room, or a record reported
     /// the beginning of one that the start-up snapshot had. Since the last call; at most about a thousand.
     pub fn take_forgotten(&mut self) -> Vec<ConnEvent> {
         self.store.take_forgotten().iter().map(|conn| conn.event(&self.devices)).collect()
     }
 
     /// What is there now, as the change that made it so. Of a connection that nobody accepted yet there is nothing to
-    /// tell.
+    /// report.
     pub fn existing(&self) -> impl Iterator<Item = Change> {
         let listeners = self.listeners.iter().map(|listener| Change::Listen(listener.event(&self.devices)));
         let connections =
@@ -217,7 +217,7 @@ impl FlowTable {
         self.store.iter().filter_map(|(_, conn)| Some(conn.owner.process.as_ref()?.pid))
     }
 
-    /// Follows one record and appends what it tells. Records must come in the order of the ring. Process records are
+    /// Follows one record and appends what it reports. Records must come in the order of the ring. Process records are
     /// the process table's: they are ignored here.
     #[inline]
     pub fn on_record(&mut self, record: &Record<'_>, procs: &mut ProcessTable, out: &mut Vec<FlowEvent>) {
@@ -282,11 +282,11 @@ impl FlowTable {
         let sock = &record.sock;
         self.note_device(sock, &record.task, at, procs);
         if let Found::Live(place) = self.find(sock, at.boot, out) {
-            // A backup program repeats what was told when a preemption came between the two programs.
+            // A backup program repeats what was reported when a preemption came between the two programs.
             if at.hook.is_backup() {
                 return;
             }
-            if self.is_foretold(place, at.boot) {
+            if self.is_superseded(place, at.boot) {
                 self.store.forget(place);
             } else if let Some(source) = self.found_first(place, sock) {
                 if source == Source::Resync {
@@ -338,18 +338,18 @@ impl FlowTable {
         }
         let found = self.find(sock, at.boot, out);
         if at.hook.is_backup() && matches!(found, Found::Ended { .. }) {
-            // It repeats, late, what was told of a connection that is over.
+            // It repeats, late, what was reported a connection that is over.
             self.stats.ignored += 1;
             return;
         }
         if let Found::Live(place) = found {
-            let foretold = self.is_foretold(place, at.boot);
+            let superseded = self.is_superseded(place, at.boot);
             let Some(conn) = self.store.get_mut(place) else { return };
-            // Of one that is foretold the connect was before the attach.
-            if conn.connecting() || (foretold && active) {
+            // Of one that is superseded the connect was before the attach.
+            if conn.connecting() || (superseded && active) {
                 conn.ends.overwrite(&Ends::of(sock));
                 conn.bind(sock);
-                self.tell_connect(place, out);
+                self.emit_connect(place, out);
                 if let Some(conn) = self.store.get_mut(place) {
                     conn.established = at.boot;
                     conn.born = None;
@@ -360,7 +360,7 @@ impl FlowTable {
                 }
                 return;
             }
-            if foretold {
+            if superseded {
                 self.store.forget(place);
             } else {
                 if conn.direction == Direction::In && !active && conn.established.0 == 0 {
@@ -399,14 +399,14 @@ impl FlowTable {
         let sock = &record.sock;
         self.note_device(sock, &record.task, at, procs);
         // The first two read the descriptor after the call, when another thread may have replaced it; a backup program may
-        // repeat what was told.
+        // repeat what was reported.
         let doubtful =
             matches!(at.hook, HookId::SysExitAccept | HookId::SysExitAccept4) || at.hook.is_backup();
         let by_address = sock.flags & SockFlags::ADDRESS_KEY != 0;
         let begins_anew = by_address && !doubtful;
         match self.find(sock, at.boot, out) {
             Found::Live(place) => {
-                if self.store.get(place).is_some_and(Conn::waits) || self.is_foretold(place, at.boot) {
+                if self.store.get(place).is_some_and(Conn::waits) || self.is_superseded(place, at.boot) {
                     self.accept(place, sock, hook_actor(at, &record.task, procs), at.boot, out);
                     return;
                 }
@@ -417,7 +417,7 @@ impl FlowTable {
                 self.supersede(place, at.boot, out);
             }
             Found::Ended { id, acceptable: true } => {
-                // It died in the accept queue, its end is told, and now somebody takes it.
+                // It died in the accept queue, its end is reported, and now somebody takes it.
                 let owner = hook_actor(at, &record.task, procs);
                 self.accept_ended(id, sock, owner, at.boot, out);
                 return;
@@ -528,14 +528,14 @@ impl FlowTable {
         let end = end_of(record, at, procs);
         if sock.err != 0 {
             // A connection that is reset in the accept queue stays there: accept() returns it all the same. And where
-            // accepts are told by the system call's return, the reset may come before it.
+            // accepts are reported by the system call's return, the reset may come before it.
             let Some(conn) = self.store.get_mut(place) else { return };
             if conn.dead.is_some() {
                 self.stats.second_ends += 1;
                 return;
             }
             let id = conn.id;
-            conn.dead = Some(Box::new(Death { end, had_socket }));
+            conn.dead = Some(Box::new(EndState { end, had_socket }));
             let until = BootNs(at.boot.0.saturating_add(self.limits.accept_hold.0));
             self.hold_death(HeldDeath { until, place, id }, out);
         } else if had_socket {
@@ -573,7 +573,7 @@ impl FlowTable {
         }
         let end = end_of(record, at, procs);
         if sock.flags & SockFlags::HAS_SOCKET == 0 {
-            // An orphan whose close was told, or was before the attach; or a handshake that never completed.
+            // An orphan whose close was reported, or was before the attach; or a handshake that never completed.
             if whole || sock.old_state == state::SYN_RECV {
                 self.stats.second_ends += 1;
                 return;

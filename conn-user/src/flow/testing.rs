@@ -55,7 +55,7 @@ pub(crate) fn who(pid: u32) -> Task {
     task(pid, u64::from(pid) * 1000 * MS, &format!("p{pid}"))
 }
 
-/// The tables, a clock that moves 1 ms a record, and what was told.
+/// The tables, a clock that moves 1 ms a record, and what was reported.
 pub(crate) struct Rig {
     pub(crate) backend: Backend,
     pub(crate) flows: FlowTable,
@@ -178,8 +178,8 @@ impl Rig {
         self.flows.poll_pending(BootNs(self.now), resolver, &mut self.out);
     }
 
-    /// What was told since the last call.
-    pub(crate) fn told(&mut self) -> Vec<String> {
+    /// What was reported since the last call.
+    pub(crate) fn reported(&mut self) -> Vec<String> {
         self.out.drain(..).map(|event| text(&event)).collect()
     }
 }

@@ -160,7 +160,7 @@ impl Btf {
         self.raw.named(name).any(|(_, ty)| ty.kind == Kind::Typedef)
     }
 
-    /// The function of this name, if the kernel has one that can be told from its namesakes.
+    /// The function of this name, if the kernel has one that can be distinguished from its namesakes.
     pub fn function(&self, name: &str) -> Option<Function> {
         let (_, func) = self.raw.named(name).find(|(_, ty)| ty.kind == Kind::Func)?;
         self.prototype(func.target)

@@ -1,5 +1,5 @@
 //! Since when conntrack knows a connection: `ctnetlink` (net/netfilter/nf_conntrack_netlink.c), where the time stamps are
-//! on. `/proc/net/nf_conntrack` tells whole seconds only, and not every kernel has it.
+//! on. `/proc/net/nf_conntrack` reports whole seconds only, and not every kernel has it.
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -54,7 +54,7 @@ pub fn is_timed(proc: &Path) -> bool {
     fs::read(proc.join("sys/net/netfilter/nf_conntrack_timestamp")).is_ok_and(|text| text.starts_with(b"1"))
 }
 
-/// Tells every TCP connection that conntrack of the thread's network namespace knows with its time; after a repeated
+/// Reports every TCP connection that conntrack of the thread's network namespace knows with its time; after a repeated
 /// dump some come twice.
 ///
 /// # Errors

@@ -221,7 +221,7 @@ pub enum TracepointId {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Lockdown {
-    /// The kernel does not tell: no lockdown module, or securityfs is not mounted.
+    /// The kernel does not report: no lockdown module, or securityfs is not mounted.
     Unknown,
     /// Off.
     None,

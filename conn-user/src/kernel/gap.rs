@@ -12,7 +12,7 @@ pub struct Gap {
     pub hook: HookId,
     /// Why.
     pub cause: GapCause,
-    /// On which CPU; `None`: the kernel does not tell it for this cause.
+    /// On which CPU; `None`: the kernel does not report it for this cause.
     pub cpu: Option<u16>,
     /// How many records. Where the kernel skipped a program: how many runs, which may have had nothing to report; with a backup
     /// program, at least so many.
@@ -43,8 +43,8 @@ pub struct GapTracker {
 #[derive(Clone, Copy, Debug, Default)]
 struct Stream {
     next: u64,
-    /// Lost records that were told.
-    told: u64,
+    /// Lost records that were reported.
+    reported: u64,
     last: Option<BootNs>,
 }
 
@@ -74,7 +74,7 @@ impl GapTracker {
         stream.next = stream.next.max(header.seq.saturating_add(1));
         stream.last = Some(boot);
         let stream = self.stream(hook, header.cpu);
-        stream.told += lost;
+        stream.reported += lost;
         let cpu = Some(header.cpu);
         (lost > 0).then_some(Gap { hook, cause: GapCause::RingFull, cpu, lost, from, to: boot })
     }
@@ -84,8 +84,8 @@ impl GapTracker {
     pub fn on_lost(&mut self, hook: HookId, cpu: u16, lost: u64, now: BootNs) -> Option<Gap> {
         let attached = self.attached;
         let stream = self.stream(hook, cpu);
-        let lost = lost.saturating_sub(stream.told);
-        stream.told += lost;
+        let lost = lost.saturating_sub(stream.reported);
+        stream.reported += lost;
         stream.next += lost;
         let from = stream.last.unwrap_or(attached);
         (lost > 0).then_some(Gap { hook, cause: GapCause::RingFull, cpu: Some(cpu), lost, from, to: now })
@@ -97,7 +97,7 @@ impl GapTracker {
         let stream = self.stream(hook, cpu);
         let lost = attempted.saturating_sub(stream.next);
         stream.next = stream.next.max(attempted);
-        stream.told += lost;
+        stream.reported += lost;
         let from = stream.last.unwrap_or(attached);
         (lost > 0).then_some(Gap { hook, cause: GapCause::RingFull, cpu: Some(cpu), lost, from, to: now })
     }
@@ -148,7 +148,7 @@ mod tests {
         gaps.on_record(hook, &header(0, 0, 9));
         assert_eq!(gaps.on_end(hook, 0, 1, BootNs(50)), None);
         assert_eq!(gaps.on_end(hook, 0, 5, BootNs(50)), Some(gap(hook, 0, 4, 9, 50)));
-        assert_eq!(gaps.on_end(hook, 0, 5, BootNs(60)), None, "told once");
+        assert_eq!(gaps.on_end(hook, 0, 5, BootNs(60)), None, "reported once");
     }
 
     #[test]
@@ -158,7 +158,7 @@ mod tests {
         gaps.on_record(hook, &header(0, 0, 9));
         assert_eq!(gaps.on_lost(hook, 0, 0, BootNs(50)), None);
         assert_eq!(gaps.on_lost(hook, 0, 4, BootNs(50)), Some(gap(hook, 0, 4, 9, 50)));
-        assert_eq!(gaps.on_record(hook, &header(0, 5, 60)), None, "told once");
+        assert_eq!(gaps.on_record(hook, &header(0, 5, 60)), None, "reported once");
         assert_eq!(gaps.on_record(hook, &header(0, 7, 61)), Some(gap(hook, 0, 1, 60, 61)));
         assert_eq!(gaps.on_lost(hook, 0, 5, BootNs(70)), None);
         assert_eq!(gaps.on_end(hook, 0, 8, BootNs(80)), None);

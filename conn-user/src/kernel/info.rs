@@ -5,16 +5,16 @@ use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
 
 use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_link_info, bpf_prog_info};
 
-/// `recursion_misses` of a program; `None` when the kernel does not tell (before 5.12).
+/// `recursion_misses` of a program; `None` when the kernel does not report (before 5.12).
 pub(super) fn recursion_misses(fd: RawFd) -> Option<u64> {
     // SAFETY: it has integers alone.
     let (info, length) = unsafe { info::<bpf_prog_info>(fd) }?;
-    let told = offset_of!(bpf_prog_info, recursion_misses) + size_of::<u64>();
-    (length >= told).then_some(info.recursion_misses)
+    let reported = offset_of!(bpf_prog_info, recursion_misses) + size_of::<u64>();
+    (length >= reported).then_some(info.recursion_misses)
 }
 
 /// How often a kprobe or kretprobe did not run at all, because another one was running on the CPU, or because no instance
-/// for a return was left (`trace_kprobe_missed`, kernel/trace/trace_kprobe.c); `None` when the kernel does not tell
+/// for a return was left (`trace_kprobe_missed`, kernel/trace/trace_kprobe.c); `None` when the kernel does not report
 /// (before 6.7).
 ///
 /// `link` must be the id of a link to a kprobe: others share the memory.
@@ -28,14 +28,14 @@ pub(super) fn kprobe_misses(link: u32) -> Option<u64> {
     let fd = unsafe { OwnedFd::from_raw_fd(RawFd::try_from(fd).ok().filter(|fd| *fd >= 0)?) };
     // SAFETY: it has integers alone, also in its unions.
     let (info, length) = unsafe { info::<bpf_link_info>(fd.as_raw_fd()) }?;
-    let told = offset_of!(bpf_link_info, __bindgen_anon_1.perf_event.__bindgen_anon_1.kprobe.missed)
+    let reported = offset_of!(bpf_link_info, __bindgen_anon_1.perf_event.__bindgen_anon_1.kprobe.missed)
         + size_of::<u64>();
     // SAFETY: every member of the unions is of integers, and all of it was zero before the kernel wrote to it.
     let missed = unsafe { info.__bindgen_anon_1.perf_event.__bindgen_anon_1.kprobe.missed };
-    (length >= told).then_some(missed)
+    (length >= reported).then_some(missed)
 }
 
-/// What BPF_OBJ_GET_INFO_BY_FD tells of a program or link, and how much of it this kernel knows, in bytes.
+/// What BPF_OBJ_GET_INFO_BY_FD reports a program or link, and how much of it this kernel knows, in bytes.
 ///
 /// # Safety
 /// All bytes zero, and any others that the kernel may write, must be a value of `T`.

@@ -23,7 +23,7 @@ const MESSAGE: usize = 8;
 const IFA_ADDRESS: u16 = 1;
 /// The interface's own address, where it differs.
 const IFA_LOCAL: u16 = 2;
-/// Where interfaces tell what they are.
+/// Where interfaces report what they are.
 const INTERFACES: &str = "/sys/class/net";
 
 /// An interface that has an address.
@@ -38,10 +38,10 @@ pub struct Interface {
 /// Every interface that has an address, by its index.
 ///
 /// # Errors
-/// When the kernel refuses to tell. What `/sys/class/net` does not tell is no bridge.
+/// When the kernel refuses to report. What `/sys/class/net` does not report is no bridge.
 pub fn read() -> Result<BTreeMap<u32, Interface>, DumpError> {
     let mut interfaces = BTreeMap::<u32, Interface>::new();
-    // What a repeated try told twice is one address; one that vanished in between does no harm.
+    // What a repeated try reported twice is one address; one that vanished in between does no harm.
     let begin = || ();
     Netlink::open(ROUTE)?.dump(RTM_GETADDR, &[0; MESSAGE], begin, |bytes, _| {
         let (index, net) = address(bytes)?;
@@ -191,7 +191,7 @@ mod tests {
 
     #[test]
     fn loopback_is_there() {
-        let all = read().expect("the kernel tells");
+        let all = read().expect("the kernel reports");
         assert!(all.values().flat_map(|one| &one.addresses).any(|net| net.addr().is_loopback()));
     }
 

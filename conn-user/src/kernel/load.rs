@@ -179,7 +179,7 @@ impl Loader {
     /// Must be called within a tokio runtime.
     ///
     /// # Errors
-    /// When no backend can be had; the error tells which program the kernel refused, or what is missing.
+    /// When no backend can be had; the error reports which program the kernel refused, or what is missing.
     pub fn start(
         &self,
         mut facts: KernelFacts,
@@ -252,9 +252,9 @@ fn attach(
     let cookie_helper = facts.cookie_helper == Some(true);
     let switches = Switches {
         cookie_helper,
-        state_tells_all: plan.backend == Backend::Tracepoint,
+        state_reports_all: plan.backend == Backend::Tracepoint,
         ask_cookie_early: plan.backend == Backend::Kprobe && cookie_helper,
-        state_tells_listen: !plan.programs.iter().any(|planned| {
+        state_reports_listen: !plan.programs.iter().any(|planned| {
             matches!(
                 planned.hook,
                 HookId::FexitListenStart | HookId::KprobeInetHash | HookId::KprobeInet6Hash
@@ -293,6 +293,7 @@ fn attach(
             .map_err(|source| program_error(planned, "attach", source))?;
         tracepoints.extend(event);
     }
+    object::release();
     let refused = facts.refused.values().filter_map(Probe::refusal);
     let notes = offsets.missing.iter().map(ToString::to_string).chain(refused).chain(no_execs).collect();
     Ok((

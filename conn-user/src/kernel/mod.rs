@@ -1,5 +1,5 @@
 //! The kernel's side: offsets, what this kernel offers, the attach plan, loading, the ring reader, and what the kernel
-//! tells of the sockets there are.
+//! reports the sockets there are.
 
 pub mod btf;
 pub mod compat;

@@ -26,7 +26,7 @@ pub struct Namespace {
 /// The thread's own namespace.
 ///
 /// # Errors
-/// When /proc does not tell it.
+/// When /proc does not report it.
 pub fn own(proc: &Path) -> io::Result<NetNs> {
     id(&proc.join("thread-self/ns/net")).ok_or_else(|| io::ErrorKind::NotFound.into())
 }

@@ -18,12 +18,12 @@ pub(super) const COUNTERS_MAP: &str = "COUNTERS";
 pub(super) struct Switches {
     /// `bpf_get_socket_cookie` works in tracing programs.
     pub(super) cookie_helper: bool,
-    /// No function hooks: the state tracepoint tells connect and close.
-    pub(super) state_tells_all: bool,
+    /// No function hooks: the state tracepoint reports connect and close.
+    pub(super) state_reports_all: bool,
     /// kprobes will read cookies, so the tracepoint asks for them first.
     pub(super) ask_cookie_early: bool,
-    /// No listen hook either: the state tracepoint tells listeners, without the port of an automatic bind.
-    pub(super) state_tells_listen: bool,
+    /// No listen hook either: the state tracepoint reports listeners, without the port of an automatic bind.
+    pub(super) state_reports_listen: bool,
     /// Places have a second backup program.
     pub(super) second_backups: bool,
     /// Level of the BPF side's own diagnostics, 0 for none (`aya_log::Level`).
@@ -42,9 +42,9 @@ pub(super) fn open(
         ("COOKIE_HELPER", u32::from(switches.cookie_helper)),
         // The typed task came a release earlier (5.11) than the cookie (5.12).
         ("CURRENT_TASK_TYPED", u32::from(switches.cookie_helper)),
-        ("STATE_TELLS_ALL", u32::from(switches.state_tells_all)),
+        ("STATE_REPORTS_ALL", u32::from(switches.state_reports_all)),
         ("ASK_COOKIE_EARLY", u32::from(switches.ask_cookie_early)),
-        ("STATE_TELLS_LISTEN", u32::from(switches.state_tells_listen)),
+        ("STATE_REPORTS_LISTEN", u32::from(switches.state_reports_listen)),
         ("SECOND_BACKUPS", u32::from(switches.second_backups)),
     ];
     let mut loader = EbpfLoader::new();
@@ -61,4 +61,17 @@ pub(super) fn open(
     }
     loader.override_global(aya_log::LEVEL, &switches.log_level, false);
     loader.load(OBJECT)
+}
+
+/// Gives back the memory of the pages that loading has read: some megabytes, for as long as the agent runs. They are read
+/// from the file again if the object is opened again.
+pub(super) fn release() {
+    // SAFETY: sysconf has no precondition.
+    let page = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096);
+    let begin = OBJECT.as_ptr().addr().next_multiple_of(page);
+    let end = (OBJECT.as_ptr().addr() + OBJECT.len()) / page * page;
+    if let Some(len) = end.checked_sub(begin).filter(|len| *len > 0) {
+        // SAFETY: whole pages of a constant, which the file backs: nobody can have written to them. Failure changes nothing.
+        unsafe { libc::madvise(std::ptr::without_provenance_mut(begin), len, libc::MADV_DONTNEED) };
+    }
 }

@@ -144,7 +144,9 @@ fn loss(global: &str) -> &'static str {
         "OFF_SKC_V6_DADDR" | "OFF_SKC_V6_RCV_SADDR" => "IPv6 addresses are not shown",
         "OFF_SKC_IPV6ONLY" => "listeners for IPv6 only look like those for both families",
         "OFF_SKC_NET" | "OFF_NET_INUM" => "the network namespace is not shown",
-        "OFF_SK_LINGERTIME" => "a close that resets because of SO_LINGER 0 is not told from a normal one",
+        "OFF_SK_LINGERTIME" => {
+            "a close that resets because of SO_LINGER 0 is not distinguished from a normal one"
+        }
         "OFF_TCP_IS_MPTCP" => "subflows of MPTCP connections are shown as connections of their own",
         "OFF_MPTCP_BYTES_SENT" | "OFF_MPTCP_BYTES_RETRANS" | "OFF_MPTCP_BYTES_RECEIVED" => {
             "the bytes of MPTCP connections are not shown"

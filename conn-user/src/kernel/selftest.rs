@@ -1,7 +1,7 @@
 //! The proof that every hook delivers: "loaded and attached" is not "working".
 //!
 //! The agent makes loopback connections and a child process of its own and looks for their records. The records are
-//! recognised by its own process id and ports, and are not told to anybody.
+//! recognised by its own process id and ports, and are not reported to anybody.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -216,7 +216,7 @@ impl Watch {
         port != 0 && self.ports.contains(&port)
     }
 
-    /// The id of the process that made the test's connections, as the kernel numbers it; `None`: no record told it yet.
+    /// The id of the process that made the test's connections, as the kernel numbers it; `None`: no record reported it yet.
     pub fn own(&self) -> Option<Pid> {
         self.own.map(Pid)
     }

@@ -1,4 +1,4 @@
-//! The TCP and MPTCP sockets of a network namespace, as `sock_diag` tells them (net/ipv4/inet_diag.c).
+//! The TCP and MPTCP sockets of a network namespace, as `sock_diag` reports them (net/ipv4/inet_diag.c).
 //!
 //! The crate netlink-packet-sock-diag cannot ask for MPTCP (`INET_DIAG_REQ_PROTOCOL`), takes `mptcp_info` for `tcp_info`,
 //! and reads sixty members of each where nine are used.
@@ -42,7 +42,7 @@ const LISTEN: u32 = 10;
 /// Length of `struct inet_diag_msg`.
 const MESSAGE: usize = 72;
 
-/// A socket as the kernel tells it.
+/// A socket as the kernel reports it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DiagSocket {
     /// The socket is `AF_INET6`.
@@ -63,7 +63,7 @@ pub struct DiagSocket {
     pub recv_queue: u32,
     /// `idiag_wqueue`.
     pub send_queue: u32,
-    /// `IPV6_V6ONLY`; told of listeners only.
+    /// `IPV6_V6ONLY`; reported listeners only.
     pub v6only: bool,
     /// `sk_bound_dev_if`: index of the interface that it is bound to; 0: none.
     pub device: u32,
@@ -84,12 +84,12 @@ pub enum DiagKind {
     Tcp,
     /// A TCP socket that is a subflow of an MPTCP socket.
     Subflow {
-        /// `token` of the MPTCP socket, where told.
+        /// `token` of the MPTCP socket, where reported.
         token: Option<u32>,
     },
     /// MPTCP.
     Mptcp {
-        /// Its `token`, where told.
+        /// Its `token`, where reported.
         token: Option<u32>,
     },
 }
@@ -390,11 +390,11 @@ mod tests {
 
     #[test]
     fn a_short_tcp_info_is_none_and_the_socket_stays() {
-        for (length, told) in [(0, false), (104, false), (215, false), (216, true), (280, true)] {
+        for (length, reported) in [(0, false), (104, false), (215, false), (216, true), (280, true)] {
             let mut bytes = head(AF_INET);
             attribute(&mut bytes, INFO, &tcp_info(length));
             let socket = parse(&bytes, false, FILLED).expect("socket");
-            assert_eq!(socket.info.is_some(), told, "{length}");
+            assert_eq!(socket.info.is_some(), reported, "{length}");
         }
     }
 
@@ -448,7 +448,7 @@ mod tests {
     }
 
     #[test]
-    fn the_kernel_tells_a_listener() {
+    fn the_kernel_reports_a_listener() {
         let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
         let local = listener.local_addr().expect("address");
         let mut all = Vec::new();

@@ -1,4 +1,4 @@
-//! `/proc/net/tcp` and `tcp6` (net/ipv4/tcp_ipv4.c, `tcp4_seq_show`): what is told where `sock_diag` is refused.
+//! `/proc/net/tcp` and `tcp6` (net/ipv4/tcp_ipv4.c, `tcp4_seq_show`): what is reported where `sock_diag` is refused.
 
 use std::io::{self, BufRead as _, BufReader, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

@@ -1,4 +1,4 @@
-//! Classic tracepoints: their numbers, which only tracefs tells, and the perf event that runs a program at one.
+//! Classic tracepoints: their numbers, which only tracefs reports, and the perf event that runs a program at one.
 //!
 //! Where nobody mounted tracefs, the agent makes a mount of its own that is attached nowhere (`fsopen`, `fsmount`,
 //! 5.2 on): nothing on the machine changes.

@@ -40,7 +40,7 @@ impl Ids {
     /// Longest id before its number.
     const LONGEST: usize = 96;
 
-    /// An id of these parts: what no id may have becomes `_`, and a number tells those apart that are then alike.
+    /// An id of these parts: what no id may have becomes `_`, and a number distinguishs those that are then alike.
     pub fn of(&mut self, parts: &[&str]) -> String {
         let plain =
             |c: char| if c.is_ascii_lowercase() || c.is_ascii_digit() || "_-.".contains(c) { c } else { '_' };

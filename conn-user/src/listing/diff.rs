@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn without_cookies_ends_and_executables_tell() {
+    fn without_cookies_ends_and_executables_emit() {
         let (old, mut new) = (list(), list());
         new.sockets[0].cookie = None;
         assert_eq!(summary(&old, &new), (0, 0, 0, old.sockets.len()));

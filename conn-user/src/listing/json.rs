@@ -13,7 +13,7 @@ use crate::flow::model::{Direction, Method, Source};
 use crate::flow::snapshot::model::Note;
 use crate::units::{BootNs, WallNs};
 
-/// How a list was asked for; a saved list tells it, so that two of them can be compared.
+/// How a list was asked for; a saved list reports it, so that two of them can be compared.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Asked {
     /// By state.

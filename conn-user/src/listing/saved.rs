@@ -252,7 +252,7 @@ impl Saved {
     }
 }
 
-/// serde's own message ends with a place in this line's text, which is told as line and column of the file.
+/// serde's own message ends with a place in this line's text, which is reported as line and column of the file.
 fn parse<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, String> {
     serde_json::from_str(text).map_err(|error| {
         let message = error.to_string();

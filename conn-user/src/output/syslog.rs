@@ -129,7 +129,7 @@ mod tests {
         assert_eq!((nobody.dropped, nobody.error.is_some()), (1, true), "nobody is there");
         for _ in 0..2 {
             let daemon = UnixDatagram::bind(&path).expect("bind");
-            // The socket of before is told apart from the new one by an error.
+            // The socket of before is distinguished from the new one by an error.
             let twice = [&line[..], &line[..]].concat();
             let dropped = syslog.write(&twice).dropped;
             let mut received = [0; 200];

@@ -1,4 +1,4 @@
-//! What was seen and what was lost, told at the end of a run.
+//! What was seen and what was lost, reported at the end of a run.
 
 use std::fmt;
 
@@ -16,7 +16,7 @@ pub struct Totals {
     events: [u64; EventKind::ALL.len()],
     /// Records of each hook that was attached, in the order of attaching.
     pub records: Vec<HookTotals>,
-    /// Gaps that were told.
+    /// Gaps that were reported.
     pub gaps: u64,
     /// Records lost, in all gaps.
     pub lost: u64,
@@ -42,9 +42,9 @@ pub struct Overflow {
     pub processes: u64,
     /// Connections that were not followed to their end.
     pub connections: u64,
-    /// Listeners that were told but not remembered.
+    /// Listeners that were reported but not remembered.
     pub listeners: u64,
-    /// Events that were told before what they waited for could come.
+    /// Events that were reported before what they waited for could come.
     pub held_events: u64,
     /// Processes and executables that were not looked at in the background.
     pub inspections: u64,
@@ -52,7 +52,7 @@ pub struct Overflow {
     pub files: u64,
     /// Arguments that were not read, because `/proc` does not answer for their processes.
     pub arguments: u64,
-    /// Alerts that were ended early, and repeats that may have been told again.
+    /// Alerts that were ended early, and repeats that may have been reported again.
     pub alerts: u64,
     /// What rules did not remember.
     pub rule_state: u64,

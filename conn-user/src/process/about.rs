@@ -120,6 +120,6 @@ impl About {
 }
 
 /// Where v2 is not mounted, its root has an id in records and none in /proc.
-const fn is_same(seen: u64, told: u64) -> bool {
-    seen == told || (seen <= ROOT_ID && told <= ROOT_ID)
+const fn is_same(seen: u64, reported: u64) -> bool {
+    seen == reported || (seen <= ROOT_ID && reported <= ROOT_ID)
 }

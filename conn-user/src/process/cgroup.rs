@@ -101,7 +101,7 @@ fn v2_path(text: &[u8]) -> Option<&[u8]> {
     text.split(|&b| b == b'\n').find_map(|line| line.strip_prefix(b"0::"))
 }
 
-/// The path that tells most: of v2 where it is in use, else of systemd's v1 hierarchy, else of a controller's.
+/// The path that reports most: of v2 where it is in use, else of systemd's v1 hierarchy, else of a controller's.
 fn parse(text: &[u8]) -> Option<&[u8]> {
     let lines = || {
         text.split(|&b| b == b'\n').filter_map(|line| {
@@ -109,10 +109,10 @@ fn parse(text: &[u8]) -> Option<&[u8]> {
             Some((fields.next()?, fields.next()?)).filter(|(_, path)| path.starts_with(b"/"))
         })
     };
-    let telling = |wanted: fn(&[u8]) -> bool| lines().find(|(kind, path)| wanted(kind) && *path != b"/");
-    telling(<[u8]>::is_empty)
-        .or_else(|| telling(|kind| kind == b"name=systemd"))
-        .or_else(|| telling(|kind| !kind.starts_with(b"name=")))
+    let reporting = |wanted: fn(&[u8]) -> bool| lines().find(|(kind, path)| wanted(kind) && *path != b"/");
+    reporting(<[u8]>::is_empty)
+        .or_else(|| reporting(|kind| kind == b"name=systemd"))
+        .or_else(|| reporting(|kind| !kind.starts_with(b"name=")))
         .or_else(|| lines().next())
         .map(|(_, path)| path)
 }
@@ -122,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_telling_line_is_taken() {
+    fn the_reporting_line_is_taken() {
         let of = |text: &str| parse(text.as_bytes()).map(|path| String::from_utf8_lossy(path).into_owned());
         assert_eq!(of("0::/system.slice/ssh.service\n").as_deref(), Some("/system.slice/ssh.service"));
         // Hybrid: v2 without controllers, systemd tracks in both.

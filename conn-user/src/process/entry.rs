@@ -119,7 +119,7 @@ impl Entry {
         Arc::strong_count(&self.info) > 1 || self.info.presence.is_shared()
     }
 
-    /// Whether the kernel has counted an exec that no record told of. The first count that is known is taken as it is.
+    /// Whether the kernel has counted an exec that no record reported. The first count that is known is taken as it is.
     #[inline]
     pub(super) fn has_missed_exec(&mut self, execs: u32) -> bool {
         is_later(execs, *self.execs.get_or_insert(execs))

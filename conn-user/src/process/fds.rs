@@ -32,7 +32,7 @@ pub struct Held {
 
 /// What says where a process came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Kin {
+pub struct Parentage {
     /// Start, in whole ticks ([`super::info::TICK_NS`]).
     pub start: BootNs,
     /// Parent; 0: none in this pid namespace.
@@ -46,7 +46,7 @@ pub struct Kin {
 pub struct Descriptors {
     /// Sorted.
     held: Vec<Held>,
-    processes: IntMap<u32, Kin>,
+    processes: IntMap<u32, Parentage>,
     hidden: usize,
     namespaces: Vec<Namespace>,
     /// `None`: not wanted.
@@ -123,7 +123,7 @@ impl Descriptors {
     }
 
     /// Where a process came from.
-    pub fn kin(&self, pid: Pid) -> Option<&Kin> {
+    pub fn parentage(&self, pid: Pid) -> Option<&Parentage> {
         self.processes.get(&pid.0)
     }
 
@@ -133,7 +133,7 @@ impl Descriptors {
         let Some(ends) = &self.ends else { return Vec::new() };
         let mut ends = Ends(ends.0.clone());
         ends.note_pairs(pairs, |inode| self.holders(inode).iter().map(|held| (held.pid.0, held.fd)));
-        let parent = |pid| self.kin(Pid(pid)).map_or(0, |kin| kin.ppid.0);
+        let parent = |pid| self.parentage(Pid(pid)).map_or(0, |parentage| parentage.ppid.0);
         let pids = |(pid, peers): (u32, SmallVec<[u32; 2]>)| (Pid(pid), peers.into_iter().map(Pid).collect());
         channels::peers(ends.0, parent).into_iter().map(pids).collect()
     }
@@ -150,9 +150,9 @@ impl Descriptors {
 
     /// These.
     #[cfg(test)]
-    pub(crate) fn of(mut held: Vec<Held>, processes: impl IntoIterator<Item = (Pid, Kin)>) -> Self {
+    pub(crate) fn of(mut held: Vec<Held>, processes: impl IntoIterator<Item = (Pid, Parentage)>) -> Self {
         held.sort_unstable();
-        let processes = processes.into_iter().map(|(pid, kin)| (pid.0, kin)).collect();
+        let processes = processes.into_iter().map(|(pid, parentage)| (pid.0, parentage)).collect();
         Self { held, processes, ..Self::default() }
     }
 
@@ -170,8 +170,8 @@ impl Descriptors {
         if stat.flags & PF_KTHREAD != 0 {
             return Ok(());
         }
-        let kin = Kin { start: stat.start, ppid: Pid(stat.ppid), session: Pid(stat.session) };
-        self.processes.insert(pid, kin);
+        let parentage = Parentage { start: stat.start, ppid: Pid(stat.ppid), session: Pid(stat.session) };
+        self.processes.insert(pid, parentage);
         let table = openat(&process, c"fd", DIRECTORY, Mode::empty());
         match table {
             Ok(table) => self.read_table(proc, pid, &table, room)?,
@@ -296,7 +296,7 @@ fn read_small(file: OwnedFd, room: &mut [u8]) -> rustix::io::Result<&[u8]> {
     Ok(room.get(..length).unwrap_or_default())
 }
 
-/// Whether two threads have one table of descriptors; `None`: the kernel does not tell (`CONFIG_KCMP`), or one is gone.
+/// Whether two threads have one table of descriptors; `None`: the kernel does not report (`CONFIG_KCMP`), or one is gone.
 fn share_files(one: u32, other: u32) -> Option<bool> {
     /// `KCMP_FILES` (include/uapi/linux/kcmp.h).
     const FILES: libc::c_int = 2;
@@ -348,13 +348,16 @@ mod tests {
         expected.sort_unstable();
         let holders: Vec<_> = all.holders(inode(&listener)).iter().map(|held| (held.pid, held.fd)).collect();
         assert_eq!(holders, expected.map(|fd| (me, fd)));
-        assert!(all.kin(me).is_some_and(|kin| kin.start != BootNs(0) && kin.ppid != Pid(0)));
+        assert!(
+            all.parentage(me)
+                .is_some_and(|parentage| parentage.start != BootNs(0) && parentage.ppid != Pid(0))
+        );
         assert!(all.holders(0).is_empty() && all.holders(u32::MAX).is_empty());
     }
 
     #[test]
     fn a_thread_with_its_own_table() {
-        let (told, tell) = std::sync::mpsc::channel();
+        let (reported, emit) = std::sync::mpsc::channel();
         let (done, end) = std::sync::mpsc::channel::<()>();
         let worker = thread::spawn(move || {
             // SAFETY: only this thread uses its descriptors from here on.
@@ -362,11 +365,11 @@ mod tests {
             let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
             let fd = listener.as_raw_fd();
             let stat = fs::metadata(format!("/proc/thread-self/fd/{fd}")).expect("stat");
-            told.send(u32::try_from(stat.ino()).expect("32 bits")).expect("send");
+            reported.send(u32::try_from(stat.ino()).expect("32 bits")).expect("send");
             // Until the other end is dropped.
             let _ = end.recv();
         });
-        let inode = tell.recv().expect("inode");
+        let inode = emit.recv().expect("inode");
         let all = read();
         drop(done);
         worker.join().expect("thread");

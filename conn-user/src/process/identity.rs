@@ -217,7 +217,7 @@ impl Identity {
         self.0.deleted.store(true, Ordering::Relaxed);
     }
 
-    /// Tells what a comparison said.
+    /// Reports what a comparison said.
     pub fn set_replaced(&self, replaced: Replaced) {
         self.0.replaced.store(replaced as u8, Ordering::Relaxed);
     }
@@ -245,7 +245,7 @@ impl Identity {
         !is_replaced && (last.0 == 0 || now.since(last) >= every)
     }
 
-    /// Tells apart what is known, one bit or more a fact: what was made from another one must be made anew.
+    /// Reports apart what is known, one bit or more a fact: what was made from another one must be made anew.
     #[inline]
     pub fn version(&self) -> u16 {
         let cells = &*self.0;
@@ -304,12 +304,12 @@ impl Identity {
         }
     }
 
-    /// Tells the state. The first word counts.
+    /// Reports the state. The first word counts.
     pub fn set_state(&self, state: ProcessState) {
         let _ = self.0.state.set(state);
     }
 
-    /// Tells where the executable lies. The first word counts.
+    /// Reports where the executable lies. The first word counts.
     pub fn set_exe(&self, file: ExeFile) {
         let _ = self.0.exe.file.set(Arc::new(file));
     }
@@ -324,7 +324,7 @@ impl Identity {
         let _ = self.0.exe.copy_of.set(name);
     }
 
-    /// Tells the hash; `None`: it cannot be known. The first word counts.
+    /// Reports the hash; `None`: it cannot be known. The first word counts.
     pub fn set_sha256(&self, hash: Option<Sha256>) {
         let _ = self.0.exe.sha256.set(hash);
     }

@@ -121,7 +121,7 @@ pub(super) fn scanned(seen: ProcImage) -> ProcessInfo {
 }
 
 /// Takes over what /proc says of the image. A process may set all of it (PR_SET_MM_MAP), so it never takes the place of what
-/// the kernel told.
+/// the kernel reported.
 pub(super) fn take_image(info: &mut ProcessInfo, seen: ProcImage) {
     info.exe = seen.exe;
     info.exe_deleted = seen.exe_deleted;

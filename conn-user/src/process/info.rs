@@ -56,7 +56,7 @@ pub struct ProcessInfo {
     pub source: ProcessSource,
     /// What may still be found out about this image.
     pub identity: Identity,
-    /// Held by every value about this process, whatever it executed: tells the process table whether anybody still
+    /// Held by every value about this process, whatever it executed: reports the process table whether anybody still
     /// refers to it.
     pub presence: Presence,
 }
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn memfd_is_told_from_a_file_of_that_name() {
+    fn memfd_is_reported_from_a_file_of_that_name() {
         let process = |exe: &[u8], exe_deleted| ProcessInfo {
             exe: Some(exe.into()),
             exe_deleted,

@@ -23,7 +23,7 @@ pub struct Placement {
 /// A container.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Container {
-    /// What runs it; `None`: the path does not tell.
+    /// What runs it; `None`: the path does not report.
     pub runtime: Option<Runtime>,
     /// Its id, or its name where the runtime has names only (systemd-nspawn, LXC).
     pub id: Box<[u8]>,
@@ -119,7 +119,7 @@ fn unescape_cgroup(name: &[u8]) -> &[u8] {
     name.strip_prefix(b"_").unwrap_or(name)
 }
 
-/// A cgroup of these is a unit; slices are told apart, and the other types have no processes.
+/// A cgroup of these is a unit; slices are distinguished, and the other types have no processes.
 const UNIT_SUFFIXES: [&[u8]; 5] = [b".service", b".scope", b".socket", b".mount", b".swap"];
 
 fn unit(name: &[u8]) -> Option<&[u8]> {

@@ -150,7 +150,7 @@ pub(super) fn read_stat(bytes: &[u8]) -> Option<Stat> {
 }
 
 /// Whether `/proc` shifts start times for readers in a time namespace: kernels from 5.11 on do (`do_task_stat`,
-/// `timens_add_boottime_ns`). A thread that has just started tells it: its start is now, by one clock or the other.
+/// `timens_add_boottime_ns`). A thread that has just started reports it: its start is now, by one clock or the other.
 fn starts_are_shifted() -> bool {
     static SHIFTED: OnceLock<bool> = OnceLock::new();
     *SHIFTED.get_or_init(|| {

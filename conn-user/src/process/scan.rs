@@ -19,7 +19,7 @@ const PIECE: usize = 32;
 
 impl ProcessTable {
     /// Reads every process from /proc. To be called after the programs are attached and before their records are
-    /// handled: then no process falls between the two. What exec and fork records told is left alone, so it may be
+    /// handled: then no process falls between the two. What exec and fork records reported is left alone, so it may be
     /// called again. Returns how many processes were read.
     ///
     /// # Errors
@@ -36,7 +36,7 @@ impl ProcessTable {
         self.read_all(false, pause)
     }
 
-    /// As [`Self::scan`], after records of processes were lost. What the kernel told of an image stays, unless the kernel has
+    /// As [`Self::scan`], after records of processes were lost. What the kernel reported an image stays, unless the kernel has
     /// counted an exec since: what /proc shows a process may set itself. `pause` as in [`Self::scan_and`].
     ///
     /// # Errors
@@ -80,14 +80,14 @@ impl ProcessTable {
             return;
         };
         let old = &entry.info;
-        let told = matches!(old.source, ProcessSource::Exec | ProcessSource::Fork);
+        let reported = matches!(old.source, ProcessSource::Exec | ProcessSource::Fork);
         let missed = match (entry.execs, execs) {
             (Some(known), Some(now)) => is_later(now, known),
-            // Nobody counts. That a process is still what its parent was is less than what an exec told.
+            // Nobody counts. That a process is still what its parent was is less than what an exec reported.
             _ => lost && old.source == ProcessSource::Fork && is_another_image(old, &seen),
         };
         let is_known =
-            told || (entry.execs.is_some() && execs.is_some() && old.source == ProcessSource::ProcScan);
+            reported || (entry.execs.is_some() && execs.is_some() && old.source == ProcessSource::ProcScan);
         if entry.exited || (is_known && !missed) {
             return;
         }
@@ -219,9 +219,10 @@ fn system_service(info: &ProcessInfo) -> Option<&[u8]> {
     place.unit.as_deref().filter(|unit| unit.ends_with(b".service"))
 }
 
-/// Whether a process executes something else than what was told of it.
-fn is_another_image(told: &ProcessInfo, seen: &ProcImage) -> bool {
-    seen.has_image() && (told.exe != seen.exe || (!are_alike(&told.args, &seen.args) && !told.args_truncated))
+/// Whether a process executes something else than what was reported it.
+fn is_another_image(reported: &ProcessInfo, seen: &ProcImage) -> bool {
+    seen.has_image()
+        && (reported.exe != seen.exe || (!are_alike(&reported.args, &seen.args) && !reported.args_truncated))
 }
 
 #[cfg(test)]

@@ -45,7 +45,7 @@ fn image(table: &mut ProcessTable, pid: u32) -> (String, ProcessSource) {
 
 /// Issue 11, Truth 2: a process may set what /proc shows of its executable and arguments.
 #[test]
-fn what_exec_told_is_never_replaced_by_proc() {
+fn what_exec_reported_is_never_replaced_by_proc() {
     let (proc, counts) = (FakeProc::default(), FakeCounts::default());
     counts.put(10, 3);
     for counted_by in [None, Some(Box::new(counts) as Box<dyn CountExecs>)] {
@@ -63,10 +63,10 @@ fn what_exec_told_is_never_replaced_by_proc() {
 }
 
 #[test]
-fn an_exec_that_the_kernel_counts_and_no_record_told_is_found_by_a_repair() {
+fn an_exec_that_the_kernel_counts_and_no_record_reported_is_found_by_a_repair() {
     let (proc, counts) = (FakeProc::default(), FakeCounts::default());
     let mut table = proc.table().with_exec_counts(Some(Box::new(counts.clone())));
-    exec(&mut table, 10, "/bin/told", 3);
+    exec(&mut table, 10, "/bin/reported", 3);
     exec(&mut table, 11, "/bin/same", 3);
     table.on_fork(&fork_record((10, T0 + 1234), counted(12, 3)));
     table.on_fork(&fork_record((10, T0 + 1234), counted(13, 3)));
@@ -79,7 +79,7 @@ fn an_exec_that_the_kernel_counts_and_no_record_told_is_found_by_a_repair() {
     table.refresh(&mut || {}).expect("read");
     assert_eq!(image(&mut table, 10), ("/bin/missed".into(), ProcessSource::ProcScan));
     assert_eq!(image(&mut table, 11), ("/bin/same".into(), ProcessSource::Exec));
-    assert_eq!(image(&mut table, 12), ("/bin/told".into(), ProcessSource::Fork));
+    assert_eq!(image(&mut table, 12), ("/bin/reported".into(), ProcessSource::Fork));
     assert_eq!(image(&mut table, 13), ("/bin/missed".into(), ProcessSource::ProcScan));
     assert_eq!(table.seen(Pid(10), BootNs(T0)).expect("known").start, BootNs(T0 + 1234), "exact as before");
     assert_eq!(table.stats().missed_execs, 2);
@@ -93,15 +93,15 @@ fn an_exec_that_the_kernel_counts_and_no_record_told_is_found_by_a_repair() {
 fn where_nobody_counts_only_a_copy_is_read_again() {
     let proc = FakeProc::default();
     let mut table = proc.table();
-    exec(&mut table, 10, "/bin/told", 0);
+    exec(&mut table, 10, "/bin/reported", 0);
     table.on_fork(&fork_record((10, T0 + 1234), counted(12, 0)));
     for pid in [10, 12] {
         proc.put(pid, T0, "/bin/other");
     }
     table.scan().expect("read");
-    assert_eq!(image(&mut table, 12), ("/bin/told".into(), ProcessSource::Fork), "nothing was lost");
+    assert_eq!(image(&mut table, 12), ("/bin/reported".into(), ProcessSource::Fork), "nothing was lost");
     table.refresh(&mut || {}).expect("read");
-    assert_eq!(image(&mut table, 10), ("/bin/told".into(), ProcessSource::Exec));
+    assert_eq!(image(&mut table, 10), ("/bin/reported".into(), ProcessSource::Exec));
     assert_eq!(image(&mut table, 12), ("/bin/other".into(), ProcessSource::ProcScan));
 }
 
@@ -110,7 +110,7 @@ fn the_next_record_of_a_process_finds_a_missed_exec() {
     let proc = FakeProc::default();
     let mut table = proc.table();
     for pid in 10..14 {
-        exec(&mut table, pid, "/bin/told", u32::MAX);
+        exec(&mut table, pid, "/bin/reported", u32::MAX);
         proc.put(pid, T0, "/bin/missed");
     }
     // The count wraps.
@@ -124,7 +124,11 @@ fn the_next_record_of_a_process_finds_a_missed_exec() {
     assert_eq!(gone.source, ProcessSource::ProcScan);
     proc.remove(13);
     let gone = table.on_exit(&exit_record(counted(13, 0), T0 + SECOND)).expect("known");
-    assert_eq!((gone.exe.as_deref(), gone.source), (None, ProcessSource::Hook), "nothing tells what it was");
+    assert_eq!(
+        (gone.exe.as_deref(), gone.source),
+        (None, ProcessSource::Hook),
+        "nothing reports what it was"
+    );
     let reads = proc.reads().len();
     table.resolve(&counted(10, 0), BootNs(T0 + SECOND));
     assert_eq!(proc.reads().len(), reads, "it is read once");

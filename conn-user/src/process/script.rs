@@ -212,7 +212,7 @@ fn through_proc(path: &[u8]) -> Option<(&[u8], &[u8])> {
 /// given. `None`: it runs none, or is no interpreter.
 pub fn path(process: &ProcessInfo) -> Option<Cow<'_, [u8]>> {
     let mut arg = argument(process)?;
-    // The root and working directory of this process, or of another one that has the same: nobody else's can be told apart here.
+    // The root and working directory of this process, or of another one that has the same: nobody else's can be distinguished here.
     match through_proc(arg) {
         Some((b"root", rest)) => return Some(resolve(b"/", rest).into()),
         Some((b"cwd", rest)) => arg = rest,

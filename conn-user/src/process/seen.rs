@@ -11,7 +11,7 @@ use crate::units::{BootNs, Pid};
 
 impl ProcessTable {
     /// The process with this id and start, in whole ticks ([`super::info::TICK_NS`]); it is read from /proc when the
-    /// table does not have it. `None`: it is gone, and no record told of it. It holds a socket, which counts as a use
+    /// table does not have it. `None`: it is gone, and no record reported it. It holds a socket, which counts as a use
     /// of the network.
     pub fn seen(&mut self, pid: Pid, start: BootNs) -> Option<Arc<ProcessInfo>> {
         if lookup(&mut self.slots, pid, start, true).is_none() {

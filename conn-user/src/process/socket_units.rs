@@ -53,7 +53,7 @@ impl SocketUnits {
         Self { folders: unit_files::load_path(root), read: None, units: Vec::new() }
     }
 
-    /// The unit that listens here; `None`: none, or several that the files do not tell apart.
+    /// The unit that listens here; `None`: none, or several that the files do not distinguish.
     pub fn unit_of(&mut self, local: SocketAddr) -> Option<Arc<str>> {
         if self.read.is_none_or(|read| read.elapsed() > FRESH) {
             self.units = read_units(&self.folders);

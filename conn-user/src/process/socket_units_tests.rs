@@ -71,7 +71,7 @@ fn the_unit_of_a_listener() {
     assert_eq!(of("127.0.0.1:631").as_deref(), Some("cups.socket"));
     assert_eq!(of("[::ffff:127.0.0.1]:631").as_deref(), Some("cups.socket"));
     assert_eq!(of("0.0.0.0:631"), None);
-    assert_eq!(of("0.0.0.0:80"), None, "not told apart");
+    assert_eq!(of("0.0.0.0:80"), None, "not distinguished");
 }
 
 fn socket(tree: &Tree, path: &str, listen: &str) {

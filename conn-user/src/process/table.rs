@@ -1,7 +1,7 @@
 //! The process table: (process id, start) to what is known of the process.
 //!
 //! The hot path is [`ProcessTable::resolve`]: one look-up, and nothing allocated unless the process changed its name,
-//! user, group or cgroup. /proc is read for a process that no record told of, once.
+//! user, group or cgroup. /proc is read for a process that no record reported, once.
 
 use std::collections::{HashSet, VecDeque};
 use std::io;
@@ -51,9 +51,9 @@ pub struct ProcessStats {
     pub exited: usize,
     /// Exited processes that were dropped before their grace was over, for want of room.
     pub evicted: u64,
-    /// Processes that were told but not remembered, for want of room.
+    /// Processes that were reported but not remembered, for want of room.
     pub not_kept: u64,
-    /// Look-ups in /proc for a process that no record had told of.
+    /// Look-ups in /proc for a process that no record had reported.
     pub proc_reads: u64,
     /// Programs that were executed without a record.
     pub missed_execs: u64,
@@ -332,7 +332,7 @@ impl ProcessTable {
             }
             return Arc::clone(&entry.info);
         }
-        self.meet(task, now)
+        self.discover(task, now)
     }
 
     /// A process whose exec record was lost, as it is now.
@@ -353,8 +353,8 @@ impl ProcessTable {
         }
     }
 
-    /// A process has executed a program that no record told of: what was told of the one before does not hold any more.
-    /// What it is now only /proc tells, if anything does, and it is marked so.
+    /// A process has executed a program that no record reported: what was reported the one before does not hold any more.
+    /// What it is now only /proc reports, if anything does, and it is marked so.
     #[cold]
     pub(super) fn replace_missed(&mut self, pid: Pid, start: BootNs, execs: u32) {
         let seen = self.read_proc(pid, start);
@@ -380,7 +380,7 @@ impl ProcessTable {
 
     /// A process that is met for the first time.
     #[cold]
-    fn meet(&mut self, task: &Task, now: BootNs) -> Arc<ProcessInfo> {
+    fn discover(&mut self, task: &Task, now: BootNs) -> Arc<ProcessInfo> {
         self.advance(now);
         let mut info = hook_only(task);
         let mut cgroup = None;

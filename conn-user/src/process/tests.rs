@@ -45,7 +45,7 @@ fn resolve_shares_and_updates() {
     let third = table.resolve(&who, BootNs(T0));
     assert_eq!((third.uid, third.cgroup_id, &third.comm[..]), (0, 99, &b"renamed"[..]));
     assert_eq!(exe(&third), "/bin/server");
-    assert_eq!(first.uid, 1000, "what was told before stays");
+    assert_eq!(first.uid, 1000, "what was reported before stays");
     assert!(Arc::ptr_eq(&third, &table.resolve(&who, BootNs(T0))));
 }
 
@@ -202,7 +202,7 @@ fn scan_fills_and_does_not_overwrite() {
 }
 
 #[test]
-fn scanned_process_is_the_one_that_records_tell_of() {
+fn scanned_process_is_the_one_that_records_emit_of() {
     let proc = FakeProc::default();
     proc.put(10, T0, "/bin/after");
     let mut table = proc.table();
@@ -282,7 +282,7 @@ fn full_table_drops_exited_ones_first() {
     assert_eq!((table.stats().known, table.stats().evicted, table.stats().not_kept), (4, 1, 0));
     proc.put(5, T0, "/bin/five");
     let info = table.on_exec(&exec_record(6, T0, "/bin/six"), b"");
-    assert_eq!(exe(&info), "/bin/six", "told, if not kept");
+    assert_eq!(exe(&info), "/bin/six", "reported, if not kept");
     assert_eq!((table.stats().known, table.stats().not_kept), (4, 1));
     // An exit that was lost is found once the table is full, some time later.
     proc.remove(3);
@@ -329,7 +329,7 @@ fn the_unit_is_that_of_the_cgroup_in_the_record() {
     assert!(proc.reads().is_empty());
 }
 
-/// On a machine with cgroup v1 all records tell of the root of v2, and only /proc knows more.
+/// On a machine with cgroup v1 all records report the root of v2, and only /proc knows more.
 #[test]
 fn the_unit_with_cgroup_v1_comes_from_proc() {
     let proc = FakeProc::default();
@@ -478,7 +478,7 @@ proptest! {
         let mut now = T0;
         for (op, seconds) in ops {
             now += seconds * SECOND;
-            let told = match op {
+            let reported = match op {
                 Op::Fork(parent, parent_start, pid, start) => {
                     let mut record = fork_record((parent, parent_start), task(pid, start, "f"));
                     record.header.boot_ns = now;
@@ -498,7 +498,7 @@ proptest! {
                     None
                 }
             };
-            if let Some((info, pid, start)) = told {
+            if let Some((info, pid, start)) = reported {
                 prop_assert_eq!((info.pid, info.start), (Pid(pid), BootNs(start)));
                 if info.source == ProcessSource::Exec {
                     prop_assert_eq!(exe(&info), format!("/exec/{pid}/{start}"));
@@ -525,7 +525,7 @@ fn the_hosts_own_executables_are_known_by_their_mount() {
     record = exec_record(12, T0, "/usr/sbin/sshd");
     record.exe_mnt_ns = HOST_MNT_NS + 1;
     assert_eq!(facts(&table.on_exec(&record, b"")), (Some(true), None));
-    // A detached mount, or a kernel that does not tell.
+    // A detached mount, or a kernel that does not report.
     record = exec_record(13, T0, "/usr/sbin/sshd");
     (record.mnt_ns, record.exe_mnt_ns) = (0, 0);
     assert_eq!(facts(&table.on_exec(&record, b"")), (None, None));

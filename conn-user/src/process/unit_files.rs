@@ -85,7 +85,7 @@ impl UnitFiles {
         let mut files = Self::default();
         let mut seen = BTreeSet::new();
         for folder in folders {
-            // The same folder under its other name would be told of under both.
+            // The same folder under its other name would be reported under both.
             if fs::canonicalize(folder).is_ok_and(|real| seen.insert(real)) {
                 files.folders.push(folder.clone());
                 files.scan_one(folder, &is_wanted);

@@ -17,7 +17,7 @@ pub struct Users {
     names: HashMap<u32, Arc<[u8]>>,
 }
 
-/// Tells one state of a file from another: tools replace the file, so its inode changes too.
+/// Reports one state of a file from another: tools replace the file, so its inode changes too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Stamp {
     inode: u64,

@@ -1,6 +1,6 @@
 //! Tests of rules, run: the events of a case into the same engine, on a clock of their own. Page: `docs/tests.md`.
 //!
-//! [`world`] makes events of the lines, [`run`] lets them happen and time pass, [`verdict`] holds what was told against
+//! [`world`] makes events of the lines, [`run`] lets them happen and time pass, [`verdict`] holds what was reported against
 //! what was expected, and [`why`] says which words of a rule did not hold.
 
 pub mod report;

@@ -14,16 +14,16 @@ use crate::units::{BootNs, DurationNs};
 
 /// What happened in a case.
 pub(super) struct Ran<'c> {
-    /// Every event with the line that told it.
+    /// Every event with the line that reported it.
     pub(super) trail: Vec<Happened<'c>>,
     /// The alerts that count, in their order.
-    pub(super) told: Vec<Alert>,
+    pub(super) reported: Vec<Alert>,
     /// When the case ended, since its beginning.
     pub(super) ended: DurationNs,
     session: Session<World<'c>>,
 }
 
-/// An event with the line that told it.
+/// An event with the line that reported it.
 pub(super) struct Happened<'c> {
     pub(super) step: &'c Step,
     pub(super) event: Event,
@@ -65,7 +65,7 @@ struct Run<'c> {
 /// The alerts of the rules that a case is about.
 struct Counted<'c> {
     case: &'c Case,
-    told: Vec<Alert>,
+    reported: Vec<Alert>,
 }
 
 /// Runs a case against these rules.
@@ -74,7 +74,7 @@ pub(super) fn run<'c>(case: &'c Case, rules: &RuleSet) -> Ran<'c> {
     let mut run = Run {
         session: Session::new(World::new(case), Clock::of(BEGAN, world::wall(BEGAN))),
         trail: Vec::new(),
-        alerts: Counted { case, told: Vec::new() },
+        alerts: Counted { case, reported: Vec::new() },
         questions,
     };
     let mut existing = Vec::new();
@@ -100,7 +100,7 @@ pub(super) fn run<'c>(case: &'c Case, rules: &RuleSet) -> Ran<'c> {
         }
     }
     let Run { session, trail, alerts, .. } = run;
-    Ran { trail, told: alerts.told, ended: since_begin(session.flows.now), session }
+    Ran { trail, reported: alerts.reported, ended: since_begin(session.flows.now), session }
 }
 
 impl Run<'_> {
@@ -136,7 +136,7 @@ impl Counted<'_> {
     fn take(&mut self, event: &Event) {
         let EventBody::Alert(alert) = &event.body else { return };
         if self.case.rules.is_empty() || self.case.rules.iter().any(|id| **id == *alert.rule.id) {
-            self.told.push(Alert::clone(alert));
+            self.reported.push(Alert::clone(alert));
         }
     }
 }

@@ -38,13 +38,13 @@ fn only(text: &str) -> Failure {
 }
 
 #[test]
-fn every_default_rule_is_told_in_a_test_and_silent_in_another_one() {
+fn every_default_rule_is_reported_in_a_test_and_silent_in_another_one() {
     let checked = defaults::with_tests();
     let rules = checked.rules.as_ref().unwrap_or_else(|errors| panic!("{errors}"));
     for proved in prove(&checked, rules, |_| true) {
         assert_eq!(proved.failure, None, "{}", proved.case.name);
     }
-    let (mut told, mut silent) = (BTreeSet::new(), BTreeSet::new());
+    let (mut reported, mut silent) = (BTreeSet::new(), BTreeSet::new());
     for case in &checked.cases {
         assert!(!case.rules.is_empty(), "{}: rules that come must not make it fail", case.name);
         for id in &case.rules {
@@ -54,17 +54,17 @@ fn every_default_rule_is_told_in_a_test_and_silent_in_another_one() {
                 }
             };
             match case.expect.iter().find(of_rule(Phase::Raised)) {
-                Some(_) => told.insert(id.as_str()),
+                Some(_) => reported.insert(id.as_str()),
                 None => silent.insert(id.as_str()),
             };
         }
     }
     let all: BTreeSet<&str> = rules.rules.iter().chain(&checked.off).map(|rule| &*rule.about.id).collect();
-    assert_eq!(told, all);
+    assert_eq!(reported, all);
     assert_eq!(silent, all);
 }
 
-/// A silent test is near: it becomes loud, or the telling one silent, when a rule loses its words one after the other.
+/// A silent test is near: it becomes loud, or the reporting one silent, when a rule loses its words one after the other.
 #[test]
 fn the_tests_of_the_default_rules_fail_with_other_rules() {
     let checked = defaults::with_tests();
@@ -134,10 +134,10 @@ fn a_right_test_passes() {
 #[test]
 fn a_changed_rule_fails_and_the_word_is_named() {
     let failure = only(&SHELL.replace("proc:bash dst:external", "proc:zsh dst:external"));
-    assert_eq!(failure.message, "2 expected alerts not told");
+    assert_eq!(failure.message, "2 expected alerts not reported");
     for part in [
-        "expected and not told: raised shell medium at 0s on c1\n",
-        "nothing was told\n",
+        "expected and not reported: raised shell medium at 0s on c1\n",
+        "nothing was reported\n",
         "at 0s, connect (c1: open /usr/bin/bash -> 203.0.113.9:4444): its match does not hold\n",
         "no     proc:zsh      proc is bash\n",
         "holds  dst:external  dst is 203.0.113.9, in external\n",
@@ -159,18 +159,19 @@ fn what_differs_is_said() {
     let differs = |from: &str, to: &str| only(&SHELL.replace(from, to)).details;
     let details = differs("medium at 0s", "high at 1s");
     assert!(
-        details.contains("told instead (it is medium, it is told at 0s): raised shell medium at 0s\n"),
+        details
+            .contains("reported instead (it is medium, it is reported at 0s): raised shell medium at 0s\n"),
         "{details}"
     );
     let details =
         differs("[\"raised shell medium at 0s on c1\", \"resolved shell at 10m on /usr/bin/bash\"]", "[]");
-    assert!(details.contains("told and not expected: raised shell medium at 0s\n"), "{details}");
-    assert!(details.contains("told and not expected: resolved shell medium at 10m\n"), "{details}");
+    assert!(details.contains("reported and not expected: raised shell medium at 0s\n"), "{details}");
+    assert!(details.contains("reported and not expected: resolved shell medium at 10m\n"), "{details}");
     let swapped = SHELL.replace(
         "[\"raised shell medium at 0s on c1\", \"resolved shell at 10m on /usr/bin/bash\"]",
         "[\"resolved shell\", \"raised shell\"]",
     );
-    assert!(only(&swapped).details.contains("told in another order"), "{}", only(&swapped).details);
+    assert!(only(&swapped).details.contains("reported in another order"), "{}", only(&swapped).details);
     let other = SHELL.replace("events = [", "events = [\"c0: open /usr/bin/curl -> 203.0.113.9:4444\", ");
     assert!(only(&other.replace("on c1", "on c0")).details.contains("it is about something else"));
 }
@@ -193,8 +194,8 @@ expect = ["raised scan with peers=3 window=60s"]
 "#;
     assert_eq!(failures(text), []);
     let details = only(&text.replace("peers=3", "peers=4 ports=1")).details;
-    let told = "told instead (its peers is 3, it has no evidence ports): raised scan medium at 0s\n";
-    assert!(details.contains(told), "{details}");
+    let reported = "reported instead (its peers is 3, it has no evidence ports): raised scan medium at 0s\n";
+    assert!(details.contains(reported), "{details}");
     // Among several, and quoted as the alert does.
     let text = r#"
 [[rule]]
@@ -221,7 +222,7 @@ expect = ['raised new with nearest="out 10.0.0.1 port 2" zone=external']
 }
 
 #[test]
-fn time_that_is_short_is_told() {
+fn time_that_is_short_is_reported() {
     let text = "[[rule]]\nid = 'long'\nkind = 'long'\nmatch = ''\nlevels = ['1h']\n[[test]]\nname = 'x'\n\
                 events = ['open /bin/x -> 10.0.0.9:1', '+10s']\nexpect = ['raised long']\n";
     let details = only(text).details;
@@ -302,7 +303,10 @@ fn reports() {
     let counts = report::counts(&proved, checked.cases.len() + 1);
     let text = report::text(&proved, counts);
     assert!(text.ends_with("\n\ntest result: FAILED. 0 passed; 1 failed; 1 left out\n"), "{text}");
-    assert!(text.contains(".toml:9: a shell: 1 expected alert not told, 1 alert not expected\n"), "{text}");
+    assert!(
+        text.contains(".toml:9: a shell: 1 expected alert not reported, 1 alert not expected\n"),
+        "{text}"
+    );
     let cases = report::junit(&proved);
     assert!(
         matches!(&cases[0].outcome, crate::output::junit::Outcome::Failed { details, .. } if details.contains("it is medium"))

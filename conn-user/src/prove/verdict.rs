@@ -1,4 +1,4 @@
-//! What was told against what was expected.
+//! What was reported against what was expected.
 
 use std::collections::HashSet;
 use std::fmt::Write as _;
@@ -31,33 +31,37 @@ pub struct Failure {
 
 /// `None`: everything was as expected.
 pub(super) fn judge(case: &Case, ran: &Ran<'_>, names: &Names) -> Option<Failure> {
-    let fits = |expected: usize, told: usize| {
+    let fits = |expected: usize, reported: usize| {
         case.expect
             .get(expected)
-            .zip(ran.told.get(told))
-            .is_some_and(|(expected, told)| differences(expected, told, ran).is_empty())
+            .zip(ran.reported.get(reported))
+            .is_some_and(|(expected, reported)| differences(expected, reported, ran).is_empty())
     };
-    let (unmet, unexpected) = unmatched(case.expect.len(), ran.told.len(), fits);
+    let (unmet, unexpected) = unmatched(case.expect.len(), ran.reported.len(), fits);
     if unmet.is_empty() && unexpected.is_empty() {
         return None;
     }
     let unmet: Vec<&Expected> = unmet.into_iter().filter_map(|at| case.expect.get(at)).collect();
-    let unexpected: Vec<&Alert> = unexpected.into_iter().filter_map(|at| ran.told.get(at)).collect();
+    let unexpected: Vec<&Alert> = unexpected.into_iter().filter_map(|at| ran.reported.get(at)).collect();
     Some(Failure { message: message(&unmet, &unexpected), details: details(&unmet, &unexpected, ran, names) })
 }
 
 /// Which of both have no partner, where partners stay in order: what is left of the longest common sequence.
-fn unmatched(expected: usize, told: usize, fits: impl Fn(usize, usize) -> bool) -> (Vec<usize>, Vec<usize>) {
-    if expected.max(told) > ORDERED_MAX {
+fn unmatched(
+    expected: usize,
+    reported: usize,
+    fits: impl Fn(usize, usize) -> bool,
+) -> (Vec<usize>, Vec<usize>) {
+    if expected.max(reported) > ORDERED_MAX {
         let wrong = |at: &usize| !fits(*at, *at);
-        return ((0..expected).filter(wrong).collect(), (0..told).filter(wrong).collect());
+        return ((0..expected).filter(wrong).collect(), (0..reported).filter(wrong).collect());
     }
     // The length of the longest from here on.
-    let width = told + 1;
+    let width = reported + 1;
     let mut longest = vec![0_u32; (expected + 1) * width];
     let at = |one: usize, other: usize| one * width + other;
     for one in (0..expected).rev() {
-        for other in (0..told).rev() {
+        for other in (0..reported).rev() {
             longest[at(one, other)] = if fits(one, other) {
                 longest[at(one + 1, other + 1)] + 1
             } else {
@@ -66,7 +70,7 @@ fn unmatched(expected: usize, told: usize, fits: impl Fn(usize, usize) -> bool) 
         }
     }
     let (mut unmet, mut unexpected, mut one, mut other) = (Vec::new(), Vec::new(), 0, 0);
-    while one < expected && other < told {
+    while one < expected && other < reported {
         if fits(one, other) {
             (one, other) = (one + 1, other + 1);
         } else if longest[at(one + 1, other)] >= longest[at(one, other + 1)] {
@@ -78,31 +82,31 @@ fn unmatched(expected: usize, told: usize, fits: impl Fn(usize, usize) -> bool) 
         }
     }
     unmet.extend(one..expected);
-    unexpected.extend(other..told);
+    unexpected.extend(other..reported);
     (unmet, unexpected)
 }
 
 /// In what an alert is not the expected one.
-fn differences(expected: &Expected, told: &Alert, ran: &Ran<'_>) -> Vec<String> {
+fn differences(expected: &Expected, reported: &Alert, ran: &Ran<'_>) -> Vec<String> {
     let mut differences = Vec::new();
-    if expected.rule != *told.rule.id {
-        differences.push(format!("it is of {}", told.rule.id));
+    if expected.rule != *reported.rule.id {
+        differences.push(format!("it is of {}", reported.rule.id));
     }
-    if expected.phase != told.phase {
-        differences.push(format!("it is {}", told.phase.name()));
+    if expected.phase != reported.phase {
+        differences.push(format!("it is {}", reported.phase.name()));
     }
-    if expected.severity.is_some_and(|severity| severity != told.severity) {
-        differences.push(format!("it is {}", told.severity.name()));
+    if expected.severity.is_some_and(|severity| severity != reported.severity) {
+        differences.push(format!("it is {}", reported.severity.name()));
     }
-    let at = since_begin(told.at);
+    let at = since_begin(reported.at);
     if expected.at.is_some_and(|expected| expected != at) {
-        differences.push(format!("it is told at {}", duration(at)));
+        differences.push(format!("it is reported at {}", duration(at)));
     }
-    if expected.on.as_ref().is_some_and(|on| !ran.is_about(told, on)) {
+    if expected.on.as_ref().is_some_and(|on| !ran.is_about(reported, on)) {
         differences.push("it is about something else".to_owned());
     }
     for (name, value) in &expected.with {
-        match told.evidence.iter().find(|evidence| *evidence.name == **name) {
+        match reported.evidence.iter().find(|evidence| *evidence.name == **name) {
             None => differences.push(format!("it has no evidence {}", shown(name))),
             Some(evidence) if !is_value(&evidence.value, value) => {
                 differences.push(format!("its {} is {}", evidence.name, written(&evidence.value)));
@@ -135,7 +139,7 @@ fn message(unmet: &[&Expected], unexpected: &[&Alert]) -> String {
         1 => Some(format!("1 {what}")),
         count => Some(format!("{count} {what}s")),
     };
-    let missing = what(unmet.len(), "expected alert").map(|what| format!("{what} not told"));
+    let missing = what(unmet.len(), "expected alert").map(|what| format!("{what} not reported"));
     let more = what(unexpected.len(), "alert").map(|what| format!("{what} not expected"));
     [missing, more].into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
@@ -144,32 +148,33 @@ fn details(unmet: &[&Expected], unexpected: &[&Alert], ran: &Ran<'_>, names: &Na
     let mut out = String::new();
     let mut left = unexpected.to_vec();
     for expected in unmet.iter().take(SHOWN_MAX) {
-        let _ = writeln!(out, "expected and not told: {}", shown(&expected.text));
+        let _ = writeln!(out, "expected and not reported: {}", shown(&expected.text));
         // One of the same rule is most likely the one that was meant.
-        if let Some(near) = left.iter().position(|told| *told.rule.id == *expected.rule) {
+        if let Some(near) = left.iter().position(|reported| *reported.rule.id == *expected.rule) {
             let near = left.remove(near);
             let differs = differences(expected, near, ran).join(", ");
             let how = if differs.is_empty() {
-                "told in another order".to_owned()
+                "reported in another order".to_owned()
             } else {
-                format!("told instead ({differs})")
+                format!("reported instead ({differs})")
             };
             let _ = writeln!(out, "  {how}: {}", line(near));
         }
     }
     more(unmet.len(), &mut out);
-    for told in left.iter().take(SHOWN_MAX) {
-        let _ = writeln!(out, "told and not expected: {}", line(told));
+    for reported in left.iter().take(SHOWN_MAX) {
+        let _ = writeln!(out, "reported and not expected: {}", line(reported));
     }
     more(left.len(), &mut out);
-    if ran.told.is_empty() {
-        out.push_str("nothing was told\n");
+    if ran.reported.is_empty() {
+        out.push_str("nothing was reported\n");
     }
     // Once for each rule.
     let mut rules = HashSet::new();
     let of_unmet = unmet.iter().map(|expected| expected.rule.as_str());
-    for rule in
-        of_unmet.chain(unexpected.iter().map(|told| &*told.rule.id)).filter(|rule| rules.insert(*rule))
+    for rule in of_unmet
+        .chain(unexpected.iter().map(|reported| &*reported.rule.id))
+        .filter(|rule| rules.insert(*rule))
     {
         why::explain(rule, ran, names, &mut out);
     }

@@ -1,4 +1,4 @@
-//! Why a rule told something or did not: what its filters say of each event that it looks at.
+//! Why a rule reported something or did not: what its filters say of each event that it looks at.
 
 use std::fmt::Write as _;
 
@@ -22,7 +22,7 @@ pub(super) fn explain(id: &str, ran: &Ran<'_>, names: &Names, out: &mut String) 
         return;
     };
     let looks_at = rule.looks_at();
-    let seen = |happened: &&Happened<'_>| Triggers::of_told(&happened.event).meet(looks_at);
+    let seen = |happened: &&Happened<'_>| Triggers::of_reported(&happened.event).intersect(looks_at);
     let count = ran.trail.iter().filter(seen).count();
     if count == 0 {
         let kinds: Vec<&str> = looks_at.names().collect();
@@ -103,7 +103,7 @@ fn question(detect: &Detect) -> String {
         Detect::Path(PathRule::Forbidden)
         | Detect::Process(ProcessRule::Network | ProcessRule::Exec)
         | Detect::Server(ServerRule::Listener | ServerRule::Accept) => {
-            "it is told, but once in its throttle".to_owned()
+            "it is reported, but once in its throttle".to_owned()
         }
         Detect::Process(ProcessRule::Probe(within)) => {
             format!("whether it stays open for {} (probe) or carries data", duration(*within))

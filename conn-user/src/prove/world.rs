@@ -19,7 +19,7 @@ use crate::process::identity::{ExeFile, ProcessState, Replaced};
 use crate::process::info::{MountNs, ProcessInfo, ProcessSource};
 use crate::process::lineage::{self, Ancestor};
 use crate::process::placement::{Container, Placement};
-use crate::rules::cases::{Act, Case, Cast, FlowNo, Step, Who};
+use crate::rules::cases::{Act, Case, FlowNo, Step, TestProcess, Who};
 use crate::rules::detector::Flows;
 use crate::units::{BootNs, MntNs, NetNs, Pid, WallNs};
 
@@ -40,7 +40,7 @@ const FIRST_PID: u32 = 1_000;
 /// See the module.
 #[derive(Debug)]
 pub(super) struct World<'c> {
-    cast: &'c BTreeMap<String, Cast>,
+    spec: &'c BTreeMap<String, TestProcess>,
     pub(super) now: BootNs,
     processes: BTreeMap<String, Arc<ProcessInfo>>,
     living: BTreeMap<FlowNo, ConnEvent>,
@@ -94,7 +94,7 @@ pub(super) const fn id(flow: FlowNo) -> ConnId {
 impl<'c> World<'c> {
     pub(super) fn new(case: &'c Case) -> Self {
         Self {
-            cast: &case.processes,
+            spec: &case.processes,
             now: BEGAN,
             processes: BTreeMap::new(),
             living: BTreeMap::new(),
@@ -113,7 +113,7 @@ impl<'c> World<'c> {
     /// What is found out in the background is known from now on.
     pub(super) fn answer(&self) {
         for (name, process) in &self.processes {
-            let answer = self.cast.get(name).and_then(|cast| cast.replaced).unwrap_or(Replaced::No);
+            let answer = self.spec.get(name).and_then(|spec| spec.replaced).unwrap_or(Replaced::No);
             process.identity.set_replaced(answer);
             if answer.is_replaced() {
                 process.identity.set_deleted();
@@ -133,7 +133,7 @@ impl<'c> World<'c> {
         Sample { id, counters }
     }
 
-    /// The event that a line tells; `None`: it lets time pass, or data go over a connection. `existing`: it was there when conn began.
+    /// The event that a line reports; `None`: it lets time pass, or data go over a connection. `existing`: it was there when conn began.
     pub(super) fn event(&mut self, step: &Step, existing: bool) -> Option<Event> {
         let body = match &step.act {
             Act::Pass(_) => return None,
@@ -206,29 +206,32 @@ impl<'c> World<'c> {
             self.processes.insert(name.to_owned(), Arc::clone(&init));
             return init;
         }
-        let nobody = Cast::default();
-        let cast = self.cast;
-        let cast = cast.get(name).unwrap_or(&nobody);
-        let ancestors = self.above(cast, existing);
+        let nobody = TestProcess::default();
+        let spec = self.spec;
+        let spec = spec.get(name).unwrap_or(&nobody);
+        let ancestors = self.above(spec, existing);
         self.last_pid = self.last_pid.saturating_add(1);
-        let start = if existing || cast.exists { BEFORE } else { self.now };
-        let process = Arc::new(made(name, cast, Pid(self.last_pid), start, ancestors));
+        let start = if existing || spec.exists { BEFORE } else { self.now };
+        let process = Arc::new(made(name, spec, Pid(self.last_pid), start, ancestors));
         self.processes.insert(name.to_owned(), Arc::clone(&process));
         process
     }
 
-    fn above(&mut self, cast: &Cast, existing: bool) -> Arc<[Ancestor]> {
-        match cast.parent.as_deref() {
+    fn above(&mut self, spec: &TestProcess, existing: bool) -> Arc<[Ancestor]> {
+        match spec.parent.as_deref() {
             None | Some(INIT) => lineage::below(&init()),
-            Some(name) if self.cast.contains_key(name) || self.processes.contains_key(name) => {
-                lineage::below(&self.start(name, existing || cast.exists))
+            Some(name) if self.spec.contains_key(name) || self.processes.contains_key(name) => {
+                lineage::below(&self.start(name, existing || spec.exists))
             }
             Some(name) => {
                 self.last_pid = self.last_pid.saturating_add(1);
                 let exe = name.starts_with('/').then(|| name.to_owned());
-                let cast =
-                    Cast { exe, comm: (!name.starts_with('/')).then(|| name.to_owned()), ..Cast::default() };
-                let parent = made(name, &cast, Pid(self.last_pid), BEFORE, lineage::below(&init()));
+                let spec = TestProcess {
+                    exe,
+                    comm: (!name.starts_with('/')).then(|| name.to_owned()),
+                    ..TestProcess::default()
+                };
+                let parent = made(name, &spec, Pid(self.last_pid), BEFORE, lineage::below(&init()));
                 lineage::below(&parent)
             }
         }
@@ -378,7 +381,7 @@ impl<'c> World<'c> {
         Some(Change::Close(conn, ending))
     }
 
-    /// The event that a connection is established, which `open` tells after that it is opened.
+    /// The event that a connection is established, which `open` reports after that it is opened.
     pub(super) fn established(&mut self, step: &Step) -> Option<Event> {
         let Act::Connect { flow, established: true, .. } = &step.act else { return None };
         self.event(&Step { text: step.text.clone(), act: Act::Established(*flow) }, false)
@@ -410,21 +413,21 @@ fn init() -> ProcessInfo {
     init
 }
 
-fn made(name: &str, cast: &Cast, pid: Pid, start: BootNs, ancestors: Arc<[Ancestor]>) -> ProcessInfo {
+fn made(name: &str, spec: &TestProcess, pid: Pid, start: BootNs, ancestors: Arc<[Ancestor]>) -> ProcessInfo {
     let last = |path: &str| path.rsplit('/').next().unwrap_or_default().to_owned();
-    let short = cast.exe.as_deref().map_or_else(|| name.to_owned(), last);
-    let comm = cast.comm.as_deref().unwrap_or(&short).as_bytes();
-    let uid = cast.uid.unwrap_or(match cast.user.as_deref() {
+    let short = spec.exe.as_deref().map_or_else(|| name.to_owned(), last);
+    let comm = spec.comm.as_deref().unwrap_or(&short).as_bytes();
+    let uid = spec.uid.unwrap_or(match spec.user.as_deref() {
         None | Some("root") => 0,
         Some(_) => 1_000,
     });
-    let user = cast.user.as_deref().or((uid == 0).then_some("root"));
+    let user = spec.user.as_deref().or((uid == 0).then_some("root"));
     let bytes = |text: &str| -> Box<[u8]> { text.as_bytes().into() };
-    let placement = (cast.unit.is_some() || cast.container.is_some()).then(|| {
-        let unit = cast.unit.as_deref();
-        let cgroup = format!("/system.slice/{}", unit.or(cast.container.as_deref()).unwrap_or_default());
+    let placement = (spec.unit.is_some() || spec.container.is_some()).then(|| {
+        let unit = spec.unit.as_deref();
+        let cgroup = format!("/system.slice/{}", unit.or(spec.container.as_deref()).unwrap_or_default());
         let container =
-            cast.container.as_deref().map(|id| Container { runtime: None, id: bytes(id), pod: None });
+            spec.container.as_deref().map(|id| Container { runtime: None, id: bytes(id), pod: None });
         Arc::new(Placement {
             cgroup: cgroup.into_bytes().into(),
             unit: unit.map(bytes),
@@ -438,34 +441,34 @@ fn made(name: &str, cast: &Cast, pid: Pid, start: BootNs, ancestors: Arc<[Ancest
         ancestors,
         // The kernel keeps no more of a name.
         comm: comm.get(..comm.len().min(15)).unwrap_or_default().into(),
-        exe: cast.exe.as_deref().map(|exe| exe.as_bytes().into()),
-        exe_deleted: cast.deleted,
-        exe_is_conn: cast.conn,
-        args: match &cast.args {
+        exe: spec.exe.as_deref().map(|exe| exe.as_bytes().into()),
+        exe_deleted: spec.deleted,
+        exe_is_conn: spec.conn,
+        args: match &spec.args {
             Some(args) => args.iter().map(|arg| bytes(arg)).collect(),
             None => [bytes(&short)].into(),
         },
-        args_truncated: cast.args_truncated,
+        args_truncated: spec.args_truncated,
         uid,
         gid: uid,
-        login_uid: cast.login_uid,
+        login_uid: spec.login_uid,
         user: user.map(|user| user.as_bytes().into()),
         placement,
-        mount_ns: Some(MountNs { id: MntNs(1), is_host: !cast.foreign }),
+        mount_ns: Some(MountNs { id: MntNs(1), is_host: !spec.foreign }),
         source: ProcessSource::Exec,
         ..ProcessInfo::new(pid, start)
     };
     process.identity.set_exe(ExeFile {
-        writable: Some(cast.writable),
-        user_writable: Some(cast.user_writable),
+        writable: Some(spec.writable),
+        user_writable: Some(spec.user_writable),
         ..ExeFile::default()
     });
-    process.identity.set_exe_is_host(!cast.foreign && !process.exe_is_memfd());
-    process.identity.set_sha256(cast.sha256);
-    process.identity.set_copy_of(cast.copy_of.as_deref().map(Into::into));
+    process.identity.set_exe_is_host(!spec.foreign && !process.exe_is_memfd());
+    process.identity.set_sha256(spec.sha256);
+    process.identity.set_copy_of(spec.copy_of.as_deref().map(Into::into));
     process.identity.set_state(ProcessState {
-        cwd: Some(bytes(cast.cwd.as_deref().unwrap_or("/"))),
-        tty: cast.tty.clone(),
+        cwd: Some(bytes(spec.cwd.as_deref().unwrap_or("/"))),
+        tty: spec.tty.clone(),
         netns: Some(NETNS),
     });
     process

@@ -1,4 +1,4 @@
-//! Compressed recordings, told by how they begin, never by their name: gzip of any number of members, Zstandard of any number
+//! Compressed recordings, recognized by how they begin, never by their name: gzip of any number of members, Zstandard of any number
 //! of frames.
 
 use std::io::{self, BufRead, BufReader, Cursor, Read};
@@ -94,15 +94,16 @@ impl<R: BufRead> Read for Frames<R> {
                 return Ok(read);
             }
             self.is_in_frame = false;
-            let (told, is) = (self.decoder.get_checksum_from_data(), self.decoder.get_calculated_checksum());
-            if told.is_some() && is.is_some() && told != is {
+            let (reported, is) =
+                (self.decoder.get_checksum_from_data(), self.decoder.get_calculated_checksum());
+            if reported.is_some() && is.is_some() && reported != is {
                 return Err(io::Error::new(io::ErrorKind::InvalidData, "the checksum is wrong"));
             }
         }
     }
 }
 
-/// An end that comes too early is told as one, however deep inside it was met.
+/// An end that comes too early is reported as one, however deep inside it was met.
 fn explained(error: FrameDecoderError) -> io::Error {
     let mut inner: Option<&(dyn std::error::Error + 'static)> = Some(&error);
     while let Some(error) = inner {
@@ -164,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn an_end_that_comes_too_early_is_told_as_one() {
+    fn an_end_that_comes_too_early_is_reported_as_one() {
         let text: Vec<u8> = (0..50_000_u32).flat_map(u32::to_le_bytes).collect();
         for packed in [gzip(&text), zstd(&text)] {
             for cut in [packed.len() / 2, packed.len() - 2, 6] {

@@ -1,4 +1,4 @@
-//! What a replay reads: recordings of conn and logs of Zeek. Which it is, the content tells.
+//! What a replay reads: recordings of conn and logs of Zeek. Which it is, the content reports.
 
 use std::io::{self, BufRead, Cursor};
 use std::path::Path;

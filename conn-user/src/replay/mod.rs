@@ -35,11 +35,11 @@ pub struct ReplayStats {
     pub without_start: u64,
     /// Events that were judged.
     pub events: u64,
-    /// Alerts that were told when it was recorded.
+    /// Alerts that were reported when it was recorded.
     pub alerts_then: u64,
-    /// Alerts that were told now.
+    /// Alerts that were reported now.
     pub alerts: u64,
-    /// Lost records that the recording tells of.
+    /// Lost records that the recording reports.
     pub lost: u64,
     /// Connections that were not followed, for want of room.
     pub not_followed: u64,
@@ -101,8 +101,8 @@ impl<'r> Replay<'r> {
         self
     }
 
-    /// Takes a line, and what was found out with it. What is told is about lines that are [`AHEAD`] of it.
-    pub fn take(&mut self, recorded: Recorded, news: Vec<News>, tell: &mut impl FnMut(&Event)) {
+    /// Takes a line, and what was found out with it. What is reported is about lines that are [`AHEAD`] of it.
+    pub fn take(&mut self, recorded: Recorded, news: Vec<News>, emit: &mut impl FnMut(&Event)) {
         for news in news {
             // The agent asked again so long after the first event: most likely it knew then. It did not at the last event
             // without the fact, and it did at the first one with it.
@@ -119,19 +119,19 @@ impl<'r> Replay<'r> {
             && !is_there
             && let Some(first) = self.ahead.pop_front()
         {
-            self.judge(first, tell);
+            self.judge(first, emit);
         }
         self.ahead.push_back(recorded);
     }
 
     /// The run ends with the last line: the next one is of another run, or there is none.
-    pub fn end_run(&mut self, tell: &mut impl FnMut(&Event)) {
+    pub fn end_run(&mut self, emit: &mut impl FnMut(&Event)) {
         while let Some(first) = self.ahead.pop_front() {
-            self.judge(first, tell);
+            self.judge(first, emit);
         }
         self.news.clear();
         let Some(mut run) = self.run.take() else { return };
-        run.session.finish(&mut counted(&mut self.stats, tell));
+        run.session.finish(&mut counted(&mut self.stats, emit));
         self.stats.span.0 += run.now.since(run.began).0;
         self.stats.waiting += run.session.engine().map_or(0, |engine| engine.stats().timers);
         self.stats.not_followed += run.session.flows.not_kept();
@@ -142,54 +142,54 @@ impl<'r> Replay<'r> {
         self.stats
     }
 
-    fn judge(&mut self, recorded: Recorded, tell: &mut impl FnMut(&Event)) {
+    fn judge(&mut self, recorded: Recorded, emit: &mut impl FnMut(&Event)) {
         let event = match recorded {
             Recorded::Event(event) => event,
             Recorded::Alert(at) => {
                 self.stats.alerts_then += 1;
                 if self.run.is_some() {
-                    self.pass(at, tell);
+                    self.pass(at, emit);
                 }
                 return;
             }
             Recorded::Facts(at, facts) => {
-                self.pass(at, tell);
+                self.pass(at, emit);
                 if let Some(run) = &mut self.run {
-                    let mut tell = counted(&mut self.stats, tell);
+                    let mut emit = counted(&mut self.stats, emit);
                     facts.apply();
-                    run.session.know(at, &facts.of, &mut tell);
+                    run.session.know(at, &facts.of, &mut emit);
                 } else {
                     facts.apply();
                 }
                 return;
             }
             Recorded::Sample(at, sample) => {
-                self.pass(at, tell);
+                self.pass(at, emit);
                 if let Some(run) = &mut self.run {
-                    run.session.sampled(at, &sample, &mut counted(&mut self.stats, tell));
+                    run.session.sampled(at, &sample, &mut counted(&mut self.stats, emit));
                 }
                 return;
             }
             Recorded::Time(at) => {
                 if self.run.is_some() {
-                    self.pass(at, tell);
+                    self.pass(at, emit);
                 }
                 return;
             }
         };
         if self.run.is_none() {
-            self.begin(&event, tell);
+            self.begin(&event, emit);
         }
         if matches!(event.body, EventBody::Start(_)) {
             return;
         }
         self.stats.events += 1;
-        self.pass(event.boot, tell);
+        self.pass(event.boot, emit);
         let Some(run) = &mut self.run else { return };
         run.session.set_clock(Clock::of(event.boot, event.wall));
         let event = run.session.flows.follow(event);
         if is_forgotten(&event) {
-            run.session.forgotten(&event, &mut counted(&mut self.stats, tell));
+            run.session.forgotten(&event, &mut counted(&mut self.stats, emit));
             return;
         }
         if let EventBody::Gap(gap) = &event.body {
@@ -198,11 +198,11 @@ impl<'r> Replay<'r> {
         if let (Some(watch), Some(engine)) = (&mut self.watch, run.session.engine()) {
             watch(Moment::Event(&event), event.boot, engine);
         }
-        run.session.judge(&event, &mut counted(&mut self.stats, tell));
+        run.session.judge(&event, &mut counted(&mut self.stats, emit));
     }
 
     /// Begins with the first event of a run. What was there follows it.
-    fn begin(&mut self, first: &Event, tell: &mut impl FnMut(&Event)) {
+    fn begin(&mut self, first: &Event, emit: &mut impl FnMut(&Event)) {
         self.stats.runs += 1;
         let mut existing = Vec::new();
         let Start { attached, has_facts } = match &first.body {
@@ -228,12 +228,12 @@ impl<'r> Replay<'r> {
         if let Some(watch) = &mut self.watch {
             watch(Moment::Start, first.boot, &engine);
         }
-        session.start(engine, first.boot, existing, &mut counted(&mut self.stats, tell));
+        session.start(engine, first.boot, existing, &mut counted(&mut self.stats, emit));
         self.run = Some(Run { session, began: first.boot, now: first.boot });
     }
 
     /// Lets the time pass until then.
-    fn pass(&mut self, until: BootNs, tell: &mut impl FnMut(&Event)) {
+    fn pass(&mut self, until: BootNs, emit: &mut impl FnMut(&Event)) {
         let Some(run) = &mut self.run else { return };
         run.now = run.now.max(until);
         let mut before = |at: BootNs, engine: &Engine, _: &mut Living| {
@@ -241,7 +241,7 @@ impl<'r> Replay<'r> {
                 watch(Moment::Timer, at, engine);
             }
         };
-        run.session.pass_and(until, &mut before, &mut counted(&mut self.stats, tell));
+        run.session.pass_and(until, &mut before, &mut counted(&mut self.stats, emit));
     }
 }
 
@@ -251,10 +251,10 @@ fn is_forgotten(event: &Event) -> bool {
     event.seq == 0 && matches!(event.body, EventBody::Flow(Change::Close(..)))
 }
 
-/// Counts the alerts that are told.
-fn counted(stats: &mut ReplayStats, tell: &mut impl FnMut(&Event)) -> impl FnMut(&Event) {
+/// Counts the alerts that are reported.
+fn counted(stats: &mut ReplayStats, emit: &mut impl FnMut(&Event)) -> impl FnMut(&Event) {
     |event| {
         stats.alerts += 1;
-        tell(event);
+        emit(event);
     }
 }

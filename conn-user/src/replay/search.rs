@@ -1,6 +1,6 @@
 //! A recording replayed to one of its moments: to an alert, or to an event, and what the rules made of it.
 //!
-//! An alert is known only once it is told, and its rule is to be asked before: the recording is replayed twice, the second
+//! An alert is known only once it is reported, and its rule is to be asked before: the recording is replayed twice, the second
 //! time up to the moment that the first one found. Both replays are the same.
 
 #[cfg(test)]
@@ -129,7 +129,7 @@ pub struct Given {
     pub name: String,
     /// The event that it is about, as its rule looked at it; `None`: an absence.
     pub event: Option<Event>,
-    /// What the rule made of that, asked before; `None`: it was told of what was there at the start.
+    /// What the rule made of that, asked before; `None`: it was reported what was there at the start.
     pub explanation: Option<Explanation>,
     /// What came of it later: worse, over.
     pub steps: Vec<Alert>,
@@ -160,7 +160,7 @@ pub struct AboutEvent {
     pub event: Option<Event>,
     /// What each rule that was asked for makes of it.
     pub explanations: Vec<Explanation>,
-    /// The alerts that were told with it, by their ids in full.
+    /// The alerts that were reported with it, by their ids in full.
     pub alerts: Vec<(String, Alert)>,
     /// More events of this number, of other runs of the agent.
     pub others: u64,
@@ -170,11 +170,11 @@ pub struct AboutEvent {
     pub range: Option<(u64, u64)>,
 }
 
-/// One replay: who watches it, what it tells, and the lines that it reads.
+/// One replay: who watches it, what it reports, and the lines that it reads.
 fn pass(
     sources: &Sources,
     mut replay: Replay<'_>,
-    mut tell: impl FnMut(&Event, u64, &str),
+    mut emit: impl FnMut(&Event, u64, &str),
     mut line: impl FnMut(&Recorded, &[u8], &mut Reader),
 ) -> Result<(), RecordingError> {
     let mut reader = Reader::default();
@@ -183,17 +183,17 @@ fn pass(
         let mut recording = recording?;
         while let Some(recorded) = recording.next(&mut reader)? {
             if reader.runs() != runs {
-                replay.end_run(&mut |event| tell(event, runs, &run));
+                replay.end_run(&mut |event| emit(event, runs, &run));
                 runs = reader.runs();
             }
             if let Some(stream) = reader.stream() {
                 run = run_of(stream);
             }
             line(&recorded, recording.line(), &mut reader);
-            replay.take(recorded, reader.take_news(), &mut |event| tell(event, runs, &run));
+            replay.take(recorded, reader.take_news(), &mut |event| emit(event, runs, &run));
         }
     }
-    replay.end_run(&mut |event| tell(event, runs, &run));
+    replay.end_run(&mut |event| emit(event, runs, &run));
     Ok(())
 }
 
@@ -228,7 +228,7 @@ pub fn alert(sources: &Sources, rules: &RuleSet, ask: &Ask) -> Result<Found, Sea
             Moment::Start | Moment::Timer => None,
         };
     });
-    let tell = |event: &Event, run: u64, name: &str| {
+    let emit = |event: &Event, run: u64, name: &str| {
         let Some(alert) = alert_of(event) else { return };
         if alert.phase != Phase::Raised {
             let first = given.iter_mut().rev().find(|one| one.run == run && one.alert.id == alert.id);
@@ -266,7 +266,7 @@ pub fn alert(sources: &Sources, rules: &RuleSet, ask: &Ask) -> Result<Found, Sea
         }
         Recorded::Time(_) | Recorded::Facts(..) | Recorded::Sample(..) => {}
     };
-    pass(sources, Replay::new(rules).watched(watch), tell, line)?;
+    pass(sources, Replay::new(rules).watched(watch), emit, line)?;
     found.only_alerts = events == 0;
     found.not_kept = not_kept;
     found.known = known(&recorded, &given);
@@ -383,7 +383,7 @@ pub fn event(
             rules.rules.iter().map(|one| &*one.about.id).filter(|id| rule.is_none_or(|rule| rule == *id));
         found.explanations = asked.filter_map(|id| engine.explain(event, at, id)).collect();
     });
-    let tell = |event: &Event, _: u64, name: &str| {
+    let emit = |event: &Event, _: u64, name: &str| {
         if let Some(alert) = alert_of(event).filter(|_| is_now.get()) {
             found.borrow_mut().alerts.push((format!("{name}-a{}", alert.id.0), alert.clone()));
         }
@@ -395,7 +395,7 @@ pub fn event(
             found.borrow_mut().is_alert |= alert.seq == seq;
         }
     };
-    pass(sources, Replay::new(rules).watched(watch), tell, line)?;
+    pass(sources, Replay::new(rules).watched(watch), emit, line)?;
     let found = found.into_inner();
     Ok(found)
 }

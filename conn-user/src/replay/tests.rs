@@ -33,21 +33,21 @@ fn rules(rules: Vec<Rule>) -> RuleSet {
 }
 
 fn replayed(rules: &RuleSet, text: &str, until: Option<BootNs>) -> (Vec<Event>, ReplayStats) {
-    let (mut reader, mut replay, mut told) = (Reader::default(), Replay::new(rules), Vec::new());
+    let (mut reader, mut replay, mut reported) = (Reader::default(), Replay::new(rules), Vec::new());
     let mut recording = Recording::new("a".to_owned(), Cursor::new(text.to_owned()));
     let mut runs = 0;
     while let Some(recorded) = recording.next(&mut reader).expect("events") {
         if reader.runs() != runs {
             runs = reader.runs();
-            replay.end_run(&mut |event| told.push(event.clone()));
+            replay.end_run(&mut |event| reported.push(event.clone()));
         }
-        replay.take(recorded, reader.take_news(), &mut |event| told.push(event.clone()));
+        replay.take(recorded, reader.take_news(), &mut |event| reported.push(event.clone()));
     }
     if let Some(until) = until {
-        replay.take(Recorded::Alert(until), Vec::new(), &mut |event| told.push(event.clone()));
+        replay.take(Recorded::Alert(until), Vec::new(), &mut |event| reported.push(event.clone()));
     }
-    replay.end_run(&mut |event| told.push(event.clone()));
-    (told, replay.stats())
+    replay.end_run(&mut |event| reported.push(event.clone()));
+    (reported, replay.stats())
 }
 
 /// Whether these events give these alerts when they are written, read and replayed until then.
@@ -57,7 +57,7 @@ pub(crate) fn gives(rules: &RuleSet, events: &[Event], until: BootNs, alerts: &[
 
 /// Whether these lines give these alerts when they are read and replayed until then.
 pub(crate) fn lines_give(rules: &RuleSet, lines: &str, until: BootNs, alerts: &[Alert]) {
-    let (told, _) = replayed(rules, lines, Some(until));
+    let (reported, _) = replayed(rules, lines, Some(until));
     let alerts: Vec<Event> = (1..)
         .zip(alerts)
         .map(|(seq, alert)| Event {
@@ -67,8 +67,8 @@ pub(crate) fn lines_give(rules: &RuleSet, lines: &str, until: BootNs, alerts: &[
             body: EventBody::Alert(Box::new(alert.clone())),
         })
         .collect();
-    let (told, alerts) = (encoded(&told), encoded(&alerts));
-    assert!(told == alerts, "replayed:\n{told}\nnot as then:\n{alerts}\nof:\n{lines}");
+    let (reported, alerts) = (encoded(&reported), encoded(&alerts));
+    assert!(reported == alerts, "replayed:\n{reported}\nnot as then:\n{alerts}\nof:\n{lines}");
 }
 
 fn long() -> RuleSet {
@@ -98,25 +98,25 @@ fn exec(seq: u64, at: u64) -> Event {
 #[test]
 fn time_ends_with_the_recording() {
     let text = encoded(&[start(0), established(1, 1), exec(2, 150)]);
-    let (told, stats) = replayed(&long(), &text, None);
-    assert_eq!(told.iter().map(|event| event.boot).collect::<Vec<_>>(), [BootNs(BEGAN.0 + 101 * SECOND)]);
+    let (reported, stats) = replayed(&long(), &text, None);
+    assert_eq!(reported.iter().map(|event| event.boot).collect::<Vec<_>>(), [BootNs(BEGAN.0 + 101 * SECOND)]);
     assert_eq!((stats.events, stats.alerts, stats.waiting, stats.span), (2, 1, 1, seconds(150)));
-    // An alert that was told then shows that the time came.
-    let mut alert = told[0].clone();
+    // An alert that was reported then shows that the time came.
+    let mut alert = reported[0].clone();
     alert.boot = BootNs(BEGAN.0 + 201 * SECOND);
-    let (told, stats) = replayed(&long(), &(text + &encoded(&[alert])), None);
-    assert_eq!((told.len(), stats.alerts_then, stats.waiting), (2, 1, 0));
+    let (reported, stats) = replayed(&long(), &(text + &encoded(&[alert])), None);
+    assert_eq!((reported.len(), stats.alerts_then, stats.waiting), (2, 1, 0));
 }
 
 #[test]
 fn runs_are_judged_apart() {
     let one = encoded(&[established(1, 1)]);
     let other = encoded(&[start(150), exec(1, 300)]).replace("-123456789a", "-abc");
-    let (told, stats) = replayed(&long(), &(one.clone() + &other), None);
-    assert_eq!((told.len(), stats.runs, stats.without_start, stats.events), (0, 2, 1, 2));
+    let (reported, stats) = replayed(&long(), &(one.clone() + &other), None);
+    assert_eq!((reported.len(), stats.runs, stats.without_start, stats.events), (0, 2, 1, 2));
     assert_eq!(stats.span, seconds(150));
-    let (told, stats) = replayed(&long(), &(one + &encoded(&[exec(2, 300)])), None);
-    assert_eq!((told.len(), stats.runs), (2, 1));
+    let (reported, stats) = replayed(&long(), &(one + &encoded(&[exec(2, 300)])), None);
+    assert_eq!((reported.len(), stats.runs), (2, 1));
 }
 
 /// More was there than is read ahead.
@@ -147,13 +147,13 @@ fn facts_that_came_late_are_waited_for() {
     };
     let set = rules(vec![rule(Detect::Process(ProcessRule::Network), &format!("exe_sha256:{hash}"))]);
     let text = encoded(&[start(0), connect(unknown, 1, 1), connect(known, 2, 60)]);
-    let (told, _) = replayed(&set, &text, None);
-    assert_eq!(told[0].boot, BootNs(BEGAN.0 + SECOND + LATE_FACTS.0), "when the agent asked again");
-    assert_eq!(told.len(), 1, "the second use is the same");
+    let (reported, _) = replayed(&set, &text, None);
+    assert_eq!(reported[0].boot, BootNs(BEGAN.0 + SECOND + LATE_FACTS.0), "when the agent asked again");
+    assert_eq!(reported.len(), 1, "the second use is the same");
 }
 
 #[test]
-fn a_cut_line_ends_it_and_a_wrong_one_is_told() {
+fn a_cut_line_ends_it_and_a_wrong_one_is_reported() {
     let text = encoded(&[start(0), established(1, 1)]);
     let mut reader = Reader::default();
     let mut cut = Recording::new("a".to_owned(), Cursor::new(text[..text.len() - 20].to_owned()));

@@ -1,4 +1,4 @@
-//! The life of alerts: raised, escalated, resolved, each told once; the same finding not again and again.
+//! The life of alerts: raised, escalated, resolved, each reported once; the same finding not again and again.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -12,24 +12,24 @@ use crate::flow::model::{ConnId, Source};
 use crate::process::hash::IntMap;
 use crate::units::{BootNs, DurationNs};
 
-/// Most alerts that are open at once. Beyond them the oldest is told as resolved for want of room.
+/// Most alerts that are open at once. Beyond them the oldest is reported as resolved for want of room.
 const OPEN_MAX: usize = 16_384;
 /// So many closed alerts may be in the order of age beside as many as are open.
 const SLACK: usize = 1_024;
-/// Most findings that are remembered to be told only once; the oldest is forgotten.
+/// Most findings that are remembered to be reported only once; the oldest is forgotten.
 const RECENT_MAX: usize = 65_536;
 
 /// What a detector found.
 #[derive(Debug)]
 pub struct Found {
-    /// What is the same about two findings of one rule that are told once.
+    /// What is the same about two findings of one rule that are reported once.
     pub same: u64,
     /// What it is about.
     pub subject: Subject,
     /// What it was judged by.
     pub evidence: Vec<Evidence>,
-    /// The exception that silences it.
-    pub silence: Option<Box<str>>,
+    /// The exception that suppresses it.
+    pub suppress: Option<Box<str>>,
     /// The beginning of the span that was judged; its end is now.
     pub judged_from: BootNs,
     /// How it ends.
@@ -39,7 +39,7 @@ pub struct Found {
 /// How an alert ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Life {
-    /// It is over when it is told.
+    /// It is over when it is reported.
     Moment,
     /// With this connection or listener.
     With(ConnId),
@@ -52,20 +52,20 @@ pub enum Life {
 pub struct AlertStats {
     /// Alerts raised.
     pub raised: u64,
-    /// Findings that were not told, because the same had been.
+    /// Findings that were not reported, because the same had been.
     pub repeats: u64,
     /// Alerts that were ended for want of room.
     pub evicted: u64,
-    /// Findings that were forgotten for want of room: the same may have been told again.
+    /// Findings that were forgotten for want of room: the same may have been reported again.
     pub forgotten: u64,
 }
 
-/// What was told of a finding before.
+/// What was reported a finding before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Told {
+pub struct Reported {
     /// The alert.
     pub id: AlertId,
-    /// How long ago it was told last.
+    /// How long ago it was reported last.
     pub ago: DurationNs,
     /// It is open: the same is only counted.
     pub is_open: bool,
@@ -75,7 +75,7 @@ pub struct Told {
     pub repeats: u64,
 }
 
-impl Told {
+impl Reported {
     /// Whether the same finding is only counted now.
     pub const fn is_repeat(&self) -> bool {
         self.is_open || self.throttled_for.is_some()
@@ -85,7 +85,7 @@ impl Told {
 #[derive(Debug)]
 struct Recent {
     id: AlertId,
-    /// When it was told last.
+    /// When it was reported last.
     at: BootNs,
     /// Its number in the order of [`Alerts::recent_order`].
     serial: u64,
@@ -117,13 +117,13 @@ pub struct Alerts {
     recent: IntMap<u64, Recent>,
     recent_order: VecDeque<(u64, u64)>,
     serial: u64,
-    told: Vec<Alert>,
+    reported: Vec<Alert>,
     stats: AlertStats,
 }
 
 impl Alerts {
-    /// Whether the same finding was told and is not to be told again; then it is counted as a repeat.
-    pub(super) fn is_told(&mut self, (run, rule): (RuleRun, &Rule), same: u64, now: BootNs) -> bool {
+    /// Whether the same finding was reported and is not to be reported again; then it is counted as a repeat.
+    pub(super) fn is_reported(&mut self, (run, rule): (RuleRun, &Rule), same: u64, now: BootNs) -> bool {
         match self.recent.get_mut(&mix(same, run)) {
             Some(recent) if self.open.contains_key(&recent.id.0) || now.since(recent.at) < rule.throttle => {
                 recent.repeats += 1;
@@ -134,12 +134,12 @@ impl Alerts {
         }
     }
 
-    /// What was told of this finding before, if it is remembered. Counts nothing.
-    pub(super) fn told(&self, (run, rule): (RuleRun, &Rule), same: u64, now: BootNs) -> Option<Told> {
+    /// What was reported this finding before, if it is remembered. Counts nothing.
+    pub(super) fn reported(&self, (run, rule): (RuleRun, &Rule), same: u64, now: BootNs) -> Option<Reported> {
         let recent = self.recent.get(&mix(same, run))?;
         let ago = now.since(recent.at);
         let left = DurationNs(rule.throttle.0.saturating_sub(ago.0));
-        Some(Told {
+        Some(Reported {
             id: recent.id,
             ago,
             is_open: self.open.contains_key(&recent.id.0),
@@ -156,7 +156,7 @@ impl Alerts {
         now: BootNs,
         coverage: &Coverage,
     ) -> Option<AlertId> {
-        if self.is_told((run, rule), found.same, now) {
+        if self.is_reported((run, rule), found.same, now) {
             return None;
         }
         let conn = if let Subject::Connection(conn) = &found.subject { Some(conn.id) } else { None };
@@ -180,13 +180,13 @@ impl Alerts {
             covered: covered(coverage, &found, now),
             subject: found.subject,
             evidence: found.evidence,
-            silence: found.silence,
+            suppress: found.suppress,
             at: now,
             raised: now,
             repeats,
         };
         self.remember(key, id, now);
-        self.told.push(alert.clone());
+        self.reported.push(alert.clone());
         if found.life != Life::Moment {
             let with = if let Life::With(conn) = found.life { Some(conn) } else { None };
             if let Some(conn) = with {
@@ -212,10 +212,10 @@ impl Alerts {
         rule: &str,
         severity: Severity,
         now: BootNs,
-    ) -> Option<Told> {
+    ) -> Option<Reported> {
         let recent = self.recent.get(&self.covering(conn, rule, severity)?)?;
         let (id, repeats, ago) = (recent.id, recent.repeats, now.since(recent.at));
-        Some(Told { id, ago, is_open: true, throttled_for: None, repeats })
+        Some(Reported { id, ago, is_open: true, throttled_for: None, repeats })
     }
 
     /// Returns the key of an open alert that covers a finding of this rule: it is about the same connection, and not less severe.
@@ -232,7 +232,7 @@ impl Alerts {
         open.alert.severity = severity;
         open.alert.evidence = evidence;
         let repeats = take_repeats(&mut self.recent, open.same, now);
-        self.told.push(Alert { phase: Phase::Escalated, at: now, repeats, ..open.alert.clone() });
+        self.reported.push(Alert { phase: Phase::Escalated, at: now, repeats, ..open.alert.clone() });
     }
 
     pub(super) fn resolve(&mut self, id: AlertId, evidence: Vec<Evidence>, now: BootNs) {
@@ -248,7 +248,7 @@ impl Alerts {
             }
         }
         let repeats = take_repeats(&mut self.recent, same, now);
-        self.told.push(Alert { phase: Phase::Resolved, at: now, evidence, repeats, ..alert });
+        self.reported.push(Alert { phase: Phase::Resolved, at: now, evidence, repeats, ..alert });
         while self.by_age.front().is_some_and(|first| !self.open.contains_key(&first.0)) {
             self.by_age.pop_front();
         }
@@ -279,14 +279,14 @@ impl Alerts {
         }
     }
 
-    /// Whether something waits to be told.
-    pub(super) const fn has_told(&self) -> bool {
-        !self.told.is_empty()
+    /// Whether something waits to be reported.
+    pub(super) const fn has_reported(&self) -> bool {
+        !self.reported.is_empty()
     }
 
-    /// What is to be told, in its order.
+    /// What is to be reported, in its order.
     pub(super) fn take(&mut self) -> Vec<Alert> {
-        std::mem::take(&mut self.told)
+        std::mem::take(&mut self.reported)
     }
 
     /// The counters.
@@ -320,7 +320,7 @@ impl Alerts {
     }
 }
 
-/// The findings that were not told since the last step; from now on they are counted anew.
+/// The findings that were not reported since the last step; from now on they are counted anew.
 fn take_repeats(recent: &mut IntMap<u64, Recent>, key: u64, now: BootNs) -> u64 {
     recent.get_mut(&key).map_or(0, |recent| {
         recent.at = recent.at.max(now);

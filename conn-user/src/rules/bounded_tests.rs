@@ -65,7 +65,7 @@ fn an_alert_on_a_sum_looks_at_its_own_connections() {
     }
     let _ = work::taken();
     rig.pass(seconds(101));
-    assert_eq!(rig.told().len(), 200);
+    assert_eq!(rig.reported().len(), 200);
     assert!(work::taken() <= 200, "one each");
 }
 
@@ -82,7 +82,7 @@ fn what_has_ended_leaves_no_timer_and_is_not_followed() {
             rig.unlisten(id);
             rig.exit(&tool, ExitStatus::Code(0));
         }
-        rig.told();
+        rig.reported();
         (rig.timers(), rig.followed())
     };
     let few = left(100);

@@ -62,7 +62,7 @@ impl Triggers {
     }
 
     /// Whether they have one in common.
-    pub const fn meet(self, other: Self) -> bool {
+    pub const fn intersect(self, other: Self) -> bool {
         self.0 & other.0 != 0
     }
 
@@ -75,7 +75,7 @@ impl Triggers {
             (Triggers::FAILED, "a failed attempt"),
             (Triggers::EXEC, "an exec"),
         ];
-        NAMES.into_iter().filter(move |(one, _)| self.meet(*one)).map(|(_, name)| name)
+        NAMES.into_iter().filter(move |(one, _)| self.intersect(*one)).map(|(_, name)| name)
     }
 
     /// What this event is.
@@ -95,11 +95,11 @@ impl Triggers {
     }
 
     /// What this event is, which may be of a recording or a test: what has no number was there when the rules began.
-    pub fn of_told(event: &Event) -> Self {
+    pub fn of_reported(event: &Event) -> Self {
         if event.seq == 0 { Self::of_existing(event) } else { Self::of(event) }
     }
 
-    /// What an event is that tells what was there when the rule began.
+    /// What an event is that reports what was there when the rule began.
     pub fn of_existing(event: &Event) -> Self {
         match &event.body {
             EventBody::Flow(Change::Established(_)) => Self::BEGIN.and(Self::OPEN),
@@ -128,8 +128,8 @@ pub trait Detector: Send {
     /// Which events it is asked about.
     fn triggers(&self) -> Triggers;
 
-    /// The rule begins. Whatever was there before comes next as events ([`Scene::existing`]).
-    fn on_start(&mut self, _rule: &Rule, _scene: &mut Scene<'_>) {}
+    /// The rule begins. Whatever was there before comes next as events ([`Context::existing`]).
+    fn on_start(&mut self, _rule: &Rule, _scene: &mut Context<'_>) {}
 
     /// Takes over what the rule learned in earlier runs. `now`: when it begins.
     fn restore(&mut self, _rule: &Rule, _memory: &PathMemory, _now: BootNs) {}
@@ -140,7 +140,7 @@ pub trait Detector: Send {
     }
 
     /// An event of its triggers that the rule's filters let pass.
-    fn on_match(&mut self, rule: &Rule, event: &Event, scene: &mut Scene<'_>);
+    fn on_match(&mut self, rule: &Rule, event: &Event, context: &mut Context<'_>);
 
     /// Returns the secondary filter: events of its triggers that match it go to [`Self::on_secondary`].
     fn secondary(&self) -> Option<Secondary<'_>> {
@@ -159,13 +159,19 @@ pub trait Detector: Send {
     }
 
     /// Handles an event that the secondary filter matches; `match` may match it too.
-    fn on_secondary(&mut self, _rule: &Rule, _event: &Event, _scene: &mut Scene<'_>) {}
+    fn on_secondary(&mut self, _rule: &Rule, _event: &Event, _scene: &mut Context<'_>) {}
 
-    /// The end of a connection or listener that it follows (see [`Scene::follow`]): a `Close`, `Failed` or `Unlisten`.
-    fn on_end(&mut self, _rule: &Rule, _event: &Event, _scene: &mut Scene<'_>) {}
+    /// The end of a connection or listener that it follows (see [`Context::follow`]): a `Close`, `Failed` or `Unlisten`.
+    fn on_end(&mut self, _rule: &Rule, _event: &Event, _scene: &mut Context<'_>) {}
 
-    /// The end of a process that it follows (see [`Scene::follow_process`]).
-    fn on_exit(&mut self, _rule: &Rule, _process: &ProcessInfo, _status: ExitStatus, _scene: &mut Scene<'_>) {
+    /// The end of a process that it follows (see [`Context::follow_process`]).
+    fn on_exit(
+        &mut self,
+        _rule: &Rule,
+        _process: &ProcessInfo,
+        _status: ExitStatus,
+        _scene: &mut Context<'_>,
+    ) {
     }
 
     /// What it does not remember any more, for want of room: it may judge wrongly what is not in its memory.
@@ -173,21 +179,21 @@ pub trait Detector: Send {
         0
     }
 
-    /// What it remembers that bears on this event, of which it was not told yet. For people: nothing is judged by it.
+    /// What it remembers that bears on this event, of which it was not reported yet. For people: nothing is judged by it.
     fn recall(&self, _rule: &Rule, _event: &Event, _past: &Past<'_>) -> Option<Memory> {
         None
     }
 
-    /// A sample that it asked for ([`Scene::sample`]).
-    fn on_sample(&mut self, _rule: &Rule, _sample: &Sample, _scene: &mut Scene<'_>) {}
+    /// A sample that it asked for ([`Context::sample`]).
+    fn on_sample(&mut self, _rule: &Rule, _sample: &Sample, _scene: &mut Context<'_>) {}
 
     /// No more samples come, nor does time pass: this connection will not be sampled.
-    fn on_no_sample(&mut self, rule: &Rule, id: ConnId, scene: &mut Scene<'_>) {
-        self.on_sample(rule, &Sample { id, counters: None }, scene);
+    fn on_no_sample(&mut self, rule: &Rule, id: ConnId, context: &mut Context<'_>) {
+        self.on_sample(rule, &Sample { id, counters: None }, context);
     }
 
     /// A timer of its own is due.
-    fn on_timer(&mut self, _rule: &Rule, _token: u64, _scene: &mut Scene<'_>) {}
+    fn on_timer(&mut self, _rule: &Rule, _token: u64, _scene: &mut Context<'_>) {}
 }
 
 /// A rule at work: its place in the engine, and the number of the detector there. A place is used again, a number never: what is
@@ -225,18 +231,18 @@ impl Followers {
 }
 
 /// What a detector may look at and do.
-pub struct Scene<'a> {
+pub struct Context<'a> {
     /// The instant of the event, or at which the timer was due.
     pub now: BootNs,
     /// When the rule began: with the engine, or when it was put in force.
     pub began: BootNs,
-    /// The event tells what was there when the rule began.
+    /// The event reports what was there when the rule began.
     pub existing: bool,
     /// The zones and lists.
     pub names: &'a Names,
     /// What is normal.
     pub baseline: &'a Baseline,
-    /// Rules in force that tell of programs that the baseline does not have.
+    /// Rules in force that report programs that the baseline does not have.
     pub program_rules: &'a [Arc<Rule>],
     /// What was seen.
     pub coverage: &'a Coverage,
@@ -256,7 +262,7 @@ pub struct Scene<'a> {
     pub(super) is_over: bool,
 }
 
-impl Scene<'_> {
+impl Context<'_> {
     /// Has the end of this connection or listener reported to the detector. `false`: it has ended already, so that nothing that is
     /// remembered of it would be forgotten at its end.
     #[must_use]
@@ -267,7 +273,7 @@ impl Scene<'_> {
         !self.is_over
     }
 
-    /// Has the detector told of the end of this process.
+    /// Has the detector reported the end of this process.
     pub fn follow_process(&mut self, process: &ProcessInfo) {
         self.exits.follow(process, self.rule);
     }
@@ -308,12 +314,12 @@ impl Scene<'_> {
     }
 
     /// Whether [`Self::raise`] would only count this finding of the rule as a repeat; then it is counted. To be asked first
-    /// where events may find the same again and again: to put together what is told costs more than to judge it.
-    pub fn is_told(&mut self, rule: &Rule, same: u64) -> bool {
-        self.alerts.is_told((self.rule, rule), same, self.now)
+    /// where events may find the same again and again: to put together what is reported costs more than to judge it.
+    pub fn is_reported(&mut self, rule: &Rule, same: u64) -> bool {
+        self.alerts.is_reported((self.rule, rule), same, self.now)
     }
 
-    /// Raises an alert, unless the same one is open or was told within the rule's throttle.
+    /// Raises an alert, unless the same one is open or was reported within the rule's throttle.
     pub fn raise(&mut self, rule: &Rule, found: Found) -> Option<AlertId> {
         self.raise_as(rule, found, rule.severity)
     }
@@ -326,12 +332,12 @@ impl Scene<'_> {
         self.alerts.raise((self.rule, rule), found, severity, self.now, self.coverage)
     }
 
-    /// Tells that it got worse.
+    /// Reports that it got worse.
     pub fn escalate(&mut self, id: AlertId, severity: Severity, evidence: Vec<Evidence>) {
         self.alerts.escalate(id, severity, evidence, self.now);
     }
 
-    /// Tells that it is over. One that is bound to a connection or a listener is resolved by its end.
+    /// Reports that it is over. One that is bound to a connection or a listener is resolved by its end.
     pub fn resolve(&mut self, id: AlertId, evidence: Vec<Evidence>) {
         self.alerts.resolve(id, evidence, self.now);
     }

@@ -18,7 +18,7 @@ use self::late::{ANSWER_MAX, Late, LateSubject, WaitingOf, is_open, user};
 pub use self::reload::Retired;
 
 use super::alerts::{AlertStats, Alerts};
-use super::detector::{Detector, Flows, Followers, RuleRun, Scene, Triggers};
+use super::detector::{Context, Detector, Flows, Followers, RuleRun, Triggers};
 use super::exits::Exits;
 use super::explain::Explanation;
 use super::index::Index;
@@ -222,15 +222,15 @@ impl Engine {
             EventBody::Flow(Change::Unlisten(listener, _)) => self.end(listener.id, event, flows),
             EventBody::Exit(exit, status) => {
                 for run in self.exits.add(&exit.process, *status).iter() {
-                    self.with(run, event.boot, flows, |detector, rule, scene| {
-                        detector.on_exit(rule, &exit.process, *status, scene);
+                    self.with(run, event.boot, flows, |detector, rule, context| {
+                        detector.on_exit(rule, &exit.process, *status, context);
                     });
                 }
                 self.judge(event, Audience::All, flows);
             }
             _ => self.judge(event, Audience::All, flows),
         }
-        if self.alerts.has_told() { self.alerts.take() } else { Vec::new() }
+        if self.alerts.has_reported() { self.alerts.take() } else { Vec::new() }
     }
 
     /// A connection is not followed any more; `event` is an end of it that nobody saw, and is not judged.
@@ -282,8 +282,8 @@ impl Engine {
                 self.forget_late(alarm.token, &late);
             }
         } else {
-            self.with(alarm.rule, at, flows, |detector, rule, scene| {
-                detector.on_timer(rule, alarm.token, scene);
+            self.with(alarm.rule, at, flows, |detector, rule, context| {
+                detector.on_timer(rule, alarm.token, context);
             });
         }
         true
@@ -306,14 +306,14 @@ impl Engine {
         let memory =
             trace.is_looked_at().then(|| running.detector.recall(&running.rule, event, &past)).flatten();
         let same = memory.as_ref().and_then(|memory| memory.same);
-        let told = same.and_then(|same| self.alerts.told((running.run, &running.rule), same, now));
+        let reported = same.and_then(|same| self.alerts.reported((running.run, &running.rule), same, now));
         let covered = || {
             let about = memory.as_ref().filter(|memory| memory.same.is_some())?.about;
             let conn = about.or_else(|| super::detector::connection(event).map(|conn| conn.id))?;
             self.alerts.covered_by(conn, &running.rule.about.id, running.rule.severity, now)
         };
-        let told = told.filter(super::alerts::Told::is_repeat).or_else(covered).or(told);
-        Some(Explanation { rule: Arc::clone(&running.rule), trace, memory, told })
+        let reported = reported.filter(super::alerts::Reported::is_repeat).or_else(covered).or(reported);
+        Some(Explanation { rule: Arc::clone(&running.rule), trace, memory, reported })
     }
 
     /// The active rules.
@@ -368,15 +368,15 @@ impl Engine {
             {
                 waits.push(run);
             } else {
-                self.with(run, event.boot, flows, |detector, rule, scene| {
-                    scene.existing = existing;
-                    detector.on_match(rule, event, scene);
+                self.with(run, event.boot, flows, |detector, rule, context| {
+                    context.existing = existing;
+                    detector.on_match(rule, event, context);
                 });
             }
             if secondary {
-                self.with(run, event.boot, flows, |detector, rule, scene| {
-                    scene.existing = existing;
-                    detector.on_secondary(rule, event, scene);
+                self.with(run, event.boot, flows, |detector, rule, context| {
+                    context.existing = existing;
+                    detector.on_secondary(rule, event, context);
                 });
             }
         }
@@ -419,8 +419,8 @@ impl Engine {
         }
         if let Some(followers) = self.followed.remove(&id.0) {
             for run in followers.iter() {
-                self.with(run, event.boot, flows, |detector, rule, scene| {
-                    detector.on_end(rule, event, scene);
+                self.with(run, event.boot, flows, |detector, rule, context| {
+                    detector.on_end(rule, event, context);
                 });
             }
         }
@@ -434,13 +434,13 @@ impl Engine {
         run: RuleRun,
         now: BootNs,
         flows: &dyn Flows,
-        act: impl FnOnce(&mut dyn Detector, &Rule, &mut Scene<'_>),
+        act: impl FnOnce(&mut dyn Detector, &Rule, &mut Context<'_>),
     ) {
         let Some(running) = self.running.get_mut(run.place as usize).and_then(Option::as_mut) else { return };
         if running.run != run {
             return;
         }
-        let mut scene = Scene {
+        let mut context = Context {
             now,
             began: running.began,
             existing: false,
@@ -460,7 +460,7 @@ impl Engine {
             has_recorded_answers: self.has_recorded_answers,
             is_over: false,
         };
-        act(running.detector.as_mut(), &running.rule, &mut scene);
+        act(running.detector.as_mut(), &running.rule, &mut context);
     }
 }
 

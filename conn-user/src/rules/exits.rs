@@ -66,7 +66,7 @@ impl Exits {
         process.is(process.pid, exited.start, exited.start_is_coarse).then_some(exited.status)
     }
 
-    /// Has the rule told of its end.
+    /// Has the rule reported its end.
     pub(super) fn follow(&mut self, process: &ProcessInfo, rule: RuleRun) {
         let full = self.followed.len() >= FOLLOWED_MAX;
         let (start, start_is_coarse) = (process.start, process.start_is_coarse);

@@ -1,16 +1,16 @@
-//! Why a rule told of an event, or did not: its words, its exceptions, and what it remembers.
+//! Why a rule reported an event, or did not: its words, its exceptions, and what it remembers.
 
 #[cfg(test)]
 mod tests;
 
 use std::sync::Arc;
 
-use super::alerts::Told;
+use super::alerts::Reported;
 use super::detector::Triggers;
 use super::engine;
 use super::memory::Memory;
 use super::model::Rule;
-use super::silence;
+use super::suppression;
 use super::trace::text::write_seen;
 use super::trace::{RuleTrace, Verdict, failing};
 use crate::event::alert::Subject;
@@ -30,12 +30,12 @@ pub struct Explanation {
     pub trace: RuleTrace,
     /// What it remembered before the event; `None`: it does not look at such events.
     pub memory: Option<Memory>,
-    /// What was told of the same before.
-    pub told: Option<Told>,
+    /// What was reported the same before.
+    pub reported: Option<Reported>,
 }
 
 impl Explanation {
-    /// How far the rule was from telling, the nearest first: what is looked at before what is not, then by the words that do
+    /// How far the rule was from reporting, the nearest first: what is looked at before what is not, then by the words that do
     /// not hold, then by the exceptions, then by what is remembered.
     pub fn distance(&self) -> (bool, usize, u8) {
         let words = failing(self.trace.deciding());
@@ -59,16 +59,16 @@ impl Explanation {
         self.is_asked() && self.is_found() && !self.is_only_counted()
     }
 
-    /// Whether the rule finds something, but the same was told already.
+    /// Whether the rule finds something, but the same was reported already.
     pub fn is_only_counted(&self) -> bool {
-        self.is_found() && self.told.is_some_and(|told| told.is_repeat())
+        self.is_found() && self.reported.is_some_and(|reported| reported.is_repeat())
     }
 
     fn is_found(&self) -> bool {
         self.memory.as_ref().is_some_and(|memory| memory.finds == Some(true))
     }
 
-    /// Appends in a few words what kept the rule from telling: the first word that does not hold, the exception that does, or
+    /// Appends in a few words what kept the rule from reporting: the first word that does not hold, the exception that does, or
     /// what the rule remembers.
     pub fn write_why_not(&self, out: &mut Vec<u8>) {
         let words = self.trace.deciding();
@@ -83,7 +83,7 @@ impl Explanation {
             }
             (Verdict::NotLookedAt, None) => "the rule does not look at such an event".to_owned(),
             (Verdict::Excepted(at), None) => format!("exception {} holds", at + 1),
-            _ if self.is_only_counted() => "the same was told already".to_owned(),
+            _ if self.is_only_counted() => "the same was reported already".to_owned(),
             _ => match &self.memory {
                 Some(memory) => memory.says.clone(),
                 None => "it remembers nothing of it".to_owned(),
@@ -93,7 +93,7 @@ impl Explanation {
     }
 }
 
-/// The event that a rule looked at when it told of this subject, as far as the subject says: for alerts of timers, and where
+/// The event that a rule looked at when it reported this subject, as far as the subject says: for alerts of timers, and where
 /// the event is not there any more. `None`: an absence has none.
 pub fn as_event(
     rule: &Rule,
@@ -104,7 +104,7 @@ pub fn as_event(
 ) -> Option<Event> {
     let triggers = engine::detector(&rule.detect).triggers();
     let body = match subject {
-        Subject::Connection(conn) if triggers.meet(Triggers::EXEC) => {
+        Subject::Connection(conn) if triggers.intersect(Triggers::EXEC) => {
             let mut exec = ProcEvent::new(Arc::clone(started.or(conn.owner.process.as_ref())?));
             if started.is_some() {
                 exec.parent_stdio = Some(conn.clone());
@@ -115,7 +115,7 @@ pub fn as_event(
         }
         Subject::Connection(conn) => EventBody::Flow(match conn.direction {
             Direction::In => Change::Accept((**conn).clone()),
-            Direction::Out if triggers.meet(Triggers::BEGIN) => Change::Connect((**conn).clone()),
+            Direction::Out if triggers.intersect(Triggers::BEGIN) => Change::Connect((**conn).clone()),
             Direction::Out | Direction::Unknown => Change::Established((**conn).clone()),
         }),
         Subject::Listener(listener) => EventBody::Flow(Change::Listen((**listener).clone())),
@@ -125,11 +125,11 @@ pub fn as_event(
     Some(Event { seq: 0, boot: at, wall, body })
 }
 
-/// Exceptions that silence what a rule says of an event: first the smallest one, as its alert has it, then wider and narrower
+/// Exceptions that suppress what a rule says of an event: first the smallest one, as its alert has it, then wider and narrower
 /// ones by unit and user. Each is asked whether it really holds for the event.
 pub fn exceptions(event: &Event, first: Option<&str>, names: &Names) -> Vec<String> {
     let mut found: Vec<String> = Vec::new();
-    let others = silence::alternatives(event);
+    let others = suppression::alternatives(event);
     for text in first.map(str::to_owned).into_iter().chain(others) {
         let holds = Filter::with_names(&text, names).is_ok_and(|filter| filter.matches(event));
         if holds && !found.contains(&text) {

@@ -148,15 +148,15 @@ impl Index {
 
     /// Appends the rules that the event may concern, each once, in their order. Allocates nothing but in `out`.
     pub(super) fn candidates(&self, triggers: Triggers, event: &Event, out: &mut Vec<u32>) {
-        if !triggers.meet(Triggers::ALL) {
+        if !triggers.intersect(Triggers::ALL) {
             return;
         }
         let direction = bit(connection(event).map(|conn| conn.direction));
         let mut add = |places: &[u32]| {
             let fits = |place: &&u32| {
-                self.rules
-                    .get(**place as usize)
-                    .is_some_and(|filed| filed.triggers.meet(triggers) && filed.directions & direction != 0)
+                self.rules.get(**place as usize).is_some_and(|filed| {
+                    filed.triggers.intersect(triggers) && filed.directions & direction != 0
+                })
             };
             out.extend(places.iter().filter(fits));
         };
@@ -175,7 +175,7 @@ impl Index {
     /// Returns the rules that ask for the name of a process and that an event with these triggers may concern, ascending.
     pub(super) fn by_name(&self, triggers: Triggers) -> impl Iterator<Item = u32> {
         let fits = move |place: &u32| {
-            self.rules.get(*place as usize).is_some_and(|filed| filed.triggers.meet(triggers))
+            self.rules.get(*place as usize).is_some_and(|filed| filed.triggers.intersect(triggers))
         };
         self.by_name.iter().copied().filter(fits)
     }
@@ -256,7 +256,7 @@ mod tests {
             index.candidates(Triggers::of(&event), &event, &mut candidates);
             assert!(candidates.is_sorted());
             for (place, rule) in (0..).zip(&rules).filter(|(_, rule)| rule.selects(&event)) {
-                let concerned = Triggers::of(&event).meet(Triggers::ALL);
+                let concerned = Triggers::of(&event).intersect(Triggers::ALL);
                 assert_eq!(candidates.contains(&place), concerned, "{} {event:?}", rule.matches);
                 found += usize::from(concerned);
             }

@@ -1,6 +1,6 @@
-//! Connections that are open for long: told by timers while they are open, whether anything is sent or not.
+//! Connections that are open for long: reported by timers while they are open, whether anything is sent or not.
 //!
-//! One that was there before it was seen counts from the latest instant at which it can have begun: it is told as soon as it
+//! One that was there before it was seen counts from the latest instant at which it can have begun: it is reported as soon as it
 //! is certain, and the evidence says how old it may be at most.
 
 mod each;

@@ -1,4 +1,4 @@
-//! What a detector remembers that bears on an event: for people who ask why it told, or did not.
+//! What a detector remembers that bears on an event: for people who ask why it reported, or did not.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::units::{BootNs, DurationNs};
 /// What a detector knows when it is asked, before it judges the event.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Memory {
-    /// What is the same about this finding and others that are told once; `None`: it would find nothing.
+    /// What is the same about this finding and others that are reported once; `None`: it would find nothing.
     pub same: Option<u64>,
     /// Whether it would find something in this event; `None`: that is not decided by the event, but by time.
     pub finds: Option<bool>,
@@ -38,7 +38,7 @@ pub struct Past<'a> {
     pub baseline: &'a Baseline,
     /// Connections can be sampled.
     pub can_sample: bool,
-    /// Rules in force that tell of programs that the baseline does not have.
+    /// Rules in force that report programs that the baseline does not have.
     pub program_rules: &'a [Arc<Rule>],
 }
 
@@ -49,7 +49,7 @@ impl Memory {
     }
 
     /// Nothing is found.
-    pub(super) fn lets_be(says: impl Into<String>, facts: Vec<Evidence>) -> Self {
+    pub(super) fn not_raised(says: impl Into<String>, facts: Vec<Evidence>) -> Self {
         Self { same: None, finds: Some(false), says: says.into(), facts, about: None }
     }
 

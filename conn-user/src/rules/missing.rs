@@ -1,6 +1,6 @@
 //! What should be there and is not: expected listeners and expected connections.
 //!
-//! Told when a timer is due, never by looking again and again. How the last one went is the cause that the alert names.
+//! Reported when a timer is due, never by looking again and again. How the last one went is the cause that the alert names.
 
 mod cause;
 mod every;

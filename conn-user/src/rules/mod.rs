@@ -29,9 +29,9 @@ mod program;
 mod reach;
 pub mod server;
 pub mod set;
-pub(crate) mod silence;
 mod spans;
 pub mod stage;
+pub(crate) mod suppression;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod timers;

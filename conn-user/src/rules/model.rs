@@ -19,7 +19,7 @@ pub struct Rule {
     pub except: Box<[Filter]>,
     /// Ids of rules whose findings about a connection are only counted while an alert of this rule about it is open.
     pub covers: Arc<[Box<str>]>,
-    /// For how long the same finding is not told again.
+    /// For how long the same finding is not reported again.
     pub throttle: DurationNs,
     /// What it asks.
     pub detect: Detect,
@@ -27,7 +27,7 @@ pub struct Rule {
     pub advice: Advice,
 }
 
-/// What people are told of a rule. Any two are equal: a rule with other words is the same rule, and goes on.
+/// What people are reported a rule. Any two are equal: a rule with other words is the same rule, and goes on.
 #[derive(Clone, Debug, Default)]
 pub struct Advice {
     /// Why it exists.
@@ -66,7 +66,7 @@ pub enum PathRule {
     FirstSeen {
         /// What makes two connections the same path.
         by: Box<[PathKey]>,
-        /// So long after the start everything is learnt and nothing told; what is there at the start is learnt too.
+        /// So long after the start everything is learnt and nothing reported; what is there at the start is learnt too.
         learn: DurationNs,
     },
     /// `"first-seen"` with `baseline`: one that the baseline does not have.
@@ -98,7 +98,7 @@ pub enum PathRule {
     },
     /// `"beacon"`: connections of one process to one peer at regular intervals.
     Beacon {
-        /// Score (0 to 1) from which it is told.
+        /// Score (0 to 1) from which it is reported.
         score: f64,
         /// Fewest calls that are judged.
         at_least: u32,

@@ -1,4 +1,4 @@
-//! Which program a process runs, as detectors tell one from another.
+//! Which program a process runs, as detectors report one from another.
 
 use std::hash::{DefaultHasher, Hash, Hasher as _};
 use std::net::IpAddr;

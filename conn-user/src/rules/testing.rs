@@ -65,7 +65,7 @@ pub(crate) fn child(parent: &ProcessInfo, pid: u32, exe: &str) -> Arc<ProcessInf
     Arc::new(process)
 }
 
-/// A rule of this id `test`, medium, that tells the same again after an hour.
+/// A rule of this id `test`, medium, that reports the same again after an hour.
 pub(crate) fn rule(detect: Detect, matches: &str) -> Rule {
     let kind = match detect {
         Detect::Path(_) => RuleKind::Path,
@@ -126,7 +126,7 @@ pub(crate) struct Rig {
     existing: Option<Vec<Event>>,
     last_id: u64,
     seq: u64,
-    told: Vec<Alert>,
+    reported: Vec<Alert>,
     rules: RuleSet,
     recording: Recording,
     why_nots: Vec<String>,
@@ -193,7 +193,7 @@ impl Rig {
         self.recording.is_partial = true;
     }
 
-    /// An engine that has not begun: what happens until [`Self::begin`] was there before, and is told as a snapshot has
+    /// An engine that has not begun: what happens until [`Self::begin`] was there before, and is reported as a snapshot has
     /// it. Listeners and connections only.
     pub(crate) fn before(rules: Vec<Rule>) -> Self {
         Self::with_baseline(rules, Baseline::default())
@@ -210,7 +210,7 @@ impl Rig {
             existing: Some(Vec::new()),
             last_id: 0,
             seq: 0,
-            told: Vec::new(),
+            reported: Vec::new(),
             rules,
             recording: Recording::default(),
             why_nots: Vec::new(),
@@ -252,11 +252,11 @@ impl Rig {
     fn hand_over(&mut self, act: impl FnOnce(&mut Session<Living>, &mut dyn FnMut(&Event))) -> Vec<Alert> {
         let mut alerts = Vec::new();
         let Recording { events: lines, lines: written, .. } = &mut self.recording;
-        act(&mut self.session, &mut |told| match &told.body {
+        act(&mut self.session, &mut |reported| match &reported.body {
             EventBody::Alert(alert) => alerts.push(Alert::clone(alert)),
             _ => {
-                written.push_str(&crate::replay::tests::encoded([told]));
-                lines.push(told.clone());
+                written.push_str(&crate::replay::tests::encoded([reported]));
+                lines.push(reported.clone());
             }
         });
         self.add(alerts.clone());
@@ -314,24 +314,24 @@ impl Rig {
 
     fn add(&mut self, alerts: Vec<Alert>) {
         self.recording.alerts.extend_from_slice(&alerts);
-        self.told.extend(alerts);
+        self.reported.extend(alerts);
     }
 
-    /// Takes the alerts that were told since the last call.
-    pub(crate) fn told(&mut self) -> Vec<Alert> {
-        std::mem::take(&mut self.told)
+    /// Takes the alerts that were reported since the last call.
+    pub(crate) fn reported(&mut self) -> Vec<Alert> {
+        std::mem::take(&mut self.reported)
     }
 
     /// Takes them, each as its number and phase.
     pub(crate) fn phases(&mut self) -> Vec<(u64, Phase)> {
-        self.told().iter().map(|alert| (alert.id.0, alert.phase)).collect()
+        self.reported().iter().map(|alert| (alert.id.0, alert.phase)).collect()
     }
 
     /// Takes the only one.
     pub(crate) fn only(&mut self) -> Alert {
-        let mut told = self.told();
-        assert_eq!(told.len(), 1, "alerts: {told:#?}");
-        told.remove(0)
+        let mut reported = self.reported();
+        assert_eq!(reported.len(), 1, "alerts: {reported:#?}");
+        reported.remove(0)
     }
 
     /// Timers that wait.
@@ -390,7 +390,7 @@ impl Rig {
         let conn = self.session.flows.0.get_mut(&id.0).expect("a connection that lives");
         conn.established = Some(now);
         let conn = conn.clone();
-        self.tell(Change::Established(conn));
+        self.emit(Change::Established(conn));
     }
 
     /// A process opens a connection, which is established at once.
@@ -445,7 +445,7 @@ impl Rig {
         let conn = self.session.flows.0.remove(&id.0).expect("a connection that lives");
         let after = Some(self.now.since(conn.begun));
         let errno = u16::try_from(errno).expect("an errno");
-        self.tell(Change::Failed(conn, Failure { errno, after }));
+        self.emit(Change::Failed(conn, Failure { errno, after }));
     }
 
     /// The connection ends; its owner is who closed it.
@@ -454,7 +454,7 @@ impl Rig {
         let conn = self.session.flows.0.remove(&id.0).expect("a connection that lives");
         let duration = conn.established.map(|since| self.now.since(since));
         let ending = Ending { how, errno: 0, closer: conn.owner.clone(), duration, traffic };
-        self.tell(Change::Close(conn, ending));
+        self.emit(Change::Close(conn, ending));
     }
 
     /// A process begins to listen.
@@ -462,7 +462,7 @@ impl Rig {
         self.listen_as(process, local, |_| {})
     }
 
-    /// Likewise, of a listener that is changed before it is told.
+    /// Likewise, of a listener that is changed before it is reported.
     pub(crate) fn listen_as(
         &mut self,
         process: &Arc<ProcessInfo>,
@@ -484,7 +484,7 @@ impl Rig {
         change(&mut listener);
         let id = listener.id;
         self.listeners.insert(id.0, listener.clone());
-        self.tell(Change::Listen(listener));
+        self.emit(Change::Listen(listener));
         id
     }
 
@@ -500,7 +500,7 @@ impl Rig {
         let closer = closer.map_or(samples::unknown(UnknownReason::Lost), |closer| {
             samples::by(closer, HookId::FentryTcpClose)
         });
-        self.tell(Change::Unlisten(listener, Unlisten { closer, duration: None }));
+        self.emit(Change::Unlisten(listener, Unlisten { closer, duration: None }));
     }
 
     /// A process executes a program: it is as given after it.
@@ -519,7 +519,7 @@ impl Rig {
         self.body(EventBody::Gap(Gap { hook, cause, cpu: Some(0), lost, from, to }));
     }
 
-    /// Tells any event.
+    /// Reports any event.
     pub(crate) fn body(&mut self, body: EventBody) {
         self.settle();
         self.seq += 1;
@@ -529,13 +529,13 @@ impl Rig {
             None => {
                 let expected = self.ask(&event);
                 let body = event.body.clone();
-                let alerts = self.hand_over(|session, out| session.tell(event.boot, body, &mut &mut *out));
+                let alerts = self.hand_over(|session, out| session.emit(event.boot, body, &mut &mut *out));
                 self.check(&event, &expected, &alerts);
             }
         }
     }
 
-    /// A connection as it may be changed before [`Self::opens`] tells it.
+    /// A connection as it may be changed before [`Self::opens`] reports it.
     pub(crate) fn connection(
         &mut self,
         direction: Direction,
@@ -569,16 +569,16 @@ impl Rig {
         }
     }
 
-    /// A connection begins to live and is told of.
+    /// A connection begins to live and is reported.
     pub(crate) fn opens(&mut self, conn: ConnEvent, as_change: impl FnOnce(ConnEvent) -> Change) -> ConnId {
         self.settle();
         let id = conn.id;
         self.session.flows.0.insert(id.0, conn.clone());
-        self.tell(as_change(conn));
+        self.emit(as_change(conn));
         id
     }
 
-    fn tell(&mut self, change: Change) {
+    fn emit(&mut self, change: Change) {
         self.body(EventBody::Flow(change));
     }
 

@@ -85,7 +85,7 @@ pub fn failing(words: &[WordTrace]) -> usize {
 impl RuleTrace {
     /// Whether the event is of a sort that the rule looks at.
     pub fn is_looked_at(&self) -> bool {
-        self.sorts.meet(self.looks_at)
+        self.sorts.intersect(self.looks_at)
     }
 
     /// The words that decide about this event.
@@ -106,7 +106,7 @@ impl Rule {
     /// Asks the filters of the rule of the event. `names` are those of the rule's files.
     pub fn trace(&self, event: &Event, names: &Names) -> RuleTrace {
         let detector = engine::detector(&self.detect);
-        let (looks_at, sorts) = (detector.triggers(), Triggers::of_told(event));
+        let (looks_at, sorts) = (detector.triggers(), Triggers::of_reported(event));
         let matches = self.matches.trace(event, names);
         let except: Vec<ExceptTrace> = self
             .except

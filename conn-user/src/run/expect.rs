@@ -71,7 +71,7 @@ impl Expectation {
         }
         let is_failure = matches!(event.body, EventBody::Flow(Change::Failed(..)));
         let wanted = if self.of_listeners { Triggers::LISTEN } else { Triggers::OPEN };
-        let is_one = Triggers::of(event).meet(wanted);
+        let is_one = Triggers::of(event).intersect(wanted);
         if !(is_one || is_failure && !self.of_listeners) {
             return;
         }

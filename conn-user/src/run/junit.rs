@@ -7,8 +7,8 @@ use crate::event::words::Words;
 use crate::output::junit::{Case, Outcome};
 use crate::process::info::ExitStatus;
 
-/// Most findings of one rule that its case tells one by one.
-const TOLD_MAX: usize = 100;
+/// Most findings of one rule that its case reports one by one.
+const REPORTED_MAX: usize = 100;
 
 /// The name of the suite: the command.
 pub fn suite(report: &Report) -> String {
@@ -22,7 +22,7 @@ pub fn suite(report: &Report) -> String {
     text_of(&line)
 }
 
-/// The cases. `allow_loss`: that something was lost is told, and no failure.
+/// The cases. `allow_loss`: that something was lost is reported, and no failure.
 pub fn cases(report: &Report, allow_loss: bool) -> Vec<Case> {
     let case = |name: &str, outcome| Case {
         name: name.to_owned(),
@@ -44,7 +44,7 @@ pub fn cases(report: &Report, allow_loss: bool) -> Vec<Case> {
             Some(first) => {
                 let all = std::iter::once(first).chain(found);
                 let lines: Vec<String> =
-                    all.take(TOLD_MAX).map(|one| format!("{} ({})", one.what(), one.rule())).collect();
+                    all.take(REPORTED_MAX).map(|one| format!("{} ({})", one.what(), one.rule())).collect();
                 failed(format!("unexpected: {}", first.what()), lines.join("\n"))
             }
         };

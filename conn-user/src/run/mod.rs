@@ -35,7 +35,7 @@ use crate::rules::{Engine, RuleSet};
 use crate::session::{Living, Session};
 use crate::units::{BootNs, WallNs};
 
-/// Most unexpected things that are told one by one, but for the first of a rule; more are counted.
+/// Most unexpected things that are reported one by one, but for the first of a rule; more are counted.
 const UNEXPECTED_MAX: usize = 1_000;
 
 /// A tree that is filled where forks are seen, and asked here.
@@ -54,7 +54,7 @@ pub struct Run {
 /// What was not expected.
 #[derive(Default)]
 struct Unexpecteds {
-    told: Vec<Unexpected>,
+    reported: Vec<Unexpected>,
     by_alert: HashMap<u64, usize, IntBuild>,
     more: u64,
 }
@@ -182,7 +182,7 @@ impl Run {
     }
 
     /// The run is over, the command has ended at an instant of its own. `unseen`: what the agent knows to have missed and has not
-    /// told as events.
+    /// reported as events.
     pub fn finish(
         mut self,
         command: Command,
@@ -218,7 +218,7 @@ impl Run {
             connections,
             listeners,
             rules,
-            unexpected: self.unexpected.told,
+            unexpected: self.unexpected.reported,
             more_unexpected: self.unexpected.more,
             expectations,
             survivors: tree.survivors(),
@@ -231,22 +231,22 @@ impl Unexpecteds {
     fn take(&mut self, event: &Event) {
         let EventBody::Alert(alert) = &event.body else { return };
         match (alert.phase, self.by_alert.get(&alert.id.0)) {
-            // The first one of each rule is told in any case: by it the rule has failed.
+            // The first one of each rule is reported in any case: by it the rule has failed.
             (Phase::Raised, _)
-                if self.told.len() >= UNEXPECTED_MAX
-                    && self.told.iter().any(|told| told.alert.rule.id == alert.rule.id) =>
+                if self.reported.len() >= UNEXPECTED_MAX
+                    && self.reported.iter().any(|reported| reported.alert.rule.id == alert.rule.id) =>
             {
                 self.more += 1;
             }
             (Phase::Raised, _) => {
-                self.by_alert.insert(alert.id.0, self.told.len());
-                self.told.push(Unexpected { wall: event.wall, alert: Alert::clone(alert) });
+                self.by_alert.insert(alert.id.0, self.reported.len());
+                self.reported.push(Unexpected { wall: event.wall, alert: Alert::clone(alert) });
             }
             (Phase::Escalated | Phase::Resolved, Some(at)) => {
                 // The subject and the first evidence stay; how bad it got, and how often it was found, are news.
-                if let Some(told) = self.told.get_mut(*at) {
-                    told.alert.severity = told.alert.severity.max(alert.severity);
-                    told.alert.repeats += alert.repeats;
+                if let Some(reported) = self.reported.get_mut(*at) {
+                    reported.alert.severity = reported.alert.severity.max(alert.severity);
+                    reported.alert.repeats += alert.repeats;
                 }
             }
             (Phase::Escalated | Phase::Resolved, None) => {}

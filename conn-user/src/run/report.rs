@@ -93,7 +93,7 @@ pub enum Verdict {
     /// Something unexpected happened, or something is missing.
     Failed,
     /// All that was seen is as expected, but not everything was seen.
-    Unsure,
+    Inconclusive,
 }
 
 impl Verdict {
@@ -103,7 +103,7 @@ impl Verdict {
             Self::NotJudged => None,
             Self::Passed => Some("passed"),
             Self::Failed => Some("failed"),
-            Self::Unsure => Some("unsure"),
+            Self::Inconclusive => Some("inconclusive"),
         }
     }
 }
@@ -123,7 +123,7 @@ impl Report {
         } else if self.loss.is_none() {
             Verdict::Passed
         } else {
-            Verdict::Unsure
+            Verdict::Inconclusive
         }
     }
 
@@ -138,7 +138,7 @@ impl Report {
         match (self.ended, self.verdict()) {
             (ExitStatus::Signal(signal), _) => 128_u8.saturating_add(signal),
             (ExitStatus::Code(0), Verdict::Failed) => failed,
-            (ExitStatus::Code(0), Verdict::Unsure) if !allow_loss => failed,
+            (ExitStatus::Code(0), Verdict::Inconclusive) if !allow_loss => failed,
             (ExitStatus::Code(code), _) => code,
         }
     }
@@ -169,7 +169,7 @@ impl Unexpected {
         text_of(&line)
     }
 
-    /// The rule that found it, in a line, and what silences it.
+    /// The rule that found it, in a line, and what suppresses it.
     pub fn rule(&self) -> String {
         let alert = &self.alert;
         let mut line = Words::default();

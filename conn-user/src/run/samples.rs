@@ -65,14 +65,14 @@ impl Rig {
         BootNs(BEGAN.0 + self.seq * SECOND)
     }
 
-    pub(crate) fn tell(&mut self, body: EventBody) {
+    pub(crate) fn emit(&mut self, body: EventBody) {
         self.seq += 1;
         let wall = WallNs(WALL.0 + self.seq * SECOND);
         self.run.on_event(&Event { seq: self.seq, boot: self.now(), wall, body });
     }
 
     pub(crate) fn change(&mut self, change: Change) {
-        self.tell(EventBody::Flow(change));
+        self.emit(EventBody::Flow(change));
     }
 
     /// A process starts another one.
@@ -82,7 +82,7 @@ impl Rig {
 
     pub(crate) fn gap(&mut self, from: BootNs, lost: u64) {
         let (hook, cause, cpu) = (HookId::State, GapCause::RingFull, Some(1));
-        self.tell(EventBody::Gap(Gap { hook, cause, cpu, lost, from, to: self.now() }));
+        self.emit(EventBody::Gap(Gap { hook, cause, cpu, lost, from, to: self.now() }));
     }
 
     /// Ten seconds after its beginning the command ended.
@@ -169,11 +169,11 @@ pub(crate) fn passed(lost: u64) -> Report {
     if lost > 0 {
         rig.gap(BEGAN, lost);
     }
-    rig.tell(EventBody::Exit(ProcEvent::new(client()), ExitStatus::Code(0)));
+    rig.emit(EventBody::Exit(ProcEvent::new(client()), ExitStatus::Code(0)));
     rig.finish(ExitStatus::Code(0))
 }
 
-/// Everything that a report can tell is wrong; names are hostile.
+/// Everything that a report can know is wrong; names are hostile.
 pub(crate) fn failed() -> Report {
     let mut rig = Rig::new(Some(&rules()));
     let (client, other) = (client(), other());
@@ -197,6 +197,6 @@ pub(crate) fn failed() -> Report {
     rig.change(Change::Established(forbidden));
     rig.change(Change::Connect(to(6, &other, "203.0.113.1:1")));
     rig.gap(BEGAN, 3);
-    rig.tell(EventBody::Exit(ProcEvent::new(client), ExitStatus::Signal(15)));
+    rig.emit(EventBody::Exit(ProcEvent::new(client), ExitStatus::Signal(15)));
     rig.finish(ExitStatus::Signal(15))
 }

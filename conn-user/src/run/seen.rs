@@ -7,7 +7,7 @@ use crate::flow::model::{Change, ConnEvent, ConnId, Direction, ListenEvent, cano
 use crate::process::hash::IntMap;
 use crate::process::info::ProcessInfo;
 use crate::rules::detector::service_port;
-use crate::rules::silence;
+use crate::rules::suppression;
 
 /// Most rows of each of the two tables. What is beyond them is counted.
 const ROWS_MAX: usize = 4_096;
@@ -26,7 +26,7 @@ pub struct Program {
 impl Program {
     fn of(process: Option<&ProcessInfo>) -> Self {
         let name = process.map(|process| process.exe.as_deref().unwrap_or(&process.comm).into());
-        Self { name: name.unwrap_or_default(), filter: process.and_then(silence::of_process) }
+        Self { name: name.unwrap_or_default(), filter: process.and_then(suppression::of_process) }
     }
 }
 
@@ -106,7 +106,7 @@ impl Seen {
         match change {
             Change::Connect(conn) => drop(self.begin(conn)),
             Change::Accept(conn) | Change::Established(conn) => {
-                // One that was told already is established now.
+                // One that was reported already is established now.
                 let Some(row) = self.begin(conn) else { return };
                 if let (Some(open), Some(row)) = (self.open.get_mut(&conn.id.0), self.rows.get_mut(row))
                     && !open.established
@@ -183,7 +183,7 @@ impl Seen {
         Some(row)
     }
 
-    /// The row of a connection that ends. One whose beginning was not told (nobody accepted it) begins here.
+    /// The row of a connection that ends. One whose beginning was not reported (nobody accepted it) begins here.
     fn end(&mut self, conn: &ConnEvent) -> Option<&mut Connections> {
         self.begin(conn)?;
         let open = self.open.remove(&conn.id.0)?;

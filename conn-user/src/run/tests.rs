@@ -1,4 +1,4 @@
-//! A run by its events: what is told, judged and learnt.
+//! A run by its events: what is reported, judged and learnt.
 
 use std::sync::Arc;
 
@@ -47,7 +47,7 @@ fn any_made() -> impl Strategy<Value = Made> {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
-    /// What was learnt holds for the same run; another port is told, once, by its name; without it all is missing.
+    /// What was learnt holds for the same run; another port is reported, once, by its name; without it all is missing.
     #[test]
     fn a_learnt_file_passes_and_a_change_does_not(made in prop::collection::vec(any_made(), 0..8)) {
         let good = run(None, &made);
@@ -75,7 +75,7 @@ fn golden(name: &str, actual: &[u8]) {
 /// Reports as people and CI systems get them; names and arguments of programs in them are hostile.
 #[test]
 fn reports() {
-    for (name, report) in [("failed", failed()), ("passed", passed(0)), ("unsure", passed(3))] {
+    for (name, report) in [("failed", failed()), ("passed", passed(0)), ("inconclusive", passed(3))] {
         let (mut shown, mut line) = (Vec::new(), Vec::new());
         text::write(&report, &mut shown);
         golden(&format!("{name}.txt"), &shown);
@@ -119,7 +119,7 @@ fn the_commands_own_code_wins() {
 #[test]
 fn a_loss_is_never_a_pass() {
     let report = passed(1);
-    assert_eq!(report.verdict(), report::Verdict::Unsure);
+    assert_eq!(report.verdict(), report::Verdict::Inconclusive);
     assert_eq!((report.exit_code(false, 6), report.exit_code(true, 6)), (6, 0));
     let failures = |allow_loss| {
         let cases = junit::cases(&report, allow_loss);
@@ -140,7 +140,7 @@ fn a_command_that_was_not_seen_is_no_pass() {
         "[[rule]]\nid = \"a\"\nkind = \"path\"\nfind = \"forbidden\"\ntitle = \"A\"\nseverity = \"low\"\nmatch = 'port:1'\n",
     );
     let report = Rig::blind(Some(&rules)).finish(ExitStatus::Code(0));
-    assert_eq!((report.verdict(), report.loss.not_followed), (report::Verdict::Unsure, 1));
+    assert_eq!((report.verdict(), report.loss.not_followed), (report::Verdict::Inconclusive, 1));
 }
 
 /// A daemon goes on after its command: what it begins then is none of the run, what it ends is.
@@ -154,7 +154,7 @@ fn what_begins_after_the_end_is_none_of_the_run() {
     rig.tree.borrow_mut().close(rig.now());
     rig.change(Change::Connect(to(2, &daemon, "203.0.113.1:1")));
     rig.change(Change::Listen(at(3, &daemon, "0.0.0.0:1")));
-    rig.tell(EventBody::Exec(ProcEvent::new(Arc::clone(&daemon))));
+    rig.emit(EventBody::Exec(ProcEvent::new(Arc::clone(&daemon))));
     rig.change(Change::Close(early, closed(&daemon)));
     // Whoever lost records since then lost none of the run.
     rig.gap(rig.now(), 5);
@@ -185,7 +185,7 @@ fn an_expectation_waits_for_late_facts() {
 
 /// Facts that never came leave a doubt, whichever way it is judged then.
 #[test]
-fn a_verdict_without_its_facts_is_unsure() {
+fn a_verdict_without_its_facts_is_inconclusive() {
     let text = "id = \"a\"\ntitle = \"A\"\nseverity = \"low\"\n";
     let missing = "kind = \"missing\"\nexpect = \"connection\"\nmatch = 'exe_fs:tmpfs'\n";
     let forbidden = "kind = \"path\"\nfind = \"forbidden\"\nmatch = 'dir:out'\nexcept = ['exe:/usr/bin/client exe_flag:host']\n";
@@ -202,7 +202,7 @@ fn a_verdict_without_its_facts_is_unsure() {
 
 /// However much one rule finds, another one that finds something has failed too.
 #[test]
-fn the_first_finding_of_each_rule_is_told() {
+fn the_first_finding_of_each_rule_is_reported() {
     let mut rig = Rig::new(Some(&samples::rules()));
     for port in 0..1_100 {
         rig.change(Change::Connect(to(10 + port, &client(), &format!("203.0.113.1:{}", 6_000 + port))));

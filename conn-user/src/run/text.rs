@@ -30,9 +30,9 @@ pub fn write(report: &Report, out: &mut Vec<u8>) {
         out.push(b'\n');
     };
     for unexpected in &report.unexpected {
-        let silence = unexpected.alert.silence.as_deref();
-        let silence = silence.map(|words| format!("; silence: {}", escaped(words))).unwrap_or_default();
-        line(format!("unexpected: {} ({}{silence})", unexpected.what(), unexpected.rule()));
+        let suppress = unexpected.alert.suppress.as_deref();
+        let suppress = suppress.map(|words| format!("; suppress: {}", escaped(words))).unwrap_or_default();
+        line(format!("unexpected: {} ({}{suppress})", unexpected.what(), unexpected.rule()));
     }
     if report.more_unexpected > 0 {
         line(format!("unexpected: {} more", report.more_unexpected));
@@ -77,7 +77,7 @@ fn rows(report: &Report) -> Vec<Row<10>> {
         cells[4].number(row.count);
         count(row.failed, &mut cells[5]);
         count(row.open, &mut cells[6]);
-        // Only those that were closed have told their traffic.
+        // Only those that were closed have reported their traffic.
         if row.count > row.failed + row.open {
             cells[7].with(|out| human::write_bytes(row.bytes_in, out));
             cells[8].with(|out| human::write_bytes(row.bytes_out, out));
@@ -135,7 +135,7 @@ fn summary(report: &Report) -> String {
     match report.verdict() {
         Verdict::NotJudged => line.text("; no rules"),
         Verdict::Passed => line.text("; as expected"),
-        Verdict::Unsure => line.text("; not sure: not everything was seen"),
+        Verdict::Inconclusive => line.text("; inconclusive: not everything was seen"),
         Verdict::Failed => line.text(&format!("; {wrong} unexpected, {missing} missing")),
     }
     text_of(&line)

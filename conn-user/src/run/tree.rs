@@ -30,7 +30,7 @@ pub struct Tree {
 }
 
 impl Tree {
-    /// The next process that this one creates is the command's own; before it nobody belongs to the tree. Its record tells its id
+    /// The next process that this one creates is the command's own; before it nobody belongs to the tree. Its record reports its id
     /// as the kernel numbers it, which in a pid namespace nobody else does.
     pub const fn expect_root(&mut self, creator: Pid) {
         self.creator = Some(creator);
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn an_exec_keeps_it_and_tells_the_new_name() {
+    fn an_exec_keeps_it_and_reports_the_new_name() {
         let mut tree = planted();
         let child = process(7);
         tree.on_fork(ROOT.0, ROOT.1, &child);

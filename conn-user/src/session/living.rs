@@ -16,7 +16,7 @@ pub struct Living {
 }
 
 impl Living {
-    /// Follows an event, and adds to it what only earlier ones of the connection tell.
+    /// Follows an event, and adds to it what only earlier ones of the connection report.
     pub fn follow(&mut self, mut event: Event) -> Event {
         match &mut event.body {
             EventBody::Flow(Change::Connect(conn) | Change::Accept(conn) | Change::Established(conn)) => {
@@ -32,7 +32,7 @@ impl Living {
             EventBody::Flow(Change::Failed(conn, _) | Change::Close(conn, _)) => {
                 if let Some(known) = self.by_id.remove(&conn.id.0) {
                     complete(conn, &known);
-                    // The end tells the duration from the accept where nothing else is known.
+                    // The end reports the duration from the accept where nothing else is known.
                     conn.established = known.established;
                 }
             }
@@ -63,7 +63,7 @@ impl Living {
     }
 }
 
-/// Only the event that begins a connection tells all of its beginning.
+/// Only the event that begins a connection reports all of its beginning.
 fn complete(conn: &mut ConnEvent, known: &ConnEvent) {
     if conn.begun.0 == 0 {
         conn.begun = known.begun;

@@ -17,7 +17,7 @@
 //! * The tables change with a record, before its events are judged. So a driver lets time pass ([`Session::pass`]) up to the
 //!   record's instant first: a timer that fires sees the connections as they were.
 //! * Time passes without events, too: a driver says how far ([`Session::pass`]). The clock moves only to the timers that
-//!   fire, not to the instant up to which it looked: nothing else can be told apart.
+//!   fire, not to the instant up to which it looked: nothing else can be distinguished.
 //!
 //! # Facts
 //!
@@ -198,7 +198,7 @@ impl<F: Flows> Session<F> {
     }
 
     /// Numbers an event, hands it out, and judges it; the alerts follow it.
-    pub fn tell(&mut self, boot: BootNs, body: EventBody, out: &mut impl FnMut(&Event)) {
+    pub fn emit(&mut self, boot: BootNs, body: EventBody, out: &mut impl FnMut(&Event)) {
         self.pass(boot, out);
         self.show_clock(boot, out);
         self.seq += 1;

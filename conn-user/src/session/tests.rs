@@ -37,8 +37,8 @@ fn a_timer_fires_before_the_event_that_would_cancel_it() {
     rig.unlisten(id);
     rig.now = BootNs(rig.now.0 + 11 * SECOND);
     rig.listen(&server, "0.0.0.0:80");
-    let told = rig.told();
-    let steps: Vec<_> = told.iter().map(|alert| (alert.phase, alert.at)).collect();
+    let reported = rig.reported();
+    let steps: Vec<_> = reported.iter().map(|alert| (alert.phase, alert.at)).collect();
     let at = |after: u64| BootNs(BEGAN.0 + after * SECOND);
     assert_eq!(steps, [(Phase::Raised, at(10)), (Phase::Resolved, at(11))]);
 }
@@ -50,7 +50,7 @@ fn what_ended_later_was_open() {
     let id = rig.open(&process(10, "/usr/bin/ssh"), "203.0.113.9:22");
     rig.now = BootNs(rig.now.0 + 1_500 * MS);
     rig.close(id, EndedHow::PeerFin, None);
-    let steps: Vec<_> = rig.told().iter().map(|alert| (alert.phase, alert.at.0 - BEGAN.0)).collect();
+    let steps: Vec<_> = rig.reported().iter().map(|alert| (alert.phase, alert.at.0 - BEGAN.0)).collect();
     assert_eq!(steps, [(Phase::Raised, 1_000 * MS), (Phase::Resolved, 1_500 * MS)]);
 }
 
@@ -64,10 +64,10 @@ fn what_is_forgotten_is_followed_no_more() {
     let later = rig.open(&process(10, "/usr/bin/ssh"), "203.0.113.9:22");
     rig.forget(later);
     rig.pass(seconds(5));
-    assert!(rig.told().is_empty());
+    assert!(rig.reported().is_empty());
 }
 
-/// A timer fired that told nothing, then an older event comes: without the clock a replay would have them in the other order.
+/// A timer fired that reported nothing, then an older event comes: without the clock a replay would have them in the other order.
 #[test]
 fn an_event_from_before_a_timer_that_fired() {
     let mut rig = Rig::new(missing(1_000));
@@ -107,14 +107,14 @@ fn what_waits_for_facts_is_judged_when_they_come() {
     rig.pass(seconds(3));
     rig.connect(&program, "203.0.113.10:443");
     rig.pass(seconds(3));
-    assert!(rig.told().is_empty());
+    assert!(rig.reported().is_empty());
     let file = ExeFile { writable: Some(true), ..ExeFile::default() };
     rig.deliver(Answer::of_exe(&program, file));
-    let told = rig.only();
-    assert_eq!(told.at, BootNs(BEGAN.0 + 3 * SECOND), "between the second event and what comes");
+    let reported = rig.only();
+    assert_eq!(reported.at, BootNs(BEGAN.0 + 3 * SECOND), "between the second event and what comes");
     assert_eq!(rig.timers(), 0, "nothing more is found out of it: nothing waits");
     rig.pass(seconds(100));
-    assert!(rig.told().is_empty());
+    assert!(rig.reported().is_empty());
 }
 
 /// A rule that was matched at once is not judged a second time when the facts come that another one waits for.
@@ -126,7 +126,7 @@ fn facts_are_for_those_who_wait_for_them() {
     let program = unknown(10, "/tmp/x");
     rig.connect(&program, "203.0.113.9:443");
     rig.deliver(Answer::of_exe(&program, ExeFile { writable: Some(false), ..ExeFile::default() }));
-    assert!(rig.told().is_empty(), "one peer");
+    assert!(rig.reported().is_empty(), "one peer");
 }
 
 /// What a program is a copy of becomes known after its events: they are judged again, and no others wait.
@@ -141,10 +141,10 @@ fn a_copied_tool_is_judged_as_what_it_is() {
         rig.opens(conn.clone(), Change::Connect);
         let stdio = Some(Box::new(conn));
         rig.body(EventBody::Exec(ProcEvent { stdio, ..ProcEvent::new(Arc::clone(&shell)) }));
-        assert!(rig.told().is_empty());
+        assert!(rig.reported().is_empty());
         assert_eq!(rig.waiting(), 1);
         rig.deliver(Answer::of_copy(&shell, copy_of));
-        assert_eq!((rig.told().len(), rig.waiting()), (raised, 0), "{copy_of:?}");
+        assert_eq!((rig.reported().len(), rig.waiting()), (raised, 0), "{copy_of:?}");
         let found = Filter::new("proc:bash").expect("a filter");
         let connect = rig.connection(Direction::Out, Some(&shell), None, "203.0.113.9:444", Source::Live);
         let event = crate::event::samples::event(9, EventBody::Flow(Change::Connect(connect)));
@@ -170,7 +170,7 @@ fn a_secondary_filter_waits_for_what_a_program_is_too() {
         rig.open(&tool, "203.0.113.9:443");
         rig.deliver(Answer::of_copy(&tool, copy_of));
         rig.exec(&child(&tool, 11, "/bin/sh"));
-        assert_eq!(rig.told().len(), raised, "{copy_of:?}");
+        assert_eq!(rig.reported().len(), raised, "{copy_of:?}");
     }
 }
 

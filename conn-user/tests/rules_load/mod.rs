@@ -233,7 +233,7 @@ fn by(process: &Arc<ProcessInfo>, hook: HookId) -> Actor {
     Actor { process: Some(Arc::clone(process)), tid: Some(process.pid), method: Method::Hook(hook) }
 }
 
-/// The events of a server in a steady state: what begins in them ends in them, so that they can be told again and again.
+/// The events of a server in a steady state: what begins in them ends in them, so that they can be reported again and again.
 pub(crate) fn events() -> Vec<Event> {
     let nginx = known(10, "/usr/sbin/nginx", "nginx.service", (33, "www-data"));
     let app = known(20, "/usr/bin/java", "shop.service", (998, "shop"));
@@ -284,8 +284,8 @@ pub(crate) fn events() -> Vec<Event> {
             let check =
                 known(1_000 + u32::from(round), "/usr/lib/check/check_load", "check.service", (996, "check"));
             let of = |process| ProcEvent::new(process);
-            story.tell(EventBody::Exec(of(Arc::clone(&check))));
-            story.tell(EventBody::Exit(of(check), ExitStatus::Code(0)));
+            story.emit(EventBody::Exec(of(Arc::clone(&check))));
+            story.emit(EventBody::Exit(of(check), ExitStatus::Code(0)));
         }
         if round % 32 == 0 {
             let listener = story.listener(&app, "127.0.0.1:8081");
@@ -337,7 +337,7 @@ struct Story {
 }
 
 impl Story {
-    fn tell(&mut self, body: EventBody) {
+    fn emit(&mut self, body: EventBody) {
         self.now += 50_000;
         let seq = self.events.len() as u64;
         let (boot, wall) = (BootNs(10_000 * SECOND + self.now), WallNs(self.now));
@@ -345,7 +345,7 @@ impl Story {
     }
 
     fn flow(&mut self, change: Change) {
-        self.tell(EventBody::Flow(change));
+        self.emit(EventBody::Flow(change));
     }
 
     fn close(&mut self, conn: ConnEvent) {

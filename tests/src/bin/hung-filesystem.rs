@@ -1,4 +1,4 @@
-//! A FUSE file system with one file, which answers until it is told to hang; and a program to lie on it.
+//! A FUSE file system with one file, which answers until it is reported to hang; and a program to lie on it.
 //!
 //! `serve DIRECTORY FILE` mounts it at the directory: it has a copy of this file by the name `program`. On standard output comes
 //! the number of its connection (`/sys/fs/fuse/connections`). After a line on standard input it goes on to read requests and answers

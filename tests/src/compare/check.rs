@@ -16,9 +16,9 @@ struct Report<'a> {
 }
 
 impl Report<'_> {
-    fn want<T: PartialEq + std::fmt::Debug>(&mut self, what: &str, told: &T, truth: &T) {
-        if told != truth {
-            self.wrong.push(format!("{what}: told {told:?}, true is {truth:?}"));
+    fn want<T: PartialEq + std::fmt::Debug>(&mut self, what: &str, reported: &T, truth: &T) {
+        if reported != truth {
+            self.wrong.push(format!("{what}: reported {reported:?}, true is {truth:?}"));
         }
     }
 
@@ -110,7 +110,7 @@ fn time(report: &mut Report, case: &Case, expect: Expect) {
     if at + CLOCK_SLACK_NS < fact.from_ns {
         report.say(format!("{} µs before it could happen", (fact.from_ns - at) / 1_000));
     }
-    if at > fact.until_ns + CLOCK_SLACK_NS && !expect.told_late {
+    if at > fact.until_ns + CLOCK_SLACK_NS && !expect.reported_late {
         report.say(format!("{} µs after it had happened", (at - fact.until_ns) / 1_000));
     }
 }
@@ -127,7 +127,7 @@ fn age(report: &mut Report, case: &Case) {
             let most = age.at_most_ns.unwrap_or(u64::MAX);
             if age.at_least_ns > oldest + CLOCK_SLACK_NS || most.saturating_add(CLOCK_SLACK_NS) < youngest {
                 let least = age.at_least_ns;
-                report.say(format!("age: told {least} to {most} ns, true is {youngest} to {oldest}"));
+                report.say(format!("age: reported {least} to {most} ns, true is {youngest} to {oldest}"));
             }
         }
     }
@@ -135,7 +135,7 @@ fn age(report: &mut Report, case: &Case) {
 
 fn owner(report: &mut Report, truth: &Truth, case: &Case, expect: Expect) {
     let event = report.event;
-    let told = Actor {
+    let reported = Actor {
         process: event.process.clone(),
         tid: event.tid,
         method: event.method.clone().unwrap_or_default(),
@@ -144,59 +144,65 @@ fn owner(report: &mut Report, truth: &Truth, case: &Case, expect: Expect) {
     };
     let begin = case.begin.unwrap_or(case.fact);
     let image = begin.pid.and_then(|pid| truth.image(pid, begin.from_ns));
-    actor(report, "owner", &told, image, begin.tid, expect.owner, case.backend, true);
+    actor(report, "owner", &reported, image, begin.tid, expect.owner, case.backend, true);
 }
 
 fn closer(report: &mut Report, truth: &Truth, case: &Case, expect: Expect) {
     if !matches!(case.fact.kind, Kind::Close | Kind::Unlisten) {
         return;
     }
-    let Some(told) = report.event.closer.clone() else {
+    let Some(reported) = report.event.closer.clone() else {
         report.say("no closer".into());
         return;
     };
     let image = case.fact.pid.and_then(|pid| truth.image(pid, case.fact.from_ns));
     // A closer may be in the middle of an exec: only the process is certain, not which image it shows.
-    actor(report, "closer", &told, image, case.fact.tid, expect.closer, case.backend, false);
+    actor(report, "closer", &reported, image, case.fact.tid, expect.closer, case.backend, false);
 }
 
 #[expect(clippy::too_many_arguments, reason = "one comparison, all of whose sides differ from call to call")]
 fn actor(
     report: &mut Report,
     role: &str,
-    told: &Actor,
+    reported: &Actor,
     image: Option<&ProcessFact>,
     tid: Option<u32>,
     who: Who,
     backend: Backend,
     whole: bool,
 ) {
-    let unknown = told.process.is_none() && told.method == "unknown" && told.reason.is_some();
-    match (who, &told.process, image) {
+    let unknown = reported.process.is_none() && reported.method == "unknown" && reported.reason.is_some();
+    match (who, &reported.process, image) {
         (Who::Unknown, None, _) if unknown => {}
-        (Who::Unknown, ..) => report.say(format!("{role}: told {}, but nobody can know it", name(told))),
+        (Who::Unknown, ..) => {
+            report.say(format!("{role}: reported {}, but nobody can know it", name(reported)));
+        }
         (Who::KernelThread, Some(process), None) => {
             report.want(&format!("{role} is a kernel thread"), &process.kernel, &true);
-            report.want(&format!("{role} method"), &told.method.as_str(), &"hook");
+            report.want(&format!("{role} method"), &reported.method.as_str(), &"hook");
         }
         (_, Some(process), Some(image)) => {
             same_process(report, role, process, image, whole);
             if who == Who::FdTable {
-                report.want(&format!("{role} method"), &told.method.as_str(), &"fd_table");
+                report.want(&format!("{role} method"), &reported.method.as_str(), &"fd_table");
             }
             if who == Who::Hook {
-                report.want(&format!("{role} method"), &told.method.as_str(), &"hook");
-                let hook = told.hook.as_deref().unwrap_or_default();
+                report.want(&format!("{role} method"), &reported.method.as_str(), &"hook");
+                let hook = reported.hook.as_deref().unwrap_or_default();
                 if !backend.owns_hook(hook) {
                     report.say(format!("{role}: hook {hook:?} is not of backend {}", backend.name()));
                 }
                 if tid.is_some() {
-                    report.want(&format!("{role} tid"), &told.tid, &tid);
+                    report.want(&format!("{role} tid"), &reported.tid, &tid);
                 }
             }
         }
-        (_, None, Some(image)) => report.say(format!("{role}: told {}, true is {}", name(told), image.pid)),
-        (_, _, None) => report.say(format!("{role}: the truth does not name one, told {}", name(told))),
+        (_, None, Some(image)) => {
+            report.say(format!("{role}: reported {}, true is {}", name(reported), image.pid));
+        }
+        (_, _, None) => {
+            report.say(format!("{role}: the truth does not name one, reported {}", name(reported)));
+        }
     }
 }
 
@@ -207,26 +213,26 @@ fn name(actor: &Actor) -> String {
     }
 }
 
-fn same_process(report: &mut Report, role: &str, told: &Process, truth: &ProcessFact, whole: bool) {
-    report.want(&format!("{role} pid"), &told.pid, &truth.pid);
-    if told.pid != truth.pid || !whole {
+fn same_process(report: &mut Report, role: &str, reported: &Process, truth: &ProcessFact, whole: bool) {
+    report.want(&format!("{role} pid"), &reported.pid, &truth.pid);
+    if reported.pid != truth.pid || !whole {
         return;
     }
-    report.want(&format!("{role} comm"), &told.comm, &shown(truth.comm.as_bytes()));
-    report.want(&format!("{role} exe"), &told.exe.as_deref(), &Some(truth.exe.as_str()));
-    report.want(&format!("{role} exe_deleted"), &told.exe_deleted, &false);
+    report.want(&format!("{role} comm"), &reported.comm, &shown(truth.comm.as_bytes()));
+    report.want(&format!("{role} exe"), &reported.exe.as_deref(), &Some(truth.exe.as_str()));
+    report.want(&format!("{role} exe_deleted"), &reported.exe_deleted, &false);
     let (args, escaped) = shown_args(&truth.args);
-    report.want(&format!("{role} args"), &told.args, &args);
-    report.want(&format!("{role} args_escaped"), &told.args_escaped, &escaped);
-    report.want(&format!("{role} args_truncated"), &told.args_truncated, &false);
-    report.want(&format!("{role} uid"), &told.uid, &truth.uid);
-    report.want(&format!("{role} gid"), &told.gid, &truth.gid);
-    if told.ppid.is_some() && truth.ppid.is_some() {
-        report.want(&format!("{role} ppid"), &told.ppid, &truth.ppid);
+    report.want(&format!("{role} args"), &reported.args, &args);
+    report.want(&format!("{role} args_escaped"), &reported.args_escaped, &escaped);
+    report.want(&format!("{role} args_truncated"), &reported.args_truncated, &false);
+    report.want(&format!("{role} uid"), &reported.uid, &truth.uid);
+    report.want(&format!("{role} gid"), &reported.gid, &truth.gid);
+    if reported.ppid.is_some() && truth.ppid.is_some() {
+        report.want(&format!("{role} ppid"), &reported.ppid, &truth.ppid);
     }
     if let Some(ticks) = truth.start_ticks {
-        report.want(&format!("{role} start, in 10 ms"), &(told.start_ns / 10_000_000), &ticks);
-        let id = told.id.split_once('-').map(|(_, rest)| rest);
+        report.want(&format!("{role} start, in 10 ms"), &(reported.start_ns / 10_000_000), &ticks);
+        let id = reported.id.split_once('-').map(|(_, rest)| rest);
         report.want(&format!("{role} id"), &id, &Some(format!("{}-{ticks}", truth.pid).as_str()));
     }
 }
@@ -255,11 +261,11 @@ fn outcome(report: &mut Report, case: &Case) {
 }
 
 /// Compares the events of one connection or listener with each other.
-pub(crate) fn life(told: &[&Event], problems: &mut Vec<Problem>) {
+pub(crate) fn life(reported: &[&Event], problems: &mut Vec<Problem>) {
     let mut say = |event: &Event, text: String| {
         problems.push(Problem::Wrong(format!("{text}\n    in    {}", event.raw_or_brief())));
     };
-    for pair in told.windows(2) {
+    for pair in reported.windows(2) {
         if pair[1].conn_id != pair[0].conn_id {
             say(
                 pair[1],
@@ -267,10 +273,10 @@ pub(crate) fn life(told: &[&Event], problems: &mut Vec<Problem>) {
             );
         }
         if pair[1].seq < pair[0].seq {
-            say(pair[1], format!("told before its {}", pair[0].kind));
+            say(pair[1], format!("reported before its {}", pair[0].kind));
         }
     }
-    let at = |kind: &str| told.iter().find(|e| e.kind == kind);
+    let at = |kind: &str| reported.iter().find(|e| e.kind == kind);
     let spans = [
         ("established", "connect", at("established").and_then(|e| e.connect_ns)),
         ("failed", "connect", at("failed").and_then(|e| e.after_ns)),
@@ -281,7 +287,7 @@ pub(crate) fn life(told: &[&Event], problems: &mut Vec<Problem>) {
         if let (Some(later), Some(earlier)) = (at(later), at(earlier)) {
             let truth = later.boot_ns.saturating_sub(earlier.boot_ns);
             if span != Some(truth) {
-                say(later, format!("{} ns since {}, told {span:?}", truth, earlier.kind));
+                say(later, format!("{} ns since {}, reported {span:?}", truth, earlier.kind));
             }
         }
     }

@@ -28,7 +28,7 @@ pub fn lives(facts: &[Fact]) -> Vec<Life> {
     let mut lives: Vec<Life> = Vec::new();
     let mut of_ends: HashMap<_, Vec<usize>> = HashMap::new();
     for (i, fact) in facts.iter().enumerate() {
-        // Two processes that listen on one port are told apart by who listens.
+        // Two processes that listen on one port are distinguished by who listens.
         let listener = fact.kind.is_listener().then_some(fact.pid);
         let here = of_ends.entry((&fact.sock, fact.dir, listener)).or_default();
         let lacks = |life: usize| !lives[life].facts.iter().any(|&f| facts[f].kind == fact.kind);
@@ -67,7 +67,7 @@ pub fn contradictions(truth: &Truth) -> Vec<String> {
         if let Some(pid) = fact.pid
             && truth.image(pid, fact.from_ns).is_none()
         {
-            wrong.push(format!("nobody told of process {pid}: {}", super::brief(fact)));
+            wrong.push(format!("nobody reported process {pid}: {}", super::brief(fact)));
         }
     }
     for life in lives(&truth.facts) {

@@ -8,7 +8,7 @@ use crate::event::Event;
 use crate::expect::{Backend, Case, Expect, expect};
 use crate::truth::Fact;
 
-/// For each life and each of its facts the event that tells it, as an index into `events`. Each event is used once.
+/// For each life and each of its facts the event that reports it, as an index into `events`. Each event is used once.
 ///
 /// The ends of a socket name its connection, but ports may be unknown on either side, and a four-tuple may come
 /// twice: among the events that fit, the one of the right process and the right time is taken.
@@ -78,7 +78,7 @@ impl<'a> ByPort<'a> {
 
 fn score(fact: &Fact, expect: Expect, owner: Option<u32>, event: &Event) -> (bool, u32) {
     let in_time = event.boot_ns + CLOCK_SLACK_NS >= fact.from_ns
-        && (expect.told_late || event.boot_ns <= fact.until_ns + CLOCK_SLACK_NS);
+        && (expect.reported_late || event.boot_ns <= fact.until_ns + CLOCK_SLACK_NS);
     let pid = event.process.as_ref().map(|p| p.pid);
     let closer = event.closer.as_ref().and_then(|c| c.process.as_ref()).map(|p| p.pid);
     let port = fact.sock.lport.is_some() && fact.sock.lport == event.lport;

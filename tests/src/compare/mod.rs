@@ -1,4 +1,4 @@
-//! Compares what the agent told with what happened: none missing, none invented, each right.
+//! Compares what the agent reported with what happened: none missing, none invented, each right.
 
 mod check;
 mod life;
@@ -22,7 +22,7 @@ pub const CLOCK_SLACK_NS: u64 = 1_000_000;
 /// The truth about one run of a workload.
 #[derive(Clone, Debug, Default)]
 pub struct Truth {
-    /// Images, in the order told.
+    /// Images, in the order reported.
     pub processes: Vec<ProcessFact>,
     /// Facts, in the order in which they happened.
     pub facts: Vec<Fact>,
@@ -49,7 +49,7 @@ impl Truth {
         of_pid().filter(|p| p.from_ns <= at_ns).max_by_key(|p| p.from_ns).or_else(|| of_pid().next())
     }
 
-    /// What tells whether an event is about this workload.
+    /// What reports whether an event is about this workload.
     pub fn concern(&self) -> Concern {
         let mut ports: HashMap<_, HashSet<IpAddr>> = HashMap::new();
         for f in &self.facts {
@@ -117,7 +117,7 @@ impl fmt::Display for Problem {
 /// The names of the kinds that are compared.
 const FLOW_KINDS: [&str; 7] = ["connect", "established", "failed", "accept", "close", "listen", "unlisten"];
 
-/// Everything that is wrong with these events, for this truth and backend. `events` is what the agent told from
+/// Everything that is wrong with these events, for this truth and backend. `events` is what the agent reported from
 /// before the workload began until after it ended; those of others are ignored.
 pub fn compare(truth: &Truth, events: &[Event], backend: Backend) -> Vec<Problem> {
     let mut problems = Vec::new();
@@ -151,8 +151,8 @@ pub fn compare(truth: &Truth, events: &[Event], backend: Backend) -> Vec<Problem
                 None => problems.push(Problem::Missing(brief(case.fact))),
             }
         }
-        let told: Vec<_> = events.iter().flatten().map(|&e| ours[e]).collect();
-        check::life(&told, &mut problems);
+        let reported: Vec<_> = events.iter().flatten().map(|&e| ours[e]).collect();
+        check::life(&reported, &mut problems);
     }
     check::identities(&lives, &matched, &ours, &mut problems);
     problems

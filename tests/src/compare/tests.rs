@@ -112,10 +112,10 @@ fn wrong(kind: &str, words: &str, change: impl FnOnce(&mut Event)) {
 fn a_listener_that_another_process_ends_is_one_life() {
     let listen = |pid, at| fact(Kind::Listen, sock(80, None), Some(pid), at);
     let end = |pid| fact(Kind::Unlisten, sock(80, None), Some(pid), 9);
-    let told = |facts: &[Fact]| lives(facts).into_iter().map(|life| life.facts).collect::<Vec<_>>();
-    assert_eq!(told(&[listen(SERVER, 1), end(CLIENT)]), [[0, 1]]);
+    let reported = |facts: &[Fact]| lives(facts).into_iter().map(|life| life.facts).collect::<Vec<_>>();
+    assert_eq!(reported(&[listen(SERVER, 1), end(CLIENT)]), [[0, 1]]);
     // Its own comes first.
-    assert_eq!(told(&[listen(CLIENT, 1), listen(SERVER, 2), end(CLIENT)]), [vec![0, 2], vec![1]]);
+    assert_eq!(reported(&[listen(CLIENT, 1), listen(SERVER, 2), end(CLIENT)]), [vec![0, 2], vec![1]]);
 }
 
 #[test]
@@ -191,7 +191,7 @@ fn a_wrong_owner_is_found() {
     wrong("connect", "owner uid", |e| e.process.as_mut().unwrap().uid = 1);
     wrong("connect", "owner start", |e| e.process.as_mut().unwrap().start_ns += 10_000_000);
     wrong("connect", "owner tid", |e| e.tid = Some(1));
-    wrong("connect", "told nobody", |e| e.process = None);
+    wrong("connect", "reported nobody", |e| e.process = None);
     wrong("accept", "owner method", |e| e.method = Some("listener".into()));
     wrong("accept", "not of backend", |e| e.hook = Some("kprobe:__inet_accept".into()));
 }

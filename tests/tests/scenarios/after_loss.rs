@@ -103,7 +103,7 @@ impl Own {
         Ok(())
     }
 
-    /// Makes connections until it is told to stop; some stay.
+    /// Makes connections until it is reported to stop; some stay.
     fn make(&mut self, stop: &AtomicBool) -> Result<()> {
         let listener = self.listeners.first().context("no listener")?;
         for nth in 0..BESIDE {
@@ -132,10 +132,10 @@ impl Own {
     }
 
     /// What the agent takes for open.
-    fn told(&self, events: &[Event]) -> Result<Vec<Open>> {
-        let mut told = by_events(events, own_netns()?);
-        told.retain(|open| self.is_ours(&open.ends));
-        Ok(told)
+    fn reported(&self, events: &[Event]) -> Result<Vec<Open>> {
+        let mut reported = by_events(events, own_netns()?);
+        reported.retain(|open| self.is_ours(&open.ends));
+        Ok(reported)
     }
 }
 
@@ -214,11 +214,11 @@ fn list_is_right(witness: Witness, least: usize) -> Result<Result<(), String>> {
 
 fn table_is_right(agent: &Agent, own: &Own, witness: Witness) -> Result<Result<(), String>> {
     let events = agent.since(0);
-    Ok(same(&own.told(&events)?, &without_the_unknown(own.open(witness)?, &events)))
+    Ok(same(&own.reported(&events)?, &without_the_unknown(own.open(witness)?, &events)))
 }
 
 /// Of a connection whose connect was lost and whose establishment was not, the agent says that its owner is unknown, until
-/// it ends; it must have told it as such.
+/// it ends; it must have reported it as such.
 fn without_the_unknown(open: Vec<Open>, events: &[Event]) -> Vec<Open> {
     let is_so = |event: &&Event| {
         event.kind == "established" && event.source.as_deref() == Some("late") && event.process.is_none()
@@ -229,14 +229,14 @@ fn without_the_unknown(open: Vec<Open>, events: &[Event]) -> Vec<Open> {
     open.into_iter().map(shown).collect()
 }
 
-fn same(told: &[Open], open: &[Open]) -> Result<(), String> {
-    let (only_told, only_true) = differences(told, open);
-    if only_told.is_empty() && only_true.is_empty() {
+fn same(reported: &[Open], open: &[Open]) -> Result<(), String> {
+    let (only_reported, only_true) = differences(reported, open);
+    if only_reported.is_empty() && only_true.is_empty() {
         return Ok(());
     }
     Err(format!(
-        "{} told, {} open\n  only told: {only_told:?}\n  only open: {only_true:?}",
-        told.len(),
+        "{} reported, {} open\n  only reported: {only_reported:?}\n  only open: {only_true:?}",
+        reported.len(),
         open.len()
     ))
 }
@@ -274,7 +274,7 @@ fn is_right_again(round: usize, agent: &Agent, own: &Own, witnesses: &[Witness])
 }
 
 /// `conn list` at once after the storm, and the table of the agent that lost records, once it is repaired, equal what the
-/// kernel says. How long that took is told, and no assertion: it depends on the machine.
+/// kernel says. How long that took is reported, and no assertion: it depends on the machine.
 pub(crate) fn equals_the_kernel() -> Result<()> {
     let witnesses = Witness::here();
     let agent = Agent::start_with(&["--ring-size", "64K", "--no-self-test"], Output::Events)?;
@@ -293,7 +293,7 @@ pub(crate) fn equals_the_kernel() -> Result<()> {
     }
     let ended = agent.stop()?;
     // Nothing came later that was wrong.
-    same(&own.told(&ended.events)?, &without_the_unknown(own.open(Witness::Proc)?, &ended.events))
+    same(&own.reported(&ended.events)?, &without_the_unknown(own.open(Witness::Proc)?, &ended.events))
         .map_err(anyhow::Error::msg)
         .context("at the end")?;
     let totals = ended.totals()?;

@@ -81,7 +81,7 @@ pub(crate) struct Agent {
 pub(crate) struct Ended {
     pub(crate) status: ExitStatus,
     pub(crate) stderr: Vec<String>,
-    /// Everything it told, what came at its end included.
+    /// Everything it reported, what came at its end included.
     pub(crate) events: Vec<Event>,
 }
 
@@ -174,7 +174,7 @@ impl Agent {
         });
         ensure!(
             found == Some(true),
-            "the agent did not tell of {what}; stderr:\n    {}\n  the last events:\n    {}",
+            "the agent did not report {what}; stderr:\n    {}\n  the last events:\n    {}",
             self.stderr(),
             self.last_events(mark)
         );
@@ -194,8 +194,8 @@ impl Agent {
         self.shared.wait(limit, |said| (said.events.len() > count).then_some(())).is_some()
     }
 
-    /// Makes a refused connection and waits until the agent tells of it: what came before it in the kernel has then
-    /// been told too, for one ring keeps the order.
+    /// Makes a refused connection and waits until the agent reports it: what came before it in the kernel has then
+    /// been reported too, for one ring keeps the order.
     pub(crate) fn fence(&self) -> Result<()> {
         let mark = self.mark();
         let port = refused_connection()?;

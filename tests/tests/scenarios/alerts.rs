@@ -119,13 +119,13 @@ fn verify(agent: &Agent, mark: usize, violation: &Violation, lines: &[Line]) -> 
     let deadline = Instant::now() + settings::seconds(3);
     loop {
         let events = agent.since(mark);
-        let mut told: Vec<(&Event, &Alert)> = events
+        let mut reported: Vec<(&Event, &Alert)> = events
             .iter()
             .filter_map(|event| Some((event, event.alert.as_ref()?)))
             .filter(|(_, alert)| violation.rules.contains(&alert.rule))
             .collect();
-        told.sort_by_key(|(event, alert)| (&alert.rule, event.seq));
-        let steps: Vec<Step<'_>> = told
+        reported.sort_by_key(|(event, alert)| (&alert.rule, event.seq));
+        let steps: Vec<Step<'_>> = reported
             .iter()
             .map(|(event, alert)| {
                 let pid = event.process.as_ref().map(|process| process.pid);
@@ -133,12 +133,12 @@ fn verify(agent: &Agent, mark: usize, violation: &Violation, lines: &[Line]) -> 
             })
             .collect();
         if steps == expected {
-            return told
+            return reported
                 .iter()
                 .zip(&facts)
                 .try_for_each(|((event, _), fact)| at_its_time(event, fact))
                 .and_then(|()| {
-                    let alerts: Vec<_> = told.iter().map(|(_, alert)| *alert).collect();
+                    let alerts: Vec<_> = reported.iter().map(|(_, alert)| *alert).collect();
                     one_id_each(&alerts)
                 });
         }
@@ -146,7 +146,7 @@ fn verify(agent: &Agent, mark: usize, violation: &Violation, lines: &[Line]) -> 
         if steps.len() < expected.len() && agent.wait_for_more(mark + events.len(), left) {
             continue;
         }
-        let raw: Vec<_> = told.iter().map(|(event, _)| event.raw.as_str()).collect();
+        let raw: Vec<_> = reported.iter().map(|(event, _)| event.raw.as_str()).collect();
         let backend = agent.backend.name();
         bail!("backend {backend}: expected {expected:?}\ngot {steps:?}\n  {}", raw.join("\n  "));
     }

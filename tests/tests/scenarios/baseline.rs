@@ -1,4 +1,4 @@
-//! What was learnt while a workload ran is silent when it runs again; what is new is told, once each.
+//! What was learnt while a workload ran is silent when it runs again; what is new is reported, once each.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener};
@@ -30,21 +30,21 @@ fn act(program: &Copied, what: &str, at: SocketAddr) -> Result<()> {
 }
 
 /// The alerts that were raised about programs in these folders: rule and program.
-fn told(agent: &Agent, copies: &[&Copied]) -> Result<Vec<(String, String)>> {
+fn reported(agent: &Agent, copies: &[&Copied]) -> Result<Vec<(String, String)>> {
     agent.fence()?;
-    let mut told = Vec::new();
+    let mut reported = Vec::new();
     for event in agent.since(0).iter().filter(|event| event.kind == "alert") {
         let line: Value = serde_json::from_str(&event.raw).with_context(|| event.raw.clone())?;
         let exe = line["process"]["exe"].as_str().unwrap_or_default();
         if line["alert"]["phase"] == "raised" && copies.iter().any(|copy| Path::new(exe) == copy.program()) {
             let name = exe.rsplit('/').next().unwrap_or_default().to_owned();
-            told.push((line["alert"]["rule"].as_str().unwrap_or_default().to_owned(), name));
+            reported.push((line["alert"]["rule"].as_str().unwrap_or_default().to_owned(), name));
         }
     }
-    Ok(told)
+    Ok(reported)
 }
 
-pub(crate) fn tells_what_is_new() -> Result<()> {
+pub(crate) fn reports_what_is_new() -> Result<()> {
     let (known, new) = (
         Copied::new(&settings::workload()?, "v-known", 0o755)?,
         Copied::new(&settings::workload()?, "v-new", 0o755)?,
@@ -75,14 +75,14 @@ pub(crate) fn tells_what_is_new() -> Result<()> {
 
     let agent = Agent::start(&["--rules", &file_name])?;
     act(&known, "connect", one)?;
-    let none = told(&agent, &[&known, &new])?;
-    ensure!(none.is_empty(), "what was learnt is told: {none:?}\n{}", std::fs::read_to_string(&file)?);
+    let none = reported(&agent, &[&known, &new])?;
+    ensure!(none.is_empty(), "what was learnt is reported: {none:?}\n{}", std::fs::read_to_string(&file)?);
 
     act(&known, "connect", other)?;
     let free = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
     act(&known, "listen", free)?;
     act(&new, "connect", one)?;
-    let news = told(&agent, &[&known, &new])?;
+    let news = reported(&agent, &[&known, &new])?;
     let expected =
         [("baseline.path", "v-known"), ("baseline.server", "v-known"), ("baseline.process", "v-new")];
     let is_same = news.iter().map(|(rule, name)| (rule.as_str(), name.as_str())).eq(expected);

@@ -68,7 +68,7 @@ pub(crate) fn stop_shared() -> Result<()> {
     Ok(())
 }
 
-/// Compares what the agent tells of a scenario with what happened.
+/// Compares what the agent reports a scenario with what happened.
 pub(crate) fn scenario(name: &str) -> Result<()> {
     if BEFORE_THE_AGENT.contains(&name) {
         return before_the_agent(name, || Agent::start(&[]));
@@ -80,7 +80,7 @@ pub(crate) fn scenario(name: &str) -> Result<()> {
     let mut workload = Workload::start(&[name])?;
     if STAYS_FOR_THE_AGENT.contains(&name) {
         workload.ready()?;
-        verify(&agent, mark, workload.told())?;
+        verify(&agent, mark, workload.reported())?;
         workload.go()?;
     }
     verify(&agent, mark, &workload.finish()?)
@@ -117,13 +117,13 @@ fn verify(agent: &Agent, mark: usize, lines: &[Line]) -> Result<()> {
     }
     let truth = Truth::new(lines);
     agent.fence()?;
-    // The agent may tell an event late, when it first had to learn something; but not forever.
+    // The agent may report an event late, when it first had to learn something; but not forever.
     let deadline = Instant::now() + settings::seconds(3);
     loop {
         // This program's own connections (the fences) use ports that are free again.
         let me = std::process::id();
         let mut events = agent.since(mark);
-        let told = events.len();
+        let reported = events.len();
         events.retain(|e| e.process.as_ref().is_none_or(|p| p.pid != me) && !preempted::accounts_for(e));
         let problems = compare(&truth, &events, agent.backend);
         if problems.is_empty() {
@@ -131,14 +131,14 @@ fn verify(agent: &Agent, mark: usize, lines: &[Line]) -> Result<()> {
         }
         let late = problems.iter().any(|p| matches!(p, Problem::Missing(_)));
         let left = deadline.saturating_duration_since(Instant::now());
-        if late && agent.wait_for_more(mark + told, left) {
+        if late && agent.wait_for_more(mark + reported, left) {
             continue;
         }
         let list: Vec<_> = problems.iter().map(ToString::to_string).collect();
         let concern = truth.concern();
         let ours: Vec<_> = events.iter().filter(|e| concern.has(e)).map(|e| e.raw.as_str()).collect();
         bail!(
-            "backend {}: {} problems\n  {}\nall that the agent told:\n  {}",
+            "backend {}: {} problems\n  {}\nall that the agent reported:\n  {}",
             agent.backend.name(),
             list.len(),
             list.join("\n  "),

@@ -1,4 +1,4 @@
-//! Processes that look like others: the agent goes by what the kernel told, and by the host's files.
+//! Processes that look like others: the agent goes by what the kernel reported, and by the host's files.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -19,7 +19,7 @@ use crate::settings;
 /// Programs that are executed while the agent sleeps: their records are some twenty times what the ring holds.
 const PROGRAMS: usize = 300;
 
-/// A process that connects when it is told to; it ends with the value.
+/// A process that connects when it is reported to; it ends with the value.
 struct Actor {
     child: Child,
     stdout: BufReader<ChildStdout>,
@@ -38,16 +38,16 @@ impl Actor {
         Ok(Self { child, stdout, listener })
     }
 
-    fn tell(&mut self, what: &[u8]) -> Result<()> {
-        self.child.stdin.as_mut().context("no stdin")?.write_all(what).context("tell the process")
+    fn emit(&mut self, what: &[u8]) -> Result<()> {
+        self.child.stdin.as_mut().context("no stdin")?.write_all(what).context("report the process")
     }
 
-    /// Lets it connect; the process, as the agent tells it of that connection.
+    /// Lets it connect; the process, as the agent reports it of that connection.
     fn connect(&mut self, agent: &Agent) -> Result<Value> {
         let mark = agent.mark();
-        self.tell(b"x")?;
+        self.emit(b"x")?;
         let (_, peer) = self.listener.accept().context("accept")?;
-        // Connections to different ports may have one local port; that of a slow connect is not known yet when it is told.
+        // Connections to different ports may have one local port; that of a slow connect is not known yet when it is reported.
         let (from, to) = (peer.port(), self.listener.local_addr()?.port());
         let is_it = |event: &Event| {
             event.kind == "connect" && event.rport == Some(to) && event.lport.is_none_or(|port| port == from)
@@ -116,7 +116,7 @@ fn lose(agent: &Agent, meanwhile: impl FnOnce() -> Result<()>) -> Result<()> {
     agent.wait_for(mark, "the repair after it", |event| event.kind == "repair" && Some(event.seq) > lost)
 }
 
-/// A process shows another executable and other arguments in /proc (PR_SET_MM_MAP). What exec told stays, with the hash. Of
+/// A process shows another executable and other arguments in /proc (PR_SET_MM_MAP). What exec reported stays, with the hash. Of
 /// another one an exec is missed in the same loss: that is found, and marked as what /proc shows.
 pub(crate) fn is_seen_through_after_a_loss() -> Result<()> {
     let own = Copied::new(&settings::workload()?, "impostor", 0o755)?;
@@ -128,13 +128,13 @@ pub(crate) fn is_seen_through_after_a_loss() -> Result<()> {
     let mut faker = Actor::start(own.program(), "impostor", &arguments)?;
     let mut silent = Actor::start(own.program(), "impostor", &arguments)?;
     let mut changer = Actor::start(own.program(), "impostor", &arguments)?;
-    let told = [("exe", own.program().to_string_lossy().into()), ("source", Value::from("exec"))];
+    let reported = [("exe", own.program().to_string_lossy().into()), ("source", Value::from("exec"))];
     for actor in [&mut faker, &mut silent, &mut changer] {
-        holds(&actor.connect(&agent)?, &told)?;
+        holds(&actor.connect(&agent)?, &reported)?;
     }
     lose(&agent, || {
         for actor in [&mut faker, &mut silent] {
-            actor.tell(b"f")?;
+            actor.emit(b"f")?;
             let mut line = String::new();
             actor.stdout.read_line(&mut line).context("wait for the disguise")?;
             ensure!(line == "shown\n", "no disguise: {line:?}");
@@ -142,11 +142,11 @@ pub(crate) fn is_seen_through_after_a_loss() -> Result<()> {
             ensure!(link == Path::new(&*shown), "/proc shows {}", link.display());
         }
         // It has executed the other program when that connects.
-        changer.tell(b"ex")?;
+        changer.emit(b"ex")?;
         changer.listener.accept().context("accept in the loss").map(drop)
     })?;
     let seen = faker.connect(&agent)?;
-    holds(&seen, &told).context("the process in disguise")?;
+    holds(&seen, &reported).context("the process in disguise")?;
     ensure!(seen["args"][1] == "impostor", "arguments from /proc: {seen}");
     // The link leads to another file now; the path leads to the right one still.
     holds(&faker.connect_until(&agent, "exe_sha256")?, &[("exe_sha256", hash(own.program())?)])?;

@@ -15,7 +15,7 @@ use crate::agent::Agent;
 use crate::copied::{self, Copied};
 use crate::settings;
 
-/// A process that connects as often as it is told to, and ends with the test.
+/// A process that connects as often as it is reported to, and ends with the test.
 struct Opener {
     child: Child,
     listener: TcpListener,
@@ -36,7 +36,7 @@ impl Opener {
     }
 
     fn open(&mut self) -> Result<()> {
-        self.child.stdin.as_mut().context("no stdin")?.write_all(b"x").context("tell the opener")?;
+        self.child.stdin.as_mut().context("no stdin")?.write_all(b"x").context("report the opener")?;
         self.listener.accept().context("accept").map(drop)
     }
 }
@@ -48,7 +48,7 @@ impl Drop for Opener {
     }
 }
 
-/// The process as it is told once its executable is hashed.
+/// The process as it is reported once its executable is hashed.
 fn hashed(agent: &Agent, opener: &mut Opener) -> Result<Value> {
     let pid = opener.child.id();
     let deadline = Instant::now() + settings::seconds(60);
@@ -60,7 +60,7 @@ fn hashed(agent: &Agent, opener: &mut Opener) -> Result<Value> {
         let connect = events
             .iter()
             .find(|e| e.kind == "connect" && e.process.as_ref().is_some_and(|p| p.pid == pid))
-            .context("the connect is not told")?;
+            .context("the connect is not reported")?;
         let mut event: Value = serde_json::from_str(&connect.raw)?;
         let process = event["process"].take();
         if !process["exe_sha256"].is_null() {
@@ -87,7 +87,7 @@ pub(crate) fn of_a_live_process() -> Result<()> {
     let agent = Agent::start(&[])?;
     let mut late = Opener::start(&copied)?;
     for (opener, source) in [(&mut early, "proc_scan"), (&mut late, "exec")] {
-        let told = hashed(&agent, opener)?;
+        let reported = hashed(&agent, opener)?;
         let own = std::env::current_exe()?;
         let expected = [
             ("exe_sha256", Value::from(hash.as_str())),
@@ -101,14 +101,14 @@ pub(crate) fn of_a_live_process() -> Result<()> {
             ("source", source.into()),
         ];
         for (key, value) in expected {
-            ensure!(told[key] == value, "{source}: {key} is not {value}: {told}");
+            ensure!(reported[key] == value, "{source}: {key} is not {value}: {reported}");
         }
-        let parent = &told["ancestors"][0];
+        let parent = &reported["ancestors"][0];
         ensure!(
             parent["pid"] == std::process::id() && parent["exe"] == *own.to_string_lossy(),
-            "{source}: not the parent: {told}"
+            "{source}: not the parent: {reported}"
         );
-        ensure!(told["exe_fs"].is_string() && told["exe_mount"].is_string(), "{source}: {told}");
+        ensure!(reported["exe_fs"].is_string() && reported["exe_mount"].is_string(), "{source}: {reported}");
     }
     drop((early, late));
     agent.stop()?.lost_nothing().map(drop)

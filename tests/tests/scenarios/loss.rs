@@ -1,4 +1,4 @@
-//! A forced loss: a tiny ring, a stopped reader and a storm. The loss must be told, and exactly.
+//! A forced loss: a tiny ring, a stopped reader and a storm. The loss must be reported, and exactly.
 
 use std::net::{TcpListener, TcpStream};
 
@@ -80,7 +80,7 @@ fn is_found(event: &Event) -> bool {
         && event.age.is_some()
 }
 
-/// What is told as seen and as lost adds up to what happened, and after the loss everything is told again.
+/// What is reported as seen and as lost adds up to what happened, and after the loss everything is reported again.
 pub(crate) fn is_exact() -> Result<()> {
     let mut workload = Workload::start(&["storm", &CONNECTIONS.to_string(), "--wait"])?;
     workload.ready()?;
@@ -100,7 +100,7 @@ pub(crate) fn is_exact() -> Result<()> {
     drop(gone);
     let new = pairs(&listener)?;
     agent.signal(libc::SIGCONT)?;
-    // What it tells, it has read: there is room again for what comes now.
+    // What it reports, it has read: there is room again for what comes now.
     agent.wait_for(0, "what the ring held of the storm", |event| event.kind == "close")?;
     // Some get the addresses of sockets that went in the loss, perhaps before the repair.
     let next: Vec<_> = (0..NEXT / PAIRS).map(|_| pairs(&listener)).collect::<Result<_>>()?;
@@ -111,15 +111,15 @@ pub(crate) fn is_exact() -> Result<()> {
     let totals = ended.totals()?;
 
     let Some(Line::Storm(storm)) = lines.iter().find(|line| matches!(line, Line::Storm(_))) else {
-        anyhow::bail!("the storm told nothing")
+        anyhow::bail!("the storm reported nothing")
     };
     // A loss at the tail of a CPU's sequence shows at the next record of that CPU, or at the end.
     let gaps: Vec<_> = ended.events.iter().filter(|event| event.kind == "gap").collect();
     let full = gaps.iter().filter(|gap| gap.cause.as_deref() == Some("ring_full"));
-    let told: u64 = full.filter_map(|gap| gap.lost).sum();
-    ensure!(told > 0, "a ring of 64K held the records of {} connections", storm.connections);
+    let reported: u64 = full.filter_map(|gap| gap.lost).sum();
+    ensure!(reported > 0, "a ring of 64K held the records of {} connections", storm.connections);
     ensure!(totals.gaps == gaps.len() as u64, "{} gap events, {} in the totals", gaps.len(), totals.gaps);
-    ensure!(totals.lost == told, "{told} lost in gap events, {} in the totals", totals.lost);
+    ensure!(totals.lost == reported, "{reported} lost in gap events, {} in the totals", totals.lost);
 
     let (hook, each, rest) = counted_hook(backend);
     let record = totals.records.get(hook).with_context(|| format!("no {hook} in the totals"))?;
@@ -136,7 +136,7 @@ pub(crate) fn is_exact() -> Result<()> {
     Ok(())
 }
 
-/// What the kernel skips leaves no record: only its own counts tell. The agent says of which hooks this kernel has none.
+/// What the kernel skips leaves no record: only its own counts report. The agent says of which hooks this kernel has none.
 pub(crate) fn skipped_runs_are_counted() -> Result<()> {
     let agent = Agent::start(&[])?;
     agent.fence()?;
@@ -152,13 +152,13 @@ pub(crate) fn skipped_runs_are_counted() -> Result<()> {
     };
     let firsts = totals.records.keys().filter(|hook| !hook.contains("/backup"));
     let mut expected: Vec<_> = firsts.filter(|hook| !is_counted(hook)).cloned().collect();
-    let mut told = totals.uncounted.clone();
+    let mut reported = totals.uncounted.clone();
     expected.sort();
-    told.sort();
+    reported.sort();
     ensure!(
-        told == expected,
-        "of {backend:?} on {version:?} these are not counted: {told:?}, not {expected:?}"
+        reported == expected,
+        "of {backend:?} on {version:?} these are not counted: {reported:?}, not {expected:?}"
     );
-    ensure!(totals.missed.is_some(), "the totals do not tell what was skipped");
+    ensure!(totals.missed.is_some(), "the totals do not report what was skipped");
     Ok(())
 }

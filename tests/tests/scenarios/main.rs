@@ -94,7 +94,7 @@ fn trials() -> Result<Vec<Trial>> {
     trials.push(trial("replay::equals-the-live-run", || compared::together(replay::equals_the_live_run)));
     trials
         .push(trial("replay::equals-the-stopped-run", || compared::together(replay::equals_the_stopped_run)));
-    trials.push(trial("baseline::tells-what-is-new", || compared::together(baseline::tells_what_is_new)));
+    trials.push(trial("baseline::reports-what-is-new", || compared::together(baseline::reports_what_is_new)));
     trials.push(trial("loss::is-exact", || compared::alone(loss::is_exact)));
     trials.push(trial("loss::skipped-runs-are-counted", || compared::alone(loss::skipped_runs_are_counted)));
     let asleep = trial("suspend::is-counted", || compared::alone(suspend::is_counted));

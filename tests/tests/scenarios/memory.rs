@@ -21,7 +21,7 @@ const MOST_KIB: u64 = 64 << 10;
 
 /// The memory of the agent after the first tenth of the connections, and after all.
 pub(crate) fn no_leak(connections: u64) -> Result<()> {
-    // Told are only failures, by which the fences know that everything before them is handled.
+    // Reported are only failures, by which the fences know that everything before them is handled.
     let agent = Agent::start_with(&["--kind", "failed"], Output::Events)?;
     let storm = |count: u64| -> Result<u64> {
         let mut storm = Workload::start(&["storm", &count.to_string(), "--burst", &BURST.to_string()])?;

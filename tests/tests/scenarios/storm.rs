@@ -25,18 +25,18 @@ pub(crate) fn counts(threads: u64) -> Result<()> {
         Workload::start(&["storm", &count, "--threads", &threads, "--burst", &burst, "--wait"])?;
     workload.ready()?;
     let (sender, counted) = channel();
-    let (told, bursts_told) = channel();
-    let reader = move |stdout| drop(sender.send(count_kinds(stdout, &told)));
+    let (reported, bursts_reported) = channel();
+    let reader = move |stdout| drop(sender.send(count_kinds(stdout, &reported)));
     // The storm runs already: the filter knows its process from /proc.
     let filter = format!("pid:{}", workload.pid());
     let agent = Agent::start_with(&[&filter], Output::Reader(Box::new(reader)))?;
     workload.go()?;
-    while workload.ready_again()? && bursts_told.recv_timeout(settings::seconds(30)).is_ok() {
+    while workload.ready_again()? && bursts_reported.recv_timeout(settings::seconds(30)).is_ok() {
         workload.go()?;
     }
     let lines = workload.finish()?;
     let Some(storm) = lines.iter().find_map(|l| if let Line::Storm(s) = l { Some(s) } else { None }) else {
-        bail!("the storm told nothing")
+        bail!("the storm reported nothing")
     };
     let backend = agent.backend;
     let ended = agent.stop()?;
@@ -48,10 +48,10 @@ pub(crate) fn counts(threads: u64) -> Result<()> {
     let n = storm.connections;
     let want = [("connect", n), ("established", n), ("accept", n), ("close", 2 * n), ("failed", 0)];
     for (kind, want) in want {
-        let told = kinds.get(kind).copied().unwrap_or(0);
+        let reported = kinds.get(kind).copied().unwrap_or(0);
         ensure!(
-            told <= want && told + skipped >= want,
-            "{kind}: {want} happened, {told} were told, {skipped} are accounted for ({kinds:?}; {totals:?})"
+            reported <= want && reported + skipped >= want,
+            "{kind}: {want} happened, {reported} were reported, {skipped} are accounted for ({kinds:?}; {totals:?})"
         );
     }
     eprintln!(
@@ -89,7 +89,7 @@ pub(crate) fn in_a_crowd() -> Result<()> {
 
 /// Counts lines by their `kind`, without reading the rest: the reader must be faster than the agent. The gaps whole.
 /// Says when as many ends are closed as a burst has.
-fn count_kinds(stdout: ChildStdout, told: &Sender<()>) -> (BTreeMap<String, u64>, Vec<String>) {
+fn count_kinds(stdout: ChildStdout, reported: &Sender<()>) -> (BTreeMap<String, u64>, Vec<String>) {
     const KEY: &str = "\"kind\":\"";
     let (mut counts, mut gaps) = (BTreeMap::new(), Vec::new());
     let mut reader = BufReader::with_capacity(1 << 20, stdout);
@@ -112,7 +112,7 @@ fn count_kinds(stdout: ChildStdout, told: &Sender<()>) -> (BTreeMap<String, u64>
         };
         *count += 1;
         if kind == "close" && count.is_multiple_of(2 * BURST) {
-            let _ = told.send(());
+            let _ = reported.send(());
         }
     }
 }

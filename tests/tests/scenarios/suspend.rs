@@ -67,7 +67,7 @@ fn sleep(alarm_s: u64) -> Result<u64> {
 
 fn closed_by_client(events: &[Event], port: u16) -> Result<Event> {
     let close = events.iter().find(|event| event.kind == "close" && event.lport == Some(port));
-    close.cloned().with_context(|| format!("the close of port {port} is not told"))
+    close.cloned().with_context(|| format!("the close of port {port} is not reported"))
 }
 
 /// Durations and ages are of the clock that goes on in sleep.
@@ -94,13 +94,16 @@ pub(crate) fn is_counted() -> Result<()> {
     let duration = close.duration_ns.context("no duration")?;
     ensure!(
         (seen_life.0..=seen_life.1).contains(&duration) && duration >= slept,
-        "it lived between {seen_life:?} ns, of which the machine slept {slept}; told was {duration}"
+        "it lived between {seen_life:?} ns, of which the machine slept {slept}; reported was {duration}"
     );
     for events in [&watching.events, &late.events] {
         let close = closed_by_client(events, old_port)?;
         let age = close.age.with_context(|| format!("no age: {}", close.raw))?;
         let is_bound = age.at_least_ns <= old_life.1 && age.at_most_ns.is_none_or(|most| old_life.0 <= most);
-        ensure!(is_bound, "it lived between {old_life:?} ns, the machine slept {slept}; told was {age:?}");
+        ensure!(
+            is_bound,
+            "it lived between {old_life:?} ns, the machine slept {slept}; reported was {age:?}"
+        );
         ensure!(age.at_most_ns.is_some(), "no upper bound: {}", close.raw);
     }
     eprintln!("the machine slept {slept} ns");
@@ -129,12 +132,12 @@ pub(crate) fn deadlines_fall_due() -> Result<()> {
     let later = boot_now();
     agent.fence()?;
     drop(pair);
-    let told = agent.stop()?;
-    told.lost_nothing()?;
+    let reported = agent.stop()?;
+    reported.lost_nothing()?;
     let is_it = |event: &&Event| {
         event.alert.as_ref().is_some_and(|alert| alert.rule == "v.asleep" && alert.phase == "raised")
     };
-    let alert = told.events.iter().find(is_it).context("the alert was not raised")?;
+    let alert = reported.events.iter().find(is_it).context("the alert was not raised")?;
     ensure!(
         alert.read_ns < later,
         "raised {} ns after the event that came {} ns after the wake-up: {}",

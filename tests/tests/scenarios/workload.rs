@@ -15,7 +15,7 @@ pub(crate) struct Workload {
     child: Child,
     stdin: Option<ChildStdin>,
     lines: Receiver<String>,
-    told: Vec<Line>,
+    reported: Vec<Line>,
     deadline: Instant,
 }
 
@@ -38,7 +38,13 @@ impl Workload {
                 }
             }
         });
-        Ok(Self { child, stdin, lines, told: Vec::new(), deadline: Instant::now() + settings::seconds(300) })
+        Ok(Self {
+            child,
+            stdin,
+            lines,
+            reported: Vec::new(),
+            deadline: Instant::now() + settings::seconds(300),
+        })
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -51,8 +57,8 @@ impl Workload {
         match self.lines.recv_timeout(left) {
             Ok(line) => {
                 let line = serde_json::from_str(&line).with_context(|| format!("ground truth: {line}"))?;
-                self.told.push(line);
-                Ok(self.told.last())
+                self.reported.push(line);
+                Ok(self.reported.last())
             }
             Err(RecvTimeoutError::Disconnected) => Ok(None),
             Err(RecvTimeoutError::Timeout) => bail!("the workload does not end"),
@@ -75,24 +81,24 @@ impl Workload {
         Ok(false)
     }
 
-    /// What it has told so far.
-    pub(crate) fn told(&self) -> &[Line] {
-        &self.told
+    /// What it has reported so far.
+    pub(crate) fn reported(&self) -> &[Line] {
+        &self.reported
     }
 
     /// Gives the word to go on.
     pub(crate) fn go(&mut self) -> Result<()> {
         let stdin = self.stdin.as_mut().context("no stdin")?;
-        stdin.write_all(b"go\n").context("tell the workload to go on")
+        stdin.write_all(b"go\n").context("report the workload to go on")
     }
 
-    /// Everything it told, once it has ended well.
+    /// Everything it reported, once it has ended well.
     pub(crate) fn finish(mut self) -> Result<Vec<Line>> {
         self.stdin = None;
         while self.next()?.is_some() {}
         let status = self.child.wait().context("wait for the workload")?;
         ensure!(status.success(), "the workload failed: {status}");
-        Ok(std::mem::take(&mut self.told))
+        Ok(std::mem::take(&mut self.reported))
     }
 }
 

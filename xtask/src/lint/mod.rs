@@ -1,7 +1,8 @@
-//! `cargo xtask lint`: format, clippy, documentation, unused dependencies and shell scripts, warnings being errors.
+//! `cargo xtask lint`: format, clippy, documentation, unused dependencies, words and shell scripts, warnings being errors.
 
 mod shell;
 mod unused;
+mod words;
 
 use anyhow::{Context as _, Result};
 
@@ -16,6 +17,7 @@ pub(crate) fn lint() -> Result<()> {
     run(workspace::cargo().args(["fmt", "--all", "--check"]))
         .context("format (remedy: `cargo fmt --all`)")?;
     unused::check()?;
+    words::check()?;
     shell::check()?;
     let toolchain = setup::ensure()?;
 

@@ -44,5 +44,5 @@ fn rustc() -> Command {
 
 fn field<'a>(verbose: &'a str, name: &str) -> Result<&'a str> {
     let line = verbose.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
-    line.with_context(|| format!("`rustc -vV` does not tell its {name}:\n{verbose}"))
+    line.with_context(|| format!("`rustc -vV` does not report its {name}:\n{verbose}"))
 }

@@ -72,7 +72,7 @@ impl Drop for Load {
     }
 }
 
-/// Builds the agent from nothing, in a target folder of its own, until told to stop.
+/// Builds the agent from nothing, in a target folder of its own, until reported to stop.
 fn builds(stop: &AtomicBool) -> Result<u32> {
     let dir = workspace::target().join("load");
     let log = workspace::target().join("load.log");

@@ -232,7 +232,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn test_programs_and_others_are_told_apart() {
+    fn test_programs_and_others_are_reported_apart() {
         let messages = [
             r#"{"reason":"compiler-artifact","package_id":"path+file:///w/conn-user#0.1.0","manifest_path":"/w/conn-user/Cargo.toml","target":{"kind":["lib"],"name":"conn_user"},"profile":{"test":true},"executable":"/t/conn_user-1"}"#,
             r#"{"reason":"compiler-artifact","package_id":"path+file:///w/conn-user#0.1.0","manifest_path":"/w/conn-user/Cargo.toml","target":{"kind":["bin"],"name":"conn"},"profile":{"test":false},"executable":"/t/conn"}"#,

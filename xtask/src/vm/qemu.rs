@@ -106,7 +106,7 @@ impl Qemu {
         self
     }
 
-    /// Whether a machine can be created: QEMU then waits to be told to quit.
+    /// Whether a machine can be created: QEMU then waits to be reported to quit.
     fn starts(&self) -> bool {
         let mut command = self.command();
         command

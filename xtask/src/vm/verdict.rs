@@ -115,7 +115,7 @@ impl Report {
     }
 }
 
-/// The lines of a console log that tell of trouble in the kernel, at most a few.
+/// The lines of a console log that report trouble in the kernel, at most a few.
 fn splats(console: &str) -> Vec<&str> {
     console
         .lines()

@@ -48,7 +48,7 @@ struct Rig {
     pipeline: Pipeline,
     seq: [u64; 64],
     now: u64,
-    told: Vec<Event>,
+    reported: Vec<Event>,
 }
 
 impl Rig {
@@ -56,7 +56,7 @@ impl Rig {
         let flows = FlowTable::default();
         let mut pipeline = Pipeline::new(BootNs(ATTACHED), FakeProc::default().table(), flows);
         pipeline.session.set_clock(Clock::of(BootNs(0), crate::units::WallNs(0)));
-        Self { pipeline, seq: [0; 64], now: ATTACHED, told: Vec::new() }
+        Self { pipeline, seq: [0; 64], now: ATTACHED, reported: Vec::new() }
     }
 
     fn judging(rules: Vec<Rule>) -> Self {
@@ -68,7 +68,7 @@ impl Rig {
     fn begin(&mut self, rules: &RuleSet) {
         self.now += SECOND;
         self.pipeline.begin(Some(rules.into()), true, BootNs(self.now), &mut || {}, &mut |event| {
-            self.told.push(event.clone());
+            self.reported.push(event.clone());
         });
     }
 
@@ -81,7 +81,7 @@ impl Rig {
     }
 
     fn feed(&mut self, bytes: &[u8]) {
-        self.pipeline.on_bytes(bytes, &mut |event| self.told.push(event.clone()));
+        self.pipeline.on_bytes(bytes, &mut |event| self.reported.push(event.clone()));
     }
 
     fn by(&mut self, kind: RecordKind, hook: HookId, task: Task, sock: Sock) {
@@ -117,12 +117,12 @@ impl Rig {
 
     fn on_time(&mut self, now: u64) {
         self.now = now;
-        self.pipeline.on_time(BootNs(now), &mut |event| self.told.push(event.clone()));
+        self.pipeline.on_time(BootNs(now), &mut |event| self.reported.push(event.clone()));
     }
 
     /// The kinds of events since the last call; of alerts their step and when it was due.
-    fn told(&mut self) -> Vec<String> {
-        self.told.drain(..).map(|event| text(&event)).collect()
+    fn reported(&mut self) -> Vec<String> {
+        self.reported.drain(..).map(|event| text(&event)).collect()
     }
 }
 
@@ -168,10 +168,10 @@ fn a_late_reader_raises_what_a_replay_raises() {
     rig.closes(2);
     rig.now += 4 * SECOND;
     rig.listens(3);
-    let lines = std::mem::take(&mut rig.told);
-    let told: Vec<String> = lines.iter().map(text).collect();
+    let lines = std::mem::take(&mut rig.reported);
+    let reported: Vec<String> = lines.iter().map(text).collect();
     assert_eq!(
-        told,
+        reported,
         [
             "start",
             "listen",
@@ -201,17 +201,17 @@ fn a_late_reader_raises_what_a_replay_raises() {
 fn timers_fire_while_nothing_comes() {
     let mut rig = Rig::judging(vec![long(5)]);
     rig.opens(1);
-    rig.told();
+    rig.reported();
     let due = rig.pipeline.next_deadline().expect("a timer");
     assert_eq!((due.0 - rig.now) / SECOND, 5);
     rig.on_time(due.0 - 1);
-    assert!(rig.told().is_empty());
+    assert!(rig.reported().is_empty());
     rig.on_time(due.0);
-    assert_eq!(rig.told(), ["raised 6"]);
+    assert_eq!(rig.reported(), ["raised 6"]);
     assert_eq!(rig.pipeline.next_deadline(), None);
 }
 
-/// A record from before a timer that fired and told nothing: the recording shows that it did.
+/// A record from before a timer that fired and reported nothing: the recording shows that it did.
 #[test]
 fn the_clock_is_shown_where_the_events_do_not_show_it() {
     let mut rig = Rig::judging(vec![Rule { throttle: DurationNs(100 * SECOND), ..missing() }]);
@@ -219,12 +219,12 @@ fn the_clock_is_shown_where_the_events_do_not_show_it() {
     rig.on_time(rig.now);
     rig.listens(1);
     rig.unlistens(1);
-    assert_eq!(rig.told(), ["start", "raised 11", "listen", "resolved 11", "unlisten"]);
+    assert_eq!(rig.reported(), ["start", "raised 11", "listen", "resolved 11", "unlisten"]);
     rig.on_time(rig.now + 10 * SECOND);
-    assert!(rig.told().is_empty(), "within the throttle");
+    assert!(rig.reported().is_empty(), "within the throttle");
     rig.now -= SECOND;
     rig.listens(2);
-    assert_eq!(rig.told(), ["clock", "listen"]);
+    assert_eq!(rig.reported(), ["clock", "listen"]);
 }
 
 #[test]
@@ -236,18 +236,18 @@ fn a_port_that_was_chosen_late_is_asked_at_its_deadline() {
     let sock =
         Sock { old_state: CLOSE, new_state: SYN_SENT, flags, ..sock(1, "10.0.0.1:0", "203.0.113.9:443") };
     rig.by(RecordKind::Connect, HookId::State, who(10), sock);
-    assert!(rig.told.is_empty(), "it waits for its port");
+    assert!(rig.reported.is_empty(), "it waits for its port");
     let due = rig.pipeline.next_deadline().expect("a deadline");
     rig.on_time(due.0 - 1);
-    assert_eq!((rig.told.len(), asked.get()), (0, 0));
+    assert_eq!((rig.reported.len(), asked.get()), (0, 0));
     rig.on_time(due.0);
-    let [event] = &rig.told[..] else { panic!("{:?}", rig.told) };
+    let [event] = &rig.reported[..] else { panic!("{:?}", rig.reported) };
     let EventBody::Flow(Change::Connect(conn)) = &event.body else { panic!("{event:?}") };
     assert_eq!((conn.local.port(), asked.get(), event.seq), (4711, 1, 1));
     assert!(event.boot < due, "it has the instant of its record");
 }
 
-/// What waits at the end is told without waiting, and rules' timers that are not due do not fire.
+/// What waits at the end is reported without waiting, and rules' timers that are not due do not fire.
 #[test]
 fn the_end_waits_for_nothing() {
     let mut rig = Rig::judging(vec![missing()]);
@@ -255,10 +255,10 @@ fn the_end_waits_for_nothing() {
     let sock =
         Sock { old_state: CLOSE, new_state: SYN_SENT, flags, ..sock(1, "10.0.0.1:0", "203.0.113.9:443") };
     rig.by(RecordKind::Connect, HookId::State, who(10), sock);
-    rig.told();
+    rig.reported();
     let counts = [(HookId::State, vec![CpuCount { attempted: 3, lost: 0, unmarked: 0 }])];
-    rig.pipeline.on_end(&counts, &[], BootNs(rig.now), &mut |event| rig.told.push(event.clone()));
-    assert_eq!(rig.told(), ["connect", "gap tp_btf:inet_sock_set_state 2"], "two records never came");
+    rig.pipeline.on_end(&counts, &[], BootNs(rig.now), &mut |event| rig.reported.push(event.clone()));
+    assert_eq!(rig.reported(), ["connect", "gap tp_btf:inet_sock_set_state 2"], "two records never came");
 }
 
 #[test]
@@ -267,7 +267,7 @@ fn a_hole_in_the_numbers_is_a_gap_before_the_record() {
     rig.opens(1);
     rig.seq[HookId::FentryTcpClose as usize] += 3;
     rig.closes(1);
-    assert_eq!(rig.told(), ["connect", "established", "gap fentry:tcp_close 3", "close"]);
+    assert_eq!(rig.reported(), ["connect", "established", "gap fentry:tcp_close 3", "close"]);
     assert!(rig.pipeline.take_loss() && !rig.pipeline.take_loss(), "once");
     let of_close = rig.pipeline.counts()[&HookId::FentryTcpClose];
     assert_eq!((of_close, rig.pipeline.gaps()), (RecordCount { seen: 1, lost: 3 }, 1));
@@ -279,14 +279,14 @@ fn a_hole_in_the_numbers_is_a_gap_before_the_record() {
 fn the_kernels_counts_show_what_no_record_does() {
     let mut rig = Rig::new();
     rig.opens(1);
-    rig.told();
+    rig.reported();
     let counts = [(HookId::FentryTcpClose, vec![CpuCount { attempted: 2, lost: 2, unmarked: 0 }])];
     let skipped =
         [(HookId::State, Some(1)), (HookId::KprobeTcpConnect, Some(3)), (HookId::FentryTcpConnect, None)];
     let audit = |rig: &mut Rig| {
         let now = BootNs(rig.now);
-        rig.pipeline.audit(&counts, &skipped, now, &mut |event| rig.told.push(event.clone()));
-        rig.told()
+        rig.pipeline.audit(&counts, &skipped, now, &mut |event| rig.reported.push(event.clone()));
+        rig.reported()
     };
     assert_eq!(audit(&mut rig), ["gap fentry:tcp_close 2", "gap kprobe:tcp_connect 3"]);
     // The backup program may have been running when the runs of the first were counted.
@@ -297,26 +297,26 @@ fn the_kernels_counts_show_what_no_record_does() {
     // The numbers of those that were lost are no second gap.
     rig.seq[HookId::FentryTcpClose as usize] += 2;
     rig.closes(1);
-    assert_eq!(rig.told(), ["close"]);
+    assert_eq!(rig.reported(), ["close"]);
 }
 
 #[test]
-fn the_self_tests_doings_are_not_told() {
+fn the_self_tests_doings_are_not_reported() {
     let mut rig = Rig::new();
     rig.pipeline.watch(Watch::of_port(4711));
     let ours = sock(1, "127.0.0.1:50000", "127.0.0.1:4711");
     let sock = Sock { old_state: SYN_SENT, new_state: SYN_SENT, ..ours };
     rig.by(RecordKind::Connect, HookId::FentryTcpConnect, who(10), sock);
     rig.opens(2);
-    assert_eq!(rig.told(), ["connect", "established"], "of the other one");
+    assert_eq!(rig.reported(), ["connect", "established"], "of the other one");
     rig.pipeline.end_watch();
     let sock = Sock { key: 3, ..sock };
     rig.by(RecordKind::Connect, HookId::FentryTcpConnect, who(10), sock);
-    assert_eq!(rig.told(), ["connect"]);
+    assert_eq!(rig.reported(), ["connect"]);
 }
 
 #[test]
-fn what_was_there_is_judged_and_recorded_but_not_told() {
+fn what_was_there_is_judged_and_recorded_but_not_reported() {
     let mut rig = Rig::new();
     let socket = snap::socket("10.0.0.1:40000", "203.0.113.9:443");
     let sockets = vec![
@@ -330,11 +330,11 @@ fn what_was_there_is_judged_and_recorded_but_not_told() {
     let at = BootNs(rig.now);
     rig.pipeline.merge_start(Snapshot { began: at, ended: at, sockets, ..Snapshot::default() });
     rig.begin(&set(vec![missing(), long(5)]));
-    let seqs: Vec<u64> = rig.told.iter().map(|event| event.seq).collect();
-    assert_eq!(seqs, [0; 3], "{:?}", rig.told());
-    rig.told();
+    let seqs: Vec<u64> = rig.reported.iter().map(|event| event.seq).collect();
+    assert_eq!(seqs, [0; 3], "{:?}", rig.reported());
+    rig.reported();
     rig.on_time(rig.now + 20 * SECOND);
-    assert_eq!(rig.told().len(), 1, "the connection is open for long, and the listener is there");
+    assert_eq!(rig.reported().len(), 1, "the connection is open for long, and the listener is there");
 }
 
 /// Issue 13, 1.2. What a recording has is what the rules got.
@@ -388,7 +388,7 @@ fn programs_from_before_are_judged_by_their_connections() {
     rig.begin(&rules);
     let mut programs = Vec::new();
     let mut alerts = Vec::new();
-    for event in &rig.told {
+    for event in &rig.reported {
         match &event.body {
             EventBody::Exec(exec) => {
                 assert_eq!(event.seq, 0);
@@ -459,31 +459,31 @@ fn programs_of_a_loss_are_judged_by_the_repair() {
     let mut repair = |rig: &mut Rig| {
         losses += 1;
         let counts = [(HookId::ProcessExec, vec![CpuCount { attempted: losses, lost: losses, unmarked: 0 }])];
-        rig.pipeline.audit(&counts, &[], BootNs(rig.now), &mut |event| rig.told.push(event.clone()));
+        rig.pipeline.audit(&counts, &[], BootNs(rig.now), &mut |event| rig.reported.push(event.clone()));
         assert!(rig.pipeline.has_lost_processes() && rig.pipeline.take_loss());
         let (began, sockets) = (BootNs(rig.now + MS), vec![socket.clone()]);
         let snapshot = Snapshot { began, ended: began, sockets, ..Snapshot::default() };
         rig.now += 2 * MS;
         let now = BootNs(rig.now);
-        rig.pipeline.repair(&snapshot, now, &mut || {}, &mut |event| rig.told.push(event.clone()));
-        rig.pipeline.report_programs(now, &mut |event| rig.told.push(event.clone()));
+        rig.pipeline.repair(&snapshot, now, &mut || {}, &mut |event| rig.reported.push(event.clone()));
+        rig.pipeline.report_programs(now, &mut |event| rig.reported.push(event.clone()));
     };
-    let executed = |told: &[Event]| -> Vec<(u32, bool)> {
+    let executed = |reported: &[Event]| -> Vec<(u32, bool)> {
         let of = |event: &Event| match &event.body {
             EventBody::Exec(exec) if event.seq > 0 => Some((exec.process.pid.0, exec.stdio.is_some())),
             _ => None,
         };
-        told.iter().filter_map(of).collect()
+        reported.iter().filter_map(of).collect()
     };
     repair(&mut rig);
-    assert_eq!(executed(&rig.told), [(31, false), (32, true), (34, false)], "and no copy of its parent");
-    let reported = rig.told.len();
+    assert_eq!(executed(&rig.reported), [(31, false), (32, true), (34, false)], "and no copy of its parent");
+    let reported = rig.reported.len();
     repair(&mut rig);
-    assert_eq!(executed(&rig.told[reported..]), [], "once");
+    assert_eq!(executed(&rig.reported[reported..]), [], "once");
     put(34, 1, then, "/bin/other");
     repair(&mut rig);
-    assert_eq!(executed(&rig.told[reported..]), [(34, false)], "another image is another program");
-    let lines = std::mem::take(&mut rig.told);
+    assert_eq!(executed(&rig.reported[reported..]), [(34, false)], "another image is another program");
+    let lines = std::mem::take(&mut rig.reported);
     let alerts: Vec<Alert> = lines
         .iter()
         .filter_map(
@@ -509,14 +509,18 @@ fn a_repair_ends_what_is_gone() {
     rig.opens(2);
     rig.closes(2);
     assert!(rig.pipeline.take_loss());
-    assert_eq!(rig.told()[3..], ["raised 6", "connect", "established", "gap fentry:tcp_close 1", "close"]);
+    assert_eq!(
+        rig.reported()[3..],
+        ["raised 6", "connect", "established", "gap fentry:tcp_close 1", "close"]
+    );
     let began = BootNs(rig.now + MS);
     let snapshot = Snapshot { began, ended: began, ..Snapshot::default() };
-    rig.pipeline
-        .repair(&snapshot, BootNs(rig.now + 2 * MS), &mut || {}, &mut |event| rig.told.push(event.clone()));
-    let told = rig.told();
-    assert_eq!(told[..2], ["close", "resolved 7"], "{told:?}");
-    assert_eq!(told.last().map(String::as_str), Some("repair"));
+    rig.pipeline.repair(&snapshot, BootNs(rig.now + 2 * MS), &mut || {}, &mut |event| {
+        rig.reported.push(event.clone());
+    });
+    let reported = rig.reported();
+    assert_eq!(reported[..2], ["close", "resolved 7"], "{reported:?}");
+    assert_eq!(reported.last().map(String::as_str), Some("repair"));
 }
 
 /// One ledger: a loss that was repaired is said to be so in the alerts that it touches, and a replay says the same.
@@ -539,11 +543,11 @@ fn alerts_know_of_the_repair() {
         let snapshot = Snapshot { began, ended: began, sockets, ..Snapshot::default() };
         rig.now += 2 * MS;
         rig.pipeline
-            .repair(&snapshot, BootNs(rig.now), &mut || {}, &mut |event| rig.told.push(event.clone()));
+            .repair(&snapshot, BootNs(rig.now), &mut || {}, &mut |event| rig.reported.push(event.clone()));
     };
     repair(&mut rig);
     rig.on_time(rig.now + 6 * SECOND);
-    let lines = std::mem::take(&mut rig.told);
+    let lines = std::mem::take(&mut rig.reported);
     let alerts: Vec<Alert> = lines
         .iter()
         .filter_map(
@@ -562,9 +566,10 @@ fn alerts_know_of_the_repair() {
 fn rules_take_over_after_what_was_due() {
     let mut rig = Rig::judging(vec![long(5)]);
     rig.opens(1);
-    rig.told();
+    rig.reported();
     let now = BootNs(rig.now + 6 * SECOND);
-    rig.pipeline
-        .set_rules((&set(vec![long(9)])).into(), now, &mut || {}, &mut |event| rig.told.push(event.clone()));
-    assert_eq!(rig.told(), ["raised 6", "resolved 7"]);
+    rig.pipeline.set_rules((&set(vec![long(9)])).into(), now, &mut || {}, &mut |event| {
+        rig.reported.push(event.clone());
+    });
+    assert_eq!(rig.reported(), ["raised 6", "resolved 7"]);
 }

@@ -93,7 +93,7 @@ impl Programs for Counts {
 /// Keeps the kinds of events, and ends the loop at one of them.
 #[derive(Default)]
 struct Kinds {
-    told: RefCell<Vec<String>>,
+    reported: RefCell<Vec<String>>,
     until: Option<&'static str>,
     flushes: Cell<usize>,
     waits_for_facts: bool,
@@ -106,7 +106,7 @@ impl Consumer for Kinds {
             EventBody::Alert(alert) => alert.phase.name(),
             body => body.kind().name(),
         };
-        self.told.borrow_mut().push(kind.to_owned());
+        self.reported.borrow_mut().push(kind.to_owned());
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -119,11 +119,11 @@ impl Consumer for Kinds {
     }
 
     fn waits_for_facts(&self) -> bool {
-        self.waits_for_facts && !self.told.borrow().iter().any(|kind| kind == "facts")
+        self.waits_for_facts && !self.reported.borrow().iter().any(|kind| kind == "facts")
     }
 
     fn is_done(&self) -> bool {
-        self.until.is_some_and(|until| self.told.borrow().iter().any(|kind| kind == until))
+        self.until.is_some_and(|until| self.reported.borrow().iter().any(|kind| kind == until))
     }
 }
 
@@ -209,7 +209,7 @@ fn rules(level: u64) -> RuleSet {
 }
 
 #[tokio::test(flavor = "current_thread")]
-async fn what_is_left_in_the_ring_is_told_at_the_end() {
+async fn what_is_left_in_the_ring_is_reported_at_the_end() {
     let mut rig = Rig::new();
     let (first, last) = (rig.connect(1), rig.connect(2));
     rig.records.turns.push_back((vec![first], Turn::Idle));
@@ -217,7 +217,7 @@ async fn what_is_left_in_the_ring_is_told_at_the_end() {
     rig.programs.lost = 2;
     let mut consumer = until("connect");
     rig.run(&mut consumer, never()).await;
-    assert_eq!(*consumer.told.borrow(), ["connect", "connect", "gap"], "and what the kernel counts more");
+    assert_eq!(*consumer.reported.borrow(), ["connect", "connect", "gap"], "and what the kernel counts more");
     assert!(rig.programs.detached);
 }
 
@@ -241,7 +241,7 @@ async fn it_stops_at_once_and_still_drains() {
     rig.records.late.push(last);
     let mut consumer = Kinds::default();
     rig.run(&mut consumer, std::future::ready(())).await;
-    assert_eq!(*consumer.told.borrow(), ["connect"]);
+    assert_eq!(*consumer.reported.borrow(), ["connect"]);
 }
 
 /// More turns without a rest, a nap, and then the rest: all is read, whatever comes between.
@@ -259,7 +259,7 @@ async fn every_turn_is_taken() {
         }
     };
     rig.run(&mut consumer, stop).await;
-    assert_eq!(consumer.told.borrow().len(), 3);
+    assert_eq!(consumer.reported.borrow().len(), 3);
     assert!(consumer.flushes.get() >= 3, "after each batch");
 }
 
@@ -271,7 +271,7 @@ async fn what_an_output_drops_is_reported() {
     rig.records.turns.push_back((vec![record], Turn::Idle));
     let mut consumer = Kinds { until: Some("connect"), dropped: 3, ..Kinds::default() };
     rig.run(&mut consumer, never()).await;
-    assert_eq!(*consumer.told.borrow(), ["connect", "degraded"]);
+    assert_eq!(*consumer.reported.borrow(), ["connect", "degraded"]);
 }
 
 /// Nothing comes any more: the deadline alone wakes the loop.
@@ -300,7 +300,7 @@ async fn a_deadline_wakes_an_idle_loop() {
     rig.records.turns.push_back((vec![established], Turn::Idle));
     let mut consumer = until("raised");
     rig.run(&mut consumer, never()).await;
-    assert_eq!(*consumer.told.borrow(), ["connect", "established", "raised"]);
+    assert_eq!(*consumer.reported.borrow(), ["connect", "established", "raised"]);
 }
 
 /// Other rules are taken from the channel, also while nothing comes.
@@ -327,9 +327,9 @@ async fn a_loss_is_repaired_when_the_ring_is_drained() {
     rig.records.turns.push_back((vec![first, second], Turn::More));
     let mut consumer = until("repair");
     rig.run(&mut consumer, never()).await;
-    let told = consumer.told.borrow();
-    assert_eq!(told[..3], ["connect", "gap", "connect"]);
-    assert!(told.contains(&"close".to_owned()), "the snapshot has neither of them");
+    let reported = consumer.reported.borrow();
+    assert_eq!(reported[..3], ["connect", "gap", "connect"]);
+    assert!(reported.contains(&"close".to_owned()), "the snapshot has neither of them");
     assert_eq!(rig.resync.stats().done, 1);
 }
 
@@ -344,5 +344,5 @@ async fn the_end_waits_for_facts() {
     rig.records.late.push(last);
     let mut consumer = Kinds { waits_for_facts: true, ..Kinds::default() };
     rig.run(&mut consumer, std::future::ready(())).await;
-    assert_eq!(*consumer.told.borrow(), ["connect", "facts"]);
+    assert_eq!(*consumer.reported.borrow(), ["connect", "facts"]);
 }

@@ -18,7 +18,7 @@ pub struct ExplainArgs {
     #[arg(long, value_name = "ID", conflicts_with = "event")]
     pub alert: Option<String>,
 
-    /// Explain what the rules made of the event of this number (seq), and why nothing was told
+    /// Explain what the rules made of the event of this number (seq), and why nothing was reported
     #[arg(long, value_name = "SEQ")]
     pub event: Option<u64>,
 

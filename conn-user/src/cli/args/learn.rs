@@ -30,7 +30,7 @@ pub struct LearnArgs {
     #[arg(long, value_name = "OLD", conflicts_with = "accept")]
     pub diff: Option<PathBuf>,
 
-    /// Add what these alerts tell to the baseline of -o: JSON lines of alerts; -: standard input
+    /// Add what these alerts report to the baseline of -o: JSON lines of alerts; -: standard input
     #[arg(long, value_name = "ALERTS", requires = "output")]
     pub accept: Option<PathBuf>,
 

@@ -55,7 +55,7 @@ pub struct ListArgs {
 /// What `conn list` does.
 #[derive(Clone, Debug)]
 pub struct ListOptions {
-    /// What was asked for, as a saved list tells it.
+    /// What was asked for, as a saved list reports it.
     pub asked: Asked,
     /// What to show.
     pub filter: Filter,

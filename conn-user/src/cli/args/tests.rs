@@ -169,7 +169,7 @@ fn an_unknown_flag_is_no_filter() {
     assert!(resolve(&["-x:nginx"]).expect_err("no such key").message.contains("unknown key `x`"));
 }
 
-/// What people write, and what they are told to write.
+/// What people write, and what they are reported to write.
 #[test]
 fn what_is_refused_has_a_remedy() {
     for (line, remedy) in [

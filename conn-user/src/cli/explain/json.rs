@@ -28,7 +28,7 @@ struct AlertReport<'a> {
     event: Option<Box<RawValue>>,
     filters: Option<FilterReport>,
     state: Option<StateReport>,
-    told: Option<Box<RawValue>>,
+    reported: Option<Box<RawValue>>,
     evidence: Box<RawValue>,
     steps: Vec<StepReport>,
     exceptions: Vec<ExceptionReport>,
@@ -95,11 +95,11 @@ struct StateReport {
     finds: Option<bool>,
     says: String,
     facts: Box<RawValue>,
-    same_told: Option<ToldReport>,
+    duplicate_of: Option<Duplicate>,
 }
 
 #[derive(Serialize)]
-struct ToldReport {
+struct Duplicate {
     alert: String,
     ago_ns: u64,
     open: bool,
@@ -192,18 +192,18 @@ fn filters(trace: &RuleTrace) -> FilterReport {
 
 fn state(of: &Explanation) -> Result<Option<StateReport>> {
     let Some(memory) = &of.memory else { return Ok(None) };
-    let told = of.told.map(|told| ToldReport {
-        alert: format!("a{}", told.id.0),
-        ago_ns: told.ago.0,
-        open: told.is_open,
-        throttled_for_ns: told.throttled_for.map(|left| left.0),
-        repeats: told.repeats,
+    let reported = of.reported.map(|reported| Duplicate {
+        alert: format!("a{}", reported.id.0),
+        ago_ns: reported.ago.0,
+        open: reported.is_open,
+        throttled_for_ns: reported.throttled_for.map(|left| left.0),
+        repeats: reported.repeats,
     });
     Ok(Some(StateReport {
         finds: memory.finds,
         says: memory.says.clone(),
         facts: evidence(&memory.facts)?,
-        same_told: told,
+        duplicate_of: reported,
     }))
 }
 
@@ -227,7 +227,7 @@ pub(super) fn event(event: &Event, found: &AboutEvent, names: &Names) -> Result<
     for of in sorted {
         let about = &of.rule.about;
         let raised = found.alerts.iter().find(|(_, alert)| alert.rule.id == about.id);
-        let silencing = raised.map(|(_, alert)| exceptions(event, alert.silence.as_deref(), names));
+        let suppressing = raised.map(|(_, alert)| exceptions(event, alert.suppress.as_deref(), names));
         rules.push(RuleOfEvent {
             rule: RuleReport {
                 id: &about.id,
@@ -239,7 +239,7 @@ pub(super) fn event(event: &Event, found: &AboutEvent, names: &Names) -> Result<
             filters: filters(&of.trace),
             state: state(of)?,
             raised: raised.map(|(name, _)| name.as_str()),
-            exceptions: exception(&about.id, &silencing.unwrap_or_default()),
+            exceptions: exception(&about.id, &suppressing.unwrap_or_default()),
         });
     }
     let alerts = found.alerts.iter().map(|(name, _)| name.as_str()).collect();
@@ -250,7 +250,7 @@ pub(super) fn event(event: &Event, found: &AboutEvent, names: &Names) -> Result<
 pub(super) fn alert(of: &AboutAlert<'_>) -> Result<Vec<u8>> {
     let id = of.rule.map(|rule| &*rule.about.id).or(of.recorded.map(|line| line.rule.as_str()));
     let explanation = of.given.and_then(|given| given.explanation.as_ref());
-    let told = match of.given {
+    let reported = match of.given {
         Some(given) => {
             let body = EventBody::Alert(Box::new(given.alert.clone()));
             Some(event_line(&Event { seq: 0, boot: given.alert.at, wall: given.wall, body })?)
@@ -289,7 +289,7 @@ pub(super) fn alert(of: &AboutAlert<'_>) -> Result<Vec<u8>> {
             Some(of) => state(of)?,
             None => None,
         },
-        told,
+        reported,
         evidence: own,
         steps,
         exceptions: exception(id.unwrap_or_default(), &of.exceptions),

@@ -11,7 +11,7 @@ use crate::event::words::Words;
 use crate::filter::Names;
 use crate::learn::write;
 use crate::replay::search::AboutEvent;
-use crate::rules::alerts::Told;
+use crate::rules::alerts::Reported;
 use crate::rules::explain::{Explanation, exceptions};
 use crate::rules::memory::Memory;
 use crate::rules::model::Rule;
@@ -84,17 +84,25 @@ fn memory(memory: &Memory, out: &mut Vec<u8>) {
     facts(&memory.facts, out);
 }
 
-fn told(told: Option<Told>, out: &mut Vec<u8>) {
-    let Some(told) = told else { return };
-    let so = if told.is_open {
+fn reported(reported: Option<Reported>, out: &mut Vec<u8>) {
+    let Some(reported) = reported else { return };
+    let so = if reported.is_open {
         "it is open, so that this is only counted".to_owned()
-    } else if let Some(left) = told.throttled_for {
+    } else if let Some(left) = reported.throttled_for {
         format!("by the throttle the same is only counted for {} more", duration(left))
     } else {
-        "long enough ago to be told again".to_owned()
+        "long enough ago to be reported again".to_owned()
     };
-    let counted = if told.repeats > 0 { format!(", {} times so far", told.repeats) } else { String::new() };
-    say(out, &format!("  the same was told as a{} {} ago: {so}{counted}", told.id.0, duration(told.ago)));
+    let counted =
+        if reported.repeats > 0 { format!(", {} times so far", reported.repeats) } else { String::new() };
+    say(
+        out,
+        &format!(
+            "  the same was reported as a{} {} ago: {so}{counted}",
+            reported.id.0,
+            duration(reported.ago)
+        ),
+    );
 }
 
 fn explanation(of: &Explanation, out: &mut Vec<u8>) {
@@ -103,17 +111,17 @@ fn explanation(of: &Explanation, out: &mut Vec<u8>) {
         out.push(b'\n');
         memory(of, out);
     }
-    told(of.told, out);
+    reported(of.reported, out);
 }
 
 /// What an exception to write is, and others.
-fn silence(rule: &str, exceptions: &[String], out: &mut Vec<u8>) {
+fn suppress(rule: &str, exceptions: &[String], out: &mut Vec<u8>) {
     let Some((first, others)) = exceptions.split_first() else {
-        return say(out, "no exception can silence it: change the rule, or take it out of force");
+        return say(out, "no exception can suppress it: change the rule, or take it out of force");
     };
     say(
         out,
-        "an exception that silences it, for a file of your rules (use = \"defaults\" for built-in ones)",
+        "an exception that suppresses it, for a file of your rules (use = \"defaults\" for built-in ones)",
     );
     // It is TOML, which is harmless as it is: to escape it once more would change what it says.
     for line in write::exception(rule, first).lines() {
@@ -142,8 +150,8 @@ pub(super) fn event_and_rule(event: &Event, found: &AboutEvent, names: &Names) -
         let own = found.alerts.iter().find(|(_, alert)| alert.rule.id == of.rule.about.id);
         say(&mut out, &outcome(of, own.map(|(name, alert)| (name.as_str(), alert.phase))));
         if let Some((_, alert)) = own {
-            let silencing = exceptions(event, alert.silence.as_deref(), names);
-            silence(&of.rule.about.id, &silencing, &mut out);
+            let suppressing = exceptions(event, alert.suppress.as_deref(), names);
+            suppress(&of.rule.about.id, &suppressing, &mut out);
         }
     }
     out
@@ -152,11 +160,13 @@ pub(super) fn event_and_rule(event: &Event, found: &AboutEvent, names: &Names) -
 /// In one line what came of it.
 fn outcome(of: &Explanation, alert: Option<(&str, Phase)>) -> String {
     match (alert, of.trace.verdict) {
-        (Some((name, _)), _) => format!("it was told: {}", name.rsplit('-').next().unwrap_or(name)),
-        (None, Verdict::NotLookedAt) => "nothing was told: the rule does not look at such events".to_owned(),
-        (None, _) if !of.is_asked() => "nothing was told: its filters let it be".to_owned(),
-        (None, _) if of.is_only_counted() => "nothing was told: the same was told already".to_owned(),
-        (None, _) => "nothing was told at this event".to_owned(),
+        (Some((name, _)), _) => format!("it was reported: {}", name.rsplit('-').next().unwrap_or(name)),
+        (None, Verdict::NotLookedAt) => {
+            "nothing was reported: the rule does not look at such events".to_owned()
+        }
+        (None, _) if !of.is_asked() => "nothing was reported: its filters let it be".to_owned(),
+        (None, _) if of.is_only_counted() => "nothing was reported: the same was reported already".to_owned(),
+        (None, _) => "nothing was reported at this event".to_owned(),
     }
 }
 
@@ -167,10 +177,10 @@ pub(super) fn event(event: &Event, found: &AboutEvent) -> Vec<u8> {
     out.push(b'\n');
     for (name, alert) in &found.alerts {
         let id = name.rsplit('-').next().unwrap_or(name);
-        say(&mut out, &format!("told: {id} {}", alert.rule.id));
+        say(&mut out, &format!("reported: {id} {}", alert.rule.id));
     }
     if found.alerts.is_empty() {
-        say(&mut out, "nothing was told at this event");
+        say(&mut out, "nothing was reported at this event");
     }
     out.push(b'\n');
     let mut sorted: Vec<&Explanation> = found.explanations.iter().collect();
@@ -230,7 +240,7 @@ pub(super) fn alert(of: &AboutAlert<'_>, only_alerts: bool) -> Vec<u8> {
                     &mut out,
                     "alert",
                     &format!(
-                        "{id}, told when it was recorded: {}",
+                        "{id}, reported when it was recorded: {}",
                         if recorded.is_some() { "yes" } else { "no" }
                     ),
                 ),
@@ -254,7 +264,7 @@ pub(super) fn alert(of: &AboutAlert<'_>, only_alerts: bool) -> Vec<u8> {
     if let Some(event) = &of.event {
         say(
             &mut out,
-            if of.given.is_some() { "\nthe event" } else { "\nthe event, as far as the alert tells it" },
+            if of.given.is_some() { "\nthe event" } else { "\nthe event, as far as the alert reports it" },
         );
         line(event, &mut lines, &mut out);
     }
@@ -291,7 +301,7 @@ pub(super) fn alert(of: &AboutAlert<'_>, only_alerts: bool) -> Vec<u8> {
     }
     out.push(b'\n');
     let rule = of.rule.map(|rule| &*rule.about.id).or(of.recorded.map(|line| line.rule.as_str()));
-    silence(rule.unwrap_or_default(), &of.exceptions, &mut out);
+    suppress(rule.unwrap_or_default(), &of.exceptions, &mut out);
     out
 }
 
@@ -334,7 +344,7 @@ mod tests {
     fn an_exception_can_be_copied() {
         let hostile = "exe:\"/opt/a\\\\b'\u{202e}\"".to_owned();
         let mut out = Vec::new();
-        silence("a.rule", std::slice::from_ref(&hostile), &mut out);
+        suppress("a.rule", std::slice::from_ref(&hostile), &mut out);
         let text = String::from_utf8(out).expect("UTF-8");
         assert!(!text.contains('\u{202e}'), "{text}");
         let (_, toml) = text.split_once('\n').expect("a heading");

@@ -1,4 +1,4 @@
-//! `conn learn --accept`: what alerts told becomes normal.
+//! `conn learn --accept`: what alerts reported becomes normal.
 
 use std::fs;
 use std::io::Read as _;
@@ -8,7 +8,7 @@ use anyhow::{Context as _, ensure};
 
 use super::{replace, rules_of};
 use crate::cli::args::Exit;
-use crate::cli::tell;
+use crate::cli::emit;
 use crate::clock::{Clock, boot_now};
 use crate::event::time;
 use crate::learn::baseline::accept::Accepted;
@@ -24,7 +24,7 @@ pub(super) fn accept(alerts: &Path, file: &Path) -> anyhow::Result<Exit> {
     let accepted = match Accepted::read(&lines) {
         Ok(accepted) => accepted,
         Err(error) => {
-            tell(format_args!("{}: {error}", shown(alerts)));
+            emit(format_args!("{}: {error}", shown(alerts)));
             return Ok(Exit::Usage);
         }
     };
@@ -46,7 +46,7 @@ pub(super) fn accept(alerts: &Path, file: &Path) -> anyhow::Result<Exit> {
         })?;
     }
     let alerts = accepted.alerts();
-    tell(format_args!("{alerts} alerts accepted: {entries} new entries in {}", shown(file)));
+    emit(format_args!("{alerts} alerts accepted: {entries} new entries in {}", shown(file)));
     Ok(Exit::Done)
 }
 

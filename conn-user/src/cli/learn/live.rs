@@ -8,7 +8,7 @@ use super::{Found, default_rules};
 use crate::agent::{self, AgentOptions, Consumer, Limits};
 use crate::cli::args::{Exit, LearnArgs};
 use crate::cli::tail::not_started;
-use crate::cli::{machine, signals, tell};
+use crate::cli::{emit, machine, signals};
 use crate::clock::{Clock, boot_now};
 use crate::event::human;
 use crate::event::model::Event;
@@ -17,7 +17,7 @@ use crate::learn::baseline::screen::{Screen, screening};
 use crate::priority::Priority;
 use crate::units::DurationNs;
 
-/// Learns for so long, or until a signal; `Err`: why it did not start was told.
+/// Learns for so long, or until a signal; `Err`: why it did not start was reported.
 pub(super) fn learn(duration: Duration, args: &LearnArgs) -> anyhow::Result<Result<Found, Exit>> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -52,12 +52,12 @@ async fn watch(duration: Duration, args: &LearnArgs) -> anyhow::Result<Result<Fo
         Err(error) => return Ok(Err(not_started(error))),
     };
     for note in agent.session.notes.iter().chain(&agent.notes) {
-        tell(format_args!("note: {note}"));
+        emit(format_args!("note: {note}"));
     }
     let mut span = Vec::new();
     human::write_duration(DurationNs(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)), &mut span);
     let span = String::from_utf8_lossy(&span).into_owned();
-    tell(format_args!(
+    emit(format_args!(
         "tracing with backend {}; learns for {span}; Ctrl-C ends it and writes what was learnt",
         agent.session.plan.backend
     ));

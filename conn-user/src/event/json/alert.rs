@@ -41,8 +41,8 @@ impl JsonEncoder {
         self.evidences(&alert.evidence, out);
         out.extend_from_slice(b"},\"coverage\":");
         write_covered(alert.covered, out);
-        out.extend_from_slice(b",\"silence\":");
-        match &alert.silence {
+        out.extend_from_slice(b",\"suppress\":");
+        match &alert.suppress {
             Some(words) => escape::json_string(words.as_bytes(), false, out),
             None => out.extend_from_slice(b"null"),
         }

@@ -193,7 +193,7 @@ fn write_name(key: &[u8], bytes: Option<&[u8]>, out: &mut Vec<u8>) {
     write_escaped(key, binary, out);
 }
 
-/// The arguments are one field: one that is not UTF-8 escapes the backslashes of all, or a reader could not tell
+/// The arguments are one field: one that is not UTF-8 escapes the backslashes of all, or a reader could not report
 /// which of them to undo.
 fn write_args(args: &[Box<[u8]>], out: &mut Vec<u8>) {
     out.extend_from_slice(b",\"args\":[");

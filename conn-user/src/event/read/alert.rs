@@ -38,9 +38,9 @@ pub struct AlertLine {
     pub evidence: serde_json::Value,
     /// Whether everything was seen, a JSON object.
     pub coverage: serde_json::Value,
-    /// The exception that silences it.
-    pub silence: Option<String>,
-    /// How often the same was found and not told.
+    /// The exception that suppresses it.
+    pub suppress: Option<String>,
+    /// How often the same was found and not reported.
     pub repeats: u64,
 }
 
@@ -92,7 +92,7 @@ impl Reader {
             started,
             evidence: serde_json::from_str(part.evidence.get())?,
             coverage: serde_json::from_str(part.coverage.get())?,
-            silence: part.silence.as_deref().map(str::to_owned),
+            suppress: part.suppress.as_deref().map(str::to_owned),
             repeats: part.repeats,
         }))
     }

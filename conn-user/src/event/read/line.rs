@@ -168,7 +168,7 @@ pub(super) struct AlertPart<'a> {
     #[serde(borrow)]
     pub(super) coverage: &'a RawValue,
     #[serde(borrow, default)]
-    pub(super) silence: Option<Text<'a>>,
+    pub(super) suppress: Option<Text<'a>>,
     #[serde(default)]
     pub(super) repeats: u64,
 }

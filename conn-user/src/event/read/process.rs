@@ -75,8 +75,8 @@ pub(super) struct Processes {
     /// Those for which the line that is being read has their number.
     numbered: Vec<u32>,
     key: Option<Finder<'static>>,
-    /// The recording tells when facts became known: all texts of an image share its identity, which has what the first of them
-    /// tells, and then only what [`KnownFacts`] bring.
+    /// The recording reports when facts became known: all texts of an image share its identity, which has what the first of them
+    /// reports, and then only what [`KnownFacts`] bring.
     pub(super) has_facts: bool,
 }
 
@@ -88,8 +88,8 @@ struct Known {
     last: BootNs,
 }
 
-/// The texts of an image, by what is known of them: what they have, and what [`News`] have told of them. However many texts a
-/// recording has of one image, a fact is told of each of them once.
+/// The texts of an image, by what is known of them: what they have, and what [`News`] have reported them. However many texts a
+/// recording has of one image, a fact is reported each of them once.
 #[derive(Debug)]
 struct Texts {
     first: u32,
@@ -375,7 +375,7 @@ impl Processes {
         // `News::known` has the more.
         let without = others.add(place, process.identity.version());
         let without = || without.iter().map(|other| &self.texts[*other as usize]);
-        // A text that knew more than the first one, and not this, was told later: so long it was not known to any.
+        // A text that knew more than the first one, and not this, was reported later: so long it was not known to any.
         let last = without().map(|other| other.last).max().unwrap_or(at);
         self.news.extend(without().map(|other| News {
             of: other.process.identity.clone(),

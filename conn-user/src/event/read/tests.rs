@@ -98,7 +98,7 @@ fn errors_say_what_is_wrong() {
     }
 }
 
-/// What is found out of a process after its first event is told with whose it is, and from when on it may be known.
+/// What is found out of a process after its first event is reported with whose it is, and from when on it may be known.
 #[test]
 fn late_facts_find_their_process() {
     let (mut reader, known) = (Reader::default(), samples::curl());
@@ -149,12 +149,12 @@ fn what_an_event_between_does_not_have_was_not_known() {
     assert_eq!(lasts, [vec![], vec![10], vec![], vec![900, 900]]);
 }
 
-/// Whoever made a recording may have as many texts of one image as lines: each gets a fact once. Before, each new text told it of
+/// Whoever made a recording may have as many texts of one image as lines: each gets a fact once. Before, each new text reported it of
 /// all before, which took 8.8 GB for 40,000 lines.
 #[test]
-fn many_texts_of_one_image_are_told_each_fact_once() {
+fn many_texts_of_one_image_are_reported_each_fact_once() {
     const TEXTS: usize = 3_000;
-    let (mut reader, mut told) = (Reader::default(), 0);
+    let (mut reader, mut reported) = (Reader::default(), 0);
     for text in 0..TEXTS {
         let identity = Identity::default();
         if text % 2 == 0 {
@@ -167,9 +167,9 @@ fn many_texts_of_one_image_are_told_each_fact_once() {
         let process = ProcessInfo { identity, gid: text as u32, ..ProcessInfo::clone(&process) };
         let event = samples::event(1, EventBody::Exec(ProcEvent::new(process.into())));
         assert!(matches!(reader.read(&written(&event)), Ok(Recorded::Event(_))));
-        told += reader.take_news().len();
+        reported += reader.take_news().len();
     }
-    assert!((TEXTS - 2..=2 * TEXTS).contains(&told), "{told} for {TEXTS} texts");
+    assert!((TEXTS - 2..=2 * TEXTS).contains(&reported), "{reported} for {TEXTS} texts");
 }
 
 /// Issue 13: that an older conn did not look whose file it is does not make it somebody else's.

@@ -1,4 +1,4 @@
-//! An alert as one line: what, of whom, why it was judged so, and what silences it.
+//! An alert as one line: what, of whom, why it was judged so, and what suppresses it.
 
 use crate::event::age::Age;
 use crate::event::alert::{Alert, Covered, Evidence, Phase, Severity, Subject, Value};
@@ -24,7 +24,7 @@ pub(super) const fn color(alert: &Alert) -> &'static [u8] {
     }
 }
 
-/// Whether the line says it already, where it tells of the subject. JSON has the two apart.
+/// Whether the line says it already, where it reports the subject. JSON has the two apart.
 fn is_said(evidence: &Evidence, subject: &Subject) -> bool {
     let ends = match subject {
         Subject::Connection(conn) => [Some(conn.local), Some(conn.remote)],
@@ -83,11 +83,11 @@ impl Words {
             self.detail("and again: ");
             self.number(alert.repeats);
         }
-        if let (Some(silence), Phase::Raised) = (&alert.silence, alert.phase) {
-            self.detail("silence: ");
+        if let (Some(suppress), Phase::Raised) = (&alert.suppress, alert.phase) {
+            self.detail("suppress: ");
             // A filter of our own making, which quotes what it must; for a terminal it is escaped once more. Nothing comes after
             // it, so it needs no quotes around it.
-            self.columns += escape::text(silence.as_bytes(), &mut self.bytes);
+            self.columns += escape::text(suppress.as_bytes(), &mut self.bytes);
         }
     }
 

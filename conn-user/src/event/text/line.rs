@@ -96,7 +96,7 @@ impl Words {
     }
 
     /// The path of the executable where it says more than the name.
-    pub(super) fn exe_if_telling(&mut self, process: &ProcessInfo) {
+    pub(super) fn exe_if_reporting(&mut self, process: &ProcessInfo) {
         let Some(exe) = &process.exe else { return };
         let base = exe.rsplit(|byte| *byte == b'/').next().unwrap_or(exe);
         // The kernel keeps 15 bytes of a name (TASK_COMM_LEN in include/linux/sched.h).

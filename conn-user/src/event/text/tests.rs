@@ -66,7 +66,7 @@ fn about_a_listener() -> Event {
     let Subject::Listener(listener) = alert.subject.clone() else { panic!() };
     let exe = listener.owner.process.as_ref().and_then(|process| process.exe.clone()).expect("known");
     alert.phase = Phase::Raised;
-    alert.silence = Some("exe:\"/opt/a b\" lport:8080".into());
+    alert.suppress = Some("exe:\"/opt/a b\" lport:8080".into());
     alert.evidence = vec![
         Evidence { name: "listens_on", value: Value::End(listener.local) },
         Evidence::number("port", listener.local.port().into()),
@@ -79,11 +79,11 @@ fn about_a_listener() -> Event {
 }
 
 #[test]
-fn an_alert_says_nothing_twice_and_its_silence_can_be_copied() {
+fn an_alert_says_nothing_twice_and_its_suppression_can_be_copied() {
     let line = format(options(), &[about_a_listener()]);
     let (_, evidence) = line.split_once("  [::]:8080").expect("the subject");
     let expected = "  port=1  exe=/bin/other  before=[::]:8080  coverage since 03:43:41.123  \
-                    silence: exe:\"/opt/a b\" lport:8080\n";
+                    suppress: exe:\"/opt/a b\" lport:8080\n";
     assert_eq!(evidence, expected);
 }
 

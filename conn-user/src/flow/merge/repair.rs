@@ -53,7 +53,7 @@ fn is_listener(socket: &SnapSocket) -> bool {
 }
 
 impl FlowTable {
-    /// Repairs the table after records were lost, and tells what was missed, marked [`Source::Resync`]. To be called when
+    /// Repairs the table after records were lost, and reports what was missed, marked [`Source::Resync`]. To be called when
     /// the records from before the end of the snapshot are handled. `pause` is called now and then, for what must not wait for
     /// all of it.
     pub fn merge_repair(
@@ -151,7 +151,7 @@ impl FlowTable {
         for place in gone {
             merged.ended += 1;
             if self.store.get(place).is_some_and(Conn::waits) {
-                // Neither its accept nor its beginning was told.
+                // Neither its accept nor its beginning was reported.
                 self.store.forget(place);
             } else {
                 self.finish(place, End::unseen(snapshot.ended), out);
@@ -171,7 +171,7 @@ impl FlowTable {
         }
     }
 
-    /// Of a connection whose beginning was lost, and more of it not, the snapshot knows who holds it. No event tells an
+    /// Of a connection whose beginning was lost, and more of it not, the snapshot knows who holds it. No event reports an
     /// owner that becomes known later; the next one of this connection names it.
     fn take_holder(&mut self, place: u32, socket: &SnapSocket, procs: &mut ProcessTable) {
         let Some(conn) = self.store.get_mut(place) else { return };
@@ -194,7 +194,7 @@ impl FlowTable {
         if !is_under_way(socket) || !(conn.connecting() || conn.waits()) || conn.dead.is_some() {
             return;
         }
-        self.tell_connect(place, out);
+        self.emit_connect(place, out);
         let holder = owner(socket, procs);
         let Some(conn) = self.store.get_mut(place) else { return };
         conn.under_way = true;
@@ -208,11 +208,11 @@ impl FlowTable {
     }
 }
 
-/// What a connection's beginning, which was missed, is told as.
+/// What a connection's beginning, which was missed, is reported as.
 fn beginning(conn: &Conn, devices: &Devices, at: BootNs) -> Option<FlowEvent> {
     let change = match conn.direction {
         Direction::In if conn.under_way => Change::Accept(conn.event(devices)),
-        // It is told when it is accepted.
+        // It is reported when it is accepted.
         Direction::In => return None,
         Direction::Out | Direction::Unknown if conn.under_way => Change::Established(conn.event(devices)),
         Direction::Out | Direction::Unknown => Change::Connect(conn.event(devices)),

@@ -67,13 +67,13 @@ fn by_address() -> Rig {
     rig
 }
 
-/// What a repair tells, with a snapshot that is taken now and whose earlier records are handled.
+/// What a repair reports, with a snapshot that is taken now and whose earlier records are handled.
 fn repair(rig: &mut Rig, sockets: &[SnapSocket]) -> (Merged, Vec<String>) {
     rig.now += MS;
     let snapshot = snapshot(rig, sockets);
     rig.now += 20 * MS;
     let merged = rig.flows.merge_repair(&snapshot, &mut rig.procs, &mut || {}, &mut rig.out);
-    (merged, rig.told())
+    (merged, rig.reported())
 }
 
 /// Runs a scenario after a start with these sockets, on both backends.
@@ -81,12 +81,16 @@ fn after(late: bool, sockets: &[SnapSocket], scenario: impl Fn(&mut Rig), expect
     for backend in [Backend::Fentry, Backend::Tracepoint] {
         let mut rig = Rig::new(backend);
         let merged = start(&mut rig, sockets);
-        assert_eq!((merged.added, rig.told().len()), (sockets.len(), 0), "nothing is told at the start");
+        assert_eq!(
+            (merged.added, rig.reported().len()),
+            (sockets.len(), 0),
+            "nothing is reported at the start"
+        );
         if late {
             rig.now += 20 * MS;
         }
         scenario(&mut rig);
-        assert_eq!(rig.told(), expected, "{backend:?}");
+        assert_eq!(rig.reported(), expected, "{backend:?}");
     }
 }
 
@@ -108,7 +112,7 @@ fn what_was_there_has_its_holders() {
     );
 }
 
-/// `sock_diag` does not tell it, so nobody seems to hold them; the records do.
+/// `sock_diag` does not report it, so nobody seems to hold them; the records do.
 #[test]
 fn the_kernels_own_are_flagged_by_their_records() {
     let unheld =
@@ -166,7 +170,7 @@ fn an_attempt_goes_on() {
     );
 }
 
-/// The attach came first, then all this, then the snapshot, which has it all: each is told once, as it happened.
+/// The attach came first, then all this, then the snapshot, which has it all: each is reported once, as it happened.
 #[test]
 fn what_began_between_the_attach_and_the_snapshot_is_live() {
     for backend in [Backend::Fentry, Backend::Tracepoint] {
@@ -181,7 +185,7 @@ fn what_began_between_the_attach_and_the_snapshot_is_live() {
         rig.closes(10, ESTABLISHED, client());
         rig.closes(20, CLOSE_WAIT, child());
         assert_eq!(
-            rig.told(),
+            rig.reported(),
             [
                 "listen 4 0.0.0.0:80 by 20",
                 "connect 5 Out 127.0.0.1:40000>127.0.0.1:80 by 10",
@@ -212,9 +216,9 @@ fn what_was_only_completed_after_the_attach() {
     );
 }
 
-/// A record that is repeated, as a backup program may, tells nothing twice.
+/// A record that is repeated, as a backup program may, reports nothing twice.
 #[test]
-fn what_was_completed_is_told_once() {
+fn what_was_completed_is_reported_once() {
     after(
         false,
         &[snap_listener(), snap_child()],
@@ -265,7 +269,7 @@ fn by_ends_where_records_have_no_cookies() {
     rig.closes(10, ESTABLISHED, address(client()));
     rig.unlistens(20, address(listener()));
     assert_eq!(
-        rig.told(),
+        rig.reported(),
         [
             "close 2 Out 127.0.0.1:40000>127.0.0.1:80 snapshot by 10(FdTable) LocalFin closer 10",
             "unlisten 1 0.0.0.0:80 by 20(FdTable) closer 20 snapshot",
@@ -286,7 +290,7 @@ fn an_address_that_is_used_again() {
     assert_eq!(merged.added, 1);
     rig.closes(10, ESTABLISHED, address(client()));
     assert_eq!(
-        rig.told(),
+        rig.reported(),
         ["close 2 Out 127.0.0.1:40000>127.0.0.1:80 resync by 10(FdTable) LocalFin closer 10"]
     );
 }
@@ -299,7 +303,7 @@ fn without_cookies_in_the_snapshot() {
     rig.now += 20 * MS;
     rig.closes(10, ESTABLISHED, client());
     rig.unlistens(20, listener());
-    assert_eq!(rig.told().len(), 2);
+    assert_eq!(rig.reported().len(), 2);
     assert_eq!(rig.flows.stats().live, 1, "each by its own ends");
 }
 
@@ -310,7 +314,7 @@ fn nothing_to_repair() {
     let sockets = [snap_listener(), snap_client(), snap_child()];
     assert_eq!(repair(&mut rig, &sockets), (Merged::default(), Vec::new()));
     rig.closes(10, ESTABLISHED, client());
-    assert_eq!(rig.told().len(), 1, "it lives on");
+    assert_eq!(rig.reported().len(), 1, "it lives on");
 }
 
 #[test]
@@ -318,10 +322,10 @@ fn what_was_opened_in_the_gap() {
     let mut rig = Rig::new(Backend::Fentry);
     let waiting = SnapSocket { cookie: Some(7), ..snap_waiting() };
     let sockets = [snap_listener(), snap_client(), snap_child(), waiting];
-    let (merged, told) = repair(&mut rig, &sockets);
+    let (merged, reported) = repair(&mut rig, &sockets);
     assert_eq!(merged, Merged { added: 4, ..Merged::default() });
     assert_eq!(
-        told,
+        reported,
         [
             "listen 1 0.0.0.0:80 by 20(FdTable)",
             "established 2 Out 127.0.0.1:40000>127.0.0.1:80 resync by 10(FdTable)",
@@ -335,12 +339,14 @@ fn what_was_opened_in_the_gap() {
 fn what_ended_in_the_gap() {
     let mut rig = Rig::new(Backend::Fentry);
     open(&mut rig);
-    let (merged, told) = repair(&mut rig, &[snap_listener(), snap_child()]);
+    let (merged, reported) = repair(&mut rig, &[snap_listener(), snap_child()]);
     assert_eq!(merged, Merged { ended: 1, ..Merged::default() });
-    assert_eq!(told, ["close 2 Out 127.0.0.1:40000>127.0.0.1:80 by 10 Unseen closer ?(Unknown(Lost))"]);
-    let (merged, told) = repair(&mut rig, &[]);
+    assert_eq!(reported, ["close 2 Out 127.0.0.1:40000>127.0.0.1:80 by 10 Unseen closer ?(Unknown(Lost))"]);
+    let (merged, reported) = repair(&mut rig, &[]);
     assert_eq!(merged.ended, 2);
-    assert!(told.iter().any(|line| line.starts_with("unlisten 1 0.0.0.0:80 by 20 closer ?(Unknown(Lost))")));
+    assert!(
+        reported.iter().any(|line| line.starts_with("unlisten 1 0.0.0.0:80 by 20 closer ?(Unknown(Lost))"))
+    );
     assert_eq!((rig.flows.stats().live, rig.flows.stats().listeners), (0, 0));
 }
 
@@ -350,11 +356,11 @@ fn what_completed_in_the_gap() {
     rig.listens(20, listener());
     rig.connects(10, client());
     rig.established(SYN_RECV, child());
-    rig.told();
-    let (merged, told) = repair(&mut rig, &[snap_listener(), snap_client(), snap_child()]);
+    rig.reported();
+    let (merged, reported) = repair(&mut rig, &[snap_listener(), snap_client(), snap_child()]);
     assert_eq!(merged.advanced, 2);
     assert_eq!(
-        told,
+        reported,
         [
             "established 2 Out 127.0.0.1:40000>127.0.0.1:80 resync by 10",
             "accept 3 In 127.0.0.1:80>127.0.0.1:40000 resync by 20(FdTable) of 20",
@@ -364,28 +370,28 @@ fn what_completed_in_the_gap() {
 
 /// The kernel shows the socket before the hook of its connect runs.
 #[test]
-fn a_connect_that_is_told_after_the_snapshot_saw_it() {
+fn a_connect_that_is_reported_after_the_snapshot_saw_it() {
     let attempt = SnapSocket { state: TcpState::SynSent, ..snap_client() };
     let mut rig = Rig::new(Backend::Fentry);
-    let (merged, told) = repair(&mut rig, std::slice::from_ref(&attempt));
-    assert_eq!((merged.added, told.len()), (1, 1));
+    let (merged, reported) = repair(&mut rig, std::slice::from_ref(&attempt));
+    assert_eq!((merged.added, reported.len()), (1, 1));
     assert!(
-        told[0].starts_with("connect 1 Out 127.0.0.1:40000>127.0.0.1:80 resync by 10(FdTable)"),
-        "{told:?}"
+        reported[0].starts_with("connect 1 Out 127.0.0.1:40000>127.0.0.1:80 resync by 10(FdTable)"),
+        "{reported:?}"
     );
     rig.connects(10, client());
-    assert_eq!(rig.told(), [""; 0], "it is told already");
+    assert_eq!(rig.reported(), [""; 0], "it is reported already");
     rig.established(SYN_SENT, client());
-    assert_eq!(rig.told(), ["established 1 Out 127.0.0.1:40000>127.0.0.1:80 resync by 10"]);
+    assert_eq!(rig.reported(), ["established 1 Out 127.0.0.1:40000>127.0.0.1:80 resync by 10"]);
     rig.connects(10, client());
-    assert_eq!(rig.told().len(), 2, "now the socket begins another one");
+    assert_eq!(rig.reported().len(), 2, "now the socket begins another one");
 
-    // At the start nothing was told of it.
+    // At the start nothing was reported it.
     let mut rig = Rig::new(Backend::Fentry);
     start(&mut rig, &[attempt]);
     rig.now += 20 * MS;
     rig.connects(10, client());
-    assert_eq!(rig.told(), ["connect 2 Out 127.0.0.1:40000>127.0.0.1:80 by 10"]);
+    assert_eq!(rig.reported(), ["connect 2 Out 127.0.0.1:40000>127.0.0.1:80 by 10"]);
 }
 
 /// The connect was lost, the establishment was not.
@@ -393,14 +399,14 @@ fn a_connect_that_is_told_after_the_snapshot_saw_it() {
 fn whose_connect_alone_was_lost() {
     let mut rig = Rig::new(Backend::Fentry);
     rig.established(SYN_SENT, client());
-    let told = rig.told();
-    assert!(told[0].contains("by ?(Unknown(BeforeAttach))"), "{told:?}");
+    let reported = rig.reported();
+    assert!(reported[0].contains("by ?(Unknown(BeforeAttach))"), "{reported:?}");
     rig.now += 20 * MS;
-    let (merged, told) = repair(&mut rig, &[snap_client()]);
-    assert_eq!((merged, told), (Merged::default(), Vec::new()), "nothing happened");
+    let (merged, reported) = repair(&mut rig, &[snap_client()]);
+    assert_eq!((merged, reported), (Merged::default(), Vec::new()), "nothing happened");
     rig.closes(10, ESTABLISHED, client());
-    let told = rig.told();
-    assert!(told[0].contains("by 10(FdTable)"), "{told:?}");
+    let reported = rig.reported();
+    assert!(reported[0].contains("by 10(FdTable)"), "{reported:?}");
 }
 
 /// What began after the snapshot did cannot be in it.
@@ -410,7 +416,7 @@ fn what_is_younger_than_the_snapshot_stays() {
     let taken = snapshot(&rig, &[]);
     open(&mut rig);
     let merged = rig.flows.merge_repair(&taken, &mut rig.procs, &mut || {}, &mut rig.out);
-    assert_eq!((merged, rig.told().len()), (Merged::default(), 0));
+    assert_eq!((merged, rig.reported().len()), (Merged::default(), 0));
 }
 
 /// What must not wait for a long repair has its turn meanwhile.
@@ -433,7 +439,7 @@ fn what_ended_since_stays_ended() {
     let mut rig = Rig::new(Backend::Fentry);
     open(&mut rig);
     rig.closes(10, ESTABLISHED, client());
-    rig.told();
+    rig.reported();
     let sockets = [snap_listener(), snap_client(), snap_child()];
     assert_eq!(repair(&mut rig, &sockets), (Merged::default(), Vec::new()));
 }
@@ -446,7 +452,7 @@ fn a_namespace_that_was_not_seen_proves_nothing() {
     let mut snapshot = snapshot(&rig, &[]);
     snapshot.notes.push(Note::NetNs { netns: NetNs(1), why: "no".into() });
     let merged = rig.flows.merge_repair(&snapshot, &mut rig.procs, &mut || {}, &mut rig.out);
-    assert_eq!((merged, rig.told().len()), (Merged::default(), 0));
+    assert_eq!((merged, rig.reported().len()), (Merged::default(), 0));
 }
 
 #[test]
@@ -459,7 +465,7 @@ fn a_full_table_counts_what_it_leaves_out() {
     rig.now += 20 * MS;
     rig.closes(10, ESTABLISHED, sock(9, "127.0.0.1:5", SERVER));
     assert_eq!(
-        rig.told(),
+        rig.reported(),
         ["close 2 Unknown 127.0.0.1:5>127.0.0.1:80 late by ?(Unknown(BeforeAttach)) LocalFin closer 10"]
     );
 }
@@ -486,12 +492,15 @@ fn a_snapshot_names_interfaces() {
     rig.now += 20 * MS;
     rig.closes(10, ESTABLISHED, client());
     rig.connects(10, Sock { key: 9, device: 7, ..client() });
-    assert!(rig.told().iter().all(|told| told.contains("%eth0 ")));
+    assert!(rig.reported().iter().all(|reported| reported.contains("%eth0 ")));
     assert_eq!(rig.flows.next_deadline(), None, "nothing is asked for");
     // A repair names what it finds.
     let other = SnapSocket { netns: NetNs(2), cookie: Some(99), ..over(snap_child()) };
-    let (_, told) = repair(&mut rig, &[over(snap_listener()), other]);
-    assert!(told.iter().any(|told| told.starts_with("accept") && told.contains("%eth0 ")), "{told:?}");
+    let (_, reported) = repair(&mut rig, &[over(snap_listener()), other]);
+    assert!(
+        reported.iter().any(|reported| reported.starts_with("accept") && reported.contains("%eth0 ")),
+        "{reported:?}"
+    );
 }
 
 /// Records of MPTCP connections carry addresses, and all accepted ones have the cookie of their listener.
@@ -519,7 +528,7 @@ fn mptcp_connections_share_the_cookie_of_their_listener() {
     rig.closes(10, ESTABLISHED, by_address(client()));
     rig.unlistens(20, Sock { flags: SockFlags::MPTCP, ..listener() });
     assert_eq!(
-        rig.told(),
+        rig.reported(),
         [
             "close 3 In 127.0.0.1:80>127.0.0.1:40000 snapshot by 20(FdTable) PeerFin closer 20",
             "close 4 In 127.0.0.1:80>127.0.0.1:40001 snapshot by 20(FdTable) PeerFin closer 20",

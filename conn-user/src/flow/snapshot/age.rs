@@ -1,4 +1,4 @@
-//! Since when a connection of a snapshot exists: what its socket, conntrack and its owners tell.
+//! Since when a connection of a snapshot exists: what its socket, conntrack and its owners report.
 
 use crate::flow::born::{Born, BornBy};
 use crate::flow::model::Direction;
@@ -9,7 +9,7 @@ use crate::process::fds::{Descriptors, Held};
 use crate::process::hash::IntMap;
 use crate::units::{BootNs, DurationNs, Pid};
 
-/// How far a difference in the kernel's ticks, told in milliseconds, may be off either way: a tick of 10 ms (`HZ` is 100
+/// How far a difference in the kernel's ticks, reported in milliseconds, may be off either way: a tick of 10 ms (`HZ` is 100
 /// or more), the rounding of `jiffies_to_msecs`, and ticks that came late, because interrupts were off or the virtual
 /// CPU did not run (52 ms were seen under emulation, on a host that was busy with other things).
 pub(in crate::flow) const TICK: u64 = 100_000_000;
@@ -20,7 +20,7 @@ const HANDSHAKE: u64 = 1_000_000_000;
 /// Descriptors that a service started by init for one connection gets it on (`Accept=yes`: 3, or 0 to 2).
 const LAST_PASSED: u32 = 3;
 
-/// What the socket itself tells.
+/// What the socket itself reports.
 pub(super) fn of_socket(
     state: TcpState,
     info: Option<&TcpInfo>,
@@ -86,7 +86,7 @@ pub(super) fn by_conntrack(born: &mut Born, start: (BootNs, BootNs), picked_up: 
     }
 }
 
-/// What the owners tell. `wide` is how long the snapshot took, `suspended` as for [`of_socket`].
+/// What the owners report. `wide` is how long the snapshot took, `suspended` as for [`of_socket`].
 pub(super) fn by_owner(born: &mut Born, origin: BootNs, wide: DurationNs, suspended: DurationNs) {
     // Later than the latest: the connection was inherited or handed over.
     if origin > born.latest {
@@ -140,16 +140,16 @@ fn climb(pid: Pid, all: &Descriptors) -> Option<BootNs> {
     let mut at = pid;
     let mut earliest: Option<BootNs> = None;
     for _ in 0..DEEPEST {
-        let kin = all.kin(at)?;
-        earliest = Some(earliest.map_or(kin.start, |earliest| earliest.min(kin.start)));
+        let parentage = all.parentage(at)?;
+        earliest = Some(earliest.map_or(parentage.start, |earliest| earliest.min(parentage.start)));
         if at == INIT {
             return earliest;
         }
-        if kin.ppid == INIT {
+        if parentage.ppid == INIT {
             // One that leads no session has lost its real parent.
-            return earliest.filter(|_| kin.session == at);
+            return earliest.filter(|_| parentage.session == at);
         }
-        at = kin.ppid;
+        at = parentage.ppid;
     }
     None
 }
@@ -158,7 +158,7 @@ fn climb(pid: Pid, all: &Descriptors) -> Option<BootNs> {
 mod tests {
     use super::*;
     use crate::flow::snapshot::testing::socket;
-    use crate::process::fds::Kin;
+    use crate::process::fds::Parentage;
 
     const SECOND: u64 = 1_000_000_000;
     const DAY: u64 = 86_400 * SECOND;
@@ -277,10 +277,10 @@ mod tests {
     }
 
     fn family(all: &[(u32, u32, u32, u64)]) -> Descriptors {
-        let kin = |&(pid, ppid, session, start): &(u32, u32, u32, u64)| {
-            (Pid(pid), Kin { start: BootNs(start), ppid: Pid(ppid), session: Pid(session) })
+        let parentage = |&(pid, ppid, session, start): &(u32, u32, u32, u64)| {
+            (Pid(pid), Parentage { start: BootNs(start), ppid: Pid(ppid), session: Pid(session) })
         };
-        Descriptors::of(Vec::new(), all.iter().map(kin))
+        Descriptors::of(Vec::new(), all.iter().map(parentage))
     }
 
     fn origin(all: &Descriptors, direction: Direction, held: &[(u32, u32)]) -> Option<u64> {

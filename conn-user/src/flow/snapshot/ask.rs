@@ -69,7 +69,7 @@ impl Asked<'_> {
         let ports = ports.flatten().and_then(|text| port_range(&text)).unwrap_or(DEFAULT_PORTS);
         infer(here, &ports);
         if is_inside && conntrack::is_timed(self.proc) {
-            // What it does not tell, the other sources do.
+            // What it does not report, the other sources do.
             let _ = by_conntrack(here);
         }
     }
@@ -79,10 +79,10 @@ impl Asked<'_> {
         let before = self.sockets.len();
         let mut mptcp = Mptcp::default();
         let mut devices = Devices::default();
-        sockets(&mut self.sockets, self.time_wait, |told| {
-            let mut socket = from_diag(&told, netns, suspended)?;
-            socket.device = devices.named(told.device);
-            match told.kind {
+        sockets(&mut self.sockets, self.time_wait, |reported| {
+            let mut socket = from_diag(&reported, netns, suspended)?;
+            socket.device = devices.named(reported.device);
+            match reported.kind {
                 DiagKind::Tcp => Some(socket),
                 DiagKind::Mptcp { token } => {
                     mptcp.note(token, &socket);
@@ -132,7 +132,7 @@ impl Asked<'_> {
         Ok(())
     }
 
-    /// Sorts what was told of a namespace, and drops what was told twice.
+    /// Sorts what was reported a namespace, and drops what was reported twice.
     fn settle(&mut self, before: usize) {
         let all = &mut self.sockets;
         let here = all.get_mut(before..).unwrap_or_default();
@@ -168,7 +168,7 @@ fn is_same(one: &SnapSocket, other: &SnapSocket) -> bool {
     same_name && by_ends(one, other).is_eq()
 }
 
-/// What was told of MPTCP sockets, to leave out their subflows.
+/// What was reported MPTCP sockets, to leave out their subflows.
 #[derive(Debug, Default)]
 struct Mptcp {
     tokens: HashSet<u32>,
@@ -185,7 +185,7 @@ impl Mptcp {
     }
 
     /// A subflow has the inode of its MPTCP socket (`mptcp_subflow_create_socket`, `mptcp_sock_graft`). One whose
-    /// MPTCP socket was not told (a listener before 5.19, a connection that fell back before it had a token) stands for
+    /// MPTCP socket was not reported (a listener before 5.19, a connection that fell back before it had a token) stands for
     /// it.
     fn finish(&mut self, all: &mut Vec<SnapSocket>, before: usize) {
         if !self.inodes.is_empty() {
@@ -200,10 +200,10 @@ impl Mptcp {
             all.truncate(kept);
         }
         for (token, socket) in self.subflows.drain(..) {
-            let told = token.is_some_and(|token| self.tokens.contains(&token))
+            let reported = token.is_some_and(|token| self.tokens.contains(&token))
                 || self.inodes.contains(&socket.inode)
                 || self.ends.contains(&(socket.local, socket.remote));
-            if !told {
+            if !reported {
                 all.push(socket);
             }
         }
@@ -223,34 +223,34 @@ fn canonical(local: SocketAddr, remote: SocketAddr) -> (SocketAddr, SocketAddr, 
     (SocketAddr::new(laddr, local.port()), SocketAddr::new(raddr, remote.port()), mapped)
 }
 
-fn from_diag(told: &DiagSocket, netns: NetNs, suspended: DurationNs) -> Option<SnapSocket> {
-    let state = TcpState::from_number(told.state)?;
-    let (local, remote, mapped) = canonical(told.local, told.remote);
-    let is_mptcp = matches!(told.kind, DiagKind::Mptcp { .. });
-    let info = told.info.as_ref().filter(|_| state != TcpState::Listen);
+fn from_diag(reported: &DiagSocket, netns: NetNs, suspended: DurationNs) -> Option<SnapSocket> {
+    let state = TcpState::from_number(reported.state)?;
+    let (local, remote, mapped) = canonical(reported.local, reported.remote);
+    let is_mptcp = matches!(reported.kind, DiagKind::Mptcp { .. });
+    let info = reported.info.as_ref().filter(|_| state != TcpState::Listen);
     Some(SnapSocket {
-        cookie: Some(told.cookie),
-        inode: told.inode,
+        cookie: Some(reported.cookie),
+        inode: reported.inode,
         netns,
         state,
         transport: if is_mptcp { Transport::Mptcp } else { Transport::Tcp },
         local,
         remote,
         mapped,
-        v6only: told.v6only,
+        v6only: reported.v6only,
         device: None,
-        device_index: told.device,
-        uid: told.uid,
-        recv_queue: told.recv_queue,
-        send_queue: told.send_queue,
+        device_index: reported.device,
+        uid: reported.uid,
+        recv_queue: reported.recv_queue,
+        send_queue: reported.send_queue,
         direction: None,
-        traffic: match &told.mptcp_info {
+        traffic: match &reported.mptcp_info {
             Some(info) if state != TcpState::Listen => Some(mptcp_traffic(info)),
             _ => info.map(|info| traffic(state, info)),
         },
         holders: SmallVec::new(),
         no_holder: None,
-        born: Some(age::of_socket(state, info, told.filled, suspended)),
+        born: Some(age::of_socket(state, info, reported.filled, suspended)),
     })
 }
 
@@ -349,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_told_twice_is_told_once() {
+    fn what_was_reported_twice_is_reported_once() {
         let of_another_namespace = with(Some(1), 5, TcpState::Established);
         let mut all = asked(vec![
             of_another_namespace.clone(),
@@ -359,9 +359,9 @@ mod tests {
             with(Some(2), 0, TcpState::TimeWait),
         ]);
         all.settle(1);
-        let told: Vec<_> = all.sockets.iter().map(|socket| (socket.cookie, socket.state)).collect();
+        let reported: Vec<_> = all.sockets.iter().map(|socket| (socket.cookie, socket.state)).collect();
         let (first, second) = ((Some(1), TcpState::Established), (Some(2), TcpState::TimeWait));
-        assert_eq!(told, [first, (Some(1), TcpState::TimeWait), second]);
+        assert_eq!(reported, [first, (Some(1), TcpState::TimeWait), second]);
     }
 
     /// All accepted MPTCP sockets of a listener share its cookie.
@@ -380,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn without_cookies_only_the_inode_tells() {
+    fn without_cookies_only_the_inode_reports() {
         let mut all = asked(vec![
             with(None, 5, TcpState::Established),
             with(None, 5, TcpState::Established),
@@ -464,7 +464,7 @@ mod tests {
         assert_eq!(of("[::]:1", "[::]:0"), ("[::]:1".into(), "[::]:0".into(), false));
     }
 
-    /// What is read from the files is what the kernel tells over netlink, less what the files do not have.
+    /// What is read from the files is what the kernel reports over netlink, less what the files do not have.
     #[test]
     fn the_files_serve_where_netlink_is_refused() {
         let listener = std::net::TcpListener::bind("[::1]:0").expect("bind");

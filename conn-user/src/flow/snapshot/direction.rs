@@ -9,7 +9,7 @@ use crate::flow::model::Direction;
 use crate::flow::snapshot::model::{SnapSocket, TcpState};
 use crate::process::hash::IntMap;
 
-/// `net.ipv4.ip_local_port_range` of a kernel that nobody told otherwise.
+/// `net.ipv4.ip_local_port_range` of a kernel that nobody reported otherwise.
 pub(super) const DEFAULT_PORTS: RangeInclusive<u16> = 32768..=60999;
 
 /// What `/proc/sys/net/ipv4/ip_local_port_range` says.
@@ -24,7 +24,7 @@ pub(super) fn port_range(text: &str) -> Option<RangeInclusive<u16>> {
 ///
 /// A listener that fits the local end says `In`: the kernel gives no port to an outgoing connection that somebody is
 /// bound to (`__inet_hash_connect`). Without a listener it says `Out` only if the ports do not contradict it, because a
-/// listener may have closed since. Nothing tells an outgoing connection that its process bound to the port of a listener
+/// listener may have closed since. Nothing reports an outgoing connection that its process bound to the port of a listener
 /// (`SO_REUSEADDR`), to a host elsewhere, from an incoming one.
 pub(super) fn infer(sockets: &mut [SnapSocket], ports: &RangeInclusive<u16>) {
     let mut listeners: IntMap<u16, Vec<(IpAddr, bool, u32)>> = IntMap::default();
@@ -184,12 +184,12 @@ mod tests {
             socket("127.0.0.1:80", "127.0.0.1:90"),
             socket("127.0.0.1:90", "127.0.0.1:80"),
         ]);
-        let told: Vec<_> = all.iter().map(|(_, direction)| *direction).collect();
-        assert_eq!(told, [None, None, Some(Direction::Unknown), Some(Direction::Unknown)]);
+        let reported: Vec<_> = all.iter().map(|(_, direction)| *direction).collect();
+        assert_eq!(reported, [None, None, Some(Direction::Unknown), Some(Direction::Unknown)]);
     }
 
     #[test]
-    fn the_state_may_tell() {
+    fn the_state_may_emit() {
         let of_state = |state, inode| {
             let socket = SnapSocket { inode, state, ..socket("10.0.0.1:40000", "10.0.0.2:80") };
             directions(vec![socket])[0].1

@@ -38,7 +38,7 @@ pub struct StdioPeers {
 /// A socket in a snapshot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SnapSocket {
-    /// The socket's cookie; `None`: the source does not tell it (/proc/net/tcp). An accepted MPTCP connection may have that
+    /// The socket's cookie; `None`: the source does not report it (/proc/net/tcp). An accepted MPTCP connection may have that
     /// of its listener ([`SnapSocket::key`]).
     pub cookie: Option<u64>,
     /// Inode of the socket's file; 0: it has none (orphan, TIME_WAIT, not accepted yet).
@@ -69,7 +69,7 @@ pub struct SnapSocket {
     pub send_queue: u32,
     /// Which way it was opened, inferred from the listeners of the namespace; `None` for a listener.
     pub direction: Option<Direction>,
-    /// Counters, where the source tells them.
+    /// Counters, where the source reports them.
     pub traffic: Option<Traffic>,
     /// Every descriptor that holds the socket, by process id and number.
     pub holders: SmallVec<[Holder; 1]>,

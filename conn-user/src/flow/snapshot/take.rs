@@ -113,7 +113,7 @@ pub fn take(options: &SnapshotOptions) -> Result<Snapshot, SnapshotError> {
 }
 
 fn peers(all: &Descriptors, pairs: &[(u32, u32)]) -> Vec<StdioPeers> {
-    let of = |pid: Pid| Some((pid, all.kin(pid)?.start));
+    let of = |pid: Pid| Some((pid, all.parentage(pid)?.start));
     let each = |(pid, peers): (Pid, SmallVec<[Pid; 2]>)| {
         Some(StdioPeers { process: of(pid)?, peers: peers.into_iter().filter_map(of).collect() })
     };
@@ -149,7 +149,7 @@ fn attribute(
     let held = all.holders(socket.inode);
     socket.holders.reserve_exact(held.len());
     socket.holders.extend(held.iter().filter_map(|held| {
-        let start = all.kin(held.pid)?.start;
+        let start = all.parentage(held.pid)?.start;
         Some(Holder { pid: held.pid, start, fd: held.fd })
     }));
     if socket.holders.is_empty() {

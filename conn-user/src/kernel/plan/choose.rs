@@ -275,7 +275,7 @@ fn functions(facts: &KernelFacts, roles: &[Candidates; 4], plan: &mut Plan) -> R
                     .map(|(label, why)| format!("{label}: {why}"))
                     .collect::<Vec<_>>()
                     .join("; ");
-                // The state tracepoint tells of listeners too, only without the port of an automatic bind.
+                // The state tracepoint reports listeners too, only without the port of an automatic bind.
                 if candidates.iter().any(|candidate| candidate.role == Role::Listen) {
                     plan.notes
                         .push(format!("the port of an automatically bound listener is not known ({why})"));
@@ -396,8 +396,8 @@ const SYS_EXITS: [(&str, HookId, &str); 2] = [
 
 fn tracepoints(facts: &KernelFacts, plan: &mut Plan) -> Result<(), Refusal> {
     plan.notes.push(
-        "connect: the local port is chosen after the hook; an unanswered SYN is told 20 ms late, with the port that \
-         sock_diag tells"
+        "connect: the local port is chosen after the hook; an unanswered SYN is reported 20 ms late, with the port that \
+         sock_diag reports"
             .to_owned(),
     );
     let mut lost = Vec::new();
@@ -443,7 +443,7 @@ fn tracepoints(facts: &KernelFacts, plan: &mut Plan) -> Result<(), Refusal> {
                         hook,
                         attach: Attach::Tracepoint { category: "syscalls", name },
                         role: Role::Accept,
-                        reason: "tells who accepted, from the descriptor that the call returned".to_owned(),
+                        reason: "reports who accepted, from the descriptor that the call returned".to_owned(),
                         passed_over: Vec::new(),
                     };
                     plan.programs.extend(with_backups(facts, first));
@@ -491,7 +491,7 @@ fn general_notes(facts: &KernelFacts) -> Vec<String> {
     let mut notes: Vec<_> = facts.btf.missing.iter().map(ToString::to_string).collect();
     if facts.cookie_helper == Some(false) {
         notes.push(
-            "bpf_get_socket_cookie does not work in tracing programs here (5.12 on): connections are told apart by the \
+            "bpf_get_socket_cookie does not work in tracing programs here (5.12 on): connections are distinguished by the \
              socket's address and its history"
                 .to_owned(),
         );

@@ -1,4 +1,4 @@
-//! Entries for what alerts of `baseline = true` rules told.
+//! Entries for what alerts of `baseline = true` rules reported.
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -25,14 +25,14 @@ pub enum AcceptError {
     },
     /// It is not of a rule that asks the baseline.
     #[error(
-        "line {line}: the rule {rule} does not ask the baseline, so no entry silences it; write an exception instead:\n{exception}"
+        "line {line}: the rule {rule} does not ask the baseline, so no entry suppresses it; write an exception instead:\n{exception}"
     )]
     OtherRule {
         /// Where, from 1.
         line: u64,
         /// Its rule, harmless.
         rule: String,
-        /// What silences it, as the text of a file.
+        /// What suppresses it, as the text of a file.
         exception: String,
     },
     /// There is no alert at all.
@@ -55,7 +55,7 @@ struct AlertOf {
     #[serde(default)]
     evidence: serde_json::Map<String, serde_json::Value>,
     #[serde(default)]
-    silence: Option<String>,
+    suppress: Option<String>,
 }
 
 /// What is accepted.
@@ -82,8 +82,8 @@ impl Accepted {
                 continue;
             }
             if !alert.evidence.contains_key("baseline") {
-                let silence = alert.silence.unwrap_or_else(|| "…".to_owned());
-                let exception = exception(&alert.rule, &silence).trim_end().to_owned();
+                let suppress = alert.suppress.unwrap_or_else(|| "…".to_owned());
+                let exception = exception(&alert.rule, &suppress).trim_end().to_owned();
                 let rule = alert.rule.escape_debug().to_string();
                 return Err(AcceptError::OtherRule { line: number, rule, exception });
             }

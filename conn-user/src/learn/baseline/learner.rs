@@ -103,7 +103,7 @@ impl Learner {
 
     /// Learns the connection or listener that an event is about.
     pub fn add(&mut self, event: &Event) {
-        if Triggers::of_told(event).meet(Triggers::BEGIN.and(Triggers::LISTEN)) {
+        if Triggers::of_reported(event).intersect(Triggers::BEGIN.and(Triggers::LISTEN)) {
             self.add_seen(event, 1, event.wall);
         }
     }

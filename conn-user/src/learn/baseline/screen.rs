@@ -107,7 +107,7 @@ impl Screen {
     }
 
     fn wait(&mut self, event: &Event) {
-        if !Triggers::of_told(event).meet(Triggers::BEGIN.and(Triggers::LISTEN)) {
+        if !Triggers::of_reported(event).intersect(Triggers::BEGIN.and(Triggers::LISTEN)) {
             return;
         }
         let Some(path) = Path::of(event) else { return self.learner.add(event) };
@@ -205,7 +205,7 @@ mod tests {
     use crate::rules::host::Host;
     use crate::rules::testing::{Rig, process};
 
-    /// What the rig tells, with the alerts among it.
+    /// What the rig reports, with the alerts among it.
     fn screened(act: impl FnOnce(&mut Rig)) -> Learnt {
         let rules = screening(defaults::set(&Host::default()).expect("right"));
         let mut rig =
@@ -213,7 +213,7 @@ mod tests {
         rig.is_not_recorded();
         rig.begin();
         act(&mut rig);
-        let (events, alerts) = (rig.happened(), rig.told());
+        let (events, alerts) = (rig.happened(), rig.reported());
         let mut screen = Screen::default();
         for event in &events {
             screen.take(event);

@@ -159,7 +159,7 @@ fn the_file_of_a_day() {
 }
 
 #[test]
-fn what_was_learnt_is_read_again_and_silences_what_it_was_learnt_from() {
+fn what_was_learnt_is_read_again_and_suppresses_what_it_was_learnt_from() {
     let events = day();
     let learnt = learnt(&events);
     let set = read("day", &learnt.text("web1", "live"));
@@ -169,7 +169,7 @@ fn what_was_learnt_is_read_again_and_silences_what_it_was_learnt_from() {
 }
 
 #[test]
-fn news_are_told_once_each_and_can_be_accepted() {
+fn news_are_reported_once_each_and_can_be_accepted() {
     let text = learnt(&day()).text("web1", "live");
     let set = read("news", &text);
     let (curl, new) = (process(12, "/usr/bin/curl"), process(99, "/tmp/x"));
@@ -192,7 +192,7 @@ fn news_are_told_once_each_and_can_be_accepted() {
     assert!(addition.contains("# Accepted by ann at 2026-11-27T08:00:00Z, from alerts of baseline.path"));
     let set = read("accepted", &(text + &addition));
     assert_eq!(judged(&set, &news[..4]), [""; 0]);
-    assert_eq!(rules_of(&judged(&set, &news[4..])), ["baseline.server"], "that was not told apart");
+    assert_eq!(rules_of(&judged(&set, &news[4..])), ["baseline.server"], "that was not distinguished");
     assert_eq!(accepted.addition(set.baseline.entries(), &set.names, "").1, 0, "it is known");
 }
 

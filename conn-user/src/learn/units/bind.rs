@@ -84,8 +84,9 @@ impl Binds {
         }
         let of_all = deny.get(&None);
         // What is denied of both families need not be said of one again.
-        let told = deny.iter().filter(|(family, _)| family.is_none() || !everything(of_all));
-        told.filter(|(family, _)| !(family.is_some() && everything(allow.get(family))))
+        let reported = deny.iter().filter(|(family, _)| family.is_none() || !everything(of_all));
+        reported
+            .filter(|(family, _)| !(family.is_some() && everything(allow.get(family))))
             .map(|(family, ports)| Forbidden {
                 family: *family,
                 words: words(*family, ports),
@@ -214,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_one_resets_and_wrong_ones_are_told() {
+    fn an_empty_one_resets_and_wrong_ones_are_reported() {
         assert_eq!(forbidden("SocketBindDeny=any\nSocketBindDeny=\nSocketBindDeny=tcp:22"), ["lport:22"]);
         for wrong in [
             "0",

@@ -1,7 +1,7 @@
 //! What systemd units say about the network, as rules: `conn learn --from-units`. Reference: `docs/learn.md`.
 //!
 //! Unit files are read and merged as systemd does ([`crate::process::unit_files`]). What a unit says ([`policy`]) becomes rules
-//! of its type ([`service`], [`mod@slice`], [`socket`]), each of which cites file and line; what cannot is told with the reason.
+//! of its type ([`service`], [`mod@slice`], [`socket`]), each of which cites file and line; what cannot is reported with the reason.
 
 mod address;
 mod bind;
@@ -127,7 +127,7 @@ fn names(files: &UnitFiles, started: &BTreeMap<String, String>) -> BTreeSet<Stri
 }
 
 impl FromUnits {
-    /// Adds a rule; one whose filter is none (it is too long) is left out and told.
+    /// Adds a rule; one whose filter is none (it is too long) is left out and reported.
     fn add(&mut self, draft: Draft<'_>) {
         let wrong =
             [&draft.matches].into_iter().chain(&draft.except).find_map(|filter| Filter::new(filter).err());
@@ -161,7 +161,7 @@ impl FromUnits {
         self.left_out.push(LeftOut { unit: unit.to_owned(), place: cite.to_string(), reason: reason.into() });
     }
 
-    /// Tells of what no rule can say, and of what systemd ignores.
+    /// Reports what no rule can say, and of what systemd ignores.
     fn leave_out_of(&mut self, unit: &str, policy: &Policy) {
         for (cite, reason) in &policy.not_said {
             self.leave_out(unit, cite, *reason);

@@ -198,7 +198,7 @@ impl Service<'_> {
 }
 
 impl FromUnits {
-    /// Tells that IP lists deny nothing.
+    /// Reports that IP lists deny nothing.
     pub(super) fn no_address_denied(&mut self, unit: &str, access: &IpAccess) {
         for cite in [access.deny.cites(), access.allow.cites()].concat() {
             self.leave_out(unit, &cite, "no address is denied that is not allowed");

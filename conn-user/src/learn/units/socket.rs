@@ -58,11 +58,11 @@ fn expectations(
             socket.conditions.iter().map(|cite| format!("whether {} holds is not looked at", cite.place())),
         );
         let rivals = all.iter().filter(|other| other.name != unit && other.collides(*listen));
-        // conn tells whose a listener of systemd is by the unit files, and of several by which is linked to.
+        // conn reports whose a listener of systemd is by the unit files, and of several by which is linked to.
         let rivals = rivals.filter(|other| !linked.contains(unit) || linked.contains(other.name.as_str()));
         off.extend(
             rivals
-                .map(|other| format!("{} has the same place, and conn cannot tell whose it is", other.name)),
+                .map(|other| format!("{} has the same place, and conn cannot know whose it is", other.name)),
         );
         found.add(Draft {
             unit,

@@ -19,7 +19,7 @@ pub(super) struct Socket {
     pub(super) service: Option<String>,
     /// `SocketProtocol=` where it makes the sockets other than TCP.
     pub(super) other_protocol: Option<Cite>,
-    /// `ConditionPathExists=` and its kin: it starts only if they hold.
+    /// `ConditionPathExists=` and its parentage: it starts only if they hold.
     pub(super) conditions: Vec<Cite>,
     /// The rest.
     pub(super) policy: Policy,

@@ -1,4 +1,4 @@
-//! What `%i` and its kin stand for ("SPECIFIERS" in systemd.unit(5)), as far as the unit's name tells.
+//! What `%i` and its parentage stand for ("SPECIFIERS" in systemd.unit(5)), as far as the unit's name reports.
 
 use crate::process::unit_files::name;
 
@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_name_tells() {
+    fn what_the_name_reports() {
         let of = |value: &str| expand(value, "a-b@c\\x2dd.service").expect("known");
         assert_eq!(of("%i %I %n %N"), "c\\x2dd c-d a-b@c\\x2dd.service a-b@c\\x2dd");
         assert_eq!(of("%p %P %j %J 1%%"), "a-b a/b b b 1%");

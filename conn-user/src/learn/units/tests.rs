@@ -64,8 +64,8 @@ fn of_unit(pid: u32, unit: &str) -> Arc<ProcessInfo> {
 
 /// Ids of the rules that raised something since the last call.
 fn raised(rig: &mut Rig) -> Vec<String> {
-    let told = rig.told().into_iter().filter(|alert| alert.phase == Phase::Raised);
-    told.map(|alert| alert.rule.id.to_string()).collect()
+    let reported = rig.reported().into_iter().filter(|alert| alert.phase == Phase::Raised);
+    reported.map(|alert| alert.rule.id.to_string()).collect()
 }
 
 /// A tree with everything in it.
@@ -130,7 +130,7 @@ fn everything_in_one_file() {
 }
 
 #[test]
-fn every_setting_is_a_rule_or_is_told() {
+fn every_setting_is_a_rule_or_is_reported() {
     let text = text(&full());
     for place in [
         "named.service:2",
@@ -186,7 +186,7 @@ fn families_that_may_not_be_used() {
 /// A connection of an IPv6 socket that has IPv4-mapped addresses needs the right to make an IPv6 socket.
 #[test]
 fn mapped_addresses_belong_to_the_other_family() {
-    for (families, is_told) in [("AF_INET", true), ("AF_INET6", false)] {
+    for (families, is_reported) in [("AF_INET", true), ("AF_INET6", false)] {
         let mut rig = rig(&tree("a.service", &format!("[Service]\nRestrictAddressFamilies={families}\n")));
         let process = of_unit(10, "a.service");
         let conn = rig.connection(
@@ -198,7 +198,7 @@ fn mapped_addresses_belong_to_the_other_family() {
         );
         let mapped = crate::flow::model::ConnEvent { mapped: true, ..conn };
         let _: ConnId = rig.opens(mapped, crate::flow::model::Change::Connect);
-        assert_eq!(!raised(&mut rig).is_empty(), is_told, "{families}");
+        assert_eq!(!raised(&mut rig).is_empty(), is_reported, "{families}");
     }
 }
 
@@ -224,11 +224,11 @@ fn addresses_of_services_and_slices() {
     rig.open(&plain, "192.0.2.7:80");
     rig.open(&within(14, "/system.slice/system-getty.slice/getty@tty1.service"), "192.0.2.7:80");
     rig.accept(&other, "10.0.0.1:80", "192.0.2.1:5000");
-    let mut told = raised(&mut rig);
-    told.sort_unstable();
+    let mut reported = raised(&mut rig);
+    reported.sort_unstable();
     // The same program, address and port in the slice is one finding.
     assert_eq!(
-        told,
+        reported,
         ["unit.other.service.addresses", "unit.own.service.addresses", "unit.system.slice.addresses"]
     );
 }
@@ -270,7 +270,7 @@ fn a_socket_unit_that_is_started_is_expected_to_listen() {
     assert!(raised(&mut rig).is_empty());
 }
 
-/// What cannot be read may take back what can: there is no rule, and that is told.
+/// What cannot be read may take back what can: there is no rule, and that is reported.
 #[test]
 fn a_file_that_cannot_be_read() {
     let tree = tree("a.service", "[Service]\nPrivateNetwork=yes\n");
@@ -280,7 +280,7 @@ fn a_file_that_cannot_be_read() {
     assert!(!text.contains("[[rule]]") && text.contains("a.service.d/a.conf: cannot be read"), "{text}");
 }
 
-/// Several units of the same place, of which conn cannot tell which one it is.
+/// Several units of the same place, of which conn cannot know which one it is.
 #[test]
 fn rivals_are_not_expected() {
     let tree = Tree::new();
@@ -291,7 +291,7 @@ fn rivals_are_not_expected() {
             &format!("/x/{name}.socket"),
         );
     }
-    assert!(rules(&tree).is_empty() && text(&tree).matches("conn cannot tell whose it is").count() == 2);
+    assert!(rules(&tree).is_empty() && text(&tree).matches("conn cannot know whose it is").count() == 2);
 }
 
 #[test]

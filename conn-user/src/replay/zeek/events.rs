@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use thiserror::Error;
 
-use super::record::{Record, Side, State, Told};
+use super::record::{Record, Reported, Side, State};
 use crate::event::model::{Event, EventBody, Start};
 use crate::event::read::Recorded;
 use crate::filter::Names;
@@ -22,7 +22,7 @@ use crate::units::{BootNs, DurationNs, NetNs, WallNs};
 
 /// Most connections that are sorted at once: some 1.8 GB.
 const RECORDS_MAX: usize = 1 << 24;
-/// Most protocols that are told by name.
+/// Most protocols that are reported by name.
 const PROTOCOLS_MAX: usize = 16;
 /// The zone that says which side is of the network that is watched, where Zeek does not.
 const INTERNAL: &str = "internal";
@@ -39,7 +39,7 @@ pub struct NetworkStats {
     pub lines: u64,
     /// Lines of other protocols than TCP, by protocol.
     pub others: BTreeMap<String, u64>,
-    /// Lines of open connections that another line tells more of.
+    /// Lines of open connections that another line reports more of.
     pub repeated: u64,
     /// Attempts from outside that failed: the host that is asked has no event of them.
     pub failed_in: u64,
@@ -53,20 +53,20 @@ pub struct Network {
 }
 
 impl Network {
-    /// Adds what a line tells.
+    /// Adds what a line reports.
     ///
     /// # Errors
     /// When there is no room.
-    pub fn add(&mut self, told: Told) -> Result<(), TooMany> {
-        if let Told::Elsewhere(_) = told {
+    pub fn add(&mut self, reported: Reported) -> Result<(), TooMany> {
+        if let Reported::Elsewhere(_) = reported {
             return Ok(());
         }
         self.stats.lines += 1;
-        match told {
-            Told::Elsewhere(_) => {}
-            Told::Tcp(_) if self.records.len() >= RECORDS_MAX => return Err(TooMany),
-            Told::Tcp(record) => self.records.push(record),
-            Told::Other(protocol) => {
+        match reported {
+            Reported::Elsewhere(_) => {}
+            Reported::Tcp(_) if self.records.len() >= RECORDS_MAX => return Err(TooMany),
+            Reported::Tcp(record) => self.records.push(record),
+            Reported::Other(protocol) => {
                 let others = &mut self.stats.others;
                 let is_known = others.len() < PROTOCOLS_MAX || others.contains_key(&protocol);
                 *others.entry(if is_known { protocol } else { "others".to_owned() }).or_default() += 1;
@@ -96,7 +96,7 @@ impl Network {
         }
     }
 
-    /// A log of open connections has the same one again and again, and `conn.log` has it once it ended. The last tells all.
+    /// A log of open connections has the same one again and again, and `conn.log` has it once it ended. The last reports all.
     fn drop_repeated(&mut self) {
         let mut best: IntMap<u64, usize> = IntMap::default();
         for (at, record) in self.records.iter().enumerate() {
@@ -276,7 +276,7 @@ fn connection(record: &Record, place: usize, sides: &Sides) -> ConnEvent {
         kernel_socket: false,
         owner: nobody(),
         listener: None,
-        // How long the handshake took is not told: 0, as if its beginning had not been seen.
+        // How long the handshake took is not reported: 0, as if its beginning had not been seen.
         begun: BootNs(0),
         established: (!was_there && !record.has_failed()).then_some(BootNs(record.ts.0)),
     }

@@ -7,7 +7,7 @@ use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::fields::{Field, Fields};
-use super::record::{Told, ZeekError, is_of_open};
+use super::record::{Reported, ZeekError, is_of_open};
 
 /// Names the log that a line is of, where several are written to one file.
 const PATH: &str = "_path";
@@ -98,11 +98,11 @@ impl<'de> Deserialize<'de> for Line<'de> {
 }
 
 /// Reads a line.
-pub(super) fn read(line: &[u8]) -> Result<Told, ZeekError> {
+pub(super) fn read(line: &[u8]) -> Result<Reported, ZeekError> {
     let mut line: Line<'_> = serde_json::from_slice(line).map_err(ZeekError::Json)?;
     let is_open = match line.path {
         Some(path) => match is_of_open(&text(PATH, path)?) {
-            Err(ZeekError::Path(other)) => return Ok(Told::Elsewhere(other)),
+            Err(ZeekError::Path(other)) => return Ok(Reported::Elsewhere(other)),
             is_open => is_open?,
         },
         None => false,
@@ -122,7 +122,7 @@ pub(super) fn read(line: &[u8]) -> Result<Told, ZeekError> {
     for (field, value) in Field::ALL.into_iter().zip(line.values) {
         fields.set(field, value.map(|raw| text(field.name(), raw)).transpose()?);
     }
-    Told::of(&fields, is_open)
+    Reported::of(&fields, is_open)
 }
 
 /// The text of a value: what a string says, a number or a truth value as it is written.
@@ -150,10 +150,10 @@ mod tests {
         let text = LINE.replace("1591367999.305988", "\"2020-06-05T14:39:59.305988Z\"");
         assert_eq!(one, read(text.as_bytes()).expect("a line"));
         let bare = LINE.replace("\"duration\":0.06,\"orig_bytes\":62,", "\"duration\":null,");
-        let Told::Tcp(bare) = read(bare.as_bytes()).expect("a line") else { panic!("tcp") };
+        let Reported::Tcp(bare) = read(bare.as_bytes()).expect("a line") else { panic!("tcp") };
         assert_eq!((bare.duration, bare.bytes, bare.local_resp), (None, None, None));
         let udp = LINE.replace("\"tcp\"", "\"\\u0075dp\"");
-        assert_eq!(read(udp.as_bytes()).expect("a line"), Told::Other("udp".to_owned()));
+        assert_eq!(read(udp.as_bytes()).expect("a line"), Reported::Other("udp".to_owned()));
     }
 
     #[test]
@@ -170,7 +170,7 @@ mod tests {
             read(LINE.replace("\"ts\"", "\"id\":\"of a document\",\"ts\"").as_bytes()).expect("a line")
         );
         let dns = LINE.replace("\"uid\"", "\"_path\":\"dns\",\"uid\"");
-        assert_eq!(read(dns.as_bytes()).expect("a line"), Told::Elsewhere("dns".to_owned()));
+        assert_eq!(read(dns.as_bytes()).expect("a line"), Reported::Elsewhere("dns".to_owned()));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use memchr::memmem;
 
 pub use self::events::{Events, Network, NetworkStats, TooMany};
-pub use self::record::{Record, Told, ZeekError};
+pub use self::record::{Record, Reported, ZeekError};
 use super::file::RecordingError;
 use super::lines::{Cut, Line, Lines};
 
@@ -76,26 +76,26 @@ impl Log {
         &self.others
     }
 
-    /// What the next line tells; `None`: there is none.
+    /// What the next line reports; `None`: there is none.
     ///
     /// # Errors
     /// When it cannot be read on, a line is no connection, or all are of other logs. A last line without its end is none.
-    pub fn read(&mut self) -> Result<Option<Told>, RecordingError> {
+    pub fn read(&mut self) -> Result<Option<Reported>, RecordingError> {
         loop {
             let Some(Line { text, is_last }) = self.lines.next()? else { return self.end().map(|()| None) };
-            let told = match &mut self.form {
+            let reported = match &mut self.form {
                 Form::Tsv(head) => head.read(text),
                 Form::Json => json::read(text).map(Some),
             };
-            match told {
+            match reported {
                 Ok(None) => {}
-                Ok(Some(Told::Elsewhere(log))) => {
+                Ok(Some(Reported::Elsewhere(log))) => {
                     let is_known = self.others.len() < LOGS_MAX || self.others.contains_key(&log);
                     *self.others.entry(if is_known { log } else { "others".to_owned() }).or_default() += 1;
                 }
-                Ok(Some(told)) => {
+                Ok(Some(reported)) => {
                     self.connections += 1;
-                    return Ok(Some(told));
+                    return Ok(Some(reported));
                 }
                 Err(_) if is_last => {
                     self.lines.cut = Some(Cut::Line);

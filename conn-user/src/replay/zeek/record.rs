@@ -1,4 +1,4 @@
-//! A connection as a line of `conn.log` tells it.
+//! A connection as a line of `conn.log` reports it.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::net::IpAddr;
@@ -21,7 +21,7 @@ const SECOND: u64 = 1_000_000_000;
 pub enum ZeekError {
     /// A field that every connection has is missing or unset.
     #[error(
-        "no `{0}`, which every line of a conn.log has; other logs of Zeek tell nothing that can be judged"
+        "no `{0}`, which every line of a conn.log has; other logs of Zeek report nothing that can be judged"
     )]
     Missing(&'static str),
     /// A value is none.
@@ -138,7 +138,7 @@ pub struct Record {
     pub(super) orig_port: u16,
     pub(super) resp_port: u16,
     pub(super) state: State,
-    /// Who closed first, where the history tells.
+    /// Who closed first, where the history reports.
     pub(super) closed_first: Option<Side>,
     pub(super) local_orig: Option<bool>,
     pub(super) local_resp: Option<bool>,
@@ -146,9 +146,9 @@ pub struct Record {
     pub(super) is_open: bool,
 }
 
-/// What a line tells.
+/// What a line reports.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Told {
+pub enum Reported {
     /// A TCP connection.
     Tcp(Record),
     /// Something of another protocol.
@@ -157,7 +157,7 @@ pub enum Told {
     Elsewhere(String),
 }
 
-impl Told {
+impl Reported {
     pub(super) fn of(fields: &Fields<'_>, is_open: bool) -> Result<Self, ZeekError> {
         let other = |proto: &str| Some((proto != "tcp").then(|| shortened(proto)));
         if let Some(proto) = fields.need(Field::Proto, "a protocol", other)? {
@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_fin_tells_who_closed() {
+    fn the_first_fin_reports_who_closed() {
         assert_eq!(closed_first("ShADadfF"), Some(Side::Responder));
         assert_eq!(closed_first("^hADFf"), Some(Side::Originator));
         assert_eq!(closed_first("ShADadR"), None);

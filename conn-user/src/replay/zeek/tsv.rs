@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use memchr::memmem;
 
 use super::fields::{Field, Fields};
-use super::record::{Told, ZeekError, is_of_open};
+use super::record::{Reported, ZeekError, is_of_open};
 
 /// What the head above a line says.
 #[derive(Debug)]
@@ -35,15 +35,15 @@ impl Default for Head {
 
 impl Head {
     /// Reads a line. `None`: it was one of the head, which may come again in the middle, where logs were joined.
-    pub(super) fn read(&mut self, line: &[u8]) -> Result<Option<Told>, ZeekError> {
+    pub(super) fn read(&mut self, line: &[u8]) -> Result<Option<Reported>, ZeekError> {
         if let Some(line) = line.strip_prefix(b"#") {
             return self.learn(line).map(|()| None);
         }
         if let Some(other) = &self.other {
-            return Ok(Some(Told::Elsewhere(other.clone())));
+            return Ok(Some(Reported::Elsewhere(other.clone())));
         }
         let fields = self.fields(line)?;
-        Told::of(&fields, self.is_open).map(Some)
+        Reported::of(&fields, self.is_open).map(Some)
     }
 
     fn learn(&mut self, line: &[u8]) -> Result<(), ZeekError> {
@@ -242,11 +242,11 @@ mod tests {
             "#fields\tts\tid_orig_h\tid_orig_p\tid::resp_h\tid/resp_p\tproto\tconn_state",
         ];
         assert!(dns.iter().all(|line| read(line).is_none()));
-        assert_eq!(read("1\tx"), Some(Told::Elsewhere("dns".to_owned())));
+        assert_eq!(read("1\tx"), Some(Reported::Elsewhere("dns".to_owned())));
         assert!(conn.iter().all(|line| read(line).is_none()));
-        assert!(matches!(read("1.5\t10.0.0.1\t1\t10.0.0.2\t2\ttcp\tSF"), Some(Told::Tcp(_))));
+        assert!(matches!(read("1.5\t10.0.0.1\t1\t10.0.0.2\t2\ttcp\tSF"), Some(Reported::Tcp(_))));
         assert!(dns.iter().all(|line| read(line).is_none()));
-        assert_eq!(read("1\tx\ty\tz"), Some(Told::Elsewhere("dns".to_owned())));
+        assert_eq!(read("1\tx\ty\tz"), Some(Reported::Elsewhere("dns".to_owned())));
     }
 
     #[test]

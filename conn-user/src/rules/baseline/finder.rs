@@ -55,7 +55,7 @@ impl<'e> User<'e> {
         }
     }
 
-    /// A session or another scope is no service: what runs there is told apart by its executable. The name of a process is
+    /// A session or another scope is no service: what runs there is distinguished by its executable. The name of a process is
     /// its own choice and says nothing.
     pub fn of_process(process: &'e ProcessInfo) -> Option<Self> {
         let unit = process.placement.as_deref().and_then(Placement::innermost_unit);

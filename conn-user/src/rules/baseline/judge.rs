@@ -7,7 +7,7 @@ use crate::event::alert::{Evidence, Value};
 use crate::event::model::Event;
 use crate::filter::names::Names;
 use crate::flow::model::Direction;
-use crate::rules::detector::Scene;
+use crate::rules::detector::Context;
 use crate::rules::memory::{Memory, Past};
 
 /// Most entries that an alert names.
@@ -37,8 +37,8 @@ impl Baseline {
 
 impl Finder {
     /// Whether the program is known.
-    pub(in crate::rules) fn knows_program(&mut self, user: User<'_>, scene: &Scene<'_>) -> bool {
-        scene.baseline.knows_program(self.find(scene.baseline, user), user)
+    pub(in crate::rules) fn knows_program(&mut self, user: User<'_>, context: &Context<'_>) -> bool {
+        context.baseline.knows_program(self.find(context.baseline, user), user)
     }
 
     /// Whether the path is known.
@@ -46,10 +46,10 @@ impl Finder {
         &mut self,
         user: User<'_>,
         (direction, ip, port): (Direction, IpAddr, u16),
-        scene: &Scene<'_>,
+        context: &Context<'_>,
     ) -> bool {
-        let found = self.find(scene.baseline, user);
-        scene.baseline.knows_connection(found, Path { direction, ip, port }, scene.names)
+        let found = self.find(context.baseline, user);
+        context.baseline.knows_connection(found, Path { direction, ip, port }, context.names)
     }
 
     /// Whether the listener is known.
@@ -57,17 +57,17 @@ impl Finder {
         &mut self,
         user: User<'_>,
         local: SocketAddr,
-        scene: &Scene<'_>,
+        context: &Context<'_>,
     ) -> bool {
-        let found = self.find(scene.baseline, user);
-        scene.baseline.knows_listener(found, local, scene.names)
+        let found = self.find(context.baseline, user);
+        context.baseline.knows_listener(found, local, context.names)
     }
 }
 
 /// What the baseline says of something, for people who ask; `name`: what sort of entry would be it.
 pub(in crate::rules) fn recollection(is_known: bool, same: u64, name: &str, facts: Vec<Evidence>) -> Memory {
     if is_known {
-        Memory::lets_be(format!("the baseline has an entry of this {name}"), facts)
+        Memory::not_raised(format!("the baseline has an entry of this {name}"), facts)
     } else {
         Memory::finds(same, format!("the baseline has no entry of this {name}"), facts)
     }
@@ -82,14 +82,14 @@ pub(in crate::rules) fn recollection_of_use(
     facts: Vec<Evidence>,
     past: &Past<'_>,
 ) -> Memory {
-    let teller = past.program_rules.iter().find(|rule| rule.selects(event));
-    match teller.filter(|_| !is_known && !past.baseline.has_program(user)) {
+    let emitter = past.program_rules.iter().find(|rule| rule.selects(event));
+    match emitter.filter(|_| !is_known && !past.baseline.has_program(user)) {
         Some(rule) => {
             let id = &rule.about.id;
             let says = format!(
-                "the baseline has no entry of this {name}, nor of its program: that is for the rule {id} to tell"
+                "the baseline has no entry of this {name}, nor of its program: that is for the rule {id} to report"
             );
-            Memory::lets_be(says, facts)
+            Memory::not_raised(says, facts)
         }
         None => recollection(is_known, same, name, facts),
     }
@@ -97,13 +97,13 @@ pub(in crate::rules) fn recollection_of_use(
 
 /// Of whom something is is not known, so that no entry can be of them.
 pub(in crate::rules) fn of_nobody() -> Memory {
-    Memory::lets_be("whose it is is not known: neither a service nor an executable", Vec::new())
+    Memory::not_raised("whose it is is not known: neither a service nor an executable", Vec::new())
 }
 
-/// Whether a rule on programs tells of the event's program, which is not known: then it is the one new thing, and not what it
+/// Whether a rule on programs reports the event's program, which is not known: then it is the one new thing, and not what it
 /// does too.
-pub(in crate::rules) fn is_deferred(event: &Event, scene: &Scene<'_>) -> bool {
-    scene.program_rules.iter().any(|rule| rule.selects(event))
+pub(in crate::rules) fn is_deferred(event: &Event, context: &Context<'_>) -> bool {
+    context.program_rules.iter().any(|rule| rule.selects(event))
 }
 
 /// What is known of who did it: `baseline`, the sort of entry that is missing; `unit` or `exe`; `known`, how many entries they

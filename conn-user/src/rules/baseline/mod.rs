@@ -1,5 +1,5 @@
 //! What is known to be normal here: the entries of rule files (`[[baseline.connection]]` and its like), made by `conn learn` and
-//! reviewed by a person. Rules with `baseline = true` tell what is in none of them.
+//! reviewed by a person. Rules with `baseline = true` report what is in none of them.
 //!
 //! Whose an entry is ([`Who`]): the unit's, for processes of services, else the executable's. An event's [`User`] is looked
 //! up once and remembered ([`Finder`]); then a port is looked up, and only its few addresses are compared.
@@ -132,7 +132,7 @@ impl Baseline {
     }
 
     /// Whether the program has an entry: its executable, or in a unit this executable of it. A unit of which no executable
-    /// is listed may run any, and one whose executable is not known cannot be told.
+    /// is listed may run any, and one whose executable is not known cannot be reported.
     fn knows_program(&self, found: &[u32], user: User<'_>) -> bool {
         if user.unit.is_none() {
             return !found.is_empty();

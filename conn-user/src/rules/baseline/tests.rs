@@ -1,4 +1,4 @@
-//! What rules with `baseline = true` tell, and what they do not.
+//! What rules with `baseline = true` report, and what they do not.
 
 use std::sync::Arc;
 
@@ -71,13 +71,13 @@ fn rig() -> Rig {
     rig
 }
 
-fn told(rig: &mut Rig) -> Vec<String> {
+fn reported(rig: &mut Rig) -> Vec<String> {
     let raised = |alert: &Alert| alert.phase == Phase::Raised;
-    rig.told().iter().filter(|alert| raised(alert)).map(|alert| alert.rule.id.to_string()).collect()
+    rig.reported().iter().filter(|alert| raised(alert)).map(|alert| alert.rule.id.to_string()).collect()
 }
 
 #[test]
-fn what_is_known_is_not_told() {
+fn what_is_known_is_not_reported() {
     let mut rig = rig();
     rig.open_and_close(&process(10, "/usr/bin/curl"), "10.1.0.77:443", None);
     rig.open_and_close(&process(11, "/usr/bin/python3.11"), "127.0.0.1:5432", None);
@@ -87,7 +87,7 @@ fn what_is_known_is_not_told() {
     // Narrower than what is known.
     rig.listen(&nginx, "10.0.0.1:80");
     rig.listen(&process(13, "/usr/bin/nc"), "127.0.0.1:4000");
-    assert_eq!(told(&mut rig), [""; 0]);
+    assert_eq!(reported(&mut rig), [""; 0]);
 }
 
 #[test]
@@ -101,20 +101,20 @@ fn each_new_thing_is_one_alert() {
     assert_eq!(evidence_of(&alert, "known"), Some(&Value::Number(1)));
     let nearest = Value::List(vec![Value::Text(b"out 10.1.0.0/24 port 443"[..].into())]);
     assert_eq!(evidence_of(&alert, "nearest"), Some(&nearest));
-    assert_eq!(alert.silence.as_deref(), Some("exe:/usr/bin/curl dport:443 raddr:10.2.0.1"));
+    assert_eq!(alert.suppress.as_deref(), Some("exe:/usr/bin/curl dport:443 raddr:10.2.0.1"));
     rig.open(&curl, "10.1.0.1:80");
     rig.accept(&curl, "10.0.0.1:443", "10.1.0.1:50000");
-    assert_eq!(told(&mut rig), ["path", "path"], "another port, another direction");
+    assert_eq!(reported(&mut rig), ["path", "path"], "another port, another direction");
 
     rig.listen(&process(11, "/usr/bin/nc"), "0.0.0.0:4000");
-    assert_eq!(told(&mut rig), ["server"], "wider than what is known");
+    assert_eq!(reported(&mut rig), ["server"], "wider than what is known");
 
     let new = process(12, "/tmp/new");
     for remote in ["10.1.0.1:443", "10.9.0.1:22"] {
         rig.open(&new, remote);
     }
     rig.listen(&new, "0.0.0.0:4444");
-    assert_eq!(told(&mut rig), ["process"], "a new program is one new thing, whatever it does");
+    assert_eq!(reported(&mut rig), ["process"], "a new program is one new thing, whatever it does");
 }
 
 #[test]
@@ -125,17 +125,17 @@ fn a_service_is_asked_by_its_unit_and_its_executables() {
     assert_eq!(&*alert.rule.id, "process", "curl is known, but not in this service");
     assert_eq!(evidence_of(&alert, "unit"), Some(&Value::Text(b"nginx.service"[..].into())));
     rig.open(&service(11, "/usr/sbin/nginx", "nginx.service"), "10.1.0.1:443");
-    assert_eq!(told(&mut rig), ["path"]);
-    // What a session does is not told apart by its number.
+    assert_eq!(reported(&mut rig), ["path"]);
+    // What a session does is not distinguished by its number.
     let scope = Placement::of(b"/user.slice/user-0.slice/session-12.scope");
     let curl =
         ProcessInfo { placement: Some(Arc::new(scope)), ..ProcessInfo::clone(&process(13, "/usr/bin/curl")) };
     rig.open(&Arc::new(curl), "10.1.0.2:443");
-    assert_eq!(told(&mut rig), [""; 0]);
+    assert_eq!(reported(&mut rig), [""; 0]);
 }
 
 #[test]
-fn without_a_rule_on_programs_a_new_one_is_told_by_what_it_does() {
+fn without_a_rule_on_programs_a_new_one_is_reported_by_what_it_does() {
     let mut rules = rules();
     rules.pop();
     let mut rig = Rig::with_baseline(rules, baseline());
@@ -143,7 +143,7 @@ fn without_a_rule_on_programs_a_new_one_is_told_by_what_it_does() {
     let new = process(12, "/tmp/new");
     rig.open(&new, "10.1.0.1:443");
     rig.listen(&new, "0.0.0.0:4444");
-    assert_eq!(told(&mut rig), ["path", "server"]);
+    assert_eq!(reported(&mut rig), ["path", "server"]);
 }
 
 #[test]
@@ -153,7 +153,7 @@ fn a_rule_on_programs_that_leaves_one_out_leaves_it_to_the_others() {
     let mut rig = Rig::with_baseline(rules, baseline());
     rig.begin();
     rig.open(&process(12, "/tmp/new"), "10.1.0.1:443");
-    assert_eq!(told(&mut rig), ["path"]);
+    assert_eq!(reported(&mut rig), ["path"]);
 }
 
 #[test]
@@ -163,7 +163,7 @@ fn what_is_open_at_the_start_is_judged() {
     rig.existing(Direction::Unknown, &process(10, "/usr/bin/curl"), None, "10.3.0.1:443");
     rig.listen(&process(11, "/usr/bin/nc"), "127.0.0.1:4001");
     rig.begin();
-    assert_eq!(told(&mut rig), ["path", "server"]);
+    assert_eq!(reported(&mut rig), ["path", "server"]);
 }
 
 #[test]
@@ -175,21 +175,21 @@ fn what_is_not_known_of_whom_is_not_judged() {
     rig.open(&nameless(process(10, "/tmp/x")), "10.9.0.1:1");
     // Of a service its path is judged, and not its program.
     rig.open(&nameless(service(11, "/tmp/x", "nginx.service")), "127.0.0.1:8080");
-    assert_eq!(told(&mut rig), [""; 0]);
+    assert_eq!(reported(&mut rig), [""; 0]);
 }
 
 #[test]
-fn the_same_is_told_once() {
+fn the_same_is_reported_once() {
     let mut rig = rig();
     let curl = process(10, "/usr/bin/curl");
     for _ in 0..3 {
         rig.open_and_close(&curl, "10.2.0.1:443", None);
         rig.pass(seconds(1));
     }
-    assert_eq!(told(&mut rig), ["path"]);
+    assert_eq!(reported(&mut rig), ["path"]);
     rig.pass(seconds(4_000));
     rig.open_and_close(&curl, "10.2.0.1:443", None);
-    assert_eq!(told(&mut rig), ["path"], "after the throttle");
+    assert_eq!(reported(&mut rig), ["path"], "after the throttle");
 }
 
 #[test]
@@ -197,19 +197,19 @@ fn another_baseline_is_put_in_force() {
     let mut rig = rig();
     let curl = process(10, "/usr/bin/curl");
     rig.open(&curl, "10.2.0.1:443");
-    assert_eq!(told(&mut rig), ["path"]);
+    assert_eq!(reported(&mut rig), ["path"]);
     rig.set_rules_and(rules(), baseline());
-    assert_eq!(rig.told().len(), 0, "nothing has changed");
+    assert_eq!(rig.reported().len(), 0, "nothing has changed");
     let mut entries = baseline().entries().to_vec();
     entries.push(out(exe("/usr/bin/curl"), "10.2.0.1/32", 443));
     rig.set_rules_and(rules(), Baseline::new(entries, Vec::new()));
     assert_eq!(rig.only().phase, Phase::Resolved);
     rig.open(&curl, "10.2.0.1:443");
-    assert_eq!(rig.told().len(), 0, "it is known now");
+    assert_eq!(rig.reported().len(), 0, "it is known now");
 }
 
 #[test]
-fn a_loss_while_learning_is_told() {
+fn a_loss_while_learning_is_reported() {
     let windows = vec![Window { lost: 3, ..Window::default() }];
     let mut rig = Rig::with_baseline(rules(), Baseline::new(baseline().entries().to_vec(), windows));
     rig.begin();

@@ -35,7 +35,7 @@ pub struct Case {
     /// Ids of rules that are off and are on for this test.
     pub enable: Vec<String>,
     /// The processes, by their names in the lines.
-    pub processes: BTreeMap<String, Cast>,
+    pub processes: BTreeMap<String, TestProcess>,
     /// What was there when conn began.
     pub existing: Vec<Step>,
     /// What happens.
@@ -46,7 +46,7 @@ pub struct Case {
 
 /// A process of a test. What is not said is what is usual.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Cast {
+pub struct TestProcess {
     /// Path of the executable; `None`: it is not known.
     pub exe: Option<String>,
     /// Its own name; `None`: the last part of `exe`.

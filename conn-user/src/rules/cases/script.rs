@@ -23,7 +23,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use super::words::{Word, Words};
-use super::{Act, Cast, FlowNo, Who};
+use super::{Act, FlowNo, TestProcess, Who};
 use crate::event::errno;
 use crate::event::names;
 use crate::filter::suggest::nearest;
@@ -68,18 +68,18 @@ struct Flow {
 /// Reads the lines of a test one after the other, and knows what is there.
 #[derive(Clone, Debug, Default)]
 pub struct Script {
-    processes: BTreeMap<String, Cast>,
+    processes: BTreeMap<String, TestProcess>,
     flows: Vec<Flow>,
     is_existing: bool,
 }
 
 impl Script {
     /// With these processes.
-    pub const fn new(processes: BTreeMap<String, Cast>) -> Self {
+    pub const fn new(processes: BTreeMap<String, TestProcess>) -> Self {
         Self { processes, flows: Vec::new(), is_existing: false }
     }
 
-    /// Whether the next lines tell what was there when conn began.
+    /// Whether the next lines report what was there when conn began.
     pub const fn set_existing(&mut self, is_existing: bool) {
         self.is_existing = is_existing;
     }
@@ -101,7 +101,7 @@ impl Script {
     }
 
     /// The processes, with those that lines named by their paths.
-    pub fn into_processes(self) -> BTreeMap<String, Cast> {
+    pub fn into_processes(self) -> BTreeMap<String, TestProcess> {
         self.processes
     }
 
@@ -356,8 +356,8 @@ impl Script {
             return Ok(word.text.to_owned());
         }
         if word.text.starts_with('/') {
-            let cast = Cast { exe: Some(word.text.to_owned()), ..Cast::default() };
-            self.processes.insert(word.text.to_owned(), cast);
+            let spec = TestProcess { exe: Some(word.text.to_owned()), ..TestProcess::default() };
+            self.processes.insert(word.text.to_owned(), spec);
             return Ok(word.text.to_owned());
         }
         let help = match nearest(word.text, self.processes.keys().map(String::as_str)) {

@@ -12,7 +12,7 @@ use crate::filter::FilterError;
 use crate::kernel::interfaces::Device;
 
 fn script() -> Script {
-    Script::new([("bash".to_owned(), Cast::default())].into())
+    Script::new([("bash".to_owned(), TestProcess::default())].into())
 }
 
 fn acts(lines: &[&str]) -> Vec<Act> {

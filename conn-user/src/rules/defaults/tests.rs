@@ -134,7 +134,7 @@ fn rig() -> Rig {
 
 /// Ids of the rules that raised something.
 fn raised(rig: &mut Rig) -> Vec<String> {
-    let mut ids: Vec<String> = rig.told().iter().map(|alert| alert.rule.id.to_string()).collect();
+    let mut ids: Vec<String> = rig.reported().iter().map(|alert| alert.rule.id.to_string()).collect();
     ids.sort();
     ids.dedup();
     ids
@@ -147,7 +147,7 @@ fn with_args(pid: u32, exe: &str, args: &[&str]) -> Arc<ProcessInfo> {
 }
 
 #[test]
-fn what_intruders_do_is_told() {
+fn what_intruders_do_is_reported() {
     type Act = fn(&mut Rig);
     let acts: [(&str, &[&str], Act); 10] = [
         ("bash with /dev/tcp", &["process.shell"], |rig| {
@@ -157,7 +157,7 @@ fn what_intruders_do_is_told() {
             let python = process(7, "/usr/bin/python3.11");
             let shell = child(&python, 8, "/usr/bin/dash");
             let conn = rig.connection(Direction::Out, Some(&python), None, "203.0.113.9:4443", Source::Live);
-            // No event tells of the connection.
+            // No event reports the connection.
             rig.is_not_recorded();
             rig.body(EventBody::Exec(ProcEvent { stdio: Some(Box::new(conn)), ..ProcEvent::new(shell) }));
         }),
@@ -201,7 +201,7 @@ fn what_intruders_do_is_told() {
 /// Whose listener is gone, or which goes to a high port: nothing says which side opened it.
 #[test]
 fn a_shell_that_is_driven_over_a_connection_of_an_unknown_direction() {
-    for (exe, is_told) in [("/usr/bin/perl", true), ("/usr/lib/openssh/sshd-session", false)] {
+    for (exe, is_reported) in [("/usr/bin/perl", true), ("/usr/lib/openssh/sshd-session", false)] {
         let set = set(&Host::default()).expect("right");
         let mut rig = Rig::before(set.rules.iter().map(|rule| Rule::clone(rule)).collect());
         let server = process(7, exe);
@@ -210,7 +210,7 @@ fn a_shell_that_is_driven_over_a_connection_of_an_unknown_direction() {
         let stdio_peers = [(server.pid, server.start)].into();
         rig.body(EventBody::Exec(ProcEvent { stdio_peers, ..ProcEvent::new(shell) }));
         rig.begin();
-        assert_eq!(raised(&mut rig).contains(&"process.spawn".to_owned()), is_told, "{exe}");
+        assert_eq!(raised(&mut rig).contains(&"process.spawn".to_owned()), is_reported, "{exe}");
     }
 }
 
@@ -228,16 +228,16 @@ fn a_reverse_shell_is_one_alert() {
         ..ProcEvent::new(Arc::clone(&shell))
     }));
     rig.exec(&child(&shell, 100_002, "/usr/bin/id"));
-    let alerts = rig.told();
+    let alerts = rig.reported();
     let ids: Vec<&str> = alerts.iter().map(|alert| &*alert.rule.id).collect();
     assert_eq!(ids, ["process.reverse-shell"]);
     // Its commands without a descriptor of the connection, to another peer: that is another finding.
     rig.open(&python, "203.0.113.10:4443");
     rig.close(id, crate::flow::model::EndedHow::PeerFin, None);
-    let repeats = rig.told().iter().map(|alert| alert.repeats).max();
+    let repeats = rig.reported().iter().map(|alert| alert.repeats).max();
     assert_eq!(repeats, Some(2), "the shell and the command of the same connection are counted");
     rig.exec(&child(&python, 100_003, "/usr/bin/dash"));
-    let alerts = rig.told();
+    let alerts = rig.reported();
     let ids: Vec<&str> = alerts.iter().map(|alert| &*alert.rule.id).collect();
     assert_eq!(ids, ["process.spawn"]);
 }
@@ -284,7 +284,7 @@ fn what_servers_do_is_not() {
 }
 
 #[test]
-fn what_stays_open_is_told_in_time() {
+fn what_stays_open_is_reported_in_time() {
     let mut rig = rig();
     rig.open(&process(100_001, "/usr/bin/curl"), "203.0.113.9:443");
     rig.pass(seconds(3_599));

@@ -76,7 +76,7 @@ impl Engine {
                 self.late.insert(token, late);
             }
         }
-        if self.alerts.has_told() { self.alerts.take() } else { Vec::new() }
+        if self.alerts.has_reported() { self.alerts.take() } else { Vec::new() }
     }
 
     /// Events that wait for facts of their process, and connections that wait to be sampled.
@@ -147,10 +147,10 @@ impl Engine {
             let Some(running) = self.at_work(*run) else { return false };
             let is_selected = running.selects(event) && (is_last || !running.may_yet_except(event));
             if is_selected {
-                self.with(*run, now, flows, |detector, rule, scene| {
-                    scene.existing = existing;
-                    scene.is_over = is_over;
-                    detector.on_match(rule, event, scene);
+                self.with(*run, now, flows, |detector, rule, context| {
+                    context.existing = existing;
+                    context.is_over = is_over;
+                    detector.on_match(rule, event, context);
                 });
             }
             !is_selected
@@ -159,10 +159,10 @@ impl Engine {
             let Some(running) = self.at_work(*run) else { return false };
             let is_selected = running.detector.secondary().is_some_and(|of| of.filter.matches(event));
             if is_selected {
-                self.with(*run, now, flows, |detector, rule, scene| {
-                    scene.existing = existing;
-                    scene.is_over = is_over;
-                    detector.on_secondary(rule, event, scene);
+                self.with(*run, now, flows, |detector, rule, context| {
+                    context.existing = existing;
+                    context.is_over = is_over;
+                    detector.on_secondary(rule, event, context);
                 });
             }
             !is_selected

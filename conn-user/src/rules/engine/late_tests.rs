@@ -20,7 +20,7 @@ fn unsettled(pid: u32, exe: &str) -> Arc<ProcessInfo> {
     Arc::new(ProcessInfo { identity, ..ProcessInfo::clone(&process(pid, exe)) })
 }
 
-/// Neither a false alert while the answer is on its way, nor silence when none comes.
+/// Neither a false alert while the answer is on its way, nor none at all when none comes.
 #[test]
 fn an_exception_waits_for_its_fact_and_not_for_ever() {
     for (answer, raised) in [(Some(true), 0), (Some(false), 1), (None, 1)] {
@@ -29,12 +29,12 @@ fn an_exception_waits_for_its_fact_and_not_for_ever() {
         rig.is_not_recorded();
         let sshd = unsettled(10, "/usr/sbin/sshd");
         rig.open(&sshd, "203.0.113.9:22");
-        assert!(rig.told().is_empty(), "{answer:?}: it waits");
+        assert!(rig.reported().is_empty(), "{answer:?}: it waits");
         if let Some(is_host) = answer {
             sshd.identity.set_exe_is_host(is_host);
         }
         rig.pass(LATE_FACTS);
-        assert_eq!(rig.told().len(), raised, "{answer:?}");
+        assert_eq!(rig.reported().len(), raised, "{answer:?}");
     }
 }
 
@@ -42,11 +42,11 @@ fn an_exception_waits_for_its_fact_and_not_for_ever() {
 fn what_no_exception_can_concern_does_not_wait() {
     let mut rig = Rig::new(forbidden());
     rig.open(&unsettled(10, "/usr/bin/ssh"), "203.0.113.9:22");
-    assert_eq!(rig.told().len(), 1, "another executable");
+    assert_eq!(rig.reported().len(), 1, "another executable");
     let known = unsettled(11, "/usr/sbin/sshd");
     known.identity.set_exe_is_host(false);
     rig.open(&known, "203.0.113.10:22");
-    assert_eq!(rig.told().len(), 1, "known to be another file");
+    assert_eq!(rig.reported().len(), 1, "known to be another file");
 }
 
 /// Facts of one process never come (its executable is on a file system that hangs): the others wait for theirs as ever.
@@ -59,10 +59,10 @@ fn a_process_whose_facts_never_come_leaves_room_for_others() {
         rig.open(&hangs, &format!("203.0.{}.{}:22", at >> 8, at & 255));
     }
     // It fires for those that find no room, by what is known.
-    assert_eq!((rig.waiting(), rig.told().len()), (256, 300 - 256));
+    assert_eq!((rig.waiting(), rig.reported().len()), (256, 300 - 256));
     let sshd = unsettled(11, "/usr/sbin/sshd");
     rig.open(&sshd, "203.0.113.9:22");
-    assert_eq!((rig.waiting(), rig.told().len()), (257, 0), "another one waits");
+    assert_eq!((rig.waiting(), rig.reported().len()), (257, 0), "another one waits");
     rig.pass(LATE_FACTS);
     assert_eq!((rig.waiting(), rig.timers()), (0, 0));
 }

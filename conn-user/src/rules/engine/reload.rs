@@ -103,7 +103,7 @@ impl Engine {
         self.now = self.now.max(now);
         for &place in places {
             if let Some(run) = self.run_at(place) {
-                self.with(run, now, flows, |detector, rule, scene| detector.on_start(rule, scene));
+                self.with(run, now, flows, |detector, rule, context| detector.on_start(rule, context));
             }
         }
         for event in existing {

@@ -90,7 +90,7 @@ fn a_place_that_is_used_again_has_nothing_of_before() {
     let id = rig.open(&ssh, "203.0.113.9:22");
     rig.set_rules(vec![long(20, "dir:in")]);
     rig.pass(seconds(15));
-    assert!(rig.told().is_empty(), "the timer of before is gone");
+    assert!(rig.reported().is_empty(), "the timer of before is gone");
     rig.set_rules(vec![long(12, "dir:out")]);
     rig.pass(seconds(1));
     assert_eq!(rig.phases(), [(1, Phase::Raised)]);

@@ -1,10 +1,10 @@
-//! Samples of connections: a rule asks for one ([`crate::rules::detector::Scene::sample`]) and judges when it has come.
+//! Samples of connections: a rule asks for one ([`crate::rules::detector::Context::sample`]) and judges when it has come.
 
 use super::Engine;
 use crate::event::alert::Alert;
 use crate::flow::model::ConnId;
 use crate::flow::sample::{Sample, Sampler};
-use crate::rules::detector::{Detector, Flows, Scene};
+use crate::rules::detector::{Context, Detector, Flows};
 use crate::rules::model::Rule;
 use crate::units::BootNs;
 
@@ -20,11 +20,13 @@ impl Engine {
     pub fn on_sample(&mut self, sample: &Sample, at: BootNs, flows: &dyn Flows) -> Vec<Alert> {
         self.now = self.now.max(at);
         self.judge_sample(sample, flows);
-        if self.alerts.has_told() { self.alerts.take() } else { Vec::new() }
+        if self.alerts.has_reported() { self.alerts.take() } else { Vec::new() }
     }
 
     fn judge_sample(&mut self, sample: &Sample, flows: &dyn Flows) {
-        self.each_waiting(sample.id, flows, |detector, rule, scene| detector.on_sample(rule, sample, scene));
+        self.each_waiting(sample.id, flows, |detector, rule, context| {
+            detector.on_sample(rule, sample, context);
+        });
     }
 
     /// No more samples come: rules judge without them.
@@ -32,7 +34,7 @@ impl Engine {
         let mut ids: Vec<u64> = self.sampled.keys().copied().collect();
         ids.sort_unstable();
         for id in ids.into_iter().map(ConnId) {
-            self.each_waiting(id, flows, |detector, rule, scene| detector.on_no_sample(rule, id, scene));
+            self.each_waiting(id, flows, |detector, rule, context| detector.on_no_sample(rule, id, context));
         }
     }
 
@@ -41,7 +43,7 @@ impl Engine {
         &mut self,
         id: ConnId,
         flows: &dyn Flows,
-        mut act: impl FnMut(&mut dyn Detector, &Rule, &mut Scene<'_>),
+        mut act: impl FnMut(&mut dyn Detector, &Rule, &mut Context<'_>),
     ) {
         let Some(followers) = self.sampled.remove(&id.0) else { return };
         for run in followers.iter() {

@@ -24,13 +24,13 @@ fn a_rule_that_stays_goes_on() {
     rig.pass(seconds(101));
     assert_eq!(rig.only().phase, Phase::Raised);
     rig.set_rules(vec![first_seen(), long("dir:out")]);
-    assert!(rig.told().is_empty(), "in another order, but the same");
+    assert!(rig.reported().is_empty(), "in another order, but the same");
     rig.pass(seconds(100));
     let alert = rig.only();
     assert_eq!((alert.id.0, alert.phase), (1, Phase::Escalated));
     // What was learnt is not forgotten, and nothing is learnt any more.
     rig.open_and_close(&ssh, "203.0.113.9:22", None);
-    assert!(rig.told().is_empty());
+    assert!(rig.reported().is_empty());
     rig.open_and_close(&ssh, "203.0.113.10:22", None);
     assert_eq!(rig.phases(), [(2, Phase::Raised), (2, Phase::Resolved)]);
     rig.close(id, EndedHow::PeerFin, None);
@@ -46,12 +46,12 @@ fn a_rule_that_goes_ends_its_alerts_and_a_new_one_judges_what_is_there() {
     assert_eq!(rig.only().phase, Phase::Raised);
     let forbidden = rule(Detect::Path(PathRule::Forbidden), "dir:out dport:22");
     rig.set_rules(vec![forbidden, long("dir:out rport:22"), first_seen()]);
-    let told = rig.told();
-    let steps: Vec<_> = told.iter().map(|alert| (alert.id.0, alert.phase, alert.severity)).collect();
+    let reported = rig.reported();
+    let steps: Vec<_> = reported.iter().map(|alert| (alert.id.0, alert.phase, alert.severity)).collect();
     let (medium, low) = (Severity::Medium, Severity::Low);
     assert_eq!(steps[0], (1, Phase::Resolved, low), "its filter is another now");
     assert_eq!(
-        evidence(&told[0], "why"),
+        evidence(&reported[0], "why"),
         Some(&Value::Text(b"the rule is not in force any more"[..].into()))
     );
     assert_eq!(steps[1..], [(2, Phase::Raised, medium)], "an open connection is forbidden");
@@ -67,7 +67,7 @@ fn a_rule_that_goes_ends_its_alerts_and_a_new_one_judges_what_is_there() {
     assert_eq!(rig.phases().len(), 2);
     assert_eq!((rig.timers(), rig.followed()), (0, 0));
     rig.set_rules(Vec::new());
-    assert!(rig.told().is_empty());
+    assert!(rig.reported().is_empty());
 }
 
 #[test]

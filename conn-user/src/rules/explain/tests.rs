@@ -1,5 +1,5 @@
-//! What people read of a rule that nearly told, of each detector: the first word that does not hold, the exception that does,
-//! what was told, and what it remembers.
+//! What people read of a rule that nearly reported, of each detector: the first word that does not hold, the exception that does,
+//! what was reported, and what it remembers.
 
 use std::sync::Arc;
 
@@ -30,7 +30,7 @@ fn curl() -> Arc<ProcessInfo> {
 }
 
 #[test]
-fn words_exceptions_and_what_was_told() {
+fn words_exceptions_and_what_was_reported() {
     let except = ["proc:nc", "user:nobody"].map(|text| Filter::new(text).expect("a filter")).into();
     let forbidden = Rule { except, ..path(PathRule::Forbidden, "dir:out dst:external -dport:53") };
     let said = said(forbidden, |rig| {
@@ -48,7 +48,7 @@ fn words_exceptions_and_what_was_told() {
             "fails 1 of 3 words: -dport:53  dport is 53",
             "exception 1 holds",
             "whatever matches is found",
-            "the same was told already",
+            "the same was reported already",
             "whatever matches is found",
         ]
     );
@@ -88,7 +88,7 @@ fn fan_out() {
             "with this one 2 peers, of 2 allowed",
             "not a new one: with it 2 peers, of 2 allowed",
             "with this one 3 peers, 2 are allowed",
-            "told already, of these peers",
+            "reported already, of these peers",
             "whose connection it is is not known",
         ]
     );
@@ -154,7 +154,7 @@ fn baselines() {
     assert_eq!(
         rig.why_nots(),
         [
-            "server: the baseline has no entry of this listener, nor of its program: that is for the rule process to tell",
+            "server: the baseline has no entry of this listener, nor of its program: that is for the rule process to report",
             "process: the baseline has no entry of this program"
         ]
     );
@@ -182,7 +182,7 @@ fn processes() {
         [
             "fails 1 of 1 words: exe:/usr/bin/*  exe is /tmp/x",
             "whatever matches is found",
-            "the same was told already",
+            "the same was reported already",
             "whatever matches is found",
         ]
     );
@@ -233,7 +233,7 @@ fn servers() {
             rig.listen(&one(), "0.0.0.0:80");
             rig.listen(&one(), "0.0.0.0:80");
         }),
-        ["whatever matches is found", "the same was told already"]
+        ["whatever matches is found", "the same was reported already"]
     );
     assert_eq!(
         said_of(ServerRule::Takeover, &|rig| {
@@ -302,11 +302,14 @@ fn long() {
         rig.close(id, EndedHow::LocalFin, None);
         rig.open(&curl(), "10.0.0.9:80");
     };
-    let each = "told if it is open for 1h00m more";
+    let each = "reported if it is open for 1h00m more";
     assert_eq!(said(rule(false), happens), [each, each]);
     assert_eq!(
         said(rule(true), happens),
-        ["the first connection of this program to this peer", "told if they are open for 50m00s more in all"]
+        [
+            "the first connection of this program to this peer",
+            "reported if they are open for 50m00s more in all"
+        ]
     );
 }
 
@@ -318,10 +321,10 @@ fn missing() {
     let mut rig = Rig::new(missing(Expect::Listeners(2), "lport:443"));
     rig.pass(seconds(10));
     rig.listen(&nginx, "0.0.0.0:443");
-    assert_eq!(rig.why_nots(), ["0 are there, 2 must be: told in 20.00s"]);
+    assert_eq!(rig.why_nots(), ["0 are there, 2 must be: reported in 20.00s"]);
     rig.pass(seconds(20));
     rig.listen(&nginx, "[::]:443");
-    assert_eq!(rig.why_nots(), ["1 are there, 2 must be; that is told"]);
+    assert_eq!(rig.why_nots(), ["1 are there, 2 must be; that is reported"]);
     rig.listen(&nginx, "127.0.0.1:443");
     assert_eq!(rig.why_nots(), ["2 are there, 2 must be"]);
 
@@ -332,5 +335,5 @@ fn missing() {
     assert_eq!(rig.why_nots(), ["the next one is overdue in 30.00s"]);
     rig.pass(seconds(330));
     rig.open_and_close(&curl(), "10.0.0.9:873", None);
-    assert_eq!(rig.why_nots(), ["overdue, and told"]);
+    assert_eq!(rig.why_nots(), ["overdue, and reported"]);
 }

@@ -21,7 +21,7 @@ const NAME_MAX: usize = 4_096;
 const TABLES: [&str; 4] = ["connection", "listener", "program", "window"];
 const SEEN: [&str; 4] = ["count", "first", "last", "example"];
 
-/// Reads what a file says; what is wrong is told and left out.
+/// Reads what a file says; what is wrong is reported and left out.
 pub(super) fn read(
     node: &Node,
     names: &Names,

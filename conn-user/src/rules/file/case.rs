@@ -1,4 +1,4 @@
-//! `[[test]]`: from a table to a [`Case`]. Goes on behind an error, so that all of them are told.
+//! `[[test]]`: from a table to a [`Case`]. Goes on behind an error, so that all of them are reported.
 
 mod process;
 
@@ -48,7 +48,7 @@ pub(super) const KEYS: [About; 7] = [
 pub(super) struct Reader<'a> {
     pub(super) texts: &'a Texts,
     pub(super) problems: &'a mut Problems,
-    /// `None`: not all rules could be read, and what is missing is not told.
+    /// `None`: not all rules could be read, and what is missing is not reported.
     pub(super) rules: Option<&'a HashMap<&'a str, bool>>,
 }
 

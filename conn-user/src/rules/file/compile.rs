@@ -1,4 +1,4 @@
-//! From a draft to a rule. Goes on behind an error, so that all of them are told.
+//! From a draft to a rule. Goes on behind an error, so that all of them are reported.
 
 use std::collections::HashSet;
 use std::sync::Arc;

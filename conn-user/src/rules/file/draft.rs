@@ -23,7 +23,7 @@ pub(super) struct Draft {
 }
 
 impl Draft {
-    /// A `[[rule]]` or `[[override]]`. With a wrong id, which is told, it is read all the same, for what else is wrong with it.
+    /// A `[[rule]]` or `[[override]]`. With a wrong id, which is reported, it is read all the same, for what else is wrong with it.
     pub(super) fn new(what: &str, node: Node, problems: &mut Problems) -> Option<Self> {
         let Node { at, value: Value::Table(mut fields) } = node else {
             problems.push(node.wrong(what, &format!("[[{what}]] and the keys below it")));
@@ -61,7 +61,7 @@ impl Draft {
         self.get(name).is_some_and(|field| matches!(field.node.value, Value::Bool(true)))
     }
 
-    /// Tells which keys an override may not have.
+    /// Reports which keys an override may not have.
     pub(super) fn check_override(&self, problems: &mut Problems) {
         for field in self.fields.iter().filter(|field| field.name != "id" && !is_overridable(field)) {
             problems.push(not_overridable(field));

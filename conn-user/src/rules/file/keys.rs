@@ -19,7 +19,7 @@ impl Compiler<'_> {
             }
         }
         let own = shape.map_or(&[][..], |shape| shape.keys);
-        // Who reads a draft tells that it has no `id`, and who looks for its shape that it has no `kind` or `find`.
+        // Who reads a draft reports that it has no `id`, and who looks for its shape that it has no `kind` or `find`.
         let common = COMMON.iter().filter(|key| !matches!(key.name, "id" | "kind" | "find"));
         for key in common.chain(own) {
             if key.default == Without::Required && draft.get(key.name).is_none() {

@@ -2,7 +2,7 @@
 //!
 //! Files are read in the order of their names, folder after folder. A zone or list of a later file replaces the earlier one
 //! of that name, a rule that of its id, and an `[[override]]` changes single keys. Then everything is compiled. All that is
-//! wrong is told at once; a set with an error is none.
+//! wrong is reported at once; a set with an error is none.
 
 mod baseline;
 mod case;
@@ -64,7 +64,7 @@ pub fn load(paths: &[PathBuf], host: &Host) -> Result<RuleSet, RuleErrors> {
     read(paths, host).rules
 }
 
-/// Likewise, and tells what was read.
+/// Likewise, and reports what was read.
 pub fn read(paths: &[PathBuf], host: &Host) -> Checked {
     read_with(paths, host, false)
 }
@@ -206,7 +206,7 @@ fn assemble(mut texts: Texts, mut errors: RuleErrors, host: &Host, ask: Ask) -> 
 fn document(text: &str, number: usize, problems: &mut Problems) -> Document {
     let (fields, errors) = value::parse(text, number);
     let mut document = Document { broken: !errors.is_empty(), ..Document::default() };
-    // What follows from what could not be read is not told.
+    // What follows from what could not be read is not reported.
     let mut ignored = Problems::default();
     for error in errors {
         problems.push(error);

@@ -77,7 +77,7 @@ pub(super) const COMMON: &[Key] = &[
         "throttle",
         TIME,
         Is("`1h`, of `missing` `0s`"),
-        "the same finding is told once in this time; `\"0s\"`: each time",
+        "the same finding is reported once in this time; `\"0s\"`: each time",
     ),
     key("enabled", "true or false", Is("`true`"), "whether it is in force"),
 ];
@@ -148,7 +148,12 @@ pub(super) const SHAPES: &[Shape] = &[
                 Is("`[\"unit\", \"dir\", \"zone\", \"port\"]`"),
                 "what makes two connections the same sort: `exe`, `unit`, `user`, `zone`, `net`, `ip`, `port`, `dir`",
             ),
-            key("learn", TIME, Is("`1h`"), "so long after the start everything is learnt and nothing told"),
+            key(
+                "learn",
+                TIME,
+                Is("`1h`"),
+                "so long after the start everything is learnt and nothing reported",
+            ),
             key(
                 "baseline",
                 BOOL,

@@ -209,19 +209,19 @@ fn errors_as_people_see_them() {
 }
 
 #[test]
-fn all_errors_are_told_and_none_that_only_follows() {
+fn all_errors_are_reported_and_none_that_only_follows() {
     let broken = "[zones]\nmine = [\"10.0.0.0/8\"]\n[[rule]]\nid = \"b\"\nkind = \n";
     let other = rule("a", "match = 'laddr:mine prot:1'") + "[[override]]\nid = \"b\"\nenabled = false\n";
     let errors = errors(&[("1.toml", broken), ("2.toml", &other)]);
-    let told: Vec<_> = errors
+    let reported: Vec<_> = errors
         .errors
         .iter()
         .map(|error| (error.file.to_str(), error.place.as_ref().map(|place| place.line)))
         .collect();
-    assert_eq!(told, [(Some("1.toml"), Some(5)), (Some("2.toml"), Some(5))], "{errors}");
+    assert_eq!(reported, [(Some("1.toml"), Some(5)), (Some("2.toml"), Some(5))], "{errors}");
 }
 
-/// A rule with as many mistakes as it has lines, and each of them told, whatever else is wrong with it.
+/// A rule with as many mistakes as it has lines, and each of them reported, whatever else is wrong with it.
 #[test]
 fn no_error_of_a_rule_hides_another() {
     let wrong = "match = 'lprot:1'\nexcept = ['prot:1']\nseverity = 'hgih'\nthrottle = 'often'\ntitle = 1\nattack = [1]\n\
@@ -236,8 +236,8 @@ fn no_error_of_a_rule_hides_another() {
     for (head, mut lines) in heads {
         lines.extend(5..=12);
         let errors = errors(&[("a.toml", &(head.to_owned() + wrong))]);
-        let told = errors.errors.iter().filter_map(|error| error.place.as_ref());
-        assert_eq!(told.map(|place| place.line).collect::<Vec<_>>(), lines, "{errors}");
+        let reported = errors.errors.iter().filter_map(|error| error.place.as_ref());
+        assert_eq!(reported.map(|place| place.line).collect::<Vec<_>>(), lines, "{errors}");
     }
     let own = "[[rule]]\nid = 'x'\nkind = 'path'\nfind = 'nothing'\nmatch = ''\nlearn = 1\nwithin = 1\ngrace = 1\nwindow = '0s'\n\
                limit = 0\nscore = 2\nat_least = 1\nsum = 1\nof = 'x'\nby = []\nlevels = []\nexpect = 'x'\ncount = 0\nevery = '0s'\n\
@@ -294,7 +294,7 @@ fn folders_and_files() {
 }
 
 #[test]
-fn what_cannot_be_read_is_told() {
+fn what_cannot_be_read_is_reported() {
     let folder = Folder::new("wrong");
     folder.write("1.toml", b"[[rule]]\nid = \"\xff\"\n");
     folder.write("2.toml", vec![b'#'; (16 << 20) + 1]);
@@ -304,7 +304,7 @@ fn what_cannot_be_read_is_told() {
         .expect("a FIFO");
     let paths = [folder.0.clone(), folder.0.join("none"), PathBuf::from("/dev/zero")];
     let errors = load(&paths, &Host::default()).map(|_| ()).expect_err("wrong");
-    let told: Vec<&str> = errors.errors.iter().map(|error| error.message.as_str()).collect();
+    let reported: Vec<&str> = errors.errors.iter().map(|error| error.message.as_str()).collect();
     assert_eq!(errors.errors[0].place.as_ref().map(|place| (place.line, place.column)), Some((2, 7)));
     for (at, expected) in [
         "not UTF-8",
@@ -317,7 +317,7 @@ fn what_cannot_be_read_is_told() {
     .iter()
     .enumerate()
     {
-        assert!(told[at].contains(expected), "{told:?}");
+        assert!(reported[at].contains(expected), "{reported:?}");
     }
 }
 
@@ -439,7 +439,7 @@ fn the_page_of_tests_has_every_key_and_line() {
 }
 
 #[test]
-fn wrong_tests_are_told_with_their_places() {
+fn wrong_tests_are_reported_with_their_places() {
     let text = include_str!("tests_wrong.toml");
     let errors = errors(&[("rules.d/wrong.toml", text)]);
     samples::compare_file(
@@ -449,7 +449,7 @@ fn wrong_tests_are_told_with_their_places() {
 }
 
 #[test]
-fn who_does_not_ask_for_tests_is_not_told_of_them() {
+fn who_does_not_ask_for_tests_is_not_reported_of_them() {
     let mut texts = Texts::default();
     texts.add(PathBuf::from("a.toml"), include_str!("tests_wrong.toml").to_owned());
     let ask = Ask { defaults: false, tests: false };

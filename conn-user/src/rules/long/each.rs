@@ -1,10 +1,10 @@
 //! Each connection by itself: level after level under one alert, resolved at the end with the final duration.
 
 use super::super::alerts::{Found, Life};
-use super::super::detector::{Detector, Scene, Triggers, connection};
+use super::super::detector::{Context, Detector, Triggers, connection};
 use super::super::memory::{Memory, Past, lasting};
 use super::super::model::{LongRule, Rule};
-use super::super::silence;
+use super::super::suppression;
 use super::super::timers::TimerId;
 use crate::event::alert::{AlertId, Evidence, Severity, Subject};
 use crate::event::model::{Event, EventBody};
@@ -37,11 +37,11 @@ impl Each {
         Self { levels: rule.levels.clone(), open: IntMap::default(), not_followed: 0 }
     }
 
-    /// Waits for the next level. Ones that are passed already were told by the one before.
-    fn wait(&mut self, id: ConnId, scene: &mut Scene<'_>) {
+    /// Waits for the next level. Ones that are passed already were reported by the one before.
+    fn wait(&mut self, id: ConnId, context: &mut Context<'_>) {
         let Some(open) = self.open.get_mut(&id.0) else { return };
         open.timer = self.levels.get(open.level).map(|(after, _)| {
-            scene.set_timer(BootNs(open.since.0.saturating_add(after.0)).max(scene.now), id.0)
+            context.set_timer(BootNs(open.since.0.saturating_add(after.0)).max(context.now), id.0)
         });
     }
 }
@@ -69,7 +69,7 @@ impl Detector for Each {
         Triggers::OPEN
     }
 
-    fn on_match(&mut self, _rule: &Rule, event: &Event, scene: &mut Scene<'_>) {
+    fn on_match(&mut self, _rule: &Rule, event: &Event, context: &mut Context<'_>) {
         let Some(conn) = connection(event) else { return };
         if self.open.contains_key(&conn.id.0) {
             return;
@@ -79,18 +79,18 @@ impl Detector for Each {
             return;
         }
         let since = since(conn, event.boot);
-        if !scene.follow(conn.id) {
+        if !context.follow(conn.id) {
             return;
         }
         self.open.insert(conn.id.0, Open { since, level: 0, timer: None, alert: None });
-        self.wait(conn.id, scene);
+        self.wait(conn.id, context);
     }
 
-    fn on_end(&mut self, _rule: &Rule, event: &Event, scene: &mut Scene<'_>) {
+    fn on_end(&mut self, _rule: &Rule, event: &Event, context: &mut Context<'_>) {
         let Some(conn) = connection(event) else { return };
         let Some(open) = self.open.remove(&conn.id.0) else { return };
         if let Some(timer) = open.timer {
-            scene.cancel_timer(timer);
+            context.cancel_timer(timer);
         }
         if let Some(alert) = open.alert {
             let mut evidence = age(conn, open.since, event.boot);
@@ -101,42 +101,42 @@ impl Detector for Each {
                     evidence.push(Evidence::number("bytes_out", traffic.bytes_out));
                 }
             }
-            scene.resolve(alert, evidence);
+            context.resolve(alert, evidence);
         }
     }
 
-    fn on_timer(&mut self, rule: &Rule, token: u64, scene: &mut Scene<'_>) {
+    fn on_timer(&mut self, rule: &Rule, token: u64, context: &mut Context<'_>) {
         let id = ConnId(token);
         let Some(open) = self.open.get_mut(&token) else { return };
         open.timer = None;
-        let Some(conn) = scene.flows.connection(id) else {
+        let Some(conn) = context.flows.connection(id) else {
             self.open.remove(&token);
             return;
         };
-        let lasted = scene.now.since(open.since);
+        let lasted = context.now.since(open.since);
         let passed = self.levels.iter().take_while(|(after, _)| *after <= lasted).count();
         let Some(&(level, severity)) = passed.checked_sub(1).and_then(|last| self.levels.get(last)) else {
-            return self.wait(id, scene);
+            return self.wait(id, context);
         };
         open.level = passed;
-        let mut evidence = age(&conn, open.since, scene.now);
+        let mut evidence = age(&conn, open.since, context.now);
         evidence.push(Evidence::duration("level", level));
         match open.alert {
-            Some(alert) => scene.escalate(alert, severity, evidence),
+            Some(alert) => context.escalate(alert, severity, evidence),
             None => {
-                let silence = silence::of_connection(&conn, true);
+                let suppress = suppression::of_connection(&conn, true);
                 let found = Found {
                     same: token,
                     subject: Subject::Connection(Box::new(conn)),
                     evidence,
-                    silence,
+                    suppress,
                     judged_from: open.since,
                     life: Life::Detector,
                 };
-                open.alert = scene.raise_as(rule, found, severity);
+                open.alert = context.raise_as(rule, found, severity);
             }
         }
-        self.wait(id, scene);
+        self.wait(id, context);
     }
 
     fn recall(&self, _rule: &Rule, event: &Event, past: &Past<'_>) -> Option<Memory> {
@@ -146,12 +146,12 @@ impl Detector for Each {
         let mut facts = age(conn, since, past.now);
         let level = self.open.get(&conn.id.0).map_or(0, |open| open.level);
         let Some((next, _)) = self.levels.get(level) else {
-            return Some(Memory::waits(Some(conn.id.0), "the last level is passed and told", facts));
+            return Some(Memory::waits(Some(conn.id.0), "the last level is passed and reported", facts));
         };
         facts.push(Evidence::duration("next_level", *next));
         let says = match next.0.checked_sub(lasted.0).filter(|left| *left > 0) {
-            Some(left) => format!("told if it is open for {} more", lasting(DurationNs(left))),
-            None => "it is open as long as the next level: it is told".to_owned(),
+            Some(left) => format!("reported if it is open for {} more", lasting(DurationNs(left))),
+            None => "it is open as long as the next level: it is reported".to_owned(),
         };
         Some(Memory::waits(Some(conn.id.0), says, facts))
     }

@@ -7,12 +7,12 @@ use std::hash::{BuildHasher as _, Hash as _, Hasher as _};
 use std::net::IpAddr;
 
 use super::super::alerts::{Found, Life};
-use super::super::detector::{Detector, Flows, Scene, Triggers, connection};
+use super::super::detector::{Context, Detector, Flows, Triggers, connection};
 use super::super::lru::Lru;
 use super::super::memory::{Memory, Past, lasting};
 use super::super::model::{LongRule, Rule};
 use super::super::timers::TimerId;
-use super::super::{program, silence, work};
+use super::super::{program, suppression, work};
 use super::each::since;
 use crate::event::alert::{AlertId, Evidence, Severity, Subject};
 use crate::event::model::Event;
@@ -95,15 +95,15 @@ impl Sum {
     }
 
     /// Waits for the instant at which the sum reaches the next level, if the connections that are open stay so.
-    fn wait(&mut self, key: u64, scene: &mut Scene<'_>) {
+    fn wait(&mut self, key: u64, context: &mut Context<'_>) {
         let Some(pair) = self.pairs.get_mut(key) else { return };
         if let Some(timer) = pair.timer.take() {
-            scene.cancel_timer(timer);
+            context.cancel_timer(timer);
         }
         let Some((level, _)) = self.levels.get(pair.level) else { return };
         if pair.open > 0 {
-            let missing = level.0.saturating_sub(pair.total(scene.now).0).div_ceil(u64::from(pair.open));
-            pair.timer = Some(scene.set_timer(BootNs(scene.now.0.saturating_add(missing)), key));
+            let missing = level.0.saturating_sub(pair.total(context.now).0).div_ceil(u64::from(pair.open));
+            pair.timer = Some(context.set_timer(BootNs(context.now.0.saturating_add(missing)), key));
         }
     }
 
@@ -146,13 +146,13 @@ impl Detector for Sum {
         Triggers::OPEN
     }
 
-    fn on_match(&mut self, _rule: &Rule, event: &Event, scene: &mut Scene<'_>) {
+    fn on_match(&mut self, _rule: &Rule, event: &Event, context: &mut Context<'_>) {
         let Some(conn) = connection(event) else { return };
         let key = pair_of(conn);
         // One that has ended since adds nothing any more.
         if self.open.contains_key(&conn.id.0)
             || !self.pairs.enter(key, PAIRS_MAX, &mut self.evicted)
-            || !scene.follow(conn.id)
+            || !context.follow(conn.id)
         {
             return;
         }
@@ -168,10 +168,10 @@ impl Detector for Sum {
         pair.connections += 1;
         pair.used = event.boot;
         self.link(conn.id, key, begun);
-        self.wait(key, scene);
+        self.wait(key, context);
     }
 
-    fn on_end(&mut self, _rule: &Rule, event: &Event, scene: &mut Scene<'_>) {
+    fn on_end(&mut self, _rule: &Rule, event: &Event, context: &mut Context<'_>) {
         let Some(conn) = connection(event) else { return };
         let Some(Open { pair: key, begun, .. }) = self.unlink(conn.id) else { return };
         let Some(pair) = self.pairs.get_mut(key) else { return };
@@ -184,48 +184,48 @@ impl Detector for Sum {
         {
             let evidence = evidence(pair, event.boot);
             if let Some(timer) = pair.timer.take() {
-                scene.cancel_timer(timer);
+                context.cancel_timer(timer);
             }
-            // It begins anew: else the next connection, however short, would be told at once.
+            // It begins anew: else the next connection, however short, would be reported at once.
             *pair = Pair { used: event.boot, ..Pair::default() };
-            scene.resolve(alert, evidence);
+            context.resolve(alert, evidence);
         }
         let is_idle = pair.open == 0;
-        self.wait(key, scene);
+        self.wait(key, context);
         if is_idle {
             self.pairs.unpin(key);
         }
     }
 
-    fn on_timer(&mut self, rule: &Rule, token: u64, scene: &mut Scene<'_>) {
+    fn on_timer(&mut self, rule: &Rule, token: u64, context: &mut Context<'_>) {
         let Some(pair) = self.pairs.get_mut(token) else { return };
         pair.timer = None;
-        let total = pair.total(scene.now);
+        let total = pair.total(context.now);
         let passed = self.levels.iter().take_while(|(after, _)| *after <= total).count();
         if passed > pair.level
             && let Some(&(level, severity)) = self.levels.get(passed - 1)
         {
             pair.level = passed;
-            let mut evidence = evidence(pair, scene.now);
+            let mut evidence = evidence(pair, context.now);
             evidence.push(Evidence::duration("level", level));
             match pair.alert {
-                Some(alert) => scene.escalate(alert, severity, evidence),
+                Some(alert) => context.escalate(alert, severity, evidence),
                 None => {
-                    if let Some(conn) = example(&self.open, pair.latest, scene.flows) {
+                    if let Some(conn) = example(&self.open, pair.latest, context.flows) {
                         let found = Found {
                             same: token,
-                            silence: silence::of_connection(&conn, true),
+                            suppress: suppression::of_connection(&conn, true),
                             subject: Subject::Connection(Box::new(conn)),
                             evidence,
-                            judged_from: scene.began,
+                            judged_from: context.began,
                             life: Life::Detector,
                         };
-                        pair.alert = scene.raise_as(rule, found, severity);
+                        pair.alert = context.raise_as(rule, found, severity);
                     }
                 }
             }
         }
-        self.wait(token, scene);
+        self.wait(token, context);
     }
 
     fn recall(&self, _rule: &Rule, event: &Event, past: &Past<'_>) -> Option<Memory> {
@@ -240,12 +240,12 @@ impl Detector for Sum {
         };
         let mut facts = evidence(pair, past.now);
         let Some((next, _)) = self.levels.get(pair.level) else {
-            return Some(Memory::waits(Some(key), "the last level is passed and told", facts));
+            return Some(Memory::waits(Some(key), "the last level is passed and reported", facts));
         };
         facts.push(Evidence::duration("next_level", *next));
         let says = match next.0.checked_sub(pair.total(past.now).0).filter(|left| *left > 0) {
-            Some(left) => format!("told if they are open for {} more in all", lasting(DurationNs(left))),
-            None => "they are open as long as the next level: it is told".to_owned(),
+            Some(left) => format!("reported if they are open for {} more in all", lasting(DurationNs(left))),
+            None => "they are open as long as the next level: it is reported".to_owned(),
         };
         Some(Memory::waits(Some(key), says, facts))
     }

@@ -23,14 +23,15 @@ fn levels_escalate_under_one_id_and_the_end_resolves() {
     let mut rig = Rig::new(long(false));
     let id = rig.open(&process(10, "/usr/bin/ssh"), "203.0.113.9:22");
     rig.pass(DurationNs(HOUR * 1_000_000_000 - 1));
-    assert!(rig.told().is_empty(), "not a nanosecond too early");
+    assert!(rig.reported().is_empty(), "not a nanosecond too early");
     rig.pass(DurationNs(1));
     let alert = rig.only();
     assert_eq!((alert.phase, alert.severity), (Phase::Raised, Severity::Low));
     assert_eq!(evidence(&alert, "open_for"), Some(&duration(HOUR)));
     rig.pass(seconds(11 * HOUR));
-    let told: Vec<_> = rig.told().iter().map(|alert| (alert.id.0, alert.phase, alert.severity)).collect();
-    assert_eq!(told, [(1, Phase::Escalated, Severity::Medium), (1, Phase::Escalated, Severity::High)]);
+    let reported: Vec<_> =
+        rig.reported().iter().map(|alert| (alert.id.0, alert.phase, alert.severity)).collect();
+    assert_eq!(reported, [(1, Phase::Escalated, Severity::Medium), (1, Phase::Escalated, Severity::High)]);
     rig.pass(seconds(100));
     rig.close(id, EndedHow::PeerFin, Some(Traffic { bytes_out: 7, ..Traffic::default() }));
     let alert = rig.only();
@@ -50,7 +51,7 @@ fn short_and_other_connections_leave_nothing() {
     rig.fail(id, 111);
     assert_eq!((rig.timers(), rig.followed()), (0, 0));
     rig.pass(seconds(100 * HOUR));
-    assert!(rig.told().is_empty());
+    assert!(rig.reported().is_empty());
 }
 
 #[test]
@@ -60,7 +61,7 @@ fn one_from_before_counts_from_its_bound() {
     // Between its process's start (0.1 s after boot) and now, 1,000 s after boot: certainly open from now on.
     rig.existing(Direction::Unknown, &ssh, None, "203.0.113.9:22");
     rig.begin();
-    assert!(rig.told().is_empty());
+    assert!(rig.reported().is_empty());
     rig.pass(seconds(HOUR));
     let alert = rig.only();
     assert_eq!(evidence(&alert, "open_for"), Some(&duration(HOUR)));
@@ -80,10 +81,10 @@ fn many_are_summed_by_program_and_peer() {
         rig.close(other, EndedHow::LocalFin, None);
         rig.pass(seconds(5_000));
     }
-    assert!(rig.told().is_empty(), "3 s are missing");
+    assert!(rig.reported().is_empty(), "3 s are missing");
     let id = rig.open(&ssh, "203.0.113.9:22");
     rig.pass(seconds(2));
-    assert!(rig.told().is_empty());
+    assert!(rig.reported().is_empty());
     rig.pass(seconds(1));
     let alert = rig.only();
     assert_eq!((alert.phase, evidence(&alert, "connections")), (Phase::Raised, Some(&Value::Number(4))));

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::super::detector::Scene;
+use super::super::detector::Context;
 use crate::event::alert::{Evidence, Value};
 use crate::event::model::{Event, EventBody};
 use crate::event::names::Named as _;
@@ -19,9 +19,9 @@ pub(super) struct Cause {
 }
 
 impl Cause {
-    /// Of the end that this event tells. The owner's exit is told before it or after it: the latter comes to
+    /// Of the end that this event reports. The owner's exit is reported before it or after it: the latter comes to
     /// [`Self::on_exit`].
-    pub(super) fn of(event: &Event, scene: &mut Scene<'_>) -> Option<Self> {
+    pub(super) fn of(event: &Event, context: &mut Context<'_>) -> Option<Self> {
         let (how, owner, closer): (_, &Actor, Option<&Actor>) = match &event.body {
             EventBody::Flow(Change::Unlisten(listener, end)) => {
                 ("closed", &listener.owner, Some(&end.closer))
@@ -31,9 +31,9 @@ impl Cause {
             _ => return None,
         };
         let owner = owner.process.clone();
-        let exited = owner.as_deref().and_then(|owner| scene.exit_of(owner));
+        let exited = owner.as_deref().and_then(|owner| context.exit_of(owner));
         if let (Some(owner), None) = (&owner, exited) {
-            scene.follow_process(owner);
+            context.follow_process(owner);
         }
         Some(Self { how, owner, closer: closer.and_then(|closer| closer.process.clone()), exited })
     }

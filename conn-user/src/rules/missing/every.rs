@@ -1,7 +1,7 @@
 //! A connection at least once in a time.
 
 use super::super::alerts::{Found, Life};
-use super::super::detector::{Detector, Scene, Triggers, connection};
+use super::super::detector::{Context, Detector, Triggers, connection};
 use super::super::long::since;
 use super::super::memory::{Memory, Past, lasting};
 use super::super::model::Rule;
@@ -31,19 +31,19 @@ impl Every {
     }
 
     /// Waits for the instant at which the next one is overdue.
-    fn wait(&mut self, scene: &mut Scene<'_>) {
+    fn wait(&mut self, context: &mut Context<'_>) {
         if let Some(timer) = self.timer.take() {
-            scene.cancel_timer(timer);
+            context.cancel_timer(timer);
         }
         let due = self.last.0.saturating_add(self.interval.0).saturating_add(self.grace.0);
-        self.timer = Some(scene.set_timer(BootNs(due), 0));
+        self.timer = Some(context.set_timer(BootNs(due), 0));
     }
 
-    fn evidence(&self, rule: &Rule, scene: &Scene<'_>) -> Vec<Evidence> {
+    fn evidence(&self, rule: &Rule, context: &Context<'_>) -> Vec<Evidence> {
         let mut evidence = vec![
             Evidence::text("expected", rule.matches.to_string().into_bytes()),
             Evidence::duration("every", self.interval),
-            Evidence::duration("absent_for", scene.now.since(self.last)),
+            Evidence::duration("absent_for", context.now.since(self.last)),
             Evidence::number("seen", self.seen),
         ];
         match &self.cause {
@@ -60,50 +60,50 @@ impl Detector for Every {
         Triggers::OPEN
     }
 
-    fn on_start(&mut self, _rule: &Rule, scene: &mut Scene<'_>) {
-        self.last = scene.now;
-        self.wait(scene);
+    fn on_start(&mut self, _rule: &Rule, context: &mut Context<'_>) {
+        self.last = context.now;
+        self.wait(context);
     }
 
-    fn on_match(&mut self, rule: &Rule, event: &Event, scene: &mut Scene<'_>) {
+    fn on_match(&mut self, rule: &Rule, event: &Event, context: &mut Context<'_>) {
         let Some(conn) = connection(event) else { return };
         self.seen += 1;
         // How it ends is the cause of the next absence. Of one that has ended already that is not known.
-        let _ = scene.follow(conn.id);
+        let _ = context.follow(conn.id);
         if let Some(alert) = self.alert.take() {
-            let evidence = self.evidence(rule, scene);
-            scene.resolve(alert, evidence);
+            let evidence = self.evidence(rule, context);
+            context.resolve(alert, evidence);
         }
         self.cause = None;
         // One that was there before may have been established long ago: the watch began later.
         self.last = self.last.max(since(conn, event.boot));
-        self.wait(scene);
+        self.wait(context);
     }
 
-    fn on_end(&mut self, _rule: &Rule, event: &Event, scene: &mut Scene<'_>) {
-        self.cause = Cause::of(event, scene);
+    fn on_end(&mut self, _rule: &Rule, event: &Event, context: &mut Context<'_>) {
+        self.cause = Cause::of(event, context);
     }
 
-    fn on_exit(&mut self, _rule: &Rule, process: &ProcessInfo, status: ExitStatus, _scene: &mut Scene<'_>) {
+    fn on_exit(&mut self, _rule: &Rule, process: &ProcessInfo, status: ExitStatus, _scene: &mut Context<'_>) {
         if let Some(cause) = &mut self.cause {
             cause.on_exit(process, status);
         }
     }
 
-    fn on_timer(&mut self, rule: &Rule, _token: u64, scene: &mut Scene<'_>) {
+    fn on_timer(&mut self, rule: &Rule, _token: u64, context: &mut Context<'_>) {
         let found = Found {
             same: 0,
             subject: Subject::Absence,
-            evidence: self.evidence(rule, scene),
-            silence: None,
+            evidence: self.evidence(rule, context),
+            suppress: None,
             judged_from: self.last,
             life: Life::Detector,
         };
-        self.alert = scene.raise(rule, found);
+        self.alert = context.raise(rule, found);
         // See `Present::on_timer`.
         let again = self.alert.is_none();
-        let due = BootNs(scene.now.0.saturating_add(rule.throttle.0.max(1)));
-        self.timer = again.then(|| scene.set_timer(due, 0));
+        let due = BootNs(context.now.0.saturating_add(rule.throttle.0.max(1)));
+        self.timer = again.then(|| context.set_timer(due, 0));
     }
 
     fn recall(&self, _rule: &Rule, _event: &Event, past: &Past<'_>) -> Option<Memory> {
@@ -119,9 +119,9 @@ impl Detector for Every {
         }
         let due = self.interval.0.saturating_add(self.grace.0);
         let says = match due.checked_sub(lasted.0).filter(|left| *left > 0) {
-            _ if self.alert.is_some() => "overdue, and told".to_owned(),
+            _ if self.alert.is_some() => "overdue, and reported".to_owned(),
             Some(left) => format!("the next one is overdue in {}", lasting(DurationNs(left))),
-            None => "overdue: it is told".to_owned(),
+            None => "overdue: it is reported".to_owned(),
         };
         Some(Memory::waits(Some(0), says, facts))
     }

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use super::super::alerts::{Found, Life};
-use super::super::detector::{Detector, Scene, Triggers, connection, listener};
+use super::super::detector::{Context, Detector, Triggers, connection, listener};
 use super::super::memory::{Memory, Past, lasting};
 use super::super::model::Rule;
 use super::super::timers::TimerId;
@@ -62,19 +62,19 @@ impl Present {
     }
 
     /// Too few: the grace begins, unless it did before.
-    fn miss(&mut self, scene: &mut Scene<'_>) {
+    fn miss(&mut self, context: &mut Context<'_>) {
         if self.absent.is_none() && self.counted.len() < self.least {
-            let due = BootNs(scene.now.0.saturating_add(self.grace.0));
-            self.absent = Some(Absent { since: scene.now, timer: Some(scene.set_timer(due, 0)) });
+            let due = BootNs(context.now.0.saturating_add(self.grace.0));
+            self.absent = Some(Absent { since: context.now, timer: Some(context.set_timer(due, 0)) });
         }
     }
 
-    fn evidence(&self, rule: &Rule, since: BootNs, scene: &Scene<'_>) -> Vec<Evidence> {
+    fn evidence(&self, rule: &Rule, since: BootNs, context: &Context<'_>) -> Vec<Evidence> {
         let mut evidence = vec![
             Evidence::text("expected", rule.matches.to_string().into_bytes()),
             Evidence::number("at_least", self.least as u64),
             Evidence::number("present", self.counted.len() as u64),
-            Evidence::duration("absent_for", scene.now.since(since)),
+            Evidence::duration("absent_for", context.now.since(since)),
         ];
         match &self.cause {
             Some(cause) => cause.evidence(&mut evidence),
@@ -90,11 +90,11 @@ impl Detector for Present {
         self.triggers
     }
 
-    fn on_start(&mut self, _rule: &Rule, scene: &mut Scene<'_>) {
-        self.miss(scene);
+    fn on_start(&mut self, _rule: &Rule, context: &mut Context<'_>) {
+        self.miss(context);
     }
 
-    fn on_match(&mut self, rule: &Rule, event: &Event, scene: &mut Scene<'_>) {
+    fn on_match(&mut self, rule: &Rule, event: &Event, context: &mut Context<'_>) {
         let id: Option<ConnId> =
             connection(event).map(|conn| conn.id).or_else(|| listener(event).map(|listener| listener.id));
         let Some(id) = id else { return };
@@ -102,7 +102,7 @@ impl Detector for Present {
             self.not_counted += 1;
             return;
         }
-        if self.counted.contains(&id.0) || !scene.follow(id) {
+        if self.counted.contains(&id.0) || !context.follow(id) {
             return;
         }
         self.counted.insert(id.0);
@@ -112,25 +112,25 @@ impl Detector for Present {
         }
         let Some(absent) = self.absent.take() else { return };
         if let Some(timer) = absent.timer {
-            scene.cancel_timer(timer);
+            context.cancel_timer(timer);
         }
         if let Some(alert) = self.alert.take() {
-            let evidence = self.evidence(rule, absent.since, scene);
-            scene.resolve(alert, evidence);
+            let evidence = self.evidence(rule, absent.since, context);
+            context.resolve(alert, evidence);
         }
         self.cause = None;
     }
 
-    fn on_end(&mut self, _rule: &Rule, event: &Event, scene: &mut Scene<'_>) {
+    fn on_end(&mut self, _rule: &Rule, event: &Event, context: &mut Context<'_>) {
         let id =
             connection(event).map(|conn| conn.id).or_else(|| listener(event).map(|listener| listener.id));
         if id.is_some_and(|id| self.counted.remove(&id.0)) && self.counted.len() < self.least {
-            self.cause = Cause::of(event, scene);
-            self.miss(scene);
+            self.cause = Cause::of(event, context);
+            self.miss(context);
         }
     }
 
-    fn on_exit(&mut self, _rule: &Rule, process: &ProcessInfo, status: ExitStatus, _scene: &mut Scene<'_>) {
+    fn on_exit(&mut self, _rule: &Rule, process: &ProcessInfo, status: ExitStatus, _scene: &mut Context<'_>) {
         if let Some(cause) = &mut self.cause {
             cause.on_exit(process, status);
         }
@@ -140,21 +140,21 @@ impl Detector for Present {
         self.not_counted
     }
 
-    fn on_timer(&mut self, rule: &Rule, _token: u64, scene: &mut Scene<'_>) {
+    fn on_timer(&mut self, rule: &Rule, _token: u64, context: &mut Context<'_>) {
         let Some(since) = self.absent.as_ref().map(|absent| absent.since) else { return };
         let found = Found {
             same: 0,
             subject: Subject::Absence,
-            evidence: self.evidence(rule, since, scene),
-            silence: None,
+            evidence: self.evidence(rule, since, context),
+            suppress: None,
             judged_from: since,
             life: Life::Detector,
         };
-        self.alert = scene.raise(rule, found);
-        // Told too short a time ago to be told again: if it lasts, it must be told all the same.
+        self.alert = context.raise(rule, found);
+        // Reported too short a time ago to be reported again: if it lasts, it must be reported all the same.
         let again = self.alert.is_none();
-        let due = BootNs(scene.now.0.saturating_add(rule.throttle.0.max(1)));
-        let timer = again.then(|| scene.set_timer(due, 0));
+        let due = BootNs(context.now.0.saturating_add(rule.throttle.0.max(1)));
+        let timer = again.then(|| context.set_timer(due, 0));
         if let Some(absent) = &mut self.absent {
             absent.timer = timer;
         }
@@ -174,12 +174,12 @@ impl Detector for Present {
             cause.evidence(&mut facts);
         }
         let says = match self.grace.0.checked_sub(lasted.0) {
-            _ if self.alert.is_some() => format!("{present} are there, {least} must be; that is told"),
+            _ if self.alert.is_some() => format!("{present} are there, {least} must be; that is reported"),
             Some(left) if left > 0 => {
-                format!("{present} are there, {least} must be: told in {}", lasting(DurationNs(left)))
+                format!("{present} are there, {least} must be: reported in {}", lasting(DurationNs(left)))
             }
             _ => format!(
-                "{present} are there, {least} must be: it is told, at most once in {}",
+                "{present} are there, {least} must be: it is reported, at most once in {}",
                 lasting(rule.throttle)
             ),
         };

@@ -24,7 +24,7 @@ fn a_listener_that_never_comes() {
     let mut rig = Rig::new(missing(Expect::Listeners(1), "lport:443"));
     rig.listen(&process(10, "/usr/sbin/nginx"), "0.0.0.0:80");
     rig.pass(DurationNs(30_000_000_000 - 1));
-    assert!(rig.told().is_empty());
+    assert!(rig.reported().is_empty());
     rig.pass(DurationNs(1));
     let alert = rig.only();
     assert_eq!((alert.phase, cause(&alert).as_str()), (Phase::Raised, "never seen"));
@@ -51,7 +51,7 @@ fn a_listener_that_goes_with_its_process_in_either_order() {
         if !exit_first {
             rig.exit(&nginx, ExitStatus::Signal(9));
         }
-        assert!(rig.told().is_empty());
+        assert!(rig.reported().is_empty());
         rig.pass(seconds(30));
         let alert = rig.only();
         assert_eq!((alert.phase, cause(&alert).as_str()), (Phase::Raised, "process killed by signal 9"));
@@ -70,12 +70,12 @@ fn a_restart_within_the_grace_is_none() {
         id = rig.listen(&process(pid, "/usr/sbin/nginx"), "0.0.0.0:443");
         rig.pass(seconds(29));
     }
-    assert!(rig.told().is_empty());
+    assert!(rig.reported().is_empty());
     assert_eq!(rig.timers(), 0);
 }
 
 #[test]
-fn an_outage_soon_after_another_is_told_if_it_lasts() {
+fn an_outage_soon_after_another_is_reported_if_it_lasts() {
     let mut rig = Rig::before(vec![missing(Expect::Listeners(1), "lport:443")]);
     let nginx = process(10, "/usr/sbin/nginx");
     let id = rig.listen(&nginx, "0.0.0.0:443");
@@ -86,7 +86,7 @@ fn an_outage_soon_after_another_is_told_if_it_lasts() {
     assert_eq!(rig.phases(), [(1, Phase::Raised), (1, Phase::Resolved)]);
     rig.unlisten(id);
     rig.pass(seconds(30));
-    assert!(rig.told().is_empty(), "within the throttle");
+    assert!(rig.reported().is_empty(), "within the throttle");
     rig.pass(seconds(601));
     assert_eq!(rig.phases(), [(2, Phase::Raised)]);
 }
@@ -100,7 +100,7 @@ fn connections_that_must_be_open() {
     rig.pass(seconds(29));
     let two = rig.open(&app, "10.0.0.5:5432");
     rig.pass(seconds(100));
-    assert!(rig.told().is_empty());
+    assert!(rig.reported().is_empty());
     rig.close(two, EndedHow::PeerReset, None);
     rig.pass(seconds(30));
     let alert = rig.only();
@@ -108,7 +108,7 @@ fn connections_that_must_be_open() {
     assert_eq!(evidence(&alert, "present"), Some(&Value::Number(1)));
     rig.close(one, EndedHow::LocalFin, None);
     rig.open(&app, "10.0.0.5:5432");
-    assert!(rig.told().is_empty(), "one is not enough");
+    assert!(rig.reported().is_empty(), "one is not enough");
     rig.open(&app, "10.0.0.5:5432");
     assert_eq!(rig.phases(), [(1, Phase::Resolved)]);
 }
@@ -121,15 +121,15 @@ fn a_connection_every_now_and_then() {
         rig.pass(seconds(329));
         rig.open_and_close(&rsync, "10.0.0.5:873", None);
     }
-    assert!(rig.told().is_empty());
+    assert!(rig.reported().is_empty());
     rig.pass(seconds(330));
     let alert = rig.only();
     assert_eq!(evidence(&alert, "absent_for"), Some(&Value::Duration(seconds(330))));
     rig.pass(seconds(1_000));
-    assert!(rig.told().is_empty(), "told once");
+    assert!(rig.reported().is_empty(), "reported once");
     let id = rig.connect(&rsync, "10.0.0.5:873");
     rig.fail(id, 111);
-    assert!(rig.told().is_empty(), "an attempt is no connection");
+    assert!(rig.reported().is_empty(), "an attempt is no connection");
     rig.open_and_close(&rsync, "10.0.0.5:873", None);
     assert_eq!(rig.phases(), [(1, Phase::Resolved)]);
 }

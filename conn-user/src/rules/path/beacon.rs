@@ -10,7 +10,7 @@
 //! whole seconds, and so they are here where calls are at least a second apart.
 //!
 //! RITA's mean has two more scores, which judge a day when it is over: how even the counts of its hours are, and how many hours it
-//! goes on. They keep a beacon below 0.75 until it has called in eleven hours of the day; here it is to be told by then.
+//! goes on. They keep a beacon below 0.75 until it has called in eleven hours of the day; here it is to be reported by then.
 
 use std::collections::VecDeque;
 
@@ -20,11 +20,11 @@ use crate::event::model::{Event, EventBody};
 use crate::flow::model::{Change, ConnEvent, Source};
 use crate::process::hash::IntMap;
 use crate::rules::alerts::{Found, Life};
-use crate::rules::detector::{Detector, Scene, Triggers, connection, service_port};
+use crate::rules::detector::{Context, Detector, Triggers, connection, service_port};
 use crate::rules::lru::Lru;
 use crate::rules::memory::{Memory, Past};
 use crate::rules::model::Rule;
-use crate::rules::{program, silence};
+use crate::rules::{program, suppression};
 use crate::units::{BootNs, DurationNs};
 
 /// Quartiles of intervals that are less apart have no skew: see [`super::score`].
@@ -220,7 +220,7 @@ impl Detector for Beacon {
         Triggers::BEGIN
     }
 
-    fn on_match(&mut self, rule: &Rule, event: &Event, scene: &mut Scene<'_>) {
+    fn on_match(&mut self, rule: &Rule, event: &Event, context: &mut Context<'_>) {
         let Some(conn) = connection(event) else { return };
         // When what was there before began is not known.
         if conn.source != Source::Live {
@@ -236,7 +236,7 @@ impl Detector for Beacon {
         let (latest, first) = (path.latest(), path.calls.front().map_or(event.boot, |call| call.begun));
         if self.open.len() >= OPEN_MAX {
             self.forgotten += 1;
-        } else if scene.follow(conn.id) {
+        } else if context.follow(conn.id) {
             self.open.insert(conn.id.0, (key, latest));
             if let Some(call) = self.paths.get_mut(key).and_then(|path| path.call(latest)) {
                 call.open += 1;
@@ -249,21 +249,21 @@ impl Detector for Beacon {
             return;
         };
         debug_assert!(measures.score() <= 1.0);
-        if scene.is_told(rule, key) {
+        if context.is_reported(rule, key) {
             return;
         }
         let found = Found {
             same: key,
             evidence: measures.evidence(),
-            silence: silence::of_connection(conn, true),
+            suppress: suppression::of_connection(conn, true),
             judged_from: first,
             life: Life::Moment,
             subject: Subject::Connection(Box::new(conn.clone())),
         };
-        scene.raise(rule, found);
+        context.raise(rule, found);
     }
 
-    fn on_end(&mut self, _rule: &Rule, event: &Event, _scene: &mut Scene<'_>) {
+    fn on_end(&mut self, _rule: &Rule, event: &Event, _scene: &mut Context<'_>) {
         let Some(conn) = connection(event) else { return };
         let Some((key, number)) = self.open.remove(&conn.id.0) else { return };
         let size = match &event.body {
@@ -287,7 +287,7 @@ impl Detector for Beacon {
     fn recall(&self, _rule: &Rule, event: &Event, _past: &Past<'_>) -> Option<Memory> {
         let conn = connection(event)?;
         if conn.source != Source::Live {
-            return Some(Memory::lets_be("it was there before: when it began is not known", Vec::new()));
+            return Some(Memory::not_raised("it was there before: when it began is not known", Vec::new()));
         }
         let key = path_of(conn);
         let mut path = self.paths.get(key).cloned().unwrap_or_default();
@@ -298,12 +298,12 @@ impl Detector for Beacon {
         facts.push(Evidence::number("at_least", self.at_least as u64));
         facts.push(Evidence { name: "limit", value: Value::Score(limit) });
         Some(if !is_new {
-            Memory::lets_be("it belongs to the same call as the one before", facts)
+            Memory::not_raised("it belongs to the same call as the one before", facts)
         } else if has < self.at_least as u64 {
             let so_far = if has > 3 { format!("; so far they score {score:.3}") } else { String::new() };
-            Memory::lets_be(format!("with this one {has} of {} connections{so_far}", self.at_least), facts)
+            Memory::not_raised(format!("with this one {has} of {} connections{so_far}", self.at_least), facts)
         } else if score < limit {
-            Memory::lets_be(format!("they score {score:.3} of {limit:.3}"), facts)
+            Memory::not_raised(format!("they score {score:.3} of {limit:.3}"), facts)
         } else {
             Memory::finds(key, format!("they score {score:.3}, at least {limit:.3}"), facts)
         })
@@ -329,18 +329,18 @@ mod tests {
     /// Connections at these distances, milliseconds.
     fn connect(rig: &mut Rig, distances: impl IntoIterator<Item = u64>) -> usize {
         let agent = process(10, "/usr/local/bin/agent");
-        let mut told = 0;
+        let mut reported = 0;
         for (at, distance) in (0..).zip(distances) {
             rig.pass(DurationNs(distance * 1_000_000));
             let traffic = Traffic { bytes_out: 300 + at % 3, ..Traffic::default() };
             rig.open_and_close(&agent, "203.0.113.9:443", Some(traffic));
-            told += rig.told().len();
+            reported += rig.reported().len();
         }
-        told
+        reported
     }
 
     #[test]
-    fn a_clock_with_jitter_is_told_once() {
+    fn a_clock_with_jitter_is_reported_once() {
         let mut rig = rig();
         assert_eq!(connect(&mut rig, (0..11).map(|at| 60_000 + at * 7919 % 2_000)), 0, "too few");
         let agent = process(10, "/usr/local/bin/agent");
@@ -374,7 +374,7 @@ mod tests {
                 let traffic = Traffic { bytes_out, ..Traffic::default() };
                 rig.open_and_close(&agent, "203.0.113.9:443", Some(traffic));
             }
-            rig.told().len()
+            rig.reported().len()
         };
         assert_eq!([0, 90, 500].map(|each| alerts(0.7, [0; 8], each)), [0, 0, 1]);
         let odd = [16, 4096, 1, 256, 4, 1024, 64, 1];
@@ -386,17 +386,17 @@ mod tests {
     fn alerts(connections: impl IntoIterator<Item = (u64, u64, u64)>) -> usize {
         let mut rig = Rig::new(rule(Detect::Path(beacon(0.9, 12, 1_000)), "dir:out"));
         let agent = process(10, "/usr/local/bin/agent");
-        let mut told = 0;
+        let mut reported = 0;
         let mut lasted = 0;
         for (after, lasts, bytes_out) in connections {
             rig.pass(DurationNs((after - lasted) * 1_000_000));
             let id = rig.open(&agent, "203.0.113.9:443");
-            told += rig.told().len();
+            reported += rig.reported().len();
             rig.pass(DurationNs(lasts * 1_000_000));
             rig.close(id, EndedHow::LocalFin, Some(Traffic { bytes_out, ..Traffic::default() }));
             lasted = lasts;
         }
-        told
+        reported
     }
 
     #[test]
@@ -433,6 +433,6 @@ mod tests {
             rig.pass(DurationNs(1_000_000_000));
             rig.open_and_close(&agent, &format!("203.0.113.{at}:443"), None);
         }
-        assert!(rig.told().is_empty());
+        assert!(rig.reported().is_empty());
     }
 }

@@ -6,7 +6,7 @@
 //! What the children of one process do counts for each of the nearest processes above them: tools such as `timeout` and `xargs sh -c`
 //! put a process of its own between a loop and each attempt.
 //!
-//! Distinct ones are kept with the time of their last use, at most `limit` and one more of each process until it is told, and
+//! Distinct ones are kept with the time of their last use, at most `limit` and one more of each process until it is reported, and
 //! about a thousand from then on. It is over when no new one came for a window.
 
 use std::collections::VecDeque;
@@ -18,12 +18,12 @@ use crate::flow::model::{ConnEvent, Source};
 use crate::process::hash::IntMap;
 use crate::process::lineage;
 use crate::rules::alerts::{Found, Life};
-use crate::rules::detector::{Detector, Scene, Triggers, connection, service_port};
+use crate::rules::detector::{Context, Detector, Triggers, connection, service_port};
 use crate::rules::lru::Lru;
 use crate::rules::memory::{Memory, Past};
 use crate::rules::model::{FanOutOf, Rule};
 use crate::rules::program::ProcessKey;
-use crate::rules::{program, silence, work};
+use crate::rules::{program, suppression, work};
 use crate::units::{BootNs, DurationNs};
 
 /// Most processes (and peers, of a rule on ports); the one that was active longest ago is evicted, but for those with an open alert.
@@ -34,7 +34,7 @@ const PROGRAMS: usize = 3;
 /// Processes above it for which it does, at most.
 const ABOVE_MAX: usize = 8;
 
-/// Most that are kept of one process once it is told; one that was dropped counts again when it comes again.
+/// Most that are kept of one process once it is reported; one that was dropped counts again when it comes again.
 const KEPT_MAX: usize = 1_024;
 
 #[derive(Debug, Default)]
@@ -46,7 +46,7 @@ struct Group {
     /// Since the alert: all distinct ones that came, at least.
     count: u64,
     alert: Option<AlertId>,
-    /// The next number that is told as worse.
+    /// The next number that is reported as worse.
     next: u64,
 }
 
@@ -93,7 +93,7 @@ impl FanOut {
         rule: &Rule,
         event: &Event,
         conn: &ConnEvent,
-        scene: &mut Scene<'_>,
+        context: &mut Context<'_>,
     ) -> bool {
         let item = self.item_of(conn);
         if !self.groups.enter(key, GROUPS_MAX, &mut self.forgotten) {
@@ -135,24 +135,24 @@ impl FanOut {
                 let found = Found {
                     same: key,
                     evidence: evidence(group.count),
-                    silence: silence::of_opener(conn),
+                    suppress: suppression::of_opener(conn),
                     judged_from: first,
                     life: Life::Detector,
                     subject: Subject::Connection(Box::new(conn.clone())),
                 };
-                group.alert = scene.raise(rule, found);
+                group.alert = context.raise(rule, found);
                 group.next = group.count * 2;
                 if group.alert.is_some() {
-                    scene.set_timer(BootNs(event.boot.0.saturating_add(window.0)), key);
+                    context.set_timer(BootNs(event.boot.0.saturating_add(window.0)), key);
                     self.groups.pin(key);
                 } else {
-                    // Told within the throttle: it begins anew.
+                    // Reported within the throttle: it begins anew.
                     group.clear();
                 }
             }
             Some(alert) if group.count >= group.next => {
                 group.next = group.count * 2;
-                scene.escalate(alert, rule.severity, evidence(group.count));
+                context.escalate(alert, rule.severity, evidence(group.count));
             }
             Some(_) => {}
         }
@@ -178,17 +178,17 @@ impl FanOut {
             Memory {
                 same: Some(key),
                 finds: Some(false),
-                says: format!("told already, of these {name}"),
+                says: format!("reported already, of these {name}"),
                 facts,
                 about: None,
             }
         } else if is_known {
-            Memory::lets_be(
+            Memory::not_raised(
                 format!("not a new one: with it {count} {name}, of {} allowed", self.limit),
                 facts,
             )
         } else if count <= self.limit {
-            Memory::lets_be(format!("with this one {count} {name}, of {} allowed", self.limit), facts)
+            Memory::not_raised(format!("with this one {count} {name}, of {} allowed", self.limit), facts)
         } else {
             Memory::finds(key, format!("with this one {count} {name}, {} are allowed", self.limit), facts)
         }
@@ -235,15 +235,15 @@ impl Detector for FanOut {
         if self.of.is_of_ports() { Triggers::FAILED } else { Triggers::BEGIN }
     }
 
-    fn on_match(&mut self, rule: &Rule, event: &Event, scene: &mut Scene<'_>) {
+    fn on_match(&mut self, rule: &Rule, event: &Event, context: &mut Context<'_>) {
         // When those that were there before were opened is not known: not within one window.
-        let Some(conn) = connection(event).filter(|conn| conn.source == Source::Live && !scene.existing)
+        let Some(conn) = connection(event).filter(|conn| conn.source == Source::Live && !context.existing)
         else {
             return;
         };
         let mut groups = self.groups_of(conn);
         while let Some(key) = groups.next() {
-            if self.count(key, rule, event, conn, scene) {
+            if self.count(key, rule, event, conn, context) {
                 // What this group found would be found again for those above it.
                 for above in groups.by_ref() {
                     if let Some(group) = self.groups.get_mut(above).filter(|group| group.alert.is_none()) {
@@ -254,17 +254,17 @@ impl Detector for FanOut {
         }
     }
 
-    fn on_timer(&mut self, _rule: &Rule, token: u64, scene: &mut Scene<'_>) {
+    fn on_timer(&mut self, _rule: &Rule, token: u64, context: &mut Context<'_>) {
         let Some(group) = self.groups.get_mut(token) else { return };
         let newest = group.order.back().map_or(BootNs(0), |(_, since)| *since);
         let calm = BootNs(newest.0.saturating_add(self.window.0));
-        if calm > scene.now {
-            scene.set_timer(calm, token);
+        if calm > context.now {
+            context.set_timer(calm, token);
             return;
         }
         if let Some(alert) = group.alert.take() {
             let name = self.of.counted();
-            scene.resolve(alert, vec![Evidence::number(name, group.count)]);
+            context.resolve(alert, vec![Evidence::number(name, group.count)]);
         }
         self.groups.remove(token);
     }
@@ -276,12 +276,12 @@ impl Detector for FanOut {
     fn recall(&self, _rule: &Rule, event: &Event, _past: &Past<'_>) -> Option<Memory> {
         let conn = connection(event)?;
         if conn.source != Source::Live {
-            return Some(Memory::lets_be("it was there before: when it began is not known", Vec::new()));
+            return Some(Memory::not_raised("it was there before: when it began is not known", Vec::new()));
         }
         let item = self.item_of(conn);
         let mut groups = self.groups_of(conn).map(|key| self.recall_group(key, item, event));
         let Some(nearest) = groups.next() else {
-            return Some(Memory::lets_be("whose connection it is is not known", Vec::new()));
+            return Some(Memory::not_raised("whose connection it is is not known", Vec::new()));
         };
         if nearest.same.is_some() {
             return Some(nearest);
@@ -304,13 +304,13 @@ mod tests {
     }
 
     #[test]
-    fn a_scan_is_told_gets_worse_and_ends() {
+    fn a_scan_is_reported_gets_worse_and_ends() {
         let mut rig = rig(FanOutOf::Peers);
         let scanner = process(10, "/tmp/s");
         for at in 1..=10 {
             rig.connect(&scanner, &format!("10.0.1.{at}:22"));
         }
-        assert!(rig.told().is_empty(), "as many as are normal");
+        assert!(rig.reported().is_empty(), "as many as are normal");
         rig.connect(&scanner, "10.0.1.11:22");
         let alert = rig.only();
         assert_eq!((alert.phase, evidence(&alert, "peers")), (Phase::Raised, Some(&Value::Number(11))));
@@ -339,7 +339,7 @@ mod tests {
         for at in 0..200 {
             rig.connect(&busy, &format!("10.0.3.{}:443", at % 10));
         }
-        assert!(rig.told().is_empty());
+        assert!(rig.reported().is_empty());
     }
 
     #[test]
@@ -350,7 +350,7 @@ mod tests {
             rig.existing(Direction::Out, &process(11, "/usr/bin/pool"), None, &format!("10.0.3.{at}:443"));
         }
         rig.begin();
-        assert!(rig.told().is_empty());
+        assert!(rig.reported().is_empty());
     }
 
     #[test]
@@ -365,7 +365,7 @@ mod tests {
         for at in 1..=10 {
             attempt(&mut rig, at);
         }
-        assert!(rig.told().is_empty(), "as many as are normal");
+        assert!(rig.reported().is_empty(), "as many as are normal");
         for at in 11..=40 {
             attempt(&mut rig, at);
         }
@@ -373,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn a_scan_is_told_for_the_nearest_process_above_it_alone() {
+    fn a_scan_is_reported_for_the_nearest_process_above_it_alone() {
         let mut rig = rig(FanOutOf::PeersOfChildren);
         let session = process(10, "/usr/bin/bash");
         let script = child(&session, 11, "/usr/bin/bash");
@@ -386,7 +386,7 @@ mod tests {
         for at in 1..=40 {
             rig.connect(&child(&script, 2_000 + at, "/usr/bin/curl"), &format!("10.0.1.{at}:80"));
         }
-        assert!(rig.told().is_empty(), "within the throttle");
+        assert!(rig.reported().is_empty(), "within the throttle");
     }
 
     #[test]
@@ -402,7 +402,7 @@ mod tests {
             fail(&mut rig, &format!("10.0.1.2:{port}"), libc::ETIMEDOUT);
             rig.open_and_close(&scanner, &format!("10.0.1.2:{}", 100 + port), None);
         }
-        assert!(rig.told().is_empty(), "ten, and open ones");
+        assert!(rig.reported().is_empty(), "ten, and open ones");
         fail(&mut rig, "10.0.1.2:11", 0);
         assert_eq!(evidence(&rig.only(), "ports"), Some(&Value::Number(11)));
     }

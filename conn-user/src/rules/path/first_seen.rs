@@ -1,7 +1,7 @@
 //! `find = "first-seen"`: a path that none took since the agent began, nor in earlier runs whose memory it has.
 //!
 //! What makes two connections the same path the rule says (`by`). Everything is learnt; until `learn` has passed, and of
-//! what was there at the start, nothing is told. A path whose attempts all fail is one too: that is what a scan looks like.
+//! what was there at the start, nothing is reported. A path whose attempts all fail is one too: that is what a scan looks like.
 
 use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -16,14 +16,14 @@ use crate::process::info::ProcessInfo;
 use crate::process::placement::Placement;
 use crate::rules::alerts::{Found, Life};
 use crate::rules::baseline::same_net;
-use crate::rules::detector::{Detector, Scene, Triggers, connection, service_port};
+use crate::rules::detector::{Context, Detector, Triggers, connection, service_port};
 use crate::rules::memory::{Memory, Past, lasting};
 use crate::rules::model::{PathKey, Rule};
 use crate::rules::path_memory::{PathMemory, Reporter};
-use crate::rules::{program, silence};
+use crate::rules::{program, suppression};
 use crate::units::{BootNs, DurationNs};
 
-/// Most paths that are remembered; the one that was learnt first is forgotten, and would be told again.
+/// Most paths that are remembered; the one that was learnt first is forgotten, and would be reported again.
 const PATHS_MAX: usize = 65_536;
 
 /// How often a path was taken, and since when.
@@ -128,26 +128,27 @@ impl Detector for FirstSeen {
         self.reporter = Some(Reporter::begin(memory, name, now, &mut self.forgotten));
     }
 
-    fn on_match(&mut self, rule: &Rule, event: &Event, scene: &mut Scene<'_>) {
+    fn on_match(&mut self, rule: &Rule, event: &Event, context: &mut Context<'_>) {
         let Some(conn) = connection(event) else { return };
-        let path = self.path(conn, scene.names);
-        let learns = scene.existing || conn.source == Source::Snapshot || self.learns(scene.now, scene.began);
-        if !self.is_first(path, scene.now) || learns {
+        let path = self.path(conn, context.names);
+        let learns =
+            context.existing || conn.source == Source::Snapshot || self.learns(context.now, context.began);
+        if !self.is_first(path, context.now) || learns {
             return;
         }
         let found = Found {
             same: path,
             evidence: vec![
-                Evidence::text("zone", scene.names.zone_of(conn.remote.ip()).as_bytes()),
+                Evidence::text("zone", context.names.zone_of(conn.remote.ip()).as_bytes()),
                 Evidence::number("paths_known", self.seen.len() as u64 - 1),
-                Evidence::duration("watched", scene.now.since(scene.began)),
+                Evidence::duration("watched", context.now.since(context.began)),
             ],
-            silence: silence::of_connection(conn, true),
-            judged_from: scene.began,
+            suppress: suppression::of_connection(conn, true),
+            judged_from: context.began,
             life: Life::With(conn.id),
             subject: Subject::Connection(Box::new(conn.clone())),
         };
-        scene.raise(rule, found);
+        context.raise(rule, found);
     }
 
     fn forgotten(&self) -> u64 {
@@ -167,13 +168,16 @@ impl Detector for FirstSeen {
         if let Some(seen) = self.seen.get(&path) {
             facts.push(Evidence::number("taken_before", seen.count));
             facts.push(Evidence::duration("known_for", past.now.since(seen.since)));
-            return Some(Memory::lets_be("the path is known", facts));
+            return Some(Memory::not_raised("the path is known", facts));
         }
         Some(if self.learns(past.now, past.began) {
             let left = lasting(DurationNs(self.learn.0.saturating_sub(watched.0 + self.watched.0)));
-            Memory::lets_be(format!("the path is new, and is learnt: everything is for {left} still"), facts)
+            Memory::not_raised(
+                format!("the path is new, and is learnt: everything is for {left} still"),
+                facts,
+            )
         } else if conn.source == Source::Snapshot {
-            Memory::lets_be("the path is new, and is learnt: the connection was there before", facts)
+            Memory::not_raised("the path is new, and is learnt: the connection was there before", facts)
         } else {
             Memory::finds(path, "the path is new", facts)
         })
@@ -194,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_path_is_told_once_and_a_known_one_never() {
+    fn a_new_path_is_reported_once_and_a_known_one_never() {
         let mut rig = rig(&[PathKey::Exe, PathKey::Net, PathKey::Port]);
         let ssh = process(10, "/usr/bin/ssh");
         rig.existing(crate::flow::model::Direction::Out, &ssh, None, "10.9.0.1:22");
@@ -205,16 +209,16 @@ mod tests {
         for known in ["10.9.0.1:22", "10.1.0.1:22", "10.1.0.77:22"] {
             rig.open_and_close(&ssh, known, None);
         }
-        assert!(rig.told().is_empty());
+        assert!(rig.reported().is_empty());
         let id = rig.open(&ssh, "10.2.0.1:22");
         let alert = rig.only();
         assert_eq!((alert.phase, alert.covered), (Phase::Raised, Covered::All));
-        assert_eq!(alert.silence.as_deref(), Some("exe:/usr/bin/ssh dport:22 raddr:10.2.0.1"));
+        assert_eq!(alert.suppress.as_deref(), Some("exe:/usr/bin/ssh dport:22 raddr:10.2.0.1"));
         rig.close(id, EndedHow::PeerFin, None);
         assert_eq!(rig.only().phase, Phase::Resolved);
         rig.pass(seconds(100_000));
         rig.open_and_close(&ssh, "10.2.0.9:22", None);
-        assert!(rig.told().is_empty(), "known now");
+        assert!(rig.reported().is_empty(), "known now");
         rig.open(&process(11, "/usr/bin/nc"), "10.2.0.1:22");
         assert_eq!(rig.only().phase, Phase::Raised, "another program");
     }
@@ -231,7 +235,7 @@ mod tests {
             rig.is_not_recorded();
             rig.begin();
             acts(&mut rig);
-            let raised = rig.told().iter().filter(|alert| alert.phase == Phase::Raised).count();
+            let raised = rig.reported().iter().filter(|alert| alert.phase == Phase::Raised).count();
             let mut known = KnownByRule::new();
             for learned in reports.try_iter() {
                 match learned {
@@ -271,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn a_loss_is_told() {
+    fn a_loss_is_reported() {
         let mut rig = rig(&[PathKey::Ip]);
         rig.begin();
         rig.pass(seconds(100));

@@ -1,13 +1,13 @@
-//! `find = "forbidden"`: whatever matches, told once for each program, peer and port.
+//! `find = "forbidden"`: whatever matches, reported once for each program, peer and port.
 
 use crate::event::alert::Subject;
 use crate::event::model::Event;
 use crate::flow::model::ConnEvent;
 use crate::rules::alerts::{Found, Life};
-use crate::rules::detector::{Detector, Scene, Triggers, connection, service_port};
+use crate::rules::detector::{Context, Detector, Triggers, connection, service_port};
 use crate::rules::memory::{Memory, Past};
 use crate::rules::model::Rule;
-use crate::rules::{program, silence};
+use crate::rules::{program, suppression};
 
 /// See the module.
 #[derive(Debug)]
@@ -22,21 +22,21 @@ impl Detector for Forbidden {
         Triggers::BEGIN
     }
 
-    fn on_match(&mut self, rule: &Rule, event: &Event, scene: &mut Scene<'_>) {
+    fn on_match(&mut self, rule: &Rule, event: &Event, context: &mut Context<'_>) {
         let Some(conn) = connection(event) else { return };
         let same = same(conn);
-        if scene.is_told(rule, same) {
+        if context.is_reported(rule, same) {
             return;
         }
         let found = Found {
             same,
             evidence: Vec::new(),
-            silence: silence::of_connection(conn, true),
+            suppress: suppression::of_connection(conn, true),
             judged_from: event.boot,
             life: Life::With(conn.id),
             subject: Subject::Connection(Box::new(conn.clone())),
         };
-        scene.raise(rule, found);
+        context.raise(rule, found);
     }
 
     fn recall(&self, _rule: &Rule, event: &Event, _past: &Past<'_>) -> Option<Memory> {

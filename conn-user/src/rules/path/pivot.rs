@@ -15,10 +15,10 @@ use crate::filter::Filter;
 use crate::flow::model::{ConnEvent, Direction};
 use crate::process::info::ProcessInfo;
 use crate::rules::alerts::{Found, Life};
-use crate::rules::detector::{Detector, Scene, Secondary, Triggers, connection, service_port};
+use crate::rules::detector::{Context, Detector, Secondary, Triggers, connection, service_port};
 use crate::rules::memory::{Memory, Past};
 use crate::rules::model::Rule;
-use crate::rules::{program, silence};
+use crate::rules::{program, suppression};
 use crate::units::{BootNs, DurationNs};
 
 /// Most accepted connections that are remembered.
@@ -41,11 +41,11 @@ impl Pivot {
     }
 
     /// Waits for the next one that counts no more: one timer, however many have ended.
-    fn wait(&mut self, scene: &mut Scene<'_>) {
+    fn wait(&mut self, context: &mut Context<'_>) {
         if !self.has_timer
             && let Some(due) = self.ways.next_expiry()
         {
-            scene.set_timer(due, 0);
+            context.set_timer(due, 0);
             self.has_timer = true;
         }
     }
@@ -92,7 +92,7 @@ impl Detector for Pivot {
         true
     }
 
-    fn on_match(&mut self, rule: &Rule, event: &Event, scene: &mut Scene<'_>) {
+    fn on_match(&mut self, rule: &Rule, event: &Event, context: &mut Context<'_>) {
         // One that goes out is a way in only where the rule asks for such: a relay that called its operator.
         let is_way_in = |conn: &&ConnEvent| match conn.direction {
             Direction::In => true,
@@ -108,41 +108,41 @@ impl Detector for Pivot {
         let at = conn.established.or(conn.born.map(|born| born.earliest)).unwrap_or(event.boot);
         let way = WayIn { at, from: conn.remote, local: conn.local, process: Arc::clone(process) };
         self.ways.enter(conn.id, way);
-        if !scene.follow(conn.id) {
-            self.ways.end(conn.id, scene.now);
-            self.wait(scene);
+        if !context.follow(conn.id) {
+            self.ways.end(conn.id, context.now);
+            self.wait(context);
         }
     }
 
-    fn on_secondary(&mut self, rule: &Rule, event: &Event, scene: &mut Scene<'_>) {
+    fn on_secondary(&mut self, rule: &Rule, event: &Event, context: &mut Context<'_>) {
         let Some(conn) = connection(event).filter(|conn| conn.direction == Direction::Out) else { return };
         let Some(process) = conn.owner.process.as_deref().filter(|_| !rule.excepts(event)) else { return };
         let Some((way, depth)) = self.way_in(process, event.boot) else { return };
         let same = same(way, process, conn);
-        if scene.is_told(rule, same) {
+        if context.is_reported(rule, same) {
             return;
         }
         let found = Found {
             same,
             evidence: evidence(way, process, depth, event.boot),
-            silence: silence::of_connection(conn, false),
+            suppress: suppression::of_connection(conn, false),
             judged_from: way.at,
             life: Life::With(conn.id),
             subject: Subject::Connection(Box::new(ConnEvent::clone(conn))),
         };
-        scene.raise(rule, found);
+        context.raise(rule, found);
     }
 
-    fn on_end(&mut self, _rule: &Rule, event: &Event, scene: &mut Scene<'_>) {
+    fn on_end(&mut self, _rule: &Rule, event: &Event, context: &mut Context<'_>) {
         let Some(conn) = connection(event) else { return };
         self.ways.end(conn.id, event.boot);
-        self.wait(scene);
+        self.wait(context);
     }
 
-    fn on_timer(&mut self, _rule: &Rule, _token: u64, scene: &mut Scene<'_>) {
+    fn on_timer(&mut self, _rule: &Rule, _token: u64, context: &mut Context<'_>) {
         self.has_timer = false;
-        self.ways.expire(scene.now);
-        self.wait(scene);
+        self.ways.expire(context.now);
+        self.wait(context);
     }
 
     fn forgotten(&self) -> u64 {
@@ -158,10 +158,10 @@ impl Detector for Pivot {
             Direction::In => Some("it is no way in by the rule's `match`"),
         };
         if let Some(says) = says {
-            return Some(Memory::lets_be(says, Vec::new()));
+            return Some(Memory::not_raised(says, Vec::new()));
         }
         let Some(process) = conn.owner.process.as_deref() else {
-            return Some(Memory::lets_be("whose connection it is is not known", Vec::new()));
+            return Some(Memory::not_raised("whose connection it is is not known", Vec::new()));
         };
         let Some((way, depth)) = self.way_in(process, event.boot) else {
             let says = "no connection in that matches leads to this process or one above it";
@@ -169,13 +169,13 @@ impl Detector for Pivot {
                 Evidence::number("ways_in_known", self.ways.len() as u64),
                 Evidence::number("processes_above", process.ancestors.len() as u64),
             ];
-            return Some(Memory::lets_be(says, facts));
+            return Some(Memory::not_raised(says, facts));
         };
         let facts = evidence(way, process, depth, event.boot);
         Some(if self.to.matches(event) {
             Memory::finds(same(way, process, conn), "somebody came in to this process and goes on", facts)
         } else {
-            Memory::lets_be("somebody came in to this process, but it goes where `to` does not", facts)
+            Memory::not_raised("somebody came in to this process, but it goes where `to` does not", facts)
         })
     }
 }
@@ -243,7 +243,7 @@ mod tests {
         let web = process(801, "/usr/sbin/web");
         rig.accept(&web, "10.0.0.1:80", "203.0.113.1:5000");
         rig.connect(&web, "10.0.0.9:5432");
-        assert!(rig.told().is_empty(), "its own work");
+        assert!(rig.reported().is_empty(), "its own work");
         rig.connect(&child(&web, THEN, "/usr/bin/curl"), "10.0.0.9:8000");
         assert_eq!(rig.only().phase, Phase::Raised);
     }
@@ -261,7 +261,7 @@ mod tests {
         rig.close(outside, EndedHow::PeerFin, None);
         rig.pass(seconds(61));
         rig.connect(&web, "10.0.0.9:5432");
-        assert!(rig.told().is_empty(), "from inside, to outside, by another, too late");
+        assert!(rig.reported().is_empty(), "from inside, to outside, by another, too late");
         assert_eq!(rig.timers(), 0);
         let again = rig.accept(&web, "10.0.0.1:80", "203.0.113.1:5000");
         rig.close(again, EndedHow::PeerFin, None);

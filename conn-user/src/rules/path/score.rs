@@ -10,7 +10,7 @@
 //! The score is the mean of both. How close is too close RITA says in numbers: less than ten apart, of seconds or bytes. So do we where
 //! the median is sixty or more; below, it is a sixth of the median, else bursts within ten seconds would have no skew at all.
 
-/// The score of these numbers, between 0 and 1, and their median. Fewer than three tell nothing: 0. Quartiles that are less than
+/// The score of these numbers, between 0 and 1, and their median. Fewer than three report nothing: 0. Quartiles that are less than
 /// `negligible` apart have no skew, nor those that are less than a sixth of the median apart, if that is less. The numbers are used up.
 pub(super) fn score(numbers: &mut [u64], negligible: u64) -> (f64, u64) {
     numbers.sort_unstable();

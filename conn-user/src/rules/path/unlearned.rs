@@ -8,10 +8,10 @@ use crate::filter::Names;
 use crate::flow::model::Direction;
 use crate::rules::alerts::{Found, Life};
 use crate::rules::baseline::{self, Baseline, Finder, User, What};
-use crate::rules::detector::{Detector, Scene, Triggers, connection, service_port};
+use crate::rules::detector::{Context, Detector, Triggers, connection, service_port};
 use crate::rules::memory::{Memory, Past};
 use crate::rules::model::Rule;
-use crate::rules::{program, silence};
+use crate::rules::{program, suppression};
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -22,32 +22,32 @@ impl Detector for Unlearned {
         Triggers::BEGIN
     }
 
-    fn on_match(&mut self, rule: &Rule, event: &Event, scene: &mut Scene<'_>) {
+    fn on_match(&mut self, rule: &Rule, event: &Event, context: &mut Context<'_>) {
         let (Some(conn), Some(user)) = (connection(event), User::of(event)) else { return };
         // Which side is the service's is not known, and so is the port.
         if conn.direction == Direction::Unknown {
             return;
         }
         let (direction, ip, port) = (conn.direction, conn.remote.ip(), service_port(conn));
-        if self.0.knows_connection(user, (direction, ip, port), scene) {
+        if self.0.knows_connection(user, (direction, ip, port), context) {
             return;
         }
         let same = same(user, (direction, ip, port));
-        if scene.is_told(rule, same)
-            || (!self.0.knows_program(user, scene) && baseline::is_deferred(event, scene))
+        if context.is_reported(rule, same)
+            || (!self.0.knows_program(user, context) && baseline::is_deferred(event, context))
         {
             return;
         }
-        let evidence = evidence(user, (direction, ip, port), scene.names, scene.baseline);
+        let evidence = evidence(user, (direction, ip, port), context.names, context.baseline);
         let found = Found {
             same,
             evidence,
-            silence: silence::of_connection(conn, true),
+            suppress: suppression::of_connection(conn, true),
             judged_from: event.boot,
             life: Life::With(conn.id),
             subject: Subject::Connection(Box::new(conn.clone())),
         };
-        scene.raise(rule, found);
+        context.raise(rule, found);
     }
 
     fn recall(&self, _rule: &Rule, event: &Event, past: &Past<'_>) -> Option<Memory> {
@@ -56,7 +56,7 @@ impl Detector for Unlearned {
         let path = (conn.direction, conn.remote.ip(), service_port(conn));
         let facts = evidence(user, path, past.names, past.baseline);
         if conn.direction == Direction::Unknown {
-            return Some(Memory::lets_be("which side is the service's is not known", facts));
+            return Some(Memory::not_raised("which side is the service's is not known", facts));
         }
         let is_known = past.baseline.has_connection(user, path, past.names);
         let same = same(user, path);

@@ -13,12 +13,12 @@ use crate::flow::model::{Change, ConnEvent, ConnId, Source};
 use crate::flow::sample::Sample;
 use crate::process::hash::IntMap;
 use crate::rules::alerts::{Found, Life};
-use crate::rules::detector::{Detector, Scene, Triggers, connection};
+use crate::rules::detector::{Context, Detector, Triggers, connection};
 use crate::rules::memory::{Memory, Past};
 use crate::rules::model::Rule;
 use crate::rules::path_memory::{PathMemory, Reporter};
 use crate::rules::timers::TimerId;
-use crate::rules::{program, silence};
+use crate::rules::{program, suppression};
 use crate::units::{BootNs, DurationNs};
 
 /// Limit of tracked connections; one beyond it is counted as forgotten.
@@ -173,7 +173,7 @@ impl Volume {
         Some(volume).filter(|_| !is_raised)
     }
 
-    fn raise(&self, conn: ConnEvent, pair: u64, volume: u64, rule: &Rule, scene: &mut Scene<'_>) {
+    fn raise(&self, conn: ConnEvent, pair: u64, volume: u64, rule: &Rule, context: &mut Context<'_>) {
         let found = Found {
             same: program::same(&(pair, self.level(volume))),
             evidence: vec![
@@ -181,28 +181,28 @@ impl Volume {
                 Evidence::number("limit", self.limit),
                 Evidence::duration("window", self.window),
             ],
-            silence: silence::of_connection(&conn, true),
-            judged_from: scene.began,
+            suppress: suppression::of_connection(&conn, true),
+            judged_from: context.began,
             life: Life::With(conn.id),
             subject: Subject::Connection(Box::new(conn)),
         };
-        scene.raise(rule, found);
+        context.raise(rule, found);
     }
 
     /// Has a connection sampled after this time.
-    fn sample_after(&mut self, id: u64, after: DurationNs, scene: &mut Scene<'_>) {
-        self.due.push(Reverse((BootNs(scene.now.0.saturating_add(after.0)), id)));
-        self.set_timer(scene);
+    fn sample_after(&mut self, id: u64, after: DurationNs, context: &mut Context<'_>) {
+        self.due.push(Reverse((BootNs(context.now.0.saturating_add(after.0)), id)));
+        self.set_timer(context);
     }
 
-    fn set_timer(&mut self, scene: &mut Scene<'_>) {
+    fn set_timer(&mut self, context: &mut Context<'_>) {
         let Some(Reverse((first, _))) = self.due.peek() else { return };
         match self.timer {
             Some((at, _)) if at <= *first => return,
-            Some((_, timer)) => scene.cancel_timer(timer),
+            Some((_, timer)) => context.cancel_timer(timer),
             None => {}
         }
-        self.timer = Some((*first, scene.set_timer(*first, 0)));
+        self.timer = Some((*first, context.set_timer(*first, 0)));
     }
 }
 
@@ -230,52 +230,52 @@ impl Detector for Volume {
         self.reporter = Some(Reporter::begin(memory, name, now, &mut self.forgotten));
     }
 
-    fn on_match(&mut self, _rule: &Rule, event: &Event, scene: &mut Scene<'_>) {
+    fn on_match(&mut self, _rule: &Rule, event: &Event, context: &mut Context<'_>) {
         let Some(conn) = connection(event).filter(|conn| !self.open.contains_key(&conn.id.0)) else { return };
         if self.open.len() >= OPEN_MAX || self.due.len() >= 2 * OPEN_MAX {
             self.forgotten += 1;
-        } else if scene.follow(conn.id) {
-            let is_new = conn.source == Source::Live && !scene.existing;
+        } else if context.follow(conn.id) {
+            let is_new = conn.source == Source::Live && !context.existing;
             let open =
                 Open { pair: pair_of(conn), sent: is_new.then_some(0), before: 0, sampled: 0, again: BUSY };
             self.open.insert(conn.id.0, open);
             let after = if is_new { FIRST } else { DurationNs(0) };
-            self.sample_after(conn.id.0, after, scene);
+            self.sample_after(conn.id.0, after, context);
         }
     }
 
-    fn on_timer(&mut self, _rule: &Rule, _token: u64, scene: &mut Scene<'_>) {
+    fn on_timer(&mut self, _rule: &Rule, _token: u64, context: &mut Context<'_>) {
         self.timer = None;
-        let until = BootNs(scene.now.0.saturating_add(TOGETHER.0));
+        let until = BootNs(context.now.0.saturating_add(TOGETHER.0));
         while let Some(&Reverse((at, id))) = self.due.peek()
             && at <= until
         {
             self.due.pop();
             let Some(open) = self.open.get(&id) else { continue };
             let again = open.again;
-            if let Some(conn) = scene.flows.connection(ConnId(id)) {
-                scene.sample(&conn);
+            if let Some(conn) = context.flows.connection(ConnId(id)) {
+                context.sample(&conn);
             }
             self.due.push(Reverse((BootNs(until.0.saturating_add(again.0)), id)));
         }
-        self.set_timer(scene);
+        self.set_timer(context);
     }
 
-    fn on_sample(&mut self, rule: &Rule, sample: &Sample, scene: &mut Scene<'_>) {
+    fn on_sample(&mut self, rule: &Rule, sample: &Sample, context: &mut Context<'_>) {
         let Some(open) = self.open.get_mut(&sample.id.0) else { return };
         let pair = open.pair;
         let sent = sample.counters.map(|counters| counters.bytes_out);
         let is_busy = sent.is_some_and(|sent| sent > std::mem::replace(&mut open.sampled, sent));
         open.again = if is_busy { BUSY } else { DurationNs(QUIET.0.min(2 * open.again.0)) };
         if let Some(sent) = sent
-            && let Some(volume) = self.count(sample.id.0, sent, scene.now)
-            && let Some(conn) = scene.flows.connection(sample.id)
+            && let Some(volume) = self.count(sample.id.0, sent, context.now)
+            && let Some(conn) = context.flows.connection(sample.id)
         {
-            self.raise(conn, pair, volume, rule, scene);
+            self.raise(conn, pair, volume, rule, context);
         }
     }
 
-    fn on_end(&mut self, rule: &Rule, event: &Event, scene: &mut Scene<'_>) {
+    fn on_end(&mut self, rule: &Rule, event: &Event, context: &mut Context<'_>) {
         let Some(conn) = connection(event) else { return };
         if let EventBody::Flow(Change::Close(_, ending)) = &event.body
             && let Some(traffic) = ending.traffic
@@ -283,14 +283,14 @@ impl Detector for Volume {
         {
             let pair = open.pair;
             if let Some(volume) = self.count(conn.id.0, traffic.bytes_out, event.boot) {
-                self.raise(conn.clone(), pair, volume, rule, scene);
+                self.raise(conn.clone(), pair, volume, rule, context);
             }
         }
         self.open.remove(&conn.id.0);
         if self.open.is_empty() {
             self.due.clear();
             if let Some((_, timer)) = self.timer.take() {
-                scene.cancel_timer(timer);
+                context.cancel_timer(timer);
             }
         }
     }
@@ -360,12 +360,12 @@ mod tests {
         let id = rig.open(&process(10, "/usr/bin/curl"), "203.0.113.9:443");
         assert_eq!(pass(&mut rig, &questions, 9, 0), 0);
         assert_eq!(pass(&mut rig, &questions, 1, LIMIT / 2), 1);
-        assert!(rig.told().is_empty());
+        assert!(rig.reported().is_empty());
         assert_eq!(pass(&mut rig, &questions, 31, LIMIT), 1);
         let alert = rig.only();
         assert_eq!(evidence(&alert, "sent"), Some(&Value::Number(LIMIT)));
         assert_eq!(pass(&mut rig, &questions, 31, 20 * LIMIT), 1);
-        assert!(rig.told().is_empty(), "it is the same transfer");
+        assert!(rig.reported().is_empty(), "it is the same transfer");
         rig.close(id, EndedHow::LocalFin, Some(sent(20 * LIMIT)));
         assert_eq!(rig.phases(), [(1, Phase::Resolved)]);
     }
@@ -379,13 +379,13 @@ mod tests {
             rig.open_and_close(&curl, "203.0.113.9:443", Some(sent(LIMIT / 8)));
             rig.open_and_close(&curl, "203.0.113.10:443", Some(sent(LIMIT / 16)));
             rig.open_and_close(&process(10, "/usr/bin/git"), "203.0.113.9:443", Some(sent(LIMIT / 16)));
-            assert_eq!(rig.told().len(), if part == 8 { 2 } else { 0 });
+            assert_eq!(rig.reported().len(), if part == 8 { 2 } else { 0 });
         }
         // More than before, but slowly.
         for _ in 0..20 {
             rig.pass(seconds(3_600));
             rig.open_and_close(&curl, "203.0.113.10:443", Some(sent(LIMIT / 2)));
-            assert!(rig.told().is_empty());
+            assert!(rig.reported().is_empty());
         }
     }
 
@@ -397,7 +397,7 @@ mod tests {
         let mut night = |volume: u64| {
             rig.open_and_close(&backup, "203.0.113.9:443", Some(sent(volume)));
             rig.pass(seconds(86_400));
-            rig.told().iter().filter(|alert| alert.phase == Phase::Raised).count()
+            rig.reported().iter().filter(|alert| alert.phase == Phase::Raised).count()
         };
         let nights = [LIMIT, LIMIT, LIMIT * 3 / 2, 2 * LIMIT, 3 * LIMIT, 3 * LIMIT, 9 * LIMIT, LIMIT];
         assert_eq!(nights.map(&mut night), [1, 0, 0, 1, 0, 0, 1, 0]);
@@ -410,9 +410,9 @@ mod tests {
         rig.existing(Direction::Out, &process(10, "/opt/replica"), None, "203.0.113.9:5432");
         rig.begin();
         assert_eq!(pass(&mut rig, &questions, 0, 50 * LIMIT), 1);
-        assert!(rig.told().is_empty());
+        assert!(rig.reported().is_empty());
         let mut total = 50 * LIMIT;
-        while rig.told().is_empty() {
+        while rig.reported().is_empty() {
             total += LIMIT / 100;
             pass(&mut rig, &questions, 3_600, total);
             assert!(total <= 51 * LIMIT + LIMIT / 50, "the volume of a connection counts beyond the window");
@@ -449,7 +449,7 @@ mod tests {
                     known.paths.push(path);
                 }
             }
-            (rig.told().len(), known)
+            (rig.reported().len(), known)
         };
         let (raised, known) = run(KnownByRule::new(), 3 * LIMIT);
         assert_eq!(raised, 2, "raised and resolved");

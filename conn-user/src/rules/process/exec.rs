@@ -6,10 +6,10 @@ use crate::event::alert::Subject;
 use crate::event::model::{Event, EventBody};
 use crate::process::info::ProcessInfo;
 use crate::rules::alerts::{Found, Life};
-use crate::rules::detector::{Detector, Scene, Triggers};
+use crate::rules::detector::{Context, Detector, Triggers};
 use crate::rules::memory::{Memory, Past};
 use crate::rules::model::Rule;
-use crate::rules::{program, silence};
+use crate::rules::{program, suppression};
 
 /// Detects executed programs.
 #[derive(Debug)]
@@ -25,22 +25,22 @@ impl Detector for Exec {
         Triggers::EXEC
     }
 
-    fn on_match(&mut self, rule: &Rule, event: &Event, scene: &mut Scene<'_>) {
+    fn on_match(&mut self, rule: &Rule, event: &Event, context: &mut Context<'_>) {
         let EventBody::Exec(exec) = &event.body else { return };
         let process = &exec.process;
         let same = same(process);
-        if scene.is_told(rule, same) {
+        if context.is_reported(rule, same) {
             return;
         }
         let found = Found {
             same,
             subject: Subject::Process(Arc::clone(process)),
             evidence: super::executed(event, process),
-            silence: silence::of_started(process),
-            judged_from: scene.now,
+            suppress: suppression::of_started(process),
+            judged_from: context.now,
             life: Life::Moment,
         };
-        scene.raise(rule, found);
+        context.raise(rule, found);
     }
 
     fn recall(&self, _rule: &Rule, event: &Event, _past: &Past<'_>) -> Option<Memory> {

@@ -8,11 +8,11 @@ use crate::filter::names::Names;
 use crate::flow::model::ConnId;
 use crate::process::info::ProcessInfo;
 use crate::rules::alerts::{Found, Life};
-use crate::rules::detector::{Detector, Scene, Triggers, connection, listener};
+use crate::rules::detector::{Context, Detector, Triggers, connection, listener};
 use crate::rules::memory::{Memory, Past};
 use crate::rules::model::Rule;
 use crate::rules::reach::Reach;
-use crate::rules::{program, silence};
+use crate::rules::{program, suppression};
 
 /// See the module.
 #[derive(Debug)]
@@ -26,12 +26,12 @@ pub(super) struct Use {
     subject: Subject,
 }
 
-/// A program of a user is told once, whatever it does.
+/// A program of a user is reported once, whatever it does.
 pub(super) fn same_program(process: &ProcessInfo) -> u64 {
     program::same(&(program::name(process), process.uid))
 }
 
-/// A program of a user is told once for each program that starts it, namespace, and reach of what it does: else a harmless use, made on
+/// A program of a user is reported once for each program that starts it, namespace, and reach of what it does: else a harmless use, made on
 /// purpose, would hide another one.
 pub(super) fn same(process: &ProcessInfo, event: &Event, names: &Names) -> u64 {
     program::same(&(same_program(process), program::parent(process), Reach::of(event, names)))
@@ -43,13 +43,13 @@ pub(super) fn user(event: &Event) -> Option<&Arc<ProcessInfo>> {
     owner.or_else(|| listener(event).map(|listener| &listener.owner))?.process.as_ref()
 }
 
-/// Whether it was told of this process's program.
-pub(super) fn is_told(process: &ProcessInfo, rule: &Rule, scene: &mut Scene<'_>) -> bool {
-    scene.is_told(rule, same_program(process))
+/// Whether it was reported this process's program.
+pub(super) fn is_reported(process: &ProcessInfo, rule: &Rule, context: &mut Context<'_>) -> bool {
+    context.is_reported(rule, same_program(process))
 }
 
 impl Use {
-    /// What an event of [`Triggers::BEGIN`] or [`Triggers::LISTEN`] tells of; `None`: by whom is not known.
+    /// What an event of [`Triggers::BEGIN`] or [`Triggers::LISTEN`] reports; `None`: by whom is not known.
     pub(super) fn of(event: &Event) -> Option<Self> {
         if let Some(conn) = connection(event) {
             let process = Arc::clone(conn.owner.process.as_ref()?);
@@ -60,19 +60,19 @@ impl Use {
         Some(Self { id: listener.id, process, subject: Subject::Listener(Box::new(listener.clone())) })
     }
 
-    /// Raises the alert, unless the same one, by this number, was told.
+    /// Raises the alert, unless the same one, by this number, was reported.
     pub(super) fn raise(
         self,
         same: u64,
         rule: &Rule,
         evidence: Vec<Evidence>,
         life: Life,
-        scene: &mut Scene<'_>,
+        context: &mut Context<'_>,
     ) -> Option<AlertId> {
         let Self { process, subject, .. } = self;
-        let silence = silence::of_started(&process);
-        let judged_from = scene.now;
-        scene.raise(rule, Found { same, subject, evidence, silence, judged_from, life })
+        let suppress = suppression::of_started(&process);
+        let judged_from = context.now;
+        context.raise(rule, Found { same, subject, evidence, suppress, judged_from, life })
     }
 }
 
@@ -81,14 +81,14 @@ impl Detector for Network {
         Triggers::BEGIN.and(Triggers::LISTEN)
     }
 
-    fn on_match(&mut self, rule: &Rule, event: &Event, scene: &mut Scene<'_>) {
+    fn on_match(&mut self, rule: &Rule, event: &Event, context: &mut Context<'_>) {
         // A rule on processes says nothing of one that is not known, even if its filter only excludes.
-        let Some(same) = user(event).map(|process| same(process, event, scene.names)) else { return };
-        if !scene.is_told(rule, same)
+        let Some(same) = user(event).map(|process| same(process, event, context.names)) else { return };
+        if !context.is_reported(rule, same)
             && let Some(used) = Use::of(event)
         {
             let life = Life::With(used.id);
-            used.raise(same, rule, Vec::new(), life, scene);
+            used.raise(same, rule, Vec::new(), life, context);
         }
     }
 
@@ -97,7 +97,7 @@ impl Detector for Network {
             Some(process) => {
                 Memory::finds(same(process, event, past.names), "whatever matches is found", Vec::new())
             }
-            None => Memory::lets_be("which process it is is not known", Vec::new()),
+            None => Memory::not_raised("which process it is is not known", Vec::new()),
         })
     }
 }

@@ -5,7 +5,7 @@ use crate::event::model::{Event, EventBody};
 use crate::flow::model::{Change, Direction};
 use crate::process::hash::IntMap;
 use crate::rules::alerts::Life;
-use crate::rules::detector::{Detector, Scene, Triggers, connection};
+use crate::rules::detector::{Context, Detector, Triggers, connection};
 use crate::rules::memory::{Memory, Past};
 use crate::rules::model::Rule;
 use crate::units::{BootNs, DurationNs};
@@ -29,9 +29,9 @@ impl Probe {
 }
 
 /// Raises the alert, unless it only repeats one.
-fn raise(key: u64, used: Use, rule: &Rule, life: Life, scene: &mut Scene<'_>) {
-    if !scene.is_told(rule, key) {
-        used.raise(key, rule, Vec::new(), life, scene);
+fn raise(key: u64, used: Use, rule: &Rule, life: Life, context: &mut Context<'_>) {
+    if !context.is_reported(rule, key) {
+        used.raise(key, rule, Vec::new(), life, context);
     }
 }
 
@@ -40,42 +40,43 @@ impl Detector for Probe {
         Triggers::BEGIN.and(Triggers::LISTEN)
     }
 
-    fn on_match(&mut self, rule: &Rule, event: &Event, scene: &mut Scene<'_>) {
-        let Some(key) = network::user(event).map(|process| network::same(process, event, scene.names)) else {
+    fn on_match(&mut self, rule: &Rule, event: &Event, context: &mut Context<'_>) {
+        let Some(key) = network::user(event).map(|process| network::same(process, event, context.names))
+        else {
             return;
         };
         let Some(used) = Use::of(event) else { return };
         let is_outgoing = connection(event).is_some_and(|conn| conn.direction == Direction::Out);
-        let may_be_probe = is_outgoing && !scene.existing && self.undecided.len() < UNDECIDED_MAX;
-        if may_be_probe && scene.follow(used.id) {
-            scene.set_timer(BootNs(event.boot.0.saturating_add(self.within.0)), used.id.0);
+        let may_be_probe = is_outgoing && !context.existing && self.undecided.len() < UNDECIDED_MAX;
+        if may_be_probe && context.follow(used.id) {
+            context.set_timer(BootNs(event.boot.0.saturating_add(self.within.0)), used.id.0);
             self.undecided.insert(used.id.0, (key, used));
         } else {
             let life = Life::With(used.id);
-            raise(key, used, rule, life, scene);
+            raise(key, used, rule, life, context);
         }
     }
 
-    fn on_end(&mut self, rule: &Rule, event: &Event, scene: &mut Scene<'_>) {
+    fn on_end(&mut self, rule: &Rule, event: &Event, context: &mut Context<'_>) {
         let Some((key, used)) = connection(event).and_then(|conn| self.undecided.remove(&conn.id.0)) else {
             return;
         };
         let EventBody::Flow(Change::Close(_, ending)) = &event.body else { return };
         let is_probe = ending.traffic.is_some_and(|traffic| traffic.bytes_in + traffic.bytes_out == 0);
         if !is_probe {
-            raise(key, used, rule, Life::Moment, scene);
+            raise(key, used, rule, Life::Moment, context);
         }
     }
 
-    fn on_timer(&mut self, rule: &Rule, token: u64, scene: &mut Scene<'_>) {
+    fn on_timer(&mut self, rule: &Rule, token: u64, context: &mut Context<'_>) {
         let Some((key, used)) = self.undecided.remove(&token) else { return };
         let life = Life::With(used.id);
-        raise(key, used, rule, life, scene);
+        raise(key, used, rule, life, context);
     }
 
     fn recall(&self, _rule: &Rule, event: &Event, past: &Past<'_>) -> Option<Memory> {
         let Some(process) = network::user(event) else {
-            return Some(Memory::lets_be("the process is unknown", Vec::new()));
+            return Some(Memory::not_raised("the process is unknown", Vec::new()));
         };
         let key = network::same(process, event, past.names);
         Some(Memory::waits(

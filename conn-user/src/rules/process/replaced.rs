@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 
-use super::network::{Use, is_told, same_program, user};
+use super::network::{Use, is_reported, same_program, user};
 use crate::event::alert::{AlertId, Evidence};
 use crate::event::model::Event;
 use crate::event::names::Named as _;
@@ -16,7 +16,7 @@ use crate::process::hash::IntMap;
 use crate::process::identity::Replaced;
 use crate::process::info::{ExitStatus, ProcessInfo, is_same_tick};
 use crate::rules::alerts::Life;
-use crate::rules::detector::{Detector, Scene, Triggers};
+use crate::rules::detector::{Context, Detector, Triggers};
 use crate::rules::memory::{Memory, Past};
 use crate::rules::model::Rule;
 use crate::rules::timers::TimerId;
@@ -26,7 +26,7 @@ use crate::units::{BootNs, DurationNs};
 const EVERY: DurationNs = DurationNs(60_000_000_000);
 /// How long the background is waited for at first, and then twice as long each time.
 const PATIENCE: DurationNs = DurationNs(50_000_000);
-/// How often. What is answered later is told with the next use.
+/// How often. What is answered later is reported with the next use.
 const TRIES: u32 = 6;
 /// Most uses that wait, and most processes whose alerts are open.
 const WAITING_MAX: usize = 1024;
@@ -79,85 +79,87 @@ impl Replacement {
         process.identity.replaced().filter(is_finding)
     }
 
-    fn wait(&mut self, waiting: Waiting, scene: &mut Scene<'_>) {
+    fn wait(&mut self, waiting: Waiting, context: &mut Context<'_>) {
         let (pid, patience) = (waiting.used.process.pid.0, PATIENCE.0 << waiting.tries);
         self.waiting.insert(pid, waiting);
-        scene.set_timer(BootNs(scene.now.0.saturating_add(patience)), pid.into());
+        context.set_timer(BootNs(context.now.0.saturating_add(patience)), pid.into());
     }
 
     /// What was found out of a use.
-    fn judge(&mut self, used: Use, rule: &Rule, scene: &mut Scene<'_>) {
+    fn judge(&mut self, used: Use, rule: &Rule, context: &mut Context<'_>) {
         let process = Arc::clone(&used.process);
         match self.finding(&process) {
-            Some(replaced) if !is_told(&process, rule, scene) => self.tell(used, replaced, rule, scene),
+            Some(replaced) if !is_reported(&process, rule, context) => {
+                self.emit(used, replaced, rule, context);
+            }
             None if process.identity.replaced() == Some(Replaced::No) => {
-                self.end(&process, scene);
-                self.look_again(used, scene);
+                self.end(&process, context);
+                self.look_again(used, context);
             }
             _ => {}
         }
     }
 
     /// Has a process that started of late compared again after a while.
-    fn look_again(&mut self, used: Use, scene: &mut Scene<'_>) {
+    fn look_again(&mut self, used: Use, context: &mut Context<'_>) {
         let process = Arc::clone(&used.process);
         // A recording has no instant of the exec.
-        let age = scene.now.since(process.start);
-        if !self.of_deleted || age >= YOUNG || scene.exit_of(&process).is_some() {
+        let age = context.now.since(process.start);
+        if !self.of_deleted || age >= YOUNG || context.exit_of(&process).is_some() {
             return;
         }
         if self.again.len() >= WAITING_MAX {
             self.forgotten += 1;
             return;
         }
-        scene.follow_process(&process);
+        context.follow_process(&process);
         let after = AGAIN.0.max(2 * age.0);
         let token = AGAIN_TOKEN | u64::from(process.pid.0);
-        let timer = scene.set_timer(BootNs(scene.now.0.saturating_add(after)), token);
+        let timer = context.set_timer(BootNs(context.now.0.saturating_add(after)), token);
         // Of an earlier process of that id, whose end was lost, or of what this one was before.
         if let Some(before) = self.again.insert(process.pid.0, Again { used, timer }) {
-            scene.cancel_timer(before.timer);
+            context.cancel_timer(before.timer);
         }
     }
 
-    fn compare_again(&mut self, used: Use, scene: &mut Scene<'_>) {
+    fn compare_again(&mut self, used: Use, context: &mut Context<'_>) {
         let process = Arc::clone(&used.process);
         if self.finding(&process).is_some() || self.waiting.contains_key(&process.pid.0) {
             return;
         }
-        process.identity.compare_again(scene.now);
-        if scene.compare(&process) {
-            self.wait(Waiting { used, tries: 0 }, scene);
+        process.identity.compare_again(context.now);
+        if context.compare(&process) {
+            self.wait(Waiting { used, tries: 0 }, context);
         } else {
             process.identity.set_replaced(Replaced::Unknown);
         }
     }
 
-    fn tell(&mut self, used: Use, replaced: Replaced, rule: &Rule, scene: &mut Scene<'_>) {
+    fn emit(&mut self, used: Use, replaced: Replaced, rule: &Rule, context: &mut Context<'_>) {
         let process = Arc::clone(&used.process);
         let mut evidence = vec![Evidence::text("replaced", replaced.name().as_bytes())];
         evidence.extend(process.exe.as_deref().map(|exe| Evidence::text("exe", exe)));
-        evidence.push(Evidence::duration("running_for", scene.now.since(process.start)));
-        let follows = self.open.len() < WAITING_MAX && scene.exit_of(&process).is_none();
+        evidence.push(Evidence::duration("running_for", context.now.since(process.start)));
+        let follows = self.open.len() < WAITING_MAX && context.exit_of(&process).is_none();
         let life = if follows { Life::Detector } else { Life::Moment };
-        if let Some(alert) = used.raise(same_program(&process), rule, evidence, life, scene)
+        if let Some(alert) = used.raise(same_program(&process), rule, evidence, life, context)
             && follows
         {
-            scene.follow_process(&process);
+            context.follow_process(&process);
             let before = self.open.insert(process.pid.0, (process.start, alert));
             // Of an earlier process of that id, whose end was lost.
             if let Some((_, alert)) = before {
-                scene.resolve(alert, Vec::new());
+                context.resolve(alert, Vec::new());
             }
         }
     }
 
-    fn end(&mut self, process: &ProcessInfo, scene: &mut Scene<'_>) {
+    fn end(&mut self, process: &ProcessInfo, context: &mut Context<'_>) {
         if let Some((start, alert)) = self.open.get(&process.pid.0).copied()
             && is_same_tick(start, process.start)
         {
             self.open.remove(&process.pid.0);
-            scene.resolve(alert, Vec::new());
+            context.resolve(alert, Vec::new());
         }
     }
 }
@@ -167,58 +169,67 @@ impl Detector for Replacement {
         Triggers::BEGIN.and(Triggers::LISTEN)
     }
 
-    fn on_match(&mut self, rule: &Rule, event: &Event, scene: &mut Scene<'_>) {
+    fn on_match(&mut self, rule: &Rule, event: &Event, context: &mut Context<'_>) {
         // A memfd never had a path.
         let Some(process) = user(event).filter(|process| process.exe.is_some() && !process.exe_is_memfd())
         else {
             return;
         };
         let identity = &process.identity;
-        if scene.can_compare() && identity.is_to_be_compared(scene.now, EVERY) && !scene.compare(process) {
+        if context.can_compare()
+            && identity.is_to_be_compared(context.now, EVERY)
+            && !context.compare(process)
+        {
             self.forgotten += 1;
             identity.set_replaced(Replaced::Unknown);
         }
         match identity.replaced() {
-            None if !scene.can_compare() || self.waiting.contains_key(&process.pid.0) => {}
+            None if !context.can_compare() || self.waiting.contains_key(&process.pid.0) => {}
             None if self.waiting.len() >= WAITING_MAX => self.forgotten += 1,
             None => {
                 if let Some(used) = Use::of(event) {
-                    self.wait(Waiting { used, tries: 0 }, scene);
+                    self.wait(Waiting { used, tries: 0 }, context);
                 }
             }
-            Some(Replaced::No) => self.end(process, scene),
+            Some(Replaced::No) => self.end(process, context),
             Some(_) => {
                 if let Some(replaced) = self.finding(process)
-                    && !is_told(process, rule, scene)
+                    && !is_reported(process, rule, context)
                     && let Some(used) = Use::of(event)
                 {
-                    self.tell(used, replaced, rule, scene);
+                    self.emit(used, replaced, rule, context);
                 }
             }
         }
     }
 
-    fn on_timer(&mut self, rule: &Rule, token: u64, scene: &mut Scene<'_>) {
+    fn on_timer(&mut self, rule: &Rule, token: u64, context: &mut Context<'_>) {
         if token & AGAIN_TOKEN != 0 {
             if let Some(Again { used, .. }) = self.again.remove(&(token as u32)) {
-                self.compare_again(used, scene);
+                self.compare_again(used, context);
             }
             return;
         }
         let Some(Waiting { used, tries }) = self.waiting.remove(&(token as u32)) else { return };
         if used.process.identity.replaced().is_some() {
-            self.judge(used, rule, scene);
+            self.judge(used, rule, context);
         } else if tries + 1 < TRIES {
-            self.wait(Waiting { used, tries: tries + 1 }, scene);
+            self.wait(Waiting { used, tries: tries + 1 }, context);
         }
     }
 
-    fn on_exit(&mut self, _rule: &Rule, process: &ProcessInfo, _status: ExitStatus, scene: &mut Scene<'_>) {
-        self.end(process, scene);
+    fn on_exit(
+        &mut self,
+        _rule: &Rule,
+        process: &ProcessInfo,
+        _status: ExitStatus,
+        context: &mut Context<'_>,
+    ) {
+        self.end(process, context);
         if let Some(again) = self.again.get(&process.pid.0)
             && again.used.process.is_same(process)
         {
-            scene.cancel_timer(again.timer);
+            context.cancel_timer(again.timer);
             self.again.remove(&process.pid.0);
         }
     }
@@ -229,17 +240,17 @@ impl Detector for Replacement {
 
     fn recall(&self, _rule: &Rule, event: &Event, past: &Past<'_>) -> Option<Memory> {
         let Some(process) = user(event) else {
-            return Some(Memory::lets_be("which process it is is not known", Vec::new()));
+            return Some(Memory::not_raised("which process it is is not known", Vec::new()));
         };
         if process.exe.is_none() {
-            return Some(Memory::lets_be("the path of its executable is not known", Vec::new()));
+            return Some(Memory::not_raised("the path of its executable is not known", Vec::new()));
         }
         let same = same_program(process);
         let answer = process.identity.replaced();
         let facts =
             answer.map(|answer| Evidence::text("replaced", answer.name().as_bytes())).into_iter().collect();
         Some(match answer {
-            None if process.exe_is_memfd() => Memory::lets_be("its executable never had a path", facts),
+            None if process.exe_is_memfd() => Memory::not_raised("its executable never had a path", facts),
             None => Memory::waits(
                 Some(same),
                 "the executable was not compared yet; the answer is waited for",
@@ -250,15 +261,16 @@ impl Detector for Replacement {
             {
                 Memory::waits(Some(same), "the executable is compared again; the answer is waited for", facts)
             }
-            Some(Replaced::No) => Memory::lets_be("its path leads to the executable that runs", facts),
+            Some(Replaced::No) => Memory::not_raised("its path leads to the executable that runs", facts),
             Some(Replaced::Unknown) => {
-                Memory::lets_be("what its path leads to could not be found out", facts)
+                Memory::not_raised("what its path leads to could not be found out", facts)
             }
-            Some(Replaced::Upgraded) if self.of_deleted => {
-                Memory::lets_be("root or the owner of its executable has put another one in its place", facts)
-            }
+            Some(Replaced::Upgraded) if self.of_deleted => Memory::not_raised(
+                "root or the owner of its executable has put another one in its place",
+                facts,
+            ),
             Some(_) if self.finding(process).is_none() => {
-                Memory::lets_be("its executable was moved, and not deleted", facts)
+                Memory::not_raised("its executable was moved, and not deleted", facts)
             }
             Some(Replaced::Other | Replaced::Upgraded) => {
                 Memory::finds(same, "its path leads to another file", facts)

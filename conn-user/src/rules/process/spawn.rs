@@ -36,11 +36,11 @@ use crate::process::hash::IntMap;
 use crate::process::info::{ProcessInfo, TICK_NS};
 use crate::process::lineage;
 use crate::rules::alerts::{Found, Life};
-use crate::rules::detector::{Detector, Scene, Secondary, Triggers, connection};
+use crate::rules::detector::{Context, Detector, Secondary, Triggers, connection};
 use crate::rules::memory::{Memory, Past};
 use crate::rules::model::Rule;
 use crate::rules::program::{self, ProcessKey};
-use crate::rules::silence;
+use crate::rules::suppression;
 use crate::units::{BootNs, DurationNs, NetNs, Pid};
 
 /// Limit of tracked connections; one beyond it is counted as forgotten.
@@ -294,23 +294,23 @@ impl Spawn {
         execution: &Execution,
         depth: usize,
         rule: &Rule,
-        scene: &mut Scene<'_>,
+        context: &mut Context<'_>,
     ) {
         let Some(open) = self.open.get(&conn.id.0) else { return };
         let same = open.same();
-        if scene.is_told(rule, same) {
+        if context.is_reported(rule, same) {
             return;
         }
         let process = &execution.process;
         let found = Found {
             same,
             evidence: execution.evidence(depth),
-            silence: silence::of_started(process),
-            judged_from: scene.now,
+            suppress: suppression::of_started(process),
+            judged_from: context.now,
             life: Life::With(conn.id),
             subject: Subject::Connection(Box::new(conn)),
         };
-        scene.raise_as(rule, found, execution.severity(rule));
+        context.raise_as(rule, found, execution.severity(rule));
     }
 }
 
@@ -345,17 +345,17 @@ impl Detector for Spawn {
         connection(event).is_some()
     }
 
-    fn on_match(&mut self, rule: &Rule, event: &Event, scene: &mut Scene<'_>) {
+    fn on_match(&mut self, rule: &Rule, event: &Event, context: &mut Context<'_>) {
         let EventBody::Exec(exec) = &event.body else { return };
-        if self.received.is_some() && !is_existing(event) && self.wait(event, exec, rule, scene) {
+        if self.received.is_some() && !is_existing(event) && self.wait(event, exec, rule, context) {
             return;
         }
         let Some((id, open, depth)) = self.connection_for(event, exec) else { return };
         if open.is_excepted(id, rule, event) {
             return;
         }
-        let Some(conn) = scene.flows.connection(id) else { return };
-        self.raise(conn, &Execution::new(event, &exec.process), depth, rule, scene);
+        let Some(conn) = context.flows.connection(id) else { return };
+        self.raise(conn, &Execution::new(event, &exec.process), depth, rule, context);
     }
 
     fn may_concern(&self, event: &Event) -> bool {
@@ -363,12 +363,12 @@ impl Detector for Spawn {
         self.connection_for(event, exec).is_some()
     }
 
-    fn on_secondary(&mut self, _rule: &Rule, event: &Event, scene: &mut Scene<'_>) {
+    fn on_secondary(&mut self, _rule: &Rule, event: &Event, context: &mut Context<'_>) {
         let Some(conn) = connection(event).filter(|conn| !self.open.contains_key(&conn.id.0)) else { return };
         let Some(holder) = conn.owner.process.as_deref().and_then(|owner| self.holder(owner)) else { return };
         if self.open.len() >= OPEN_MAX {
             self.forgotten += 1;
-        } else if scene.follow(conn.id) {
+        } else if context.follow(conn.id) {
             let open = Open {
                 holder,
                 owner: conn.owner.clone(),
@@ -383,21 +383,21 @@ impl Detector for Spawn {
         }
     }
 
-    fn on_sample(&mut self, rule: &Rule, sample: &Sample, scene: &mut Scene<'_>) {
-        self.judge_sample(rule, sample, scene);
+    fn on_sample(&mut self, rule: &Rule, sample: &Sample, context: &mut Context<'_>) {
+        self.judge_sample(rule, sample, context);
     }
 
-    fn on_no_sample(&mut self, rule: &Rule, id: ConnId, scene: &mut Scene<'_>) {
-        self.judge_without_sample(rule, id, scene);
+    fn on_no_sample(&mut self, rule: &Rule, id: ConnId, context: &mut Context<'_>) {
+        self.judge_without_sample(rule, id, context);
     }
 
-    fn on_timer(&mut self, rule: &Rule, token: u64, scene: &mut Scene<'_>) {
-        self.on_time(rule, token, scene);
+    fn on_timer(&mut self, rule: &Rule, token: u64, context: &mut Context<'_>) {
+        self.on_time(rule, token, context);
     }
 
-    fn on_end(&mut self, rule: &Rule, event: &Event, scene: &mut Scene<'_>) {
+    fn on_end(&mut self, rule: &Rule, event: &Event, context: &mut Context<'_>) {
         let Some(conn) = connection(event) else { return };
-        self.judge_ended(rule, conn, event, scene);
+        self.judge_ended(rule, conn, event, context);
         let Some(open) = self.open.remove(&conn.id.0) else { return };
         if let Some(held) = self.held.get_mut(&open.holder) {
             held.remove(conn.id.0);
@@ -418,7 +418,7 @@ impl Detector for Spawn {
             } else {
                 "the rule's `holds` does not match the connection"
             };
-            return Some(Memory::lets_be(says, Vec::new()));
+            return Some(Memory::not_raised(says, Vec::new()));
         }
         let EventBody::Exec(exec) = &event.body else { return None };
         let Some((id, open, depth)) = self.connection_for(event, exec) else {
@@ -433,7 +433,7 @@ impl Detector for Spawn {
                 Evidence::number("connections_known", self.open.len() as u64),
                 Evidence::number("processes_above", exec.process.ancestors.len() as u64),
             ];
-            return Some(Memory::lets_be(says, facts));
+            return Some(Memory::not_raised(says, facts));
         };
         let mut facts = vec![
             Evidence { name: "local", value: Value::End(open.local) },
@@ -441,7 +441,7 @@ impl Detector for Spawn {
         ];
         facts.extend(Execution::new(event, &exec.process).evidence(depth));
         if open.is_excepted(id, rule, event) {
-            return Some(Memory::lets_be("an exception matches the connection", facts));
+            return Some(Memory::not_raised("an exception matches the connection", facts));
         }
         if self.received.is_some() && past.can_sample && !is_existing(event) {
             let says = "the kernel is asked when the connections received data last";

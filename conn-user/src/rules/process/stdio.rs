@@ -8,7 +8,7 @@
 //! takes its commands from its arguments or a file, as the scripts of monitoring agents do, is not reported; a shell that reads
 //! them from the connection is. The service that listens for itself accepts itself (`Accept=no`), and so does an attacker.
 //!
-//! One connection is told once by a rule, about the first program on it: what a shell starts inherits it.
+//! One connection is reported once by a rule, about the first program on it: what a shell starts inherits it.
 
 use std::sync::Arc;
 
@@ -18,10 +18,10 @@ use crate::flow::model::{ConnEvent, Direction, Method};
 use crate::process::info::ProcessInfo;
 use crate::process::script;
 use crate::rules::alerts::{Found, Life};
-use crate::rules::detector::{Detector, Scene, Triggers};
+use crate::rules::detector::{Context, Detector, Triggers};
 use crate::rules::memory::{Memory, Past};
 use crate::rules::model::Rule;
-use crate::rules::silence;
+use crate::rules::suppression;
 use crate::units::Pid;
 
 /// See the module.
@@ -42,7 +42,7 @@ impl Detector for Stdio {
         Triggers::EXEC
     }
 
-    fn on_match(&mut self, rule: &Rule, event: &Event, scene: &mut Scene<'_>) {
+    fn on_match(&mut self, rule: &Rule, event: &Event, context: &mut Context<'_>) {
         let EventBody::Exec(exec) = &event.body else { return };
         let conn = if self.of_parent { &exec.parent_stdio } else { &exec.stdio };
         let Some(conn) = conn else { return };
@@ -66,12 +66,12 @@ impl Detector for Stdio {
         let found = Found {
             same: conn.id.0,
             evidence,
-            silence: silence::of_started(process),
-            judged_from: scene.now,
+            suppress: suppression::of_started(process),
+            judged_from: context.now,
             life: Life::With(conn.id),
             subject: Subject::Connection(conn),
         };
-        scene.raise(rule, found);
+        context.raise(rule, found);
     }
 
     fn may_concern(&self, event: &Event) -> bool {
@@ -87,11 +87,11 @@ impl Detector for Stdio {
             (&exec.stdio, "standard input or output")
         };
         Some(match conn {
-            None => Memory::lets_be(format!("the {whose} is no TCP connection"), Vec::new()),
+            None => Memory::not_raised(format!("the {whose} is no TCP connection"), Vec::new()),
             Some(conn) if is_activated(conn, &exec.process) => {
                 let says = "process 1 accepted the connection, for a service that systemd starts on each, and the commands come \
                             from the arguments or a file";
-                Memory::lets_be(says, Vec::new())
+                Memory::not_raised(says, Vec::new())
             }
             Some(conn) => {
                 let facts = vec![

@@ -17,13 +17,13 @@ use crate::rules::testing::{Rig, child, evidence, process, rule, seconds};
 use crate::units::DurationNs;
 
 #[test]
-fn use_of_the_network_is_told_once_a_program() {
+fn use_of_the_network_is_reported_once_a_program() {
     let rule = rule(Detect::Process(ProcessRule::Network), "exe:/tmp/*");
     let mut rig = Rig::new(rule);
     rig.connect(&process(10, "/usr/bin/curl"), "203.0.113.9:443");
-    assert!(rig.told().is_empty());
+    assert!(rig.reported().is_empty());
     let id = rig.connect(&process(11, "/tmp/x"), "203.0.113.9:443");
-    assert_eq!(rig.only().silence.as_deref(), Some("exe:/tmp/x"));
+    assert_eq!(rig.only().suppress.as_deref(), Some("exe:/tmp/x"));
     rig.connect(&process(12, "/tmp/x"), "203.0.113.10:443");
     rig.fail(id, 111);
     assert_eq!(rig.phases(), [(1, Phase::Resolved)]);
@@ -42,7 +42,7 @@ fn a_decoy_hides_nothing() {
     rig.connect(&shell(10), "127.0.0.1:1");
     assert_eq!(rig.phases(), [(1, Phase::Raised)]);
     rig.connect(&shell(11), "127.0.0.1:2");
-    assert!(rig.told().is_empty(), "the same");
+    assert!(rig.reported().is_empty(), "the same");
     rig.connect(&shell(12), "203.0.113.9:4444");
     assert_eq!(rig.phases(), [(2, Phase::Raised)], "it goes farther");
     rig.connect(&shell(13), "10.0.0.9:22");
@@ -50,7 +50,7 @@ fn a_decoy_hides_nothing() {
     rig.connect(&child(&web, 14, "/bin/bash"), "203.0.113.10:4444");
     assert_eq!(rig.phases(), [(4, Phase::Raised)], "somebody else started it");
     rig.connect(&shell(15), "203.0.113.11:4444");
-    assert!(rig.told().is_empty());
+    assert!(rig.reported().is_empty());
     let other = rig.connection(Direction::Out, Some(&shell(16)), None, "203.0.113.9:4444", Source::Live);
     let elsewhere = crate::flow::model::ConnEvent { netns: crate::units::NetNs(7), ..other };
     rig.opens(elsewhere, crate::flow::model::Change::Connect);
@@ -66,7 +66,7 @@ fn a_shell_whose_parent_has_the_connection() {
     let id = rig.opens(conn.clone(), crate::flow::model::Change::Connect);
     let conn = Some(Box::new(conn));
     rig.body(EventBody::Exec(ProcEvent { stdio: conn.clone(), ..ProcEvent::new(Arc::clone(&shell)) }));
-    assert!(rig.told().is_empty(), "its own is another rule's");
+    assert!(rig.reported().is_empty(), "its own is another rule's");
     rig.body(EventBody::Exec(ProcEvent { parent_stdio: conn, ..ProcEvent::new(Arc::clone(&shell)) }));
     let alert = rig.only();
     let Subject::Connection(subject) = &alert.subject else { panic!("{alert:?}") };
@@ -100,7 +100,7 @@ fn a_shell_below_a_process_with_many_connections() {
     rig.close(id, EndedHow::PeerFin, None);
     assert_eq!(rig.phases(), [(1, Phase::Resolved)]);
     rig.exec(&child(&python, 12, "/bin/sh"));
-    assert!(rig.told().is_empty(), "it has no connection any more");
+    assert!(rig.reported().is_empty(), "it has no connection any more");
 
     // A tool beside the shell that runs the program; what runs below the tool itself is not beside it.
     let mut rig = Rig::new(rule(Detect::Process(spawn(true)), ""));
@@ -109,7 +109,7 @@ fn a_shell_below_a_process_with_many_connections() {
     rig.open(&tool, "203.0.113.9:443");
     rig.exec(&child(&child(&tool, 13, "/bin/sh"), 14, "/usr/bin/id"));
     rig.exec(&child(&script, 15, "/usr/bin/id"));
-    assert!(rig.told().is_empty());
+    assert!(rig.reported().is_empty());
     rig.exec(&child(&shell, 16, "/usr/bin/id"));
     assert_eq!(rig.phases(), [(1, Phase::Raised)]);
 }
@@ -122,7 +122,7 @@ fn a_shell_on_a_connection() {
     let conn = rig.connection(Direction::Out, Some(&python), None, "203.0.113.9:443", Source::Live);
     let id = rig.opens(conn.clone(), crate::flow::model::Change::Connect);
     rig.exec(&shell);
-    assert!(rig.told().is_empty(), "its standard input is none");
+    assert!(rig.reported().is_empty(), "its standard input is none");
     let stdio = Some(Box::new(conn));
     let inherited = stdio.clone();
     rig.body(EventBody::Exec(ProcEvent { stdio, ..ProcEvent::new(Arc::clone(&shell)) }));
@@ -133,14 +133,14 @@ fn a_shell_on_a_connection() {
     // What the shell runs inherits it.
     let child = process(11, "/bin/bash");
     rig.body(EventBody::Exec(ProcEvent { stdio: inherited, ..ProcEvent::new(child) }));
-    assert!(rig.told().is_empty());
+    assert!(rig.reported().is_empty());
     rig.close(id, EndedHow::PeerFin, None);
     let alert = rig.only();
     assert_eq!((alert.id.0, alert.phase, alert.repeats), (1, Phase::Resolved, 1));
 }
 
 #[test]
-fn a_replaced_executable_is_told_until_the_process_ends() {
+fn a_replaced_executable_is_reported_until_the_process_ends() {
     let inspector = Inspector::start(&ProcFs::default(), FileWorkers::threads(), true).expect("threads");
     let (sleeper, other) = (Sleeper::start("rule"), Sleeper::start("rule-other"));
     let (service, twin) = (Arc::new(sleeper.process()), Arc::new(other.process()));
@@ -153,23 +153,23 @@ fn a_replaced_executable_is_told_until_the_process_ends() {
             answer.apply();
         }
         rig.pass(DurationNs(50_000_000));
-        rig.told()
+        rig.reported()
     };
     assert!(use_and_wait(&mut rig, &service).is_empty());
     sleeper.replace();
     assert!(use_and_wait(&mut rig, &service).is_empty(), "compared a moment ago");
     assert_eq!(inspector.stats().compare_asked, 1);
     rig.pass(seconds(60));
-    assert!(rig.told().is_empty(), "nobody looks while the network is not used");
-    let told = use_and_wait(&mut rig, &service);
-    let [alert] = &told[..] else { panic!("{told:?}") };
+    assert!(rig.reported().is_empty(), "nobody looks while the network is not used");
+    let reported = use_and_wait(&mut rig, &service);
+    let [alert] = &reported[..] else { panic!("{reported:?}") };
     assert_eq!(evidence(alert, "replaced"), Some(&Value::Text(b"upgraded"[..].into())));
     assert!(use_and_wait(&mut rig, &twin).is_empty(), "its benign twin");
     std::fs::remove_file(other.path()).expect("removed");
     rig.listen(&twin, "0.0.0.0:4444");
     rig.pass(seconds(61));
-    let told = use_and_wait(&mut rig, &twin);
-    let [gone] = &told[..] else { panic!("{told:?}") };
+    let reported = use_and_wait(&mut rig, &twin);
+    let [gone] = &reported[..] else { panic!("{reported:?}") };
     assert_eq!(evidence(gone, "replaced"), Some(&Value::Text(b"gone"[..].into())));
     rig.exit(&service, ExitStatus::Code(0));
     assert_eq!(rig.phases(), [(1, Phase::Resolved)]);
@@ -208,7 +208,7 @@ fn programs_from_before() {
         let stdio_peers = peer.then_some((python.pid, python.start)).into_iter().collect();
         rig.body(EventBody::Exec(ProcEvent { stdio_peers, ..ProcEvent::new(Arc::clone(&shell)) }));
         rig.begin();
-        let alerts = rig.told();
+        let alerts = rig.reported();
         if let [alert] = &alerts[..] {
             let running = DurationNs(rig.now.0 - 11 * SECOND);
             assert_eq!(evidence(alert, "running_for"), Some(&Value::Duration(running)));
@@ -238,7 +238,7 @@ fn a_program_that_removes_itself_is_found() {
             answer.apply();
         }
         rig.pass(DurationNs(50_000_000));
-        rig.told()
+        rig.reported()
     };
     let sleepers =
         ["before", "upgrade", "stays", "after"].map(|name| Sleeper::start(&format!("self-{name}")));
@@ -250,14 +250,14 @@ fn a_program_that_removes_itself_is_found() {
     for process in &processes {
         rig.connect(process, "203.0.113.9:443");
     }
-    let told = answers(&mut rig);
-    let [alert] = &told[..] else { panic!("{told:?}") };
+    let reported = answers(&mut rig);
+    let [alert] = &reported[..] else { panic!("{reported:?}") };
     assert_eq!(evidence(alert, "replaced"), Some(&Value::Text(b"gone"[..].into())));
     assert!(processes[0].exe_is_deleted() && processes[1].exe_is_deleted(), "events have it from now on");
     std::fs::remove_file(after.path()).expect("removed");
     rig.pass(seconds(5));
-    let told = answers(&mut rig);
-    let [alert] = &told[..] else { panic!("{told:?}") };
+    let reported = answers(&mut rig);
+    let [alert] = &reported[..] else { panic!("{reported:?}") };
     assert_eq!(evidence(alert, "replaced"), Some(&Value::Text(b"gone"[..].into())));
     for process in &processes {
         rig.exit(process, ExitStatus::Code(0));

@@ -3,7 +3,7 @@
 use crate::event::model::Event;
 use crate::rules::alerts::Life;
 use crate::rules::baseline::{self, Finder, User};
-use crate::rules::detector::{Detector, Scene, Triggers};
+use crate::rules::detector::{Context, Detector, Triggers};
 use crate::rules::memory::{Memory, Past};
 use crate::rules::model::Rule;
 use crate::rules::program;
@@ -19,19 +19,19 @@ impl Detector for Unlearned {
         Triggers::BEGIN.and(Triggers::LISTEN)
     }
 
-    fn on_match(&mut self, rule: &Rule, event: &Event, scene: &mut Scene<'_>) {
+    fn on_match(&mut self, rule: &Rule, event: &Event, context: &mut Context<'_>) {
         let Some(user) = User::of(event) else { return };
-        if self.0.knows_program(user, scene) {
+        if self.0.knows_program(user, context) {
             return;
         }
         let same = same(user);
-        if scene.is_told(rule, same) {
+        if context.is_reported(rule, same) {
             return;
         }
         if let Some(used) = Use::of(event) {
-            let evidence = baseline::evidence("program", user, |_| 1, scene.baseline);
+            let evidence = baseline::evidence("program", user, |_| 1, context.baseline);
             let life = Life::With(used.id);
-            used.raise(same, rule, evidence, life, scene);
+            used.raise(same, rule, evidence, life, context);
         }
     }
 

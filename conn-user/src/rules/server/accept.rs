@@ -7,25 +7,25 @@ use crate::filter::names::Names;
 use crate::flow::model::{ConnEvent, Direction};
 use crate::process::info::ProcessInfo;
 use crate::rules::alerts::{Found, Life};
-use crate::rules::detector::{Detector, Scene, Triggers, connection};
+use crate::rules::detector::{Context, Detector, Triggers, connection};
 use crate::rules::memory::{Memory, Past};
 use crate::rules::model::Rule;
 use crate::rules::reach::Reach;
-use crate::rules::{program, silence};
+use crate::rules::{program, suppression};
 
-/// Most listeners that are remembered as told.
-const TOLD_MAX: usize = 16_384;
+/// Most listeners that are remembered as reported.
+const REPORTED_MAX: usize = 16_384;
 
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Accept {
     /// One number a server, place and reach.
-    told: Places<u64, ()>,
+    reported: Places<u64, ()>,
 }
 
 impl Default for Accept {
     fn default() -> Self {
-        Self { told: Places::new(TOLD_MAX) }
+        Self { reported: Places::new(REPORTED_MAX) }
     }
 }
 
@@ -52,15 +52,15 @@ impl Detector for Accept {
         Triggers::OPEN
     }
 
-    fn on_match(&mut self, rule: &Rule, event: &Event, scene: &mut Scene<'_>) {
+    fn on_match(&mut self, rule: &Rule, event: &Event, context: &mut Context<'_>) {
         let Some(conn) = connection(event).filter(|conn| conn.direction == Direction::In) else { return };
         let (server, port) = (server(conn), conn.local.port());
-        let same = same(conn, scene.names);
+        let same = same(conn, context.names);
         let first = first(same, conn);
-        if self.told.get_mut(&first).is_some() {
+        if self.reported.get_mut(&first).is_some() {
             return;
         }
-        self.told.entry(first, || ());
+        self.reported.entry(first, || ());
         let mut evidence = vec![Evidence::number("port", port.into())];
         if let Some(exe) = server.and_then(|process| process.exe.as_deref()) {
             evidence.push(Evidence::text("exe", exe));
@@ -68,25 +68,25 @@ impl Detector for Accept {
         let found = Found {
             same,
             evidence,
-            silence: silence::of_connection(conn, false),
-            judged_from: scene.began,
+            suppress: suppression::of_connection(conn, false),
+            judged_from: context.began,
             life: Life::With(conn.id),
             subject: Subject::Connection(Box::new(conn.clone())),
         };
-        scene.raise(rule, found);
+        context.raise(rule, found);
     }
 
     fn forgotten(&self) -> u64 {
-        self.told.forgotten()
+        self.reported.forgotten()
     }
 
     fn recall(&self, _rule: &Rule, event: &Event, past: &Past<'_>) -> Option<Memory> {
         let Some(conn) = connection(event).filter(|conn| conn.direction == Direction::In) else {
-            return Some(Memory::lets_be("it was not accepted here", Vec::new()));
+            return Some(Memory::not_raised("it was not accepted here", Vec::new()));
         };
         let same = same(conn, past.names);
-        Some(if self.told.get(&first(same, conn)).is_some() {
-            Memory::lets_be("not the first one that this server accepts at this port", Vec::new())
+        Some(if self.reported.get(&first(same, conn)).is_some() {
+            Memory::not_raised("not the first one that this server accepts at this port", Vec::new())
         } else {
             Memory::finds(same, "the first one that this server accepts at this port", Vec::new())
         })

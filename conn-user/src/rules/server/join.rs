@@ -15,7 +15,7 @@ use crate::flow::model::ListenEvent;
 use crate::kernel::interfaces::Device;
 use crate::process::hash::IntMap;
 use crate::process::info::ProcessInfo;
-use crate::rules::detector::{Detector, Scene, Triggers, listener};
+use crate::rules::detector::{Context, Detector, Triggers, listener};
 use crate::rules::memory::{Memory, Past};
 use crate::rules::model::Rule;
 use crate::rules::program::{self, Server};
@@ -169,7 +169,7 @@ impl Detector for Join {
         Triggers::LISTEN
     }
 
-    fn on_match(&mut self, rule: &Rule, event: &Event, scene: &mut Scene<'_>) {
+    fn on_match(&mut self, rule: &Rule, event: &Event, context: &mut Context<'_>) {
         let Some(listener) = listener(event) else { return };
         let Some(server) = Server::of(listener).filter(|_| listener.local.port() != 0) else { return };
         let seats = seats(listener);
@@ -178,22 +178,22 @@ impl Detector for Join {
         }
         let (own, shared) = places(listener);
         if let Some((group, first)) = self.foreign(&server, &shared, seats) {
-            let evidence = Self::evidence(first, group, scene.now);
-            super::listener::raise(rule, listener, evidence, first.since, scene);
+            let evidence = Self::evidence(first, group, context.now);
+            super::listener::raise(rule, listener, evidence, first.since, context);
         }
         if self.members.len() >= MEMBERS_MAX {
             self.forgotten += 1;
-        } else if scene.follow(listener.id) {
+        } else if context.follow(listener.id) {
             for (seat, place) in seats.into_iter().zip(own) {
                 let Some(place) = place else { continue };
                 let services = services(&server, &place);
-                let (process, since) = (Arc::clone(&server.process), scene.now);
+                let (process, since) = (Arc::clone(&server.process), context.now);
                 self.add(seat, Member { place, process, services, since, before: None, after: None });
             }
         }
     }
 
-    fn on_end(&mut self, _rule: &Rule, event: &Event, _scene: &mut Scene<'_>) {
+    fn on_end(&mut self, _rule: &Rule, event: &Event, _scene: &mut Context<'_>) {
         if let Some(listener) = listener(event) {
             for seat in seats(listener) {
                 self.remove(seat);
@@ -208,7 +208,7 @@ impl Detector for Join {
     fn recall(&self, _rule: &Rule, event: &Event, past: &Past<'_>) -> Option<Memory> {
         let listener = listener(event)?;
         let Some(server) = Server::of(listener) else {
-            return Some(Memory::lets_be("who listens is not known", Vec::new()));
+            return Some(Memory::not_raised("who listens is not known", Vec::new()));
         };
         let (_, shared) = places(listener);
         let own = seats(listener);
@@ -223,9 +223,9 @@ impl Detector for Join {
         };
         Some(if shared.iter().any(is_beside) {
             let says = "those who listen at this place are of the same service and user";
-            Memory::lets_be(says, Vec::new())
+            Memory::not_raised(says, Vec::new())
         } else {
-            Memory::lets_be("nobody else listens at this place", Vec::new())
+            Memory::not_raised("nobody else listens at this place", Vec::new())
         })
     }
 }

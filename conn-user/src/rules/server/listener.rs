@@ -4,10 +4,10 @@ use crate::event::alert::{Evidence, Subject, Value};
 use crate::event::model::Event;
 use crate::flow::model::ListenEvent;
 use crate::rules::alerts::{Found, Life};
-use crate::rules::detector::{self, Detector, Scene, Triggers};
+use crate::rules::detector::{self, Context, Detector, Triggers};
 use crate::rules::memory::{Memory, Past};
 use crate::rules::model::Rule;
-use crate::rules::{program, silence};
+use crate::rules::{program, suppression};
 use crate::units::BootNs;
 
 /// See the module.
@@ -19,9 +19,9 @@ impl Detector for Listener {
         Triggers::LISTEN
     }
 
-    fn on_match(&mut self, rule: &Rule, event: &Event, scene: &mut Scene<'_>) {
+    fn on_match(&mut self, rule: &Rule, event: &Event, context: &mut Context<'_>) {
         let Some(listener) = detector::listener(event) else { return };
-        if scene.is_told(rule, same(listener)) {
+        if context.is_reported(rule, same(listener)) {
             return;
         }
         let mut evidence = vec![
@@ -32,9 +32,9 @@ impl Detector for Listener {
             evidence.push(Evidence::text("exe", exe));
         }
         if let Some(born) = &listener.born {
-            evidence.push(Evidence::duration("listens_for", scene.now.since(born.latest)));
+            evidence.push(Evidence::duration("listens_for", context.now.since(born.latest)));
         }
-        raise(rule, listener, evidence, scene.now, scene);
+        raise(rule, listener, evidence, context.now, context);
     }
 
     fn recall(&self, _rule: &Rule, event: &Event, _past: &Past<'_>) -> Option<Memory> {
@@ -54,15 +54,15 @@ pub(super) fn raise(
     listener: &ListenEvent,
     evidence: Vec<Evidence>,
     judged_from: BootNs,
-    scene: &mut Scene<'_>,
+    context: &mut Context<'_>,
 ) {
     let found = Found {
         same: same(listener),
         subject: Subject::Listener(Box::new(listener.clone())),
         evidence,
-        silence: silence::of_listener(listener),
+        suppress: suppression::of_listener(listener),
         judged_from,
         life: Life::With(listener.id),
     };
-    scene.raise(rule, found);
+    context.raise(rule, found);
 }

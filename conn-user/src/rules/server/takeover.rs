@@ -6,7 +6,7 @@ use smallvec::SmallVec;
 use super::places::{Places, Reached, plain};
 use crate::event::alert::{Evidence, Value};
 use crate::event::model::Event;
-use crate::rules::detector::{Detector, Scene, Triggers, listener};
+use crate::rules::detector::{Context, Detector, Triggers, listener};
 use crate::rules::memory::{Memory, Past};
 use crate::rules::model::Rule;
 use crate::rules::program::Server;
@@ -43,9 +43,9 @@ impl Detector for Takeover {
         Triggers::LISTEN
     }
 
-    fn on_match(&mut self, rule: &Rule, event: &Event, scene: &mut Scene<'_>) {
+    fn on_match(&mut self, rule: &Rule, event: &Event, context: &mut Context<'_>) {
         let Some(listener) = listener(event) else { return };
-        let (end, now) = (plain(listener.local), scene.now);
+        let (end, now) = (plain(listener.local), context.now);
         let Some(server) = Server::of(listener).filter(|_| end.port() != 0) else { return };
         let owners = self.ports.entry((listener.netns, end.port()), SmallVec::new);
         let at = Reached::by(listener);
@@ -59,7 +59,7 @@ impl Detector for Takeover {
                 Evidence::duration("before_since", now.since(owner.since)),
                 Evidence { name: "after", value: Value::Process(server.process.clone()) },
             ];
-            super::listener::raise(rule, listener, evidence, owner.since, scene);
+            super::listener::raise(rule, listener, evidence, owner.since, context);
         }
         let since = listener.born.as_ref().map_or(now, |born| born.latest);
         let new = Owner { at, server, since };
@@ -86,20 +86,20 @@ impl Detector for Takeover {
         let listener = listener(event)?;
         let end = plain(listener.local);
         let Some(server) = Server::of(listener) else {
-            return Some(Memory::lets_be("who listens is not known", Vec::new()));
+            return Some(Memory::not_raised("who listens is not known", Vec::new()));
         };
         let owners = self.ports.get(&(listener.netns, end.port())).map_or(&[][..], |owners| owners);
         let at = Reached::by(listener);
         let mut before = owners.iter().filter(|owner| owner.at.overlaps(&at));
         let Some(last) = before.clone().max_by_key(|owner| owner.since) else {
-            return Some(Memory::lets_be("nobody listened here before, as far as was seen", Vec::new()));
+            return Some(Memory::not_raised("nobody listened here before, as far as was seen", Vec::new()));
         };
         let facts = vec![
             Evidence { name: "before", value: Value::Process(last.server.process.clone()) },
             Evidence::duration("before_since", past.now.since(last.since)),
         ];
         Some(if before.any(|owner| owner.server.is_same_service(&server)) {
-            Memory::lets_be("the same service listened here before", facts)
+            Memory::not_raised("the same service listened here before", facts)
         } else {
             Memory::finds(super::listener::same(listener), "another service listened here before", facts)
         })

@@ -3,7 +3,7 @@
 use crate::event::alert::Evidence;
 use crate::event::model::Event;
 use crate::rules::baseline::{self, Baseline, Finder, User, What};
-use crate::rules::detector::{self, Detector, Scene, Triggers};
+use crate::rules::detector::{self, Context, Detector, Triggers};
 use crate::rules::memory::{Memory, Past};
 use crate::rules::model::Rule;
 
@@ -18,20 +18,20 @@ impl Detector for Unlearned {
         Triggers::LISTEN
     }
 
-    fn on_match(&mut self, rule: &Rule, event: &Event, scene: &mut Scene<'_>) {
+    fn on_match(&mut self, rule: &Rule, event: &Event, context: &mut Context<'_>) {
         let (Some(listener), Some(user)) = (detector::listener(event), User::of(event)) else { return };
         let local = listener.local;
         // At which port it listens is not known.
-        if local.port() == 0 || self.0.knows_listener(user, local, scene) {
+        if local.port() == 0 || self.0.knows_listener(user, local, context) {
             return;
         }
-        if scene.is_told(rule, listener::same(listener))
-            || (!self.0.knows_program(user, scene) && baseline::is_deferred(event, scene))
+        if context.is_reported(rule, listener::same(listener))
+            || (!self.0.knows_program(user, context) && baseline::is_deferred(event, context))
         {
             return;
         }
-        let evidence = evidence(user, local.port(), scene.baseline);
-        listener::raise(rule, listener, evidence, scene.now, scene);
+        let evidence = evidence(user, local.port(), context.baseline);
+        listener::raise(rule, listener, evidence, context.now, context);
     }
 
     fn recall(&self, _rule: &Rule, event: &Event, past: &Past<'_>) -> Option<Memory> {
@@ -39,7 +39,7 @@ impl Detector for Unlearned {
         let Some(user) = User::of(event) else { return Some(baseline::of_nobody()) };
         let facts = evidence(user, listener.local.port(), past.baseline);
         if listener.local.port() == 0 {
-            return Some(Memory::lets_be("at which port it listens is not known", facts));
+            return Some(Memory::not_raised("at which port it listens is not known", facts));
         }
         let is_known = past.baseline.has_listener(user, listener.local, past.names);
         let same = listener::same(listener);

@@ -7,7 +7,7 @@ use crate::event::alert::{Evidence, Value};
 use crate::event::model::Event;
 use crate::flow::model::ConnId;
 use crate::process::hash::IntMap;
-use crate::rules::detector::{Detector, Scene, Triggers, listener};
+use crate::rules::detector::{Context, Detector, Triggers, listener};
 use crate::rules::memory::{Memory, Past};
 use crate::rules::model::Rule;
 use crate::rules::program;
@@ -50,7 +50,7 @@ impl Detector for Widened {
         Triggers::LISTEN
     }
 
-    fn on_match(&mut self, rule: &Rule, event: &Event, scene: &mut Scene<'_>) {
+    fn on_match(&mut self, rule: &Rule, event: &Event, context: &mut Context<'_>) {
         let Some(listener) = listener(event) else { return };
         let end = plain(listener.local);
         let Some(process) = listener.owner.process.as_deref().filter(|_| end.port() != 0) else { return };
@@ -59,28 +59,28 @@ impl Detector for Widened {
         let place = self.places.entry(key.clone(), Place::default);
         if end.ip().is_loopback() {
             if place.wide == 0 && place.narrow.is_none() {
-                place.narrow = Some((end, scene.now));
+                place.narrow = Some((end, context.now));
             }
             return;
         }
         if let Some((before, since)) = place.narrow.take()
-            && scene.now.since(since) >= STARTING
+            && context.now.since(since) >= STARTING
         {
             let evidence = vec![
                 Evidence { name: "before", value: Value::End(before) },
                 Evidence { name: "after", value: Value::End(end) },
-                Evidence::duration("before_since", scene.now.since(since)),
+                Evidence::duration("before_since", context.now.since(since)),
             ];
-            super::listener::raise(rule, listener, evidence, since, scene);
+            super::listener::raise(rule, listener, evidence, since, context);
         }
         if self.wide.len() >= PLACES_MAX {
             self.not_followed += 1;
-        } else if scene.follow(listener.id) && self.wide.insert(listener.id.0, key).is_none() {
+        } else if context.follow(listener.id) && self.wide.insert(listener.id.0, key).is_none() {
             place.wide += 1;
         }
     }
 
-    fn on_end(&mut self, _rule: &Rule, event: &Event, _scene: &mut Scene<'_>) {
+    fn on_end(&mut self, _rule: &Rule, event: &Event, _scene: &mut Context<'_>) {
         let Some(ConnId(id)) = listener(event).map(|listener| listener.id) else { return };
         if let Some(key) = self.wide.remove(&id)
             && let Some(place) = self.places.get_mut(&key)
@@ -97,16 +97,16 @@ impl Detector for Widened {
         let listener = listener(event)?;
         let end = plain(listener.local);
         let Some(process) = listener.owner.process.as_deref() else {
-            return Some(Memory::lets_be("who listens is not known", Vec::new()));
+            return Some(Memory::not_raised("who listens is not known", Vec::new()));
         };
         if end.ip().is_loopback() {
-            return Some(Memory::lets_be("it listens on loopback only", Vec::new()));
+            return Some(Memory::not_raised("it listens on loopback only", Vec::new()));
         }
         let program = process.exe.clone().unwrap_or_else(|| program::name(process).into());
         let place = self.places.get(&(listener.netns, end.port(), program));
         let Some((before, since)) = place.and_then(|place| place.narrow) else {
             let says = "this executable did not listen on loopback only at this port before";
-            return Some(Memory::lets_be(says, Vec::new()));
+            return Some(Memory::not_raised(says, Vec::new()));
         };
         let lasted = past.now.since(since);
         let facts = vec![
@@ -114,7 +114,7 @@ impl Detector for Widened {
             Evidence::duration("before_since", lasted),
         ];
         Some(if lasted < STARTING {
-            Memory::lets_be("it listened on loopback only, but it has just begun", facts)
+            Memory::not_raised("it listened on loopback only, but it has just begun", facts)
         } else {
             Memory::finds(super::listener::same(listener), "it listened on loopback only before", facts)
         })

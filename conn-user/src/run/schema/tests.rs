@@ -33,7 +33,7 @@ fn reports_keep_to_the_schema() {
 fn lists_of_names_are_those_of_the_code() {
     let schema = schema();
     assert_eq!(names_at(&schema, "/$defs/connections/properties/dir/enum"), names::all::<Direction>());
-    let verdicts = [Verdict::Passed, Verdict::Failed, Verdict::Unsure, Verdict::NotJudged];
+    let verdicts = [Verdict::Passed, Verdict::Failed, Verdict::Inconclusive, Verdict::NotJudged];
     let verdicts: Vec<Value> = verdicts.into_iter().map(|verdict| verdict.name().into()).collect();
     assert_eq!(schema["$defs"]["run"]["properties"]["verdict"]["enum"], Value::Array(verdicts));
     assert_eq!(schema["$defs"]["run"]["properties"]["schema"]["const"], SCHEMA_VERSION);

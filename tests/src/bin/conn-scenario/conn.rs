@@ -1,4 +1,4 @@
-//! Connections and listeners that tell what they do.
+//! Connections and listeners that report what they do.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -251,7 +251,7 @@ impl Conn {
         Self::connected(fd, By::Me, from, Via::Syscall, false)
     }
 
-    /// Tells that `fd` was connected and is established.
+    /// Reports that `fd` was connected and is established.
     pub(crate) fn connected(fd: OwnedFd, by: By, from: u64, via: Via, mptcp: bool) -> Result<Self> {
         let sock = sock_of(&fd, sys::local(&fd)?, Some(sys::peer(&fd)?), mptcp)?;
         emit(&Line::Fact(Fact { via, ..fact(Kind::Connect, Some(Dir::Out), &sock, by, from) }))?;
@@ -259,14 +259,14 @@ impl Conn {
         Ok(Self { fd, sock, dir: Dir::Out, sent: 0, received: 0, since: from, early: None })
     }
 
-    /// A connection of before the agent that was established since `from`: nothing is told of it but its end.
+    /// A connection of before the agent that was established since `from`: nothing is reported it but its end.
     pub(crate) fn early(fd: OwnedFd, dir: Dir, from: u64) -> Result<Self> {
         let now = boot_ns();
         let sock = sock_of(&fd, sys::local(&fd)?, Some(sys::peer(&fd)?), false)?;
         Ok(Self { fd, sock, dir, sent: 0, received: 0, since: now, early: Some((from, now)) })
     }
 
-    /// Tells that `fd` was accepted.
+    /// Reports that `fd` was accepted.
     pub(crate) fn accepted(fd: OwnedFd, by: By, from: u64, via: Via, mptcp: bool) -> Result<Self> {
         let sock = sock_of(&fd, sys::local(&fd)?, Some(sys::peer(&fd)?), mptcp)?;
         emit(&Line::Fact(Fact { via, ..fact(Kind::Accept, Some(Dir::In), &sock, by, from) }))?;
@@ -305,7 +305,7 @@ impl Conn {
         self.close(End::PeerFin)
     }
 
-    /// Wants the peer's reset, and tells that it ended this side.
+    /// Wants the peer's reset, and reports that it ended this side.
     pub(crate) fn recv_reset(&self, errno: i32) -> Result<()> {
         match sys::recv(&self.fd, &mut [0]) {
             Err(e) if e.raw_os_error() == Some(errno) => {
@@ -315,7 +315,7 @@ impl Conn {
         }
     }
 
-    /// Tells that it ended between `from` and now.
+    /// Reports that it ended between `from` and now.
     pub(crate) fn ended(&self, end: End, errno: i32, by: By, from: u64) -> Result<()> {
         emit(&Line::Fact(Fact {
             errno,
@@ -332,7 +332,7 @@ impl Conn {
         summary.ended(end, By::Me, from)
     }
 
-    /// Closes the descriptor; when it was the last one, [`Summary::ended`] tells it.
+    /// Closes the descriptor; when it was the last one, [`Summary::ended`] reports it.
     pub(crate) fn close_silently(self) -> (u64, Summary) {
         let from = boot_ns();
         drop(self.fd);
@@ -341,7 +341,7 @@ impl Conn {
     }
 }
 
-/// What remains to be told of a connection whose descriptor is gone or elsewhere.
+/// What remains to be reported a connection whose descriptor is gone or elsewhere.
 pub(crate) struct Summary {
     pub(crate) sock: SockFact,
     pub(crate) dir: Dir,
@@ -368,7 +368,7 @@ impl Summary {
         emit(&Line::Fact(Fact { or: or.to_vec(), ..self.close_fact(end, By::Me, from) }))
     }
 
-    /// Tells that it was closed between `from` and now.
+    /// Reports that it was closed between `from` and now.
     pub(crate) fn ended(&self, end: End, by: By, from: u64) -> Result<()> {
         emit(&Line::Fact(self.close_fact(end, by, from)))
     }
@@ -390,7 +390,7 @@ fn counted(sock: &SockFact, bytes: u64) -> Option<u64> {
     (!sock.mptcp || *sys::COUNTS_MPTCP).then_some(bytes)
 }
 
-/// Tells of a connect to `to` that failed with `errno` (0: cancelled by `by`).
+/// Reports a connect to `to` that failed with `errno` (0: cancelled by `by`).
 pub(crate) fn failed(sock: &SockFact, errno: i32, by: By, from: u64, failed_from: u64) -> Result<()> {
     let connect = fact(Kind::Connect, Some(Dir::Out), sock, By::Me, from);
     emit(&Line::Fact(connect))?;

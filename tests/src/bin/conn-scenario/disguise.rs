@@ -35,7 +35,7 @@ pub(crate) fn impostor(args: &[String]) -> Result<()> {
             b'f' => {
                 show_as(Path::new(shown)).context("show itself as another program")?;
                 println!("shown");
-                io::stdout().flush().context("tell")?;
+                io::stdout().flush().context("write")?;
             }
             b'e' => {
                 return Err(Command::new(next).args([OPENER, port]).exec())

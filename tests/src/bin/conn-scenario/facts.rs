@@ -1,4 +1,4 @@
-//! Tells the ground truth: one line, one `write`, so that lines of several processes never mix.
+//! Reports the ground truth: one line, one `write`, so that lines of several processes never mix.
 
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -45,7 +45,7 @@ pub(crate) fn me() -> Result<ProcessFact> {
     })
 }
 
-/// Tells that this process takes part.
+/// Reports that this process takes part.
 pub(crate) fn emit_me() -> Result<()> {
     emit(&Line::Process(me()?))
 }

@@ -11,7 +11,7 @@ use crate::conn::{Conn, Listener};
 use crate::facts::{emit_me, reap};
 use crate::sys::check;
 
-/// One end of a pair over which two processes tell each other numbers: steps and ports.
+/// One end of a pair over which two processes report each other numbers: steps and ports.
 pub(crate) struct Pipe(UnixStream);
 
 impl Pipe {
@@ -26,8 +26,8 @@ impl Pipe {
         Ok(Self(fd.into()))
     }
 
-    pub(crate) fn tell(&self, number: u64) -> Result<()> {
-        (&self.0).write_all(&number.to_ne_bytes()).context("tell the other process")
+    pub(crate) fn emit(&self, number: u64) -> Result<()> {
+        (&self.0).write_all(&number.to_ne_bytes()).context("report the other process")
     }
 
     pub(crate) fn hear(&self) -> Result<u64> {
@@ -36,14 +36,14 @@ impl Pipe {
         Ok(u64::from_ne_bytes(bytes))
     }
 
-    /// A port that the other process told.
+    /// A port that the other process reported.
     pub(crate) fn hear_port(&self) -> Result<u16> {
         u16::try_from(self.hear()?).context("not a port")
     }
 
-    /// Tells that this process came to a step, and waits until the other one has come too.
+    /// Reports that this process came to a step, and waits until the other one has come too.
     pub(crate) fn meet(&self) -> Result<()> {
-        self.tell(0)?;
+        self.emit(0)?;
         self.hear().map(drop)
     }
 
@@ -127,7 +127,7 @@ pub(crate) fn two_with(
 ) -> Result<()> {
     let child = fork(|pipe| {
         let listener = Listener::new(listen)?;
-        pipe.tell(u64::from(listener.port()))?;
+        pipe.emit(u64::from(listener.port()))?;
         let conn = listener.accept().context("server")?;
         pipe.meet()?;
         server(conn, pipe).context("server")?;

@@ -49,13 +49,13 @@ fn line(changes: &[(&str, &str)]) -> String {
 fn network(lines: &[String]) -> Network {
     let mut network = Network::default();
     for line in lines {
-        let told = json::read(line.as_bytes()).unwrap_or_else(|error| panic!("{error}: {line}"));
-        network.add(told).expect("room");
+        let reported = json::read(line.as_bytes()).unwrap_or_else(|error| panic!("{error}: {line}"));
+        network.add(reported).expect("room");
     }
     network
 }
 
-/// When it is, and what it tells, in a word or two.
+/// When it is, and what it reports, in a word or two.
 fn short(read: &Recorded) -> String {
     let event = match read {
         Recorded::Event(event) => event,
@@ -77,14 +77,14 @@ fn short(read: &Recorded) -> String {
 }
 
 /// The events of these lines but the start, joined; and what was left out.
-fn told(lines: &[String]) -> (String, NetworkStats) {
+fn reported(lines: &[String]) -> (String, NetworkStats) {
     let mut events = network(lines).into_events(Names::builtin());
-    let told: Vec<String> = events.by_ref().map(|read| short(&read)).collect();
-    assert_eq!(told.first().map(String::as_str), Some("0 start"));
-    (told[1..].join(", "), events.stats().clone())
+    let reported: Vec<String> = events.by_ref().map(|read| short(&read)).collect();
+    assert_eq!(reported.first().map(String::as_str), Some("0 start"));
+    (reported[1..].join(", "), events.stats().clone())
 }
 
-/// The connections that these lines tell of.
+/// The connections that these lines report.
 fn connections(lines: &[String]) -> Vec<Change> {
     let events = network(lines).into_events(Names::builtin());
     let change = |read| match read {
@@ -95,7 +95,7 @@ fn connections(lines: &[String]) -> Vec<Change> {
 }
 
 #[test]
-fn each_state_tells_its_end_to_the_one_who_asked() {
+fn each_state_reports_its_end_to_the_one_who_asked() {
     for (state, expected) in STATES.into_iter().zip([
         "0 connect, 10 failed 110",
         "0 connect, 0 established, 10 close unseen",
@@ -111,13 +111,13 @@ fn each_state_tells_its_end_to_the_one_who_asked() {
         "0 connect, 10 failed 0",
         "0 established late, 10 close unseen",
     ]) {
-        let (told, _) = told(&[line(&[("conn_state", &format!("\"{state}\""))])]);
-        assert_eq!(told, expected, "{state}");
+        let (reported, _) = reported(&[line(&[("conn_state", &format!("\"{state}\""))])]);
+        assert_eq!(reported, expected, "{state}");
     }
 }
 
 #[test]
-fn each_state_tells_its_end_to_the_one_who_was_asked() {
+fn each_state_reports_its_end_to_the_one_who_was_asked() {
     for (state, expected) in STATES.into_iter().zip([
         None,
         Some("0 accept, 10 close unseen"),
@@ -135,8 +135,8 @@ fn each_state_tells_its_end_to_the_one_who_was_asked() {
     ]) {
         let outside = [("id.orig_h", "\"203.0.113.9\""), ("id.resp_h", "\"10.0.0.5\"")];
         let lines = [line(&[&outside[..], &[("conn_state", &format!("\"{state}\""))]].concat())];
-        let (told, stats) = told(&lines);
-        assert_eq!(told, expected.unwrap_or_default(), "{state}");
+        let (reported, stats) = reported(&lines);
+        assert_eq!(reported, expected.unwrap_or_default(), "{state}");
         assert_eq!(stats.failed_in, u64::from(expected.is_none()), "{state}");
     }
 }
@@ -149,8 +149,8 @@ fn who_closed_is_in_the_history() {
         ("\"ShADad\"", "unseen"),
         ("null", "unseen"),
     ] {
-        let (told, _) = told(&[line(&[("history", history)])]);
-        assert_eq!(told, format!("0 connect, 0 established, 10 close {expected}"), "{history}");
+        let (reported, _) = reported(&[line(&[("history", history)])]);
+        assert_eq!(reported, format!("0 connect, 0 established, 10 close {expected}"), "{history}");
     }
 }
 
@@ -182,9 +182,11 @@ fn this_host_is_the_local_side() {
             ("local_resp", local_resp),
         ])];
         let case = format!("{orig} {local_orig}, {resp} {local_resp}");
-        let told = connections(&lines);
-        let Some(Change::Connect(conn) | Change::Accept(conn)) = told.first() else { panic!("{told:?}") };
-        let Some(Change::Close(_, ending)) = told.last() else { panic!("{told:?}") };
+        let reported = connections(&lines);
+        let Some(Change::Connect(conn) | Change::Accept(conn)) = reported.first() else {
+            panic!("{reported:?}")
+        };
+        let Some(Change::Close(_, ending)) = reported.last() else { panic!("{reported:?}") };
         let (local, remote) = if is_out {
             (format!("{orig}:40000"), format!("{resp}:443"))
         } else {
@@ -198,29 +200,30 @@ fn this_host_is_the_local_side() {
 }
 
 #[test]
-fn what_is_not_known_is_not_told() {
-    let told = connections(&[line(&[("duration", "null"), ("orig_bytes", "null"), ("resp_bytes", "null")])]);
-    let [Change::Connect(asked), Change::Established(open), Change::Close(_, ending)] = &told[..] else {
-        panic!("{told:?}")
+fn what_is_not_known_is_not_reported() {
+    let reported =
+        connections(&[line(&[("duration", "null"), ("orig_bytes", "null"), ("resp_bytes", "null")])]);
+    let [Change::Connect(asked), Change::Established(open), Change::Close(_, ending)] = &reported[..] else {
+        panic!("{reported:?}")
     };
     assert_eq!((asked.established, open.established), (None, Some(BootNs(BEGAN * SECOND))));
     assert_eq!((ending.duration, ending.traffic, asked.begun), (None, None, BootNs(0)));
     assert_eq!(asked.owner.method, Method::Unknown(UnknownReason::NoProcesses));
-    // Of one that was there before, the log tells how long it was watched, not how long it was open.
-    let told = connections(&[line(&[("conn_state", "\"OTH\"")])]);
-    let [Change::Established(open), Change::Close(_, ending)] = &told[..] else { panic!("{told:?}") };
+    // Of one that was there before, the log reports how long it was watched, not how long it was open.
+    let reported = connections(&[line(&[("conn_state", "\"OTH\"")])]);
+    let [Change::Established(open), Change::Close(_, ending)] = &reported[..] else { panic!("{reported:?}") };
     assert_eq!((open.established, ending.duration), (None, None));
 }
 
 #[test]
 fn an_end_without_a_duration_comes_at_once() {
     let unset = ("duration", "null");
-    let (shown, _) = told(&[line(&[unset]), line(&[("uid", "\"C2\""), ("id.orig_p", "40001")])]);
+    let (shown, _) = reported(&[line(&[unset]), line(&[("uid", "\"C2\""), ("id.orig_p", "40001")])]);
     assert_eq!(
         shown,
         "0 connect, 0 established, 0 close local_fin, 0 connect, 0 established, 10 close local_fin"
     );
-    let (shown, _) = told(&[line(&[unset, ("conn_state", "\"S0\"")])]);
+    let (shown, _) = reported(&[line(&[unset, ("conn_state", "\"S0\"")])]);
     assert_eq!(shown, "0 connect, 0 failed 110");
 }
 
@@ -229,21 +232,21 @@ fn an_open_connection_has_no_end_but_time_comes_to_its_last_packet() {
     let open = |uid: &str, lasted: &str| {
         line(&[("_path", "\"open_conn\""), ("uid", uid), ("duration", lasted), ("conn_state", "\"S1\"")])
     };
-    let (shown, stats) = told(&[open("\"C1\"", "60.0")]);
+    let (shown, stats) = reported(&[open("\"C1\"", "60.0")]);
     assert_eq!((&*shown, stats.repeated), ("0 connect, 0 established, 60 time", 0));
-    // The log has it again every hour; the last line tells all.
+    // The log has it again every hour; the last line reports all.
     let again = [open("\"C1\"", "60.0"), open("\"C1\"", "180.0"), open("\"C1\"", "120.0")];
-    let (shown, stats) = told(&again);
+    let (shown, stats) = reported(&again);
     assert_eq!((&*shown, stats.repeated), ("0 connect, 0 established, 180 time", 2));
     // Its line in conn.log, wherever it is.
     for at in 0..=again.len() {
         let mut lines = again.to_vec();
         lines.insert(at, line(&[("duration", "200.0")]));
-        let (shown, stats) = told(&lines);
+        let (shown, stats) = reported(&lines);
         assert_eq!((&*shown, stats.repeated), ("0 connect, 0 established, 200 close local_fin", 3));
     }
     // Which of them are the same is not known.
-    let (shown, stats) = told(&[open("null", "60.0"), open("null", "60.0")]);
+    let (shown, stats) = reported(&[open("null", "60.0"), open("null", "60.0")]);
     assert_eq!((shown.matches("connect").count(), stats.repeated), (2, 0));
 }
 
@@ -257,7 +260,7 @@ fn other_protocols_are_counted() {
         })
         .chain([line(&[])])
         .collect();
-    let (shown, stats) = told(&lines);
+    let (shown, stats) = reported(&lines);
     assert_eq!(shown, "0 connect, 0 established, 10 close local_fin");
     assert_eq!(stats.lines, lines.len() as u64);
     assert_eq!((stats.others.len(), stats.others["p00"], stats.others["others"]), (PROTOCOLS_MAX + 1, 2, 8));

@@ -1,4 +1,4 @@
-//! `process.NAME = { … }` of a test: from a table to a [`Cast`].
+//! `process.NAME = { … }` of a test: from a table to a [`TestProcess`].
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use crate::event::names::{self, ExeFlag, Named};
 use crate::filter::error::quoted;
 use crate::filter::suggest::nearest;
 use crate::process::identity::{Sha256, Tty};
-use crate::rules::cases::Cast;
+use crate::rules::cases::TestProcess;
 
 /// Keys of a process.
 pub(in crate::rules::file) const PROCESS_KEYS: [About; 17] = [
@@ -49,7 +49,7 @@ pub(in crate::rules::file) const PROCESS_KEYS: [About; 17] = [
 ];
 
 impl Reader<'_> {
-    pub(super) fn processes(&mut self, node: &Node) -> BTreeMap<String, Cast> {
+    pub(super) fn processes(&mut self, node: &Node) -> BTreeMap<String, TestProcess> {
         let mut processes = BTreeMap::new();
         let Value::Table(fields) = &node.value else {
             let takes = "a table for each: process.bash = { exe = \"/usr/bin/bash\" }";
@@ -62,8 +62,8 @@ impl Reader<'_> {
                 let message = format!("{} is no name of a process", quoted(&field.name));
                 self.problems.push(Problem::new(&field.at, message, help));
             }
-            if let Some(cast) = self.process(field) {
-                processes.insert(field.name.clone(), cast);
+            if let Some(spec) = self.process(field) {
+                processes.insert(field.name.clone(), spec);
             }
         }
         for field in fields {
@@ -75,7 +75,7 @@ impl Reader<'_> {
         processes
     }
 
-    fn process(&mut self, field: &Field) -> Option<Cast> {
+    fn process(&mut self, field: &Field) -> Option<TestProcess> {
         let Value::Table(fields) = &field.node.value else {
             let takes = "a table: { exe = \"/usr/bin/bash\", user = \"www-data\" }";
             self.problems.push(field.node.wrong(&field.name, takes));
@@ -123,7 +123,7 @@ impl Reader<'_> {
             }
         }
         let is_memfd = exe.as_deref().is_some_and(|exe| exe.starts_with("/memfd:"));
-        Some(Cast {
+        Some(TestProcess {
             comm,
             args,
             args_truncated: args_truncated.unwrap_or(false),
@@ -191,8 +191,8 @@ impl Reader<'_> {
 }
 
 /// Whether following parents leads back to it.
-fn is_own_ancestor(name: &str, processes: &BTreeMap<String, Cast>) -> bool {
-    let parent = |name: &str| processes.get(name).and_then(|cast| cast.parent.as_deref());
+fn is_own_ancestor(name: &str, processes: &BTreeMap<String, TestProcess>) -> bool {
+    let parent = |name: &str| processes.get(name).and_then(|spec| spec.parent.as_deref());
     let mut above = parent(name);
     for _ in 0..processes.len() {
         match above {

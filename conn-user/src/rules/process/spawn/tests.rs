@@ -52,16 +52,16 @@ fn one_that_received_data_shortly_before() {
         assert_eq!(asked(&questions), [], "nothing that the rule matches");
         rig.exec(&child(&python, 12, "/bin/sh"));
         assert_eq!((asked(&questions), rig.waiting()), (vec![id], 1));
-        assert!(rig.told().is_empty(), "the sample decides");
+        assert!(rig.reported().is_empty(), "the sample decides");
         received(&mut rig, id, ago);
-        let told = rig.told();
-        assert_eq!((told.len(), rig.timers(), rig.waiting()), (expected, 0, 0), "{ago}");
-        for alert in told {
+        let reported = rig.reported();
+        assert_eq!((reported.len(), rig.timers(), rig.waiting()), (expected, 0, 0), "{ago}");
+        for alert in reported {
             assert_eq!(about(&alert), id);
             assert_eq!(evidence(&alert, "received_before"), Some(&Value::Duration(DurationNs(ago))));
         }
         rig.pass(seconds(60));
-        assert!(rig.told().is_empty());
+        assert!(rig.reported().is_empty());
     }
 }
 
@@ -110,7 +110,7 @@ fn without_a_sample_it_counts() {
     let id = rig.open(&python, "203.0.113.9:443");
     rig.exec(&shell());
     rig.pass(seconds(9));
-    assert!(rig.told().is_empty());
+    assert!(rig.reported().is_empty());
     rig.pass(seconds(1));
     assert_eq!(about(&rig.only()), id);
 
@@ -162,7 +162,7 @@ fn an_answer_makes_the_severity() {
         assert_eq!(asked(&questions), [id]);
         (rig, questions, id)
     };
-    let told = |rig: &mut Rig| {
+    let reported = |rig: &mut Rig| {
         let alert = rig.only();
         (alert.severity, evidence(&alert, "unanswered_for").cloned())
     };
@@ -170,7 +170,7 @@ fn an_answer_makes_the_severity() {
     let (mut rig, _questions, id) = begin();
     let (came, went) = (BootNs(rig.now.0 - 1_000_000), rig.now);
     rig.sampled(id, Some(counters(&rig, came, went, 5)));
-    assert_eq!(told(&mut rig), (Severity::Medium, None));
+    assert_eq!(reported(&mut rig), (Severity::Medium, None));
 
     // It is sent later, and more came meanwhile.
     let request = |rig: &Rig| counters(rig, BootNs(rig.now.0 - SECOND), BootNs(rig.now.0 - 2 * SECOND), 5);
@@ -180,11 +180,11 @@ fn an_answer_makes_the_severity() {
     rig.pass(seconds(1));
     assert_eq!(asked(&questions), [id, id]);
     rig.sampled(id, Some(Counters { asked: rig.now, ..first }));
-    assert!(rig.told().is_empty());
+    assert!(rig.reported().is_empty());
     rig.pass(seconds(2));
     assert_eq!(asked(&questions), [id]);
     rig.sampled(id, Some(Counters { bytes_out: 6, received: rig.now, ..first }));
-    assert_eq!(told(&mut rig), (Severity::Medium, None));
+    assert_eq!(reported(&mut rig), (Severity::Medium, None));
     assert_eq!((rig.timers(), rig.waiting()), (0, 0));
 
     // Never.
@@ -196,10 +196,10 @@ fn an_answer_makes_the_severity() {
         for _ in asked(&questions) {
             rig.sampled(id, Some(Counters { asked: rig.now, ..first }));
         }
-        assert!(rig.told().is_empty());
+        assert!(rig.reported().is_empty());
     }
     rig.pass(seconds(1));
-    assert_eq!(told(&mut rig), (Severity::Low, Some(Value::Duration(seconds(11)))));
+    assert_eq!(reported(&mut rig), (Severity::Low, Some(Value::Duration(seconds(11)))));
     assert_eq!((rig.timers(), rig.waiting()), (0, 0));
 
     // It ends, without a further byte or with some.
@@ -209,8 +209,8 @@ fn an_answer_makes_the_severity() {
         rig.sampled(id, Some(first));
         let traffic = Some(crate::flow::model::Traffic { bytes_out, ..Default::default() });
         rig.close(id, EndedHow::LocalFin, traffic);
-        let told = rig.told();
-        assert_eq!((told[0].severity, told[1].phase), (severity, Phase::Resolved));
+        let reported = rig.reported();
+        assert_eq!((reported[0].severity, reported[1].phase), (severity, Phase::Resolved));
         assert_eq!(rig.timers(), 0);
     }
 
@@ -219,7 +219,7 @@ fn an_answer_makes_the_severity() {
         let (mut rig, _questions, id) = begin();
         rig.pass(after);
         rig.close(id, EndedHow::LocalFin, None);
-        assert_eq!(rig.told()[0].severity, severity);
+        assert_eq!(rig.reported()[0].severity, severity);
         assert_eq!(rig.timers(), 0);
     }
 
@@ -227,12 +227,12 @@ fn an_answer_makes_the_severity() {
     for (ends, severity) in [(true, Severity::Low), (false, Severity::Medium)] {
         let (mut rig, _questions, id) = begin();
         rig.sampled(id, None);
-        assert!(rig.told().is_empty());
+        assert!(rig.reported().is_empty());
         if ends {
             rig.close(id, EndedHow::LocalFin, None);
         }
         rig.pass(seconds(1));
-        assert_eq!(rig.told()[0].severity, severity);
+        assert_eq!(rig.reported()[0].severity, severity);
         assert_eq!((rig.timers(), rig.waiting()), (0, 0));
     }
 
@@ -241,5 +241,5 @@ fn an_answer_makes_the_severity() {
     let first = request(&rig);
     rig.sampled(id, Some(first));
     rig.pass(seconds(60));
-    assert_eq!(told(&mut rig).0, Severity::Low);
+    assert_eq!(reported(&mut rig).0, Severity::Low);
 }

@@ -15,7 +15,7 @@ use crate::event::model::{Event, EventBody, ProcEvent};
 use crate::flow::model::{Change, ConnEvent, ConnId};
 use crate::flow::sample::{Counters, Sample};
 use crate::process::info::ProcessInfo;
-use crate::rules::detector::Scene;
+use crate::rules::detector::Context;
 use crate::rules::model::Rule;
 use crate::rules::program;
 use crate::rules::timers::TimerId;
@@ -124,50 +124,51 @@ impl Spawn {
         event: &Event,
         exec: &ProcEvent,
         rule: &Rule,
-        scene: &mut Scene<'_>,
+        context: &mut Context<'_>,
     ) -> bool {
         let Some(mut asked) = self.connections_of(&exec.process) else { return false };
         asked.retain(|(id, _)| {
             let is_wanted =
-                |open: &Open| !open.is_excepted(*id, rule, event) && !scene.is_told(rule, open.same());
+                |open: &Open| !open.is_excepted(*id, rule, event) && !context.is_reported(rule, open.same());
             self.open.get(&id.0).is_some_and(is_wanted)
         });
         if asked.is_empty() {
             return true;
         }
-        let sample =
-            |scene: &mut Scene<'_>, id| scene.flows.connection(id).is_some_and(|conn| scene.sample(&conn));
-        if self.waiting.by_token.len() >= WAITING_MAX || !asked.iter().all(|(id, _)| sample(scene, *id)) {
+        let sample = |context: &mut Context<'_>, id| {
+            context.flows.connection(id).is_some_and(|conn| context.sample(&conn))
+        };
+        if self.waiting.by_token.len() >= WAITING_MAX || !asked.iter().all(|(id, _)| sample(context, *id)) {
             return false;
         }
         self.waiting.last_token += 1;
         let token = self.waiting.last_token;
-        let timer = Some(scene.set_timer(BootNs(scene.now.0.saturating_add(PATIENCE.0)), token));
+        let timer = Some(context.set_timer(BootNs(context.now.0.saturating_add(PATIENCE.0)), token));
         let execution = Execution::new(event, &exec.process);
         self.waiting.by_token.insert(token, Pending { execution, asked, unanswered: SmallVec::new(), timer });
         true
     }
 
     /// Judges a sample.
-    pub(super) fn judge_sample(&mut self, rule: &Rule, sample: &Sample, scene: &mut Scene<'_>) {
-        let Some(conn) = scene.flows.connection(sample.id) else { return };
+    pub(super) fn judge_sample(&mut self, rule: &Rule, sample: &Sample, context: &mut Context<'_>) {
+        let Some(conn) = context.flows.connection(sample.id) else { return };
         for token in self.waiting.waiting_for(sample.id) {
             let Some(pending) = self.waiting.by_token.get(&token) else { continue };
             let first = pending.asked.iter().find(|(id, _)| *id == sample.id);
             let again = pending.unanswered.iter().find(|unanswered| unanswered.id == sample.id);
             match (first, again) {
                 (Some(&(_, depth)), _) => match self.finding(&pending.execution, sample, depth) {
-                    Finding::Older if scene.sample(&conn) => {}
+                    Finding::Older if context.sample(&conn) => {}
                     // Its end may be in the ring still, and says what was sent.
-                    Finding::Unknown if self.answered.is_some() && self.waits_for_end(token, scene) => {}
+                    Finding::Unknown if self.answered.is_some() && self.waits_for_end(token, context) => {}
                     Finding::Older | Finding::Unknown => {
-                        self.judge(token, conn.clone(), depth, None, rule, scene);
+                        self.judge(token, conn.clone(), depth, None, rule, context);
                     }
                     Finding::Counts(received) => {
-                        self.judge(token, conn.clone(), depth, received, rule, scene);
+                        self.judge(token, conn.clone(), depth, received, rule, context);
                     }
-                    Finding::Idle => self.note(token, sample.id, None, scene),
-                    Finding::Unanswered(unanswered) => self.note(token, sample.id, Some(unanswered), scene),
+                    Finding::Idle => self.note(token, sample.id, None, context),
+                    Finding::Unanswered(unanswered) => self.note(token, sample.id, Some(unanswered), context),
                 },
                 (None, Some(&Unanswered { depth, received, bytes_out, .. })) => {
                     // What was sent after the execution is the answer.
@@ -175,7 +176,7 @@ impl Spawn {
                     let is_answer =
                         |now: Counters| now.bytes_out > bytes_out || has_answered(&now, execution);
                     if sample.counters.is_some_and(is_answer) {
-                        self.judge(token, conn.clone(), depth, Some(received), rule, scene);
+                        self.judge(token, conn.clone(), depth, Some(received), rule, context);
                     }
                 }
                 (None, None) => {}
@@ -199,32 +200,32 @@ impl Spawn {
     }
 
     /// Takes note of a first sample that decides nothing yet. After the last one, connections that sent nothing are sampled again.
-    fn note(&mut self, token: u64, id: ConnId, unanswered: Option<Unanswered>, scene: &mut Scene<'_>) {
-        let Some(mut pending) = self.waiting.take(token, scene) else { return };
+    fn note(&mut self, token: u64, id: ConnId, unanswered: Option<Unanswered>, context: &mut Context<'_>) {
+        let Some(mut pending) = self.waiting.take(token, context) else { return };
         pending.asked.retain(|(asked, _)| *asked != id);
         pending.unanswered.extend(unanswered);
         let (execution, patience) =
             (pending.execution.at, BootNs(pending.execution.at.0.saturating_add(PATIENCE.0)));
         let at = match (pending.asked.is_empty(), pending.unanswered.is_empty()) {
             (true, true) => return,
-            (true, false) => self.next(execution, scene.now),
+            (true, false) => self.next(execution, context.now),
             (false, _) => patience,
         };
-        pending.timer = Some(scene.set_timer(at.max(scene.now), token));
+        pending.timer = Some(context.set_timer(at.max(context.now), token));
         self.waiting.by_token.insert(token, pending);
     }
 
     /// Has an execution wait for the end of its connection, for as long as that is soon. Returns `false` if it is not any more.
-    fn waits_for_end(&mut self, token: u64, scene: &mut Scene<'_>) -> bool {
+    fn waits_for_end(&mut self, token: u64, context: &mut Context<'_>) -> bool {
         let Some(pending) = self.waiting.by_token.get_mut(&token) else { return false };
         let until = BootNs(pending.execution.at.0.saturating_add(SOON.0));
-        if until <= scene.now {
+        if until <= context.now {
             return false;
         }
         if let Some(timer) = pending.timer.take() {
-            scene.cancel_timer(timer);
+            context.cancel_timer(timer);
         }
-        pending.timer = Some(scene.set_timer(until, token));
+        pending.timer = Some(context.set_timer(until, token));
         true
     }
 
@@ -241,7 +242,7 @@ impl Spawn {
         rule: &Rule,
         conn: &ConnEvent,
         event: &Event,
-        scene: &mut Scene<'_>,
+        context: &mut Context<'_>,
     ) {
         let bytes_out = match &event.body {
             EventBody::Flow(Change::Close(_, ending)) => ending.traffic.map(|traffic| traffic.bytes_out),
@@ -251,59 +252,59 @@ impl Spawn {
             let Some(pending) = self.waiting.by_token.get(&token) else { continue };
             match pending.unanswered.iter().find(|unanswered| unanswered.id == conn.id) {
                 Some(of) if bytes_out.is_some_and(|bytes_out| bytes_out <= of.bytes_out) => {
-                    self.judge_unanswered(token, conn.clone(), rule, scene);
+                    self.judge_unanswered(token, conn.clone(), rule, context);
                 }
                 Some(&Unanswered { depth, received, .. }) => {
-                    self.judge(token, conn.clone(), depth, Some(received), rule, scene);
+                    self.judge(token, conn.clone(), depth, Some(received), rule, context);
                 }
                 // It ended faster than it could be sampled: nothing was seen to be sent.
-                None if self.answered.is_some() && scene.now.since(pending.execution.at) < SOON => {
-                    self.judge_unanswered(token, conn.clone(), rule, scene);
+                None if self.answered.is_some() && context.now.since(pending.execution.at) < SOON => {
+                    self.judge_unanswered(token, conn.clone(), rule, context);
                 }
                 None => {
                     let depth =
                         pending.asked.iter().find(|(id, _)| *id == conn.id).map_or(0, |(_, depth)| *depth);
-                    self.judge(token, conn.clone(), depth, None, rule, scene);
+                    self.judge(token, conn.clone(), depth, None, rule, context);
                 }
             }
         }
     }
 
     /// Judges executions that wait for the first sample of a connection, which does not come.
-    pub(super) fn judge_without_sample(&mut self, rule: &Rule, id: ConnId, scene: &mut Scene<'_>) {
-        let Some(conn) = scene.flows.connection(id) else { return };
+    pub(super) fn judge_without_sample(&mut self, rule: &Rule, id: ConnId, context: &mut Context<'_>) {
+        let Some(conn) = context.flows.connection(id) else { return };
         for token in self.waiting.waiting_for(id) {
             let Some(pending) = self.waiting.by_token.get(&token) else { continue };
             if let Some(&(_, depth)) = pending.asked.iter().find(|(asked, _)| *asked == id) {
-                self.judge(token, conn.clone(), depth, None, rule, scene);
+                self.judge(token, conn.clone(), depth, None, rule, context);
             }
         }
     }
 
     /// Samples again, or judges an execution for which nothing more is waited for.
-    pub(super) fn on_time(&mut self, rule: &Rule, token: u64, scene: &mut Scene<'_>) {
+    pub(super) fn on_time(&mut self, rule: &Rule, token: u64, context: &mut Context<'_>) {
         let Some(pending) = self.waiting.by_token.get_mut(&token) else { return };
         pending.timer = None;
         let execution = pending.execution.at;
         if let Some(&(id, depth)) = pending.asked.first() {
-            match scene.flows.connection(id) {
-                Some(conn) => self.judge(token, conn, depth, None, rule, scene),
+            match context.flows.connection(id) {
+                Some(conn) => self.judge(token, conn, depth, None, rule, context),
                 None => drop(self.waiting.by_token.remove(&token)),
             }
-        } else if scene.now.since(execution) > self.answered.unwrap_or_default() {
-            let first = pending.unanswered.first().and_then(|of| scene.flows.connection(of.id));
+        } else if context.now.since(execution) > self.answered.unwrap_or_default() {
+            let first = pending.unanswered.first().and_then(|of| context.flows.connection(of.id));
             match first {
-                Some(conn) => self.judge_unanswered(token, conn, rule, scene),
+                Some(conn) => self.judge_unanswered(token, conn, rule, context),
                 None => drop(self.waiting.by_token.remove(&token)),
             }
         } else {
             for of in &pending.unanswered {
-                if let Some(conn) = scene.flows.connection(of.id) {
-                    scene.sample(&conn);
+                if let Some(conn) = context.flows.connection(of.id) {
+                    context.sample(&conn);
                 }
             }
-            let at = self.next(execution, scene.now);
-            let timer = Some(scene.set_timer(at, token));
+            let at = self.next(execution, context.now);
+            let timer = Some(context.set_timer(at, token));
             if let Some(pending) = self.waiting.by_token.get_mut(&token) {
                 pending.timer = timer;
             }
@@ -317,23 +318,23 @@ impl Spawn {
         depth: usize,
         received: Option<DurationNs>,
         rule: &Rule,
-        scene: &mut Scene<'_>,
+        context: &mut Context<'_>,
     ) {
-        let Some(Pending { mut execution, .. }) = self.waiting.take(token, scene) else { return };
+        let Some(Pending { mut execution, .. }) = self.waiting.take(token, context) else { return };
         execution.received = received;
-        self.raise(conn, &execution, depth, rule, scene);
+        self.raise(conn, &execution, depth, rule, context);
     }
 
-    fn judge_unanswered(&mut self, token: u64, conn: ConnEvent, rule: &Rule, scene: &mut Scene<'_>) {
-        let Some(Pending { mut execution, asked, unanswered, .. }) = self.waiting.take(token, scene) else {
+    fn judge_unanswered(&mut self, token: u64, conn: ConnEvent, rule: &Rule, context: &mut Context<'_>) {
+        let Some(Pending { mut execution, asked, unanswered, .. }) = self.waiting.take(token, context) else {
             return;
         };
         let sampled = unanswered.iter().find(|of| of.id == conn.id);
         let asked = asked.iter().find(|(id, _)| *id == conn.id).map(|(_, depth)| *depth);
         execution.received = sampled.map(|of| of.received);
-        execution.unanswered = Some(scene.now.since(execution.at));
+        execution.unanswered = Some(context.now.since(execution.at));
         let depth = sampled.map(|of| of.depth).or(asked).unwrap_or(0);
-        self.raise(conn, &execution, depth, rule, scene);
+        self.raise(conn, &execution, depth, rule, context);
     }
 }
 
@@ -353,10 +354,10 @@ impl Waiting {
     }
 
     /// Takes out an execution and cancels its timer.
-    fn take(&mut self, token: u64, scene: &mut Scene<'_>) -> Option<Pending> {
+    fn take(&mut self, token: u64, context: &mut Context<'_>) -> Option<Pending> {
         let mut pending = self.by_token.remove(&token)?;
         if let Some(timer) = pending.timer.take() {
-            scene.cancel_timer(timer);
+            context.cancel_timer(timer);
         }
         Some(pending)
     }

@@ -49,7 +49,7 @@ pub(super) fn ipv6_only() -> Result<()> {
     };
     let child = fork(|pipe| {
         let listener = Listener::with(V6, 8, 0, only)?;
-        pipe.tell(u64::from(listener.port()))?;
+        pipe.emit(u64::from(listener.port()))?;
         answer(listener.accept()?, pipe)?;
         listener.close()
     })?;
@@ -65,7 +65,7 @@ pub(super) fn accept_calls() -> Result<()> {
     let count = calls.len();
     let child = fork(|pipe| {
         let listener = Listener::new(V4)?;
-        pipe.tell(u64::from(listener.port()))?;
+        pipe.emit(u64::from(listener.port()))?;
         for by in calls {
             answer(listener.accept_by(by)?, pipe)?;
         }

@@ -24,7 +24,7 @@ pub(super) fn lacks() -> Option<String> {
     }
 }
 
-/// Destroys this end and tells it.
+/// Destroys this end and reports it.
 fn destroy(conn: &Conn) -> Result<()> {
     let from = boot_ns();
     diag::destroy(&conn.sock)?;
@@ -98,7 +98,7 @@ pub(super) fn queued() -> Result<()> {
         let destroyed = boot_ns();
         diag::destroy(&sock)?;
         let end = fact(Kind::Close, Some(Dir::In), &sock, By::Me, destroyed);
-        pipe.tell(0)?;
+        pipe.emit(0)?;
         let (bytes_in, bytes_out) = (Some(0), Some(0));
         let end = Fact { end: Some(End::Killed), errno: libc::ECONNABORTED, bytes_in, bytes_out, ..end };
         emit(&Line::Fact(end))

@@ -28,8 +28,8 @@ fn apart(
     let server = fork(|pipe| {
         plug(pipe, 0)?;
         let listeners = listen()?;
-        pipe.tell(listeners.len() as u64)?;
-        listeners.iter().try_for_each(|listener| pipe.tell(listener.port().into()))?;
+        pipe.emit(listeners.len() as u64)?;
+        listeners.iter().try_for_each(|listener| pipe.emit(listener.port().into()))?;
         for listener in listeners {
             let mut conn = listener.accept()?;
             // What the agent is held against must be what this is about.
@@ -51,17 +51,17 @@ fn apart(
     server.pipe.hear()?;
     client.pipe.hear()?;
     netdev::cable([server.pid, client.pid])?;
-    server.pipe.tell(0)?;
-    client.pipe.tell(0)?;
+    server.pipe.emit(0)?;
+    client.pipe.emit(0)?;
     let count = server.pipe.hear()?;
-    client.pipe.tell(count)?;
-    (0..count).try_for_each(|_| client.pipe.tell(server.pipe.hear()?))?;
+    client.pipe.emit(count)?;
+    (0..count).try_for_each(|_| client.pipe.emit(server.pipe.hear()?))?;
     client.pipe.hear()?;
     server.pipe.hear()?;
     emit(&Line::Ready)?;
     std::io::stdin().lock().read_line(&mut String::new()).context("wait for the word to go on")?;
-    client.pipe.tell(0)?;
-    server.pipe.tell(0)?;
+    client.pipe.emit(0)?;
+    server.pipe.emit(0)?;
     client.join()?;
     server.join()
 }

@@ -54,7 +54,7 @@ pub(super) fn rejected() -> Result<()> {
         pipe.meet()?;
         std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").context("forward")?;
         netdev::plug_in(CABLE[0])?;
-        pipe.tell(0)?;
+        pipe.emit(0)?;
         pipe.hear().map(drop)
     })?;
     let client = fork(|pipe| {
@@ -82,10 +82,10 @@ pub(super) fn rejected() -> Result<()> {
     client.pipe.hear()?;
     netdev::cable([router.pid, client.pid]).context("a cable")?;
     router.pipe.meet()?;
-    client.pipe.tell(0)?;
-    client.pipe.tell(0)?;
+    client.pipe.emit(0)?;
+    client.pipe.emit(0)?;
     client.join()?;
-    router.pipe.tell(0)?;
+    router.pipe.emit(0)?;
     router.join()
 }
 
@@ -169,10 +169,10 @@ pub(super) fn cancelled_kill() -> Result<()> {
     let to = full.addr();
     let child = fork(|pipe| {
         let pending = pending(to)?;
-        // The parent tells the end of this connection; it must know its beginning from here.
+        // The parent reports the end of this connection; it must know its beginning from here.
         let connect = fact(Kind::Connect, Some(Dir::Out), &pending.sock, By::Me, pending.from);
         emit(&Line::Fact(connect))?;
-        pipe.tell(u64::from(pending.sock.lport.context("a port")?))?;
+        pipe.emit(u64::from(pending.sock.lport.context("a port")?))?;
         pipe.hear().map(drop)
     })?;
     let port = child.pipe.hear_port()?;

@@ -23,7 +23,7 @@ fn server() -> Result<Child> {
     fork(|pipe| {
         let queue = |fd: &_| Ok(sys::set_option(fd, libc::IPPROTO_TCP, libc::TCP_FASTOPEN, &16i32)?);
         let listener = Listener::with(V4, 16, 0, queue)?;
-        pipe.tell(u64::from(listener.port()))?;
+        pipe.emit(u64::from(listener.port()))?;
         let mut conn = listener.accept()?;
         conn.recv(5)?;
         conn.send(6)?;

@@ -23,7 +23,7 @@ pub(crate) const CONNECTOR: &str = "connector";
 /// The hidden scenario that waits for the end of its input.
 pub(crate) const WAITER: &str = "waiter";
 
-/// Connects and exits, as fast as can be, and without a word: its starter tells the truth.
+/// Connects and exits, as fast as can be, and without a word: its starter reports the truth.
 pub(crate) fn connector(args: &[String]) -> Result<()> {
     let port: u16 = args.first().context("no port")?.parse().context("port")?;
     let fd = sys::socket(false, false, 0)?;
@@ -53,7 +53,7 @@ pub(crate) fn waiter(_: &[String]) -> Result<()> {
     std::io::stdin().read_to_end(&mut Vec::new()).context("wait").map(drop)
 }
 
-/// Starts a connector, accepts its connection and tells what it did.
+/// Starts a connector, accepts its connection and reports what it did.
 pub(super) fn run_connector(
     listener: &Listener,
     program: &PathBuf,

@@ -26,7 +26,7 @@ pub(super) fn run() -> Result<()> {
     let server = fork(|pipe| {
         let mut ring = Ring::new().context("io_uring_setup")?;
         let listener = Listener::new(V4)?;
-        pipe.tell(u64::from(listener.port()))?;
+        pipe.emit(u64::from(listener.port()))?;
         for step in 0..2 {
             if step == 0 {
                 // The connection is in the queue: this accept completes at once. The next one has to wait.

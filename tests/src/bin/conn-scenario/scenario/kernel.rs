@@ -73,7 +73,7 @@ pub(super) fn run() -> Result<()> {
     emit(&Line::Fact(unload(&listener)?))
 }
 
-/// A listener that was there before the agent. Nobody holds it, so nothing tells its age.
+/// A listener that was there before the agent. Nobody holds it, so nothing reports its age.
 pub(super) fn preexisting() -> Result<()> {
     let listener = load()?;
     emit(&Line::Ready)?;

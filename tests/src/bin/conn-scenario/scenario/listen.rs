@@ -34,14 +34,14 @@ pub(super) fn reuseport() -> Result<()> {
         reuse(&fd)?;
         sys::bind(&fd, SocketAddr::new(V4, port))?;
         let listener = Listener::start(fd, 64, Via::Syscall, false)?;
-        pipe.tell(0)?;
+        pipe.emit(0)?;
         loop {
             let ready = sys::poll(&[listener.fd.as_raw_fd(), pipe.raw()], libc::POLLIN, PATIENCE_MS)?;
             if !ready[0] {
                 break;
             }
             serve_one(&listener)?;
-            server_done.tell(0)?;
+            server_done.emit(0)?;
         }
         listener.close()
     };
@@ -54,19 +54,19 @@ pub(super) fn reuseport() -> Result<()> {
         done.hear()?;
     }
     servers.into_iter().try_for_each(|server| {
-        server.pipe.tell(0)?;
+        server.pipe.emit(0)?;
         server.join()
     })
 }
 
-/// A process that listens, accepts nothing, and closes its listener when it is told to.
+/// A process that listens, accepts nothing, and closes its listener when it is reported to.
 fn fork_idle(listen: impl FnOnce() -> Result<Listener>) -> Result<Child> {
     fork(|pipe| {
         let listener = listen()?;
-        pipe.tell(u64::from(listener.port()))?;
+        pipe.emit(u64::from(listener.port()))?;
         pipe.hear()?;
         listener.close()?;
-        pipe.tell(0)
+        pipe.emit(0)
     })
 }
 
@@ -82,7 +82,7 @@ pub(super) fn queued() -> Result<()> {
     let queued: Vec<_> =
         [&idle, &talker, &gone].iter().map(|c| other_end(&c.sock, false)).collect::<Result<_>>()?;
     gone.close(End::LocalFin)?;
-    server.pipe.tell(0)?;
+    server.pipe.emit(0)?;
     server.pipe.hear()?;
     idle.recv_reset(libc::ECONNRESET)?;
     talker.recv_reset(libc::ECONNRESET)?;
@@ -94,7 +94,7 @@ pub(super) fn queued() -> Result<()> {
 }
 
 /// Two connections that for the clients are established and for the server half-open: with `TCP_DEFER_ACCEPT` it
-/// takes no notice of the last ACK (`tcp_check_req`). They never were sockets there, so only the clients' ends are told.
+/// takes no notice of the last ACK (`tcp_check_req`). They never were sockets there, so only the clients' ends are reported.
 pub(super) fn half_open() -> Result<()> {
     let defer = |fd: &_| Ok(sys::set_option(fd, libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, &30i32)?);
     let server = fork_idle(|| Listener::with(V4, 16, 0, defer))?;
@@ -105,7 +105,7 @@ pub(super) fn half_open() -> Result<()> {
         Conn::connected(fd, By::Me, from, Via::DeferAccept, false)
     };
     let (mut talker, silent) = (connect()?, connect()?);
-    server.pipe.tell(0)?;
+    server.pipe.emit(0)?;
     server.pipe.hear()?;
     talker.send(5)?;
     talker.recv_reset(libc::ECONNRESET)?;
@@ -148,7 +148,7 @@ pub(super) fn again() -> Result<()> {
     let from = boot_ns();
     sys::listen(&listener.fd, 8).context("listen again")?;
     emit(&Line::Fact(fact(Kind::Listen, None, &listener.sock, By::Me, from)))?;
-    // A second listen of a listener only changes its backlog: nothing to tell.
+    // A second listen of a listener only changes its backlog: nothing to report.
     sys::listen(&listener.fd, 16).context("listen twice")?;
     listener.close()?;
     // Another socket on the same port.
@@ -160,7 +160,7 @@ pub(super) fn again() -> Result<()> {
 pub(super) fn killed() -> Result<()> {
     let child: Child = fork(|pipe| {
         let listener = Listener::new(V4)?;
-        pipe.tell(u64::from(listener.port()))?;
+        pipe.emit(u64::from(listener.port()))?;
         pipe.hear()?;
         listener.close()
     })?;

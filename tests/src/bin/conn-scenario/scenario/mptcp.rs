@@ -29,7 +29,7 @@ pub(super) fn fallback() -> Result<()> {
 fn connect_to(protocol: i32) -> Result<()> {
     let server = fork(move |pipe| {
         let listener = Listener::with(V4, 8, protocol, |_| Ok(()))?;
-        pipe.tell(u64::from(listener.port()))?;
+        pipe.emit(u64::from(listener.port()))?;
         let mut conn = listener.accept()?;
         conn.recv(100)?;
         conn.send(50)?;

@@ -6,7 +6,7 @@ use crate::facts::{emit_me, netns};
 use crate::netdev::own_netns;
 
 pub(super) fn run() -> Result<()> {
-    // One pair in the old namespace, one in the new: only the numbers of the namespaces tell them apart.
+    // One pair in the old namespace, one in the new: only the numbers of the namespaces distinguish them.
     super::basic::ipv4()?;
     let before = netns()?;
     own_netns()?;

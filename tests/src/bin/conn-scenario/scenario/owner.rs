@@ -72,7 +72,7 @@ pub(super) fn thread_close() -> Result<()> {
 pub(super) fn thread_accept() -> Result<()> {
     let child = fork(|pipe| {
         let listener = Listener::new(V4)?;
-        pipe.tell(u64::from(listener.port()))?;
+        pipe.emit(u64::from(listener.port()))?;
         let conn = in_thread("acceptor", || listener.accept())?;
         until_end(conn, pipe)?;
         in_thread("unlistener", || listener.close())
@@ -86,7 +86,7 @@ pub(super) fn thread_accept() -> Result<()> {
 pub(super) fn thread_name() -> Result<()> {
     let child = fork(|pipe| {
         let listener = in_thread("listening", || Listener::new(V4))?;
-        pipe.tell(u64::from(listener.port()))?;
+        pipe.emit(u64::from(listener.port()))?;
         until_end(listener.accept()?, pipe)?;
         listener.close()
     })?;
@@ -109,7 +109,7 @@ fn in_thread<T: Send>(name: &str, body: impl FnOnce() -> Result<T> + Send) -> Re
 pub(super) fn renamed() -> Result<()> {
     let child = fork(|pipe| {
         let listener = Listener::new(V4)?;
-        pipe.tell(u64::from(listener.port()))?;
+        pipe.emit(u64::from(listener.port()))?;
         until_end(listener.accept()?, pipe)?;
         until_end(listener.accept()?, pipe)?;
         listener.close()
@@ -142,7 +142,7 @@ pub(super) fn setuid() -> Result<()> {
         conn.close(End::LocalFin)
     })?;
     let listener = Listener::new(V4)?;
-    child.pipe.tell(u64::from(listener.port()))?;
+    child.pipe.emit(u64::from(listener.port()))?;
     until_end(listener.accept()?, &child.pipe)?;
     listener.close()?;
     child.join()

@@ -31,7 +31,7 @@ pub(super) fn run() -> Result<()> {
     // A process of its own: the other two must not inherit its ends.
     let server = fork(|pipe| {
         let listener = Listener::new(V4)?;
-        pipe.tell(u64::from(listener.port()))?;
+        pipe.emit(u64::from(listener.port()))?;
         let mut conns = [listener.accept()?, listener.accept()?];
         for (conn, bytes) in conns.iter_mut().zip([3, 5]) {
             conn.recv(bytes)?;

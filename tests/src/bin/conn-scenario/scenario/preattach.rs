@@ -26,7 +26,7 @@ pub(super) fn run() -> Result<()> {
         let by = if i % 2 == 0 { AcceptBy::Accept } else { AcceptBy::Accept4 };
         children.push(fork(|pipe| {
             let listener = Listener::early(V4)?;
-            pipe.tell(u64::from(listener.port()))?;
+            pipe.emit(u64::from(listener.port()))?;
             serve(&listener, by)?;
             listener.close()
         })?);
@@ -42,7 +42,7 @@ pub(super) fn run() -> Result<()> {
     // While they are still blocked, others accept.
     let other = fork(|pipe| {
         let listener = Listener::new(V4)?;
-        pipe.tell(u64::from(listener.port()))?;
+        pipe.emit(u64::from(listener.port()))?;
         for i in 0..BLOCKED {
             serve(&listener, if i % 2 == 0 { AcceptBy::Accept4 } else { AcceptBy::Accept })?;
         }
@@ -62,7 +62,7 @@ pub(super) fn run() -> Result<()> {
     other.join()
 }
 
-/// After it has told its port, a child makes no other call than accept: asleep means blocked in it.
+/// After it has reported its port, a child makes no other call than accept: asleep means blocked in it.
 fn wait_until_asleep(child: &Child) -> Result<()> {
     for _ in 0..10_000 {
         if stat_field(child.pid, 3)? == "S" {

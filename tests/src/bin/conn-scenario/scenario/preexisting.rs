@@ -21,12 +21,12 @@ pub(super) fn run() -> Result<()> {
     let server = fork(move |pipe| {
         let from = sys::boot_ns();
         let listener = Listener::early(V4)?;
-        pipe.tell(u64::from(listener.port()))?;
+        pipe.emit(u64::from(listener.port()))?;
         let mut open = Vec::new();
         for _ in 0..count {
             open.push(Conn::early(sys::accept(&listener.fd, AcceptBy::Accept4)?, Dir::In, from)?);
         }
-        pipe.tell(u64::from(listener.port()))?;
+        pipe.emit(u64::from(listener.port()))?;
         for mut conn in open {
             conn.recv(3)?;
             conn.recv_end()?;

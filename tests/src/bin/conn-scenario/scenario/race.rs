@@ -49,10 +49,10 @@ impl Race {
             server.pipe.hear()?;
             client.pipe.hear()?;
             netdev::cable([server.pid, client.pid])?;
-            server.pipe.tell(0)?;
-            client.pipe.tell(0)?;
+            server.pipe.emit(0)?;
+            client.pipe.emit(0)?;
         }
-        client.pipe.tell(u64::from(server.pipe.hear_port()?))?;
+        client.pipe.emit(u64::from(server.pipe.hear_port()?))?;
         server.pipe.meet()?;
         client.pipe.meet()?;
         Ok((server, client))
@@ -61,7 +61,7 @@ impl Race {
     fn server(&self, pipe: &Pipe) -> Result<()> {
         self.enter(pipe, CABLE[0])?;
         let listener = Listener::with(self.listen, 128, self.protocol, |_| Ok(()))?;
-        pipe.tell(u64::from(listener.port()))?;
+        pipe.emit(u64::from(listener.port()))?;
         let conns = (0..self.pairs).map(|_| listener.accept()).collect::<Result<Vec<_>>>()?;
         listener.close()?;
         self.wait_and_act(Role::Server, conns, pipe)
@@ -111,8 +111,8 @@ impl Race {
     /// Gives both processes the word.
     fn run(&'static self) -> Result<()> {
         let (server, client) = self.start()?;
-        server.pipe.tell(0)?;
-        client.pipe.tell(0)?;
+        server.pipe.emit(0)?;
+        client.pipe.emit(0)?;
         server.join()?;
         client.join()
     }
@@ -172,7 +172,7 @@ fn client_port(role: Role, conn: &Conn) -> Result<u16> {
     port.context("a connection has a port")
 }
 
-/// How each of them ends is told afterwards: to write it down in between would let the other side go first.
+/// How each of them ends is reported afterwards: to write it down in between would let the other side go first.
 fn close_each(role: Role, conns: Vec<Conn>) -> Result<()> {
     // What is done with a connection goes by the client's port: connections may be accepted in another order than they were made.
     let close = |conn: Conn| -> Result<(u16, u64, Summary)> {

@@ -14,7 +14,7 @@ use crate::sys::{self, boot_ns};
 fn serve(count: usize) -> impl FnOnce(&Pipe) -> Result<()> {
     move |pipe| {
         let listener = Listener::new(V4)?;
-        pipe.tell(u64::from(listener.port()))?;
+        pipe.emit(u64::from(listener.port()))?;
         for _ in 0..count {
             let mut conn = listener.accept()?;
             conn.recv(3)?;

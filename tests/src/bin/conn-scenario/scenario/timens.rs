@@ -83,6 +83,6 @@ pub(super) fn preexisting() -> Result<()> {
     child.pipe.meet()?;
     emit(&Line::Ready)?;
     std::io::stdin().lock().read_line(&mut String::new()).context("wait for the word to go on")?;
-    child.pipe.tell(0)?;
+    child.pipe.emit(0)?;
     child.join()
 }

@@ -25,8 +25,8 @@ pub(super) const fn outer(host: u8) -> IpAddr {
     IpAddr::V4(Ipv4Addr::new(127, 2, 0, host))
 }
 
-/// Tells an alert that a kernel event between `from_ns` and now must give, about this process.
-pub(super) fn told(rule: &str, phase: Phase, pid: u32, from_ns: u64) -> Result<()> {
+/// Reports an alert that a kernel event between `from_ns` and now must give, about this process.
+pub(super) fn reported(rule: &str, phase: Phase, pid: u32, from_ns: u64) -> Result<()> {
     let fact = AlertFact {
         rule: rule.to_owned(),
         phase,
@@ -38,7 +38,7 @@ pub(super) fn told(rule: &str, phase: Phase, pid: u32, from_ns: u64) -> Result<(
     emit(&Line::Alert(fact))
 }
 
-/// Tells an alert that is due `after` an event that came between `from_ns` and `until_ns`; about a process, or an absence.
+/// Reports an alert that is due `after` an event that came between `from_ns` and `until_ns`; about a process, or an absence.
 pub(super) fn due(
     rule: &str,
     phase: Phase,
@@ -56,7 +56,7 @@ pub(super) fn me() -> u32 {
     std::process::id()
 }
 
-/// A server in a process of its own that takes connections, waits for the end of each, and ends when it is told to.
+/// A server in a process of its own that takes connections, waits for the end of each, and ends when it is reported to.
 pub(super) struct Server {
     child: Child,
     pub(super) port: u16,
@@ -68,7 +68,7 @@ impl Server {
         let child = fork(|pipe| {
             sys::set_name(c"v-server")?;
             let listener = Listener::new(ANY)?;
-            pipe.tell(u64::from(listener.port()))?;
+            pipe.emit(u64::from(listener.port()))?;
             for _ in 0..connections {
                 listener.accept()?.wait_for_end()?;
             }
@@ -84,7 +84,7 @@ impl Server {
         let child = fork(|pipe| {
             sys::set_name(c"v-server")?;
             let listener = Listener::new(ANY)?;
-            pipe.tell(u64::from(listener.port()))?;
+            pipe.emit(u64::from(listener.port()))?;
             for size in sizes {
                 let mut conn = listener.accept()?;
                 conn.recv(*size)?;
@@ -113,7 +113,7 @@ impl Server {
 
     /// Ends it: it has taken all connections.
     pub(super) fn end(self) -> Result<()> {
-        self.child.pipe.tell(0)?;
+        self.child.pipe.emit(0)?;
         self.child.join()
     }
 }

@@ -15,7 +15,7 @@ use crate::process::Pipe;
 use crate::sys;
 
 /// The hidden command `actor connect|listen|share ADDRESS TAG`, or `actor wait TAG`. Its standard input is its starter's pipe,
-/// which it tells that it has done it; it ends when it hears from there. One that waits ends with its input.
+/// which it reports that it has done it; it ends when it hears from there. One that waits ends with its input.
 pub(crate) const ACTOR: &str = "actor";
 
 /// See [`ACTOR`].
@@ -43,7 +43,7 @@ pub(crate) fn actor(args: &[String]) -> Result<()> {
         _ => bail!("no such act: {what}"),
     };
     let pipe = Pipe::of_stdin()?;
-    pipe.tell(0)?;
+    pipe.emit(0)?;
     pipe.hear()?;
     drop(done);
     Ok(())
@@ -80,7 +80,7 @@ impl Acting {
 
     /// Lets it end.
     pub(super) fn end(mut self) -> Result<()> {
-        self.pipe.tell(0)?;
+        self.pipe.emit(0)?;
         let status = self.child.wait().context("wait for the actor")?;
         ensure!(status.success(), "the actor: {status}");
         Ok(())

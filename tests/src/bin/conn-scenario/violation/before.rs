@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 use conn_tests::truth::{End, Line, Phase};
 
 use super::Violation;
-use super::act::{ANY, due, free_port, inner, me, outer, pause, told};
+use super::act::{ANY, due, free_port, inner, me, outer, pause, reported};
 use super::actor::{Acting, itself};
 use crate::conn::{Conn, Listener};
 use crate::facts::emit;
@@ -71,7 +71,7 @@ fn before() -> Result<()> {
     let from = boot_ns();
     std::io::stdin().lock().read_line(&mut String::new()).context("wait for the word to go on")?;
     // Both were judged at the start: between the word that all is ready and the one to go on.
-    told("v.before-listener", Phase::Raised, me(), from)?;
+    reported("v.before-listener", Phase::Raised, me(), from)?;
     due("v.before-long", Phase::Raised, Some(me()), (from, boot_ns()), Duration::ZERO)?;
 
     // A restart within the grace is nothing.
@@ -91,7 +91,7 @@ fn before() -> Result<()> {
     let accepted_too = far.accept()?;
     let from = boot_ns();
     first.close(End::LocalFin)?;
-    told("v.before-long", Phase::Resolved, me(), from)?;
+    reported("v.before-long", Phase::Resolved, me(), from)?;
     drop(accepted);
     let from = boot_ns();
     second.close(End::LocalFin)?;
@@ -106,7 +106,7 @@ fn before() -> Result<()> {
     server.end()?;
     let from = boot_ns();
     listener.close()?;
-    told("v.before-listener", Phase::Resolved, me(), from)?;
+    reported("v.before-listener", Phase::Resolved, me(), from)?;
     far.close()
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use conn_tests::truth::{End, Phase};
 
 use super::Violation;
-use super::act::{Server, due, inner, me, outer, pause, told};
+use super::act::{Server, due, inner, me, outer, pause, reported};
 use crate::conn::Conn;
 use crate::sys::{self, boot_ns};
 
@@ -32,7 +32,7 @@ throttle = "0s"
         pause(3_500);
         let from = boot_ns();
         conn.close(End::LocalFin)?;
-        told("v.long-each", Phase::Resolved, me(), from)?;
+        reported("v.long-each", Phase::Resolved, me(), from)?;
         server.end()
     },
 };
@@ -70,7 +70,7 @@ throttle = "0s"
             conn.close(End::LocalFin)?;
             spent += boot_ns() - from;
             if round == 2 {
-                told("v.long-sum", Phase::Resolved, me(), closed)?;
+                reported("v.long-sum", Phase::Resolved, me(), closed)?;
             }
         }
         server.end()

@@ -1,6 +1,6 @@
 //! Violations of rules, each beside its benign twin: what an alert must be raised for, and what not.
 //!
-//! Each has the rules that it violates, and tells which alerts they must give. Everything stays on this machine: 127.1.0.0/16
+//! Each has the rules that it violates, and reports which alerts they must give. Everything stays on this machine: 127.1.0.0/16
 //! plays the inside (zone `inner`), 127.2.0.0/16 the outside (zone `outer`).
 
 mod act;

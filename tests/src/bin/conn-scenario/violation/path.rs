@@ -3,7 +3,7 @@
 use conn_tests::truth::{End, Phase};
 
 use super::Violation;
-use super::act::{Server, connect_from, inner, me, outer, pause, told};
+use super::act::{Server, connect_from, inner, me, outer, pause, reported};
 use crate::conn::{Conn, Listener, V4};
 use crate::process::fork;
 use crate::sys::{self, boot_ns};
@@ -25,10 +25,10 @@ throttle = "0s"
         Conn::connect(server.at(inner(1)))?.close(End::LocalFin)?;
         let from = boot_ns();
         let conn = Conn::connect(server.at(outer(1)))?;
-        told("v.path-forbidden", Phase::Raised, me(), from)?;
+        reported("v.path-forbidden", Phase::Raised, me(), from)?;
         let from = boot_ns();
         conn.close(End::LocalFin)?;
-        told("v.path-forbidden", Phase::Resolved, me(), from)?;
+        reported("v.path-forbidden", Phase::Resolved, me(), from)?;
         server.end()
     },
 };
@@ -52,10 +52,10 @@ throttle = "0s"
         for host in 1..=2 {
             let from = boot_ns();
             let conn = Conn::connect(server.at(inner(host)))?;
-            told("v.path-first-seen", Phase::Raised, me(), from)?;
+            reported("v.path-first-seen", Phase::Raised, me(), from)?;
             let from = boot_ns();
             conn.close(End::LocalFin)?;
-            told("v.path-first-seen", Phase::Resolved, me(), from)?;
+            reported("v.path-first-seen", Phase::Resolved, me(), from)?;
             Conn::connect(server.at(inner(host)))?.close(End::LocalFin)?;
         }
         server.end()
@@ -80,24 +80,24 @@ throttle = "0s"
         let relay = fork(|pipe| {
             sys::set_name(c"v-pivot")?;
             let listener = Listener::new(V4)?;
-            pipe.tell(u64::from(listener.port()))?;
+            pipe.emit(u64::from(listener.port()))?;
             for is_attack in [false, true] {
                 let conn = listener.accept()?;
                 let child = fork(|_| {
                     let from = boot_ns();
                     let out = Conn::connect(to)?;
                     if is_attack {
-                        told("v.path-pivot", Phase::Raised, me(), from)?;
+                        reported("v.path-pivot", Phase::Raised, me(), from)?;
                     }
                     let from = boot_ns();
                     out.close(End::LocalFin)?;
                     if is_attack {
-                        told("v.path-pivot", Phase::Resolved, me(), from)?;
+                        reported("v.path-pivot", Phase::Resolved, me(), from)?;
                     }
                     Ok(())
                 })?;
                 child.join()?;
-                pipe.tell(0)?;
+                pipe.emit(0)?;
                 conn.wait_for_end()?;
             }
             listener.close()
@@ -134,7 +134,7 @@ window = "5m"
         }
         let from = boot_ns();
         Conn::connect(server.at(inner(9)))?.close(End::LocalFin)?;
-        told("v.path-fan-out", Phase::Raised, me(), from)?;
+        reported("v.path-fan-out", Phase::Raised, me(), from)?;
         server.end()
     },
 };
@@ -172,7 +172,7 @@ at_least = 8
             }
             server.send(outer(1), SIZE)?;
         }
-        told("v.path-beacon", Phase::Raised, me(), from)?;
+        reported("v.path-beacon", Phase::Raised, me(), from)?;
         server.end()
     },
 };

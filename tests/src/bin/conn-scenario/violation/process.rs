@@ -9,7 +9,7 @@ use anyhow::{Context as _, ensure};
 use conn_tests::truth::Phase;
 
 use super::Violation;
-use super::act::{Server, due, inner, me, pause, told};
+use super::act::{Server, due, inner, me, pause, reported};
 use super::actor::{Acting, Copy, in_memory, itself, waiting};
 use crate::conn::{Conn, Listener, V4};
 use crate::process::fork;
@@ -35,10 +35,10 @@ throttle = "0s"
         let from = boot_ns();
         let acting = Acting::start(Path::new(&path), "connect", to, "v-memfd")?;
         let pid = acting.pid();
-        told("v.process-network", Phase::Raised, pid, from)?;
+        reported("v.process-network", Phase::Raised, pid, from)?;
         let from = boot_ns();
         acting.end()?;
-        told("v.process-network", Phase::Resolved, pid, from)?;
+        reported("v.process-network", Phase::Resolved, pid, from)?;
         drop(memory);
         server.end()
     },
@@ -68,14 +68,14 @@ throttle = "0s"
             }
             let from = boot_ns();
             let mut stdin = opener.stdin.take().context("no stdin")?;
-            stdin.write_all(b"x").context("tell the opener")?;
+            stdin.write_all(b"x").context("report the opener")?;
             // Its file is looked at in the background, while it lives: until its input ends.
             pause(2_000);
             drop(stdin);
             ensure!(opener.wait().context("wait")?.success(), "the opener");
             if is_replaced {
                 due("v.process-replaced", Phase::Raised, Some(pid), (from, boot_ns()), Duration::ZERO)?;
-                told("v.process-replaced", Phase::Resolved, pid, from)?;
+                reported("v.process-replaced", Phase::Resolved, pid, from)?;
             }
         }
         server.end()
@@ -113,9 +113,9 @@ throttle = "0s"
             let mut shell = waiting(conn.fd, "v-stdio")?;
             let pid = shell.id();
             ensure!(shell.wait().context("wait")?.success(), "the actor");
-            // The exec is told somewhat after its starter can know of it.
-            told("v.process-stdio", Phase::Raised, pid, from)?;
-            told("v.process-stdio", Phase::Resolved, pid, from)
+            // The exec is reported somewhat after its starter can know of it.
+            reported("v.process-stdio", Phase::Raised, pid, from)?;
+            reported("v.process-stdio", Phase::Resolved, pid, from)
         })?;
         let conn = listener.accept()?;
         // What it reads: its end. It closes when it ends.
@@ -130,9 +130,9 @@ throttle = "0s"
             let mut shell = waiting(Stdio::piped(), "v-stdio")?;
             drop(shell.stdin.take());
             ensure!(shell.wait().context("wait")?.success(), "the actor");
-            told("v.process-parent-stdio", Phase::Raised, me(), from)?;
+            reported("v.process-parent-stdio", Phase::Raised, me(), from)?;
             // With the end of this process.
-            told("v.process-parent-stdio", Phase::Resolved, me(), from)
+            reported("v.process-parent-stdio", Phase::Resolved, me(), from)
         })?;
         let conn = listener.accept()?;
         child.join()?;

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use conn_tests::truth::{End, Phase, Via};
 
 use super::Violation;
-use super::act::{ANY, bound, connect_from, free_port, inner, me, outer, pause, told};
+use super::act::{ANY, bound, connect_from, free_port, inner, me, outer, pause, reported};
 use super::actor::{Acting, Copy, itself};
 use crate::conn::{Listener, V4};
 use crate::process::fork;
@@ -27,10 +27,10 @@ throttle = "0s"
         Listener::new(inner(1))?.close()?;
         let from = boot_ns();
         let listener = Listener::new(outer(1))?;
-        told("v.server-listener", Phase::Raised, me(), from)?;
+        reported("v.server-listener", Phase::Raised, me(), from)?;
         let from = boot_ns();
         listener.close()?;
-        told("v.server-listener", Phase::Resolved, me(), from)
+        reported("v.server-listener", Phase::Resolved, me(), from)
     },
 };
 
@@ -54,10 +54,10 @@ throttle = "0s"
         let from = boot_ns();
         let acting = Acting::start(copy.path(), "listen", at, "v-takeover")?;
         let pid = acting.pid();
-        told("v.server-takeover", Phase::Raised, pid, from)?;
+        reported("v.server-takeover", Phase::Raised, pid, from)?;
         let from = boot_ns();
         acting.end()?;
-        told("v.server-takeover", Phase::Resolved, pid, from)
+        reported("v.server-takeover", Phase::Resolved, pid, from)
     },
 };
 
@@ -82,10 +82,10 @@ throttle = "0s"
         let from = boot_ns();
         let acting = Acting::start(copy.path(), "share", at, "v-join")?;
         let pid = acting.pid();
-        told("v.server-join", Phase::Raised, pid, from)?;
+        reported("v.server-join", Phase::Raised, pid, from)?;
         let from = boot_ns();
         acting.end()?;
-        told("v.server-join", Phase::Resolved, pid, from)?;
+        reported("v.server-join", Phase::Resolved, pid, from)?;
         members.into_iter().try_for_each(Acting::end)
     },
 };
@@ -112,10 +112,10 @@ throttle = "0s"
         }
         let from = boot_ns();
         let listener = listen(ANY)?;
-        told("v.server-widened", Phase::Raised, me(), from)?;
+        reported("v.server-widened", Phase::Raised, me(), from)?;
         let from = boot_ns();
         listener.close()?;
-        told("v.server-widened", Phase::Resolved, me(), from)
+        reported("v.server-widened", Phase::Resolved, me(), from)
     },
 };
 
@@ -133,14 +133,14 @@ match = 'proc:v-accept dir:in src:outer'
         let child = fork(|pipe| {
             sys::set_name(c"v-accept")?;
             let listener = Listener::new(V4)?;
-            pipe.tell(u64::from(listener.port()))?;
+            pipe.emit(u64::from(listener.port()))?;
             listener.accept()?.wait_for_end()?;
             let from = boot_ns();
             let conn = listener.accept()?;
-            told("v.server-accept", Phase::Raised, me(), from)?;
+            reported("v.server-accept", Phase::Raised, me(), from)?;
             let from = boot_ns();
             conn.wait_for_end()?;
-            told("v.server-accept", Phase::Resolved, me(), from)?;
+            reported("v.server-accept", Phase::Resolved, me(), from)?;
             listener.accept()?.wait_for_end()?;
             listener.close()
         })?;

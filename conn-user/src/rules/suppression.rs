@@ -1,4 +1,4 @@
-//! The smallest exception that silences a finding: a filter that says what is particular about it.
+//! The smallest exception that suppresses a finding: a filter that says what is particular about it.
 
 use std::fmt::Write as _;
 
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn any_name_can_be_silenced() {
+    fn any_name_can_be_suppressed() {
         for exe in
             ["/usr/bin/x", "/tmp/a b", "/tmp/\"q\"\\", "/tmp/*", "/x/", "@list", ">5", "", "/t,b", "/é"]
         {
