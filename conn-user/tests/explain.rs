@@ -54,7 +54,7 @@ fn lines(kind: &str) -> Vec<(u64, &'static str)> {
 fn an_alert_with_an_exception_that_suppresses_it() {
     let text = said(&["explain", "-"], RECORDING);
     for part in [
-        "rule      process.shell: A shell uses the network itself",
+        "rule      process.shell: Shell with a network connection of its own",
         "holds  proc:@shells     proc is bash, in @shells",
         "reported when it was recorded: yes",
         "coverage: everything was seen",

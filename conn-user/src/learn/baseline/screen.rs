@@ -260,7 +260,7 @@ mod tests {
         let text = learnt.text("host", "live");
         let active: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
         assert!(!active.iter().any(|line| line.contains("/tmp/.x") || line.contains("169.254")), "{text}");
-        let title = "# SUSPICIOUS process.drop-place: A program in a directory that everybody may write uses the network";
+        let title = "# SUSPICIOUS process.drop-place: Network activity from an executable in a world-writable directory";
         assert!(text.contains(title) && text.contains("# exe = \"/tmp/.x\""), "{text}");
         assert!(
             learnt
