@@ -44,12 +44,12 @@ use crate::process::files;
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done; also when the reader of the output went away
-  1  any other error; a test of rules failed (conn test)
-  2  wrong usage: a flag, a filter or a rule that is none
+  1  any other error; a rule test failed (conn test)
+  2  wrong usage: an invalid option, filter or rule
   3  not permitted: a capability is missing
-  4  this kernel cannot do it, or a hook is silent in the self-test
+  4  unsupported kernel, or a hook that delivers nothing in the self-test
   5  the lists differ (conn diff --exit-code)
-  6  an alert was shown (--exit-code), or a run was not as expected (conn run)
+  6  an alert was shown (--exit-code), or something was unexpected or missing (conn run)
 conn run ends with the code of its command if that is not 0: 128 + N after signal N, 127 if it is not found, 126 if it
 cannot be executed. With 3 and 4 the command was not run.";
 
@@ -79,7 +79,7 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// Shows every TCP connection of this machine as it happens, with its process.
+/// Traces TCP connections and their processes with eBPF, and raises alerts on anomalies.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "conn", version, after_long_help = EXIT_CODES, max_term_width = 110)]
 pub struct Cli {
@@ -91,27 +91,27 @@ pub struct Cli {
 /// The subcommands.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Command {
-    /// Show connections as they happen
+    /// Trace connections live
     Tail(TailArgs),
-    /// Run without a terminal: alerts to a file and to syslog
+    /// Run as a daemon: write alerts to a file and to syslog
     Agent(AgentArgs),
-    /// Say what this kernel and these privileges allow, and what is missing
+    /// Check what this kernel and these privileges allow, and what is missing
     Doctor(DoctorArgs),
-    /// Show every socket there is, and who holds it
+    /// List TCP sockets and their processes
     List(ListArgs),
-    /// Say what changed from one saved list to another
+    /// Compare two saved lists
     Diff(DiffArgs),
-    /// Say whether rule files are right, or print the built-in rules
+    /// Validate rule files, or print the default rules
     Check(CheckArgs),
-    /// Run the tests that stand beside rules
+    /// Run the tests in rule files
     Test(TestArgs),
-    /// Write rules from what this machine says of itself, to be reviewed
+    /// Generate a baseline from observed traffic, or rules from systemd units
     Learn(LearnArgs),
-    /// Judge a recording: the alerts that the rules would have given
+    /// Apply rules to a recording
     Replay(ReplayArgs),
-    /// Run a command, and say what it connected to and whether that is what was expected
+    /// Run a command, and compare its connections with what is expected
     Run(RunArgs),
-    /// Say why a rule reported an event, or did not, and which exception suppresses it
+    /// Explain why a rule did or did not match, and which exception suppresses it
     Explain(ExplainArgs),
     /// Print the JSON Schema of `conn tail --json`, `conn list --json` or `conn run --json`
     Schema(SchemaArgs),
@@ -128,7 +128,7 @@ pub struct TailArgs {
     #[arg(long)]
     pub json: bool,
 
-    /// How to hook into the kernel; auto takes the first that works
+    /// Choose the kernel hooks; auto takes the first backend that works
     #[arg(long, value_enum, ignore_case = true, default_value_t, value_name = "BACKEND")]
     pub backend: BackendChoice,
 
@@ -150,18 +150,18 @@ pub struct TailArgs {
     #[arg(long = "for", value_name = "TIME", value_parser = parse_duration)]
     pub duration: Option<Duration>,
 
-    /// When to use colour; auto: on a terminal, unless NO_COLOR is set or CLICOLOR_FORCE forces it
+    /// Use colors; auto: on a terminal, unless NO_COLOR is set or CLICOLOR_FORCE forces them
     #[arg(long, value_enum, ignore_case = true, default_value_t, value_name = "WHEN")]
     pub color: ColorChoice,
 
-    /// Priority of the thread that reads: real-time, within a budget, keeps busy processes from blinding it
+    /// Set the priority of the reader; real-time, within a budget, keeps busy processes from blinding it
     ///
     /// auto: only while they do. Where it is refused, the next lower one is taken. The kernel may skip more programs with
     /// it, which is counted.
     #[arg(long, value_enum, ignore_case = true, default_value_t, value_name = "PRIORITY")]
     pub priority: Priority,
 
-    /// Do not make a loopback connection at start to prove that every hook delivers
+    /// Skip the loopback connection that proves at the start that every hook delivers
     #[arg(long = "no-self-test", action = ArgAction::SetFalse)]
     pub self_test: bool,
 
@@ -169,19 +169,19 @@ pub struct TailArgs {
     #[arg(long)]
     pub bpf_log: bool,
 
-    /// Size of the ring buffer between kernel and agent: a power of two from 64K to 1G
+    /// Set the size of the ring buffer between kernel and agent: a power of two from 64K to 1G
     #[arg(long, value_name = "SIZE", default_value = "8M", value_parser = parse_ring_size)]
     pub ring_size: u32,
 
-    /// Use the rules of this folder (may be given several times) in the place of the built-in ones
+    /// Use the rules of this folder instead of the default rules; may be repeated
     #[arg(long = "rules", value_name = "DIR", conflicts_with = "no_rules")]
     pub rules: Vec<PathBuf>,
 
-    /// Judge nothing: no alerts
+    /// Disable all rules
     #[arg(long)]
     pub no_rules: bool,
 
-    /// Show alerts alone
+    /// Show only alerts
     #[arg(long, conflicts_with_all = ["kinds", "all", "no_rules"])]
     pub alerts: bool,
 
@@ -189,13 +189,13 @@ pub struct TailArgs {
     #[arg(long, conflicts_with = "no_rules")]
     pub exit_code: bool,
 
-    /// Write a recording for `conn replay`: every event as JSON, and first what was open before
+    /// Write a recording for `conn replay`: existing connections, then every event, as JSON lines
     #[arg(long, conflicts_with_all = ["kinds", "alerts", "filter"])]
     pub record: bool,
 
-    /// Show only what matches: words such as port:443 proc:nginx -dst:10.0.0.0/8 (see docs/filter.md)
+    /// Show only what matches these terms, e.g. port:443 proc:nginx -dst:10.0.0.0/8 (see docs/filter.md)
     ///
-    /// All words must hold, a comma is OR, a leading - negates.
+    /// All terms must match, a comma is OR, a leading - negates.
     #[arg(value_name = "FILTER")]
     pub filter: Vec<String>,
 }
@@ -204,7 +204,7 @@ pub struct TailArgs {
 #[derive(Clone, Debug, Args)]
 #[command(after_long_help = EXIT_CODES)]
 pub struct AgentArgs {
-    /// Its configuration; without it the built-in rules hold, and alerts go to standard output and /dev/log
+    /// Read the configuration from this file; default: the default rules, alerts to standard output and /dev/log
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 }

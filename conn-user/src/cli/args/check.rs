@@ -18,7 +18,7 @@ pub struct CheckArgs {
     #[arg(long)]
     pub json: bool,
 
-    /// Print the built-in rules as a rule file, and check nothing
+    /// Print the default rules as a rule file, and validate nothing
     #[arg(long, conflicts_with_all = ["paths", "json"])]
     pub defaults: bool,
 }

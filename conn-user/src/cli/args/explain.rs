@@ -18,15 +18,15 @@ pub struct ExplainArgs {
     #[arg(long, value_name = "ID", conflicts_with = "event")]
     pub alert: Option<String>,
 
-    /// Explain what the rules made of the event of this number (seq), and why nothing was reported
+    /// Explain what each rule decided about the event with this number (seq)
     #[arg(long, value_name = "SEQ")]
     pub event: Option<u64>,
 
-    /// With --event: what this rule made of it, in full
+    /// With --event: explain this rule's decision in full
     #[arg(long, value_name = "ID", requires = "event", conflicts_with = "alert")]
     pub rule: Option<String>,
 
-    /// Use the rules of this folder (may be given several times) in the place of the built-in ones
+    /// Use the rules of this folder instead of the default rules; may be repeated
     #[arg(long = "rules", value_name = "DIR")]
     pub rules: Vec<PathBuf>,
 

@@ -19,22 +19,22 @@ pub struct LearnArgs {
     #[arg(long = "for", value_name = "TIME", value_parser = parse_duration, conflicts_with_all = ["from_units", "accept"])]
     pub duration: Option<Duration>,
 
-    /// From the unit files of systemd: in these folders, the first of which counts most, or where systemd looks for them
+    /// Generate rules from systemd's unit files: in these folders, the first taking precedence, or where systemd looks
     ///
     /// PrivateNetwork=, RestrictAddressFamilies=, IPAddressAllow=, IPAddressDeny=, SocketBindAllow= and SocketBindDeny= become
     /// rules, and ListenStream= of what starts with the machine is expected to listen (see docs/learn.md).
     #[arg(long, value_name = "DIR", num_args = 0.., conflicts_with_all = ["diff", "accept"])]
     pub from_units: Option<Vec<PathBuf>>,
 
-    /// Say what is new and what is gone compared with this baseline
+    /// Print what is new and what is gone compared with this baseline
     #[arg(long, value_name = "OLD", conflicts_with = "accept")]
     pub diff: Option<PathBuf>,
 
-    /// Add what these alerts report to the baseline of -o: JSON lines of alerts; -: standard input
+    /// Add what these alerts (JSON lines; -: standard input) report to the baseline of -o
     #[arg(long, value_name = "ALERTS", requires = "output")]
     pub accept: Option<PathBuf>,
 
-    /// Write the rule file here, over what is there; without it to standard output
+    /// Write the rule file here, replacing it; default: standard output
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
 
@@ -46,11 +46,11 @@ pub struct LearnArgs {
     #[arg(long, requires = "diff", conflicts_with_all = ["from_units", "accept"])]
     pub exit_code: bool,
 
-    /// How to hook into the kernel; auto takes the first that works
+    /// Choose the kernel hooks; auto takes the first backend that works
     #[arg(long, value_enum, ignore_case = true, default_value_t, value_name = "BACKEND", conflicts_with_all = ["files", "from_units", "accept"])]
     pub backend: BackendChoice,
 
-    /// Size of the ring buffer between kernel and agent: a power of two from 64K to 1G
+    /// Set the size of the ring buffer between kernel and agent: a power of two from 64K to 1G
     #[arg(long, value_name = "SIZE", default_value = "8M", value_parser = parse_ring_size, conflicts_with_all = ["files", "from_units", "accept"])]
     pub ring_size: u32,
 }

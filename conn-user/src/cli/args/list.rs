@@ -19,11 +19,11 @@ pub struct ListArgs {
     #[arg(short, long)]
     pub listening: bool,
 
-    /// Show everything: connections, listeners, and what only lingers (TIME_WAIT)
+    /// Show everything: connections, listeners, and TIME_WAIT
     #[arg(short, long)]
     pub all: bool,
 
-    /// Accept the flags of ss for what conn always does: TCP, numbers for names, processes
+    /// Accept the flags of ss for what conn always does: TCP, numeric addresses, processes
     #[arg(short = 't', short_aliases = ['n', 'p'], action = ArgAction::Count, hide = true)]
     pub as_ss: u8,
 
@@ -35,19 +35,19 @@ pub struct ListArgs {
     #[arg(long)]
     pub json: bool,
 
-    /// Sort by age, bytes, pid, proc, local or remote; -KEY turns the order round
+    /// Sort by age, bytes, pid, proc, local or remote; -KEY reverses the order
     ///
     /// Without it: by address, listeners first.
     #[arg(long, value_name = "KEY", allow_hyphen_values = true)]
     pub sort: Option<Sort>,
 
-    /// When to use colour; auto: on a terminal, unless NO_COLOR is set or CLICOLOR_FORCE forces it
+    /// Use colors; auto: on a terminal, unless NO_COLOR is set or CLICOLOR_FORCE forces them
     #[arg(long, value_enum, ignore_case = true, default_value_t, value_name = "WHEN")]
     pub color: ColorChoice,
 
-    /// Show only what matches: words such as dport:443 proc:nginx -dst:10.0.0.0/8 (see docs/filter.md)
+    /// Show only what matches these terms, e.g. dport:443 proc:nginx -dst:10.0.0.0/8 (see docs/filter.md)
     ///
-    /// All words must hold, a comma is OR, a leading - negates.
+    /// All terms must match, a comma is OR, a leading - negates.
     #[arg(value_name = "FILTER")]
     pub filter: Vec<String>,
 }
@@ -108,11 +108,11 @@ pub struct DiffArgs {
     #[arg(long)]
     pub json: bool,
 
-    /// End with 5 if the lists differ
+    /// Exit with code 5 if the lists differ
     #[arg(long)]
     pub exit_code: bool,
 
-    /// When to use colour; auto: on a terminal, unless NO_COLOR is set or CLICOLOR_FORCE forces it
+    /// Use colors; auto: on a terminal, unless NO_COLOR is set or CLICOLOR_FORCE forces them
     #[arg(long, value_enum, ignore_case = true, default_value_t, value_name = "WHEN")]
     pub color: ColorChoice,
 }
@@ -120,7 +120,7 @@ pub struct DiffArgs {
 /// Arguments of `conn schema`.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct SchemaArgs {
-    /// Of what
+    /// Print the schema of this output
     #[arg(value_enum, ignore_case = true, default_value_t)]
     pub of: SchemaOf,
 }

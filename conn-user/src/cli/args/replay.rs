@@ -19,7 +19,7 @@ pub struct ReplayArgs {
     #[arg(long)]
     pub json: bool,
 
-    /// Use the rules of this folder (may be given several times) in the place of the built-in ones
+    /// Use the rules of this folder instead of the default rules; may be repeated
     #[arg(long = "rules", value_name = "DIR")]
     pub rules: Vec<PathBuf>,
 
@@ -27,7 +27,7 @@ pub struct ReplayArgs {
     #[arg(long)]
     pub exit_code: bool,
 
-    /// When to use colour; auto: on a terminal, unless NO_COLOR is set or CLICOLOR_FORCE forces it
+    /// Use colors; auto: on a terminal, unless NO_COLOR is set or CLICOLOR_FORCE forces them
     #[arg(long, value_enum, ignore_case = true, default_value_t, value_name = "WHEN")]
     pub color: ColorChoice,
 }

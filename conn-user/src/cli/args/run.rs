@@ -13,22 +13,22 @@ use crate::kernel::plan::BackendChoice;
 #[derive(Clone, Debug, Args)]
 #[command(after_long_help = EXIT_CODES)]
 pub struct RunArgs {
-    /// What is expected: the rules of this folder or file (may be given several times)
+    /// Expect what the rules of this folder or file say; may be repeated
     ///
     /// What they find is unexpected; what rules of kind `missing` name must happen (see docs/run.md). Without it nothing is
     /// expected, and the exit code is the command's.
     #[arg(long = "rules", value_name = "DIR", conflicts_with = "learn")]
     pub rules: Vec<PathBuf>,
 
-    /// Write what the command did as rules, for --rules, if it exits with 0
+    /// Write what the command did as rules for --rules, if it exits with 0
     #[arg(long, value_name = "FILE")]
     pub learn: Option<PathBuf>,
 
-    /// Write the report here in the place of standard error
+    /// Write the report to this file instead of standard error
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
 
-    /// Write a JUnit report: a case for the command, and one for each rule
+    /// Write a JUnit report: one case for the command, and one for each rule
     #[arg(long, value_name = "FILE")]
     pub junit: Option<PathBuf>,
 
@@ -36,23 +36,23 @@ pub struct RunArgs {
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
 
-    /// Do not fail because records were lost, though something may have been missed
+    /// Pass a run of which records were lost, although something may have been missed
     #[arg(long)]
     pub allow_loss: bool,
 
-    /// The exit code if the command exits with 0 and not all was as expected
+    /// Exit with this code if the command exits with 0 and anything is unexpected or missing
     #[arg(long, value_name = "N", default_value_t = 6)]
     pub exit_code: u8,
 
-    /// Go on so long after the command's end, until all processes that it started have ended
+    /// Wait this long after the command's end for the processes that it started
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     pub wait_tree: Option<Duration>,
 
-    /// How to hook into the kernel; auto takes the first that works
+    /// Choose the kernel hooks; auto takes the first backend that works
     #[arg(long, value_enum, ignore_case = true, default_value_t, value_name = "BACKEND")]
     pub backend: BackendChoice,
 
-    /// Size of the ring buffer between kernel and agent: a power of two from 64K to 1G
+    /// Set the size of the ring buffer between kernel and agent: a power of two from 64K to 1G
     #[arg(long, value_name = "SIZE", default_value = "8M", value_parser = parse_ring_size)]
     pub ring_size: u32,
 

@@ -14,11 +14,11 @@ pub struct TestArgs {
     #[arg(value_name = "DIR", required_unless_present = "defaults")]
     pub paths: Vec<PathBuf>,
 
-    /// Test the built-in rules
+    /// Test the default rules
     #[arg(long, conflicts_with = "paths")]
     pub defaults: bool,
 
-    /// Run only tests whose name has this text in it
+    /// Run only tests whose name contains this text
     #[arg(long, value_name = "TEXT")]
     pub filter: Option<String>,
 
@@ -26,7 +26,7 @@ pub struct TestArgs {
     #[arg(long)]
     pub json: bool,
 
-    /// Write a report in the XML of JUnit to this file too
+    /// Write a JUnit report to this file too
     #[arg(long, value_name = "FILE")]
     pub junit: Option<PathBuf>,
 }
