@@ -131,7 +131,7 @@ chosen chrony-wait.service IPAddressAllow=localhost 'id = "unit.chrony-wait.serv
 chosen rpcbind.socket ListenStream=0.0.0.0:111 'kind = "missing"' 'expect = "listener"' \
     "match = 'unit:rpcbind.socket lport:111 laddr:0.0.0.0'"
 chosen rpcbind.socket "ListenStream=[::]:111" "match = 'unit:rpcbind.socket lport:111 laddr:::'"
-# It has a condition, so it may not start: the rule is there, and not in force.
+# It has a condition, so it may not start: the rule is there, and not active.
 chosen ssh.socket ListenStream=22 "match = 'unit:ssh.socket lport:22 laddr:0.0.0.0,::'" "# Expected: sockets.target starts it." \
     'enabled = false'
 chosen cups.socket ListenStream=/run/cups/cups.sock "@ a Unix socket: conn watches TCP"

@@ -194,7 +194,7 @@ fn wrong_rules_change_nothing_and_a_moved_file_is_made_anew() {
     service.rules(&(rule(two) + "severity = 'hgih'\n"));
     fs::rename(&file, &moved).expect("moved");
     agent.signal(libc::SIGHUP);
-    agent.await_line("the rules from before stay in force");
+    agent.await_line("the previous rules stay active");
     assert!(agent.reported.contains("unknown `hgih`"), "{}", agent.reported);
     drop(listener);
     await_alert(&file, &format!("test.p{one} resolved"));
@@ -202,7 +202,7 @@ fn wrong_rules_change_nothing_and_a_moved_file_is_made_anew() {
 
     service.rules(&rule(two));
     agent.signal(libc::SIGHUP);
-    agent.await_line("1 rules are in force now");
+    agent.await_line("1 rules active");
     let listener = service.violate(two);
     await_alert(&file, &format!("test.p{two} raised"));
 
@@ -210,10 +210,10 @@ fn wrong_rules_change_nothing_and_a_moved_file_is_made_anew() {
     service.rules("");
     agent.signal(libc::SIGHUP);
     agent.await_line("allow_empty_rules = true");
-    agent.await_line("the rules from before stay in force");
+    agent.await_line("the previous rules stay active");
     drop(listener);
     await_alert(&file, &format!("test.p{two} resolved"));
-    assert!(agent.reported.contains("no rule is in force: there is none"), "{}", agent.reported);
+    assert!(agent.reported.contains("no rule is active: there are none"), "{}", agent.reported);
     let reported = agent.end();
     assert!(reported.contains("\nevents: 4 alert\nrecords by hook:\n"), "{reported}");
 }
@@ -235,7 +235,7 @@ fn a_full_disk_costs_lines_and_not_the_agent() {
     fs::remove_file(&file).expect("removed");
     let mark = agent.reported.len();
     agent.signal(libc::SIGHUP);
-    agent.await_since(mark, "3 rules are in force now");
+    agent.await_since(mark, "3 rules active");
     let _three = service.violate(ports[2]);
     let line = agent.await_since(mark, "is written again");
     await_alert(&file, &format!("test.p{} raised", ports[2]));
@@ -279,7 +279,7 @@ fn an_output_that_hangs_delays_nothing_else() {
     await_alert(&file, &format!("test.p{} raised", ports[0]));
     service.rules(&rule(ports[1]));
     agent.signal(libc::SIGHUP);
-    agent.await_line("1 rules are in force now");
+    agent.await_line("1 rules active");
     let _two = service.violate(ports[1]);
     await_alert(&file, &format!("test.p{} raised", ports[1]));
     let reported = agent.end();
@@ -300,10 +300,10 @@ fn signals_that_come_during_the_start() {
     agent.signal(libc::SIGHUP);
     agent.signal(libc::SIGHUP);
     agent.await_line(READY);
-    agent.await_line("1 rules are in force now");
+    agent.await_line("1 rules active");
     let _listener = service.violate(port);
     let reported = agent.end();
-    assert_eq!(reported.matches("are in force now").count(), 1, "{reported}");
+    assert_eq!(reported.matches("rules active:").count(), 1, "{reported}");
 
     let mut agent = service.start();
     await_handlers(&agent);
@@ -332,11 +332,11 @@ fn syslog_alone_and_no_rules() {
     let service = Service::new("file = ''", "");
     let mut agent = service.start();
     agent.await_line(READY);
-    let warning = "conn: warning: no rule is in force: there is none\n";
+    let warning = "conn: warning: no rule is active: there are none\n";
     assert!(agent.reported.contains(warning), "{}", agent.reported);
     service.rules(&rule(port));
     agent.signal(libc::SIGHUP);
-    agent.await_line("1 rules are in force now");
+    agent.await_line("1 rules active");
     let listener = TcpListener::bind(("127.0.0.1", port)).expect("a free port");
     let message = service.message();
     let (head, text) = message.split_once(&format!(" conn[{}]: ", agent.child.id())).expect("a tag");

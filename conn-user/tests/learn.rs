@@ -218,7 +218,7 @@ fn a_rule_without_a_baseline_is_not_in_force() {
     fs::write(&rules, "[[rule]]\nid = 'x'\nkind = 'path'\nbaseline = true\nmatch = ''\n").expect("a file");
     let (out, err) = ended(&["check", &rules], 0);
     assert!(out.ends_with("1 rule ok, 1 of them not enabled\n"), "{out}");
-    assert!(err.contains("the rule `x` is not in force: it asks for a baseline"), "{err}");
+    assert!(err.contains("the rule `x` is not active: it asks for a baseline"), "{err}");
     let day = folder.record("day.jsonl", &day());
     assert_eq!(ended(&["replay", "--json", "--rules", &rules, &day], 0).0, "");
 }

@@ -197,7 +197,7 @@ impl Pipeline {
     }
 
     /// Begins at `now` to judge by these rules. With `record`, what is reported begins as a recording does: with the start of the run
-    /// and with what is there, so that the rules can be put in force on it again.
+    /// and with what is there, so that the rules can be applied to it again.
     /// `pause` as in [`Self::repair`].
     pub fn begin(
         &mut self,

@@ -65,7 +65,7 @@ struct Report {
     kind: &'static str,
     ok: bool,
     files: Vec<FileReport>,
-    /// How many are in force; absent with errors.
+    /// How many are active; absent with errors.
     #[serde(skip_serializing_if = "Option::is_none")]
     rules: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -176,9 +176,9 @@ mod tests {
             (json["ok"].clone(), json["warnings"].clone())
         };
         assert_eq!(reported(RIGHT, "some"), (true.into(), serde_json::json!([])));
-        let none = serde_json::json!(["no rule is in force: 2 are there, none is enabled"]);
+        let none = serde_json::json!(["no rule is active: all 2 are disabled"]);
         assert_eq!(reported(&disabled, "disabled"), (true.into(), none));
-        let none = serde_json::json!(["no rule is in force: there is none"]);
+        let none = serde_json::json!(["no rule is active: there are none"]);
         assert_eq!(reported("[lists]\nx = ['a']", "none"), (true.into(), none));
 
         let folder = std::env::temp_dir().join(format!("conn-check-{}", std::process::id()));

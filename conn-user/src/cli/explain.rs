@@ -21,7 +21,7 @@ use crate::rules::trace::RuleTrace;
 struct AboutAlert<'a> {
     /// Its id in full.
     name: &'a str,
-    /// The rule that is in force under its id; `None`: there is none any more.
+    /// The rule that is active under its id; `None`: there is none any more.
     rule: Option<&'a Rule>,
     /// The alert that the rules give.
     given: Option<&'a search::Given>,
@@ -72,7 +72,7 @@ pub fn run(args: &ExplainArgs) -> anyhow::Result<Exit> {
             || "`conn check --defaults` prints the built-in ones".to_owned(),
             |near| format!("did you mean `{near}`?"),
         );
-        emit(format_args!("there is no rule `{}` in force; {help}", id.escape_debug()));
+        emit(format_args!("no active rule `{}`; {help}", id.escape_debug()));
         return Ok(Exit::Error);
     }
     let sources = Sources::new(&args.files)?;

@@ -50,7 +50,7 @@ impl Reloader {
             }
         };
         let Ok(Some(staged)) = loaded else {
-            return emit("the rules from before stay in force");
+            return emit("the previous rules stay active");
         };
         let layout = Arc::clone(staged.layout());
         let (began, ended) = staged.changes();
@@ -63,7 +63,7 @@ impl Reloader {
         let Ok(retired) = retired.await else { return };
         self.active = layout;
         let count = self.active.len();
-        emit(format_args!("{count} rules are in force now: {began} began, {ended} ended"));
+        emit(format_args!("{count} rules active: {began} added, {ended} removed"));
         // Not here: they may have much in memory.
         drop(tokio::task::spawn_blocking(move || drop(retired)));
     }

@@ -56,7 +56,7 @@ async fn traced(args: &RunArgs) -> anyhow::Result<ExitCode> {
     };
     if rules.as_ref().is_some_and(|rules| rules.rules.is_empty()) {
         emit(
-            "no rule is in force, so nothing would be expected; `conn run --learn FILE` makes rules of a good run",
+            "no rule is active, so nothing would be expected; `conn run --learn FILE` makes rules of a good run",
         );
         return Ok(Exit::Usage.into());
     }

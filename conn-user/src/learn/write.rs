@@ -28,7 +28,7 @@ pub struct LearnedRule {
     pub matches: String,
     /// Which of these it does not, each a filter.
     pub except: Vec<String>,
-    /// Why it is written but not in force; `None`: it is in force.
+    /// Why it is written but not active; `None`: it is active.
     pub off: Option<String>,
 }
 
@@ -56,7 +56,7 @@ impl Ids {
     }
 }
 
-/// An exception of a rule that is in force, as the text of a file.
+/// An exception of a rule that is active, as the text of a file.
 pub fn exception(rule: &str, except: &str) -> String {
     let mut out = "[[override]]\n".to_owned();
     key("id", &text(rule), &mut out);
@@ -71,7 +71,7 @@ impl LearnedRule {
             comment(line, out);
         }
         if let Some(off) = &self.off {
-            comment(&format!("Not in force: {off}."), out);
+            comment(&format!("Inactive: {off}."), out);
         }
         out.push_str("[[rule]]\n");
         let asks = if self.kind == RuleKind::Missing { "expect" } else { "find" };

@@ -40,7 +40,7 @@ pub fn prove<'c>(checked: &'c Checked, rules: &RuleSet, wanted: impl Fn(&Case) -
     checked.cases.iter().filter(|case| wanted(case)).map(run).collect()
 }
 
-/// The rules of a case: those in force, and those that it switches on.
+/// The rules of a case: those active, and those that it switches on.
 fn rules_of(case: &Case, checked: &Checked, rules: &RuleSet) -> RuleSet {
     let enabled = checked.off.iter().filter(|rule| case.enable.iter().any(|id| **id == *rule.about.id));
     let rules_in_force = rules.rules.iter().chain(enabled).map(Arc::clone).collect();

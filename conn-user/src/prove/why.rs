@@ -18,7 +18,7 @@ const EVENTS_MAX: usize = 6;
 pub(super) fn explain(id: &str, ran: &Ran<'_>, names: &Names, out: &mut String) {
     let Some(rule) = ran.engine().into_iter().flat_map(Engine::rules).find(|rule| *rule.about.id == *id)
     else {
-        let _ = writeln!(out, "{id} is not in force");
+        let _ = writeln!(out, "{id} is not active");
         return;
     };
     let looks_at = rule.looks_at();

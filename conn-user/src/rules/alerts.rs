@@ -273,7 +273,7 @@ impl Alerts {
         for id in ids {
             self.resolve(
                 AlertId(id),
-                vec![Evidence::text("why", *b"the rule is not in force any more")],
+                vec![Evidence::text("why", *b"the rule is no longer active")],
                 now,
             );
         }

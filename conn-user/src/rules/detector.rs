@@ -234,7 +234,7 @@ impl Followers {
 pub struct Context<'a> {
     /// The instant of the event, or at which the timer was due.
     pub now: BootNs,
-    /// When the rule began: with the engine, or when it was put in force.
+    /// When the rule began: with the engine, or when it was loaded.
     pub began: BootNs,
     /// The event reports what was there when the rule began.
     pub existing: bool,
@@ -242,7 +242,7 @@ pub struct Context<'a> {
     pub names: &'a Names,
     /// What is normal.
     pub baseline: &'a Baseline,
-    /// Rules in force that report programs that the baseline does not have.
+    /// Active rules that report programs that the baseline does not have.
     pub program_rules: &'a [Arc<Rule>],
     /// What was seen.
     pub coverage: &'a Coverage,

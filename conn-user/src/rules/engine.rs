@@ -290,7 +290,7 @@ impl Engine {
     }
 
     /// What the rule of this id would make of an event that was not judged yet, and by what. Judges nothing. `None`: there is
-    /// no such rule in force.
+    /// no such active rule.
     pub fn explain(&self, event: &Event, now: BootNs, rule: &str) -> Option<Explanation> {
         let running = self.running(rule)?;
         let trace = running.rule.trace(event, &self.layout.names);

@@ -38,7 +38,7 @@ pub struct Past<'a> {
     pub baseline: &'a Baseline,
     /// Connections can be sampled.
     pub can_sample: bool,
-    /// Rules in force that report programs that the baseline does not have.
+    /// Active rules that report programs that the baseline does not have.
     pub program_rules: &'a [Arc<Rule>],
 }
 

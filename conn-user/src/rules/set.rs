@@ -9,7 +9,7 @@ use crate::filter::names::Names;
 /// Rules in the order in which they were read; ids are unique.
 #[derive(Clone, Debug)]
 pub struct RuleSet {
-    /// The rules that are in force.
+    /// The rules that are active.
     pub rules: Vec<Arc<Rule>>,
     /// Zones and lists.
     pub names: Arc<Names>,

@@ -286,7 +286,7 @@ impl Rig {
         self.add(alerts);
     }
 
-    /// Other rules are put in force.
+    /// Other rules are loaded.
     pub(crate) fn set_rules(&mut self, rules: Vec<Rule>) {
         self.set_rules_and(rules, Baseline::default());
     }

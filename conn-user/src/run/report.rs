@@ -69,7 +69,7 @@ pub struct Report {
     pub connections: Vec<Connections>,
     /// Where it listened.
     pub listeners: Vec<Listeners>,
-    /// The rules in force that are no expectations.
+    /// The active rules that are no expectations.
     pub rules: Vec<Arc<Rule>>,
     /// What they found.
     pub unexpected: Vec<Unexpected>,

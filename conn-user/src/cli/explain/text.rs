@@ -117,7 +117,7 @@ fn explanation(of: &Explanation, out: &mut Vec<u8>) {
 /// What an exception to write is, and others.
 fn suppress(rule: &str, exceptions: &[String], out: &mut Vec<u8>) {
     let Some((first, others)) = exceptions.split_first() else {
-        return say(out, "no exception can suppress it: change the rule, or take it out of force");
+        return say(out, "no exception can suppress it: change or disable the rule");
     };
     say(
         out,
@@ -259,7 +259,7 @@ pub(super) fn alert(of: &AboutAlert<'_>, only_alerts: bool) -> Vec<u8> {
     }
     match of.rule {
         Some(own) => rule(own, &mut out),
-        None => say(&mut out, "there is no such rule in force: its words cannot be explained"),
+        None => say(&mut out, "no such active rule: its terms cannot be explained"),
     }
     if let Some(event) = &of.event {
         say(

@@ -74,7 +74,7 @@ struct Draft<'a> {
     except: Vec<String>,
     cites: Vec<Cite>,
     notes: Vec<String>,
-    /// Why it is not in force, each a reason.
+    /// Why it is not active, each a reason.
     off: Vec<String>,
 }
 
@@ -178,7 +178,7 @@ impl FromUnits {
     }
 }
 
-/// Why a rule must not be in force: what its unit allows is not known in full.
+/// Why a rule must not be active: what its unit allows is not known in full.
 fn not_known<T>(allowed: &Merged<T>) -> impl Iterator<Item = String> {
     allowed
         .unknown

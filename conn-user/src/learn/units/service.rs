@@ -92,7 +92,7 @@ impl Service<'_> {
         if self.activated.ports.is_empty() { Vec::new() } else { vec![note.to_owned()] }
     }
 
-    /// Why a rule on what the service does with its own sockets cannot be in force.
+    /// Why a rule on what the service does with its own sockets cannot be active.
     fn off(&self) -> Vec<String> {
         let unknown = self.activated.unknown.iter();
         unknown.map(|cite| format!("where its socket unit listens is not known ({})", cite.place())).collect()

@@ -39,7 +39,7 @@ fn tree(name: &str, text: &str) -> Tree {
     tree
 }
 
-/// The rules in force of a tree.
+/// The active rules of a tree.
 fn rules(tree: &Tree) -> Vec<Rule> {
     let set = check(tree, &text(tree)).rules.unwrap_or_else(|errors| panic!("{errors}"));
     set.rules.iter().map(|rule| Rule::clone(rule)).collect()

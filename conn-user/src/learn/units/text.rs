@@ -22,7 +22,7 @@ impl FromUnits {
             comment(&format!("read: {}", shown(folder)), &mut out);
         }
         let numbers = format!(
-            "{} units, {} more are masked; {} rules, {off} of them not in force; {} settings left out (at the end)",
+            "{} units, {} more are masked; {} rules, {off} of them not active; {} settings left out (at the end)",
             self.units,
             self.masked,
             self.rules.len(),

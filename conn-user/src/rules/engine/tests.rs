@@ -52,7 +52,7 @@ fn a_rule_that_goes_ends_its_alerts_and_a_new_one_judges_what_is_there() {
     assert_eq!(steps[0], (1, Phase::Resolved, low), "its filter is another now");
     assert_eq!(
         evidence(&reported[0], "why"),
-        Some(&Value::Text(b"the rule is not in force any more"[..].into()))
+        Some(&Value::Text(b"the rule is no longer active"[..].into()))
     );
     assert_eq!(steps[1..], [(2, Phase::Raised, medium)], "an open connection is forbidden");
     rig.pass(seconds(1));

@@ -44,7 +44,7 @@ pub(super) const KEYS: [About; 7] = [
     about("process", "tables", "`process.NAME = { … }`: the processes"),
 ];
 
-/// Reads tests. `rules`: those that there are, with whether they are in force.
+/// Reads tests. `rules`: those that there are, with whether they are active.
 pub(super) struct Reader<'a> {
     pub(super) texts: &'a Texts,
     pub(super) problems: &'a mut Problems,
@@ -304,7 +304,7 @@ impl Reader<'_> {
     }
 }
 
-/// The rules that there are, with whether they are in force.
+/// The rules that there are, with whether they are active.
 pub(super) fn rules(drafts: &[Draft]) -> HashMap<&str, bool> {
     let enabled = |draft: &Draft| match draft.get("enabled").map(|field| &field.node.value) {
         Some(Value::Bool(enabled)) => *enabled,

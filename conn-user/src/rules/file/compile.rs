@@ -35,7 +35,7 @@ pub(super) struct Compiler<'a> {
 }
 
 impl Compiler<'_> {
-    /// The rule and whether it is in force; `None`: something is wrong with it.
+    /// The rule and whether it is active; `None`: something is wrong with it.
     pub(super) fn rule(&mut self, draft: &Draft) -> Option<(Rule, bool)> {
         let before = self.problems.len();
         let shape = self.shape(draft);

@@ -45,9 +45,9 @@ use crate::filter::suggest::nearest;
 pub struct Checked {
     /// Each file with the number of its rules, in the order in which they were read.
     pub files: Vec<(PathBuf, usize)>,
-    /// The rules that are in force, or all that is wrong.
+    /// The rules that are active, or all that is wrong.
     pub rules: Result<RuleSet, RuleErrors>,
-    /// Rules that are right but not in force (`enabled = false`).
+    /// Rules that are right but not active (`enabled = false`).
     pub off: Vec<Arc<Rule>>,
     /// The tests, if they were asked for.
     pub cases: Vec<Case>,
@@ -96,8 +96,8 @@ fn read_with(paths: &[PathBuf], host: &Host, tests: bool) -> Checked {
     let mut checked = assemble(texts, errors, host, Ask { defaults: false, tests });
     if checked.rules.as_ref().is_ok_and(|set| set.rules.is_empty()) {
         checked.warnings.push(match checked.off.len() {
-            0 => "no rule is in force: there is none".to_owned(),
-            disabled => format!("no rule is in force: {disabled} are there, none is enabled"),
+            0 => "no rule is active: there are none".to_owned(),
+            disabled => format!("no rule is active: all {disabled} are disabled"),
         });
     }
     checked.warnings.splice(..0, warnings);
@@ -186,7 +186,7 @@ fn assemble(mut texts: Texts, mut errors: RuleErrors, host: &Host, ask: Ask) -> 
     if baseline.is_empty() {
         for rule in enabled.extract_if(.., |rule: &mut Arc<Rule>| rule.asks_baseline()) {
             warnings.push(format!(
-                "the rule {} is not in force: it asks for a baseline, and there is no entry of one (see `conn learn`)",
+                "the rule {} is not active: it asks for a baseline, and there is no entry of one (see `conn learn`)",
                 quoted(&rule.about.id)
             ));
             off.push(rule);

@@ -79,7 +79,7 @@ pub(super) const COMMON: &[Key] = &[
         Is("`1h`, of `missing` `0s`"),
         "the same finding is reported once in this time; `\"0s\"`: each time",
     ),
-    key("enabled", "true or false", Is("`true`"), "whether it is in force"),
+    key("enabled", "true or false", Is("`true`"), "whether it is active"),
 ];
 
 /// Keys that an override may set.

@@ -69,7 +69,7 @@ fn the_example_means_what_it_says() {
     let Detect::Long(shell) = &find(&set, "long.shell").detect else { panic!() };
     assert_eq!(shell.levels.iter().map(|(after, _)| after.0 / HOUR).collect::<Vec<_>>(), [8, 24]);
     assert!(find(&set, "long.shell").except.iter().any(|except| except.to_string() == "user:@admins"));
-    assert!(set.rules.iter().all(|rule| &*rule.about.id != "path.beacon"), "not in force");
+    assert!(set.rules.iter().all(|rule| &*rule.about.id != "path.beacon"), "not active");
 
     let zone = |ip: &str| set.names.zone_of(ip.parse::<IpAddr>().expect("an address")).to_owned();
     assert_eq!(zone("198.51.100.9"), "office");
