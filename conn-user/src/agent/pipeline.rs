@@ -275,7 +275,7 @@ impl Pipeline {
         self.session.engine()
     }
 
-    /// What was dropped or not followed for want of room.
+    /// What was dropped or not followed because a limit was reached.
     pub fn overflow(&self) -> Overflow {
         let (flows, processes) = (self.session.flows.stats(), self.processes.stats());
         let rules = self.session.engine().map(Engine::stats).unwrap_or_default();

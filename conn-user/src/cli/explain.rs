@@ -115,7 +115,7 @@ fn event(args: &ExplainArgs, rules: &RuleSet, seq: u64, found: &AboutEvent) -> a
 
 fn alert(args: &ExplainArgs, rules: &RuleSet, ask: &Ask, found: &Found) -> anyhow::Result<Exit> {
     if found.not_kept > 0 {
-        emit(format_args!("note: {} alerts were not looked at, for want of room", found.not_kept));
+        emit(format_args!("note: {} alerts were not looked at: limit reached", found.not_kept));
     }
     let Some(about) = about(rules, found) else {
         emit(not_found(args, ask, found));

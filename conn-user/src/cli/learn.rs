@@ -79,7 +79,7 @@ pub fn run(args: &LearnArgs) -> anyhow::Result<Exit> {
     }
     if found.learnt.not_kept > 0 {
         let not_kept = found.learnt.not_kept;
-        emit(format_args!("warning: {not_kept} connections and listeners were not learnt, for want of room"));
+        emit(format_args!("warning: {not_kept} connections and listeners were not learnt: limit reached"));
     }
     let suspicions = found.learnt.suspicions();
     let exit = written(&found, old.as_ref(), args)?;

@@ -185,7 +185,7 @@ fn emit_stats(stats: ReplayStats, took: Duration) {
             stats.lost,
             "records were lost when it was recorded; the coverage of the alerts reports which spans",
         ),
-        (stats.not_followed, "connections were not followed, for want of room"),
+        (stats.not_followed, "connections were not followed: limit reached"),
         (
             stats.waiting as u64,
             "timers of rules wait for a time after the last event; what they would find is not reported",

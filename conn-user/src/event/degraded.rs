@@ -1,4 +1,4 @@
-//! The agent does less than it should, for want of room or time.
+//! The agent does less than it should, because a limit was reached or time was short.
 
 use std::sync::Arc;
 

@@ -78,13 +78,13 @@ pub struct FlowStats {
     pub listeners: usize,
     /// Events that wait.
     pub held: usize,
-    /// Connections that were dropped for want of room; what comes of them later is reported as late.
+    /// Connections that were dropped because a limit was reached; what comes of them later is reported as late.
     pub evicted: u64,
-    /// Connections of snapshots that are not followed, for want of room.
+    /// Connections of snapshots that are not followed: limit reached.
     pub connections_not_kept: u64,
-    /// Listeners that were reported or found but not remembered, for want of room.
+    /// Listeners that were reported or found but not remembered: limit reached.
     pub listeners_not_kept: u64,
-    /// Events that were reported before their hold time was over, for want of room.
+    /// Events that were reported before their hold time was over: limit reached.
     pub released_early: u64,
     /// Connections whose end was never seen: another one began under their key.
     pub ends_missed: u64,

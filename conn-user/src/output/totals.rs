@@ -27,7 +27,7 @@ pub struct Totals {
     pub missed: u64,
     /// Hooks whose skipped programs this kernel does not count.
     pub uncounted: Vec<HookId>,
-    /// What was dropped or not followed for want of room.
+    /// What was dropped or not followed because a limit was reached.
     pub overflow: Overflow,
     /// How often the tables were repaired after a loss.
     pub repairs: u64,
@@ -35,7 +35,7 @@ pub struct Totals {
     pub repairs_failed: u64,
 }
 
-/// What bounded tables did not take, or let go of too early.
+/// What bounded tables did not take, or evicted too early.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Overflow {
     /// Processes that were forgotten early or never remembered: their names may be missing.

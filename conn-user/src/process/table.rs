@@ -49,9 +49,9 @@ pub struct ProcessStats {
     pub known: usize,
     /// Of these, exited ones.
     pub exited: usize,
-    /// Exited processes that were dropped before their grace was over, for want of room.
+    /// Exited processes that were dropped before their grace was over: limit reached.
     pub evicted: u64,
-    /// Processes that were reported but not remembered, for want of room.
+    /// Processes that were reported but not remembered: limit reached.
     pub not_kept: u64,
     /// Look-ups in /proc for a process that no record had reported.
     pub proc_reads: u64,

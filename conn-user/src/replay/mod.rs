@@ -41,7 +41,7 @@ pub struct ReplayStats {
     pub alerts: u64,
     /// Lost records that the recording reports.
     pub lost: u64,
-    /// Connections that were not followed, for want of room.
+    /// Connections that were not followed: limit reached.
     pub not_followed: u64,
     /// The time from the first to the last event of each run, in sum.
     pub span: DurationNs,

@@ -149,7 +149,7 @@ pub struct Found {
     pub only_alerts: bool,
     /// Ids of alerts that there are, at most some, for who asked for another.
     pub known: Vec<String>,
-    /// Alerts that the search did not keep, for want of room.
+    /// Alerts that the search did not keep: limit reached.
     pub not_kept: u64,
 }
 

@@ -12,7 +12,7 @@ use crate::flow::model::{ConnId, Source};
 use crate::process::hash::IntMap;
 use crate::units::{BootNs, DurationNs};
 
-/// Most alerts that are open at once. Beyond them the oldest is reported as resolved for want of room.
+/// Most alerts that are open at once. Beyond them the oldest is reported as resolved because a limit was reached.
 const OPEN_MAX: usize = 16_384;
 /// So many closed alerts may be in the order of age beside as many as are open.
 const SLACK: usize = 1_024;
@@ -54,9 +54,9 @@ pub struct AlertStats {
     pub raised: u64,
     /// Findings that were not reported, because the same had been.
     pub repeats: u64,
-    /// Alerts that were ended for want of room.
+    /// Alerts that were ended because a limit was reached.
     pub evicted: u64,
-    /// Findings that were forgotten for want of room: the same may have been reported again.
+    /// Findings that were forgotten because a limit was reached: the same may have been reported again.
     pub forgotten: u64,
 }
 
@@ -271,11 +271,7 @@ impl Alerts {
         work::looked_at(ids.len());
         ids.sort_unstable();
         for id in ids {
-            self.resolve(
-                AlertId(id),
-                vec![Evidence::text("why", *b"the rule is no longer active")],
-                now,
-            );
+            self.resolve(AlertId(id), vec![Evidence::text("why", *b"the rule is no longer active")], now);
         }
     }
 

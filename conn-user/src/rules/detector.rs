@@ -174,7 +174,7 @@ pub trait Detector: Send {
     ) {
     }
 
-    /// What it does not remember any more, for want of room: it may judge wrongly what is not in its memory.
+    /// What it does not remember any more because a limit was reached; it may judge wrongly what is not in its memory.
     fn forgotten(&self) -> u64 {
         0
     }

@@ -48,9 +48,9 @@ pub struct EngineStats {
     pub timers: usize,
     /// Connections and listeners that are followed.
     pub followed: usize,
-    /// Events that were not judged by late facts, for want of room.
+    /// Events that were not judged by late facts: limit reached.
     pub late_dropped: u64,
-    /// What detectors do not remember any more, for want of room.
+    /// What detectors do not remember any more: limit reached.
     pub forgotten: u64,
 }
 

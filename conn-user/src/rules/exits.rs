@@ -86,7 +86,7 @@ impl Exits {
         followed.by.add(rule);
     }
 
-    /// Processes whose end is not waited for, for want of room.
+    /// Processes whose end is not waited for: limit reached.
     pub(super) const fn unfollowed(&self) -> u64 {
         self.unfollowed
     }

@@ -237,7 +237,7 @@ impl Rig {
         self.recording.events.clone()
     }
 
-    /// The tables let go of a connection, and nobody saw its end.
+    /// The tables evict a connection, and nobody saw its end.
     pub(crate) fn forget(&mut self, id: ConnId) {
         let conn = self.session.flows.connection(id).expect("it lives");
         self.hand_over(|session, out| session.forget(conn, &mut &mut *out));

@@ -72,7 +72,7 @@ impl Judges {
         self.session.waiting() > 0 || self.expectations.iter().any(Expectation::waits_for_facts)
     }
 
-    /// The run is over. What was not judged as it should, for want of room or of facts that did not come.
+    /// The run is over. What was not judged as it should, because a limit was reached or of facts that did not come.
     fn finish(&mut self, unexpected: &mut Unexpecteds) -> u64 {
         let waiting = self.session.waiting() as u64;
         self.session.finish(&mut |alert| unexpected.take(alert));

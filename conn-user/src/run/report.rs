@@ -34,7 +34,7 @@ pub struct Unexpected {
 pub struct Loss {
     /// Records that were lost while the command ran, whosever they were; at most so many where the kernel skipped a program.
     pub records: u64,
-    /// Processes, connections and listeners that were not followed, and judgements that were not made, for want of room.
+    /// Processes, connections and listeners that were not followed, and judgements that were not made: limit reached.
     pub not_followed: u64,
 }
 

@@ -222,7 +222,7 @@ impl Seen {
         }
     }
 
-    /// Connections and listeners that are in no row, for want of room.
+    /// Connections and listeners that are in no row: limit reached.
     pub const fn not_shown(&self) -> u64 {
         self.not_shown
     }

@@ -48,7 +48,7 @@ pub fn write(report: &Report, out: &mut Vec<u8>) {
     }
     for (count, what) in [
         (report.loss.records, "records lost while it ran (a larger --ring-size may help)"),
-        (report.loss.not_followed, "not followed or not judged, for want of room"),
+        (report.loss.not_followed, "not followed or not judged: limit reached"),
     ] {
         if count > 0 {
             line(format!("warning: not everything was seen; {what}: {count}"));

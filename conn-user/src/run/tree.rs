@@ -116,7 +116,7 @@ impl Tree {
         self.members.is_empty()
     }
 
-    /// Processes that were not followed, for want of room.
+    /// Processes that were not followed: limit reached.
     pub const fn not_kept(&self) -> u64 {
         self.not_kept
     }

@@ -54,7 +54,7 @@ fn what_ended_later_was_open() {
     assert_eq!(steps, [(Phase::Raised, 1_000 * MS), (Phase::Resolved, 1_500 * MS)]);
 }
 
-/// What the tables let go of is not open for long, in a replay neither: also where it was there at the start.
+/// What the tables evict is not open for long, in a replay neither: also where it was there at the start.
 #[test]
 fn what_is_forgotten_is_followed_no_more() {
     let mut rig = Rig::before(vec![long(&[1_000])]);

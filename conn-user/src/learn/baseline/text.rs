@@ -46,9 +46,9 @@ impl Learnt {
         for (count, what) in [
             (
                 self.unscreened,
-                "connections and listeners were not compared with the default rules, for want of room",
+                "connections and listeners were not compared with the default rules: limit reached",
             ),
-            (self.not_kept, "connections and listeners were not learnt, for want of room"),
+            (self.not_kept, "connections and listeners were not learnt: limit reached"),
             (
                 self.of_unknown,
                 "of unknown processes, executables or directions; rules do not judge those either",

@@ -184,7 +184,7 @@ fn what_intruders_do_is_reported() {
         ("credentials of the cloud", &["path.metadata"], |rig| {
             rig.open(&process(7, "/usr/bin/curl"), "169.254.169.254:80");
         }),
-        ("from outside to an inner host", &["path.pivot-admin"], |rig| {
+        ("from outside to an internal host", &["path.pivot-admin"], |rig| {
             let server = process(7, "/usr/sbin/sshd");
             rig.accept(&server, "192.0.2.1:22", "203.0.113.9:4443");
             let ssh = child(&child(&server, 100_001, "/usr/bin/bash"), 100_002, "/usr/bin/ssh");

@@ -50,10 +50,7 @@ fn a_rule_that_goes_ends_its_alerts_and_a_new_one_judges_what_is_there() {
     let steps: Vec<_> = reported.iter().map(|alert| (alert.id.0, alert.phase, alert.severity)).collect();
     let (medium, low) = (Severity::Medium, Severity::Low);
     assert_eq!(steps[0], (1, Phase::Resolved, low), "its filter is another now");
-    assert_eq!(
-        evidence(&reported[0], "why"),
-        Some(&Value::Text(b"the rule is no longer active"[..].into()))
-    );
+    assert_eq!(evidence(&reported[0], "why"), Some(&Value::Text(b"the rule is no longer active"[..].into())));
     assert_eq!(steps[1..], [(2, Phase::Raised, medium)], "an open connection is forbidden");
     rig.pass(seconds(1));
     assert_eq!(

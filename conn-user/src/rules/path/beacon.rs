@@ -1,4 +1,4 @@
-//! `find = "beacon"`: a program that connects to one peer like a clock.
+//! `find = "beacon"`: a program that connects to one peer at regular intervals.
 //!
 //! For each program (where it is not known: each host), remote address and port the last calls are kept: when each began and,
 //! once it has ended, how much it sent. The score is the mean of the regularity of the intervals and of the sizes, see

@@ -44,7 +44,7 @@ impl<K: Hash + Eq + Clone, V> Places<K, V> {
         self.map.entry(key).or_insert_with(new)
     }
 
-    /// What was forgotten for want of room.
+    /// What was forgotten because a limit was reached.
     pub(super) const fn forgotten(&self) -> u64 {
         self.forgotten
     }

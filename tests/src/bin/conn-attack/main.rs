@@ -1,11 +1,11 @@
 //! Runs a corpus of attacks and of benign work against `conn` with its default rules: `cargo xtask attack`.
 //!
 //! `conn-attack CONN CORPUS... [-- NAME...]`, as root: with names, only cases whose names contain one of them. Each case is a shell
-//! script (see [`corpus`]) that runs in a network namespace of its own kind: this host at 10.10.0.5, an outer host at
+//! script (see [`corpus`]) that runs in a network namespace of its own kind: this host at 10.10.0.5, an external host at
 //! 203.0.113.66 and an inner one at 10.10.0.9. It prints a table of what was detected, by which rules, and fails if too
 //! few attacks are detected or benign work raises too much.
 //!
-//! `conn-attack outside NAMESPACE PORT LINE...` connects from the outer host to this one, sends the lines and prints what comes back:
+//! `conn-attack outside NAMESPACE PORT LINE...` connects from the external host to this one, sends the lines and prints what comes back:
 //! the attacker's side of bind shells and web shells. Scripts have it as `$OUTSIDE`.
 
 mod corpus;

@@ -17,7 +17,7 @@ const NAMED: &str = "/run/netns";
 pub(crate) const HOST_ADDRESS: &str = "10.10.0.5";
 /// The attacker's host, outside.
 pub(crate) const OUTER: &str = "203.0.113.66";
-/// An inner host.
+/// An internal host.
 pub(crate) const INNER: &str = "10.10.0.9";
 
 /// The namespaces, until it is dropped.

@@ -14,7 +14,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Between two lines.
 const PAUSE: Duration = Duration::from_millis(300);
 
-/// Connects from the outer host, sends each line, and prints what comes back until the other side closes or is silent for three
+/// Connects from the external host, sends each line, and prints what comes back until the other side closes or is silent for three
 /// pauses.
 pub(crate) fn visit(words: &[String]) -> Result<()> {
     let [others, port, lines @ ..] = words else { bail!("usage: outside NAMESPACE PORT LINE...") };

@@ -1,7 +1,7 @@
 //! Runs one case.
 //!
 //! Its script runs with `sh -eu` in the attacked host's network namespace and an empty directory, in a session of its own. It has `C2`
-//! (address of the attacker's host), `INNER` (an inner host) and `OUTSIDE` (see [`crate::outside`]). What it leaves running is
+//! (address of the attacker's host), `INNER` (an internal host) and `OUTSIDE` (see [`crate::outside`]). What it leaves running is
 //! killed. A case that runs before the agent is started is ready when there is a file `ready` in its directory, and stays; the operator
 //! at ports 9002 and 9003 makes that file.
 

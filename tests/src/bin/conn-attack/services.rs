@@ -13,7 +13,7 @@ use crate::net::{INNER, Network, OUTER};
 const OPERATOR: [u16; 6] = [443, 1337, 4443, 8081, 8443, 9001];
 /// Where the operator has one command run and stays ([`crate::run`]): of cases that run at once, two of one program need two.
 const LASTING: [u16; 2] = [9002, 9003];
-/// Where the outer host answers requests over HTTP.
+/// Where the external host answers requests over HTTP.
 const HTTP: [u16; 2] = [80, 8080];
 /// Where hosts accept whatever comes.
 const SINK: [u16; 9] = [21, 22, 25, 389, 445, 3306, 5432, 6379, 9100];

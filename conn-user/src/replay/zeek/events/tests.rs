@@ -16,7 +16,7 @@ const BEGAN: u64 = 1_700_000_000;
 const STATES: [&str; 13] =
     ["S0", "S1", "SF", "REJ", "S2", "S3", "RSTO", "RSTR", "RSTOS0", "RSTRH", "SH", "SHR", "OTH"];
 
-/// An inner host's connection to the outside of 10 s, closed by whoever asked, with what is said otherwise: the values of keys,
+/// An internal host's connection to the outside of 10 s, closed by whoever asked, with what is said otherwise: the values of keys,
 /// and of those that are not to be there `null`.
 fn line(changes: &[(&str, &str)]) -> String {
     let began = BEGAN.to_string();

@@ -141,7 +141,7 @@ window = "5m"
 
 pub(super) const BEACON: Violation = Violation {
     name: "path-beacon",
-    about: "one host gets messages of odd sizes at odd times, another the same like a clock",
+    about: "one host gets messages of odd sizes at odd times, another the same at regular intervals",
     rules: r#"
 [[rule]]
 id = "v.path-beacon"
