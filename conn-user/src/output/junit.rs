@@ -5,7 +5,8 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-use quick_junit::{NonSuccessKind, Report, TestCase, TestCaseStatus, TestSuite};
+use quick_xml::Writer;
+use quick_xml::events::{BytesDecl, BytesText, Event};
 
 use crate::event::escape;
 
@@ -41,40 +42,60 @@ pub struct Case {
     pub took: Option<Duration>,
 }
 
-/// The report of one suite of cases. Texts may hold any bytes that were lossily made text: what acts on a terminal is escaped.
+/// The report of one suite of cases, as Jenkins' schema (junit-10.xsd of the xUnit plugin) has it. Texts may hold any bytes that
+/// were lossily made text: what acts on a terminal is escaped, and so is what XML cannot hold.
 ///
 /// # Errors
 /// None that is known: the text is written to memory.
 pub fn report(suite: &str, cases: &[Case]) -> io::Result<Vec<u8>> {
-    let mut suite = TestSuite::new(shown(suite));
-    for case in cases {
-        let status = match &case.outcome {
-            Outcome::Passed => TestCaseStatus::success(),
-            Outcome::Failed { message, details } => {
-                let mut status = TestCaseStatus::non_success(NonSuccessKind::Failure);
-                status
-                    .set_message(shown(message))
-                    .set_description(details.lines().map(shown).collect::<Vec<_>>().join("\n"));
-                status
-            }
-            Outcome::Skipped { why } => {
-                let mut status = TestCaseStatus::skipped();
-                status.set_message(shown(why));
-                status
-            }
-        };
-        let mut written = TestCase::new(shown(&case.name), status);
-        written.set_classname(shown(&case.class));
-        if let Some(took) = case.took {
-            written.set_time(took);
-        }
-        suite.add_test_case(written);
-    }
-    let mut report = Report::new("conn");
-    report.add_test_suite(suite);
-    let mut out = Vec::new();
-    report.serialize(&mut out).map_err(io::Error::other)?;
+    let count =
+        |is_it: fn(&Outcome) -> bool| cases.iter().filter(|case| is_it(&case.outcome)).count().to_string();
+    let tests = cases.len().to_string();
+    let failures = count(|outcome| matches!(outcome, Outcome::Failed { .. }));
+    let skipped = count(|outcome| matches!(outcome, Outcome::Skipped { .. }));
+    let counts = [("tests", &*tests), ("failures", &*failures), ("errors", "0")];
+    let mut writer = Writer::new_with_indent(Vec::new(), b' ', 4);
+    writer.write_event(Event::Decl(BytesDecl::new("1.0", Some("UTF-8"), None)))?;
+    // Only a suite counts what was skipped: the schema has no such attribute of all suites together.
+    writer
+        .create_element("testsuites")
+        .with_attribute(("name", "conn"))
+        .with_attributes(counts)
+        .write_inner_content(|writer| {
+            let name = shown(suite);
+            let suite = writer.create_element("testsuite").with_attribute(("name", &*name));
+            suite
+                .with_attributes(counts)
+                .with_attribute(("skipped", &*skipped))
+                .write_inner_content(|writer| cases.iter().try_for_each(|case| write_case(case, writer)))?;
+            Ok(())
+        })?;
+    let mut out = writer.into_inner();
+    out.push(b'\n');
     Ok(out)
+}
+
+fn write_case(case: &Case, writer: &mut Writer<Vec<u8>>) -> io::Result<()> {
+    let (name, class) = (shown(&case.name), shown(&case.class));
+    let mut element = writer.create_element("testcase");
+    element = element.with_attributes([("name", &*name), ("classname", &*class)]);
+    if let Some(took) = case.took {
+        element = element.with_attribute(("time", &*format!("{:.3}", took.as_secs_f64())));
+    }
+    match &case.outcome {
+        Outcome::Passed => element.write_empty()?,
+        Outcome::Failed { message, details } => element.write_inner_content(|writer| {
+            let details = details.lines().map(shown).collect::<Vec<_>>().join("\n");
+            let failure = writer.create_element("failure").with_attribute(("message", &*shown(message)));
+            failure.write_text_content(BytesText::new(&details))?;
+            Ok(())
+        })?,
+        Outcome::Skipped { why } => element.write_inner_content(|writer| {
+            writer.create_element("skipped").with_attribute(("message", &*shown(why))).write_empty()?;
+            Ok(())
+        })?,
+    };
+    Ok(())
 }
 
 /// Writes the report of a suite to a file, over what is there.
@@ -88,7 +109,8 @@ pub fn write(path: &Path, suite: &str, cases: &[Case]) -> io::Result<()> {
 fn shown(text: &str) -> String {
     let mut out = Vec::new();
     escape::text(text.as_bytes(), &mut out);
-    String::from_utf8_lossy(&out).into_owned()
+    // The last characters that XML 1.0 cannot hold; the others act on a terminal, too.
+    String::from_utf8_lossy(&out).replace(['\u{fffe}', '\u{ffff}'], "\u{fffd}")
 }
 
 #[cfg(test)]
@@ -122,5 +144,97 @@ mod tests {
             "{text}"
         );
         assert!(text.contains(r#"time="1.500""#) && text.contains("no kernel"), "{text}");
+    }
+
+    /// What an element may have, by junit-10.xsd of Jenkins' xUnit plugin: its attributes, those that it must have, and its children.
+    const SCHEMA: [(&str, &[&str], &[&str], &[&str]); 5] = [
+        ("testsuites", &["name", "time", "tests", "failures", "disabled", "errors"], &[], &["testsuite"]),
+        (
+            "testsuite",
+            &[
+                "name",
+                "tests",
+                "failures",
+                "errors",
+                "time",
+                "disabled",
+                "skipped",
+                "timestamp",
+                "hostname",
+                "id",
+                "package",
+            ],
+            &["name", "tests"],
+            &["properties", "testcase", "system-out", "system-err"],
+        ),
+        (
+            "testcase",
+            &["name", "assertions", "time", "classname", "status", "class", "file", "line"],
+            &["name"],
+            &["skipped", "error", "failure", "system-out", "system-err"],
+        ),
+        ("failure", &["type", "message"], &[], &[]),
+        ("skipped", &["type", "message"], &[], &[]),
+    ];
+
+    /// Checks one report against [`SCHEMA`].
+    fn validate(text: &str) {
+        let rule = |name: &str| SCHEMA.iter().find(|(of, ..)| *of == name).expect("an element of the schema");
+        let mut reader = quick_xml::Reader::from_str(text);
+        let mut open: Vec<String> = Vec::new();
+        loop {
+            let event = reader.read_event().expect("XML");
+            let is_start = matches!(event, Event::Start(_));
+            match event {
+                Event::Start(element) | Event::Empty(element) => {
+                    let name = String::from_utf8(element.name().as_ref().to_vec()).expect("UTF-8");
+                    let (_, allowed, required, _) = rule(&name);
+                    match open.last() {
+                        Some(parent) => assert!(rule(parent).3.contains(&&*name), "{name} in {parent}"),
+                        None => assert_eq!(name, "testsuites"),
+                    }
+                    let attributes: Vec<_> = element
+                        .attributes()
+                        .map(|attribute| {
+                            let attribute = attribute.expect("an attribute");
+                            let key = String::from_utf8(attribute.key.as_ref().to_vec()).expect("UTF-8");
+                            let counted = ["tests", "failures", "errors", "skipped"].contains(&&*key);
+                            let number = std::str::from_utf8(&attribute.value).expect("UTF-8").parse::<u64>();
+                            assert!(!counted || number.is_ok(), "{key}");
+                            key
+                        })
+                        .collect();
+                    assert!(attributes.iter().all(|key| allowed.contains(&&**key)), "{name}: {attributes:?}");
+                    assert!(required.iter().all(|key| attributes.iter().any(|has| has == key)), "{name}");
+                    if is_start {
+                        open.push(name);
+                    }
+                }
+                Event::End(_) => drop(open.pop()),
+                Event::Eof => return,
+                _ => {}
+            }
+        }
+    }
+
+    #[test]
+    fn every_report_is_valid_by_the_schema_of_jenkins() {
+        let case = |outcome| Case {
+            name: "a\u{ffff}<\u{0}".to_owned(),
+            class: "b\n\"c\"".to_owned(),
+            outcome,
+            took: Some(Duration::from_nanos(1)),
+        };
+        let cases = [
+            case(Outcome::Passed),
+            case(Outcome::Failed { message: "<&\u{fffe}".to_owned(), details: "x\u{1b}\ny".to_owned() }),
+            case(Outcome::Skipped { why: "z".to_owned() }),
+        ];
+        for cases in [&cases[..], &[]] {
+            let text = String::from_utf8(report("s", cases).expect("a report")).expect("UTF-8");
+            validate(&text);
+            let is_allowed = |c: char| c == '\n' || (c >= ' ' && !('\u{fffe}'..='\u{ffff}').contains(&c));
+            assert!(text.chars().all(is_allowed), "{text:?}");
+        }
     }
 }

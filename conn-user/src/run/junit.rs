@@ -45,7 +45,7 @@ pub fn cases(report: &Report, allow_loss: bool) -> Vec<Case> {
                 let all = std::iter::once(first).chain(found);
                 let lines: Vec<String> =
                     all.take(REPORTED_MAX).map(|one| format!("{} ({})", one.what(), one.rule())).collect();
-                failed(format!("unexpected: {}", first.what()), lines.join("\n"))
+                failed(format!("unexpected: {}", first.summary()), lines.join("\n"))
             }
         };
         cases.push(case(&rule.about.id, outcome));

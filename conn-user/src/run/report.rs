@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::expect::Expectation;
 use super::seen::{Connections, Listeners};
+use crate::event::address::write_ip;
 use crate::event::alert::{Alert, Subject};
 use crate::event::errno;
 use crate::event::names::Named as _;
@@ -158,6 +159,32 @@ impl Unexpected {
                 line.text(" ");
                 line.end(conn.local);
                 line.text(if conn.direction == crate::flow::model::Direction::In { " <- " } else { " -> " });
+                line.end(conn.remote);
+            }
+            Subject::Listener(listener) => {
+                line.text(" listens on ");
+                line.end(listener.local);
+            }
+            Subject::Process(_) | Subject::Absence => {}
+        }
+        text_of(&line)
+    }
+
+    /// As [`Self::what`], without what differs from run to run: process ids, and ports that the kernel chose for a connection.
+    pub fn summary(&self) -> String {
+        let mut line = Words::default();
+        if let Some(process) = self.alert.subject.process() {
+            line.word(process.exe.as_deref().unwrap_or(&process.comm));
+        }
+        match &self.alert.subject {
+            Subject::Connection(conn) if conn.direction == crate::flow::model::Direction::In => {
+                line.text(" accepted at port ");
+                line.number(conn.local.port());
+                line.text(" from ");
+                line.with(|out| write_ip(conn.remote.ip(), out));
+            }
+            Subject::Connection(conn) => {
+                line.text(" connected to ");
                 line.end(conn.remote);
             }
             Subject::Listener(listener) => {
