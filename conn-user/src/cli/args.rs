@@ -165,6 +165,10 @@ pub struct TailArgs {
     #[arg(long = "no-self-test", action = ArgAction::SetFalse)]
     pub self_test: bool,
 
+    /// Print events by kind and records by hook at the end
+    #[arg(long, short)]
+    pub verbose: bool,
+
     /// Show the diagnostics of the BPF programs on standard error
     #[arg(long)]
     pub bpf_log: bool,
@@ -216,6 +220,10 @@ pub struct DoctorArgs {
     /// Write one JSON object
     #[arg(long)]
     pub json: bool,
+
+    /// List the hooks of the chosen backend too
+    #[arg(long, short)]
+    pub verbose: bool,
 }
 
 /// When to use colour.
@@ -285,6 +293,8 @@ pub struct TailOptions {
     pub priority: Priority,
     /// Prove at start that every hook delivers.
     pub self_test: bool,
+    /// Print the totals in full.
+    pub verbose: bool,
     /// Show the diagnostics of the BPF programs.
     pub bpf_log: bool,
     /// Size of the ring buffer in bytes, a power of two.
@@ -419,6 +429,7 @@ impl TailArgs {
             duration: self.duration,
             priority: self.priority,
             self_test: self.self_test,
+            verbose: self.verbose,
             bpf_log: self.bpf_log,
             ring_size: self.ring_size,
             filter,

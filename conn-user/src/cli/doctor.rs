@@ -5,7 +5,7 @@ use std::fmt::{self, Write as _};
 use anyhow::Context as _;
 use serde::Serialize;
 
-use super::args::Exit;
+use super::args::{DoctorArgs, Exit};
 use crate::kernel::btf::Btf;
 use crate::kernel::facts::{Capability, KernelFacts, Lockdown, Probe, Tracefs, TracepointId};
 use crate::kernel::load::{LoadError, Loader};
@@ -31,7 +31,7 @@ impl Verdict {
             Self::Chosen => "chosen",
             Self::Available => "available",
             Self::Refused => "no",
-            Self::Blocked => "blocked, see the result",
+            Self::Blocked => "blocked, see above",
         }
     }
 }
@@ -80,7 +80,7 @@ fn backends(facts: &KernelFacts, outcome: &Result<Plan, PlanError>) -> Vec<Backe
 ///
 /// # Errors
 /// When the report cannot be written.
-pub fn run(as_json: bool) -> anyhow::Result<Exit> {
+pub fn run(args: &DoctorArgs) -> anyhow::Result<Exit> {
     let btf = Btf::from_sys_fs();
     let mut facts = KernelFacts::gather(&btf);
     match Loader::new(&btf) {
@@ -91,8 +91,11 @@ pub fn run(as_json: bool) -> anyhow::Result<Exit> {
     }
     let outcome = plan(&facts, BackendChoice::Auto);
     let priority = priority()?;
-    let mut report =
-        if as_json { json(&facts, &outcome, &priority)? } else { text(&facts, &outcome, &priority) };
+    let mut report = if args.json {
+        json(&facts, &outcome, &priority)?
+    } else {
+        text(&facts, &outcome, &priority, args.verbose)
+    };
     if !report.ends_with('\n') {
         report.push('\n');
     }
@@ -135,9 +138,19 @@ pub fn json(
     })
 }
 
-/// The report for people: ends with a line that says whether tracing works here, or why not and what to do.
-pub fn text(facts: &KernelFacts, outcome: &Result<Plan, PlanError>, priority: &str) -> String {
+/// The report for people: begins with a line that says whether tracing works here, or why not and what to do. `verbose`: with
+/// the hooks of the chosen backend.
+pub fn text(facts: &KernelFacts, outcome: &Result<Plan, PlanError>, priority: &str, verbose: bool) -> String {
     let mut page = Page::default();
+    match outcome {
+        Ok(plan) if facts.tp_btf == Probe::NotTried => page.line(format_args!(
+            "conn should trace here with the backend {}; nothing was loaded to test it.",
+            plan.backend
+        )),
+        Ok(plan) => page.line(format_args!("conn traces here with the backend {}.", plan.backend)),
+        Err(error) => page.line(format_args!("conn cannot trace here: {error}.")),
+    }
+    page.line("");
     let release = if facts.release.is_empty() { "unknown" } else { &facts.release };
     page.fact("Kernel", format_args!("{release} ({})", facts.machine));
     page.fact("BTF", btf(facts));
@@ -153,12 +166,6 @@ pub fn text(facts: &KernelFacts, outcome: &Result<Plan, PlanError>, priority: &s
         let reason = report.reason.map_or_else(String::new, |reason| format!(": {reason}"));
         page.item(report.label, 20, format_args!("{}{reason}", report.verdict.label()));
     }
-    if let Ok(plan) = outcome {
-        page.heading(&format!("Hooks of the backend {}", plan.backend));
-        for role in Role::ALL {
-            hooks(&mut page, plan, role);
-        }
-    }
     // Without a plan there are no notes about it, but missing members are known.
     let notes = match outcome {
         Ok(plan) => plan.notes.clone(),
@@ -170,14 +177,15 @@ pub fn text(facts: &KernelFacts, outcome: &Result<Plan, PlanError>, priority: &s
             page.line(format_args!("  - {note}"));
         }
     }
-    page.heading("Result");
     match outcome {
-        Ok(plan) if facts.tp_btf == Probe::NotTried => page.line(format_args!(
-            "  conn should trace here with the backend {}; nothing was loaded to test it.",
-            plan.backend
-        )),
-        Ok(plan) => page.line(format_args!("  conn traces here with the backend {}.", plan.backend)),
-        Err(error) => page.line(format_args!("  conn cannot trace here: {error}.")),
+        Ok(plan) if verbose => {
+            page.heading(&format!("Hooks of the backend {}", plan.backend));
+            for role in Role::ALL {
+                hooks(&mut page, plan, role);
+            }
+        }
+        Ok(_) => page.heading("`conn doctor --verbose` lists the hooks."),
+        Err(_) => {}
     }
     page.0
 }
@@ -348,7 +356,7 @@ mod tests {
     use crate::kernel::plan::{BackendChoice, plan};
 
     fn report(facts: &KernelFacts) -> String {
-        text(facts, &plan(facts, BackendChoice::Auto), "real-time")
+        text(facts, &plan(facts, BackendChoice::Auto), "real-time", true)
     }
 
     fn has(report: &str, lines: &[&str]) {
@@ -360,6 +368,8 @@ mod tests {
     #[test]
     fn the_whole_report() {
         let expected = "\
+conn traces here with the backend tracepoint (tp_btf).
+
 Kernel     6.18.44-fc (x86_64)
 BTF        present, with every member that conn reads
 Lockdown   not shown (no lockdown module, or securityfs is not mounted)
@@ -375,6 +385,10 @@ Backends
   kprobe               no: this kernel has no kprobes (CONFIG_KPROBES, CONFIG_KPROBE_EVENTS)
   tracepoint (tp_btf)  chosen
 
+What is less exact here
+  - connect: the local port is chosen after the hook; an unanswered SYN is reported 20 ms late, with the port that sock_diag reports
+  - accept: calls through io_uring are attributed to the listener's owner
+
 Hooks of the backend tracepoint (tp_btf)
   state    tp_btf:inet_sock_set_state: outcome and end of every connection: failure, reset and timeout are seen nowhere else
   connect  tp_btf:inet_sock_set_state: CLOSE to SYN_SENT runs in the connecting task, before the port is chosen
@@ -385,15 +399,12 @@ Hooks of the backend tracepoint (tp_btf)
   process  tp_btf:sched_process_fork: who made whom
   process  tp_btf:sched_process_exec: path and arguments, also of a process that lives for a millisecond
   process  tp_btf:sched_process_exit: the end of a process
-
-What is less exact here
-  - connect: the local port is chosen after the hook; an unanswered SYN is reported 20 ms late, with the port that sock_diag reports
-  - accept: calls through io_uring are attributed to the listener's owner
-
-Result
-  conn traces here with the backend tracepoint (tp_btf).
 ";
         assert_eq!(report(&micro_vm_6_18()), expected);
+        let facts = micro_vm_6_18();
+        let short = text(&facts, &plan(&facts, BackendChoice::Auto), "real-time", false);
+        let (before, _) = expected.split_once("\nHooks").expect("hooks");
+        assert_eq!(short, format!("{before}\n`conn doctor --verbose` lists the hooks.\n"));
     }
 
     #[test]
@@ -407,20 +418,20 @@ Result
                 "  tracepoint (tp_btf)  available",
                 "  accept   fentry:security_sock_graft: sees every accept; called when the new socket gets its file",
                 "             not fentry:__inet_accept: this kernel has no function __inet_accept",
-                "  conn traces here with the backend fentry.",
+                "conn traces here with the backend fentry.",
             ],
         );
         assert!(report.contains("What is less exact here\n  - bpf_get_socket_cookie"), "{report}");
     }
 
     #[test]
-    fn a_problem_comes_last_with_its_remedy() {
+    fn a_problem_comes_first_with_its_remedy() {
         let facts = unprivileged();
         let report = report(&facts);
-        has(&report, &["  fentry               blocked, see the result"]);
-        let last = report.lines().last().expect("a result");
-        assert!(last.starts_with("  conn cannot trace here: CAP_BPF, CAP_PERFMON missing"), "{last}");
-        assert!(last.contains("sudo setcap cap_bpf,"), "{last}");
+        has(&report, &["  fentry               blocked, see above"]);
+        let first = report.lines().next().expect("a verdict");
+        assert!(first.starts_with("conn cannot trace here: CAP_BPF, CAP_PERFMON missing"), "{first}");
+        assert!(first.contains("sudo setcap cap_bpf,"), "{first}");
         assert!(!report.contains("Hooks of the backend"), "{report}");
     }
 
@@ -429,7 +440,7 @@ Result
         let report = report(&no_btf());
         has(
             &report,
-            &["BTF        missing (CONFIG_DEBUG_INFO_BTF)", "  fentry               blocked, see the result"],
+            &["BTF        missing (CONFIG_DEBUG_INFO_BTF)", "  fentry               blocked, see above"],
         );
 
         let mut facts = debian_6_12();
@@ -451,7 +462,7 @@ Result
         let facts = KernelFacts { tp_btf: Probe::NotTried, ..debian_6_12() };
         has(
             &report(&facts),
-            &["  conn should trace here with the backend fentry; nothing was loaded to test it."],
+            &["conn should trace here with the backend fentry; nothing was loaded to test it."],
         );
     }
 

@@ -169,6 +169,8 @@ impl View {
         let mut out = Vec::new();
         if json {
             self.totals.write_json(&mut out);
+        } else if self.options.verbose {
+            writeln!(out, "{:#}", self.totals)?;
         } else {
             writeln!(out, "{}", self.totals)?;
         }

@@ -388,7 +388,7 @@ fn check_base(facts: &KernelFacts) -> Result<(), PlanError> {
     let btf = &facts.btf;
     if !btf.present {
         return Err(PlanError::Btf(
-            "this kernel has no BTF, which reports where its structs keep their members: conn needs a kernel built with \
+            "this kernel has no BTF, which describes its structs: conn needs a kernel built with \
              CONFIG_DEBUG_INFO_BTF (those of the distributions are, from about 5.10 on)"
                 .to_owned(),
         ));

@@ -140,34 +140,35 @@ impl Totals {
     }
 }
 
-/// For people: several lines, the last one without a newline.
+/// For people: how many events, and what was lost, then a line for each thing that is not as it should be; no newline at the
+/// end. `{:#}`: also events by kind, records by hook, and what this kernel does not count.
 impl fmt::Display for Totals {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("events:")?;
-        let mut between = " ";
-        for kind in
-            EventKind::ALL.into_iter().filter(|kind| *kind != EventKind::Gap && self.events(*kind) > 0)
-        {
-            write!(f, "{between}{} {}", self.events(kind), kind.name())?;
-            between = ", ";
-        }
-        f.write_str(if between == " " { " none\n" } else { "\n" })?;
-        let width = self.records.iter().map(|hook| hook.hook.label().len()).max().unwrap_or(0);
-        let digits = self.records.iter().map(|hook| hook.seen.to_string().len()).max().unwrap_or(0);
-        if !self.records.is_empty() {
-            f.write_str("records by hook:\n")?;
-        }
-        for hook in &self.records {
-            write!(f, "  {:width$}  {:>digits$}", hook.hook.label(), hook.seen)?;
-            if hook.lost > 0 {
-                write!(f, "  {} lost", hook.lost)?;
-            }
-            f.write_str("\n")?;
-        }
+        let shown = |kind: &EventKind| *kind != EventKind::Gap && self.events(*kind) > 0;
+        let events: u64 = EventKind::ALL.into_iter().filter(shown).map(|kind| self.events(kind)).sum();
+        write!(f, "{} event{}, ", grouped(events), if events == 1 { "" } else { "s" })?;
         if self.lost == 0 && self.gaps == 0 && self.missed == 0 {
             f.write_str("nothing lost")?;
         } else {
             write!(f, "{}, {}", plural(self.gaps, "gap"), plural(self.lost, "lost record"))?;
+        }
+        if f.alternate() {
+            let mut between = "\nevents by kind: ";
+            for kind in EventKind::ALL.into_iter().filter(shown) {
+                write!(f, "{between}{} {}", self.events(kind), kind.name())?;
+                between = ", ";
+            }
+            let width = self.records.iter().map(|hook| hook.hook.label().len()).max().unwrap_or(0);
+            let digits = self.records.iter().map(|hook| hook.seen.to_string().len()).max().unwrap_or(0);
+            if !self.records.is_empty() {
+                f.write_str("\nrecords by hook:")?;
+            }
+            for hook in &self.records {
+                write!(f, "\n  {:width$}  {:>digits$}", hook.hook.label(), hook.seen)?;
+                if hook.lost > 0 {
+                    write!(f, "  {} lost", hook.lost)?;
+                }
+            }
         }
         if self.repairs > 0 {
             write!(f, "\n{} after a loss", plural(self.repairs, "repair"))?;
@@ -182,7 +183,7 @@ impl fmt::Display for Totals {
         if self.missed > 0 {
             write!(f, "\n{} skipped by the kernel", plural(self.missed, "program run"))?;
         }
-        if !self.uncounted.is_empty() {
+        if f.alternate() && !self.uncounted.is_empty() {
             let hooks = self.uncounted.len();
             write!(f, "\nnot counted by this kernel: skipped runs of {}", plural(hooks as u64, "hook"))?;
         }
@@ -196,6 +197,19 @@ impl fmt::Display for Totals {
         }
         Ok(())
     }
+}
+
+/// A number with its thousands apart: `12,345`.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
 }
 
 fn plural(count: u64, what: &str) -> String {
@@ -247,12 +261,17 @@ mod tests {
 
     #[test]
     fn text() {
-        let expected = "events: 2 connect, 1 close\nrecords by hook:\n  fentry:tcp_connect          1234\n  \
-                        tp_btf:inet_sock_set_state     7  12 lost\n1 gap, 12 lost records\n\
-                        not counted by this kernel: skipped runs of 1 hook\n\
-                        degraded: 3 connections not followed to their end";
-        assert_eq!(sample().to_string(), expected);
-        assert_eq!(Totals::default().to_string(), "events: none\nnothing lost");
+        let degraded = "\ndegraded: 3 connections not followed to their end";
+        assert_eq!(sample().to_string(), format!("3 events, 1 gap, 12 lost records{degraded}"));
+        let details = "3 events, 1 gap, 12 lost records\nevents by kind: 2 connect, 1 close\nrecords by hook:\n  \
+                       fentry:tcp_connect          1234\n  tp_btf:inet_sock_set_state     7  12 lost\n\
+                       not counted by this kernel: skipped runs of 1 hook";
+        assert_eq!(format!("{:#}", sample()), format!("{details}{degraded}"));
+        assert_eq!(Totals::default().to_string(), "0 events, nothing lost");
+        assert_eq!(format!("{:#}", Totals::default()), "0 events, nothing lost");
+        let mut many = Totals::default();
+        many.events[EventKind::Connect as usize] = 12_345_678;
+        assert_eq!(many.to_string(), "12,345,678 events, nothing lost");
         let undecoded = Totals { undecoded: 1, ..Totals::default() };
         assert!(undecoded.to_string().ends_with("\n1 record not understood: a bug, please report it"));
     }
