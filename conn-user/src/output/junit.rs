@@ -146,8 +146,12 @@ mod tests {
         assert!(text.contains(r#"time="1.500""#) && text.contains("no kernel"), "{text}");
     }
 
+    /// An element: its name, its attributes, those that it must have, and its children.
+    type Element = (&'static str, Names, Names, Names);
+    type Names = &'static [&'static str];
+
     /// What an element may have, by junit-10.xsd of Jenkins' xUnit plugin: its attributes, those that it must have, and its children.
-    const SCHEMA: [(&str, &[&str], &[&str], &[&str]); 5] = [
+    const SCHEMA: [Element; 5] = [
         ("testsuites", &["name", "time", "tests", "failures", "disabled", "errors"], &[], &["testsuite"]),
         (
             "testsuite",
