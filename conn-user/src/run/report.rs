@@ -10,6 +10,7 @@ use crate::event::alert::{Alert, Subject};
 use crate::event::errno;
 use crate::event::names::Named as _;
 use crate::event::words::{Words, direction};
+use crate::flow::model::Direction;
 use crate::learn::run::{GoodRun, SeenConnection, SeenListener};
 use crate::process::info::{ExitStatus, ProcessInfo};
 use crate::rules::model::Rule;
@@ -148,36 +149,31 @@ impl Report {
 impl Unexpected {
     /// What it is about, in a line: who, and which connection or listener.
     pub fn what(&self) -> String {
-        let mut line = Words::default();
-        if let Some(process) = self.alert.subject.process() {
-            who(process, &mut line);
-        }
-        match &self.alert.subject {
-            Subject::Connection(conn) => {
-                line.text(" ");
-                line.text(direction(Some(conn.direction)));
-                line.text(" ");
-                line.end(conn.local);
-                line.text(if conn.direction == crate::flow::model::Direction::In { " <- " } else { " -> " });
-                line.end(conn.remote);
-            }
-            Subject::Listener(listener) => {
-                line.text(" listens on ");
-                line.end(listener.local);
-            }
-            Subject::Process(_) | Subject::Absence => {}
-        }
-        text_of(&line)
+        self.line(true)
     }
 
     /// As [`Self::what`], without what differs from run to run: process ids, and ports that the kernel chose for a connection.
     pub fn summary(&self) -> String {
+        self.line(false)
+    }
+
+    fn line(&self, of_this_run: bool) -> String {
         let mut line = Words::default();
-        if let Some(process) = self.alert.subject.process() {
-            line.word(process.exe.as_deref().unwrap_or(&process.comm));
+        match self.alert.subject.process() {
+            Some(process) if of_this_run => who(process, &mut line),
+            Some(process) => line.word(process.exe.as_deref().unwrap_or(&process.comm)),
+            None => {}
         }
         match &self.alert.subject {
-            Subject::Connection(conn) if conn.direction == crate::flow::model::Direction::In => {
+            Subject::Connection(conn) if of_this_run => {
+                line.text(" ");
+                line.text(direction(Some(conn.direction)));
+                line.text(" ");
+                line.end(conn.local);
+                line.text(if conn.direction == Direction::In { " <- " } else { " -> " });
+                line.end(conn.remote);
+            }
+            Subject::Connection(conn) if conn.direction == Direction::In => {
                 line.text(" accepted at port ");
                 line.number(conn.local.port());
                 line.text(" from ");

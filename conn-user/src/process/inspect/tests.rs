@@ -80,6 +80,7 @@ fn who_may_write_a_program_is_asked_when_it_starts() {
     let own = me().exe.clone().expect("a path");
     assert!(with(33, &own));
     assert!(!with(UID_MIN, &own), "a person's");
+    assert!(!with(0, &own), "it may become another user, who may write it");
     assert!(!with(33, b"/usr/bin/true"), "of a package");
     assert_eq!(inspector.stats().hashed, 0);
 }
