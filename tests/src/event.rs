@@ -118,6 +118,8 @@ pub struct Alert {
 pub struct Coverage {
     /// `all`, or what not.
     pub seen: String,
+    /// `except`: how many records were lost.
+    pub lost: u64,
 }
 
 /// Bounds of an age.

@@ -12,7 +12,7 @@ use conn_tests::event::Event;
 const MARKER: &[u8] = b"trace_call_bpf_faultable";
 
 /// Returns whether this kernel preempts programs, by the names in its BTF. Without BTF no agent runs.
-pub(crate) fn is_possible() -> bool {
+fn is_possible() -> bool {
     static POSSIBLE: OnceLock<bool> = OnceLock::new();
     *POSSIBLE.get_or_init(|| {
         let btf = std::fs::read("/sys/kernel/btf/vmlinux").unwrap_or_default();
