@@ -7,23 +7,18 @@ use std::os::fd::AsRawFd as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use conn_tests::against_ss;
 use conn_tests::kernel_sockets::Witness;
 use conn_tests::skip::skip;
+use namespace::alone;
 use serde_json::Value;
 use states::wait_for_state;
 
+mod namespace;
 mod states;
 
 const CONN: &str = env!("CARGO_BIN_EXE_conn");
-
-/// One test at a time: between fork and exec the children of one hold the sockets of all.
-fn alone() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 fn conn(words: &[&str]) -> Output {
     Command::new(CONN).args(words).output().expect("conn runs")

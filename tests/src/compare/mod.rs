@@ -61,7 +61,8 @@ impl Truth {
                 ports.entry((f.sock.netns, port)).or_default().insert(ip);
             }
         }
-        Concern { pids: self.processes.iter().map(|p| p.pid).collect(), ports }
+        let namespaces = self.facts.iter().map(|f| f.sock.netns).collect();
+        Concern { pids: self.processes.iter().map(|p| p.pid).collect(), ports, namespaces }
     }
 }
 
@@ -71,11 +72,19 @@ pub struct Concern {
     pids: HashSet<u32>,
     /// The addresses of its ports, by network namespace and port.
     ports: HashMap<(u64, u16), HashSet<IpAddr>>,
+    /// The network namespaces that it knows of.
+    namespaces: HashSet<u64>,
 }
 
 impl Concern {
     /// Whether an event is about this workload: one of its processes, or one of its ports on a loopback address.
+    ///
+    /// A module of the kernel that a workload loads listens in every network namespace, in the workload's name: also in those
+    /// that the workload does not know, such as an earlier one's that the kernel still takes down (`cleanup_net`).
     pub fn has(&self, event: &Event) -> bool {
+        if event.kernel_socket && !event.netns.is_some_and(|netns| self.namespaces.contains(&netns)) {
+            return false;
+        }
         let closer = event.closer.as_ref().and_then(|c| c.process.as_ref());
         if [event.process.as_ref(), closer].into_iter().flatten().any(|p| self.pids.contains(&p.pid)) {
             return true;

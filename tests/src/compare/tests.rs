@@ -179,6 +179,20 @@ fn strangers_do_not_matter() {
 }
 
 #[test]
+fn a_module_that_listens_in_unknown_namespaces_does_not_matter() {
+    let (truth, mut events) = perfect();
+    let mut listener = events.iter().find(|e| e.kind == "listen").expect("one listens").clone();
+    listener.kernel_socket = true;
+    listener.seq = u64::MAX;
+    listener.netns = Some(5);
+    events.push(listener.clone());
+    assert_eq!(compare(&truth, &events, Backend::Fentry), []);
+    listener.netns = Some(4);
+    *events.last_mut().expect("it was pushed") = listener;
+    assert!(matches!(compare(&truth, &events, Backend::Fentry)[..], [Problem::Invented(_)]));
+}
+
+#[test]
 fn a_wrong_owner_is_found() {
     let owner = |e: &mut Event, pid| e.process.as_mut().unwrap().pid = pid;
     wrong("connect", "owner pid", |e| owner(e, SERVER));

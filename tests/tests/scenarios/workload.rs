@@ -1,9 +1,10 @@
 //! Runs the workload and reads what it did.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use conn_tests::truth::Line;
@@ -15,6 +16,8 @@ pub(crate) struct Workload {
     child: Child,
     stdin: Option<ChildStdin>,
     lines: Receiver<String>,
+    /// What it and its children say on standard error.
+    errors: Receiver<String>,
     reported: Vec<Line>,
     deadline: Instant,
 }
@@ -26,22 +29,17 @@ impl Workload {
             .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
             .spawn()
             .with_context(|| format!("start {}", program.display()))?;
         let stdin = child.stdin.take();
-        let stdout = child.stdout.take().context("no stdout")?;
-        let (sender, lines) = channel();
-        std::thread::spawn(move || {
-            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                if sender.send(line).is_err() {
-                    break;
-                }
-            }
-        });
+        let lines = lines_of(child.stdout.take().context("no stdout")?);
+        let errors = lines_of(child.stderr.take().context("no stderr")?);
         Ok(Self {
             child,
             stdin,
             lines,
+            errors,
             reported: Vec::new(),
             deadline: Instant::now() + settings::seconds(300),
         })
@@ -97,9 +95,27 @@ impl Workload {
         self.stdin = None;
         while self.next()?.is_some() {}
         let status = self.child.wait().context("wait for the workload")?;
-        ensure!(status.success(), "the workload failed: {status}");
+        // What failed has said why, though it may not have been read yet.
+        let more = || self.errors.recv_timeout(Duration::from_secs(1)).ok();
+        ensure!(
+            status.success(),
+            "the workload failed: {status}\n{}",
+            std::iter::from_fn(more).collect::<Vec<_>>().join("\n")
+        );
         Ok(std::mem::take(&mut self.reported))
     }
+}
+
+fn lines_of(from: impl Read + Send + 'static) -> Receiver<String> {
+    let (sender, lines) = channel();
+    thread::spawn(move || {
+        for line in BufReader::new(from).lines().map_while(Result::ok) {
+            if sender.send(line).is_err() {
+                break;
+            }
+        }
+    });
+    lines
 }
 
 impl Drop for Workload {

@@ -4,6 +4,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use conn_tests::truth::{Dir, End, Ending, Fact, Kind, Line, SockFact, Via};
@@ -17,6 +18,20 @@ pub(crate) const V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 pub(crate) const PATIENCE_MS: i32 = 30_000;
 /// The latest time of what a process cannot see any more.
 const LATEST: u64 = u64::MAX / 2;
+
+/// include/net/tcp_states.h
+const TCP_CLOSE: u8 = 7;
+
+/// Waits until the kernel has done something that no call waits for. What was sent need not have arrived yet, not even over
+/// loopback: on a busy machine ksoftirqd takes it in later (`invoke_softirq`, kernel/softirq.c).
+fn wait_until(what: &str, mut is_done: impl FnMut() -> io::Result<bool>) -> Result<()> {
+    let until = Instant::now() + Duration::from_millis(PATIENCE_MS.unsigned_abs().into());
+    while !is_done().context("ask for the state of a socket")? {
+        ensure!(Instant::now() < until, "waited too long for {what}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
+}
 
 /// Who does something; the default is the calling thread.
 #[derive(Clone, Copy, Default)]
@@ -205,6 +220,11 @@ impl Listener {
         Conn::accepted(fd, By::Me, from, Via::Syscall, self.sock.mptcp)
     }
 
+    /// Waits until so many connections can be accepted.
+    pub(crate) fn wait_for_queue(&self, length: u32) -> Result<()> {
+        wait_until("a full accept queue", || Ok(sys::tcp_info(&self.fd)?.unacked >= length))
+    }
+
     /// Closes it: this thread ends the listener.
     pub(crate) fn close(self) -> Result<()> {
         let from = boot_ns();
@@ -297,6 +317,11 @@ impl Conn {
         let n = sys::recv(&self.fd, &mut [0]).context("recv")?;
         ensure!(n == 0, "data where the end was due");
         Ok(())
+    }
+
+    /// Waits until the network has ended it, though its descriptor is open.
+    pub(crate) fn wait_until_over(&self) -> Result<()> {
+        wait_until("the end of a connection", || Ok(sys::tcp_info(&self.fd)?.state == TCP_CLOSE))
     }
 
     /// Wants the peer's FIN, and closes then.

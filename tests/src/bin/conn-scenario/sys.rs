@@ -260,6 +260,26 @@ pub(crate) fn socket_error(fd: &OwnedFd) -> io::Result<i32> {
     Ok(value)
 }
 
+/// What the kernel says of a TCP socket (`struct tcp_info`, include/uapi/linux/tcp.h; `tcp_get_info`, net/ipv4/tcp.c).
+#[derive(Clone, Copy)]
+pub(crate) struct TcpInfo {
+    /// `tcpi_state`: a `TCP_*` number (include/net/tcp_states.h).
+    pub(crate) state: u8,
+    /// `tcpi_unacked`: of a listener how many connections wait to be accepted.
+    pub(crate) unacked: u32,
+}
+
+pub(crate) fn tcp_info(fd: &OwnedFd) -> io::Result<TcpInfo> {
+    const UNACKED: usize = 24;
+    let mut info = [0_u8; UNACKED + 4];
+    let mut len = info.len() as socklen_t;
+    let out = info.as_mut_ptr().cast::<c_void>();
+    // SAFETY: `out` has room for `len` bytes.
+    check(unsafe { libc::getsockopt(fd.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, out, &raw mut len) })?;
+    let unacked = [info[UNACKED], info[UNACKED + 1], info[UNACKED + 2], info[UNACKED + 3]];
+    Ok(TcpInfo { state: info[0], unacked: u32::from_ne_bytes(unacked) })
+}
+
 pub(crate) fn linger_zero(fd: &OwnedFd) -> io::Result<()> {
     set_option(fd, libc::SOL_SOCKET, libc::SO_LINGER, &libc::linger { l_onoff: 1, l_linger: 0 })
 }

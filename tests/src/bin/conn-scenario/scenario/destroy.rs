@@ -93,6 +93,7 @@ pub(super) fn queued() -> Result<()> {
     let listener = Listener::new(V4)?;
     let client = Conn::connect(to(&listener))?;
     let sock = other_end(&client.sock, false)?;
+    listener.wait_for_queue(1)?;
     let from = boot_ns();
     let child = fork(|pipe| {
         let destroyed = boot_ns();
@@ -140,6 +141,7 @@ fn listener_on(ip: IpAddr) -> Result<()> {
     let listener = Listener::new(ip)?;
     let from = boot_ns();
     let client = Conn::connect(to(&listener))?;
+    listener.wait_for_queue(1)?;
     fork(|_| {
         let destroyed = boot_ns();
         diag::destroy(&listener.sock)?;

@@ -1,9 +1,11 @@
 //! Connections that end without a proper goodbye.
 
+use std::os::fd::AsRawFd as _;
+
 use anyhow::Result;
 use conn_tests::truth::End;
 
-use crate::conn::{By, Conn, V4};
+use crate::conn::{By, Conn, PATIENCE_MS, V4};
 use crate::process::{Pipe, two};
 use crate::sys;
 
@@ -31,8 +33,8 @@ pub(super) fn unread() -> Result<()> {
         conn.recv_reset(libc::ECONNRESET)
     };
     let client = |mut conn: Conn, pipe: &Pipe| {
-        // The server has sent; over loopback that means that it has arrived.
         pipe.meet()?;
+        sys::poll(&[conn.fd.as_raw_fd()], libc::POLLIN, PATIENCE_MS)?;
         conn.received = 21;
         conn.close(End::LocalReset)
     };
@@ -61,6 +63,7 @@ pub(super) fn reset_after_fin() -> Result<()> {
         conn.recv_end()?;
         pipe.meet()?;
         pipe.meet()?;
+        conn.wait_until_over()?;
         let error = sys::socket_error(&conn.fd)?;
         anyhow::ensure!(error == libc::EPIPE, "errno {error} after FIN and RST");
         conn.ended(End::PeerReset, libc::EPIPE, By::Nobody, conn.since)

@@ -99,6 +99,7 @@ impl Full {
     pub(super) fn new() -> Result<Self> {
         let listener = Listener::with(V4, 0, 0, |_| Ok(()))?;
         let filler = Conn::connect(listener_addr(&listener))?;
+        listener.wait_for_queue(1)?;
         Ok(Self { listener, filler })
     }
 

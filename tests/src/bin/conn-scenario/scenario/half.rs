@@ -23,6 +23,7 @@ fn shut_and_linger(mut conn: Conn, pipe: &Pipe, how: i32) -> Result<()> {
     sys::shutdown(&conn.fd, how)?;
     pipe.meet()?;
     // Both FINs are done: this end is over, though its descriptor is open.
+    conn.wait_until_over()?;
     conn.ended(End::LocalFin, 0, By::Nobody, from)?;
     let _ = conn.close_silently();
     Ok(())
@@ -44,6 +45,7 @@ pub(super) fn half_closed_passive() -> Result<()> {
         let from = boot_ns();
         sys::shutdown(&conn.fd, libc::SHUT_WR)?;
         pipe.meet()?;
+        conn.wait_until_over()?;
         conn.ended(End::PeerFin, 0, By::Nobody, from)?;
         let _ = conn.close_silently();
         Ok(())
@@ -55,6 +57,7 @@ pub(super) fn half_closed_passive() -> Result<()> {
         conn.recv(8)?;
         conn.recv_end()?;
         pipe.meet()?;
+        conn.wait_until_over()?;
         conn.ended(End::LocalFin, 0, By::Nobody, from)?;
         let _ = conn.close_silently();
         Ok(())
@@ -93,6 +96,7 @@ pub(super) fn shut_rdwr_reset() -> Result<()> {
         let from = boot_ns();
         sys::shutdown(&conn.fd, libc::SHUT_RDWR)?;
         pipe.meet()?;
+        conn.wait_until_over()?;
         conn.ended(End::PeerReset, libc::ECONNRESET, By::Nobody, from)?;
         let _ = conn.close_silently();
         Ok(())

@@ -1,5 +1,5 @@
-//! Sockets of the kernel itself: RDS over TCP (net/rds/tcp_listen.c) listens from the load of its module until the unload,
-//! and a worker thread accepts.
+//! Sockets of the kernel itself: RDS over TCP (net/rds/tcp_listen.c) listens from the load of its module until the unload in each
+//! network namespace, and a worker thread accepts.
 
 use std::ffi::CStr;
 use std::io::BufRead;
@@ -12,7 +12,9 @@ use conn_tests::module;
 use conn_tests::truth::{Dir, End, Fact, Kind, Line, SockFact};
 
 use crate::conn::{By, Conn, PATIENCE_MS, V4, fact, other_end, sock_fact};
-use crate::facts::emit;
+use crate::facts::{emit, netns};
+use crate::netdev;
+use crate::process::fork;
 use crate::sys::{self, boot_ns};
 
 /// `RDS_TCP_PORT` (net/rds/tcp.h).
@@ -34,7 +36,7 @@ pub(super) fn lacks() -> Option<String> {
     Some(format!("no module {missing} in {FOLDER}"))
 }
 
-/// Loads them: the initialization of the last one makes the listener, in the task that loads it.
+/// Loads them: the initialization of the last one makes a listener in each network namespace, in the task that loads it.
 fn load() -> Result<SockFact> {
     for (name, _) in MODULES {
         let path = file(name).context("the module is gone")?;
@@ -44,19 +46,28 @@ fn load() -> Result<SockFact> {
     Ok(SockFact { kernel: true, ..sock_fact(any, None, false)? })
 }
 
-/// Unloads them, which ends the listener.
-fn unload(listener: &SockFact) -> Result<Fact> {
+/// Unloads them, which ends the listeners. Returns when it began.
+fn unload() -> Result<u64> {
     let from = boot_ns();
     for (name, module) in MODULES.iter().rev() {
         module::unload(module).with_context(|| format!("unload {name}"))?;
     }
-    Ok(fact(Kind::Unlisten, None, listener, By::Me, from))
+    Ok(from)
 }
 
 pub(super) fn run() -> Result<()> {
+    let other = fork(|pipe| {
+        netdev::own_netns()?;
+        pipe.emit(netns()?)?;
+        pipe.hear().map(drop)
+    })?;
+    let other_netns = other.pipe.hear()?;
     let from = boot_ns();
     let listener = load()?;
-    emit(&Line::Fact(fact(Kind::Listen, None, &listener, By::Me, from)))?;
+    let listeners = [SockFact { netns: other_netns, ..listener.clone() }, listener];
+    for listener in &listeners {
+        emit(&Line::Fact(fact(Kind::Listen, None, listener, By::Me, from)))?;
+    }
 
     let from = boot_ns();
     let client = Conn::connect((V4, PORT).into())?;
@@ -70,7 +81,12 @@ pub(super) fn run() -> Result<()> {
     emit(&Line::Fact(Fact { end: Some(End::LocalFin), bytes_in: Some(0), bytes_out: Some(0), ..end }))?;
     client.close(End::PeerFin)?;
 
-    emit(&Line::Fact(unload(&listener)?))
+    let from = unload()?;
+    for listener in &listeners {
+        emit(&Line::Fact(fact(Kind::Unlisten, None, listener, By::Me, from)))?;
+    }
+    other.pipe.emit(0)?;
+    other.join()
 }
 
 /// A listener that was there before the agent. Nobody holds it, so nothing reports its age.
@@ -78,5 +94,6 @@ pub(super) fn preexisting() -> Result<()> {
     let listener = load()?;
     emit(&Line::Ready)?;
     std::io::stdin().lock().read_line(&mut String::new()).context("wait for the word to go on")?;
-    emit(&Line::Fact(Fact { early: true, ..unload(&listener)? }))
+    let from = unload()?;
+    emit(&Line::Fact(Fact { early: true, ..fact(Kind::Unlisten, None, &listener, By::Me, from) }))
 }

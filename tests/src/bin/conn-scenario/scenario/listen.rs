@@ -59,12 +59,13 @@ pub(super) fn reuseport() -> Result<()> {
     })
 }
 
-/// A process that listens, accepts nothing, and closes its listener when it is reported to.
+/// A process that listens, accepts nothing, and closes its listener when it hears how many connections are to be queued by then,
+/// and they are.
 fn fork_idle(listen: impl FnOnce() -> Result<Listener>) -> Result<Child> {
     fork(|pipe| {
         let listener = listen()?;
         pipe.emit(u64::from(listener.port()))?;
-        pipe.hear()?;
+        listener.wait_for_queue(u32::try_from(pipe.hear()?).context("a number of connections")?)?;
         listener.close()?;
         pipe.emit(0)
     })
@@ -82,7 +83,7 @@ pub(super) fn queued() -> Result<()> {
     let queued: Vec<_> =
         [&idle, &talker, &gone].iter().map(|c| other_end(&c.sock, false)).collect::<Result<_>>()?;
     gone.close(End::LocalFin)?;
-    server.pipe.emit(0)?;
+    server.pipe.emit(3)?;
     server.pipe.hear()?;
     idle.recv_reset(libc::ECONNRESET)?;
     talker.recv_reset(libc::ECONNRESET)?;

@@ -1,10 +1,13 @@
 //! What violations are made of.
 
+use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{self as unix, UnixDatagram};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use conn_tests::truth::{AlertFact, End, Line, Phase};
 
 use crate::conn::{Conn, Listener, bind_quiet};
@@ -134,10 +137,43 @@ pub(super) fn bound(at: SocketAddr, share: bool) -> Result<OwnedFd> {
     Ok(fd)
 }
 
-/// A port that nobody has at the moment.
-pub(super) fn free_port() -> Result<u16> {
+/// A port that nobody has, and that no other workload of this network namespace takes while the value lives, though nothing is
+/// bound to it in between: for servers that end and come back.
+pub(super) struct ReservedPort {
+    pub(super) number: u16,
+    /// Abstract names belong to the network namespace, as ports do.
+    _name: UnixDatagram,
+}
+
+impl ReservedPort {
+    /// Below those that [`bind_quiet`] and the kernel choose from, and above that of RDS.
+    const FROM: u16 = 17_000;
+    const COUNT: u16 = 3_000;
+
+    pub(super) fn new() -> Result<Self> {
+        let first = u16::try_from(me() % u32::from(Self::COUNT)).context("a port")?;
+        for step in 0..Self::COUNT {
+            let number = Self::FROM + (first + step) % Self::COUNT;
+            let name = unix::SocketAddr::from_abstract_name(format!("conn-scenario-port-{number}"));
+            match UnixDatagram::bind_addr(&name.context("a name")?) {
+                Ok(name) if is_free(number)? => return Ok(Self { number, _name: name }),
+                Ok(_) => {}
+                Err(e) if e.kind() == ErrorKind::AddrInUse => {}
+                Err(e) => return Err(e).context("reserve a port"),
+            }
+        }
+        bail!("no free port from {}", Self::FROM)
+    }
+}
+
+/// Whether nobody is bound to a port at any address.
+fn is_free(port: u16) -> Result<bool> {
     let fd = sys::socket(false, false, 0)?;
-    bind_quiet(&fd, ANY)
+    match sys::bind(&fd, SocketAddr::new(ANY, port)) {
+        Ok(()) => Ok(true),
+        Err(e) if e.kind() == ErrorKind::AddrInUse => Ok(false),
+        Err(e) => Err(e).context("bind"),
+    }
 }
 
 pub(super) fn pause(milliseconds: u64) {

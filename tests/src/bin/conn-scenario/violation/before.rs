@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 use conn_tests::truth::{End, Line, Phase};
 
 use super::Violation;
-use super::act::{ANY, due, free_port, inner, me, outer, pause, reported};
+use super::act::{ANY, ReservedPort, due, inner, me, outer, pause, reported};
 use super::actor::{Acting, itself};
 use crate::conn::{Conn, Listener};
 use crate::facts::emit;
@@ -65,7 +65,8 @@ fn before() -> Result<()> {
     let far = Listener::new(ANY)?;
     let first = Conn::connect(SocketAddr::new(inner(6), far.port()))?;
     let accepted = far.accept()?;
-    let at = SocketAddr::new(inner(5), free_port()?);
+    let port = ReservedPort::new()?;
+    let at = SocketAddr::new(inner(5), port.number);
     let server = expected(at)?;
     emit(&Line::Ready)?;
     let from = boot_ns();

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use conn_tests::truth::{End, Phase, Via};
 
 use super::Violation;
-use super::act::{ANY, bound, connect_from, free_port, inner, me, outer, pause, reported};
+use super::act::{ANY, ReservedPort, bound, connect_from, inner, me, outer, pause, reported};
 use super::actor::{Acting, Copy, itself};
 use crate::conn::{Listener, V4};
 use crate::process::fork;
@@ -46,7 +46,8 @@ match = 'arg:v-takeover'
 throttle = "0s"
 "#,
     run: || {
-        let at = SocketAddr::new(V4, free_port()?);
+        let port = ReservedPort::new()?;
+        let at = SocketAddr::new(V4, port.number);
         for _ in 0..2 {
             Acting::start(&itself()?, "listen", at, "v-takeover")?.end()?;
         }
@@ -73,7 +74,8 @@ match = 'arg:v-join'
 throttle = "0s"
 "#,
     run: || {
-        let at = SocketAddr::new(V4, free_port()?);
+        let port = ReservedPort::new()?;
+        let at = SocketAddr::new(V4, port.number);
         let members = [
             Acting::start(&itself()?, "share", at, "v-join")?,
             Acting::start(&itself()?, "share", at, "v-join")?,
@@ -103,8 +105,9 @@ throttle = "0s"
 "#,
     run: || {
         sys::set_name(c"v-widened")?;
-        let port = free_port()?;
-        let listen = |ip| Listener::start(bound(SocketAddr::new(ip, port), false)?, 8, Via::Syscall, false);
+        let port = ReservedPort::new()?;
+        let listen =
+            |ip| Listener::start(bound(SocketAddr::new(ip, port.number), false)?, 8, Via::Syscall, false);
         for _ in 0..2 {
             listen(V4)?.close()?;
             // A service that listens at several addresses takes a moment to do so: that is not judged.
