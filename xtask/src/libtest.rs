@@ -73,7 +73,7 @@ impl fmt::Display for Counts {
 pub(crate) struct Failure {
     /// The test's name, or what else failed.
     pub(crate) test: String,
-    /// Why, in one line.
+    /// Why, in one line: what it printed, as far as a table can show it.
     pub(crate) message: String,
 }
 
@@ -120,19 +120,25 @@ fn line_name(line: &str) -> &str {
     line.rsplit_once(" ... ").map_or(line, |(name, _)| name).trim()
 }
 
-/// The first line of what a failed test printed that says why: of its panic, else of anything.
+/// Characters of a failed test's output in the table.
+const MESSAGE: usize = 1_000;
+
+/// What a failed test printed that says why, in one line: from its panic on, else all.
 fn message(text: &str, test: &str) -> Option<String> {
     let start = [format!("---- {test} stdout ----"), format!("---- {test} ----")]
         .iter()
         .find_map(|head| text.lines().position(|line| line == head))?;
-    let section =
-        text.lines().skip(start + 1).take_while(|line| !line.starts_with("---- ") && *line != "failures:");
-    let lines: Vec<&str> = section.map(str::trim).filter(|line| !line.is_empty()).collect();
+    let ends =
+        |line: &str| line.starts_with("---- ") || line == "failures:" || line.starts_with("test result: ");
+    let section = text.lines().skip(start + 1).take_while(|line| !ends(line));
+    let mut lines: Vec<&str> = section.map(str::trim).filter(|line| !line.is_empty()).collect();
     let panic = lines.iter().position(|line| line.starts_with("thread '") && line.contains(" panicked at "));
-    let Some(at) = panic else { return lines.first().map(|line| (*line).to_owned()) };
-    let place = lines[at].rsplit_once(" panicked at ").map_or(lines[at], |(_, place)| place);
-    let why = lines.get(at + 1).copied().unwrap_or_default();
-    Some(format!("{place} {why}").trim_end().to_owned())
+    if let Some(at) = panic {
+        lines.drain(..at);
+        lines[0] = lines[0].rsplit_once(" panicked at ").map_or(lines[0], |(_, place)| place);
+    }
+    lines.retain(|line| !line.starts_with("note: run with `RUST_BACKTRACE"));
+    Some(lines.join(" ").chars().take(MESSAGE).collect())
 }
 
 /// What a failed run printed, without the list of tests that passed: from the summary of failures on when there is one,
@@ -192,7 +198,7 @@ test result: FAILED. 1 passed; 2 failed; 1 ignored; 0 measured; 3 filtered out; 
         assert_eq!(output.counts, Some(Counts { passed: 1, failed: 2, ignored: 1, filtered: 3 }));
         assert_eq!(output.ignored, ["of_cgroup, only in a cgroup"]);
         let failed: Vec<_> = output.failures.iter().map(|f| (f.test.as_str(), f.message.as_str())).collect();
-        let place = "conn-user/tests/snapshot.rs:384:5: assertion `left == right` failed";
+        let place = "conn-user/tests/snapshot.rs:384:5: assertion `left == right` failed left: None";
         assert_eq!(failed, [("mptcp", place), ("slow", "Error: \"too slow\"")]);
     }
 
@@ -206,8 +212,10 @@ test result: FAILED. 1 passed; 2 failed; 1 ignored; 0 measured; 3 filtered out; 
         );
         assert_eq!(output.counts.map(|counts| counts.failed), Some(1));
         assert_eq!(output.ignored, ["[not on this kernel: no io_uring] scenario::io-uring"]);
-        let failure =
-            Failure { test: "scenario::ipv4".to_owned(), message: "backend fentry: 1 problems".to_owned() };
+        let failure = Failure {
+            test: "scenario::ipv4".to_owned(),
+            message: "backend fentry: 1 problems missing".to_owned(),
+        };
         assert_eq!(output.failures, [failure]);
     }
 
