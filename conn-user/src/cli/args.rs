@@ -81,7 +81,13 @@ impl From<Exit> for ExitCode {
 
 /// Traces TCP connections and their processes with eBPF, and raises alerts on anomalies.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "conn", version, after_long_help = EXIT_CODES, max_term_width = 110)]
+#[command(
+    name = "conn",
+    version,
+    after_long_help = EXIT_CODES,
+    max_term_width = 110,
+    disable_help_subcommand = true
+)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -115,6 +121,8 @@ pub enum Command {
     Explain(ExplainArgs),
     /// Print the JSON Schema of `conn tail --json`, `conn list --json` or `conn run --json`
     Schema(SchemaArgs),
+    /// Print the help of a command, or of a topic: filter, rules
+    Help(HelpArgs),
     /// Open and read files for another conn, which starts this itself
     #[command(name = files::SUBCOMMAND, hide = true)]
     FileWorkers,
@@ -141,6 +149,12 @@ pub struct TailArgs {
     /// Show every kind of event, exec and exit too
     #[arg(long, conflicts_with = "kinds")]
     pub all: bool,
+
+    /// Show one line a connection, when it ends: who, to where, how long, how much; and listeners and alerts
+    ///
+    /// What is still open does not show: `conn list` has it.
+    #[arg(long, conflicts_with_all = ["kinds", "all", "alerts", "record"])]
+    pub summary: bool,
 
     /// End after this many events; gaps (lost records) count only where they are asked for
     #[arg(long, value_name = "N")]
@@ -197,7 +211,7 @@ pub struct TailArgs {
     #[arg(long, conflicts_with_all = ["kinds", "alerts", "filter"])]
     pub record: bool,
 
-    /// Show only what matches these terms, e.g. port:443 proc:nginx -dst:10.0.0.0/8 (see docs/filter.md)
+    /// Show only what matches these terms, e.g. port:443 proc:nginx -dst:10.0.0.0/8 (see `conn help filter`)
     ///
     /// All terms must match, a comma is OR, a leading - negates.
     #[arg(value_name = "FILTER")]
@@ -224,6 +238,14 @@ pub struct DoctorArgs {
     /// List the hooks of the chosen backend too
     #[arg(long, short)]
     pub verbose: bool,
+}
+
+/// Arguments of `conn help`.
+#[derive(Clone, Debug, Args)]
+pub struct HelpArgs {
+    /// Print the help of this command, or filter or rules
+    #[arg(value_name = "COMMAND|TOPIC")]
+    pub of: Option<String>,
 }
 
 /// When to use colour.
@@ -352,6 +374,12 @@ impl KindSet {
         self.0 & 1 << kind as u32 != 0
     }
 
+    /// What is left of a connection when each has one line.
+    pub const SUMMARY: Self = Self::DEFAULT
+        .without(EventKind::Connect)
+        .without(EventKind::Established)
+        .without(EventKind::Accept);
+
     const fn without(self, kind: EventKind) -> Self {
         Self(self.0 & !(1 << kind as u32))
     }
@@ -413,6 +441,8 @@ impl TailArgs {
             [EventKind::Alert].into_iter().collect()
         } else if self.all || self.record {
             KindSet::of_stream(self.record)
+        } else if self.summary {
+            KindSet::SUMMARY
         } else if self.kinds.is_empty() {
             let asked = [EventKind::Exec, EventKind::Exit].into_iter().filter(|kind| filter.asks_for(*kind));
             asked.fold(KindSet::DEFAULT, KindSet::with)

@@ -8,6 +8,7 @@ pub mod diff;
 pub mod doctor;
 pub mod explain;
 mod heap;
+mod help;
 pub mod learn;
 mod lines;
 pub mod list;
@@ -66,6 +67,7 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Learn(args) => learn::run(&args),
         Command::Replay(args) => replay::run(&args),
         Command::Explain(args) => explain::run(&args),
+        Command::Help(args) => help::run(&args),
         Command::Schema(args) => print(match args.of {
             SchemaOf::Events => crate::event::schema::SCHEMA.as_bytes(),
             SchemaOf::List => crate::listing::schema::SCHEMA.as_bytes(),

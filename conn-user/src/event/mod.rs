@@ -13,6 +13,7 @@ pub mod model;
 pub mod names;
 pub mod read;
 pub mod schema;
+mod services;
 pub mod text;
 pub mod time;
 pub(crate) mod words;

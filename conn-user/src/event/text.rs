@@ -1,10 +1,10 @@
-//! An event as one line for people.
+//! An event as a line for people, an alert as a short line and its details below.
 //!
-//! `time  KIND  dir  process[pid]  uid  local -> remote  details`, in columns that stay put; what comes from other
-//! programs is escaped ([`super::escape`]). User ids stay numbers: those of a directory service and of containers have
-//! no names here.
+//! `time  KIND  dir  process[pid]  user  local -> remote  details`, in columns that stay put, as far as the terminal has room
+//! ([`layout`]); what comes from other programs is escaped ([`super::escape`]).
 
 mod alert;
+mod layout;
 mod line;
 #[cfg(test)]
 mod tests;
@@ -13,6 +13,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use jiff::tz::TimeZone;
+
+use layout::Layout;
 
 use super::alert::{Alert, Covered};
 use super::degraded::Degraded;
@@ -37,8 +39,8 @@ const END_COLUMNS: usize = 21;
 pub struct TextOptions {
     /// Use colour.
     pub color: bool,
-    /// Columns of the terminal: an `exec` line, whose arguments can fill a screen, is cut there; every other line is
-    /// whole, for its end matters most. `None` (no terminal): nothing is cut.
+    /// Columns of the terminal. A line that is longer goes on below it; one of an `exec`, whose arguments can fill a screen,
+    /// is cut. `None` (no terminal): every event is one line with all columns, an alert also its details.
     pub width: Option<usize>,
     /// The network namespace that needs no mention: the agent's own.
     pub netns: Option<NetNs>,
@@ -67,7 +69,7 @@ impl TextFormatter {
         Self { options, time, line: Words::default(), headless: false, day: None }
     }
 
-    /// Likewise, without the time and the kind that lines begin with: for a log that has both.
+    /// One line an event, without the time and the kind: for a log, which has both.
     pub fn headless(options: TextOptions) -> Self {
         Self { headless: true, ..Self::new(options) }
     }
@@ -77,19 +79,17 @@ impl TextFormatter {
         self.options.width = width;
     }
 
-    /// Appends the event as one line, with its newline; before it, where that is due, one with the date.
+    /// Appends the event with its newline; before it, where that is due, a line with the date.
     pub fn format(&mut self, event: &Event, out: &mut Vec<u8>) {
         self.date(event, out);
         self.line.clear();
         match &event.body {
+            EventBody::Alert(alert) if !self.headless => return self.alert_block(event, alert, out),
+            EventBody::Alert(alert) => self.alert_line(event, alert),
             EventBody::Gap(gap) => self.gap(event, gap),
-            EventBody::Alert(alert) => {
-                self.head(event);
-                self.alert(event, alert);
-            }
             EventBody::Facts(facts) => {
                 self.head(event);
-                self.line.process_head(None, Some(&facts.process));
+                self.who(None, Some(&facts.process));
             }
             EventBody::Sample(_) => {
                 self.head(event);
@@ -117,12 +117,12 @@ impl TextFormatter {
             }
             EventBody::Exec(exec) => {
                 self.head(event);
-                self.line.process_head(None, Some(&exec.process));
+                self.who(None, Some(&exec.process));
                 self.line.exec(&exec.process);
             }
             EventBody::Exit(exit, status) => {
                 self.head(event);
-                self.line.process_head(None, Some(&exit.process));
+                self.who(None, Some(&exit.process));
                 let (text, number) = match status {
                     ExitStatus::Code(code) => ("exit code ", *code),
                     ExitStatus::Signal(signal) => ("killed by signal ", *signal),
@@ -131,12 +131,11 @@ impl TextFormatter {
                 self.line.number(number);
             }
         }
-        let width = self.options.width.filter(|_| event.body.kind() == EventKind::Exec);
-        let color = match &event.body {
-            EventBody::Alert(alert) => Some(alert::color(alert)),
-            body => color(body.kind()),
-        };
-        self.line.finish(width, color.filter(|_| self.options.color), out);
+        let color = color(event.body.kind()).filter(|_| self.options.color);
+        match (&event.body, self.options.width) {
+            (EventBody::Exec(_), Some(width)) => self.line.finish_cut(width, color, out),
+            (_, width) => self.line.finish(width, color, out),
+        }
     }
 
     fn date(&mut self, event: &Event, out: &mut Vec<u8>) {
@@ -150,28 +149,67 @@ impl TextFormatter {
         self.day = Some(day);
     }
 
-    fn alert(&mut self, event: &Event, alert: &Alert) {
-        let since = match alert.covered {
-            Covered::Since(since) => {
-                let mut text = Vec::new();
-                self.time.write_beside(event.wall, wall_of(event, since), 3, &mut text);
-                text
-            }
-            _ => Vec::new(),
-        };
+    fn alert_line(&mut self, event: &Event, alert: &Alert) {
+        let since = self.covered_since(event, alert);
         self.line.alert(alert, event.boot, &since);
+    }
+
+    /// A line that says what happened to whom, and below it what a responder needs to judge it.
+    fn alert_block(&mut self, event: &Event, alert: &Alert, out: &mut Vec<u8>) {
+        self.head(event);
+        self.line.alert_head(alert);
+        let color = Some(alert::color(alert)).filter(|_| self.options.color);
+        self.line.finish(self.options.width, color, out);
+        let since = self.covered_since(event, alert);
+        for detail in alert::details(alert.phase) {
+            self.line.clear();
+            self.line.text(detail.label());
+            let label = self.line.bytes.len();
+            self.line.alert_detail(*detail, alert, event.boot, &since);
+            if self.line.bytes.len() > label {
+                self.line.finish_detail(self.options.width, out);
+            }
+        }
+    }
+
+    /// The time since which it was watched, where that is not always.
+    fn covered_since(&mut self, event: &Event, alert: &Alert) -> Vec<u8> {
+        let mut text = Vec::new();
+        if let Covered::Since(since) = alert.covered {
+            self.time.write_beside(event.wall, wall_of(event, since), 3, &mut text);
+        }
+        text
+    }
+
+    const fn layout(&self) -> Layout {
+        Layout::of(self.options.width)
     }
 
     fn head(&mut self, event: &Event) {
         if self.headless {
             return;
         }
-        self.line.with(|out| self.time.write(event.wall, 3, out));
-        self.line.gap();
+        let layout = self.layout();
+        self.line.with(|out| self.time.write(event.wall, layout.decimals, out));
+        self.line.text("  ");
         let kind = event.body.kind().name();
         self.line.with(|out| out.extend(kind.bytes().map(|byte| byte.to_ascii_uppercase())));
-        self.line.pad_from(kind.len(), KIND_COLUMNS);
-        self.line.gap();
+        if layout.is_wide || event.body.kind() != EventKind::Alert {
+            self.line.pad_from(kind.len(), KIND_COLUMNS);
+        }
+        self.line.text("  ");
+    }
+
+    /// The direction, the process and its user.
+    fn who(&mut self, direction: Option<Direction>, process: Option<&Arc<ProcessInfo>>) {
+        let layout = self.layout();
+        if layout.is_wide {
+            self.line.direction(direction);
+        }
+        self.line.process_column(process, layout.process_columns);
+        if layout.is_wide {
+            self.line.user_column(process);
+        }
     }
 
     fn degraded(&mut self, degraded: &Degraded) {
@@ -211,9 +249,9 @@ impl TextFormatter {
 
     fn flow(&mut self, change: &Change, at: BootNs) {
         match change {
-            Change::Connect(conn) | Change::Established(conn) => self.conn(conn),
+            Change::Connect(conn) | Change::Established(conn) => self.conn(conn, |_| ()),
             Change::Accept(conn) => {
-                self.conn(conn);
+                self.conn(conn, |_| ());
                 if let Some(process) = conn.listener.as_ref().and_then(|listener| listener.process.as_ref())
                     && !same(Some(process), conn.owner.process.as_ref())
                 {
@@ -221,39 +259,39 @@ impl TextFormatter {
                     self.line.process(process);
                 }
             }
-            Change::Failed(conn, failure) => {
-                self.conn(conn);
-                self.line.failure(failure);
-            }
-            Change::Close(conn, ending) => {
-                self.conn(conn);
-                self.line.ending(ending, conn.born.as_ref(), at);
-                self.line.closer(&ending.closer, &conn.owner);
-            }
-            Change::Listen(listener) => self.listener(listener),
-            Change::Unlisten(listener, end) => {
-                self.listener(listener);
-                self.line.unlisten(end, listener.born.as_ref(), at);
-                self.line.closer(&end.closer, &listener.owner);
-            }
+            Change::Failed(conn, failure) => self.conn(conn, |line| line.failure(failure)),
+            Change::Close(conn, ending) => self.conn(conn, |line| {
+                line.ending(ending, conn.born.as_ref(), at);
+                line.closer(&ending.closer, &conn.owner);
+            }),
+            Change::Listen(listener) => self.listener(listener, |_| ()),
+            Change::Unlisten(listener, end) => self.listener(listener, |line| {
+                line.unlisten(end, listener.born.as_ref(), at);
+                line.closer(&end.closer, &listener.owner);
+            }),
         }
     }
 
-    fn conn(&mut self, conn: &ConnEvent) {
-        self.line.process_head(Some(conn.direction), conn.owner.process.as_ref());
-        let start = self.line.columns;
+    /// A connection, and how it ended before what is known besides.
+    fn conn(&mut self, conn: &ConnEvent, ending: impl FnOnce(&mut Words)) {
+        self.who(Some(conn.direction), conn.owner.process.as_ref());
         let device = conn.device.as_deref();
-        self.line.end_over(conn.local, device);
-        self.line.pad_from(self.line.columns - start, END_COLUMNS);
-        self.line.text(match conn.direction {
-            Direction::Out => " -> ",
-            Direction::In => " <- ",
-            Direction::Unknown => " -- ",
-        });
-        let start = self.line.columns;
-        self.line.end_over(conn.remote, device);
-        self.line.pad_from(self.line.columns - start, END_COLUMNS);
+        if self.layout().is_wide {
+            let start = self.line.columns;
+            self.line.end_over(conn.local, device);
+            self.line.pad_from(self.line.columns - start, END_COLUMNS);
+            self.line.text(" ");
+            self.line.text(line::arrow(conn.direction));
+            self.line.text(" ");
+            let start = self.line.columns;
+            self.line.end_over(conn.remote, device);
+            self.line.pad_from(self.line.columns - start, END_COLUMNS);
+        } else {
+            self.line.ends_short(conn);
+        }
+        self.line.service(conn.service_port());
         self.line.device(device, &[conn.local, conn.remote]);
+        ending(&mut self.line);
         self.common_details(
             &conn.owner,
             conn.transport,
@@ -264,14 +302,17 @@ impl TextFormatter {
         );
     }
 
-    fn listener(&mut self, listener: &ListenEvent) {
-        self.line.process_head(None, listener.owner.process.as_ref());
+    fn listener(&mut self, listener: &ListenEvent, ending: impl FnOnce(&mut Words)) {
+        self.who(None, listener.owner.process.as_ref());
         let (ip, mapped) = canonical_ip(listener.local.ip());
         let start = self.line.columns;
         let local = SocketAddr::new(ip, listener.local.port());
         let device = listener.scope.as_ref().and_then(|scope| scope.device.as_deref());
         self.line.end_over(local, device);
-        self.line.pad_from(self.line.columns - start, 2 * END_COLUMNS + 4);
+        if self.layout().is_wide {
+            self.line.pad_from(self.line.columns - start, 2 * END_COLUMNS + 4);
+        }
+        self.line.service(listener.local.port());
         if let Some(unit) = listener.socket_unit.as_ref().filter(|_| listener.is_systemds()) {
             self.line.detail("for ");
             self.line.word(unit.as_bytes());
@@ -280,6 +321,7 @@ impl TextFormatter {
         if listener.scope.as_ref().is_some_and(|scope| scope.v6only) && ip.is_unspecified() {
             self.line.detail("v6only");
         }
+        ending(&mut self.line);
         self.common_details(
             &listener.owner,
             listener.transport,

@@ -80,8 +80,12 @@ impl TimeOfDay {
     /// that it does not belong to.
     pub fn write(&mut self, wall: WallNs, places: usize, out: &mut Vec<u8>) {
         self.turn_to(wall);
-        out.extend_from_slice(self.text.as_bytes());
         let places = places.min(9);
+        if places == 0 {
+            out.extend_from_slice(self.text.trim_end_matches('.').as_bytes());
+            return;
+        }
+        out.extend_from_slice(self.text.as_bytes());
         digits(wall.0 % SECOND / 10_u64.pow(9 - places as u32), places, out);
     }
 

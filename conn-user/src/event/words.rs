@@ -12,6 +12,19 @@ use crate::kernel::interfaces::Device;
 pub(crate) struct Words {
     pub(crate) bytes: Vec<u8>,
     pub(crate) columns: usize,
+    /// Where it may be broken.
+    pub(crate) breaks: Vec<Break>,
+}
+
+/// A gap between two details: what may end a line, and what may begin the next one.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Break {
+    /// The first byte behind what comes before, and its column, without the spaces that pad it.
+    pub(crate) end: usize,
+    pub(crate) end_column: usize,
+    /// The first byte of what comes next, and its column.
+    pub(crate) next: usize,
+    pub(crate) next_column: usize,
 }
 
 impl Words {
@@ -26,6 +39,18 @@ impl Words {
     /// Appends text of our own, each of whose characters takes one column.
     pub(crate) fn text(&mut self, text: &str) {
         self.with(|out| out.extend_from_slice(text.as_bytes()));
+    }
+
+    /// Appends the gap between two details.
+    pub(crate) fn gap(&mut self) {
+        let (end, end_column) = (self.bytes.trim_ascii_end().len(), self.columns_shown());
+        self.text("  ");
+        self.breaks.push(Break { end, end_column, next: self.bytes.len(), next_column: self.columns });
+    }
+
+    /// Columns without the spaces at the end.
+    pub(crate) fn columns_shown(&self) -> usize {
+        self.columns - (self.bytes.len() - self.bytes.trim_ascii_end().len())
     }
 
     /// Appends a number.
@@ -55,7 +80,12 @@ impl Words {
             self.word(device.name().as_bytes());
         }
         self.text(if end.is_ipv6() { "]:" } else { ":" });
-        match end.port() {
+        self.port(end.port());
+    }
+
+    /// Appends a port; 0: not known.
+    pub(crate) fn port(&mut self, port: u16) {
+        match port {
             0 => self.text("?"),
             port => self.number(port),
         }

@@ -298,6 +298,14 @@ impl ConnEvent {
     pub fn connect_time(&self) -> Option<DurationNs> {
         self.established.filter(|_| self.begun.0 != 0).map(|established| established.since(self.begun))
     }
+
+    /// The port of the side that was connected to; of a connection of unknown direction the remote one.
+    pub const fn service_port(&self) -> u16 {
+        match self.direction {
+            Direction::In => self.local.port(),
+            Direction::Out | Direction::Unknown => self.remote.port(),
+        }
+    }
 }
 
 impl ListenEvent {

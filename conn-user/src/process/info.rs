@@ -112,6 +112,15 @@ pub enum ExitStatus {
     Signal(u8),
 }
 
+/// Directories in which packages put programs; nobody but root writes there.
+const OF_PACKAGES: [&[u8]; 7] =
+    [b"/usr/bin/", b"/usr/sbin/", b"/usr/lib", b"/usr/share/", b"/bin/", b"/sbin/", b"/lib"];
+
+/// Whether an executable lies where packages put programs.
+pub(crate) fn is_of_package(exe: &[u8]) -> bool {
+    OF_PACKAGES.iter().any(|dir| exe.starts_with(dir))
+}
+
 /// Unit of the start time in `/proc/PID/stat`, in nanoseconds: `USER_HZ` is 100 on every architecture that conn runs on.
 pub const TICK_NS: u64 = 10_000_000;
 

@@ -28,7 +28,7 @@ use super::exe::{self, Fate, Found, Wanted};
 use super::file_stat::FileStat;
 use super::files::{Begun, Caller, FileWorker, FileWorkers, OWN_ROOT, Progress, Role};
 use super::identity::{ExeFile, Identity, ProcessState, Replaced, Sha256};
-use super::info::{ProcessInfo, ProcessSource};
+use super::info::{ProcessInfo, ProcessSource, is_of_package};
 use super::procfs::ProcFs;
 use super::tools::{Tool, Tools};
 use crate::clock::Clock;
@@ -490,9 +490,6 @@ impl Finder {
     }
 }
 
-/// Directories in which packages put programs; nobody but root writes there.
-const OF_PACKAGES: [&[u8]; 7] =
-    [b"/usr/bin/", b"/usr/sbin/", b"/usr/lib", b"/usr/share/", b"/bin/", b"/sbin/", b"/lib"];
 /// The first uid of people (`UID_MIN` of login.defs).
 const UID_MIN: u32 = 1000;
 
@@ -501,7 +498,6 @@ const UID_MIN: u32 = 1000;
 /// user before it does, and the answer is about the user. What people run is asked about when it does use the network: a
 /// build starts thousands of programs.
 fn is_soon_judged(process: &ProcessInfo) -> bool {
-    let is_of_package = |exe: &[u8]| OF_PACKAGES.iter().any(|dir| exe.starts_with(dir));
     (1..UID_MIN).contains(&process.uid) && process.exe.as_deref().is_some_and(|exe| !is_of_package(exe))
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::detector::RuleRun;
 use super::model::Rule;
+use super::suppression;
 use super::work;
 use crate::event::alert::{Alert, AlertId, Covered, Evidence, Phase, Severity, Subject};
 use crate::flow::coverage::{Coverage, Seen};
@@ -180,7 +181,7 @@ impl Alerts {
             covered: covered(coverage, &found, now),
             subject: found.subject,
             evidence: found.evidence,
-            suppress: found.suppress,
+            suppress: found.suppress.filter(|filter| severity < Severity::Critical || suppression::is_narrow(filter)),
             at: now,
             raised: now,
             repeats,

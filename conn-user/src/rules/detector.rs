@@ -14,7 +14,7 @@ use crate::event::model::{Event, EventBody};
 use crate::filter::Filter;
 use crate::filter::names::Names;
 use crate::flow::coverage::Coverage;
-use crate::flow::model::{Change, ConnEvent, ConnId, Direction, ListenEvent, Source};
+use crate::flow::model::{Change, ConnEvent, ConnId, ListenEvent, Source};
 use crate::flow::sample::{Sample, Sampler};
 use crate::flow::table::FlowTable;
 use crate::process::hash::IntMap;
@@ -356,13 +356,5 @@ pub fn listener(event: &Event) -> Option<&ListenEvent> {
     match &event.body {
         EventBody::Flow(change) => change.listener(),
         _ => None,
-    }
-}
-
-/// The port of the side that was connected to; of a connection of unknown direction the remote one.
-pub fn service_port(conn: &ConnEvent) -> u16 {
-    match conn.direction {
-        Direction::In => conn.local.port(),
-        Direction::Out | Direction::Unknown => conn.remote.port(),
     }
 }

@@ -9,14 +9,14 @@ use crate::flow::model::{ConnEvent, ListenEvent};
 use crate::process::info::ProcessInfo;
 use crate::process::placement::Placement;
 
-use super::detector::{connection, listener, service_port};
+use super::detector::{connection, listener};
 use super::program;
 
 /// `exe:… dport:… dst:…` of a connection. `address`: also which remote address.
 pub(super) fn of_connection(conn: &ConnEvent, address: bool) -> Option<Box<str>> {
     let mut words = of_opener(conn)?.into_string();
     // Writing to a text cannot fail.
-    let _ = write!(words, " dport:{}", service_port(conn));
+    let _ = write!(words, " dport:{}", conn.service_port());
     if address {
         let _ = write!(words, " raddr:{}", conn.remote.ip());
     }
@@ -62,6 +62,22 @@ pub(super) fn of_started(process: &ProcessInfo) -> Option<Box<str>> {
     Some(parent.map_or(program.clone(), |parent| format!("{program} parent:{}", quoted(parent)).into()))
 }
 
+/// Whether a filter asks for more than the program. What asks for that alone, a shell say, would suppress with an alert that
+/// somebody is in all others of its kind.
+pub(super) fn is_narrow(filter: &str) -> bool {
+    let mut is_quoted = false;
+    let mut bytes = filter.bytes();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'"' => is_quoted = !is_quoted,
+            b'\\' if is_quoted => drop(bytes.next()),
+            b' ' if !is_quoted => return true,
+            _ => {}
+        }
+    }
+    false
+}
+
 /// Other exceptions that hold for an event's process: of its program alone, with its unit, with its user; and with the port.
 pub(super) fn alternatives(event: &Event) -> Vec<String> {
     let conn = connection(event);
@@ -76,7 +92,7 @@ pub(super) fn alternatives(event: &Event) -> Vec<String> {
     let mut found = Vec::new();
     let Some(process) = process else { return found };
     let port = match (conn, listener) {
-        (Some(conn), _) => format!(" dport:{}", service_port(conn)),
+        (Some(conn), _) => format!(" dport:{}", conn.service_port()),
         (None, Some(listener)) => format!(" lport:{}", listener.local.port()),
         (None, None) => String::new(),
     };
@@ -160,5 +176,15 @@ mod tests {
         }
         let process = ProcessInfo { comm: [0xff].into(), ..ProcessInfo::new(Pid(1), BootNs(1)) };
         assert_eq!(of_process(&process), None);
+    }
+
+    #[test]
+    fn a_filter_on_the_program_alone_is_not_narrow() {
+        for program in ["exe:/usr/bin/bash", "exe:\"/opt/a b\"", "proc:\"a\\\" b\""] {
+            assert!(!is_narrow(program), "{program}");
+        }
+        for narrow in ["exe:/usr/bin/bash parent:cron", "exe:\"/opt/a b\" dport:443"] {
+            assert!(is_narrow(narrow), "{narrow}");
+        }
     }
 }

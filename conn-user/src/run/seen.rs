@@ -6,7 +6,6 @@ use std::net::{IpAddr, SocketAddr};
 use crate::flow::model::{Change, ConnEvent, ConnId, Direction, ListenEvent, canonical_ip};
 use crate::process::hash::IntMap;
 use crate::process::info::ProcessInfo;
-use crate::rules::detector::service_port;
 use crate::rules::suppression;
 
 /// Most rows of each of the two tables. What is beyond them is counted.
@@ -148,7 +147,7 @@ impl Seen {
             program: Program::of(conn.owner.process.as_deref()),
             direction: conn.direction,
             remote: canonical_ip(conn.remote.ip()).0,
-            port: service_port(conn),
+            port: conn.service_port(),
         };
         let row = match self.by_path.get(&path) {
             Some(row) => *row,

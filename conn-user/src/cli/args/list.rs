@@ -45,7 +45,7 @@ pub struct ListArgs {
     #[arg(long, value_enum, ignore_case = true, default_value_t, value_name = "WHEN")]
     pub color: ColorChoice,
 
-    /// Show only what matches these terms, e.g. dport:443 proc:nginx -dst:10.0.0.0/8 (see docs/filter.md)
+    /// Show only what matches these terms, e.g. dport:443 proc:nginx -dst:10.0.0.0/8 (see `conn help filter`)
     ///
     /// All terms must match, a comma is OR, a leading - negates.
     #[arg(value_name = "FILTER")]

@@ -40,6 +40,15 @@ fn defaults() {
 }
 
 #[test]
+fn a_summary_has_the_end_of_each_connection() {
+    let kinds = resolve(&["--summary"]).expect("understood").kinds;
+    let shown = [EventKind::Close, EventKind::Failed, EventKind::Listen, EventKind::Unlisten, EventKind::Alert];
+    let hidden = [EventKind::Connect, EventKind::Established, EventKind::Accept, EventKind::Exec];
+    assert!(shown.iter().all(|kind| kinds.contains(*kind)) && !hidden.iter().any(|kind| kinds.contains(*kind)));
+    assert!(refused(&["--summary", "--all"]).contains("cannot be used with"));
+}
+
+#[test]
 fn everything_at_once() {
     let line = "--json --backend kprobe --kind connect,close --count 5 --for 1h30m --no-self-test --bpf-log --ring-size 16M \
                 port:443 -proc:nginx";

@@ -1,16 +1,80 @@
-//! An alert as one line: what, of whom, why it was judged so, and what suppresses it.
+//! An alert: what, of whom, why it was judged so, and what suppresses it. For a log one line, for people a short one and details
+//! below.
 
 use crate::event::age::Age;
 use crate::event::alert::{Alert, Covered, Evidence, Phase, Severity, Subject, Value};
 use crate::event::names::Named;
 use crate::event::words::Words;
 use crate::event::{escape, human};
-use crate::flow::model::{Direction, Source};
+use super::line::arrow;
+use crate::flow::model::Source;
 use crate::process::info::ProcessInfo;
 use crate::units::BootNs;
 
 /// Columns of `CRITICAL`.
 const SEVERITY_COLUMNS: usize = 8;
+
+/// A line below an alert.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Detail {
+    /// The process and by whom it came to be.
+    Process,
+    Arguments,
+    /// Both ends of a connection, or where a listener listens; and that it is older than the agent.
+    Socket,
+    Evidence,
+    /// What was not seen.
+    Coverage,
+    Suppress,
+}
+
+impl Detail {
+    pub(super) const fn label(self) -> &'static str {
+        match self {
+            Self::Process => "process     ",
+            Self::Arguments => "arguments   ",
+            Self::Socket => "socket      ",
+            Self::Evidence => "evidence    ",
+            Self::Coverage => "coverage    ",
+            Self::Suppress => "suppress    ",
+        }
+    }
+}
+
+/// What stands below an alert: all when it is raised; what is new when it got worse; nothing when it is over.
+pub(super) const fn details(phase: Phase) -> &'static [Detail] {
+    match phase {
+        Phase::Raised => &[
+            Detail::Process,
+            Detail::Arguments,
+            Detail::Socket,
+            Detail::Evidence,
+            Detail::Coverage,
+            Detail::Suppress,
+        ],
+        Phase::Escalated => &[Detail::Evidence, Detail::Coverage],
+        Phase::Resolved => &[],
+    }
+}
+
+/// What became of what an alert is about.
+fn resolution(alert: &Alert) -> &'static str {
+    let has = |name| alert.evidence.iter().any(|evidence| evidence.name == name);
+    if has("why") {
+        "no longer judged"
+    } else if has("end") {
+        "connection closed"
+    } else if has("error") {
+        "connection failed"
+    } else {
+        match alert.subject {
+            Subject::Listener(_) => "no longer listening",
+            Subject::Absence => "present again",
+            Subject::Process(_) if alert.evidence.is_empty() => "process ended",
+            Subject::Process(_) | Subject::Connection(_) => "over",
+        }
+    }
+}
 
 /// An SGR sequence for the line: by severity, and faint once it is over.
 pub(super) const fn color(alert: &Alert) -> &'static [u8] {
@@ -45,76 +109,173 @@ fn is_said(evidence: &Evidence, subject: &Subject) -> bool {
 impl Words {
     /// Appends the alert as of `at`; `since` is the time since which it was watched, where that is not always.
     pub(super) fn alert(&mut self, alert: &Alert, at: BootNs, since: &[u8]) {
-        let severity = alert.severity.name();
-        self.with(|out| out.extend(severity.bytes().map(|byte| byte.to_ascii_uppercase())));
-        self.pad_from(severity.len(), SEVERITY_COLUMNS);
-        self.detail("a");
-        self.number(alert.id.0);
-        self.text(match alert.phase {
-            Phase::Raised => "",
-            Phase::Escalated => " escalated",
-            Phase::Resolved => " resolved",
-        });
-        self.gap();
-        self.word(alert.rule.id.as_bytes());
-        self.text(": ");
-        self.word(alert.rule.title.as_bytes());
+        self.severity_and_rule(alert);
         self.subject(&alert.subject);
         self.existing(&alert.subject, at);
-        for evidence in alert.evidence.iter().filter(|evidence| !is_said(evidence, &alert.subject)) {
-            self.detail(evidence.name);
-            self.text("=");
-            self.value(&evidence.value);
-        }
-        match alert.covered {
-            Covered::All => {}
-            Covered::Since(_) => {
-                self.detail("coverage since ");
-                self.with(|out| out.extend_from_slice(since));
-            }
-            Covered::Except { lost, repaired } => {
-                self.detail("(lost meanwhile: ");
-                self.number(lost);
-                self.text(if repaired { ", repaired)" } else { ")" });
-            }
-            Covered::Unknown => self.detail("(records were lost meanwhile)"),
-        }
-        if alert.repeats > 0 {
-            self.detail("and again: ");
-            self.number(alert.repeats);
+        self.gap();
+        self.evidence(alert);
+        if alert.covered != Covered::All {
+            self.detail("coverage: ");
+            self.coverage(alert.covered, since);
         }
         if let (Some(suppress), Phase::Raised) = (&alert.suppress, alert.phase) {
             self.detail("suppress: ");
-            // A filter of our own making, which quotes what it must; for a terminal it is escaped once more. Nothing comes after
-            // it, so it needs no quotes around it.
-            self.columns += escape::text(suppress.as_bytes(), &mut self.bytes);
+            self.filter(suppress);
+        }
+    }
+
+    /// The line that stands alone on a busy screen.
+    pub(super) fn alert_head(&mut self, alert: &Alert) {
+        self.severity_and_rule(alert);
+        let process = alert.subject.process();
+        if let Some(process) = process {
+            self.gap();
+            self.process(process);
+        }
+        match &alert.subject {
+            Subject::Connection(conn) => {
+                self.text(if process.is_some() { " " } else { "  " });
+                self.ends_short(conn);
+                self.service(conn.service_port());
+            }
+            Subject::Listener(listener) => {
+                self.text(" on ");
+                let device = listener.scope.as_ref().and_then(|scope| scope.device.as_deref());
+                self.end_over(listener.local, device);
+                self.service(listener.local.port());
+            }
+            Subject::Process(_) | Subject::Absence => {}
+        }
+        if alert.phase == Phase::Resolved {
+            self.gap();
+            self.evidence(alert);
+        }
+    }
+
+    /// A detail without its label. Nothing, where there is nothing to say.
+    pub(super) fn alert_detail(&mut self, detail: Detail, alert: &Alert, at: BootNs, since: &[u8]) {
+        let process = alert.subject.process();
+        match detail {
+            Detail::Process => {
+                if let Some(process) = process {
+                    self.chain(process);
+                    self.user_detail(process);
+                    self.place(process);
+                    self.detail("exe=");
+                    self.exe(process);
+                    if let Some(cwd) = process.identity.state().and_then(|state| state.cwd.as_deref()) {
+                        self.detail("cwd=");
+                        self.word(cwd);
+                    }
+                }
+            }
+            Detail::Arguments => {
+                for (at, arg) in process.iter().flat_map(|process| process.args.iter()).enumerate() {
+                    self.text(if at > 0 { " " } else { "" });
+                    self.word(arg);
+                }
+            }
+            Detail::Socket => {
+                self.socket(&alert.subject);
+                self.existing(&alert.subject, at);
+            }
+            Detail::Evidence => self.evidence(alert),
+            Detail::Coverage => self.coverage(alert.covered, since),
+            Detail::Suppress => {
+                if let Some(suppress) = &alert.suppress {
+                    self.filter(suppress);
+                }
+            }
+        }
+    }
+
+    /// The severity, the alert's number, the rule, and what it found, or what became of it.
+    fn severity_and_rule(&mut self, alert: &Alert) {
+        let severity = alert.severity.name();
+        self.with(|out| out.extend(severity.bytes().map(|byte| byte.to_ascii_uppercase())));
+        self.pad_from(severity.len(), SEVERITY_COLUMNS);
+        self.text("  a");
+        self.number(alert.id.0);
+        self.text(if alert.phase == Phase::Escalated { " escalated  " } else { "  " });
+        self.word(alert.rule.id.as_bytes());
+        self.gap();
+        if alert.phase == Phase::Resolved {
+            self.text(resolution(alert));
+        } else {
+            self.columns += escape::text(alert.rule.title.as_bytes(), &mut self.bytes);
+        }
+    }
+
+    /// A filter of our own making, which quotes what it must; for a terminal it is escaped once more. It stands last in its line, so
+    /// that it needs no quotes around it.
+    fn filter(&mut self, filter: &str) {
+        self.columns += escape::text(filter.as_bytes(), &mut self.bytes);
+    }
+
+    /// What the rule judged by, as far as the line with the subject does not say it, and how often.
+    fn evidence(&mut self, alert: &Alert) {
+        let mut is_first = true;
+        let mut next = |line: &mut Self| {
+            if !std::mem::take(&mut is_first) {
+                line.gap();
+            }
+        };
+        for evidence in alert.evidence.iter().filter(|evidence| !is_said(evidence, &alert.subject)) {
+            next(self);
+            self.text(evidence.name);
+            self.text("=");
+            self.value(&evidence.value);
+        }
+        if alert.repeats > 0 {
+            next(self);
+            self.text("repeated=");
+            self.number(alert.repeats);
+        }
+    }
+
+    fn coverage(&mut self, covered: Covered, since: &[u8]) {
+        match covered {
+            Covered::All => {}
+            Covered::Since(_) => {
+                self.text("since ");
+                self.with(|out| out.extend_from_slice(since));
+            }
+            Covered::Except { lost, repaired } => {
+                self.number(lost);
+                self.text(if lost == 1 { " record lost meanwhile" } else { " records lost meanwhile" });
+                self.text(if repaired { ", repaired" } else { "" });
+            }
+            Covered::Unknown => self.text("records were lost meanwhile"),
         }
     }
 
     fn subject(&mut self, subject: &Subject) {
+        if !matches!(subject, Subject::Absence) {
+            self.actor(subject.process().map(|process| &**process));
+        }
+        if matches!(subject, Subject::Connection(_) | Subject::Listener(_)) {
+            self.gap();
+            self.socket(subject);
+        }
+    }
+
+    fn socket(&mut self, subject: &Subject) {
         match subject {
             Subject::Connection(conn) => {
-                self.actor(conn.owner.process.as_deref());
-                self.gap();
                 let device = conn.device.as_deref();
                 self.end_over(conn.local, device);
-                self.text(match conn.direction {
-                    Direction::Out => " -> ",
-                    Direction::In => " <- ",
-                    Direction::Unknown => " -- ",
-                });
+                self.text(" ");
+                self.text(arrow(conn.direction));
+                self.text(" ");
                 self.end_over(conn.remote, device);
                 self.device(device, &[conn.local, conn.remote]);
             }
             Subject::Listener(listener) => {
-                self.actor(listener.owner.process.as_deref());
-                self.gap();
                 let device = listener.scope.as_ref().and_then(|scope| scope.device.as_deref());
                 self.end_over(listener.local, device);
                 self.device(device, &[listener.local]);
             }
-            Subject::Process(process) => self.actor(Some(process)),
-            Subject::Absence => {}
+            Subject::Process(_) | Subject::Absence => {}
         }
     }
 
@@ -140,10 +301,18 @@ impl Words {
         }
     }
 
-    /// The process, and by whom it came to be: `sshd[1] > bash[2] > nc[3]`.
     fn actor(&mut self, process: Option<&ProcessInfo>) {
         self.gap();
         let Some(process) = process else { return self.text("?") };
+        self.chain(process);
+        self.user_detail(process);
+        self.place(process);
+        self.detail("exe=");
+        self.exe(process);
+    }
+
+    /// The process, and by whom it came to be: `sshd[1] > bash[2] > nc[3]`.
+    fn chain(&mut self, process: &ProcessInfo) {
         for ancestor in process.ancestors.iter().rev() {
             self.word(&ancestor.comm);
             self.text("[");
@@ -151,11 +320,6 @@ impl Words {
             self.text("] > ");
         }
         self.process(process);
-        self.detail("uid=");
-        self.number(process.uid);
-        self.place(process);
-        self.detail("exe=");
-        self.exe(process);
     }
 
     /// Appends the value of a piece of evidence.

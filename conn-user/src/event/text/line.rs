@@ -9,28 +9,32 @@ use super::same;
 use crate::event::age::Age;
 use crate::event::names::Named;
 use crate::event::words::{self, Words};
-use crate::event::{errno, human};
+use crate::event::{errno, human, services};
 use crate::flow::born::Born;
-use crate::flow::model::{Actor, Direction, Ending, Failure, Unlisten};
+use crate::flow::model::{Actor, ConnEvent, Direction, Ending, Failure, Unlisten};
 use crate::kernel::interfaces::Device;
-use crate::process::info::{ProcessInfo, ProcessSource};
+use crate::process::info::{ProcessInfo, ProcessSource, is_of_package};
 use crate::process::placement::Runtime;
 use crate::units::{BootNs, DurationNs};
 
 const DIRECTION_COLUMNS: usize = 3;
-/// A comm of 15 bytes and a pid of seven digits fit.
-const PROCESS_COLUMNS: usize = 24;
-/// `uid=65534`
-const UID_COLUMNS: usize = 9;
+/// `uid=65534`, and most names.
+const USER_COLUMNS: usize = 9;
+
+/// From where to where.
+pub(super) const fn arrow(direction: Direction) -> &'static str {
+    match direction {
+        Direction::Out => "->",
+        Direction::In => "<-",
+        Direction::Unknown => "--",
+    }
+}
 
 impl Words {
     pub(super) fn clear(&mut self) {
         self.bytes.clear();
         self.columns = 0;
-    }
-
-    pub(super) fn gap(&mut self) {
-        self.text("  ");
+        self.breaks.clear();
     }
 
     /// Pads a column of which `used` are taken; one that is too long moves what follows.
@@ -54,25 +58,64 @@ impl Words {
         }
     }
 
-    pub(super) fn process_head(&mut self, direction: Option<Direction>, process: Option<&Arc<ProcessInfo>>) {
+    pub(super) fn direction(&mut self, direction: Option<Direction>) {
         let direction = words::direction(direction);
         self.text(direction);
         self.pad_from(direction.len(), DIRECTION_COLUMNS);
-        self.gap();
+        self.text("  ");
+    }
+
+    pub(super) fn process_column(&mut self, process: Option<&Arc<ProcessInfo>>, columns: usize) {
         let start = self.columns;
         match process {
             Some(process) => self.process(process),
             None => self.text("?"),
         }
-        self.pad_from(self.columns - start, PROCESS_COLUMNS);
+        self.pad_from(self.columns - start, columns);
         self.gap();
+    }
+
+    pub(super) fn user_column(&mut self, process: Option<&Arc<ProcessInfo>>) {
         let start = self.columns;
         if let Some(process) = process {
-            self.text("uid=");
-            self.number(process.uid);
+            self.user(process);
         }
-        self.pad_from(self.columns - start, UID_COLUMNS);
+        self.pad_from(self.columns - start, USER_COLUMNS);
         self.gap();
+    }
+
+    fn user(&mut self, process: &ProcessInfo) {
+        match user_name(process) {
+            Some(name) => self.word(name),
+            None => {
+                self.text("uid=");
+                self.number(process.uid);
+            }
+        }
+    }
+
+    pub(super) fn user_detail(&mut self, process: &ProcessInfo) {
+        self.detail(if user_name(process).is_some() { "user=" } else { "" });
+        self.user(process);
+    }
+
+    /// The other end, and its own port where that is the service.
+    pub(super) fn ends_short(&mut self, conn: &ConnEvent) {
+        if conn.direction != Direction::Out {
+            self.text(":");
+            self.port(conn.local.port());
+            self.text(" ");
+        }
+        self.text(arrow(conn.direction));
+        self.text(" ");
+        self.end_over(conn.remote, conn.device.as_deref());
+    }
+
+    /// The service that a port is known for.
+    pub(super) fn service(&mut self, port: u16) {
+        if let Some(name) = services::name(port) {
+            self.detail(name);
+        }
     }
 
     pub(super) fn process(&mut self, process: &ProcessInfo) {
@@ -95,7 +138,7 @@ impl Words {
         }
     }
 
-    /// The path of the executable where it says more than the name.
+    /// The path of the executable where it says more than the name: it lies where no package puts programs, or is called otherwise.
     pub(super) fn exe_if_reporting(&mut self, process: &ProcessInfo) {
         let Some(exe) = &process.exe else { return };
         let base = exe.rsplit(|byte| *byte == b'/').next().unwrap_or(exe);
@@ -104,6 +147,7 @@ impl Words {
         if is_copy
             || process.exe_is_deleted()
             || process.exe_is_foreign()
+            || !is_of_package(exe)
             || base.get(..15).unwrap_or(base) != &*process.comm
         {
             self.detail("exe=");
@@ -222,11 +266,12 @@ impl Words {
         }
     }
 
-    pub(super) fn finish(&mut self, width: Option<usize>, color: Option<&[u8]>, out: &mut Vec<u8>) {
+    /// Appends the line with its newline, as much of it as fits.
+    pub(super) fn finish_cut(&mut self, width: usize, color: Option<&[u8]>, out: &mut Vec<u8>) {
         let line = self.bytes.trim_ascii_end();
         out.extend_from_slice(color.unwrap_or_default());
-        match width {
-            Some(width) if self.columns > width && str::from_utf8(line).is_ok() => cut(line, width, out),
+        match str::from_utf8(line) {
+            Ok(line) if self.columns > width => cut(line, width, out),
             _ => out.extend_from_slice(line),
         }
         if color.is_some() {
@@ -236,9 +281,14 @@ impl Words {
     }
 }
 
+/// The name of the user, where this machine's is the one that counts: a container has users of its own.
+fn user_name(process: &ProcessInfo) -> Option<&[u8]> {
+    let in_container = process.placement.as_ref().is_some_and(|place| place.container.is_some());
+    process.user.as_deref().filter(|_| !in_container)
+}
+
 /// Appends as much of the line as fits, and a sign that it goes on.
-fn cut(line: &[u8], width: usize, out: &mut Vec<u8>) {
-    let line = str::from_utf8(line).unwrap_or_default();
+fn cut(line: &str, width: usize, out: &mut Vec<u8>) {
     let mut left = width.saturating_sub(1);
     let fits = line.char_indices().find(|(_, c)| {
         let columns = c.width().unwrap_or(0);

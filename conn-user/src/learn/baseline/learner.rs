@@ -10,7 +10,7 @@ use crate::event::escape;
 use crate::event::model::{Event, EventBody};
 use crate::flow::model::Direction;
 use crate::rules::baseline::{Entry, Place, Ports, Seen, User, What, Who, Window, is_self_test};
-use crate::rules::detector::{Triggers, connection, listener, service_port};
+use crate::rules::detector::{Triggers, connection, listener};
 use crate::units::WallNs;
 
 /// Most units and executables.
@@ -119,7 +119,7 @@ impl Learner {
         };
         let (port, spot, local, remote) = match (connection(event), listener(event)) {
             (Some(conn), _) if conn.direction != Direction::Unknown => {
-                (service_port(conn), Spot::Address(conn.remote.ip()), conn.local, Some(conn.remote))
+                (conn.service_port(), Spot::Address(conn.remote.ip()), conn.local, Some(conn.remote))
             }
             (None, Some(listener)) if listener.local.port() != 0 => {
                 (listener.local.port(), Spot::of_listener(listener.local.ip()), listener.local, None)

@@ -14,7 +14,7 @@ use crate::process::info::ProcessInfo;
 use crate::process::placement::Placement;
 use crate::rules::RuleSet;
 use crate::rules::baseline::{Entry, User};
-use crate::rules::detector::{Triggers, connection, listener, service_port};
+use crate::rules::detector::{Triggers, connection, listener};
 use crate::rules::model::{Detect, PathRule, ProcessRule, ServerRule};
 use crate::units::WallNs;
 
@@ -189,7 +189,7 @@ impl Path {
     fn of_connection(conn: &ConnEvent) -> Option<Self> {
         let program = Program::of(conn.owner.process.as_deref()?);
         let direction = Some(conn.direction);
-        Some(Self { program, direction, ip: conn.remote.ip(), port: service_port(conn) })
+        Some(Self { program, direction, ip: conn.remote.ip(), port: conn.service_port() })
     }
 
     fn of_listener(listener: &ListenEvent) -> Option<Self> {

@@ -20,7 +20,7 @@ use crate::event::model::{Event, EventBody};
 use crate::flow::model::{Change, ConnEvent, Source};
 use crate::process::hash::IntMap;
 use crate::rules::alerts::{Found, Life};
-use crate::rules::detector::{Context, Detector, Triggers, connection, service_port};
+use crate::rules::detector::{Context, Detector, Triggers, connection};
 use crate::rules::lru::Lru;
 use crate::rules::memory::{Memory, Past};
 use crate::rules::model::Rule;
@@ -212,7 +212,7 @@ impl Measures {
 }
 
 fn path_of(conn: &ConnEvent) -> u64 {
-    program::same(&(program::of_connection(conn), conn.remote.ip(), service_port(conn)))
+    program::same(&(program::of_connection(conn), conn.remote.ip(), conn.service_port()))
 }
 
 impl Detector for Beacon {

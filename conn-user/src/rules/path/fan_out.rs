@@ -18,7 +18,7 @@ use crate::flow::model::{ConnEvent, Source};
 use crate::process::hash::IntMap;
 use crate::process::lineage;
 use crate::rules::alerts::{Found, Life};
-use crate::rules::detector::{Context, Detector, Triggers, connection, service_port};
+use crate::rules::detector::{Context, Detector, Triggers, connection};
 use crate::rules::lru::Lru;
 use crate::rules::memory::{Memory, Past};
 use crate::rules::model::{FanOutOf, Rule};
@@ -197,7 +197,7 @@ impl FanOut {
     fn item_of(&self, conn: &ConnEvent) -> u64 {
         let mut hash = DefaultHasher::new();
         if self.of.is_of_ports() {
-            service_port(conn).hash(&mut hash);
+            conn.service_port().hash(&mut hash);
         } else {
             conn.remote.ip().hash(&mut hash);
         }

@@ -16,7 +16,7 @@ use crate::process::info::ProcessInfo;
 use crate::process::placement::Placement;
 use crate::rules::alerts::{Found, Life};
 use crate::rules::baseline::same_net;
-use crate::rules::detector::{Context, Detector, Triggers, connection, service_port};
+use crate::rules::detector::{Context, Detector, Triggers, connection};
 use crate::rules::memory::{Memory, Past, lasting};
 use crate::rules::model::{PathKey, Rule};
 use crate::rules::path_memory::{PathMemory, Reporter};
@@ -71,7 +71,7 @@ impl FirstSeen {
                 PathKey::Zone => names.zone_of(conn.remote.ip()).hash(&mut hash),
                 PathKey::Net => same_net(conn.remote.ip()).hash(&mut hash),
                 PathKey::Ip => conn.remote.ip().hash(&mut hash),
-                PathKey::Port => service_port(conn).hash(&mut hash),
+                PathKey::Port => conn.service_port().hash(&mut hash),
                 PathKey::Direction => conn.direction.hash(&mut hash),
             }
         }

@@ -4,7 +4,7 @@ use crate::event::alert::Subject;
 use crate::event::model::Event;
 use crate::flow::model::ConnEvent;
 use crate::rules::alerts::{Found, Life};
-use crate::rules::detector::{Context, Detector, Triggers, connection, service_port};
+use crate::rules::detector::{Context, Detector, Triggers, connection};
 use crate::rules::memory::{Memory, Past};
 use crate::rules::model::Rule;
 use crate::rules::{program, suppression};
@@ -14,7 +14,7 @@ use crate::rules::{program, suppression};
 pub(super) struct Forbidden;
 
 fn same(conn: &ConnEvent) -> u64 {
-    program::same(&(program::of_connection(conn), conn.remote.ip(), service_port(conn)))
+    program::same(&(program::of_connection(conn), conn.remote.ip(), conn.service_port()))
 }
 
 impl Detector for Forbidden {

@@ -15,7 +15,7 @@ use crate::filter::Filter;
 use crate::flow::model::{ConnEvent, Direction};
 use crate::process::info::ProcessInfo;
 use crate::rules::alerts::{Found, Life};
-use crate::rules::detector::{Context, Detector, Secondary, Triggers, connection, service_port};
+use crate::rules::detector::{Context, Detector, Secondary, Triggers, connection};
 use crate::rules::memory::{Memory, Past};
 use crate::rules::model::Rule;
 use crate::rules::{program, suppression};
@@ -182,7 +182,7 @@ impl Detector for Pivot {
 
 /// One a program, whoever it came from, and where it goes.
 fn same(way: &WayIn, process: &ProcessInfo, conn: &ConnEvent) -> u64 {
-    program::same(&(program::name(process), way.from.ip(), conn.remote.ip(), service_port(conn)))
+    program::same(&(program::name(process), way.from.ip(), conn.remote.ip(), conn.service_port()))
 }
 
 fn evidence(way: &WayIn, process: &ProcessInfo, depth: usize, now: BootNs) -> Vec<Evidence> {

@@ -8,7 +8,7 @@ use crate::filter::Names;
 use crate::flow::model::Direction;
 use crate::rules::alerts::{Found, Life};
 use crate::rules::baseline::{self, Baseline, Finder, User, What};
-use crate::rules::detector::{Context, Detector, Triggers, connection, service_port};
+use crate::rules::detector::{Context, Detector, Triggers, connection};
 use crate::rules::memory::{Memory, Past};
 use crate::rules::model::Rule;
 use crate::rules::{program, suppression};
@@ -28,7 +28,7 @@ impl Detector for Unlearned {
         if conn.direction == Direction::Unknown {
             return;
         }
-        let (direction, ip, port) = (conn.direction, conn.remote.ip(), service_port(conn));
+        let (direction, ip, port) = (conn.direction, conn.remote.ip(), conn.service_port());
         if self.0.knows_connection(user, (direction, ip, port), context) {
             return;
         }
@@ -53,7 +53,7 @@ impl Detector for Unlearned {
     fn recall(&self, _rule: &Rule, event: &Event, past: &Past<'_>) -> Option<Memory> {
         let conn = connection(event)?;
         let Some(user) = User::of(event) else { return Some(baseline::of_nobody()) };
-        let path = (conn.direction, conn.remote.ip(), service_port(conn));
+        let path = (conn.direction, conn.remote.ip(), conn.service_port());
         let facts = evidence(user, path, past.names, past.baseline);
         if conn.direction == Direction::Unknown {
             return Some(Memory::not_raised("which side is the service's is not known", facts));
