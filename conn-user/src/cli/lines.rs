@@ -41,7 +41,7 @@ impl Lines {
             Format::Json => Encoder::Json(JsonEncoder::new(identity)),
             Format::Text { color, terminal } => Encoder::Text(Box::new(TextFormatter::new(TextOptions {
                 color,
-                width: if terminal { terminal_width() } else { None },
+                width: if terminal { machine::terminal_width() } else { None },
                 netns: machine::own_netns(),
                 zone: TimeZone::system(),
                 dated: past,
@@ -116,12 +116,4 @@ impl Lines {
         }
         Ok(())
     }
-}
-
-/// Columns of the terminal on standard output.
-fn terminal_width() -> Option<usize> {
-    let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
-    // SAFETY: TIOCGWINSZ writes a `winsize`.
-    let result = unsafe { libc::ioctl(libc::STDOUT_FILENO, libc::TIOCGWINSZ, &raw mut size) };
-    (result == 0 && size.ws_col > 0).then_some(usize::from(size.ws_col))
 }

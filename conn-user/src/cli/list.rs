@@ -1,5 +1,6 @@
 //! `conn list`: every socket, and who holds it.
 
+use std::io::IsTerminal as _;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -44,7 +45,8 @@ pub fn run(args: &ListArgs) -> anyhow::Result<Exit> {
         let wall = Clock::now().wall(listing.ended);
         json::write(&listing, &options.asked, &machine::identity()?, wall, &mut out);
     } else {
-        let shown = TextOptions { color: options.color, netns: machine::own_netns() };
+        let width = machine::terminal_width().filter(|_| std::io::stdout().is_terminal());
+        let shown = TextOptions { color: options.color, width, netns: machine::own_netns() };
         text::write(&listing, shown, &mut out);
     }
     super::print(&out)

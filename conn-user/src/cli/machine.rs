@@ -28,3 +28,11 @@ pub(super) fn own_netns() -> Option<NetNs> {
     let inode = std::fs::metadata("/proc/self/ns/net").ok()?.st_ino();
     u32::try_from(inode).ok().map(NetNs)
 }
+
+/// Columns of the terminal on standard output.
+pub(super) fn terminal_width() -> Option<usize> {
+    let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: TIOCGWINSZ writes a `winsize`.
+    let result = unsafe { libc::ioctl(libc::STDOUT_FILENO, libc::TIOCGWINSZ, &raw mut size) };
+    (result == 0 && size.ws_col > 0).then_some(usize::from(size.ws_col))
+}

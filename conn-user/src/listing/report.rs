@@ -11,7 +11,7 @@ use crate::event::json::{write_key, write_text};
 use crate::event::words::{direction, unshown};
 use crate::kernel::interfaces::Device;
 
-const COLUMNS: [Column; 8] = [Column { title: "", right: false }; 8];
+const COLUMNS: [Column; 8] = [Column { title: "", right: false, spare: 0 }; 8];
 
 const RESTARTED: &str = " restarted, ";
 
@@ -35,7 +35,7 @@ pub fn write_table(difference: &Difference<'_>, color: bool, out: &mut Vec<u8>) 
             row.color = None;
         }
     }
-    table::write(&COLUMNS, &rows, false, out);
+    table::write(&COLUMNS, &rows, false, None, out);
     let counts = [
         (difference.appeared.len(), " appeared, "),
         (difference.vanished.len(), " vanished, "),

@@ -9,7 +9,12 @@ pub(crate) struct Column {
     pub(crate) title: &'static str,
     /// Numbers stand on the right.
     pub(crate) right: bool,
+    /// Where the terminal has no room for all, the columns with the highest number are left out first; with 0 never.
+    pub(crate) spare: u8,
 }
+
+/// Columns by which the last cell is set in where it stands below its row.
+const INDENT: usize = 4;
 
 /// A row: a cell for each column, and an SGR sequence for the whole line.
 #[derive(Clone, Debug)]
@@ -18,8 +23,15 @@ pub(crate) struct Row<const N: usize> {
     pub(crate) color: Option<&'static [u8]>,
 }
 
-/// Appends the table, with a line of titles if `titles`; nothing without rows. A column that is empty in every row is left out.
-pub(crate) fn write<const N: usize>(columns: &[Column; N], rows: &[Row<N>], titles: bool, out: &mut Vec<u8>) {
+/// Appends the table, with a line of titles if `titles`; nothing without rows. A column that is empty in every row is left out, and
+/// what does not fit into `width`: first columns that can be spared, then the last cell of a row goes below it.
+pub(crate) fn write<const N: usize>(
+    columns: &[Column; N],
+    rows: &[Row<N>],
+    titles: bool,
+    width: Option<usize>,
+    out: &mut Vec<u8>,
+) {
     if rows.is_empty() {
         return;
     }
@@ -29,11 +41,16 @@ pub(crate) fn write<const N: usize>(columns: &[Column; N], rows: &[Row<N>], titl
             *width = cell.columns.max(*width);
         }
     }
-    let shown = widths.map(|width| width > 0);
+    let mut shown = widths.map(|width| width > 0);
     if titles {
         for (width, column) in widths.iter_mut().zip(columns) {
             *width = column.title.len().max(*width);
         }
+    }
+    let last = N - 1;
+    let is_below = width.is_some_and(|width| spare(columns, &widths, &mut shown, width)) && shown[last];
+    shown[last] &= !is_below;
+    if titles {
         line(columns, &widths, &shown, None, out, |at, out| {
             let title = columns[at].title;
             out.extend_from_slice(title.as_bytes());
@@ -45,7 +62,34 @@ pub(crate) fn write<const N: usize>(columns: &[Column; N], rows: &[Row<N>], titl
             out.extend_from_slice(&row.cells[at].bytes);
             row.cells[at].columns
         });
+        let below = &row.cells[last];
+        if is_below && !below.is_empty() {
+            out.resize(out.len() + INDENT, b' ');
+            out.extend_from_slice(row.color.unwrap_or_default());
+            out.extend_from_slice(&below.bytes);
+            out.extend_from_slice(if row.color.is_some() { b"\x1b[0m" } else { b"" });
+            out.push(b'\n');
+        }
     }
+}
+
+/// Leaves out columns that can be spared until the others fit; whether the last one then goes below.
+fn spare<const N: usize>(
+    columns: &[Column; N],
+    widths: &[usize; N],
+    shown: &mut [bool; N],
+    width: usize,
+) -> bool {
+    let needed = |shown: &[bool; N], to: usize| (0..to).filter(|at| shown[*at]).map(|at| widths[at] + 2).sum::<usize>();
+    if needed(shown, N) <= width + 2 {
+        return false;
+    }
+    while needed(shown, N - 1) > width + 2 {
+        let spared = (0..N - 1).filter(|at| shown[*at] && columns[*at].spare > 0);
+        let Some(at) = spared.max_by_key(|at| columns[*at].spare) else { break };
+        shown[at] = false;
+    }
+    true
 }
 
 fn line<const N: usize>(
@@ -94,11 +138,11 @@ mod tests {
     #[test]
     fn columns_stay_put_and_empty_ones_go() {
         let columns = [("A", false), ("GONE", false), ("N", true), ("Z", false)]
-            .map(|(title, right)| Column { title, right });
+            .map(|(title, right)| Column { title, right, spare: 0 });
         let row = |cells: [&str; 4]| Row { cells: cells.map(|text| cell(text.as_bytes())), color: None };
         let rows = [row(["x", "", "7", "end"]), row(["漢字", "", "1234", ""]), row(["", "", "", "end"])];
         let mut out = Vec::new();
-        write(&columns, &rows, true, &mut out);
+        write(&columns, &rows, true, None, &mut out);
         let expected = "A        N  Z\nx        7  end\n漢字  1234\n            end\n";
         assert_eq!(String::from_utf8(out).expect("UTF-8"), expected);
     }
@@ -106,7 +150,7 @@ mod tests {
     #[test]
     fn no_rows_no_lines() {
         let mut out = Vec::new();
-        write(&[Column { title: "A", right: false }], &[], true, &mut out);
+        write(&[Column { title: "A", right: false, spare: 0 }], &[], true, None, &mut out);
         assert_eq!(out, b"");
     }
 }

@@ -19,33 +19,36 @@ use crate::units::{BootNs, DurationNs, NetNs};
 pub struct TextOptions {
     /// Use colour.
     pub color: bool,
+    /// Columns of the terminal; `None`: everything is shown.
+    pub width: Option<usize>,
     /// The network namespace that needs no mention: the reader's own.
     pub netns: Option<NetNs>,
 }
 
-const fn column(title: &'static str, right: bool) -> Column {
-    Column { title, right }
+const fn column(title: &'static str, right: bool, spare: u8) -> Column {
+    Column { title, right, spare }
 }
 
+/// Who, since when and to where is what a list is for.
 const COLUMNS: [Column; 12] = [
-    column("STATE", false),
-    column("DIR", false),
-    column("PROCESS", false),
-    column("USER", false),
-    column("UNIT", false),
-    column("AGE", true),
-    column("LOCAL", false),
-    column("REMOTE", false),
-    column("IN", true),
-    column("OUT", true),
-    column("RTT", true),
-    column("EXE", false),
+    column("STATE", false, 0),
+    column("DIR", false, 1),
+    column("PROCESS", false, 0),
+    column("USER", false, 2),
+    column("UNIT", false, 3),
+    column("AGE", true, 0),
+    column("LOCAL", false, 0),
+    column("REMOTE", false, 0),
+    column("IN", true, 4),
+    column("OUT", true, 5),
+    column("RTT", true, 6),
+    column("EXE", false, 0),
 ];
 
 /// Appends the table.
 pub fn write(listing: &Listing, options: TextOptions, out: &mut Vec<u8>) {
     let rows: Vec<_> = listing.sockets.iter().map(|listed| row(listed, listing.ended, options)).collect();
-    table::write(&COLUMNS, &rows, true, out);
+    table::write(&COLUMNS, &rows, true, options.width, out);
 }
 
 fn row(listed: &Listed, at: BootNs, options: TextOptions) -> Row<12> {
@@ -79,7 +82,9 @@ fn row(listed: &Listed, at: BootNs, options: TextOptions) -> Row<12> {
             rtt.with(|out| human::write_duration(DurationNs(u64::from(traffic.srtt_us) * 1_000), out));
         }
     }
-    if let Some(owner) = listed.owner() {
+    // Where it goes below the row it must be worth a line.
+    let has_room = options.width.is_none_or(|width| width >= 160);
+    if let Some(owner) = listed.owner().filter(|owner| has_room || owner.exe_says_more()) {
         write_exe(owner, exe);
     }
     write_details(listed, options, exe);
@@ -249,8 +254,11 @@ mod tests {
     #[test]
     fn golden_table() {
         let netns = Some(NetNs(4_026_531_840));
-        golden("list.txt", &shown(TextOptions { netns, color: false }));
-        golden("list.color.txt", &shown(TextOptions { netns, color: true }).replace('\x1b', "^["));
+        let options = TextOptions { netns, ..TextOptions::default() };
+        golden("list.txt", &shown(options));
+        golden("list.color.txt", &shown(TextOptions { color: true, ..options }).replace('\x1b', "^["));
+        golden("list.80.txt", &shown(TextOptions { width: Some(80), ..options }));
+        golden("list.120.txt", &shown(TextOptions { width: Some(120), ..options }));
     }
 
     #[test]

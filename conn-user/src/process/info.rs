@@ -192,6 +192,19 @@ impl ProcessInfo {
         self.identity.exe_is_host() == Some(false) && !in_container && !self.exe_is_memfd()
     }
 
+    /// Whether the path of the executable says more than the name: it lies where no package puts programs, is called otherwise, is not
+    /// what is at that path, or is a copy of a program that this machine knows.
+    pub fn exe_says_more(&self) -> bool {
+        let Some(exe) = &self.exe else { return false };
+        let base = exe.rsplit(|byte| *byte == b'/').next().unwrap_or(exe);
+        self.identity.copy_of().is_some()
+            || self.exe_is_deleted()
+            || self.exe_is_foreign()
+            || !is_of_package(exe)
+            // The kernel keeps 15 bytes of a name (TASK_COMM_LEN in include/linux/sched.h).
+            || base.get(..15).unwrap_or(base) != &*self.comm
+    }
+
     /// Whether this is the process (`pid`, `start`), where `start` may be exact or, from /proc, in whole ticks.
     pub fn is(&self, pid: Pid, start: BootNs, start_is_coarse: bool) -> bool {
         self.pid == pid

@@ -9,21 +9,21 @@ use crate::listing::table::{self, Column, Row};
 use crate::process::info::ExitStatus;
 
 const COLUMNS: [Column; 10] = [
-    Column { title: "DIR", right: false },
-    Column { title: "PROGRAM", right: false },
-    Column { title: "ADDRESS", right: false },
-    Column { title: "PORT", right: true },
-    Column { title: "COUNT", right: true },
-    Column { title: "FAILED", right: true },
-    Column { title: "OPEN", right: true },
-    Column { title: "IN", right: true },
-    Column { title: "OUT", right: true },
-    Column { title: "ERROR", right: false },
+    Column { title: "DIR", right: false, spare: 0 },
+    Column { title: "PROGRAM", right: false, spare: 0 },
+    Column { title: "ADDRESS", right: false, spare: 0 },
+    Column { title: "PORT", right: true, spare: 0 },
+    Column { title: "COUNT", right: true, spare: 0 },
+    Column { title: "FAILED", right: true, spare: 0 },
+    Column { title: "OPEN", right: true, spare: 0 },
+    Column { title: "IN", right: true, spare: 0 },
+    Column { title: "OUT", right: true, spare: 0 },
+    Column { title: "ERROR", right: false, spare: 0 },
 ];
 
 /// Writes a report: the table, then what is wrong, then the verdict.
 pub fn write(report: &Report, out: &mut Vec<u8>) {
-    table::write(&COLUMNS, &rows(report), true, out);
+    table::write(&COLUMNS, &rows(report), true, None, out);
     let mut line = |text: String| {
         out.extend_from_slice(b"conn: ");
         out.extend_from_slice(text.as_bytes());

@@ -13,7 +13,7 @@ use crate::event::{errno, human, services};
 use crate::flow::born::Born;
 use crate::flow::model::{Actor, ConnEvent, Direction, Ending, Failure, Unlisten};
 use crate::kernel::interfaces::Device;
-use crate::process::info::{ProcessInfo, ProcessSource, is_of_package};
+use crate::process::info::{ProcessInfo, ProcessSource};
 use crate::process::placement::Runtime;
 use crate::units::{BootNs, DurationNs};
 
@@ -138,18 +138,9 @@ impl Words {
         }
     }
 
-    /// The path of the executable where it says more than the name: it lies where no package puts programs, or is called otherwise.
+    /// The path of the executable where it says more than the name.
     pub(super) fn exe_if_reporting(&mut self, process: &ProcessInfo) {
-        let Some(exe) = &process.exe else { return };
-        let base = exe.rsplit(|byte| *byte == b'/').next().unwrap_or(exe);
-        // The kernel keeps 15 bytes of a name (TASK_COMM_LEN in include/linux/sched.h).
-        let is_copy = process.identity.copy_of().is_some();
-        if is_copy
-            || process.exe_is_deleted()
-            || process.exe_is_foreign()
-            || !is_of_package(exe)
-            || base.get(..15).unwrap_or(base) != &*process.comm
-        {
+        if process.exe_says_more() {
             self.detail("exe=");
             self.exe(process);
         }
