@@ -15,7 +15,7 @@ use crate::rules::file::source;
 /// Most of a file that is read.
 const SIZE_MAX: u64 = 1 << 20;
 
-/// See the module. Every key may be left out.
+/// The configuration as it is written. Every key may be left out.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {

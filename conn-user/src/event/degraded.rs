@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-/// See the module. The first such event of a kind comes at once, later ones bring what was added.
+/// The first such event of a kind comes at once, later ones bring what was added.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Degraded {
     /// In what way.

@@ -109,7 +109,7 @@ pub(super) enum Owners {
     Several,
 }
 
-/// See the module.
+/// All listeners that are known, and who made them listen.
 #[derive(Debug, Default)]
 pub(super) struct Listeners {
     by_key: IntMap<u64, Listener>,

@@ -35,7 +35,7 @@ pub(super) struct HeldDeath {
     pub(super) id: u64,
 }
 
-/// See the module.
+/// The queues of what waits, with their hold times.
 #[derive(Debug, Default)]
 pub(super) struct Pending {
     pub(super) connects: VecDeque<HeldConnect>,

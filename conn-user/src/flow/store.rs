@@ -175,7 +175,7 @@ const ALIASES_MAX: usize = 16_384;
 /// Most connections that wait to be asked for by [`Store::take_forgotten`].
 const FORGOTTEN_MAX: usize = 1024;
 
-/// See the module.
+/// The slab of living connections with its index.
 #[derive(Debug)]
 pub(super) struct Store {
     index: IntMap<u64, u64>,

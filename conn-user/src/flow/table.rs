@@ -98,7 +98,7 @@ pub struct FlowStats {
     pub ignored: u64,
 }
 
-/// See the module.
+/// All connections and listeners: it takes records and gives their events.
 #[derive(Debug)]
 pub struct FlowTable {
     pub(super) store: Store,

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// See the module.
+/// A resource that ran out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exhausted {
     /// `EMFILE`.

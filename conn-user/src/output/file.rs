@@ -16,7 +16,7 @@ use super::writer::{Target, Written};
 /// Lines may have the arguments of processes: not for everybody.
 const MODE: u32 = 0o600;
 
-/// See the module.
+/// A file that takes whole lines or none.
 #[derive(Debug)]
 pub struct LineFile {
     /// `None`: standard output or error.

@@ -37,7 +37,7 @@ pub fn message(severity: Severity, at: WallNs, zone: &TimeZone, text: &[u8], out
     out.push(b'\n');
 }
 
-/// See the module.
+/// A connection to the local syslog daemon.
 #[derive(Debug)]
 pub struct Syslog {
     path: PathBuf,

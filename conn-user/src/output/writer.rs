@@ -115,7 +115,7 @@ impl Shared {
     }
 }
 
-/// See the module.
+/// A bounded queue of lines and the thread that writes them.
 pub struct Writer {
     name: Arc<str>,
     shared: Arc<Shared>,

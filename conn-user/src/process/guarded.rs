@@ -22,7 +22,7 @@ const STUCK_MAX: usize = 8;
 /// Processes that are read ahead.
 const AHEAD: usize = 256;
 
-/// See the module.
+/// A reader of /proc that gives up on a process that makes it wait.
 #[derive(Debug)]
 pub struct GuardedProc {
     proc: ProcFs,

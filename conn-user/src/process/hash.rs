@@ -9,7 +9,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 /// Odd, and without a short period in binary: the fraction of the golden ratio.
 const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// See the module.
+/// A hasher for integers that the kernel chose; for keys that an adversary chooses it is the wrong one.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct IntHasher(u64);
 

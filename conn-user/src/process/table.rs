@@ -65,7 +65,7 @@ pub struct ProcessStats {
     pub inspect: InspectStats,
 }
 
-/// See the module.
+/// All processes that are known, with their images.
 pub struct ProcessTable {
     pub(super) slots: IntMap<u32, Slot>,
     exits: VecDeque<Exited>,

@@ -37,7 +37,7 @@ const WALL: u64 = 1_767_225_600 * SECOND;
 /// Process ids begin here.
 const FIRST_PID: u32 = 1_000;
 
-/// See the module.
+/// The simulated machine of one case.
 #[derive(Debug)]
 pub(super) struct World<'c> {
     spec: &'c BTreeMap<String, TestProcess>,

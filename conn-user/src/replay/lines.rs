@@ -24,7 +24,7 @@ pub enum Cut {
     Compressed,
 }
 
-/// See the module.
+/// A reader of lines.
 pub(super) struct Lines {
     pub(super) name: String,
     from: Text,

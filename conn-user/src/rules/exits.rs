@@ -29,7 +29,7 @@ struct Followed {
     by: Followers,
 }
 
-/// See the module.
+/// How the latest processes ended.
 #[derive(Debug, Default)]
 pub(super) struct Exits {
     recent: IntMap<u32, Exited>,

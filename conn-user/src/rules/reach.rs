@@ -7,7 +7,7 @@ use super::detector::{connection, listener};
 use crate::event::model::Event;
 use crate::filter::names::Names;
 
-/// See the module.
+/// How far a use of the network reaches, from this host outwards.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Reach {
     /// It listens.

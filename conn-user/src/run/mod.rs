@@ -41,7 +41,7 @@ const UNEXPECTED_MAX: usize = 1_000;
 /// A tree that is filled where forks are seen, and asked here.
 pub type SharedTree = Rc<RefCell<Tree>>;
 
-/// See the module.
+/// What is known of the run of a command so far.
 pub struct Run {
     tree: SharedTree,
     began: BootNs,

@@ -56,7 +56,7 @@ impl Loss {
     }
 }
 
-/// See the module.
+/// What a run did, and whether it was expected.
 #[derive(Clone, Debug)]
 pub struct Report {
     /// What was run.

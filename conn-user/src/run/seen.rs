@@ -82,7 +82,7 @@ struct Open {
     established: bool,
 }
 
-/// See the module.
+/// The connections and listeners of a run.
 #[derive(Debug, Default)]
 pub struct Seen {
     rows: Vec<Connections>,

@@ -62,7 +62,7 @@ impl KnownFacts {
     }
 }
 
-/// See the module.
+/// The processes read so far, each once.
 #[derive(Debug, Default)]
 pub(super) struct Processes {
     /// By the hash of its head, where a text may be. Nearly all are found here, and are neither parsed nor hashed.

@@ -24,7 +24,7 @@ const NAMES_MAX: usize = 16_384;
 /// Most windows; then the last one goes on.
 const WINDOWS_MAX: usize = 256;
 
-/// See the module.
+/// What was observed so far, and the baseline that it makes.
 #[derive(Debug, Default)]
 pub struct Learner {
     users: Vec<(Who, OfUser)>,

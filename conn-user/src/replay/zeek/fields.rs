@@ -83,7 +83,7 @@ impl Field {
     }
 }
 
-/// See the module.
+/// The values of one line by field.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Fields<'l>([Option<Cow<'l, str>>; Field::ALL.len()]);
 

@@ -25,7 +25,7 @@ struct Open {
     alert: Option<AlertId>,
 }
 
-/// See the module.
+/// Finds single connections that are open for long.
 pub(super) struct Each {
     levels: Box<[(DurationNs, Severity)]>,
     open: IntMap<u64, Open>,

@@ -64,7 +64,7 @@ impl Pair {
     }
 }
 
-/// See the module.
+/// Finds programs that are connected to one peer for long, over all their connections.
 pub(super) struct Sum {
     levels: Box<[(DurationNs, Severity)]>,
     /// Pinned while a connection is open.

@@ -12,7 +12,7 @@ use crate::event::model::Event;
 use crate::process::info::{ExitStatus, ProcessInfo};
 use crate::units::{BootNs, DurationNs};
 
-/// See the module.
+/// Finds the absence of a connection that comes again and again.
 #[derive(Debug)]
 pub(super) struct Every {
     interval: DurationNs,

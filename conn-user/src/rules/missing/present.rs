@@ -18,7 +18,7 @@ use crate::units::{BootNs, DurationNs};
 /// Most that are counted at once; what is beyond them is taken for present, and counted as forgotten.
 const COUNTED_MAX: usize = 1 << 20;
 
-/// See the module.
+/// Finds the absence of listeners or connections that are always there.
 #[derive(Debug)]
 pub(super) struct Present {
     triggers: Triggers,

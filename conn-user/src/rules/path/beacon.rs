@@ -60,7 +60,7 @@ struct Path {
     active: BootNs,
 }
 
-/// See the module.
+/// Finds regular connections to one host.
 #[derive(Debug)]
 pub(super) struct Beacon {
     limit: f64,

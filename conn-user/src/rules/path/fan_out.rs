@@ -50,7 +50,7 @@ struct Group {
     next: u64,
 }
 
-/// See the module.
+/// Finds connections to many hosts or ports by one process.
 #[derive(Debug)]
 pub(super) struct FanOut {
     of: FanOutOf,

@@ -33,7 +33,7 @@ struct Seen {
     since: BootNs,
 }
 
-/// See the module.
+/// Finds connections on a path that was not taken before.
 #[derive(Debug)]
 pub(super) struct FirstSeen {
     by: Box<[PathKey]>,

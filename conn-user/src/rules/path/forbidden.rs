@@ -9,7 +9,7 @@ use crate::rules::memory::{Memory, Past};
 use crate::rules::model::Rule;
 use crate::rules::{program, suppression};
 
-/// See the module.
+/// Finds connections that match.
 #[derive(Debug)]
 pub(super) struct Forbidden;
 

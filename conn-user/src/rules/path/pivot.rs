@@ -24,7 +24,7 @@ use crate::units::{BootNs, DurationNs};
 /// Most accepted connections that are remembered.
 const ENTRIES_MAX: usize = 16_384;
 
-/// See the module.
+/// Finds connections onward by what was reached from outside.
 #[derive(Debug)]
 pub(super) struct Pivot {
     to: Filter,

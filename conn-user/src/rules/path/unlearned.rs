@@ -13,7 +13,7 @@ use crate::rules::memory::{Memory, Past};
 use crate::rules::model::Rule;
 use crate::rules::{program, suppression};
 
-/// See the module.
+/// Finds connections that are not in the baseline.
 #[derive(Debug, Default)]
 pub(super) struct Unlearned(Finder);
 

@@ -74,7 +74,7 @@ impl Pair {
     }
 }
 
-/// See the module.
+/// Finds transfers of more than was ever sent to a host.
 #[derive(Debug)]
 pub(super) struct Volume {
     limit: u64,

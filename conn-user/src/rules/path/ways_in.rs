@@ -31,7 +31,7 @@ struct Place {
     id: u64,
 }
 
-/// See the module.
+/// The connections by which processes were reached.
 #[derive(Debug)]
 pub(super) struct WaysIn {
     /// For how long one counts after its end.

@@ -14,7 +14,7 @@ use crate::rules::model::Rule;
 use crate::rules::reach::Reach;
 use crate::rules::{program, suppression};
 
-/// See the module.
+/// Finds processes that use the network.
 #[derive(Debug)]
 pub(super) struct Network;
 

@@ -50,7 +50,7 @@ struct Again {
     timer: TimerId,
 }
 
-/// See the module.
+/// Finds processes whose executable was replaced under them.
 #[derive(Debug, Default)]
 pub(super) struct Replacement {
     /// Only deleted executables without an upgrade.

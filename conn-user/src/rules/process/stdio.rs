@@ -24,7 +24,7 @@ use crate::rules::model::Rule;
 use crate::rules::suppression;
 use crate::units::Pid;
 
-/// See the module.
+/// Finds programs that are executed with a connection as standard input or output.
 #[derive(Debug)]
 pub(super) struct Stdio {
     pub(super) of_parent: bool,

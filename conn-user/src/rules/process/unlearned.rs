@@ -10,7 +10,7 @@ use crate::rules::program;
 
 use super::network::Use;
 
-/// See the module.
+/// Finds programs whose use of the network is not in the baseline.
 #[derive(Debug, Default)]
 pub(super) struct Unlearned(Finder);
 

@@ -16,7 +16,7 @@ use crate::rules::{program, suppression};
 /// Most listeners that are remembered as reported.
 const REPORTED_MAX: usize = 16_384;
 
-/// See the module.
+/// Finds programs that accept a connection.
 #[derive(Debug)]
 pub(super) struct Accept {
     /// One number a server, place and reach.

@@ -63,7 +63,7 @@ struct Group {
     members: u64,
 }
 
-/// See the module.
+/// Finds processes that join the listeners of another program.
 #[derive(Debug, Default)]
 pub(super) struct Join {
     groups: HashMap<Place, Group>,

@@ -10,7 +10,7 @@ use crate::rules::model::Rule;
 use crate::rules::{program, suppression};
 use crate::units::BootNs;
 
-/// See the module.
+/// Finds listeners that match.
 #[derive(Debug)]
 pub(super) struct Listener;
 

@@ -25,7 +25,7 @@ struct Owner {
     since: BootNs,
 }
 
-/// See the module.
+/// Finds programs that listen where another one did.
 #[derive(Debug)]
 pub(super) struct Takeover {
     ports: Places<(NetNs, u16), SmallVec<[Owner; 1]>>,

@@ -9,7 +9,7 @@ use crate::rules::model::Rule;
 
 use super::listener;
 
-/// See the module.
+/// Finds listeners that are not in the baseline.
 #[derive(Debug, Default)]
 pub(super) struct Unlearned(Finder);
 

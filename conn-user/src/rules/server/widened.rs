@@ -30,7 +30,7 @@ struct Place {
     wide: u32,
 }
 
-/// See the module.
+/// Finds servers that listen on more addresses than they did.
 #[derive(Debug)]
 pub(super) struct Widened {
     places: Places<Key, Place>,

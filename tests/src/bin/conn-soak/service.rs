@@ -19,7 +19,7 @@ const SMALL: &str = "size=16m";
 /// How long a start and an end may take.
 const PATIENCE: Duration = Duration::from_mins(2);
 
-/// See the module.
+/// A running agent with its configuration.
 pub(crate) struct Service {
     folder: PathBuf,
     child: Child,
