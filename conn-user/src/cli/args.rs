@@ -375,10 +375,8 @@ impl KindSet {
     }
 
     /// What is left of a connection when each has one line.
-    pub const SUMMARY: Self = Self::DEFAULT
-        .without(EventKind::Connect)
-        .without(EventKind::Established)
-        .without(EventKind::Accept);
+    pub const SUMMARY: Self =
+        Self::DEFAULT.without(EventKind::Connect).without(EventKind::Established).without(EventKind::Accept);
 
     const fn without(self, kind: EventKind) -> Self {
         Self(self.0 & !(1 << kind as u32))

@@ -80,7 +80,9 @@ fn spare<const N: usize>(
     shown: &mut [bool; N],
     width: usize,
 ) -> bool {
-    let needed = |shown: &[bool; N], to: usize| (0..to).filter(|at| shown[*at]).map(|at| widths[at] + 2).sum::<usize>();
+    let needed = |shown: &[bool; N], to: usize| {
+        (0..to).filter(|at| shown[*at]).map(|at| widths[at] + 2).sum::<usize>()
+    };
     if needed(shown, N) <= width + 2 {
         return false;
     }

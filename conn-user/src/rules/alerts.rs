@@ -181,7 +181,9 @@ impl Alerts {
             covered: covered(coverage, &found, now),
             subject: found.subject,
             evidence: found.evidence,
-            suppress: found.suppress.filter(|filter| severity < Severity::Critical || suppression::is_narrow(filter)),
+            suppress: found
+                .suppress
+                .filter(|filter| severity < Severity::Critical || suppression::is_narrow(filter)),
             at: now,
             raised: now,
             repeats,

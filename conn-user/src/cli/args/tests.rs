@@ -42,9 +42,12 @@ fn defaults() {
 #[test]
 fn a_summary_has_the_end_of_each_connection() {
     let kinds = resolve(&["--summary"]).expect("understood").kinds;
-    let shown = [EventKind::Close, EventKind::Failed, EventKind::Listen, EventKind::Unlisten, EventKind::Alert];
+    let shown =
+        [EventKind::Close, EventKind::Failed, EventKind::Listen, EventKind::Unlisten, EventKind::Alert];
     let hidden = [EventKind::Connect, EventKind::Established, EventKind::Accept, EventKind::Exec];
-    assert!(shown.iter().all(|kind| kinds.contains(*kind)) && !hidden.iter().any(|kind| kinds.contains(*kind)));
+    assert!(
+        shown.iter().all(|kind| kinds.contains(*kind)) && !hidden.iter().any(|kind| kinds.contains(*kind))
+    );
     assert!(refused(&["--summary", "--all"]).contains("cannot be used with"));
 }
 

@@ -1,12 +1,12 @@
 //! An alert: what, of whom, why it was judged so, and what suppresses it. For a log one line, for people a short one and details
 //! below.
 
+use super::line::arrow;
 use crate::event::age::Age;
 use crate::event::alert::{Alert, Covered, Evidence, Phase, Severity, Subject, Value};
 use crate::event::names::Named;
 use crate::event::words::Words;
 use crate::event::{escape, human};
-use super::line::arrow;
 use crate::flow::model::Source;
 use crate::process::info::ProcessInfo;
 use crate::units::BootNs;

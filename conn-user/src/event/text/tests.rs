@@ -45,7 +45,10 @@ fn golden_at_80_columns() {
 
 #[test]
 fn golden_at_120_columns() {
-    samples::golden("events.120.txt", &format(TextOptions { width: Some(120), ..options() }, &samples::all()));
+    samples::golden(
+        "events.120.txt",
+        &format(TextOptions { width: Some(120), ..options() }, &samples::all()),
+    );
 }
 
 /// What is longer than a line goes on below, and nothing is lost by that.
