@@ -11,6 +11,8 @@ pub mod clock;
 
 pub mod priority;
 
+pub mod host;
+
 pub mod kernel;
 
 pub mod process;
@@ -19,9 +21,9 @@ pub mod flow;
 
 pub mod event;
 
-pub mod listing;
-
 pub mod filter;
+
+pub mod sockets;
 
 pub mod rules;
 

@@ -11,7 +11,7 @@ use conn_user::flow::born::BornBy;
 use conn_user::flow::model::{Direction, Transport};
 use conn_user::flow::snapshot::model::{NoHolder, Note, SnapSocket, Snapshot, TcpState};
 use conn_user::flow::snapshot::{SnapshotOptions, take};
-use conn_user::kernel::tcp_file::lines;
+use conn_user::host::tcp_file::lines;
 use conn_user::process::ProcessTable;
 use conn_user::units::{NetNs, Pid};
 

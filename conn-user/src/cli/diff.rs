@@ -8,9 +8,9 @@ use anyhow::Context as _;
 
 use super::args::{DiffArgs, Environment, Exit};
 use crate::event::escape;
-use crate::listing::diff::diff;
-use crate::listing::report;
-use crate::listing::saved::Saved;
+use crate::sockets::diff::diff;
+use crate::sockets::report;
+use crate::sockets::saved::Saved;
 
 /// Runs `conn diff`.
 ///

@@ -9,14 +9,14 @@ use super::args::{Environment, Exit, ListArgs, ListOptions};
 use super::machine;
 use crate::clock::Clock;
 use crate::flow::snapshot::{self, SnapshotOptions};
-use crate::listing::text::TextOptions;
-use crate::listing::{Listing, json, sort, text};
 use crate::process::ProcessTable;
 use crate::process::files::FileWorkers;
 use crate::process::inspect::Inspector;
 use crate::process::procfs::ProcFs;
 use crate::process::socket_units::SocketUnits;
 use crate::rules::defaults;
+use crate::sockets::text::TextOptions;
+use crate::sockets::{Listing, json, sort, text};
 
 /// How long to wait for what takes long to find out (the hashes of executables). What is not known by then is null.
 const PATIENCE: Duration = Duration::from_secs(3);

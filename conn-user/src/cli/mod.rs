@@ -70,7 +70,7 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Help(args) => help::run(&args),
         Command::Schema(args) => print(match args.of {
             SchemaOf::Events => crate::event::schema::SCHEMA.as_bytes(),
-            SchemaOf::List => crate::listing::schema::SCHEMA.as_bytes(),
+            SchemaOf::List => crate::sockets::schema::SCHEMA.as_bytes(),
             SchemaOf::Run => crate::run::schema::SCHEMA.as_bytes(),
         }),
     };

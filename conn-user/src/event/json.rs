@@ -22,8 +22,8 @@ use crate::flow::model::{
     Actor, Change, ConnEvent, ConnId, Direction, Ending, Failure, ListenEvent, Method, Source, Transport,
     canonical_ip,
 };
+use crate::host::interfaces::Device;
 use crate::kernel::gap::Gap;
-use crate::kernel::interfaces::Device;
 use crate::process::info::{ExitStatus, ProcessInfo};
 use crate::units::{BootNs, DurationNs, NetNs, Pid};
 

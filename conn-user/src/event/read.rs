@@ -31,8 +31,8 @@ use crate::flow::model::{
     Source, Traffic, Transport, UnknownReason, Unlisten,
 };
 use crate::flow::sample::{Counters, Sample};
+use crate::host::interfaces::Device;
 use crate::kernel::gap::{Gap, GapCause};
-use crate::kernel::interfaces::Device;
 use crate::process::info::{ExitStatus, ProcessInfo};
 use crate::units::{BootNs, DurationNs, NetNs, Pid, WallNs};
 

@@ -18,8 +18,8 @@ use crate::flow::model::{
     Source, Traffic, Transport, UnknownReason, Unlisten,
 };
 use crate::flow::sample::{Counters, Sample};
+use crate::host::interfaces::Device;
 use crate::kernel::gap::{Gap, GapCause};
-use crate::kernel::interfaces::Device;
 use crate::process::identity::{ExeFile, ProcessState, Tty};
 use crate::process::info::{ExitStatus, MountNs, ProcessInfo, ProcessSource};
 use crate::process::lineage::Ancestor;

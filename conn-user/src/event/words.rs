@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use super::address::{write_int, write_ip};
 use super::escape;
 use crate::flow::model::Direction;
-use crate::kernel::interfaces::Device;
+use crate::host::interfaces::Device;
 
 /// A line or a cell of a table: its bytes, and the columns that they take on a terminal.
 #[derive(Clone, Debug, Default)]

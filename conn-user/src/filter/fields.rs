@@ -9,6 +9,7 @@ use crate::flow::model::{
     Actor, Change, ConnEvent, Ending, ListenEvent, Traffic, UnknownReason, Unlisten, canonical_ip,
 };
 use crate::flow::model::{Method, Source};
+use crate::flow::snapshot::model::TcpState;
 use crate::kernel::gap::Gap;
 use crate::process::info::{ExitStatus, ProcessInfo};
 use crate::units::DurationNs;
@@ -104,7 +105,7 @@ fn ending<'a>(view: &View<'a>) -> Option<&'a Ending> {
 
 fn traffic(view: &View<'_>) -> Option<Traffic> {
     match view.origin {
-        Origin::Listed(listed, _) => listed.socket.traffic,
+        Origin::Listed(socket, _) => socket.traffic,
         Origin::Event(_) => ending(view)?.traffic,
     }
 }
@@ -158,7 +159,7 @@ impl Amount {
 /// The bounds of the age, where the beginning was not seen.
 pub(super) fn age(view: &View<'_>) -> Option<(u64, u64)> {
     let age = match view.origin {
-        Origin::Listed(listed, at) => listed.age(at),
+        Origin::Listed(socket, at) => socket.born.as_ref().map(|born| Age::of(born, at)),
         Origin::Event(event) => {
             let (born, source) = match (conn(view), listener(view)) {
                 (Some(conn), _) => (conn.born.as_ref(), conn.source),
@@ -177,13 +178,14 @@ impl Flag {
     /// Of the socket; of processes see [`Self::of_process`].
     pub(super) fn of(self, view: &View<'_>) -> Option<bool> {
         match (self, view.origin) {
-            (Self::Mapped, Origin::Listed(listed, _)) => Some(listed.socket.mapped),
+            (Self::Mapped, Origin::Listed(socket, _)) => Some(socket.mapped),
             (Self::Mapped, Origin::Event(_)) => {
                 let listens = |listener: &ListenEvent| canonical_ip(listener.local.ip()).1;
                 conn(view).map(|conn| conn.mapped).or_else(|| listener(view).map(listens))
             }
-            (Self::V6only, Origin::Listed(listed, _)) => {
-                listed.socket.scope().filter(|_| listed.listens()).map(|scope| scope.v6only)
+            (Self::V6only, Origin::Listed(socket, _)) => {
+                let listens = socket.state == TcpState::Listen;
+                socket.scope().filter(|_| listens).map(|scope| scope.v6only)
             }
             (Self::V6only, Origin::Event(_)) => {
                 listener(view).and_then(|listener| listener.scope.as_ref()).map(|scope| scope.v6only)
@@ -249,7 +251,7 @@ impl Role {
 /// The interface that it is bound to.
 pub(super) fn device<'a>(view: &View<'a>) -> Option<&'a str> {
     let device = match view.origin {
-        Origin::Listed(listed, _) => listed.socket.device.as_ref(),
+        Origin::Listed(socket, _) => socket.device.as_ref(),
         Origin::Event(_) => match conn(view) {
             Some(conn) => conn.device.as_ref(),
             None => listener(view)?.scope.as_ref()?.device.as_ref(),

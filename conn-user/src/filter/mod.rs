@@ -19,8 +19,6 @@ mod evaluate;
 mod fields;
 mod habits;
 #[cfg(test)]
-mod listed_tests;
-#[cfg(test)]
 mod naive;
 mod nets;
 #[cfg(test)]
@@ -36,9 +34,9 @@ use std::fmt;
 pub use self::error::FilterError;
 pub use self::names::Names;
 pub(crate) use self::ranges::{IpRanges, IpSet, canonical_net};
+pub use self::view::HeldSocket;
 use self::view::View;
 use crate::event::model::{Event, EventKind};
-use crate::listing::Listed;
 use crate::units::BootNs;
 
 /// A filter that is ready to be asked.
@@ -75,7 +73,7 @@ impl Filter {
         Ok(Self { expr, words })
     }
 
-    /// Likewise, for listed sockets.
+    /// The same, to be asked about listed sockets.
     ///
     /// # Errors
     /// Also a word that is about events only.
@@ -93,15 +91,15 @@ impl Filter {
 
     /// Whether a listed socket matches: all words hold for one of its holders, and the negated ones for each.
     /// `at` is the time of the list, for ages.
-    pub fn matches_socket(&self, listed: &Listed, at: BootNs) -> bool {
+    pub fn matches_socket(&self, listed: &impl HeldSocket, at: BootNs) -> bool {
         let holds = |view: &View<'_>, negated: bool| {
             self.words.iter().filter(|word| word.negated == negated).all(|word| word.holds(view))
         };
-        if listed.holders.is_empty() {
+        if listed.no_holder().is_some() {
             let nobody = View::of_listed(listed, None, at);
             return holds(&nobody, false) && holds(&nobody, true);
         }
-        let views = || listed.holders.iter().map(|holder| View::of_listed(listed, Some(holder), at));
+        let views = || listed.holders().map(|holder| View::of_listed(listed, Some(holder), at));
         views().any(|view| holds(&view, false)) && views().all(|view| holds(&view, true))
     }
 

@@ -8,8 +8,7 @@ use crate::flow::model::{
     Change, ConnEvent, Direction, EndedHow, Ending, Failure, ListenEvent, Method, Source, Transport,
     UnknownReason, canonical_ip,
 };
-use crate::flow::snapshot::model::{NoHolder, TcpState};
-use crate::listing::{HeldBy, Listed};
+use crate::flow::snapshot::model::{NoHolder, SnapSocket, TcpState};
 use crate::process::info::ProcessInfo;
 use crate::units::{BootNs, NetNs};
 
@@ -26,12 +25,24 @@ fn roles(
     }
 }
 
+/// A socket of a list, and who holds it.
+pub trait HeldSocket {
+    /// The socket.
+    fn socket(&self) -> &SnapSocket;
+    /// The socket unit for which systemd listens.
+    fn socket_unit(&self) -> Option<&str>;
+    /// Its holders; `None`: one whose process is not known.
+    fn holders(&self) -> impl Iterator<Item = Option<&ProcessInfo>>;
+    /// Why nobody holds it, if nobody does.
+    fn no_holder(&self) -> Option<NoHolder>;
+}
+
 /// What is looked at.
 #[derive(Clone, Copy)]
 pub(super) enum Origin<'a> {
     Event(&'a Event),
     /// At the time of its list.
-    Listed(&'a Listed, BootNs),
+    Listed(&'a SnapSocket, BootNs),
 }
 
 /// An event or a listed socket by what filters ask for; `None`: it has no such thing. What few ask for is read from
@@ -94,15 +105,20 @@ impl<'a> View<'a> {
         }
     }
 
-    /// A listed socket as one of its holders sees it; without any: as nobody does. `at` is the time of the list.
-    pub(super) fn of_listed(listed: &'a Listed, holder: Option<&'a HeldBy>, at: BootNs) -> Self {
-        let socket = &listed.socket;
+    /// A listed socket as one of its holders sees it, whose process may not be known; without any: as nobody does. `at` is the time
+    /// of the list.
+    pub(super) fn of_listed(
+        listed: &'a impl HeldSocket,
+        holder: Option<Option<&'a ProcessInfo>>,
+        at: BootNs,
+    ) -> Self {
+        let socket = listed.socket();
         let (remote, (initiator, responder)) = match socket.direction {
             Some(direction) => (Some(socket.remote), roles(direction, socket.local, socket.remote)),
             None => (None, (None, Some(socket.local))),
         };
         let why = listed.no_holder().map_or(UnknownReason::NoHolder, NoHolder::reason);
-        let socket = Socket {
+        let seen = Socket {
             local: socket.local,
             remote,
             initiator,
@@ -115,14 +131,13 @@ impl<'a> View<'a> {
             source: Source::Snapshot,
             method: if holder.is_some() { Method::FdTable } else { Method::Unknown(why) },
         };
-        let owner = holder.and_then(|holder| holder.process.as_deref());
         Self {
-            origin: Origin::Listed(listed, at),
+            origin: Origin::Listed(socket, at),
             kind: None,
-            owner,
+            owner: holder.flatten(),
             closer: None,
-            socket_unit: listed.socket_unit.as_deref(),
-            socket: Some(socket),
+            socket_unit: listed.socket_unit(),
+            socket: Some(seen),
             end: None,
             errno: None,
         }

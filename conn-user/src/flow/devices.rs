@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::model::{Change, FlowEvent};
 use super::resolve::DeviceQuery;
-use crate::kernel::interfaces::Device;
+use crate::host::interfaces::Device;
 use crate::process::hash::{IntBuild, IntMap};
 use crate::units::{BootNs, DurationNs, NetNs, Pid};
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use conn_common::hook::HookId;
 
 use super::born::Born;
-use crate::kernel::interfaces::Device;
+use crate::host::interfaces::Device;
 use crate::process::info::ProcessInfo;
 use crate::units::{BootNs, DurationNs, NetNs, Pid};
 

@@ -13,11 +13,11 @@ use std::path::PathBuf;
 use super::how::state::{LISTEN, SYN_SENT};
 use super::model::canonical_ip;
 use crate::clock::boot_now;
-use crate::kernel::interfaces::{Device, Devices};
-use crate::kernel::netlink::DumpError;
-use crate::kernel::netns::Namespace;
-use crate::kernel::sockdiag::{self, DiagSocket};
-use crate::kernel::tcp_file;
+use crate::host::interfaces::{Device, Devices};
+use crate::host::netlink::DumpError;
+use crate::host::netns::Namespace;
+use crate::host::sockdiag::{self, DiagSocket};
+use crate::host::tcp_file;
 use crate::units::{DurationNs, NetNs, Pid};
 
 /// Name of the threads that ask in other namespaces.

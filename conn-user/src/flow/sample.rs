@@ -14,9 +14,9 @@ use tokio::sync::Notify;
 
 use super::model::{ConnEvent, ConnId, Traffic};
 use super::snapshot::{TICK, model::TcpState, traffic};
-use crate::kernel::netlink::Netlink;
-use crate::kernel::netns::Namespace;
-use crate::kernel::sockdiag;
+use crate::host::netlink::Netlink;
+use crate::host::netns::Namespace;
+use crate::host::sockdiag;
 use crate::units::{BootNs, NetNs, Pid};
 
 /// Name of the thread that takes samples, and of those that it has in other namespaces.

@@ -12,7 +12,7 @@ use super::resolve::{DeviceQuery, PortQuery, PortResolver};
 use super::scenarios::{CLIENT, SERVER, both, child, client, listener, open};
 use super::table::FlowLimits;
 use super::testing::{Always, Backend, MS, Names, Rig, held, sock, who};
-use crate::kernel::interfaces::Device;
+use crate::host::interfaces::Device;
 use crate::units::{BootNs, DurationNs, NetNs, Pid};
 
 #[test]

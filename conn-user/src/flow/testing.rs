@@ -12,7 +12,7 @@ use super::how::state;
 use super::model::{Actor, Change, ConnEvent, FlowEvent, Method, Source};
 use super::resolve::{DeviceQuery, NoResolver, PortQuery, PortResolver};
 use super::table::{FlowLimits, FlowTable};
-use crate::kernel::interfaces::Device;
+use crate::host::interfaces::Device;
 use crate::process::ProcessTable;
 use crate::process::testing::{FakeProc, exec_record, task};
 use crate::units::BootNs;

@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use crate::kernel::mounts;
+use crate::host::mounts;
 
 /// Id of the root cgroup: `kernfs_create_root` numbers from 1.
 pub const ROOT_ID: u64 = 1;

@@ -14,7 +14,7 @@ use super::host;
 use super::identity::{ExeFile, Replaced};
 use super::info::FileId;
 use super::procfs::ProcFs;
-use crate::kernel::mounts;
+use crate::host::mounts;
 use crate::units::{BootNs, Pid, WallNs};
 
 /// Which process's executable is meant, and what is known of it.

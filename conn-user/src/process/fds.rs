@@ -16,7 +16,7 @@ use smallvec::SmallVec;
 use super::channels::{self, Ends};
 use super::hash::IntMap;
 use super::procfs::read_stat;
-use crate::kernel::netns::{Namespace, parse_id};
+use crate::host::netns::{Namespace, parse_id};
 use crate::units::{BootNs, NetNs, Pid};
 
 /// A descriptor that stands for a socket.
@@ -401,7 +401,7 @@ mod tests {
             cat().stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("spawn"),
         ];
         let mut pairs = Vec::new();
-        crate::kernel::unixdiag::pairs(&mut pairs).expect("socket pairs");
+        crate::host::unixdiag::pairs(&mut pairs).expect("socket pairs");
         let found = read().peers(&pairs);
         let me = Pid(std::process::id());
         let is_found = |child: &std::process::Child| {

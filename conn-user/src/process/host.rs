@@ -14,7 +14,7 @@ use rustix::fs::{AtFlags, CWD, StatxFlags};
 use super::file_stat::FileStat;
 use super::files::{Caller, FileError, FileWorker};
 use super::info::FileId;
-use crate::kernel::mounts;
+use crate::host::mounts;
 
 /// The host's mount namespace and root.
 #[derive(Debug)]

@@ -13,8 +13,8 @@ use crate::flow::model::{
     Source, Traffic, Transport, UnknownReason, Unlisten,
 };
 use crate::flow::sample::{Counters, Sample};
+use crate::host::interfaces::Device;
 use crate::kernel::gap::{Gap, GapCause};
-use crate::kernel::interfaces::Device;
 use crate::process::identity::{ExeFile, ProcessState, Replaced};
 use crate::process::info::{MountNs, ProcessInfo, ProcessSource};
 use crate::process::lineage::{self, Ancestor};

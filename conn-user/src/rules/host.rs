@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use crate::filter::names::{Names, Zone};
-use crate::kernel::interfaces::{self, Interface};
+use crate::host::interfaces::{self, Interface};
 
 /// The zone of this host's own addresses, but those of loopback.
 pub const HOST: &str = "host";

@@ -5,8 +5,8 @@ use super::seen::Program;
 use crate::event::address::write_ip;
 use crate::event::human;
 use crate::event::words::{Words, direction};
-use crate::listing::table::{self, Column, Row};
 use crate::process::info::ExitStatus;
+use crate::sockets::table::{self, Column, Row};
 
 const COLUMNS: [Column; 10] = [
     Column { title: "DIR", right: false, spare: 0 },

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use conn_user::kernel::tcp_file::lines;
+use conn_user::host::tcp_file::lines;
 
 /// How long anything may take before the test fails: far more than a loaded machine needs.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(1);

@@ -7,9 +7,9 @@ use clap::{ArgAction, Args, ValueEnum};
 use super::{ColorChoice, EXIT_CODES, Environment, RuleChoice, rules};
 use crate::filter::key::Key;
 use crate::filter::{Filter, FilterError};
-use crate::listing::Selection;
-use crate::listing::json::Asked;
-use crate::listing::sort::Sort;
+use crate::sockets::Selection;
+use crate::sockets::json::Asked;
+use crate::sockets::sort::Sort;
 
 /// Arguments of `conn list`.
 #[derive(Clone, Debug, Args)]

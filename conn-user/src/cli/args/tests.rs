@@ -5,8 +5,8 @@ use clap::CommandFactory;
 use super::*;
 use crate::event::samples;
 use crate::kernel::plan::Backend;
-use crate::listing::Selection;
-use crate::listing::sort::{Sort, SortKey};
+use crate::sockets::Selection;
+use crate::sockets::sort::{Sort, SortKey};
 
 fn read(line: &[&str]) -> Result<TailArgs, clap::Error> {
     let words = ["conn", "tail"].iter().chain(line);

@@ -17,8 +17,8 @@ use crate::flow::model::{
     Actor, Change, ConnEvent, ConnId, Direction, EndedHow, Ending, Failure, ListenEvent, Method, Scope,
     Source, Traffic, Transport, UnknownReason, Unlisten, canonical_ip,
 };
+use crate::host::interfaces::Device;
 use crate::kernel::gap::{Gap, GapCause};
-use crate::kernel::interfaces::Device;
 use crate::process::identity::{ExeFile, Identity, ProcessState, Tty};
 use crate::process::info::{ExitStatus, MountNs, ProcessInfo, ProcessSource};
 use crate::process::lineage::Ancestor;

@@ -12,7 +12,7 @@ use crate::event::words::{self, Words};
 use crate::event::{errno, human, services};
 use crate::flow::born::Born;
 use crate::flow::model::{Actor, ConnEvent, Direction, Ending, Failure, Unlisten};
-use crate::kernel::interfaces::Device;
+use crate::host::interfaces::Device;
 use crate::process::info::{ProcessInfo, ProcessSource};
 use crate::process::placement::Runtime;
 use crate::units::{BootNs, DurationNs};

@@ -14,7 +14,7 @@ use crate::flow::snapshot::model::{Holder, NoHolder, Note, SnapSocket, Snapshot,
 use crate::flow::snapshot::testing as snap;
 use crate::flow::table::FlowTable;
 use crate::flow::testing::{Backend, MS, Rig, sock};
-use crate::kernel::interfaces::Device;
+use crate::host::interfaces::Device;
 use crate::units::{BootNs, NetNs, Pid};
 
 fn holder(pid: u32) -> Holder {

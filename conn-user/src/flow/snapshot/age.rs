@@ -3,8 +3,8 @@
 use crate::flow::born::{Born, BornBy};
 use crate::flow::model::Direction;
 use crate::flow::snapshot::model::{SnapSocket, TcpState};
-use crate::kernel::netlink::Filled;
-use crate::kernel::sockdiag::TcpInfo;
+use crate::host::netlink::Filled;
+use crate::host::sockdiag::TcpInfo;
 use crate::process::fds::{Descriptors, Held};
 use crate::process::hash::IntMap;
 use crate::units::{BootNs, DurationNs, Pid};

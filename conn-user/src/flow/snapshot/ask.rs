@@ -15,13 +15,13 @@ use super::{age, model::NoHolder};
 use crate::clock::{boot_now, wall_now};
 use crate::flow::how::payload;
 use crate::flow::model::{Traffic, Transport, canonical_ip};
-use crate::kernel::conntrack;
-use crate::kernel::interfaces::Devices;
-use crate::kernel::netlink::{DumpError, Filled};
-use crate::kernel::netns::Namespace;
-use crate::kernel::sockdiag::{DiagKind, DiagSocket, MptcpInfo, TcpInfo, sockets};
-use crate::kernel::tcp_file::{TcpLine, lines};
-use crate::kernel::unixdiag;
+use crate::host::conntrack;
+use crate::host::interfaces::Devices;
+use crate::host::netlink::{DumpError, Filled};
+use crate::host::netns::Namespace;
+use crate::host::sockdiag::{DiagKind, DiagSocket, MptcpInfo, TcpInfo, sockets};
+use crate::host::tcp_file::{TcpLine, lines};
+use crate::host::unixdiag;
 use crate::units::{BootNs, DurationNs, NetNs};
 
 /// What a thread that goes through the namespaces carries with it.
@@ -483,7 +483,7 @@ mod tests {
     /// Nobody may enter a namespace that a process of it still shows.
     #[test]
     fn a_namespace_that_cannot_be_entered() {
-        let own = crate::kernel::netns::own(Path::new("/proc")).expect("own");
+        let own = crate::host::netns::own(Path::new("/proc")).expect("own");
         // A file that is no namespace cannot be entered; the inode is right, so that it is tried.
         let file = std::env::temp_dir().join(format!("conn-not-a-namespace-{}", std::process::id()));
         fs::write(&file, "").expect("write");

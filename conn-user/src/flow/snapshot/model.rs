@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 
 use crate::flow::born::Born;
 use crate::flow::model::{Direction, Scope, Traffic, Transport, UnknownReason};
-use crate::kernel::interfaces::Device;
+use crate::host::interfaces::Device;
 use crate::units::{BootNs, NetNs, Pid};
 
 /// Every TCP socket of the machine, as far as it could be seen.

@@ -11,7 +11,7 @@ use super::age::{self, Origins};
 use super::ask::{Asked, no_holder};
 use super::model::{Holder, Note, SnapSocket, Snapshot, StdioPeers, TcpState};
 use crate::clock::{boot_now, suspended};
-use crate::kernel::netns::{self, Namespace};
+use crate::host::netns::{self, Namespace};
 use crate::process::fds::Descriptors;
 use crate::units::{DurationNs, NetNs, Pid};
 

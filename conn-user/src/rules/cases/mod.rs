@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 pub use self::expect::{Expected, On};
 use crate::flow::model::{EndedHow, Scope, Traffic};
-use crate::kernel::interfaces::Device;
+use crate::host::interfaces::Device;
 use crate::process::identity::{Replaced, Sha256, Tty};
 use crate::process::info::ExitStatus;
 use crate::units::DurationNs;

@@ -29,7 +29,7 @@ use crate::event::names;
 use crate::filter::suggest::nearest;
 use crate::filter::{FilterError, amount};
 use crate::flow::model::{EndedHow, Scope, Traffic};
-use crate::kernel::interfaces::Device;
+use crate::host::interfaces::Device;
 use crate::process::info::ExitStatus;
 
 /// The words with which a line may begin, each with its form.

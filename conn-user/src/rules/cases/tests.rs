@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::*;
 use crate::event::alert::{Phase, Severity};
 use crate::filter::FilterError;
-use crate::kernel::interfaces::Device;
+use crate::host::interfaces::Device;
 
 fn script() -> Script {
     Script::new([("bash".to_owned(), TestProcess::default())].into())

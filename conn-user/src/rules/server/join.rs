@@ -12,7 +12,7 @@ use super::places::plain;
 use crate::event::alert::{Evidence, Value};
 use crate::event::model::Event;
 use crate::flow::model::ListenEvent;
-use crate::kernel::interfaces::Device;
+use crate::host::interfaces::Device;
 use crate::process::hash::IntMap;
 use crate::process::info::ProcessInfo;
 use crate::rules::detector::{Context, Detector, Triggers, listener};

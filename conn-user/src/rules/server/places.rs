@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::flow::model::{ListenEvent, canonical_ip};
-use crate::kernel::interfaces::Device;
+use crate::host::interfaces::Device;
 
 /// A map that forgets what was entered first.
 #[derive(Debug)]

@@ -10,7 +10,7 @@ use crate::event::samples::{self, curl, hostile, nginx, systemd};
 use crate::flow::born::{Born, BornBy};
 use crate::flow::model::{Direction, Traffic, Transport};
 use crate::flow::snapshot::model::{NoHolder, Note, SnapSocket, TcpState};
-use crate::kernel::interfaces::Device;
+use crate::host::interfaces::Device;
 use crate::process::info::ProcessInfo;
 use crate::units::{BootNs, NetNs, WallNs};
 
@@ -147,10 +147,10 @@ pub(crate) fn listing() -> Listing {
     }
 }
 
-/// Compares with a file in `src/listing/golden/`.
+/// Compares with a file in `src/sockets/golden/`.
 pub(crate) fn golden(name: &str, actual: &str) {
     samples::compare_file(
-        &(concat!(env!("CARGO_MANIFEST_DIR"), "/src/listing/golden/").to_owned() + name),
+        &(concat!(env!("CARGO_MANIFEST_DIR"), "/src/sockets/golden/").to_owned() + name),
         actual,
     );
 }

@@ -154,7 +154,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::kernel::netlink::testing::attribute;
+    use crate::host::netlink::testing::attribute;
 
     fn tuple_bytes(protocol: u8, source: [u8; 4], destination: [u8; 4], ports: (u16, u16)) -> Vec<u8> {
         let (mut ip, mut proto, mut both) = (Vec::new(), Vec::new(), Vec::new());

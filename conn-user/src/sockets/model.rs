@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::event::age::Age;
+use crate::filter::HeldSocket;
 use crate::flow::snapshot::model::{NoHolder, Note, SnapSocket, Snapshot, TcpState};
 use crate::process::info::ProcessInfo;
 use crate::process::socket_units::SocketUnits;
@@ -135,6 +136,24 @@ impl Listed {
     }
 }
 
+impl HeldSocket for Listed {
+    fn socket(&self) -> &SnapSocket {
+        &self.socket
+    }
+
+    fn socket_unit(&self) -> Option<&str> {
+        self.socket_unit.as_deref()
+    }
+
+    fn holders(&self) -> impl Iterator<Item = Option<&ProcessInfo>> {
+        self.holders.iter().map(|holder| holder.process.as_deref())
+    }
+
+    fn no_holder(&self) -> Option<NoHolder> {
+        self.no_holder()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use smallvec::smallvec;
@@ -142,7 +161,7 @@ mod tests {
     use super::*;
     use crate::event::samples;
     use crate::flow::snapshot::model::Holder;
-    use crate::listing::samples::connection;
+    use crate::sockets::samples::connection;
 
     #[test]
     fn descriptors_are_gathered_by_process_and_the_oldest_comes_first() {

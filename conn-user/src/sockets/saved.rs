@@ -324,7 +324,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::listing::samples;
+    use crate::sockets::samples;
 
     fn error(text: &str) -> String {
         Saved::read(text.as_bytes()).expect_err("no list").to_string()

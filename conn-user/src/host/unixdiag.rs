@@ -68,7 +68,7 @@ mod tests {
     use std::os::unix::net::UnixStream;
 
     use super::*;
-    use crate::kernel::netlink::testing::attribute;
+    use crate::host::netlink::testing::attribute;
 
     #[test]
     fn a_pair_both_ways_round() {

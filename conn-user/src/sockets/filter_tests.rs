@@ -1,7 +1,7 @@
 //! Filters against listed sockets.
 
-use super::*;
-use crate::listing::{Listing, samples};
+use super::{Listing, samples};
+use crate::filter::{Filter, Names};
 
 /// Places in the sample list of what matches.
 fn matching(text: &str) -> Vec<usize> {

@@ -111,7 +111,7 @@ fn total(traffic: Traffic) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::listing::samples;
+    use crate::sockets::samples;
 
     fn sorted(by: &str) -> Vec<String> {
         let mut listing = samples::listing();

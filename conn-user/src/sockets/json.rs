@@ -184,7 +184,7 @@ fn null(key: &[u8], out: &mut Vec<u8>) {
 
 #[cfg(test)]
 mod tests {
-    use crate::listing::samples::{self, golden};
+    use crate::sockets::samples::{self, golden};
 
     #[test]
     fn golden_lines() {

@@ -243,7 +243,7 @@ fn color(listed: &Listed) -> Option<&'static [u8]> {
 mod tests {
     use super::*;
     use crate::event::escape;
-    use crate::listing::samples::{self, golden};
+    use crate::sockets::samples::{self, golden};
 
     fn shown(options: TextOptions) -> String {
         let mut out = Vec::new();

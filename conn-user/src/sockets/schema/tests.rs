@@ -12,9 +12,9 @@ use crate::flow::born::BornBy;
 use crate::flow::model::{Direction, Transport};
 use crate::flow::snapshot::model::NoHolder::{NotAccepted, NotFound, Orphan, TimeWait};
 use crate::flow::snapshot::model::TcpState;
-use crate::listing::json::Asked;
-use crate::listing::model::{Listing, SCHEMA_VERSION, Selection};
-use crate::listing::samples;
+use crate::sockets::json::Asked;
+use crate::sockets::model::{Listing, SCHEMA_VERSION, Selection};
+use crate::sockets::samples;
 
 fn schema() -> Value {
     serde_json::from_str(SCHEMA).expect("the schema is JSON")
@@ -33,7 +33,7 @@ fn lines_keep_to_the_schema() {
     check(&samples::json());
     let mut out = Vec::new();
     let asked = Asked { selection: Selection::Connected, filter: "proc:\"\u{202e}\"".to_owned() };
-    crate::listing::json::write(&Listing::default(), &asked, &events::identity(), samples::WALL, &mut out);
+    crate::sockets::json::write(&Listing::default(), &asked, &events::identity(), samples::WALL, &mut out);
     check(&String::from_utf8(out).expect("UTF-8"));
 }
 
@@ -55,7 +55,7 @@ fn lists_of_names_are_those_of_the_code() {
 /// Processes and ages look the same in lists and in events; `CONN_BLESS=1` copies them from the events' schema.
 #[test]
 fn processes_are_those_of_events() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/listing/schema.json");
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/sockets/schema.json");
     let text = with_parts(SCHEMA, &["process", "age"]);
     compare_file(path, &text);
 }

@@ -194,7 +194,7 @@ fn notes(old: &Saved, new: &Saved) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::listing::samples;
+    use crate::sockets::samples;
 
     fn list() -> Saved {
         let mut list = Saved::read(samples::json().as_bytes()).expect("a list");

@@ -12,6 +12,8 @@ pub(crate) mod table;
 pub mod text;
 
 #[cfg(test)]
+mod filter_tests;
+#[cfg(test)]
 pub(crate) mod samples;
 
 pub use model::{HeldBy, Listed, Listing, Selection};

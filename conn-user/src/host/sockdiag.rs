@@ -317,7 +317,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::kernel::netlink::testing::attribute;
+    use crate::host::netlink::testing::attribute;
     use crate::units::BootNs;
 
     const FILLED: Filled = Filled { from: BootNs(1), to: BootNs(2) };

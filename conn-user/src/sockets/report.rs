@@ -9,7 +9,7 @@ use super::text::write_processes;
 use crate::event::address::write_int;
 use crate::event::json::{write_key, write_text};
 use crate::event::words::{direction, unshown};
-use crate::kernel::interfaces::Device;
+use crate::host::interfaces::Device;
 
 const COLUMNS: [Column; 8] = [Column { title: "", right: false, spare: 0 }; 8];
 
@@ -215,8 +215,8 @@ mod tests {
     use super::*;
     use crate::event::escape;
     use crate::flow::snapshot::model::TcpState;
-    use crate::listing::diff::diff;
-    use crate::listing::samples::{self, golden};
+    use crate::sockets::diff::diff;
+    use crate::sockets::samples::{self, golden};
 
     fn lists() -> (Saved, Saved) {
         let old = Saved::read(samples::json().as_bytes()).expect("a list");

@@ -263,7 +263,7 @@ pub(super) fn port(bytes: &[u8], at: usize) -> Option<u16> {
 #[cfg(test)]
 pub(super) mod testing {
     /// Appends an attribute with its padding.
-    pub(in crate::kernel) fn attribute(bytes: &mut Vec<u8>, kind: u16, value: &[u8]) {
+    pub(in crate::host) fn attribute(bytes: &mut Vec<u8>, kind: u16, value: &[u8]) {
         bytes.extend((value.len() as u16 + 4).to_ne_bytes());
         bytes.extend(kind.to_ne_bytes());
         bytes.extend(value);
@@ -271,7 +271,7 @@ pub(super) mod testing {
     }
 
     /// Appends a message with its padding.
-    pub(in crate::kernel) fn message(bytes: &mut Vec<u8>, kind: u16, flags: u16, sequence: u32, body: &[u8]) {
+    pub(in crate::host) fn message(bytes: &mut Vec<u8>, kind: u16, flags: u16, sequence: u32, body: &[u8]) {
         bytes.extend((body.len() as u32 + 16).to_ne_bytes());
         bytes.extend(kind.to_ne_bytes());
         bytes.extend(flags.to_ne_bytes());

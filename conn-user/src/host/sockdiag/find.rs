@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::{AF_INET, AF_INET6, BY_FAMILY, DiagSocket, INFO_WANTED, LISTEN, TCP, TIME_WAIT, parse};
-use crate::kernel::netlink::{DumpError, Netlink};
+use crate::host::netlink::{DumpError, Netlink};
 
 /// `INET_DIAG_NOCOOKIE` (include/uapi/linux/inet_diag.h), twice: whatever its cookie is.
 const NO_COOKIE: [u8; 8] = [0xff; 8];
