@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read as _, Take};
+use std::time::{Duration, Instant};
 
 use sha2::{Digest as _, Sha256 as Hasher};
 
@@ -99,13 +100,14 @@ impl Hashing {
         Self { file, state, hasher: Hasher::new(), buffer: vec![0; 128 << 10].into() }
     }
 
-    /// Reads some `most` bytes further.
+    /// Reads some `most` bytes further, or for so long: at least once.
     ///
     /// # Errors
     /// When it cannot be read.
-    pub(super) fn step(&mut self, most: u64) -> io::Result<Step> {
+    pub(super) fn step(&mut self, most: u64, time: Duration) -> io::Result<Step> {
+        let began = Instant::now();
         let mut bytes = 0;
-        while bytes < most {
+        while bytes < most && (bytes == 0 || began.elapsed() < time) {
             match self.file.read(&mut self.buffer) {
                 Ok(0) => {
                     let same = FileState::of(&FileStat::synced(self.file.get_ref())?) == self.state;
@@ -134,7 +136,7 @@ mod tests {
         let (mut hashing, mut steps) = (Hashing::new(file, state), 0);
         loop {
             steps += 1;
-            if let Step::Done(hash) = hashing.step(most).expect("read") {
+            if let Step::Done(hash) = hashing.step(most, Duration::MAX).expect("read") {
                 return (steps, hash);
             }
         }
@@ -153,6 +155,8 @@ mod tests {
         // FIPS 180-2, appendix B.1.
         assert_eq!(text, b"ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
         assert_eq!((steps, hash(open(), state, 1)), (1, (2, abc)), "in parts");
+        let mut in_no_time = Hashing::new(open(), state);
+        assert_eq!(in_no_time.step(1 << 20, Duration::ZERO).expect("read"), Step::Read(3));
         let mut more = fs::OpenOptions::new().append(true).open(&path).expect("the file");
         more.write_all(b"d").expect("written");
         assert_eq!(hash(open(), state, 1 << 20).1, None);

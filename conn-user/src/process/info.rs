@@ -197,12 +197,19 @@ impl ProcessInfo {
     pub fn exe_says_more(&self) -> bool {
         let Some(exe) = &self.exe else { return false };
         let base = exe.rsplit(|byte| *byte == b'/').next().unwrap_or(exe);
+        // The kernel keeps 15 bytes of a name (TASK_COMM_LEN in include/linux/sched.h).
+        let is_named_so = match base.get(..15).unwrap_or(base).strip_prefix(&*self.comm) {
+            // A version: python3 is python3.11.
+            Some(rest) => {
+                !self.comm.is_empty() && rest.iter().all(|byte| byte.is_ascii_digit() || *byte == b'.')
+            }
+            None => false,
+        };
         self.identity.copy_of().is_some()
             || self.exe_is_deleted()
             || self.exe_is_foreign()
             || !is_of_package(exe)
-            // The kernel keeps 15 bytes of a name (TASK_COMM_LEN in include/linux/sched.h).
-            || base.get(..15).unwrap_or(base) != &*self.comm
+            || !is_named_so
     }
 
     /// Whether this is the process (`pid`, `start`), where `start` may be exact or, from /proc, in whole ticks.

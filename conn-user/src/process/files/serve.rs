@@ -5,14 +5,17 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 
 use super::wire::{self, Reply, Request, Room};
 use crate::process::digest::{Hashing, Step};
 
-/// Bytes of a file that are read for one request.
+/// Bytes of a file that are read for one request, and the time after which it is answered with less: on a slow or busy machine the
+/// bytes would take longer than the agent waits.
 const SLICE: u64 = 16 << 20;
+const SLICE_TIME: Duration = Duration::from_millis(250);
 
 /// Serves the requests of a socket until its other end is closed.
 pub(super) fn serve(socket: &OwnedFd) {
@@ -51,7 +54,7 @@ fn answer(
 
 fn step(number: u64, hashes: &mut HashMap<u64, Hashing>) -> io::Result<Reply> {
     let mut hashing = hashes.remove(&number).ok_or(io::ErrorKind::NotFound)?;
-    Ok(match hashing.step(SLICE)? {
+    Ok(match hashing.step(SLICE, SLICE_TIME)? {
         Step::Read(bytes) => {
             hashes.insert(number, hashing);
             Reply::Read(bytes)

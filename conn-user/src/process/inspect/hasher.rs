@@ -120,8 +120,13 @@ impl Hasher {
             Ok(Progress::Read(bytes)) => return work.queue.went_on(part, *bytes, cost, now),
             Ok(Progress::Done(hash)) => (work.queue.ended(&part, cost, now), Some(*hash)),
             Err(FileError::Io(_)) => (work.queue.ended(&part, cost, now), Some(None)),
-            // It may be asked again.
-            Err(FileError::Stuck | FileError::Worker(_)) => (work.queue.ended(&part, cost, now), None),
+            Err(FileError::Stuck | FileError::Worker(_)) => {
+                let waited = work.queue.was_stuck(&part, cost, now);
+                if waited.is_empty() {
+                    return;
+                }
+                (waited, None)
+            }
             Err(FileError::Refused) => (work.queue.refused(part), None),
         };
         drop(work);

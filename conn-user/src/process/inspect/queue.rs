@@ -22,6 +22,10 @@ pub(super) const WAITING_MAX: usize = 16_384;
 /// What hashing may cost on behalf of one user: so much at once, which is some 2 GB, and then a tenth of the time.
 const BURST: DurationNs = DurationNs(4_000_000_000);
 const SHARE: u64 = 10;
+/// How often a file is begun again whose reader did not answer in time, and when for the first time; then twice as late each time. On a
+/// busy machine it may only have been slow; where a file system hangs, it is refused by then.
+const RETRIES: u32 = 3;
+const RETRY_AFTER_NS: u64 = 1_000_000_000;
 /// Most users whose turn is remembered.
 const USERS_MAX: usize = 4096;
 
@@ -44,6 +48,10 @@ struct Queued<W> {
     file: Arc<File>,
     state: FileState,
     left: u64,
+    /// How often its reader did not answer in time.
+    stuck: u32,
+    /// It is not read before this instant.
+    due: BootNs,
     /// `None` while a part of it is being hashed.
     begun: Option<Begun>,
     waiting: Vec<(u32, W)>,
@@ -108,6 +116,8 @@ impl<W> HashQueue<W> {
                     file: Arc::new(file),
                     state,
                     left: state.size,
+                    stuck: 0,
+                    due: BootNs(0),
                     begun: Some(Begun::new(self.numbers)),
                     waiting: vec![(uid, request)],
                     users: vec![uid],
@@ -149,12 +159,15 @@ impl<W> HashQueue<W> {
 
     /// What is next. A part that is taken has to come back by one of the calls below.
     pub(super) fn next(&mut self, now: BootNs) -> Next {
-        let users = || self.files.iter().flat_map(|queued| queued.users.iter().copied());
+        let due = || self.files.iter().filter(|queued| queued.due <= now);
+        let users = || due().flat_map(|queued| queued.users.iter().copied());
         let within = users().filter(|uid| !self.budgets.is_over(*uid, now));
         let Some(uid) = within.min_by_key(|uid| self.turns.get(uid).copied().unwrap_or(0)) else {
-            return users().map(|uid| self.budgets.until(uid, now)).min().map_or(Next::Idle, Next::At);
+            let shares = users().map(|uid| self.budgets.until(uid, now));
+            let later = self.files.iter().map(|queued| queued.due).filter(|due| *due > now);
+            return shares.chain(later).min().map_or(Next::Idle, Next::At);
         };
-        let of_user = self.files.iter_mut().filter(|queued| queued.is_of(uid));
+        let of_user = self.files.iter_mut().filter(|queued| queued.due <= now && queued.is_of(uid));
         let Some(queued) = of_user.min_by_key(|queued| queued.left) else { return Next::Idle };
         let Some(begun) = queued.begun.take() else { return Next::Idle };
         let (file, state) = (Arc::clone(&queued.file), queued.state);
@@ -173,6 +186,22 @@ impl<W> HashQueue<W> {
         if let Some(queued) = self.files.iter_mut().find(|queued| queued.number == part.number) {
             queued.left = queued.left.saturating_sub(bytes);
             queued.begun = Some(part.begun);
+        }
+    }
+
+    /// Who reads a part did not answer in time. The file is begun again later; returns who waited for it when that was done often
+    /// enough.
+    pub(super) fn was_stuck(&mut self, part: &Part, cost: DurationNs, now: BootNs) -> Vec<W> {
+        match self.files.iter_mut().find(|queued| queued.number == part.number) {
+            Some(queued) if queued.stuck < RETRIES => {
+                queued.due = BootNs(now.0.saturating_add(RETRY_AFTER_NS << queued.stuck));
+                queued.stuck += 1;
+                queued.left = queued.state.size;
+                queued.begun = Some(Begun::new(queued.number));
+                self.budgets.charge(part.uid, cost, now);
+                Vec::new()
+            }
+            _ => self.ended(part, cost, now),
         }
     }
 
@@ -307,6 +336,26 @@ mod tests {
         let before = rig.now;
         rig.step();
         assert_eq!((rig.done.last().map(|done| done.0), rig.now.since(before)), (Some(31), DurationNs(COST)));
+    }
+
+    #[test]
+    fn a_file_whose_reader_is_slow_is_begun_again_later_and_keeps_nobody_waiting() {
+        let mut rig = Rig::new();
+        rig.add(7, 1, MB, 1).expect("room");
+        for tries in 0..RETRIES {
+            let Next::Hash(part) = rig.queue.next(rig.now) else { panic!("due") };
+            let began = rig.now;
+            assert_eq!(rig.queue.was_stuck(&part, DurationNs(0), rig.now), Vec::<u32>::new());
+            rig.add(7, 2, MB, 2).expect("room");
+            assert!(rig.step(), "another one is read meanwhile");
+            assert_eq!(rig.done.pop().map(|done| done.0), Some(2));
+            let Next::At(at) = rig.queue.next(rig.now) else { panic!("not due yet") };
+            assert_eq!(at.since(began), DurationNs(RETRY_AFTER_NS << tries));
+            rig.now = at;
+        }
+        let Next::Hash(part) = rig.queue.next(rig.now) else { panic!("due") };
+        assert_eq!(rig.queue.was_stuck(&part, DurationNs(0), rig.now), [1], "often enough");
+        assert!(rig.queue.is_empty());
     }
 
     #[test]
