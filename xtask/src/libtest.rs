@@ -138,6 +138,9 @@ fn message(text: &str, test: &str) -> Option<String> {
         lines[0] = lines[0].rsplit_once(" panicked at ").map_or(lines[0], |(_, place)| place);
     }
     lines.retain(|line| !line.starts_with("note: run with `RUST_BACKTRACE"));
+    if let Some(backtrace) = lines.iter().position(|line| *line == "stack backtrace:") {
+        lines.truncate(backtrace);
+    }
     Some(lines.join(" ").chars().take(MESSAGE).collect())
 }
 

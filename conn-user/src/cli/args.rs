@@ -49,8 +49,10 @@ Exit codes:
   3  not permitted: a capability is missing
   4  unsupported kernel, or a hook that delivers nothing in the self-test
   5  the lists differ (conn diff --exit-code)
-  6  an alert was shown (--exit-code), or something was unexpected or missing (conn run)
-conn run ends with the code of its command if that is not 0: 128 + N after signal N, 127 if it is not found, 126 if it
+  6  an alert was shown (--exit-code), or something was
+     unexpected or missing (conn run)
+conn run ends with the code of its command if that is not 0:
+128 + N after signal N, 127 if it is not found, 126 if it
 cannot be executed. With 3 and 4 the command was not run.";
 
 /// How the program ends.

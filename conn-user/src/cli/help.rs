@@ -34,8 +34,16 @@ pub(super) fn run(args: &HelpArgs) -> anyhow::Result<Exit> {
 
 /// A page without its remarks for those who write it.
 fn text_of(page: &str) -> String {
-    let lines = page.lines().filter(|line| !line.starts_with("<!--"));
-    lines.fold(String::new(), |text, line| text + line + "\n")
+    let mut text = String::new();
+    let mut is_blank = false;
+    for line in page.lines().filter(|line| !line.starts_with("<!--")) {
+        if !(is_blank && line.is_empty()) {
+            text += line;
+            text.push('\n');
+        }
+        is_blank = line.is_empty();
+    }
+    text
 }
 
 #[cfg(test)]

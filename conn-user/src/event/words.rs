@@ -43,8 +43,17 @@ impl Words {
 
     /// Appends the gap between two details.
     pub(crate) fn gap(&mut self) {
+        self.space("  ");
+    }
+
+    /// Appends the blank between two words of a detail that may be long.
+    pub(crate) fn blank(&mut self) {
+        self.space(" ");
+    }
+
+    fn space(&mut self, spaces: &str) {
         let (end, end_column) = (self.bytes.trim_ascii_end().len(), self.columns_shown());
-        self.text("  ");
+        self.text(spaces);
         self.breaks.push(Break { end, end_column, next: self.bytes.len(), next_column: self.columns });
     }
 

@@ -283,11 +283,14 @@ pub(super) fn alert(of: &AboutAlert<'_>, only_alerts: bool) -> Vec<u8> {
         }
     }
     out.push(b'\n');
-    say(&mut out, "evidence");
     if let Some(alert) = of.alert() {
+        if !alert.evidence.is_empty() {
+            say(&mut out, "evidence");
+        }
         facts(&alert.evidence, &mut out);
         say(&mut out, &format!("coverage: {}", covered(alert.covered)));
     } else if let Some(line) = of.recorded {
+        say(&mut out, "evidence");
         recorded(&line.evidence, &mut out);
         recorded(&line.coverage, &mut out);
     }

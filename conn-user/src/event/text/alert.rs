@@ -62,6 +62,9 @@ fn resolution(alert: &Alert) -> &'static str {
     let has = |name| alert.evidence.iter().any(|evidence| evidence.name == name);
     if has("why") {
         "no longer judged"
+    } else if matches!(alert.subject, Subject::Absence) {
+        // Its evidence may be how the last connection ended.
+        "present again"
     } else if has("end") {
         "connection closed"
     } else if has("error") {
@@ -69,9 +72,8 @@ fn resolution(alert: &Alert) -> &'static str {
     } else {
         match alert.subject {
             Subject::Listener(_) => "no longer listening",
-            Subject::Absence => "present again",
             Subject::Process(_) if alert.evidence.is_empty() => "process ended",
-            Subject::Process(_) | Subject::Connection(_) => "over",
+            Subject::Process(_) | Subject::Connection(_) | Subject::Absence => "over",
         }
     }
 }
@@ -88,6 +90,11 @@ pub(super) const fn color(alert: &Alert) -> &'static [u8] {
     }
 }
 
+/// Whether there is something to say that the subject does not.
+fn has_evidence(alert: &Alert) -> bool {
+    alert.repeats > 0 || alert.evidence.iter().any(|evidence| !is_said(evidence, &alert.subject))
+}
+
 /// Whether the line says it already, where it reports the subject. JSON has the two apart.
 fn is_said(evidence: &Evidence, subject: &Subject) -> bool {
     let ends = match subject {
@@ -100,6 +107,10 @@ fn is_said(evidence: &Evidence, subject: &Subject) -> bool {
         ("exe", Value::Text(exe)) => {
             subject.process().is_some_and(|process| process.exe.as_deref() == Some(exe))
         }
+        ("args", Value::List(args)) => subject.process().is_some_and(|process| {
+            let said = args.iter().map(|arg| if let Value::Text(arg) = arg { Some(&**arg) } else { None });
+            said.eq(process.args.iter().map(|arg| Some(&**arg)))
+        }),
         ("port", Value::Number(port)) => ends.any(|end| u64::from(end.port()) == *port),
         ("listens_on", Value::End(at)) => ends.any(|end| end == *at),
         _ => false,
@@ -112,8 +123,10 @@ impl Words {
         self.severity_and_rule(alert);
         self.subject(&alert.subject);
         self.existing(&alert.subject, at);
-        self.gap();
-        self.evidence(alert);
+        if has_evidence(alert) {
+            self.gap();
+            self.evidence(alert);
+        }
         if alert.covered != Covered::All {
             self.detail("coverage: ");
             self.coverage(alert.covered, since);
@@ -134,8 +147,14 @@ impl Words {
         }
         match &alert.subject {
             Subject::Connection(conn) => {
-                self.text(if process.is_some() { " " } else { "  " });
-                self.ends_short(conn);
+                if process.is_some() {
+                    self.text(" ");
+                    self.ends_short(conn);
+                } else {
+                    // Whose it is only the own address says.
+                    self.gap();
+                    self.socket(&alert.subject);
+                }
                 self.service(conn.service_port());
             }
             Subject::Listener(listener) => {
@@ -146,7 +165,7 @@ impl Words {
             }
             Subject::Process(_) | Subject::Absence => {}
         }
-        if alert.phase == Phase::Resolved {
+        if alert.phase == Phase::Resolved && has_evidence(alert) {
             self.gap();
             self.evidence(alert);
         }
@@ -171,13 +190,22 @@ impl Words {
             }
             Detail::Arguments => {
                 for (at, arg) in process.iter().flat_map(|process| process.args.iter()).enumerate() {
-                    self.text(if at > 0 { " " } else { "" });
+                    if at > 0 {
+                        self.blank();
+                    }
                     self.word(arg);
                 }
             }
             Detail::Socket => {
-                self.socket(&alert.subject);
-                self.existing(&alert.subject, at);
+                let is_above = match &alert.subject {
+                    Subject::Listener(listener) => listener.source == Source::Live,
+                    Subject::Connection(conn) => process.is_none() && conn.source == Source::Live,
+                    Subject::Process(_) | Subject::Absence => true,
+                };
+                if !is_above {
+                    self.socket(&alert.subject);
+                    self.existing(&alert.subject, at);
+                }
             }
             Detail::Evidence => self.evidence(alert),
             Detail::Coverage => self.coverage(alert.covered, since),
@@ -317,7 +345,8 @@ impl Words {
             self.word(&ancestor.comm);
             self.text("[");
             self.number(ancestor.pid.0);
-            self.text("] > ");
+            self.text("] >");
+            self.blank();
         }
         self.process(process);
     }

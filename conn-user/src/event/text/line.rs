@@ -114,7 +114,9 @@ impl Words {
     /// The service that a port is known for.
     pub(super) fn service(&mut self, port: u16) {
         if let Some(name) = services::name(port) {
-            self.detail(name);
+            // Not apart from its port.
+            self.text("  ");
+            self.text(name);
         }
     }
 

@@ -156,8 +156,8 @@ pub enum Note {
     },
     /// Descriptors of some processes could not be read.
     #[error(
-        "the descriptors of {count} processes cannot be read; sockets that only they hold have no owner, and \
-        network namespaces in which only they are are not found"
+        "descriptors of {count} process{} cannot be read: sockets and network namespaces of nobody else have no owner here",
+        if *count == 1 { "" } else { "es" }
     )]
     HiddenProcesses {
         /// How many.
