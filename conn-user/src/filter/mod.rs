@@ -99,7 +99,7 @@ impl Filter {
             let nobody = View::of_listed(listed, None, at);
             return holds(&nobody, false) && holds(&nobody, true);
         }
-        let views = || listed.holders().map(|holder| View::of_listed(listed, Some(holder), at));
+        let views = || listed.holders().map(|holder| View::of_listed(listed, holder, at));
         views().any(|view| holds(&view, false)) && views().all(|view| holds(&view, true))
     }
 

@@ -6,7 +6,7 @@ use crate::event::alert::Subject;
 use crate::event::model::{Event, EventBody, EventKind};
 use crate::flow::model::{
     Change, ConnEvent, Direction, EndedHow, Ending, Failure, ListenEvent, Method, Source, Transport,
-    UnknownReason, canonical_ip,
+    canonical_ip,
 };
 use crate::flow::snapshot::model::{NoHolder, SnapSocket, TcpState};
 use crate::process::info::ProcessInfo;
@@ -105,19 +105,18 @@ impl<'a> View<'a> {
         }
     }
 
-    /// A listed socket as one of its holders sees it, whose process may not be known; without any: as nobody does. `at` is the time
-    /// of the list.
-    pub(super) fn of_listed(
-        listed: &'a impl HeldSocket,
-        holder: Option<Option<&'a ProcessInfo>>,
-        at: BootNs,
-    ) -> Self {
+    /// A listed socket as one of its holders sees it, whose process may not be known; if nobody holds it: as nobody does. `at` is the
+    /// time of the list.
+    pub(super) fn of_listed(listed: &'a impl HeldSocket, owner: Option<&'a ProcessInfo>, at: BootNs) -> Self {
         let socket = listed.socket();
         let (remote, (initiator, responder)) = match socket.direction {
             Some(direction) => (Some(socket.remote), roles(direction, socket.local, socket.remote)),
             None => (None, (None, Some(socket.local))),
         };
-        let why = listed.no_holder().map_or(UnknownReason::NoHolder, NoHolder::reason);
+        let method = match listed.no_holder() {
+            Some(why) => Method::Unknown(why.reason()),
+            None => Method::FdTable,
+        };
         let seen = Socket {
             local: socket.local,
             remote,
@@ -129,12 +128,12 @@ impl<'a> View<'a> {
             state: Some(socket.state),
             netns: socket.netns,
             source: Source::Snapshot,
-            method: if holder.is_some() { Method::FdTable } else { Method::Unknown(why) },
+            method,
         };
         Self {
             origin: Origin::Listed(socket, at),
             kind: None,
-            owner: holder.flatten(),
+            owner,
             closer: None,
             socket_unit: listed.socket_unit(),
             socket: Some(seen),

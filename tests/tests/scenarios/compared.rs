@@ -121,7 +121,9 @@ fn all_early(names: &[&'static str]) -> Outcomes {
     let agent = match Agent::start(&[]) {
         Ok(agent) => agent,
         Err(error) => {
-            started.iter().for_each(|name| keep(name, Err(anyhow::anyhow!("{error:#}"))));
+            for name in &started {
+                keep(name, Err(anyhow::anyhow!("{error:#}")));
+            }
             return outcomes;
         }
     };
@@ -130,7 +132,9 @@ fn all_early(names: &[&'static str]) -> Outcomes {
         keep(name, compared);
     }
     if let Err(error) = agent.stop().and_then(|output| output.lost_nothing()) {
-        started.iter().for_each(|name| keep(name, Err(anyhow::anyhow!("{error:#}"))));
+        for name in &started {
+            keep(name, Err(anyhow::anyhow!("{error:#}")));
+        }
     }
     outcomes
 }
