@@ -3,7 +3,7 @@
 use crate::event::words::Words;
 
 /// Columns by which a line that goes on below is set in.
-pub(super) const INDENT: usize = 4;
+const INDENT: usize = 4;
 /// The same of the details below an alert, whose labels stand out.
 const DETAIL_INDENT: usize = 16;
 
@@ -65,7 +65,8 @@ impl Words {
     /// Where to break what begins at this byte so that it fits: the end of the line and the begin of the next one.
     fn fold(&self, from: usize, width: usize) -> Option<(usize, usize)> {
         let start = self.breaks.iter().find(|at| at.next == from).map_or(0, |at| at.next_column);
-        if self.columns_shown() - start <= width {
+        // Nothing but spaces may follow.
+        if self.columns_shown().saturating_sub(start) <= width {
             return None;
         }
         let later = || self.breaks.iter().filter(|at| at.next > from && at.end > from);

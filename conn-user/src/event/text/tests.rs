@@ -51,6 +51,17 @@ fn golden_at_120_columns() {
     );
 }
 
+/// A terminal may be narrower than the first column, and the last columns empty.
+#[test]
+fn no_width_is_too_small() {
+    for event in &samples::all() {
+        for width in 0..100 {
+            let text = format(TextOptions { width: Some(width), ..options() }, std::slice::from_ref(event));
+            assert!(text.ends_with('\n') && !text.contains("\n\n"), "{width}: {text:?}");
+        }
+    }
+}
+
 /// What is longer than a line goes on below, and nothing is lost by that.
 #[test]
 fn a_folded_line_has_all_words_of_the_whole_one() {
