@@ -66,8 +66,8 @@ impl Service {
         Agent { child, stderr, reported: String::new() }
     }
 
-    /// The next message that syslog gets about an alert. Where other tests make the machine busy, records of theirs may be lost, which
-    /// is a message too.
+    /// The next message that syslog gets about an alert. Where other tests make the machine busy, records of
+    /// theirs may be lost, which is a message too.
     fn message(&self) -> String {
         let mut message = [0; 8 << 10];
         loop {

@@ -1,6 +1,5 @@
 //! `conn list`: every socket, and who holds it.
 
-use std::io::IsTerminal as _;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -45,8 +44,8 @@ pub fn run(args: &ListArgs) -> anyhow::Result<Exit> {
         let wall = Clock::now().wall(listing.ended);
         json::write(&listing, &options.asked, &machine::identity()?, wall, &mut out);
     } else {
-        let width = machine::terminal_width().filter(|_| std::io::stdout().is_terminal());
-        let shown = TextOptions { color: options.color, width, netns: machine::own_netns() };
+        let (width, netns) = (machine::terminal_width(), machine::own_netns());
+        let shown = TextOptions { color: options.color, width, netns };
         text::write(&listing, shown, &mut out);
     }
     super::print(&out)

@@ -29,7 +29,7 @@ pub(super) fn own_netns() -> Option<NetNs> {
     u32::try_from(inode).ok().map(NetNs)
 }
 
-/// Columns of the terminal on standard output.
+/// Columns of the terminal on standard output; `None`: it is none.
 pub(super) fn terminal_width() -> Option<usize> {
     let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
     // SAFETY: TIOCGWINSZ writes a `winsize`.

@@ -141,8 +141,8 @@ pub struct Alert {
     pub evidence: Vec<Evidence>,
     /// Whether everything was seen in the span that it judges.
     pub covered: Covered,
-    /// The smallest exception that suppresses it: a filter for the rule's `except`. `None`: no filter can, or only one so wide that it
-    /// is not offered for a critical alert.
+    /// The smallest exception that suppresses it: a filter for the rule's `except`. `None`: no filter can, or
+    /// only one so wide that it is not offered for a critical alert.
     pub suppress: Option<Box<str>>,
     /// When this step was found.
     pub at: BootNs,

@@ -1,7 +1,7 @@
 //! An event as a line for people, an alert as a short line and its details below.
 //!
-//! `time  KIND  dir  process[pid]  user  local -> remote  details`, in columns that stay put, as far as the terminal has room
-//! ([`layout`]); what comes from other programs is escaped ([`super::escape`]).
+//! `time  KIND  dir  process[pid]  user  local -> remote  details`, in columns that stay put, as far as the
+//! terminal has room ([`layout`]); what comes from other programs is escaped ([`super::escape`]).
 
 mod alert;
 mod layout;
@@ -39,8 +39,9 @@ const END_COLUMNS: usize = 21;
 pub struct TextOptions {
     /// Use colour.
     pub color: bool,
-    /// Columns of the terminal. A line that is longer goes on below it; one of an `exec`, whose arguments can fill a screen,
-    /// is cut. `None` (no terminal): every event is one line with all columns, an alert also its details.
+    /// Columns of the terminal. A line that is longer goes on below it; one of an `exec`, whose arguments can
+    /// fill a screen, is cut. `None` (no terminal): every event is one line with all columns, an alert also
+    /// its details.
     pub width: Option<usize>,
     /// The network namespace that needs no mention: the agent's own.
     pub netns: Option<NetNs>,
@@ -354,7 +355,7 @@ impl TextFormatter {
         }
         if let Some(process) = &owner.process {
             line.place(process);
-            line.exe_if_reporting(process);
+            line.exe_if_it_says_more(process);
         }
         if transport == Transport::Mptcp {
             line.detail(transport.name());

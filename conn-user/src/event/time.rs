@@ -80,13 +80,12 @@ impl TimeOfDay {
     /// that it does not belong to.
     pub fn write(&mut self, wall: WallNs, places: usize, out: &mut Vec<u8>) {
         self.turn_to(wall);
-        let places = places.min(9);
-        if places == 0 {
-            out.extend_from_slice(self.text.trim_end_matches('.').as_bytes());
-            return;
-        }
         out.extend_from_slice(self.text.as_bytes());
-        digits(wall.0 % SECOND / 10_u64.pow(9 - places as u32), places, out);
+        let places = places.min(9);
+        if places > 0 {
+            out.push(b'.');
+            digits(wall.0 % SECOND / 10_u64.pow(9 - places as u32), places, out);
+        }
     }
 
     /// The time of day beside another time, with the date if that is of another day.
@@ -113,7 +112,7 @@ impl TimeOfDay {
         self.text.clear();
         self.day = timestamp(second).map(|at| {
             let zoned = at.to_zoned_datetime(self.zone.clone());
-            self.text = zoned.strftime("%H:%M:%S.").to_string();
+            self.text = zoned.strftime("%H:%M:%S").to_string();
             Day { date: zoned.date(), offset: zoned.offset() }
         });
     }

@@ -52,7 +52,8 @@ impl Words {
     }
 
     fn space(&mut self, spaces: &str) {
-        let (end, end_column) = (self.bytes.trim_ascii_end().len(), self.columns_shown());
+        let end = self.bytes.trim_ascii_end().len();
+        let end_column = self.columns - (self.bytes.len() - end);
         self.text(spaces);
         self.breaks.push(Break { end, end_column, next: self.bytes.len(), next_column: self.columns });
     }

@@ -105,8 +105,8 @@ impl<'a> View<'a> {
         }
     }
 
-    /// A listed socket as one of its holders sees it, whose process may not be known; if nobody holds it: as nobody does. `at` is the
-    /// time of the list.
+    /// A listed socket as one of its holders sees it, whose process may not be known; if nobody holds it: as
+    /// nobody does. `at` is the time of the list.
     pub(super) fn of_listed(listed: &'a impl HeldSocket, owner: Option<&'a ProcessInfo>, at: BootNs) -> Self {
         let socket = listed.socket();
         let (remote, (initiator, responder)) = match socket.direction {

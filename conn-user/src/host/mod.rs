@@ -1,4 +1,5 @@
-//! What the kernel says of this machine when it is asked: sockets, connections that it tracks, interfaces, network namespaces, mounts.
+//! What the kernel says of this machine when it is asked: sockets, connections that it tracks, interfaces,
+//! network namespaces, mounts.
 
 pub mod conntrack;
 pub mod interfaces;

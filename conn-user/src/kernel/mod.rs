@@ -1,4 +1,5 @@
-//! The BPF programs: offsets, what this kernel offers, the attach plan, loading, the ring reader, and what was lost.
+//! The BPF programs: offsets, what this kernel offers, the attach plan, loading, the ring reader, and what
+//! was lost.
 
 pub mod btf;
 pub mod compat;

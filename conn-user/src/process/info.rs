@@ -192,8 +192,8 @@ impl ProcessInfo {
         self.identity.exe_is_host() == Some(false) && !in_container && !self.exe_is_memfd()
     }
 
-    /// Whether the path of the executable says more than the name: it lies where no package puts programs, is called otherwise, is not
-    /// what is at that path, or is a copy of a program that this machine knows.
+    /// Whether the path of the executable says more than the name: it lies where no package puts programs, is
+    /// called otherwise, is not what is at that path, or is a copy of a program that this machine knows.
     pub fn exe_says_more(&self) -> bool {
         let Some(exe) = &self.exe else { return false };
         let base = exe.rsplit(|byte| *byte == b'/').next().unwrap_or(exe);

@@ -493,10 +493,10 @@ impl Finder {
 /// The first uid of people (`UID_MIN` of login.defs).
 const UID_MIN: u32 = 1000;
 
-/// Returns whether rules will ask who may write this executable as soon as the process uses the network, which it may do and be gone
-/// before anybody has looked: a program of a service user that no package brought. Not one of root, which may become another
-/// user before it does, and the answer is about the user. What people run is asked about when it does use the network: a
-/// build starts thousands of programs.
+/// Returns whether rules will ask who may write this executable as soon as the process uses the network,
+/// which it may do and be gone before anybody has looked: a program of a service user that no package
+/// brought. Not one of root, which may become another user before it does, and the answer is about the user.
+/// What people run is asked about when it does use the network: a build starts thousands of programs.
 fn is_soon_judged(process: &ProcessInfo) -> bool {
     (1..UID_MIN).contains(&process.uid) && process.exe.as_deref().is_some_and(|exe| !is_of_package(exe))
 }

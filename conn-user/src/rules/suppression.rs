@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use crate::event::model::{Event, EventBody};
 use crate::filter::ast::{Form, Value};
 use crate::filter::glob::Glob;
+use crate::filter::parse::parse;
 use crate::flow::model::{ConnEvent, ListenEvent};
 use crate::process::info::ProcessInfo;
 use crate::process::placement::Placement;
@@ -62,20 +63,10 @@ pub(super) fn of_started(process: &ProcessInfo) -> Option<Box<str>> {
     Some(parent.map_or(program.clone(), |parent| format!("{program} parent:{}", quoted(parent)).into()))
 }
 
-/// Whether a filter asks for more than the program. What asks for that alone, a shell say, would suppress with an alert that
-/// somebody is in all others of its kind.
+/// Whether a filter asks for more than the program. What asks for that alone, a shell say, would suppress
+/// with an alert that somebody is in all others of its kind.
 pub(super) fn is_narrow(filter: &str) -> bool {
-    let mut is_quoted = false;
-    let mut bytes = filter.bytes();
-    while let Some(byte) = bytes.next() {
-        match byte {
-            b'"' => is_quoted = !is_quoted,
-            b'\\' if is_quoted => drop(bytes.next()),
-            b' ' if !is_quoted => return true,
-            _ => {}
-        }
-    }
-    false
+    parse(filter).is_ok_and(|filter| filter.words.len() > 1)
 }
 
 /// Other exceptions that hold for an event's process: of its program alone, with its unit, with its user; and with the port.

@@ -115,7 +115,8 @@ impl Flows for Living {
     }
 }
 
-/// A machine in which tests of rules let things happen. What happens, happens at [`Rig::now`]; [`Rig::pass`] lets time pass and timers fire.
+/// A machine in which tests of rules let things happen. What happens, happens at [`Rig::now`]; [`Rig::pass`]
+/// lets time pass and timers fire.
 pub(crate) struct Rig {
     session: Session<Living>,
     /// Until it begins.

@@ -9,7 +9,8 @@ pub(crate) struct Column {
     pub(crate) title: &'static str,
     /// Numbers stand on the right.
     pub(crate) right: bool,
-    /// Where the terminal has no room for all, the columns with the highest number are left out first; with 0 never.
+    /// Where the terminal has no room for all, the columns with the highest number are left out first; with 0
+    /// never.
     pub(crate) spare: u8,
 }
 
@@ -23,8 +24,9 @@ pub(crate) struct Row<const N: usize> {
     pub(crate) color: Option<&'static [u8]>,
 }
 
-/// Appends the table, with a line of titles if `titles`; nothing without rows. A column that is empty in every row is left out, and
-/// what does not fit into `width`: first columns that can be spared, then the last cell of a row goes below it.
+/// Appends the table, with a line of titles if `titles`; nothing without rows. A column that is empty in
+/// every row is left out, and what does not fit into `width`: first columns that can be spared, then the last
+/// cell of a row goes below it.
 pub(crate) fn write<const N: usize>(
     columns: &[Column; N],
     rows: &[Row<N>],

@@ -85,7 +85,7 @@ fn row(listed: &Listed, at: BootNs, options: TextOptions) -> Row<12> {
     // Where it goes below the row it must be worth a line.
     let has_room = options.width.is_none_or(|width| width >= 160);
     if let Some(owner) = listed.owner().filter(|owner| has_room || owner.exe_says_more()) {
-        write_exe(owner, exe);
+        exe.exe(owner);
     }
     write_details(listed, options, exe);
     Row { cells, color: color(listed).filter(|_| options.color) }
@@ -154,19 +154,6 @@ fn write_unit(listed: &Listed, process: &ProcessInfo, cell: &mut Cell) {
     }
 }
 
-fn write_exe(process: &ProcessInfo, cell: &mut Cell) {
-    match &process.exe {
-        Some(exe) => cell.word(exe),
-        None => cell.text("?"),
-    }
-    if process.exe_deleted {
-        cell.text(" (deleted)");
-    }
-    if process.exe_is_foreign() {
-        cell.text(" (foreign)");
-    }
-}
-
 /// What is out of the ordinary.
 fn write_details(listed: &Listed, options: TextOptions, cell: &mut Cell) {
     let begin = |cell: &mut Cell| {
@@ -229,7 +216,7 @@ fn write_details(listed: &Listed, options: TextOptions, cell: &mut Cell) {
 
 /// Colour is a signal, not a decoration: an SGR sequence for a whole line.
 fn color(listed: &Listed) -> Option<&'static [u8]> {
-    let deleted = listed.owner().is_some_and(|process| process.exe_deleted);
+    let deleted = listed.owner().is_some_and(|process| process.exe_is_deleted());
     match (listed.socket.state, listed.no_holder()) {
         _ if deleted => Some(b"\x1b[31m"),
         (_, Some(NoHolder::NotFound)) => Some(b"\x1b[31m"),

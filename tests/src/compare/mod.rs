@@ -79,8 +79,9 @@ pub struct Concern {
 impl Concern {
     /// Whether an event is about this workload: one of its processes, or one of its ports on a loopback address.
     ///
-    /// A module of the kernel that a workload loads listens in every network namespace, in the workload's name: also in those
-    /// that the workload does not know, such as an earlier one's that the kernel still takes down (`cleanup_net`).
+    /// A module of the kernel that a workload loads listens in every network namespace, in the workload's
+    /// name: also in those that the workload does not know, such as an earlier one's that the kernel still
+    /// takes down (`cleanup_net`).
     pub fn has(&self, event: &Event) -> bool {
         if event.kernel_socket && !event.netns.is_some_and(|netns| self.namespaces.contains(&netns)) {
             return false;

@@ -152,7 +152,8 @@ fn verify(agent: &Agent, mark: usize, violation: &Violation, lines: &[Line]) -> 
     }
 }
 
-/// The runs that the kernel skipped as far as the agent has reported, where it may skip any; 0 if anything else was lost too.
+/// The runs that the kernel skipped as far as the agent has reported, where it may skip any; 0 if anything
+/// else was lost too.
 fn skipped(agent: &Agent) -> u64 {
     let gaps: Vec<_> = agent.since(0).into_iter().filter(|event| event.kind == "gap").collect();
     if !gaps.iter().all(preempted::accounts_for) {

@@ -87,11 +87,12 @@ pub(crate) fn scenario(name: &str) -> Result<()> {
     verify(&agent, mark, &workload.finish()?)
 }
 
-/// What came of each scenario whose workload starts before the agent. One agent serves all: its start is what takes long.
+/// What came of each scenario whose workload starts before the agent. One agent serves all: its start is what
+/// takes long.
 fn early(name: &str) -> Result<()> {
     static OUTCOMES: Mutex<Option<Outcomes>> = Mutex::new(None);
     let mut outcomes = OUTCOMES.lock().unwrap_or_else(PoisonError::into_inner);
-    match outcomes.get_or_insert_with(|| all_early(&BEFORE_THE_AGENT)).get(name) {
+    match outcomes.get_or_insert_with(|| all_early()).get(name) {
         Some(Ok(())) => Ok(()),
         Some(Err(error)) => bail!("{error}"),
         None => bail!("it was not run"),
@@ -100,7 +101,7 @@ fn early(name: &str) -> Result<()> {
 
 type Outcomes = BTreeMap<&'static str, Result<(), String>>;
 
-fn all_early(names: &[&'static str]) -> Outcomes {
+fn all_early() -> Outcomes {
     let mut outcomes = Outcomes::new();
     let mut keep = |name: &'static str, outcome: Result<()>| {
         // The first failure says why.
@@ -110,7 +111,7 @@ fn all_early(names: &[&'static str]) -> Outcomes {
         }
     };
     let mut workloads = Vec::new();
-    for name in names.iter().copied() {
+    for name in BEFORE_THE_AGENT {
         match ready(name) {
             Ok(Some(workload)) => workloads.push((name, workload)),
             Ok(None) => {}
@@ -150,20 +151,15 @@ fn ready(name: &str) -> Result<Option<Workload>> {
     Ok(Some(workload))
 }
 
-fn before_the_agent(name: &str, start: impl FnOnce() -> Result<Agent>) -> Result<()> {
-    let mut workload = Workload::start(&[name])?;
-    workload.ready()?;
-    let agent = start()?;
-    workload.go()?;
-    let lines = workload.finish()?;
-    verify(&agent, 0, &lines)?;
-    agent.stop()?.lost_nothing().map(drop)
-}
-
 /// An agent whose own clock, and what it reads in /proc, are shifted.
 pub(crate) fn shifted_agent() -> Result<()> {
     const SHIFT_S: u64 = 2_000_000;
-    before_the_agent("timens-preexisting", || Agent::start_shifted(SHIFT_S))?;
+    let mut workload = Workload::start(&["timens-preexisting"])?;
+    workload.ready()?;
+    let agent = Agent::start_shifted(SHIFT_S)?;
+    workload.go()?;
+    verify(&agent, 0, &workload.finish()?)?;
+    agent.stop()?.lost_nothing()?;
     let agent = Agent::start_shifted(SHIFT_S)?;
     verify(&agent, 0, &workload::run(&["timens"])?)?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).context("the wall clock")?.as_nanos();

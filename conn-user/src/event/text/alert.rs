@@ -1,5 +1,5 @@
-//! An alert: what, of whom, why it was judged so, and what suppresses it. For a log one line, for people a short one and details
-//! below.
+//! An alert: what, of whom, why it was judged so, and what suppresses it. For a log one line, for people a
+//! short one and details below.
 
 use super::line::arrow;
 use crate::event::age::Age;
@@ -234,8 +234,8 @@ impl Words {
         }
     }
 
-    /// A filter of our own making, which quotes what it must; for a terminal it is escaped once more. It stands last in its line, so
-    /// that it needs no quotes around it.
+    /// A filter of our own making, which quotes what it must; for a terminal it is escaped once more. It
+    /// stands last in its line, so that it needs no quotes around it.
     fn filter(&mut self, filter: &str) {
         self.columns += escape::text(filter.as_bytes(), &mut self.bytes);
     }

@@ -14,8 +14,8 @@ pub(super) struct Layout {
     pub(super) decimals: usize,
     /// Of the column with the process.
     pub(super) process_columns: usize,
-    /// Columns for the direction, the user and both ends; else the arrow says the direction, and of a connection the other end
-    /// stands alone, with the own port where that is the service.
+    /// Columns for the direction, the user and both ends; else the arrow says the direction, and of a
+    /// connection the other end stands alone, with the own port where that is the service.
     pub(super) is_wide: bool,
 }
 
@@ -34,8 +34,8 @@ impl Layout {
 }
 
 impl Words {
-    /// Appends the line with its newline, in this colour. One that is wider than the terminal goes on below, set in, and is
-    /// broken between two details: an address or a path stays whole.
+    /// Appends the line with its newline, in this colour. One that is wider than the terminal goes on below,
+    /// set in, and is broken between two details: an address or a path stays whole.
     pub(super) fn finish(&mut self, width: Option<usize>, color: Option<&[u8]>, out: &mut Vec<u8>) {
         self.fold_from(0, INDENT, width, color, out);
     }
@@ -62,7 +62,8 @@ impl Words {
         self.piece(from..self.bytes.len(), indent, color, out);
     }
 
-    /// Where to break what begins at this byte so that it fits: the end of the line and the begin of the next one.
+    /// Where to break what begins at this byte so that it fits: the end of the line and the begin of the next
+    /// one.
     fn fold(&self, from: usize, width: usize) -> Option<(usize, usize)> {
         let start = self.breaks.iter().find(|at| at.next == from).map_or(0, |at| at.next_column);
         // Nothing but spaces may follow.

@@ -85,7 +85,7 @@ impl Words {
     }
 
     fn user(&mut self, process: &ProcessInfo) {
-        match user_name(process) {
+        match &process.user {
             Some(name) => self.word(name),
             None => {
                 self.text("uid=");
@@ -95,7 +95,7 @@ impl Words {
     }
 
     pub(super) fn user_detail(&mut self, process: &ProcessInfo) {
-        self.detail(if user_name(process).is_some() { "user=" } else { "" });
+        self.detail(if process.user.is_some() { "user=" } else { "" });
         self.user(process);
     }
 
@@ -141,14 +141,15 @@ impl Words {
     }
 
     /// The path of the executable where it says more than the name.
-    pub(super) fn exe_if_reporting(&mut self, process: &ProcessInfo) {
+    pub(super) fn exe_if_it_says_more(&mut self, process: &ProcessInfo) {
         if process.exe_says_more() {
             self.detail("exe=");
             self.exe(process);
         }
     }
 
-    pub(super) fn exe(&mut self, process: &ProcessInfo) {
+    /// The path of the executable, and what is wrong with it.
+    pub(crate) fn exe(&mut self, process: &ProcessInfo) {
         match &process.exe {
             Some(exe) => self.word(exe),
             None => self.text("?"),
@@ -272,12 +273,6 @@ impl Words {
         }
         out.push(b'\n');
     }
-}
-
-/// The name of the user, where this machine's is the one that counts: a container has users of its own.
-fn user_name(process: &ProcessInfo) -> Option<&[u8]> {
-    let in_container = process.placement.as_ref().is_some_and(|place| place.container.is_some());
-    process.user.as_deref().filter(|_| !in_container)
 }
 
 /// Appends as much of the line as fits, and a sign that it goes on.

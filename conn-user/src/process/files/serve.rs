@@ -12,8 +12,8 @@ use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 use super::wire::{self, Reply, Request, Room};
 use crate::process::digest::{Hashing, Step};
 
-/// Bytes of a file that are read for one request, and the time after which it is answered with less: on a slow or busy machine the
-/// bytes would take longer than the agent waits.
+/// Bytes of a file that are read for one request, and the time after which it is answered with less: on a
+/// slow or busy machine the bytes would take longer than the agent waits.
 const SLICE: u64 = 16 << 20;
 const SLICE_TIME: Duration = Duration::from_millis(250);
 

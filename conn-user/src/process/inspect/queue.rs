@@ -22,8 +22,9 @@ pub(super) const WAITING_MAX: usize = 16_384;
 /// What hashing may cost on behalf of one user: so much at once, which is some 2 GB, and then a tenth of the time.
 const BURST: DurationNs = DurationNs(4_000_000_000);
 const SHARE: u64 = 10;
-/// How often a file is begun again whose reader did not answer in time, and when for the first time; then twice as late each time. On a
-/// busy machine it may only have been slow; where a file system hangs, it is refused by then.
+/// How often a file is begun again whose reader did not answer in time, and when for the first time; then
+/// twice as late each time. On a busy machine it may only have been slow; where a file system hangs, it is
+/// refused by then.
 const RETRIES: u32 = 3;
 const RETRY_AFTER_NS: u64 = 1_000_000_000;
 /// Most users whose turn is remembered.
@@ -189,8 +190,8 @@ impl<W> HashQueue<W> {
         }
     }
 
-    /// Who reads a part did not answer in time. The file is begun again later; returns who waited for it when that was done often
-    /// enough.
+    /// Who reads a part did not answer in time. The file is begun again later; returns who waited for it when
+    /// that was done often enough.
     pub(super) fn was_stuck(&mut self, part: &Part, cost: DurationNs, now: BootNs) -> Vec<W> {
         match self.files.iter_mut().find(|queued| queued.number == part.number) {
             Some(queued) if queued.stuck < RETRIES => {

@@ -22,8 +22,9 @@ const LATEST: u64 = u64::MAX / 2;
 /// include/net/tcp_states.h
 const TCP_CLOSE: u8 = 7;
 
-/// Waits until the kernel has done something that no call waits for. What was sent need not have arrived yet, not even over
-/// loopback: on a busy machine ksoftirqd takes it in later (`invoke_softirq`, kernel/softirq.c).
+/// Waits until the kernel has done something that no call waits for. What was sent need not have arrived yet,
+/// not even over loopback: on a busy machine ksoftirqd takes it in later (`invoke_softirq`,
+/// kernel/softirq.c).
 fn wait_until(what: &str, mut is_done: impl FnMut() -> io::Result<bool>) -> Result<()> {
     let until = Instant::now() + Duration::from_millis(PATIENCE_MS.unsigned_abs().into());
     while !is_done().context("ask for the state of a socket")? {

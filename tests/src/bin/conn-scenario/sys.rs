@@ -260,7 +260,8 @@ pub(crate) fn socket_error(fd: &OwnedFd) -> io::Result<i32> {
     Ok(value)
 }
 
-/// What the kernel says of a TCP socket (`struct tcp_info`, include/uapi/linux/tcp.h; `tcp_get_info`, net/ipv4/tcp.c).
+/// What the kernel says of a TCP socket (`struct tcp_info`, include/uapi/linux/tcp.h; `tcp_get_info`,
+/// net/ipv4/tcp.c).
 #[derive(Clone, Copy)]
 pub(crate) struct TcpInfo {
     /// `tcpi_state`: a `TCP_*` number (include/net/tcp_states.h).

@@ -1,5 +1,5 @@
-//! Sockets of the kernel itself: RDS over TCP (net/rds/tcp_listen.c) listens from the load of its module until the unload in each
-//! network namespace, and a worker thread accepts.
+//! Sockets of the kernel itself: RDS over TCP (net/rds/tcp_listen.c) listens from the load of its module
+//! until the unload in each network namespace, and a worker thread accepts.
 
 use std::ffi::CStr;
 use std::io::BufRead;
@@ -36,7 +36,8 @@ pub(super) fn lacks() -> Option<String> {
     Some(format!("no module {missing} in {FOLDER}"))
 }
 
-/// Loads them: the initialization of the last one makes a listener in each network namespace, in the task that loads it.
+/// Loads them: the initialization of the last one makes a listener in each network namespace, in the task
+/// that loads it.
 fn load() -> Result<SockFact> {
     for (name, _) in MODULES {
         let path = file(name).context("the module is gone")?;

@@ -59,8 +59,8 @@ pub(super) fn reuseport() -> Result<()> {
     })
 }
 
-/// A process that listens, accepts nothing, and closes its listener when it hears how many connections are to be queued by then,
-/// and they are.
+/// A process that listens, accepts nothing, and closes its listener when it hears how many connections are to
+/// be queued by then, and they are.
 fn fork_idle(listen: impl FnOnce() -> Result<Listener>) -> Result<Child> {
     fork(|pipe| {
         let listener = listen()?;

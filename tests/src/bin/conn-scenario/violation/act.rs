@@ -137,8 +137,8 @@ pub(super) fn bound(at: SocketAddr, share: bool) -> Result<OwnedFd> {
     Ok(fd)
 }
 
-/// A port that nobody has, and that no other workload of this network namespace takes while the value lives, though nothing is
-/// bound to it in between: for servers that end and come back.
+/// A port that nobody has, and that no other workload of this network namespace takes while the value lives,
+/// though nothing is bound to it in between: for servers that end and come back.
 pub(super) struct ReservedPort {
     pub(super) number: u16,
     /// Abstract names belong to the network namespace, as ports do.
