@@ -92,7 +92,7 @@ pub(crate) fn scenario(name: &str) -> Result<()> {
 fn early(name: &str) -> Result<()> {
     static OUTCOMES: Mutex<Option<Outcomes>> = Mutex::new(None);
     let mut outcomes = OUTCOMES.lock().unwrap_or_else(PoisonError::into_inner);
-    match outcomes.get_or_insert_with(|| all_early()).get(name) {
+    match outcomes.get_or_insert_with(all_early).get(name) {
         Some(Ok(())) => Ok(()),
         Some(Err(error)) => bail!("{error}"),
         None => bail!("it was not run"),
