@@ -35,7 +35,7 @@ pub mod output;
 
 pub mod replay;
 
-pub mod prove;
+pub mod rule_test;
 
 pub mod run;
 

@@ -8,7 +8,6 @@ pub mod alerts;
 pub mod baseline;
 #[cfg(test)]
 mod bounded_tests;
-pub mod cases;
 pub mod defaults;
 pub mod detector;
 pub mod engine;

@@ -3,7 +3,7 @@
 #[cfg(test)]
 mod tests;
 
-use super::file::{self, Checked, RuleErrors};
+use super::file::{self, RuleErrors};
 use super::host::Host;
 use super::set::RuleSet;
 
@@ -54,9 +54,4 @@ pub fn tool_names() -> Result<Vec<String>, RuleErrors> {
     let set = set(&Host::default())?;
     let lists = ["shells", "interpreters", "netcats"].into_iter().filter_map(|list| set.names.list(list));
     Ok(lists.flatten().cloned().collect())
-}
-
-/// The default rules with their tests, in a world where the zones of this host are empty.
-pub fn with_tests() -> Checked {
-    file::built_in_with_tests(&Host::default())
 }

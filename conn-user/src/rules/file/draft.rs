@@ -61,6 +61,11 @@ impl Draft {
         self.get(name).is_some_and(|field| matches!(field.node.value, Value::Bool(true)))
     }
 
+    /// Whether it is to be active: `enabled` is not `false`.
+    pub(super) fn is_enabled(&self) -> bool {
+        self.get("enabled").is_none_or(|field| !matches!(field.node.value, Value::Bool(false)))
+    }
+
     /// Reports which keys an override may not have.
     pub(super) fn check_override(&self, problems: &mut Problems) {
         for field in self.fields.iter().filter(|field| field.name != "id" && !is_overridable(field)) {

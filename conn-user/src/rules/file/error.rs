@@ -55,30 +55,30 @@ pub struct RuleErrors {
 
 /// A place of a value, in one of several texts.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct At {
+pub(crate) struct At {
     /// Which text.
-    pub(super) text: usize,
+    pub(crate) text: usize,
     /// The bytes of it.
-    pub(super) span: Range<usize>,
+    pub(crate) span: Range<usize>,
 }
 
 /// An error before its place is looked up.
 #[derive(Clone, Debug)]
-pub(super) struct Problem {
-    pub(super) at: At,
-    pub(super) message: String,
-    pub(super) help: Option<String>,
+pub(crate) struct Problem {
+    pub(crate) at: At,
+    pub(crate) message: String,
+    pub(crate) help: Option<String>,
 }
 
 /// The errors of a run; beyond the first they are only counted.
 #[derive(Debug, Default)]
-pub(super) struct Problems {
+pub(crate) struct Problems {
     list: Vec<Problem>,
     more: usize,
 }
 
 impl Problems {
-    pub(super) fn push(&mut self, problem: Problem) {
+    pub(crate) fn push(&mut self, problem: Problem) {
         if self.list.len() < PROBLEMS_MAX {
             self.list.push(problem);
         } else {
@@ -86,18 +86,18 @@ impl Problems {
         }
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.list.len() + self.more
     }
 }
 
 impl Problem {
-    pub(super) fn new(at: &At, message: impl Into<String>, help: impl Into<String>) -> Self {
+    pub(crate) fn new(at: &At, message: impl Into<String>, help: impl Into<String>) -> Self {
         Self { at: at.clone(), message: message.into(), help: Some(help.into()) }
     }
 
     /// An error of a filter that stands at a place.
-    pub(super) fn of_filter(error: FilterError, at: At) -> Self {
+    pub(crate) fn of_filter(error: FilterError, at: At) -> Self {
         Self { at, message: error.message, help: error.help }
     }
 }
@@ -169,7 +169,7 @@ fn floor(text: &str, at: usize) -> usize {
 
 impl fmt::Display for RuleError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", shown(&self.file))?;
+        write!(f, "{}", escape::path(&self.file))?;
         match &self.place {
             Some(place) => {
                 let marked = Marked { line: &place.text, span: place.marked.clone() };
@@ -195,13 +195,6 @@ impl fmt::Display for RuleErrors {
         }
         Ok(())
     }
-}
-
-/// A path as people see it: harmless for a terminal.
-pub fn shown(path: &Path) -> String {
-    let mut shown = Vec::new();
-    escape::text(path.as_os_str().as_encoded_bytes(), &mut shown);
-    String::from_utf8_lossy(&shown).into_owned()
 }
 
 #[cfg(test)]

@@ -1,29 +1,20 @@
-//! Tests of rules: what happens, in a compact form, and which alerts are expected. Reference: `docs/tests.md`.
-//!
-//! A case stands as `[[test]]` in a rule file, which [`super::file`] reads; its lines are read here ([`script`], [`expect`]).
-//! [`crate::prove`] runs it.
-
-pub mod expect;
-pub mod script;
-#[cfg(test)]
-mod tests;
-mod words;
+//! A rule test as it was read: its processes, what happens, and which alerts are expected.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-pub use self::expect::{Expected, On};
+use crate::event::alert::{Phase, Severity};
 use crate::flow::model::{EndedHow, Scope, Traffic};
 use crate::host::interfaces::Device;
 use crate::process::identity::{Replaced, Sha256, Tty};
 use crate::process::info::ExitStatus;
 use crate::units::DurationNs;
 
-/// A test of rules.
+/// A test of rules: `[[test]]` of a rule file.
 #[derive(Clone, Debug)]
-pub struct Case {
+pub struct RuleTest {
     /// Its name.
     pub name: String,
     /// The file in which it stands.
@@ -101,10 +92,10 @@ pub struct Step {
 }
 
 /// A connection or a listener of a test: the first is 0.
-pub type FlowNo = usize;
+pub(super) type FlowNo = usize;
 
 /// A process by its name in the test; `None`: it is not known who it is.
-pub type Who = Option<String>;
+pub(super) type Who = Option<String>;
 
 /// What happens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -187,4 +178,32 @@ pub enum Act {
     Exit(String, ExitStatus),
     /// So many records are lost.
     Gap(u64),
+}
+
+/// An alert that is expected. What is not said may be anything.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Expected {
+    /// As it was written.
+    pub text: String,
+    /// Which step.
+    pub phase: Phase,
+    /// The id of the rule.
+    pub rule: String,
+    /// How severe.
+    pub severity: Option<Severity>,
+    /// When, since the test began.
+    pub at: Option<DurationNs>,
+    /// About what.
+    pub on: Option<On>,
+    /// Evidence that it has, among other: name and value, as alerts write them.
+    pub with: Vec<(String, String)>,
+}
+
+/// What an alert is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum On {
+    /// A connection or a listener.
+    Flow(FlowNo),
+    /// A process: of its own, or of its connection or listener.
+    Process(String),
 }

@@ -39,7 +39,7 @@ impl<'a> Words<'a> {
         (length > 0).then(|| Word { text: &rest[..length], span: start..start + length })
     }
 
-    /// Likewise, without taking it.
+    /// The next word, which stays to be read.
     pub(super) fn peek(&self) -> Option<Word<'a>> {
         self.clone().next()
     }

@@ -22,8 +22,8 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
+use super::model::{Act, FlowNo, TestProcess, Who};
 use super::words::{Word, Words};
-use super::{Act, FlowNo, TestProcess, Who};
 use crate::event::errno;
 use crate::event::names;
 use crate::filter::suggest::nearest;
@@ -33,7 +33,7 @@ use crate::host::interfaces::Device;
 use crate::process::info::ExitStatus;
 
 /// The words with which a line may begin, each with its form.
-pub const VERBS: [(&str, &str); 12] = [
+pub(super) const VERBS: [(&str, &str); 12] = [
     ("open", "[LABEL:] open WHO [LOCAL] -> REMOTE [on DEVICE]"),
     ("connect", "[LABEL:] connect WHO [LOCAL] -> REMOTE [on DEVICE]"),
     ("established", "established [LABEL]"),
@@ -67,7 +67,7 @@ struct Flow {
 
 /// Reads the lines of a test one after the other, and knows what is there.
 #[derive(Clone, Debug, Default)]
-pub struct Script {
+pub(super) struct Script {
     processes: BTreeMap<String, TestProcess>,
     flows: Vec<Flow>,
     is_existing: bool,
@@ -75,33 +75,33 @@ pub struct Script {
 
 impl Script {
     /// With these processes.
-    pub const fn new(processes: BTreeMap<String, TestProcess>) -> Self {
+    pub(super) const fn new(processes: BTreeMap<String, TestProcess>) -> Self {
         Self { processes, flows: Vec::new(), is_existing: false }
     }
 
     /// Whether the next lines report what was there when conn began.
-    pub const fn set_existing(&mut self, is_existing: bool) {
+    pub(super) const fn set_existing(&mut self, is_existing: bool) {
         self.is_existing = is_existing;
     }
 
     /// The connection or listener with this label.
-    pub fn flow(&self, label: &str) -> Option<FlowNo> {
+    pub(super) fn flow(&self, label: &str) -> Option<FlowNo> {
         self.flows.iter().rposition(|flow| flow.label.as_deref() == Some(label))
     }
 
     /// Whether there is a process with this name.
-    pub fn has_process(&self, name: &str) -> bool {
+    pub(super) fn has_process(&self, name: &str) -> bool {
         self.processes.contains_key(name)
     }
 
     /// Labels and processes.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         let labels = self.flows.iter().filter_map(|flow| flow.label.as_deref());
         labels.chain(self.processes.keys().map(String::as_str))
     }
 
     /// The processes, with those that lines named by their paths.
-    pub fn into_processes(self) -> BTreeMap<String, TestProcess> {
+    pub(super) fn into_processes(self) -> BTreeMap<String, TestProcess> {
         self.processes
     }
 
@@ -109,7 +109,7 @@ impl Script {
     ///
     /// # Errors
     /// What is wrong with it, where, and what to write instead.
-    pub fn line(&mut self, line: &str) -> Result<Act, FilterError> {
+    pub(super) fn line(&mut self, line: &str) -> Result<Act, FilterError> {
         if line.len() > LONGEST {
             return Err(FilterError::new(
                 line,

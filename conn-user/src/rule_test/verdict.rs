@@ -1,8 +1,10 @@
-//! What was reported against what was expected.
+//! Compares the alerts of a test with those that it expects.
 
 use std::collections::HashSet;
 use std::fmt::Write as _;
 
+use super::format::duration;
+use super::model::{Expected, RuleTest};
 use super::run::{Ran, since_begin};
 use super::why;
 use crate::event::alert::{Alert, Value};
@@ -12,15 +14,14 @@ use crate::event::names::Named as _;
 use crate::event::text::{TextFormatter, TextOptions};
 use crate::event::words::Words;
 use crate::filter::{Names, amount};
-use crate::rules::cases::{Case, Expected};
-use crate::units::{DurationNs, NetNs, WallNs};
+use crate::units::{NetNs, WallNs};
 
 /// Most alerts and expectations that are put into order against each other; beyond them one is held against the other.
 const ORDERED_MAX: usize = 1_000;
 /// Most that is shown of each.
 const SHOWN_MAX: usize = 10;
 
-/// Why a case failed, for people.
+/// Why a test failed, for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
     /// In one line.
@@ -30,18 +31,18 @@ pub struct Failure {
 }
 
 /// `None`: everything was as expected.
-pub(super) fn judge(case: &Case, ran: &Ran<'_>, names: &Names) -> Option<Failure> {
+pub(super) fn judge(test: &RuleTest, ran: &Ran<'_>, names: &Names) -> Option<Failure> {
     let fits = |expected: usize, reported: usize| {
-        case.expect
+        test.expect
             .get(expected)
             .zip(ran.reported.get(reported))
             .is_some_and(|(expected, reported)| differences(expected, reported, ran).is_empty())
     };
-    let (unmet, unexpected) = unmatched(case.expect.len(), ran.reported.len(), fits);
+    let (unmet, unexpected) = unmatched(test.expect.len(), ran.reported.len(), fits);
     if unmet.is_empty() && unexpected.is_empty() {
         return None;
     }
-    let unmet: Vec<&Expected> = unmet.into_iter().filter_map(|at| case.expect.get(at)).collect();
+    let unmet: Vec<&Expected> = unmet.into_iter().filter_map(|at| test.expect.get(at)).collect();
     let unexpected: Vec<&Alert> = unexpected.into_iter().filter_map(|at| ran.reported.get(at)).collect();
     Some(Failure { message: message(&unmet, &unexpected), details: details(&unmet, &unexpected, ran, names) })
 }
@@ -107,7 +108,7 @@ fn differences(expected: &Expected, reported: &Alert, ran: &Ran<'_>) -> Vec<Stri
     }
     for (name, value) in &expected.with {
         match reported.evidence.iter().find(|evidence| *evidence.name == **name) {
-            None => differences.push(format!("it has no evidence {}", shown(name))),
+            None => differences.push(format!("it has no evidence {}", escape::string(name.as_bytes()))),
             Some(evidence) if !is_value(&evidence.value, value) => {
                 differences.push(format!("its {} is {}", evidence.name, written(&evidence.value)));
             }
@@ -148,7 +149,7 @@ fn details(unmet: &[&Expected], unexpected: &[&Alert], ran: &Ran<'_>, names: &Na
     let mut out = String::new();
     let mut left = unexpected.to_vec();
     for expected in unmet.iter().take(SHOWN_MAX) {
-        let _ = writeln!(out, "expected and not reported: {}", shown(&expected.text));
+        let _ = writeln!(out, "expected and not reported: {}", escape::string(expected.text.as_bytes()));
         // One of the same rule is most likely the one that was meant.
         if let Some(near) = left.iter().position(|reported| *reported.rule.id == *expected.rule) {
             let near = left.remove(near);
@@ -205,32 +206,4 @@ fn line(alert: &Alert) -> String {
     let text = text.trim_end().split_once("ALERT").map_or("", |(_, rest)| rest).trim();
     let (phase, id, severity) = (alert.phase.name(), &alert.rule.id, alert.severity.name());
     format!("{phase} {id} {severity} at {}\n    {text}", duration(since_begin(alert.at)))
-}
-
-/// A text of a file, harmless.
-pub(super) fn shown(text: &str) -> String {
-    let mut out = Vec::new();
-    escape::text(text.as_bytes(), &mut out);
-    String::from_utf8_lossy(&out).into_owned()
-}
-
-/// A duration as a test writes it: exact, `1h0m0s` as `1h`.
-pub(super) fn duration(duration: DurationNs) -> String {
-    const UNITS: [(&str, u64); 7] = [
-        ("d", 86_400_000_000_000),
-        ("h", 3_600_000_000_000),
-        ("m", 60_000_000_000),
-        ("s", 1_000_000_000),
-        ("ms", 1_000_000),
-        ("us", 1_000),
-        ("ns", 1),
-    ];
-    let (mut rest, mut out) = (duration.0, String::new());
-    for (unit, length) in UNITS {
-        if rest >= length {
-            let _ = write!(out, "{}{unit}", rest / length);
-            rest %= length;
-        }
-    }
-    if out.is_empty() { "0s".to_owned() } else { out }
 }
