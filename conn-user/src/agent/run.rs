@@ -51,7 +51,7 @@ pub trait Consumer {
     /// Waits until what it took is written, for as long as it gets on. Called at the end.
     ///
     /// # Errors
-    /// As [`Self::flush`].
+    /// The errors of [`Self::flush`].
     fn finish(&mut self) -> impl Future<Output = io::Result<()>> {
         let flushed = self.flush();
         async { flushed }

@@ -454,7 +454,8 @@ pub(crate) fn golden(name: &str, actual: &str) {
     compare_file(&path, actual);
 }
 
-/// Likewise with any file, e.g. a page of the documentation that is made from the code.
+/// Compares with any file, such as a page of the documentation that is made from the code; with `CONN_BLESS`
+/// set it writes the file instead.
 pub(crate) fn compare_file(path: &str, actual: &str) {
     if std::env::var_os("CONN_BLESS").is_some() {
         std::fs::write(path, actual).expect("a writable file");

@@ -109,7 +109,7 @@ pub struct ConnEvent {
     pub transport: Transport,
     /// Local end, IPv4-mapped addresses as IPv4; port 0: not known.
     pub local: SocketAddr,
-    /// Remote end, likewise.
+    /// Remote end, IPv4-mapped addresses as IPv4; port 0: not known.
     pub remote: SocketAddr,
     /// The socket is IPv6 and carries an IPv4-mapped address.
     pub mapped: bool,
@@ -264,7 +264,7 @@ pub struct ListenEvent {
     pub source: Source,
     /// Since when it listens, as [`ConnEvent::born`].
     pub born: Option<Born>,
-    /// As [`ConnEvent::kernel_socket`].
+    /// The socket is the kernel's own (NFS, iSCSI, SMC, ...): no descriptor ever leads to it.
     pub kernel_socket: bool,
     /// Who called listen.
     pub owner: Actor,

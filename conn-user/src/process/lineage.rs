@@ -19,7 +19,7 @@ pub struct Ancestor {
     pub comm: Box<[u8]>,
     /// Path of the executable, attacker-controlled bytes.
     pub exe: Option<Arc<[u8]>>,
-    /// As [`super::identity::Identity::exe_is_host`], as of then.
+    /// The executable was the host's own file at its path, as of then; `None`: not known.
     pub exe_is_host: Option<bool>,
 }
 

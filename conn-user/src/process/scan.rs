@@ -28,7 +28,8 @@ impl ProcessTable {
         self.scan_and(&mut || {})
     }
 
-    /// As [`Self::scan`]. `pause` is called now and then, for what must not wait for all of them.
+    /// Reads every process, as [`Self::scan`] does. `pause` is called now and then, for what must not wait
+    /// for all of them.
     ///
     /// # Errors
     /// When /proc cannot be listed.
@@ -36,8 +37,9 @@ impl ProcessTable {
         self.read_all(false, pause)
     }
 
-    /// As [`Self::scan`], after records of processes were lost. What the kernel reported an image stays, unless the kernel has
-    /// counted an exec since: what /proc shows a process may set itself. `pause` as in [`Self::scan_and`].
+    /// Reads every process after records of processes were lost. What the kernel reported of an image stays,
+    /// unless the kernel has counted an exec since: a process can change what /proc shows of it. `pause` is
+    /// called now and then, for what must not wait for all of them.
     ///
     /// # Errors
     /// When /proc cannot be listed.

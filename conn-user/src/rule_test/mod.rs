@@ -1,9 +1,10 @@
 //! Rule tests: what happens, in a compact form, and which alerts are expected. Reference: `docs/tests.md`.
 //!
-//! A test is a `[[test]]` of a rule file, which [`crate::rules::file`] keeps as source. [`read`] makes a [`model::RuleTest`] of
-//! it, whose lines are read by [`script`] and [`expect`]. [`run`] runs it against the real engine, on a clock of its own, with
-//! the events that [`world`] makes of the lines; [`verdict`] compares the alerts with those expected, [`why`] says which terms
-//! of a rule did not match, and [`report`] makes text, JSON and JUnit of the outcomes.
+//! A test is a `[[test]]` of a rule file, which [`crate::rules::file`] keeps as source. [`read`] makes a
+//! [`model::RuleTest`] of it, whose lines are read by [`script`] and [`expect`]. [`run`] runs it against the
+//! real engine, on a clock of its own, with the events that [`world`] makes of the lines; [`verdict`]
+//! compares the alerts with those expected, [`why`] says which terms of a rule did not match, and [`report`]
+//! makes text, JSON and JUnit of the outcomes.
 
 mod expect;
 mod format;
@@ -75,7 +76,8 @@ pub struct Outcome<'t> {
 }
 
 impl Suite {
-    /// Runs those tests that `wanted` chooses against these rules, which are the suite's, each in an engine of its own.
+    /// Runs those tests that `wanted` chooses against these rules, which are the suite's, each in an engine
+    /// of its own.
     pub fn run(&self, rules: &RuleSet, wanted: impl Fn(&RuleTest) -> bool) -> Vec<Outcome<'_>> {
         let run = |test| {
             let began = std::time::Instant::now();

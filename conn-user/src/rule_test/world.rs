@@ -1,4 +1,5 @@
-//! A machine that does what the lines of a test say: its processes, connections and listeners, and the events that they make.
+//! A machine that does what the lines of a test say: its processes, connections and listeners, and the events
+//! that they make.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

@@ -324,7 +324,7 @@ impl Context<'_> {
         self.raise_as(rule, found, rule.severity)
     }
 
-    /// Likewise, with another severity than the rule's.
+    /// Raises an alert as [`Self::raise`] does, with another severity than the rule's.
     pub fn raise_as(&mut self, rule: &Rule, mut found: Found, severity: Severity) -> Option<AlertId> {
         if self.is_over && matches!(found.life, Life::With(_)) {
             found.life = Life::Moment;

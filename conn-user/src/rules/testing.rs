@@ -48,7 +48,7 @@ pub(crate) fn process(pid: u32, exe: &str) -> Arc<ProcessInfo> {
     child(&init, pid, exe)
 }
 
-/// Likewise, of another parent.
+/// A child of another parent with everything known; its start is its pid in ticks.
 pub(crate) fn child(parent: &ProcessInfo, pid: u32, exe: &str) -> Arc<ProcessInfo> {
     let name = exe.rsplit('/').next().unwrap_or_default().as_bytes();
     let process = ProcessInfo {
@@ -200,7 +200,7 @@ impl Rig {
         Self::with_baseline(rules, Baseline::default())
     }
 
-    /// Likewise, with a baseline.
+    /// An engine that has not begun, with a baseline.
     pub(crate) fn with_baseline(rules: Vec<Rule>, baseline: Baseline) -> Self {
         let rules = RuleSet { baseline: Arc::new(baseline), ..set(rules) };
         Self {
@@ -292,7 +292,7 @@ impl Rig {
         self.set_rules_and(rules, Baseline::default());
     }
 
-    /// Likewise, with a baseline.
+    /// Other rules and another baseline are loaded.
     pub(crate) fn set_rules_and(&mut self, rules: Vec<Rule>, baseline: Baseline) {
         let rules = RuleSet { baseline: Arc::new(baseline), ..set(rules) };
         let open = self.session.flows.0.values().map(|conn| Change::Established(conn.clone()));
@@ -378,7 +378,7 @@ impl Rig {
         self.connect_as(Some(process), remote)
     }
 
-    /// Likewise; the process may be unknown.
+    /// A process, which may be unknown, opens a connection that is not established yet.
     pub(crate) fn connect_as(&mut self, process: Option<&Arc<ProcessInfo>>, remote: &str) -> ConnId {
         let conn = self.connection(Direction::Out, process, None, remote, Source::Live);
         self.opens(conn, Change::Connect)
@@ -463,7 +463,7 @@ impl Rig {
         self.listen_as(process, local, |_| {})
     }
 
-    /// Likewise, of a listener that is changed before it is reported.
+    /// A process begins to listen, on a listener that `change` changes before it is reported.
     pub(crate) fn listen_as(
         &mut self,
         process: &Arc<ProcessInfo>,

@@ -152,8 +152,8 @@ impl Unexpected {
         self.line(true)
     }
 
-    /// As [`Self::what`], without what differs from run to run: process ids, and ports that the kernel chose
-    /// for a connection.
+    /// What it is about, in a line, without what differs from run to run: process ids, and ports that the
+    /// kernel chose for a connection.
     pub fn summary(&self) -> String {
         self.line(false)
     }

@@ -155,7 +155,8 @@ impl<F: Flows> Session<F> {
         }
     }
 
-    /// As [`Self::pass`]; `before` is called with the instant of each timer before it fires.
+    /// Lets time pass up to an instant, as [`Self::pass`] does; `before` is called with the instant of each
+    /// timer before it fires.
     pub fn pass_and(
         &mut self,
         until: BootNs,

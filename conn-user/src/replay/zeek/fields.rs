@@ -109,7 +109,7 @@ impl<'l> Fields<'l> {
         read(text).map(Some).ok_or_else(|| ZeekError::value(field.name(), what, text))
     }
 
-    /// Likewise one that every line has.
+    /// A value that every line has, as what it says; `what` is what it should be, for the error.
     pub(super) fn need<T>(
         &self,
         field: Field,

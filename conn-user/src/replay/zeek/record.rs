@@ -72,7 +72,7 @@ pub(super) enum State {
     S1,
     /// Established, closed by the originator; no answer to that was seen.
     S2,
-    /// Established, closed by the responder; likewise.
+    /// Established, closed by the responder; no answer to that was seen.
     S3,
     /// Established and closed.
     Sf,

@@ -1,9 +1,9 @@
 //! Rule files: folders of `*.toml` become a [`RuleSet`]. Reference: `docs/rules.md`.
 //!
-//! Files are read in the order of their names, folder after folder. A zone or list of a later file replaces the earlier one
-//! of that name, a rule that of its id, and an `[[override]]` changes single keys. Then everything is compiled. All that is
-//! wrong is reported at once; a set with an error is none. `[[test]]` tables are kept as source: [`crate::rule_test`] reads
-//! them, and adds what is wrong with them.
+//! Files are read in the order of their names, folder after folder. A zone or list of a later file replaces
+//! the earlier one of that name, a rule that of its id, and an `[[override]]` changes single keys. Then
+//! everything is compiled. All that is wrong is reported at once; a set with an error is none. `[[test]]`
+//! tables are kept as source: [`crate::rule_test`] reads them, and adds what is wrong with them.
 
 mod baseline;
 mod compile;
@@ -74,7 +74,8 @@ pub struct Compiled {
 pub(crate) struct TestSource<'a> {
     /// The values of `test`, one for each file that has it.
     pub(crate) tables: &'a [Node],
-    /// The ids of all rules, with whether they are enabled; `None`: not all rules could be read, so a missing one is no error.
+    /// The ids of all rules, with whether they are enabled; `None`: not all rules could be read, so a missing
+    /// one is no error.
     pub(crate) rules: Option<&'a HashMap<String, bool>>,
     /// The texts, for places in them.
     pub(crate) texts: &'a Texts,
@@ -103,8 +104,9 @@ impl Compiled {
     }
 }
 
-/// Reads rule folders (or single files). The zones of every filter, those of this host and the lists of the default rules
-/// are there to be named; the default rules are only if a file says `use = "defaults"`. Tests are not looked at.
+/// Reads rule folders (or single files). The zones of every filter, those of this host and the lists of the
+/// default rules are there to be named; the default rules are only if a file says `use = "defaults"`. Tests
+/// are not looked at.
 ///
 /// # Errors
 /// Everything that is wrong with files and rules; then nothing is loaded.
@@ -135,8 +137,8 @@ pub fn compile(paths: &[PathBuf], host: &Host) -> Compiled {
     compiled
 }
 
-/// Compiles texts as if they were the rule files, each with its name. `defaults`: the default rules are there too, whether or not a
-/// text says so.
+/// Compiles texts as if they were the rule files, each with its name. `defaults`: the default rules are there
+/// too, whether or not a text says so.
 pub fn compile_texts(texts: &[(&str, &str)], host: &Host, defaults: bool) -> Compiled {
     let mut all = Texts::default();
     for (name, text) in texts {

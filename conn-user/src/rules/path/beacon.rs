@@ -29,7 +29,7 @@ use crate::units::{BootNs, DurationNs};
 
 /// Quartiles of intervals that are less apart have no skew: see [`super::score`].
 const NEGLIGIBLE_INTERVAL: DurationNs = DurationNs(10_000_000_000);
-/// Likewise of sizes, bytes.
+/// Quartiles of sizes that are less bytes apart have no skew: see [`super::score`].
 const NEGLIGIBLE_SIZE: u64 = 10;
 /// Calls of a path that are judged.
 const KEPT: usize = 64;
