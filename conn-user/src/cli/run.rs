@@ -241,7 +241,7 @@ fn write(args: &RunArgs, report: &Report) -> [anyhow::Result<()>; 4] {
         to_file(path, &out)
     });
     let junit = args.junit.as_ref().map(|path| {
-        junit_file::write(path, &junit::suite(report), &junit::cases(report, args.allow_loss))
+        junit_file::write(path, &report.command_line(), &junit::cases(report, args.allow_loss))
             .with_context(|| format!("cannot write {}", escape::path(path)))
     });
     let learnt = args.learn.as_ref().map(|path| write_learnt(path, report));

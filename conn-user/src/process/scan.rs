@@ -4,9 +4,10 @@ use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 
+use super::args::are_alike;
 use super::entry::{Entry, is_later, lookup};
 use super::hash::IntMap;
-use super::image::{are_alike, scanned};
+use super::image::scanned;
 use super::info::{ProcessInfo, ProcessSource, TICK_NS, is_same_tick};
 use super::lineage::{ANCESTORS_MAX, Ancestor};
 use super::procfs::ProcImage;

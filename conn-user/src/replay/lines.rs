@@ -5,7 +5,7 @@ use std::io::{self, BufRead, BufReader, Cursor, Read};
 use std::path::Path;
 
 use super::compressed::{Text, unpacked};
-use super::file::RecordingError;
+use super::error::RecordingError;
 use crate::event::escape;
 
 /// A longer line is none of ours: arguments are bounded.

@@ -3,8 +3,8 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use super::detector::RuleRun;
 use super::model::Rule;
+use super::rule_run::RuleRun;
 use super::suppression;
 use super::work;
 use crate::event::alert::{Alert, AlertId, Covered, Evidence, Phase, Severity, Subject};

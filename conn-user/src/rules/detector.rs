@@ -2,19 +2,22 @@
 
 use std::sync::Arc;
 
+pub use super::about::{connection, listener};
 use super::alerts::{Alerts, Found, Life};
 use super::baseline::Baseline;
 use super::exits::Exits;
 use super::memory::{Memory, Past};
 use super::model::Rule;
 use super::path_memory::PathMemory;
+pub(super) use super::rule_run::Followers;
+pub use super::rule_run::RuleRun;
 use super::timers::{Alarm, TimerId, Timers};
 use crate::event::alert::{AlertId, Evidence, Severity};
 use crate::event::model::{Event, EventBody};
 use crate::filter::Filter;
 use crate::filter::names::Names;
 use crate::flow::coverage::Coverage;
-use crate::flow::model::{Change, ConnEvent, ConnId, ListenEvent, Source};
+use crate::flow::model::{Change, ConnEvent, ConnId, Source};
 use crate::flow::sample::{Sample, Sampler};
 use crate::flow::table::FlowTable;
 use crate::process::hash::IntMap;
@@ -196,40 +199,6 @@ pub trait Detector: Send {
     fn on_timer(&mut self, _rule: &Rule, _token: u64, _scene: &mut Context<'_>) {}
 }
 
-/// A rule at work: its place in the engine, and the number of the detector there. A place is used again, a number never: what is
-/// left of a rule that was removed is not taken for the one that has its place now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct RuleRun {
-    /// The place.
-    pub place: u32,
-    /// The number, in the order in which detectors began.
-    pub serial: u32,
-}
-
-impl RuleRun {
-    /// Stands for the engine itself, which has timers of its own.
-    pub(super) const ENGINE: Self = Self { place: u32::MAX, serial: 0 };
-}
-
-/// Which rules follow a connection, listener or process, by place.
-#[derive(Debug, Default)]
-pub(super) struct Followers(smallvec::SmallVec<[RuleRun; 4]>);
-
-impl Followers {
-    /// Adds a rule, once. One that had its place before is of no use any more.
-    pub(super) fn add(&mut self, rule: RuleRun) {
-        match self.0.binary_search_by_key(&rule.place, |own| own.place) {
-            Ok(at) => self.0[at] = rule,
-            Err(at) => self.0.insert(at, rule),
-        }
-    }
-
-    /// The rules, by place.
-    pub(super) fn iter(&self) -> impl Iterator<Item = RuleRun> {
-        self.0.iter().copied()
-    }
-}
-
 /// What a detector may look at and do.
 pub struct Context<'a> {
     /// The instant of the event, or at which the timer was due.
@@ -340,21 +309,5 @@ impl Context<'_> {
     /// Reports that it is over. One that is bound to a connection or a listener is resolved by its end.
     pub fn resolve(&mut self, id: AlertId, evidence: Vec<Evidence>) {
         self.alerts.resolve(id, evidence, self.now);
-    }
-}
-
-/// The connection that an event is about.
-pub fn connection(event: &Event) -> Option<&ConnEvent> {
-    match &event.body {
-        EventBody::Flow(change) => change.connection(),
-        _ => None,
-    }
-}
-
-/// The listener that an event is about.
-pub fn listener(event: &Event) -> Option<&ListenEvent> {
-    match &event.body {
-        EventBody::Flow(change) => change.listener(),
-        _ => None,
     }
 }

@@ -1,4 +1,5 @@
-//! `cargo xtask lint`: format, clippy, documentation, unused dependencies, words, the order of rooms and shell scripts, warnings being errors.
+//! `cargo xtask lint`: format, clippy, documentation, unused dependencies, words, the order of rooms and
+//! shell scripts, warnings being errors.
 
 mod rooms;
 mod shell;

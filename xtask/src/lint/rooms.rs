@@ -1,4 +1,5 @@
-//! The order of the rooms of conn-user: ARCHITECTURE.md has them in a table, and a room uses only those above it. Tests may use any.
+//! The order of the rooms of conn-user: ARCHITECTURE.md has them in a table, and a room uses only those above
+//! it. Tests may use any.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -88,8 +89,9 @@ fn submodules(file: &Path) -> PathBuf {
     }
 }
 
-/// The text with empty lines for items under `#[cfg(test)]`, and the modules among these that are other files. Items end where
-/// rustfmt has them end: with `;` or `,`, or with a bracket as far to the left as their beginning.
+/// The text with empty lines for items under `#[cfg(test)]`, and the modules among these that are other
+/// files. Items end where rustfmt has them end: with `;` or `,`, or with a bracket as far to the left as
+/// their beginning.
 fn without_tests(text: &str) -> (String, Vec<String>) {
     let (mut kept, mut modules) = (String::new(), Vec::new());
     let mut lines = text.lines();

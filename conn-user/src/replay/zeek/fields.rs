@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::record::ZeekError;
+use super::error::ZeekError;
 
 /// What is looked at of a line. Other columns are passed over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,7 +4,6 @@ use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use super::text::Texts;
 use crate::event::escape;
 use crate::filter::FilterError;
 use crate::filter::error::{Harmless, Marked};
@@ -89,6 +88,13 @@ impl Problems {
     pub(crate) fn len(&self) -> usize {
         self.list.len() + self.more
     }
+
+    /// The problems in the order of the texts and of the places in them, and how many more there were.
+    pub(super) fn in_order(self) -> (Vec<Problem>, usize) {
+        let Self { mut list, more } = self;
+        list.sort_by_key(|problem| (problem.at.text, problem.at.span.start));
+        (list, more)
+    }
 }
 
 impl Problem {
@@ -103,30 +109,18 @@ impl Problem {
 }
 
 impl RuleErrors {
-    /// Adds these problems, in the order of the texts.
-    pub(super) fn extend(&mut self, problems: Problems, texts: &Texts) {
-        let Problems { mut list, more } = problems;
-        list.sort_by_key(|problem| (problem.at.text, problem.at.span.start));
-        self.more += more;
-        for problem in list {
-            if self.errors.len() >= ERRORS_MAX {
-                // No place is looked up in vain: that reads the text.
-                self.more += 1;
-                continue;
-            }
-            let file = texts.path(problem.at.text).to_owned();
-            let place = texts.place(&problem.at);
-            self.push(RuleError { file, place, message: problem.message, help: problem.help });
+    /// Adds one, or counts it.
+    pub(super) fn push(&mut self, error: RuleError) {
+        if self.is_full() {
+            self.more += 1;
+        } else {
+            self.errors.push(error);
         }
     }
 
-    /// Adds one, or counts it.
-    pub(super) fn push(&mut self, error: RuleError) {
-        if self.errors.len() < ERRORS_MAX {
-            self.errors.push(error);
-        } else {
-            self.more += 1;
-        }
+    /// Whether one more would only be counted.
+    pub(super) const fn is_full(&self) -> bool {
+        self.errors.len() >= ERRORS_MAX
     }
 
     /// Whether nothing is wrong.

@@ -31,7 +31,7 @@ pub use self::error::{Place, RuleError, RuleErrors};
 pub(crate) use self::text::Texts;
 pub(crate) use self::value::{Field, Node, Value, find};
 use super::baseline::{Baseline, Window};
-use super::defaults;
+use super::defaults::texts as defaults;
 use super::host::Host;
 use super::model::Rule;
 use super::set::RuleSet;
@@ -93,7 +93,7 @@ impl Compiled {
     /// Looks up the place of each error; with one, no rule is active.
     pub fn finish(self) -> Checked {
         let Self { files, rules, off, mut warnings, texts, problems, mut errors, .. } = self;
-        errors.extend(problems, &texts);
+        texts.report(problems, &mut errors);
         if errors.is_empty() && rules.rules.is_empty() {
             warnings.push(match off.len() {
                 0 => "no rule is active: there are none".to_owned(),

@@ -4,7 +4,7 @@ use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use super::error::{At, Place, RuleError, RuleErrors, place};
+use super::error::{At, Place, Problems, RuleError, RuleErrors, place};
 use super::source;
 
 /// Largest file that is read.
@@ -52,6 +52,22 @@ impl Texts {
                 At { text: at.text, span: offset + span.start..offset + span.end }
             }
             None => at.clone(),
+        }
+    }
+
+    /// Adds these problems to the errors, each with its place.
+    pub(super) fn report(&self, problems: Problems, errors: &mut RuleErrors) {
+        let (problems, more) = problems.in_order();
+        errors.more += more;
+        for problem in problems {
+            if errors.is_full() {
+                // No place is looked up in vain: that reads the text.
+                errors.more += 1;
+                continue;
+            }
+            let file = self.path(problem.at.text).to_owned();
+            let place = self.place(&problem.at);
+            errors.push(RuleError { file, place, message: problem.message, help: problem.help });
         }
     }
 
