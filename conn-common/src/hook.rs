@@ -132,7 +132,8 @@ hooks! {
     FexitListenStartSecondBackup = 42, "fexit:inet_csk_listen_start/backup2";
 }
 
-/// Each hook that has backup programs, and their hooks in the order in which they run.
+/// Each hook that has backup programs, and their hooks in the order in which they run: the one list, of which
+/// the programs, too, make the places that they share.
 const BACKUPS: [(HookId, [HookId; 2]); 11] = [
     (HookId::FentryTcpConnect, [HookId::FentryTcpConnectBackup, HookId::FentryTcpConnectSecondBackup]),
     (HookId::FentryInetAccept, [HookId::FentryInetAcceptBackup, HookId::FentryInetAcceptSecondBackup]),
@@ -151,8 +152,15 @@ impl HookId {
     /// Returns the hooks of the backup programs, which report what the kernel makes this one miss: it skips a tracing program when a
     /// task was preempted inside it and the next task of that CPU comes the same way (`__bpf_prog_enter_recur`,
     /// `__bpf_trace_run`, `trace_call_bpf_faultable`).
-    pub fn backups(self) -> &'static [Self] {
-        BACKUPS.iter().find(|(first, _)| *first == self).map_or(&[], |(_, backups)| backups)
+    pub const fn backups(self) -> &'static [Self] {
+        let mut at = 0;
+        while at < BACKUPS.len() {
+            if BACKUPS[at].0 as u16 == self as u16 {
+                return &BACKUPS[at].1;
+            }
+            at += 1;
+        }
+        &[]
     }
 
     /// Whether this hook reports processes, not of sockets.
