@@ -285,5 +285,5 @@ impl Btf {
     }
 }
 
-/// A walk met data that cannot be walked.
+/// A walk came to data that cannot be walked.
 struct Exhausted;

@@ -132,7 +132,7 @@ pub trait Detector: Send {
     fn triggers(&self) -> Triggers;
 
     /// The rule begins. Whatever was there before comes next as events ([`Context::existing`]).
-    fn on_start(&mut self, _rule: &Rule, _scene: &mut Context<'_>) {}
+    fn on_start(&mut self, _rule: &Rule, _context: &mut Context<'_>) {}
 
     /// Takes over what the rule learned in earlier runs. `now`: when it begins.
     fn restore(&mut self, _rule: &Rule, _memory: &PathMemory, _now: BootNs) {}
@@ -162,10 +162,10 @@ pub trait Detector: Send {
     }
 
     /// Handles an event that the secondary filter matches; `match` may match it too.
-    fn on_secondary(&mut self, _rule: &Rule, _event: &Event, _scene: &mut Context<'_>) {}
+    fn on_secondary(&mut self, _rule: &Rule, _event: &Event, _context: &mut Context<'_>) {}
 
     /// The end of a connection or listener that it follows (see [`Context::follow`]): a `Close`, `Failed` or `Unlisten`.
-    fn on_end(&mut self, _rule: &Rule, _event: &Event, _scene: &mut Context<'_>) {}
+    fn on_end(&mut self, _rule: &Rule, _event: &Event, _context: &mut Context<'_>) {}
 
     /// The end of a process that it follows (see [`Context::follow_process`]).
     fn on_exit(
@@ -173,7 +173,7 @@ pub trait Detector: Send {
         _rule: &Rule,
         _process: &ProcessInfo,
         _status: ExitStatus,
-        _scene: &mut Context<'_>,
+        _context: &mut Context<'_>,
     ) {
     }
 
@@ -188,7 +188,7 @@ pub trait Detector: Send {
     }
 
     /// A sample that it asked for ([`Context::sample`]).
-    fn on_sample(&mut self, _rule: &Rule, _sample: &Sample, _scene: &mut Context<'_>) {}
+    fn on_sample(&mut self, _rule: &Rule, _sample: &Sample, _context: &mut Context<'_>) {}
 
     /// No more samples come, nor does time pass: this connection will not be sampled.
     fn on_no_sample(&mut self, rule: &Rule, id: ConnId, context: &mut Context<'_>) {
@@ -196,7 +196,7 @@ pub trait Detector: Send {
     }
 
     /// A timer of its own is due.
-    fn on_timer(&mut self, _rule: &Rule, _token: u64, _scene: &mut Context<'_>) {}
+    fn on_timer(&mut self, _rule: &Rule, _token: u64, _context: &mut Context<'_>) {}
 }
 
 /// What a detector may look at and do.
@@ -284,8 +284,8 @@ impl Context<'_> {
 
     /// Whether [`Self::raise`] would only count this finding of the rule as a repeat; then it is counted. To be asked first
     /// where events may find the same again and again: to put together what is reported costs more than to judge it.
-    pub fn is_reported(&mut self, rule: &Rule, same: u64) -> bool {
-        self.alerts.is_reported((self.rule, rule), same, self.now)
+    pub fn is_reported(&mut self, rule: &Rule, dedup_key: u64) -> bool {
+        self.alerts.is_reported((self.rule, rule), dedup_key, self.now)
     }
 
     /// Raises an alert, unless the same one is open or was reported within the rule's throttle.

@@ -65,7 +65,7 @@ impl Detector for Stdio {
             evidence.push(Evidence { name: "started", value: Value::Process(Arc::clone(process)) });
         }
         let found = Found {
-            same: conn.id.0,
+            dedup_key: conn.id.0,
             evidence,
             suppress: suppression::of_started(process),
             judged_from: context.now,
