@@ -12,7 +12,7 @@ use crate::event::model::{Event, EventBody, ProcEvent};
 use crate::flow::born::{Born, BornBy};
 use crate::flow::model::{
     Actor, Change, ConnEvent, ConnId, Direction, EndedHow, Ending, Failure, ListenEvent, Method, Scope,
-    Source, Traffic, Transport, UnknownReason, Unlisten,
+    Source, Traffic, UnknownReason, Unlisten,
 };
 use crate::flow::sample::{Counters, Sample};
 use crate::host::interfaces::Device;
@@ -247,7 +247,7 @@ impl<'t> World<'t> {
             }
             None => {
                 let reason = if existing { UnknownReason::NoHolder } else { UnknownReason::Lost };
-                Actor { process: None, tid: None, method: Method::Unknown(reason) }
+                Actor::unknown(reason)
             }
         }
     }
@@ -271,21 +271,9 @@ impl<'t> World<'t> {
         existing: bool,
     ) -> ConnEvent {
         ConnEvent {
-            id: id(flow),
-            direction,
-            transport: Transport::Tcp,
-            local,
-            remote,
-            mapped: false,
-            device: None,
-            netns: NETNS,
             source: source(existing),
             born: self.born(existing, &owner),
-            kernel_socket: false,
-            owner,
-            listener: None,
-            begun: BootNs(0),
-            established: None,
+            ..ConnEvent::new(id(flow), direction, (local, remote), NETNS, owner)
         }
     }
 
@@ -342,16 +330,10 @@ impl<'t> World<'t> {
     ) -> Change {
         let owner = self.by(who, HookId::FexitListenStart, existing);
         let listener = ListenEvent {
-            id: id(flow),
-            transport: Transport::Tcp,
-            local,
-            netns: NETNS,
             source: source(existing),
             born: self.born(existing, &owner),
-            kernel_socket: false,
-            owner,
-            socket_unit: None,
             scope: Some(scope.clone()),
+            ..ListenEvent::new(id(flow), local, NETNS, owner)
         };
         self.listening.insert(flow, listener.clone());
         Change::Listen(listener)
