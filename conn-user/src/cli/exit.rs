@@ -6,19 +6,19 @@ use std::process::ExitCode;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Exit {
-    /// Done; also when the reader of the output went away.
+    /// Success; also when the reader of the output has gone away.
     Done = 0,
     /// Any other error.
     Error = 1,
-    /// A flag, a filter or a rule that is none. clap exits with the same number.
+    /// An invalid option, filter or rule. clap exits with the same number.
     Usage = 2,
     /// A capability is missing.
     NotPermitted = 3,
-    /// This kernel cannot do it, or a hook is silent in the self-test.
+    /// The kernel is not supported, or a hook delivers nothing in the self-test.
     Unsupported = 4,
-    /// The lists differ, and that was asked for.
+    /// The lists differ (`conn diff --exit-code`).
     Differs = 5,
-    /// An alert was shown, and that was asked for.
+    /// An alert was shown (`--exit-code`).
     Alerts = 6,
 }
 

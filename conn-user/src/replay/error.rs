@@ -7,57 +7,57 @@ use thiserror::Error;
 use super::zeek::error::ZeekError;
 use crate::event::read::ReadError;
 
-/// Why a recording cannot be read on.
+/// Why a recording cannot be read any further.
 #[derive(Debug, Error)]
 pub enum RecordingError {
-    /// It cannot be opened or read.
+    /// The file cannot be opened or read.
     #[error("reading {file}: {error}")]
     Io {
-        /// Which.
+        /// The file.
         file: String,
-        /// Why.
+        /// The cause.
         error: io::Error,
     },
-    /// A line is no event.
+    /// A line is not an event.
     #[error("{file}: line {line}: {error}; a recording is what `conn tail --record > FILE` writes")]
     Line {
-        /// In which file.
+        /// The file.
         file: String,
-        /// Where, from 1.
+        /// The line, from 1.
         line: u64,
         /// What is wrong.
         error: ReadError,
     },
-    /// It is not written in lines.
+    /// The file does not have one event on each line.
     #[error("{file}: {shape}")]
     Shape {
-        /// Which.
+        /// The file.
         file: String,
-        /// How it is written.
+        /// Its format.
         shape: Shape,
     },
-    /// It is a log of Zeek, which has no processes.
+    /// The file is a Zeek log, which has no processes.
     #[error("{file}: this is a log of Zeek, which knows no processes: only `conn replay` reads it")]
     OfZeek {
-        /// Which.
+        /// The file.
         file: String,
     },
-    /// A line of a Zeek log is no connection.
+    /// A line of a Zeek log is not a connection.
     #[error("{file}: line {line}: {error}")]
     Zeek {
-        /// In which file.
+        /// The file.
         file: String,
-        /// Where, from 1.
+        /// The line, from 1.
         line: u64,
         /// What is wrong.
         error: ZeekError,
     },
 }
 
-/// How a file is written that has what is asked for in another form.
+/// A format that contains events but cannot be read as it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum Shape {
-    /// UTF-16, as `PowerShell` redirects it.
+    /// UTF-16, which `PowerShell` writes on redirection.
     #[error("it is UTF-16; make it UTF-8: iconv -f UTF-16 -t UTF-8")]
     Utf16,
     /// One JSON array.
@@ -69,7 +69,7 @@ pub enum Shape {
 }
 
 impl Shape {
-    /// That of a file that begins with this line; `None`: it has lines.
+    /// Returns the format of a file that starts with this line; `None`: one event on each line.
     pub(super) fn of(first: &[u8]) -> Option<Self> {
         if first.starts_with(b"\xff\xfe") || first.starts_with(b"\xfe\xff") {
             return Some(Self::Utf16);

@@ -35,13 +35,13 @@ use crate::rules::{RuleSet, defaults};
 /// Rule files with their tests.
 #[derive(Debug)]
 pub struct Suite {
-    /// The files, their rules, or all that is wrong with rules and tests.
+    /// The files and their rules, or everything that is wrong with rules and tests.
     pub checked: Checked,
-    /// The tests that are right, in the order in which they were read.
+    /// The valid tests, in the order in which they were read.
     pub tests: Vec<RuleTest>,
 }
 
-/// Reads rule folders (or single files) with their tests: a wrong test is an error as a wrong rule is.
+/// Reads rule folders (or single files) with their tests. An invalid test is an error, as an invalid rule is.
 pub fn check(paths: &[PathBuf], host: &Host) -> Suite {
     suite(file::compile(paths, host))
 }
@@ -51,7 +51,7 @@ pub fn check_text(text: &str, host: &Host) -> Suite {
     suite(file::compile_texts(&[("text", text)], host, false))
 }
 
-/// The default rules with their tests, on a host without zones.
+/// Returns the default rules with their tests, for a host without zones.
 pub fn of_defaults() -> Suite {
     let names: Vec<String> = defaults::TESTS.iter().map(|(name, _)| format!("{name} (built in)")).collect();
     let texts: Vec<(&str, &str)> =
@@ -67,9 +67,9 @@ fn suite(mut compiled: Compiled) -> Suite {
 /// A test that was run.
 #[derive(Debug)]
 pub struct Outcome<'t> {
-    /// Which.
+    /// The test.
     pub test: &'t RuleTest,
-    /// `None`: everything was as expected.
+    /// Why it failed; `None`: it passed.
     pub failure: Option<Failure>,
     /// How long it took.
     pub took: Duration,
@@ -87,7 +87,7 @@ impl Suite {
         self.tests.iter().filter(|test| wanted(test)).map(run).collect()
     }
 
-    /// The rules of a test: those that are active, and those that it enables.
+    /// Returns the rules of a test: the active ones, and those that it enables.
     fn rules_of(&self, test: &RuleTest, rules: &RuleSet) -> RuleSet {
         let enabled =
             self.checked.off.iter().filter(|rule| test.enable.iter().any(|id| **id == *rule.about.id));
@@ -96,7 +96,7 @@ impl Suite {
     }
 }
 
-/// Runs one test. `None`: everything was as expected.
+/// Runs one test. Returns why it failed; `None`: it passed.
 fn run_one(test: &RuleTest, rules: &RuleSet) -> Option<Failure> {
     let ran = run::run(test, rules);
     verdict::judge(test, &ran, &rules.names)

@@ -17,40 +17,40 @@ use crate::units::DurationNs;
 pub struct RuleTest {
     /// Its name.
     pub name: String,
-    /// The file in which it stands.
+    /// The file that contains it.
     pub file: PathBuf,
-    /// The line of it, from 1.
+    /// The line on which it starts, from 1.
     pub line: usize,
-    /// Ids of the rules whose alerts count; none: those of every rule.
+    /// Ids of the rules whose alerts count; empty: the alerts of every rule count.
     pub rules: Vec<String>,
-    /// Ids of rules that are off and are on for this test.
+    /// Ids of disabled rules that are enabled for this test.
     pub enable: Vec<String>,
-    /// The processes, by their names in the lines.
+    /// The processes, by the names that the lines use.
     pub processes: BTreeMap<String, TestProcess>,
-    /// What was there when conn began.
+    /// Connections, listeners and programs that existed when conn started.
     pub existing: Vec<Step>,
-    /// What happens.
+    /// The events, in order.
     pub events: Vec<Step>,
-    /// The alerts, in their order.
+    /// The expected alerts, in order.
     pub expect: Vec<Expected>,
 }
 
-/// A process of a test. What is not said is what is usual.
+/// A process of a test. What the test does not specify has its usual value.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TestProcess {
-    /// Path of the executable; `None`: it is not known.
+    /// Path of the executable; `None`: unknown.
     pub exe: Option<String>,
-    /// Its own name; `None`: the last part of `exe`.
+    /// Its comm; `None`: the last part of `exe`.
     pub comm: Option<String>,
     /// Its arguments; `None`: the last part of `exe` alone.
     pub args: Option<Vec<String>>,
-    /// There are more arguments than are known.
+    /// Whether it has more arguments than are known.
     pub args_truncated: bool,
     /// Name of its user; `None`: `root` if `uid` is 0.
     pub user: Option<String>,
-    /// Its user's id; `None`: 0 of `root`, 1000 of others.
+    /// User id; `None`: 0 for `root`, 1000 for others.
     pub uid: Option<u32>,
-    /// The user id it logged in with; `None`: it did not.
+    /// The login uid; `None`: no login.
     pub login_uid: Option<u32>,
     /// Its systemd unit.
     pub unit: Option<String>,
@@ -62,51 +62,51 @@ pub struct TestProcess {
     pub cwd: Option<String>,
     /// Terminal.
     pub tty: Tty,
-    /// Its executable is deleted.
+    /// Whether its executable is deleted.
     pub deleted: bool,
-    /// Everybody may write its executable.
+    /// Whether its executable is world-writable.
     pub writable: bool,
-    /// The program of the host that its executable is a copy of.
+    /// The program of this host of which its executable is a copy.
     pub copy_of: Option<String>,
-    /// Its own user may write its executable.
+    /// Whether its own user can write its executable.
     pub user_writable: bool,
-    /// The host has another file at the path of its executable, or none.
+    /// Whether the host has another file, or none, at the path of its executable.
     pub foreign: bool,
-    /// It is conn.
+    /// Whether it is conn itself.
     pub conn: bool,
     /// SHA-256 of its executable.
     pub sha256: Option<Sha256>,
-    /// What a comparison of its executable with its path will say.
+    /// The result of comparing its executable with the file at its path.
     pub replaced: Option<Replaced>,
-    /// It was there when conn began.
+    /// Whether it existed when conn started.
     pub exists: bool,
 }
 
 /// A line of a test.
 #[derive(Clone, Debug)]
 pub struct Step {
-    /// As it was written.
+    /// The text of the line.
     pub text: String,
     /// What it means.
     pub act: Act,
 }
 
-/// A connection or a listener of a test: the first is 0.
+/// The number of a connection or listener of a test, from 0.
 pub(super) type FlowNo = usize;
 
-/// A process by its name in the test; `None`: it is not known who it is.
+/// A process by its name in the test; `None`: unknown.
 pub(super) type Who = Option<String>;
 
-/// What happens.
+/// What a line makes happen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Act {
     /// Time passes.
     Pass(DurationNs),
     /// A process opens a connection.
     Connect {
-        /// Which.
+        /// The number of the connection or listener.
         flow: FlowNo,
-        /// Who.
+        /// The process.
         who: Who,
         /// Local end; `None`: any.
         local: Option<SocketAddr>,
@@ -114,14 +114,14 @@ pub enum Act {
         remote: SocketAddr,
         /// The interface that the socket is bound to.
         device: Option<Arc<Device>>,
-        /// It is established at once.
+        /// Whether it is established at once.
         established: bool,
     },
     /// A process accepts a connection.
     Accept {
-        /// Which.
+        /// The number of the connection or listener.
         flow: FlowNo,
-        /// Who.
+        /// The process.
         who: Who,
         /// Local end.
         local: SocketAddr,
@@ -136,66 +136,67 @@ pub enum Act {
     Failed(FlowNo, u16),
     /// A connection ends.
     Close {
-        /// Which.
+        /// The number of the connection or listener.
         flow: FlowNo,
-        /// How.
+        /// How it ends.
         how: EndedHow,
-        /// What went over it.
+        /// The bytes transferred.
         traffic: Traffic,
     },
-    /// Data go over a connection.
+    /// Data are transferred over a connection.
     Data {
-        /// Which.
+        /// The number of the connection or listener.
         flow: FlowNo,
-        /// How much.
+        /// The bytes transferred.
         traffic: Traffic,
     },
     /// A process listens.
     Listen {
-        /// Which.
+        /// The number of the connection or listener.
         flow: FlowNo,
-        /// Who.
+        /// The process.
         who: Who,
-        /// Where.
+        /// The address.
         local: SocketAddr,
-        /// What narrows it.
+        /// The interface and the protocol to which it is limited.
         scope: Scope,
     },
     /// A listener ends.
     Unlisten(FlowNo),
     /// A process executes its program.
     Exec {
-        /// Who.
+        /// The process.
         who: String,
         /// The connection that is its standard input or output.
         stdio: Option<FlowNo>,
-        /// The connection that is its parent's.
+        /// The connection that is its parent's standard input or output.
         parent_stdio: Option<FlowNo>,
-        /// Of a program that ran before: the process that exchanges data with its standard input and output.
+        /// Only for a program that already ran: the process that exchanges data with its standard input and
+        /// output.
         peer: Option<String>,
     },
     /// A process ends.
     Exit(String, ExitStatus),
-    /// So many records are lost.
+    /// This number of records is lost.
     Gap(u64),
 }
 
-/// An alert that is expected. What is not said may be anything.
+/// An expected alert. What it does not specify may have any value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Expected {
-    /// As it was written.
+    /// The text of the expectation.
     pub text: String,
-    /// Which step.
+    /// Raised, escalated or resolved.
     pub phase: Phase,
     /// The id of the rule.
     pub rule: String,
-    /// How severe.
+    /// Severity.
     pub severity: Option<Severity>,
-    /// When, since the test began.
+    /// When it is reported, since the start of the test.
     pub at: Option<DurationNs>,
-    /// About what.
+    /// What it is about.
     pub on: Option<On>,
-    /// Evidence that it has, among other: name and value, as alerts write them.
+    /// Evidence that it must have: name and value, as alerts write them.
     pub with: Vec<(String, String)>,
 }
 
@@ -204,6 +205,6 @@ pub struct Expected {
 pub enum On {
     /// A connection or a listener.
     Flow(FlowNo),
-    /// A process: of its own, or of its connection or listener.
+    /// A process: that of the alert, or the owner of its connection or listener.
     Process(String),
 }

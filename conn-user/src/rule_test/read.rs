@@ -10,10 +10,10 @@ use crate::filter::error::quoted;
 use crate::filter::suggest::nearest;
 use crate::rules::file::{At, Field, Node, Problem, TestSource, Value, find};
 
-/// Most tests of a run, and most steps of one.
+/// Most tests of one run, and most steps of one test.
 const TESTS_MAX: usize = 10_000;
 const STEPS_MAX: usize = 20_000;
-/// What stands for the number of the repetition.
+/// The placeholder for the number of the repetition.
 const NUMBER: &str = "{n}";
 
 /// A key and what it means.
@@ -38,7 +38,7 @@ const KEYS: [About; 7] = [
     about("process", "tables", "`process.NAME = { … }`: the processes"),
 ];
 
-/// Reads the tests of all files. What is wrong is added to the problems of `source`.
+/// Reads the tests of all files, and adds what is wrong to the problems of `source`.
 pub(super) fn read(source: TestSource<'_>) -> Vec<RuleTest> {
     let (tables, mut reader, mut tests) = (source.tables, Reader { source }, Vec::new());
     for node in tables {
@@ -52,7 +52,7 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// The tests of a file.
+    /// Reads the tests of one file.
     fn file(&mut self, node: &Node, tests: &mut Vec<RuleTest>) {
         let Value::Array(nodes) = &node.value else {
             self.push(node.wrong("test", "[[test]] and the keys below it"));
@@ -72,7 +72,7 @@ impl Reader<'_> {
         self.source.problems.push(problem);
     }
 
-    /// The number of problems so far.
+    /// Returns the number of problems so far.
     fn problems(&self) -> usize {
         self.source.problems.len()
     }
@@ -195,7 +195,7 @@ impl Reader<'_> {
         self.push(Problem::new(at, format!("there is no rule {}", quoted(id)), help));
     }
 
-    /// Lines, and tables that repeat lines.
+    /// Reads lines, and tables that repeat lines.
     fn steps(&mut self, key: &str, node: &Node, script: &mut Script, n: Option<u32>, steps: &mut Vec<Step>) {
         let takes = "lines, e.g. [\"open /usr/bin/bash -> 203.0.113.9:4444\", \"+1h\"]";
         let Some(nodes) = self.keep(node.array(key, takes)) else { return };
@@ -211,7 +211,7 @@ impl Reader<'_> {
                 Value::Table(fields) if n.is_none() => self.repeat(key, node, fields, script, steps),
                 _ => self.push(node.wrong(key, takes)),
             }
-            // The next repetitions have the same errors, and later lines others that follow from them.
+            // The next repetitions would have the same errors, and later lines errors that follow from them.
             if n.is_some() && self.problems() > before {
                 return;
             }
@@ -240,7 +240,7 @@ impl Reader<'_> {
             if self.problems() > before.0 {
                 return;
             }
-            // However often.
+            // It would change nothing, however often it is repeated.
             if steps.len() == before.1 {
                 let message = "nothing is repeated here";
                 self.push(Problem::new(&lines.node.at, message, format!("write {takes}")));

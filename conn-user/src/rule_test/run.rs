@@ -1,4 +1,4 @@
-//! A test, run: its events into an engine, and time that passes as its lines say.
+//! Runs a test: feeds its events to an engine, and lets time pass as its lines say.
 
 use std::sync::mpsc::Receiver;
 
@@ -12,13 +12,13 @@ use crate::rules::{Engine, RuleSet};
 use crate::session::Session;
 use crate::units::{BootNs, DurationNs};
 
-/// What happened in a test.
+/// What happened while a test ran.
 pub(super) struct Ran<'t> {
     /// Every event with the line that reported it.
     pub(super) trail: Vec<Happened<'t>>,
-    /// The alerts that count, in their order.
+    /// The alerts that count, in order.
     pub(super) reported: Vec<Alert>,
-    /// When the test ended, since its beginning.
+    /// When the test ended, since its start.
     pub(super) ended: DurationNs,
     session: Session<World<'t>>,
 }
@@ -31,12 +31,12 @@ pub(super) struct Happened<'t> {
 }
 
 impl Ran<'_> {
-    /// The engine, as it is at the end.
+    /// Returns the engine as it is at the end.
     pub(super) const fn engine(&self) -> Option<&Engine> {
         self.session.engine()
     }
 
-    /// Whether an alert is about this.
+    /// Returns whether an alert is about this connection, listener or process.
     pub(super) fn is_about(&self, alert: &Alert, on: &On) -> bool {
         match (on, &alert.subject) {
             (On::Flow(flow), Subject::Connection(conn)) => conn.id == id(*flow),
@@ -50,7 +50,7 @@ impl Ran<'_> {
     }
 }
 
-/// The time since the beginning of the test.
+/// Returns the time since the start of the test.
 pub(super) fn since_begin(at: BootNs) -> DurationNs {
     at.since(BEGAN)
 }
@@ -62,7 +62,7 @@ struct Run<'t> {
     questions: Receiver<Question>,
 }
 
-/// The alerts of the rules that a test is about.
+/// Collects the alerts of the rules that a test is about.
 struct Counted<'t> {
     test: &'t RuleTest,
     reported: Vec<Alert>,
@@ -104,7 +104,7 @@ pub(super) fn run<'t>(test: &'t RuleTest, rules: &RuleSet) -> Ran<'t> {
 }
 
 impl Run<'_> {
-    /// Lets time pass; each timer fires at its time, and then what the background finds is known.
+    /// Lets time pass: each timer fires at its instant, before which the answers of the background are known.
     fn pass(&mut self, time: DurationNs) {
         let end = BootNs(self.session.flows.now.0.saturating_add(time.0));
         let mut before = |at: BootNs, _: &Engine, world: &mut World<'_>| {
@@ -122,7 +122,7 @@ impl Run<'_> {
         self.session.flows.now = end;
     }
 
-    /// Has the rules get the samples that they asked for.
+    /// Gives the rules the samples that they asked for.
     fn sample(&mut self) {
         while let Ok(question) = self.questions.try_recv() {
             let world = &self.session.flows;

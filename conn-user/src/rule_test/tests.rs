@@ -9,7 +9,7 @@ use crate::event::alert::Phase;
 use crate::rules::defaults;
 use crate::rules::model::Rule;
 
-/// A file, read with its tests.
+/// Reads a text as a rule file with its tests.
 fn read(text: &str) -> Suite {
     static NUMBER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
     let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
@@ -20,7 +20,7 @@ fn read(text: &str) -> Suite {
     suite
 }
 
-/// The failures of a file, by the names of the tests.
+/// Runs the tests of a text and returns the failures, by the names of the tests.
 fn failures(text: &str) -> Vec<(String, Failure)> {
     let suite = read(text);
     let rules = suite.checked.rules.as_ref().unwrap_or_else(|errors| panic!("{errors}"));
@@ -60,7 +60,7 @@ fn every_default_rule_is_reported_in_a_test_and_silent_in_another_one() {
     assert_eq!(silent, all);
 }
 
-/// A silent test is near: it becomes loud, or the reporting one silent, when a rule loses its words one after the other.
+/// The tests of a rule fail without its match, and without its exceptions.
 #[test]
 fn the_tests_of_the_default_rules_fail_with_other_rules() {
     let suite = of_defaults();
@@ -89,7 +89,7 @@ fn the_tests_of_the_default_rules_fail_with_other_rules() {
     assert_eq!(without_except, Vec::<String>::new(), "no exception is tested");
 }
 
-/// The examples of rules that are not there by default, with their tests.
+/// The commented examples of rules that are not active by default pass their tests.
 #[test]
 fn the_examples_of_missing_are_tested() {
     let (_, text) = defaults::FILES.iter().find(|(name, _)| *name == "missing.toml").expect("the file");

@@ -1,4 +1,4 @@
-//! The words of a line, with their places, one after the other. What is in double quotes is one word, as alerts write it.
+//! Splits a line into words with their places. A text in double quotes is one word, as alerts write it.
 
 use std::ops::Range;
 

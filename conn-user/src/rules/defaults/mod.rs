@@ -1,4 +1,4 @@
-//! The rules that hold with no configuration. `docs/rules.md` shows them.
+//! The default rules, which are active without configuration. `docs/rules.md` lists them.
 
 #[cfg(test)]
 mod tests;
@@ -9,7 +9,7 @@ use super::file::{self, RuleErrors};
 use super::host::Host;
 use super::set::RuleSet;
 
-/// The default rules as one rule file.
+/// Returns the default rules as one rule file.
 pub fn text() -> String {
     let mut text = String::from(
         "# The built-in rules of conn. A folder with this file has them all, to be changed; a file that says\n\
@@ -22,7 +22,7 @@ pub fn text() -> String {
     text
 }
 
-/// The default rules with the zones of this host.
+/// Returns the default rules with the zones of this host.
 ///
 /// # Errors
 /// None but by a mistake in this program: a test compiles them.

@@ -1,6 +1,6 @@
 //! The files of the default rules and of their tests.
 
-/// Their files, by name.
+/// The files of the default rules, by name.
 pub const FILES: [(&str, &str); 6] = [
     ("lists.toml", include_str!("lists.toml")),
     ("path.toml", include_str!("path.toml")),
@@ -10,7 +10,7 @@ pub const FILES: [(&str, &str); 6] = [
     ("missing.toml", include_str!("missing.toml")),
 ];
 
-/// Their tests, by file.
+/// The files of their tests, by name.
 pub const TESTS: [(&str, &str); 4] = [
     ("tests/path.toml", include_str!("tests/path.toml")),
     ("tests/process.toml", include_str!("tests/process.toml")),
