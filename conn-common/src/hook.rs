@@ -84,45 +84,56 @@ hooks! {
     FentrySockGraftBackup = 22, "fentry:security_sock_graft/backup";
     /// Entry of `tcp_close`, when the kernel skipped the first program.
     FentryTcpCloseBackup = 23, "fentry:tcp_close/backup";
-    /// As [`HookId::State`], when the kernel skipped the first program.
+    /// Backup of [`HookId::State`], for when the kernel skipped that program.
     StateBackup = 24, "tp_btf:inet_sock_set_state/backup";
-    /// As [`HookId::ProcessFork`], when the kernel skipped the first program.
+    /// Backup of [`HookId::ProcessFork`], for when the kernel skipped that program.
     ProcessForkBackup = 26, "tp_btf:sched_process_fork/backup";
-    /// As [`HookId::ProcessExec`], when the kernel skipped the first program.
+    /// Backup of [`HookId::ProcessExec`], for when the kernel skipped that program.
     ProcessExecBackup = 27, "tp_btf:sched_process_exec/backup";
-    /// As [`HookId::ProcessExit`], when the kernel skipped the first program.
+    /// Backup of [`HookId::ProcessExit`], for when the kernel skipped that program.
     ProcessExitBackup = 28, "tp_btf:sched_process_exit/backup";
-    /// As [`HookId::SysExitAccept`], when the kernel skipped the first program.
+    /// Backup of [`HookId::SysExitAccept`], for when the kernel skipped that program.
     SysExitAcceptBackup = 29, "tracepoint:sys_exit_accept/backup";
-    /// As [`HookId::SysExitAccept4`], when the kernel skipped the first program.
+    /// Backup of [`HookId::SysExitAccept4`], for when the kernel skipped that program.
     SysExitAccept4Backup = 30, "tracepoint:sys_exit_accept4/backup";
-    /// As [`HookId::FexitListenStart`], when the kernel skipped the first program.
+    /// Backup of [`HookId::FexitListenStart`], for when the kernel skipped that program.
     FexitListenStartBackup = 31, "fexit:inet_csk_listen_start/backup";
-    /// As [`HookId::FentryTcpConnect`], when the kernel skipped the first and the second program.
+    /// Second backup of [`HookId::FentryTcpConnect`], for when the kernel skipped that program and its first
+    /// backup.
     FentryTcpConnectSecondBackup = 32, "fentry:tcp_connect/backup2";
-    /// As [`HookId::FentryInetAccept`], when the kernel skipped the first and the second program.
+    /// Second backup of [`HookId::FentryInetAccept`], for when the kernel skipped that program and its first
+    /// backup.
     FentryInetAcceptSecondBackup = 33, "fentry:__inet_accept/backup2";
-    /// As [`HookId::FentrySockGraft`], when the kernel skipped the first and the second program.
+    /// Second backup of [`HookId::FentrySockGraft`], for when the kernel skipped that program and its first
+    /// backup.
     FentrySockGraftSecondBackup = 34, "fentry:security_sock_graft/backup2";
-    /// As [`HookId::FentryTcpClose`], when the kernel skipped the first and the second program.
+    /// Second backup of [`HookId::FentryTcpClose`], for when the kernel skipped that program and its first
+    /// backup.
     FentryTcpCloseSecondBackup = 35, "fentry:tcp_close/backup2";
-    /// As [`HookId::State`], when the kernel skipped the first and the second program.
+    /// Second backup of [`HookId::State`], for when the kernel skipped that program and its first backup.
     StateSecondBackup = 36, "tp_btf:inet_sock_set_state/backup2";
-    /// As [`HookId::ProcessFork`], when the kernel skipped the first and the second program.
+    /// Second backup of [`HookId::ProcessFork`], for when the kernel skipped that program and its first
+    /// backup.
     ProcessForkSecondBackup = 37, "tp_btf:sched_process_fork/backup2";
-    /// As [`HookId::ProcessExec`], when the kernel skipped the first and the second program.
+    /// Second backup of [`HookId::ProcessExec`], for when the kernel skipped that program and its first
+    /// backup.
     ProcessExecSecondBackup = 38, "tp_btf:sched_process_exec/backup2";
-    /// As [`HookId::ProcessExit`], when the kernel skipped the first and the second program.
+    /// Second backup of [`HookId::ProcessExit`], for when the kernel skipped that program and its first
+    /// backup.
     ProcessExitSecondBackup = 39, "tp_btf:sched_process_exit/backup2";
-    /// As [`HookId::SysExitAccept`], when the kernel skipped the first and the second program.
+    /// Second backup of [`HookId::SysExitAccept`], for when the kernel skipped that program and its first
+    /// backup.
     SysExitAcceptSecondBackup = 40, "tracepoint:sys_exit_accept/backup2";
-    /// As [`HookId::SysExitAccept4`], when the kernel skipped the first and the second program.
+    /// Second backup of [`HookId::SysExitAccept4`], for when the kernel skipped that program and its first
+    /// backup.
     SysExitAccept4SecondBackup = 41, "tracepoint:sys_exit_accept4/backup2";
-    /// As [`HookId::FexitListenStart`], when the kernel skipped the first and the second program.
+    /// Second backup of [`HookId::FexitListenStart`], for when the kernel skipped that program and its first
+    /// backup.
     FexitListenStartSecondBackup = 42, "fexit:inet_csk_listen_start/backup2";
 }
 
-/// Each hook that has backup programs, and their hooks in the order in which they run.
+/// Each hook that has backup programs, and their hooks in the order in which they run: the one list, of which
+/// the programs, too, make the places that they share.
 const BACKUPS: [(HookId, [HookId; 2]); 11] = [
     (HookId::FentryTcpConnect, [HookId::FentryTcpConnectBackup, HookId::FentryTcpConnectSecondBackup]),
     (HookId::FentryInetAccept, [HookId::FentryInetAcceptBackup, HookId::FentryInetAcceptSecondBackup]),
@@ -141,8 +152,15 @@ impl HookId {
     /// Returns the hooks of the backup programs, which report what the kernel makes this one miss: it skips a tracing program when a
     /// task was preempted inside it and the next task of that CPU comes the same way (`__bpf_prog_enter_recur`,
     /// `__bpf_trace_run`, `trace_call_bpf_faultable`).
-    pub fn backups(self) -> &'static [Self] {
-        BACKUPS.iter().find(|(first, _)| *first == self).map_or(&[], |(_, backups)| backups)
+    pub const fn backups(self) -> &'static [Self] {
+        let mut at = 0;
+        while at < BACKUPS.len() {
+            if BACKUPS[at].0 as u16 == self as u16 {
+                return &BACKUPS[at].1;
+            }
+            at += 1;
+        }
+        &[]
     }
 
     /// Whether this hook reports processes, not of sockets.

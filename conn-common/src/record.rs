@@ -90,7 +90,7 @@ pub struct Sock {
     pub key: u64,
     /// Local address, network order; IPv4 in the first four bytes.
     pub laddr: [u8; 16],
-    /// Remote address, likewise.
+    /// Remote address, network order; IPv4 in the first four bytes.
     pub raddr: [u8; 16],
     /// Inode number of the network namespace.
     pub netns: u32,
@@ -237,7 +237,8 @@ pub struct ExecRecord {
     /// Keys ([`Sock::key`]) of the TCP sockets that are descriptors 0 (standard input) and 1 (standard output); 0: it is
     /// none, or none that conn names.
     pub stdio: [u64; 2],
-    /// Where both are 0: likewise of the parent, its standard input or else its output.
+    /// Where both are 0: the key of the TCP socket that is the parent's standard input, or else its output;
+    /// 0: none.
     pub parent_stdio: u64,
     /// Device of its file system (`super_block.s_dev`, kernel encoding: major << 20 | minor).
     pub exe_dev: u32,
@@ -298,9 +299,9 @@ pub struct ExitRecord {
 pub struct ExecCountRecord {
     /// Process id (thread group).
     pub tgid: u32,
-    /// As [`Task::exec_id`].
+    /// The kernel's count of its execs, `self_exec_id`.
     pub exec_id: u32,
-    /// As [`Task::start_boot_ns`].
+    /// Start of its group leader, on the boot clock.
     pub start_boot_ns: u64,
 }
 

@@ -24,17 +24,10 @@ use crate::sock::{self, AF_INET, AF_INET6, Key, Ours, TCP_LISTEN};
 use crate::state::emit_common;
 use crate::task::in_compat_call;
 
-const ACCEPT: Place = Place::new([
-    HookId::FentryInetAccept,
-    HookId::FentryInetAcceptBackup,
-    HookId::FentryInetAcceptSecondBackup,
-]);
-const GRAFT: Place =
-    Place::new([HookId::FentrySockGraft, HookId::FentrySockGraftBackup, HookId::FentrySockGraftSecondBackup]);
-const ACCEPT_CALL: Place =
-    Place::new([HookId::SysExitAccept, HookId::SysExitAcceptBackup, HookId::SysExitAcceptSecondBackup]);
-const ACCEPT4_CALL: Place =
-    Place::new([HookId::SysExitAccept4, HookId::SysExitAccept4Backup, HookId::SysExitAccept4SecondBackup]);
+const ACCEPT: Place = Place::of(HookId::FentryInetAccept);
+const GRAFT: Place = Place::of(HookId::FentrySockGraft);
+const ACCEPT_CALL: Place = Place::of(HookId::SysExitAccept);
+const ACCEPT4_CALL: Place = Place::of(HookId::SysExitAccept4);
 
 #[fentry(function = "__inet_accept")]
 pub(crate) fn fentry_inet_accept(ctx: FEntryContext) -> i32 {

@@ -31,8 +31,12 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    pub(crate) const fn new(programs: [HookId; 3]) -> Self {
-        Self { programs }
+    /// The place of a hook that has backup programs; of another one it does not compile.
+    pub(crate) const fn of(first: HookId) -> Self {
+        match first.backups() {
+            [second, third] => Self { programs: [first, *second, *third] },
+            _ => panic!("this hook has no two backup programs"),
+        }
     }
 
     /// Returns whether the program of this hook must report that `what` happens to `object` (an address, or another

@@ -14,8 +14,7 @@ use crate::offsets::OFF_SKC_STATE;
 use crate::sock::{self, Key, TCP_CLOSE, TCP_LISTEN, TCP_SYN_SENT};
 use crate::state::emit_end;
 
-const PLACE: Place =
-    Place::new([HookId::FentryTcpClose, HookId::FentryTcpCloseBackup, HookId::FentryTcpCloseSecondBackup]);
+const PLACE: Place = Place::of(HookId::FentryTcpClose);
 
 #[fentry(function = "tcp_close")]
 pub(crate) fn fentry_tcp_close(ctx: FEntryContext) -> i32 {

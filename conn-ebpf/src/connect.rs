@@ -12,11 +12,7 @@ use crate::mem::{Access, Direct, Probe};
 use crate::sock::{self, Key, TCP_SYN_SENT};
 use crate::state::emit_sock;
 
-const PLACE: Place = Place::new([
-    HookId::FentryTcpConnect,
-    HookId::FentryTcpConnectBackup,
-    HookId::FentryTcpConnectSecondBackup,
-]);
+const PLACE: Place = Place::of(HookId::FentryTcpConnect);
 
 #[fentry(function = "tcp_connect")]
 pub(crate) fn fentry_tcp_connect(ctx: FEntryContext) -> i32 {

@@ -48,8 +48,7 @@ const _: () = assert!(EXEC_ARGS_MAX >= NAME_ROOM && EXEC_PATH_MAX.is_power_of_tw
 #[map]
 static EXEC_SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(3, 0);
 
-const EXEC: Place =
-    Place::new([HookId::ProcessExec, HookId::ProcessExecBackup, HookId::ProcessExecSecondBackup]);
+const EXEC: Place = Place::of(HookId::ProcessExec);
 
 #[btf_tracepoint(function = "sched_process_exec")]
 pub(crate) fn process_exec(ctx: BtfTracePointContext) -> i32 {

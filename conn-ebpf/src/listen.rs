@@ -15,11 +15,7 @@ use crate::offsets::OFF_SKC_STATE;
 use crate::sock::{self, TCP_CLOSE, TCP_LISTEN};
 use crate::state::emit_sock;
 
-const LISTEN: Place = Place::new([
-    HookId::FexitListenStart,
-    HookId::FexitListenStartBackup,
-    HookId::FexitListenStartSecondBackup,
-]);
+const LISTEN: Place = Place::of(HookId::FexitListenStart);
 
 #[fexit(function = "inet_csk_listen_start")]
 pub(crate) fn fexit_listen_start(ctx: FExitContext) -> i32 {

@@ -16,7 +16,7 @@ pub(crate) trait Access {
     /// Reads a pointer member; null when the memory is not readable.
     ///
     /// # Safety
-    /// As [`Access::load`].
+    /// Those of [`Access::load`] hold.
     unsafe fn pointer(base: *const c_void, offset: u32) -> *const c_void;
 
     /// The part of a socket that most is read of.
@@ -25,19 +25,19 @@ pub(crate) trait Access {
     /// Prepares to read from the beginning of a socket.
     ///
     /// # Safety
-    /// As [`Access::load`].
+    /// Those of [`Access::load`] hold.
     unsafe fn common(sk: *const c_void) -> Self::Common;
 
     /// Reads a pointer member of the beginning of a socket.
     ///
     /// # Safety
-    /// As [`Access::load`].
+    /// Those of [`Access::load`] hold.
     unsafe fn common_pointer(common: &Self::Common, offset: u32) -> *const c_void;
 
     /// The `tcp_sock` of a socket through which this access can read members beyond `struct sock`; null if it is none.
     ///
     /// # Safety
-    /// As [`Access::load`].
+    /// Those of [`Access::load`] hold.
     unsafe fn tcp_sock(sk: *const c_void) -> *const c_void;
 }
 
@@ -46,7 +46,7 @@ pub(crate) trait Common {
     /// Reads a member, see [`Access::load`].
     ///
     /// # Safety
-    /// As [`Access::load`].
+    /// Those of [`Access::load`] hold.
     unsafe fn load<T: Copy + Default>(&self, offset: u32) -> T;
 }
 

@@ -18,10 +18,8 @@ use crate::offsets::{
 use crate::ring::reserve;
 use crate::task;
 
-const FORK: Place =
-    Place::new([HookId::ProcessFork, HookId::ProcessForkBackup, HookId::ProcessForkSecondBackup]);
-const EXIT: Place =
-    Place::new([HookId::ProcessExit, HookId::ProcessExitBackup, HookId::ProcessExitSecondBackup]);
+const FORK: Place = Place::of(HookId::ProcessFork);
+const EXIT: Place = Place::of(HookId::ProcessExit);
 
 #[btf_tracepoint(function = "sched_process_fork")]
 pub(crate) fn process_fork(ctx: BtfTracePointContext) -> i32 {

@@ -118,7 +118,8 @@ pub(crate) unsafe fn ours<A: Access>(sk: *const c_void, with_counters: bool) -> 
     }
 }
 
-/// As [`ours`], of the socket behind a descriptor: subflows have none.
+/// Returns a socket that conn reports, as [`ours`] does, of one that a descriptor leads to: subflows have
+/// none.
 ///
 /// # Safety
 /// `sk` is a `struct sock` for this access.
@@ -462,7 +463,7 @@ fn has_mptcp_counters() -> bool {
 /// corrects is read again after it. A FIN that was counted before the other members were read shows by now.
 ///
 /// # Safety
-/// As [`fill_counters`], whose answer `received` is.
+/// Those of [`fill_counters`] hold, and `received` is its answer.
 #[inline(always)]
 pub(crate) unsafe fn settle_fin<A: Access>(
     to: *mut Counters,

@@ -19,7 +19,7 @@ use crate::sock::{
 };
 use crate::task;
 
-const PLACE: Place = Place::new([HookId::State, HookId::StateBackup, HookId::StateSecondBackup]);
+const PLACE: Place = Place::of(HookId::State);
 
 #[btf_tracepoint(function = "inet_sock_set_state")]
 pub(crate) fn state(ctx: BtfTracePointContext) -> i32 {

@@ -10,7 +10,7 @@ use conn_user::event::json::{JsonEncoder, StreamIdentity};
 use conn_user::event::model::{Event, EventBody};
 use conn_user::filter::Filter;
 use conn_user::flow::model::{
-    Actor, Change, ConnEvent, ConnId, Direction, EndedHow, Ending, Method, Source, Traffic, Transport,
+    Actor, Change, ConnEvent, ConnId, Direction, EndedHow, Ending, Method, Traffic,
 };
 use conn_user::process::info::{ProcessInfo, ProcessSource};
 use conn_user::units::{BootNs, DurationNs, NetNs, Pid, WallNs};
@@ -42,23 +42,16 @@ fn storm(v6: bool) -> Vec<Event> {
     let host = if v6 { "[2001:db8::1]" } else { "127.0.0.1" };
     let mut events = Vec::new();
     for at in 0..1000_u64 {
-        let conn = ConnEvent {
-            id: ConnId(at),
-            direction: Direction::Out,
-            transport: Transport::Tcp,
-            local: format!("{host}:{}", 30_000 + at).parse().expect("address"),
-            remote: format!("{host}:8080").parse().expect("address"),
-            mapped: false,
-            device: None,
-            netns: NetNs(4_026_531_840),
-            source: Source::Live,
-            born: None,
-            kernel_socket: false,
-            owner: actor(HookId::FentryTcpConnect),
-            listener: None,
-            begun: BootNs(0),
-            established: None,
-        };
+        let conn = ConnEvent::new(
+            ConnId(at),
+            Direction::Out,
+            (
+                format!("{host}:{}", 30_000 + at).parse().expect("address"),
+                format!("{host}:8080").parse().expect("address"),
+            ),
+            NetNs(4_026_531_840),
+            actor(HookId::FentryTcpConnect),
+        );
         let ending = Ending {
             how: EndedHow::LocalFin,
             errno: 0,

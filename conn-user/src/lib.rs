@@ -1,6 +1,7 @@
 //! The agent: watches TCP connections as the kernel makes them and attributes each to its process.
 //!
-//! One folder a station, in the order in which data flows; a station uses those above it, never those below.
+//! One folder a room, in the order of the table in ARCHITECTURE.md; a room uses those above it, never those
+//! below.
 
 // What is shipped fails with an error and not with a panic (`unwrap` is a warning in the whole workspace).
 #![cfg_attr(not(test), deny(clippy::expect_used))]
@@ -35,7 +36,7 @@ pub mod output;
 
 pub mod replay;
 
-pub mod prove;
+pub mod rule_test;
 
 pub mod run;
 

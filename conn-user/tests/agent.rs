@@ -118,7 +118,8 @@ impl Agent {
         }
     }
 
-    /// Likewise, but for the line may have come since the text was so long: what reads rules and what writes are two threads.
+    /// Reads what it reports up to a line with this, which may have come since the text was `mark` bytes
+    /// long: what reads rules and what writes are two threads.
     fn await_since(&mut self, mark: usize, part: &str) -> String {
         let known =
             self.reported[mark..].lines().find(|line| line.contains(part)).map(|line| format!("{line}\n"));

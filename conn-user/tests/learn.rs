@@ -8,9 +8,7 @@ use std::sync::Arc;
 use conn_common::hook::HookId;
 use conn_user::event::json::{JsonEncoder, StreamIdentity};
 use conn_user::event::model::{Event, EventBody, Start};
-use conn_user::flow::model::{
-    Actor, Change, ConnEvent, ConnId, Direction, ListenEvent, Method, Source, Transport,
-};
+use conn_user::flow::model::{Actor, Change, ConnEvent, ConnId, Direction, ListenEvent, Method};
 use conn_user::process::info::{ProcessInfo, ProcessSource};
 use conn_user::units::{BootNs, NetNs, Pid, WallNs};
 
@@ -72,37 +70,19 @@ fn by(pid: u32, exe: &str) -> Actor {
 
 fn connect(id: u64, owner: Actor, remote: &str) -> Change {
     Change::Connect(ConnEvent {
-        id: ConnId(id),
-        direction: Direction::Out,
-        transport: Transport::Tcp,
-        local: "10.0.0.1:40000".parse().expect("an address"),
-        remote: remote.parse().expect("an address"),
-        mapped: false,
-        device: None,
-        netns: NetNs(1),
-        source: Source::Live,
-        born: None,
-        kernel_socket: false,
-        owner,
-        listener: None,
         begun: BootNs(1),
-        established: None,
+        ..ConnEvent::new(
+            ConnId(id),
+            Direction::Out,
+            ("10.0.0.1:40000".parse().expect("an address"), remote.parse().expect("an address")),
+            NetNs(1),
+            owner,
+        )
     })
 }
 
 fn listen(id: u64, owner: Actor, local: &str) -> Change {
-    Change::Listen(ListenEvent {
-        id: ConnId(id),
-        transport: Transport::Tcp,
-        local: local.parse().expect("an address"),
-        netns: NetNs(1),
-        source: Source::Live,
-        born: None,
-        kernel_socket: false,
-        owner,
-        socket_unit: None,
-        scope: None,
-    })
+    Change::Listen(ListenEvent::new(ConnId(id), local.parse().expect("an address"), NetNs(1), owner))
 }
 
 fn day() -> Vec<Change> {

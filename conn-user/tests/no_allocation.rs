@@ -14,7 +14,7 @@ use conn_user::event::model::{Event, EventBody};
 use conn_user::event::text::{TextFormatter, TextOptions};
 use conn_user::filter::Filter;
 use conn_user::flow::model::{
-    Actor, Change, ConnEvent, ConnId, Direction, EndedHow, Ending, Method, Source, Traffic, Transport,
+    Actor, Change, ConnEvent, ConnId, Direction, EndedHow, Ending, Method, Traffic,
 };
 use conn_user::process::info::{ProcessInfo, ProcessSource};
 use conn_user::rules::{Engine, RuleSet};
@@ -62,23 +62,13 @@ fn close() -> Event {
         ..ProcessInfo::new(Pid(4242), BootNs(1))
     });
     let actor = |hook| Actor { process: Some(Arc::clone(&process)), tid: None, method: Method::Hook(hook) };
-    let conn = ConnEvent {
-        id: ConnId(1),
-        direction: Direction::In,
-        transport: Transport::Tcp,
-        local: "[2001:db8::1]:443".parse().expect("address"),
-        remote: "[2001:db8::2]:40000".parse().expect("address"),
-        mapped: false,
-        device: None,
-        netns: NetNs(1),
-        source: Source::Live,
-        born: None,
-        kernel_socket: false,
-        owner: actor(HookId::FentryInetAccept),
-        listener: None,
-        begun: BootNs(0),
-        established: None,
-    };
+    let conn = ConnEvent::new(
+        ConnId(1),
+        Direction::In,
+        ("[2001:db8::1]:443".parse().expect("address"), "[2001:db8::2]:40000".parse().expect("address")),
+        NetNs(1),
+        actor(HookId::FentryInetAccept),
+    );
     let ending = Ending {
         how: EndedHow::PeerReset,
         errno: 104,

@@ -73,7 +73,7 @@ impl Folder {
         self.replay_all(&[("log", log)])
     }
 
-    /// Likewise of logs with these names.
+    /// The alerts of logs with these names, what was said on standard error, and the exit code.
     fn replay_all(&self, logs: &[(&str, &[u8])]) -> (String, String, Option<i32>) {
         for (name, log) in logs {
             fs::write(self.0.join(name), log).expect("a file");
@@ -104,7 +104,7 @@ impl Folder {
         alerts
     }
 
-    /// Likewise, read.
+    /// The alerts of these lines, read.
     fn alerts(&self, lines: &[Line]) -> Vec<Value> {
         read(&self.written(lines))
     }

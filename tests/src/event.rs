@@ -300,7 +300,8 @@ pub fn shown(bytes: &[u8]) -> String {
     std::str::from_utf8(bytes).map_or_else(|_| escaped(bytes), str::to_owned)
 }
 
-/// Arguments likewise. They are one field: one that is not UTF-8 escapes them all, which the second result says.
+/// Arguments as the agent's JSON shows them. They are one field: one that is not UTF-8 escapes them all,
+/// which the second result says.
 pub fn shown_args(args: &[Vec<u8>]) -> (Vec<String>, bool) {
     let binary = args.iter().any(|a| std::str::from_utf8(a).is_err());
     (args.iter().map(|a| if binary { escaped(a) } else { shown(a) }).collect(), binary)

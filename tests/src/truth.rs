@@ -152,9 +152,9 @@ impl End {
 pub struct Ending {
     /// How.
     pub end: End,
-    /// As [`Fact::errno`].
+    /// `errno` of the end, 0 without error.
     pub errno: i32,
-    /// As [`Fact::pid`].
+    /// The process that ended it; `None`: nobody, the network or the kernel.
     pub pid: Option<u32>,
 }
 

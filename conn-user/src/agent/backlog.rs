@@ -3,10 +3,11 @@
 
 use bytes::{Bytes, BytesMut};
 
-use super::run::BATCH;
 use super::source::Records;
 use crate::kernel::ring::Turn;
 
+/// Records of one batch: bounds how long whoever else waits has to, and what the ring cannot use meanwhile.
+pub(super) const BATCH: usize = 1024;
 /// Bytes that may wait; beyond them the ring fills, and what finds no room there is a gap.
 const MOST: usize = 16 << 20;
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::backlog::Backlog;
+use super::backlog::{BATCH, Backlog};
 use super::pipeline::Pipeline;
 use super::resync::Resync;
 use super::source::{Programs, Records};
@@ -23,8 +23,6 @@ use crate::kernel::ring::{RingReader, Turn};
 use crate::priority;
 use crate::rules::Staged;
 
-/// Records of one batch: bounds how long whoever else waits has to, and what the ring cannot use meanwhile.
-pub(super) const BATCH: usize = 1024;
 /// How old the offset between the two clocks may get.
 const CLOCK_REFRESH: Duration = Duration::from_secs(1);
 
@@ -51,7 +49,7 @@ pub trait Consumer {
     /// Waits until what it took is written, for as long as it gets on. Called at the end.
     ///
     /// # Errors
-    /// As [`Self::flush`].
+    /// The errors of [`Self::flush`].
     fn finish(&mut self) -> impl Future<Output = io::Result<()>> {
         let flushed = self.flush();
         async { flushed }

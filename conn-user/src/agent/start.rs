@@ -10,10 +10,9 @@ use conn_common::hook::HookId;
 use thiserror::Error;
 use tokio::sync::mpsc;
 
-use super::backlog::Backlog;
+use super::backlog::{BATCH, Backlog};
 use super::pipeline::Pipeline;
 use super::resync::{Resync, ResyncStats};
-use super::run::BATCH;
 use crate::clock::boot_now;
 use crate::event::model::Event;
 use crate::flow::sample::Samples;

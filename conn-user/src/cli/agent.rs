@@ -18,6 +18,7 @@ use super::signals::{self, Hangups};
 use super::{emit, machine, messages, tail};
 use crate::agent::{self, Agent, AgentOptions, Consumer, Limits};
 use crate::event::alert::Severity;
+use crate::event::escape;
 use crate::event::json::JsonEncoder;
 use crate::event::model::{Event, EventBody, EventKind};
 use crate::event::text::{TextFormatter, TextOptions};
@@ -29,7 +30,6 @@ use crate::output::totals::Totals;
 use crate::output::writer::{Class, Notice, Reopener, Target, Writer};
 use crate::priority::{Granted, Priority};
 use crate::rules::RuleSet;
-use crate::rules::file::shown;
 
 /// Runs `conn agent`.
 ///
@@ -280,7 +280,7 @@ impl Places {
             return Ok(Some(known));
         }
         let is_standard = path == Path::new("-");
-        let name = if is_standard { "standard output".to_owned() } else { shown(path) };
+        let name = if is_standard { "standard output".to_owned() } else { escape::path(path) };
         let file = if is_standard { LineFile::standard(io::stdout()) } else { LineFile::open(path) };
         let file = file.with_context(|| format!("opening {name}"))?;
         if let Some(doubt) = file.doubt() {
@@ -294,7 +294,7 @@ impl Places {
         if path.as_os_str().is_empty() {
             return Ok(None);
         }
-        self.start(path, format!("syslog at {}", shown(path)), Syslog::new(path)).map(Some)
+        self.start(path, format!("syslog at {}", escape::path(path)), Syslog::new(path)).map(Some)
     }
 
     fn start(&mut self, path: &Path, name: String, target: impl Target + 'static) -> anyhow::Result<usize> {

@@ -19,7 +19,6 @@ use std::ffi::{OsStr, OsString};
 use std::io::{self, IsTerminal};
 use std::num::NonZeroU64;
 use std::path::PathBuf;
-use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -32,6 +31,7 @@ pub use self::list::{DiffArgs, ListArgs, ListOptions, SchemaArgs, SchemaOf};
 pub use self::replay::ReplayArgs;
 pub use self::run::RunArgs;
 pub use self::test::TestArgs;
+pub use super::exit::Exit;
 use super::rules;
 pub use super::rules::RuleChoice;
 use crate::event::model::{Event, EventKind};
@@ -54,32 +54,6 @@ Exit codes:
 conn run ends with the code of its command if that is not 0:
 128 + N after signal N, 127 if it is not found, 126 if it
 cannot be executed. With 3 and 4 the command was not run.";
-
-/// How the program ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum Exit {
-    /// Done; also when the reader of the output went away.
-    Done = 0,
-    /// Any other error.
-    Error = 1,
-    /// A flag, a filter or a rule that is none. clap exits with the same number.
-    Usage = 2,
-    /// A capability is missing.
-    NotPermitted = 3,
-    /// This kernel cannot do it, or a hook is silent in the self-test.
-    Unsupported = 4,
-    /// The lists differ, and that was asked for.
-    Differs = 5,
-    /// An alert was shown, and that was asked for.
-    Alerts = 6,
-}
-
-impl From<Exit> for ExitCode {
-    fn from(exit: Exit) -> Self {
-        Self::from(exit as u8)
-    }
-}
 
 /// Traces TCP connections and their processes with eBPF, and raises alerts on anomalies.
 #[derive(Clone, Debug, Parser)]

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::args::{CheckArgs, Exit};
 use crate::event::escape;
+use crate::rule_test;
 use crate::rules::defaults;
 use crate::rules::file::{self, Checked, RuleErrors};
 use crate::rules::host::Host;
@@ -18,7 +19,7 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<Exit> {
     if args.defaults {
         return super::print(defaults::text().as_bytes());
     }
-    let checked = file::check(&args.paths, &Host::default());
+    let checked = rule_test::check(&args.paths, &Host::default()).checked;
     let exit = if checked.rules.is_ok() { Exit::Done } else { Exit::Usage };
     if args.json {
         super::print(json(&checked).as_bytes())?;
@@ -39,7 +40,7 @@ fn text(checked: &Checked) -> String {
     let mut out = String::new();
     let Ok(set) = &checked.rules else { return out };
     for (path, rules) in &checked.files {
-        let _ = writeln!(out, "{}: {}", file::shown(path), count(*rules, "rule"));
+        let _ = writeln!(out, "{}: {}", escape::path(path), count(*rules, "rule"));
     }
     let _ = write!(out, "{} ok", count(set.rules.len() + checked.off.len(), "rule"));
     if !checked.off.is_empty() {
@@ -104,14 +105,14 @@ fn json(checked: &Checked) -> String {
         Err(errors) => (None, errors),
     };
     let error = |error: &file::RuleError| ErrorReport {
-        file: file::shown(&error.file),
+        file: escape::path(&error.file),
         line: error.place.as_ref().map(|place| place.line),
         column: error.place.as_ref().map(|place| place.column),
         message: error.message.clone(),
         help: error.help.clone(),
     };
     let files =
-        checked.files.iter().map(|(path, rules)| FileReport { path: file::shown(path), rules: *rules });
+        checked.files.iter().map(|(path, rules)| FileReport { path: escape::path(path), rules: *rules });
     let report = Report {
         kind: "check",
         ok: set.is_some(),
@@ -138,7 +139,7 @@ mod tests {
     fn checked(text: &str, name: &str) -> Checked {
         let path = std::env::temp_dir().join(format!("conn-check-{}-{name}.toml", std::process::id()));
         std::fs::write(&path, text).expect("a file");
-        let checked = file::check(std::slice::from_ref(&path), &Host::default());
+        let checked = rule_test::check(std::slice::from_ref(&path), &Host::default()).checked;
         std::fs::remove_file(&path).expect("removed");
         checked
     }
@@ -185,7 +186,7 @@ mod tests {
         std::fs::create_dir_all(&folder).expect("a folder");
         let args = CheckArgs { paths: vec![folder.clone()], json: false, defaults: false };
         assert_eq!(run(&args).expect("printed"), Exit::Done);
-        let warnings = file::check(&args.paths, &Host::default()).warnings;
+        let warnings = rule_test::check(&args.paths, &Host::default()).checked.warnings;
         std::fs::remove_dir(&folder).expect("removed");
         assert!(warnings.len() == 2 && warnings[0].contains("no rule file (*.toml)"), "{warnings:?}");
     }

@@ -84,11 +84,7 @@ impl Config {
     /// # Errors
     /// What is wrong, with the file, the place and the keys that there are.
     pub fn read(path: &Path) -> anyhow::Result<Self> {
-        let shown = || {
-            let mut text = Vec::new();
-            escape::text(path.as_os_str().as_encoded_bytes(), &mut text);
-            String::from_utf8_lossy(&text).into_owned()
-        };
+        let shown = || escape::path(path);
         let mut warnings = Vec::new();
         let text = source::read(path, SIZE_MAX, &mut warnings)
             .and_then(|bytes| String::from_utf8(bytes).map_err(|_| io::ErrorKind::InvalidData.into()))

@@ -24,9 +24,7 @@ pub fn run(args: &DiffArgs) -> anyhow::Result<Exit> {
     let (old, new) = (read(&args.old)?, read(&args.new)?);
     let found = diff(&old, &new);
     for note in &found.notes {
-        let mut shown = Vec::new();
-        escape::text(note.as_bytes(), &mut shown);
-        eprintln!("conn: note: {}", String::from_utf8_lossy(&shown));
+        eprintln!("conn: note: {}", escape::string(note.as_bytes()));
     }
     let mut out = Vec::new();
     if args.json {

@@ -12,6 +12,7 @@ use anyhow::{Context as _, ensure};
 
 use super::args::{Exit, LearnArgs, LearnFrom};
 use super::emit;
+use crate::event::escape;
 use crate::event::read::{Reader, Recorded};
 use crate::filter::Names;
 use crate::filter::error::lines;
@@ -22,7 +23,7 @@ use crate::learn::units;
 use crate::process::unit_files::{UnitFiles, load_path};
 use crate::replay::Replay;
 use crate::replay::file::Recording;
-use crate::rules::file::{self, shown};
+use crate::rules::file;
 use crate::rules::host::Host;
 use crate::rules::{RuleSet, defaults};
 
@@ -52,7 +53,7 @@ pub fn run(args: &LearnArgs) -> anyhow::Result<Exit> {
     };
     if let Some(folder) = args.output.as_deref().and_then(Path::parent).filter(|_| args.accept.is_none()) {
         let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
-        ensure!(folder.is_dir(), "cannot write there: {} is no folder", shown(folder));
+        ensure!(folder.is_dir(), "cannot write there: {} is no folder", escape::path(folder));
     }
     let found = match source {
         LearnFrom::Units(folders) => return write(&from_units(folders)?, args.output.as_deref()),
@@ -167,14 +168,14 @@ fn from_recordings(files: &[PathBuf]) -> anyhow::Result<Found> {
         super::replay::emit_cut(recording.name(), recording.cut());
     }
     replay.end_run(&mut |event| learner.take(event));
-    let names: Vec<String> = files.iter().map(|path| shown(path)).collect();
+    let names: Vec<String> = files.iter().map(|path| escape::path(path)).collect();
     Ok(Found { learnt: learner.learnt(), host: hosts.join(", "), from: format!("from {}", names.join(", ")) })
 }
 
 /// The rule file of the units in these folders; of none: where systemd looks.
 fn from_units(folders: &[PathBuf]) -> anyhow::Result<String> {
     for folder in folders {
-        fs::read_dir(folder).with_context(|| format!("cannot read the folder {}", shown(folder)))?;
+        fs::read_dir(folder).with_context(|| format!("cannot read the folder {}", escape::path(folder)))?;
     }
     let machine = folders.is_empty();
     let folders = if machine { load_path(Path::new("/")) } else { folders.to_vec() };
@@ -200,7 +201,7 @@ fn write(text: &str, output: Option<&Path>) -> anyhow::Result<Exit> {
 /// Writes a file as a whole: whoever reads it meanwhile, or after a full disk, has the old one. `check` is asked about the new one
 /// before it takes the place of the old one, whose mode it has. What is no regular file, such as `/dev/stdout`, is written to.
 fn replace(path: &Path, text: &str, check: impl FnOnce(&Path) -> anyhow::Result<()>) -> anyhow::Result<()> {
-    let cannot = || format!("cannot write {}", shown(path));
+    let cannot = || format!("cannot write {}", escape::path(path));
     // Through a link to what it names.
     let path = &fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let old = fs::metadata(path).ok();

@@ -96,7 +96,7 @@ impl Lines {
     /// Waits until they are written, however long that takes.
     ///
     /// # Errors
-    /// As [`Self::flush`].
+    /// The errors of [`Self::flush`].
     pub(super) async fn drain(&mut self) -> io::Result<()> {
         self.writer.drain().await?;
         self.failed()
@@ -105,7 +105,7 @@ impl Lines {
     /// Waits until they are written, as long as the reader gets on.
     ///
     /// # Errors
-    /// As [`Self::flush`].
+    /// The errors of [`Self::flush`].
     pub(super) async fn finish(&mut self) -> io::Result<()> {
         self.writer.finish().await;
         self.failed()

@@ -16,9 +16,8 @@ impl Log for Stderr {
     }
 
     fn log(&self, record: &Record<'_>) {
-        let mut line = Vec::new();
-        escape::text(record.args().to_string().as_bytes(), &mut line);
-        eprintln!("conn: bpf: {}: {}", record.level(), String::from_utf8_lossy(&line));
+        let line = escape::string(record.args().to_string().as_bytes());
+        eprintln!("conn: bpf: {}: {line}", record.level());
     }
 
     fn flush(&self) {}

@@ -40,7 +40,7 @@ pub(super) fn emit(text: impl fmt::Display) {
     write(format!("conn: {text}\n").as_bytes());
 }
 
-/// Likewise, as it is: whole lines.
+/// Writes lines as they are; they must be whole.
 pub(super) fn write(lines: &[u8]) {
     match queue().as_mut() {
         Some(writer) => {

@@ -6,6 +6,7 @@ pub mod check;
 pub mod config;
 pub mod diff;
 pub mod doctor;
+pub mod exit;
 pub mod explain;
 mod heap;
 mod help;

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::args::Exit;
 use super::emit;
+use super::exit::Exit;
 use crate::filter::{Filter, FilterError, Names};
 use crate::rules::host::Host;
 use crate::rules::{RuleSet, defaults, file};

@@ -21,6 +21,7 @@ use super::tail::not_started;
 use super::{emit, machine};
 use crate::agent::{self, Agent, AgentOptions, Consumer, Limits};
 use crate::clock::{Clock, boot_now};
+use crate::event::escape;
 use crate::event::model::Event;
 use crate::kernel::load::LoadOptions;
 use crate::learn::run::learn;
@@ -28,7 +29,6 @@ use crate::output::junit as junit_file;
 use crate::priority::Priority;
 use crate::process::info::ExitStatus;
 use crate::rules::RuleSet;
-use crate::rules::file::shown;
 use crate::run::report::{Loss, Report};
 use crate::run::{Run, SharedTree, json, junit, text};
 use crate::units::BootNs;
@@ -62,7 +62,7 @@ async fn traced(args: &RunArgs) -> anyhow::Result<ExitCode> {
     }
     for file in [&args.output, &args.json, &args.junit, &args.learn].into_iter().flatten() {
         if let Err(why) = can_be_written(file) {
-            emit(format_args!("{} cannot be written: {why}", shown(file)));
+            emit(format_args!("{} cannot be written: {why}", escape::path(file)));
             return Ok(Exit::Usage.into());
         }
     }
@@ -114,7 +114,7 @@ async fn traced(args: &RunArgs) -> anyhow::Result<ExitCode> {
         Ok(child) => child,
         Err(error) => {
             let program = args.command.first().map_or(Path::new(""), Path::new);
-            emit(format_args!("cannot run {}: {error}", shown(program)));
+            emit(format_args!("cannot run {}: {error}", escape::path(program)));
             return Ok(ExitCode::from(if error.kind() == ErrorKind::NotFound { 127 } else { 126 }));
         }
     };
@@ -241,8 +241,8 @@ fn write(args: &RunArgs, report: &Report) -> [anyhow::Result<()>; 4] {
         to_file(path, &out)
     });
     let junit = args.junit.as_ref().map(|path| {
-        junit_file::write(path, &junit::suite(report), &junit::cases(report, args.allow_loss))
-            .with_context(|| format!("cannot write {}", shown(path)))
+        junit_file::write(path, &report.command_line(), &junit::cases(report, args.allow_loss))
+            .with_context(|| format!("cannot write {}", escape::path(path)))
     });
     let learnt = args.learn.as_ref().map(|path| write_learnt(path, report));
     [text, json.unwrap_or(Ok(())), junit.unwrap_or(Ok(())), learnt.unwrap_or(Ok(()))]
@@ -250,18 +250,18 @@ fn write(args: &RunArgs, report: &Report) -> [anyhow::Result<()>; 4] {
 
 fn write_learnt(path: &Path, report: &Report) -> anyhow::Result<()> {
     if report.ended != ExitStatus::Code(0) {
-        emit(format_args!("warning: {} is not written: the command failed", shown(path)));
+        emit(format_args!("warning: {} is not written: the command failed", escape::path(path)));
         return Ok(());
     }
     let good = report.good_run(ephemeral().unwrap_or(EPHEMERAL));
     if good.lost > 0 {
-        emit(format_args!("warning: {} is incomplete: records were lost; learn again", shown(path)));
+        emit(format_args!("warning: {} is incomplete: records were lost; learn again", escape::path(path)));
     }
     to_file(path, learn(&good)?.as_bytes())
 }
 
 fn to_file(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
-    fs::write(path, bytes).with_context(|| format!("cannot write {}", shown(path)))
+    fs::write(path, bytes).with_context(|| format!("cannot write {}", escape::path(path)))
 }
 
 /// The ports that the kernel chooses from.

@@ -18,7 +18,8 @@ pub(super) fn stop() -> io::Result<impl Future<Output = ()>> {
     first([SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()])
 }
 
-/// Likewise, without SIGHUP: that is another matter for a daemon ([`Hangups`]).
+/// Resolves at the first SIGINT or SIGTERM, for a daemon, to which SIGHUP means something else ([`Hangups`]).
+/// A second one ends the process at once.
 ///
 /// # Errors
 /// When the handlers cannot be installed.

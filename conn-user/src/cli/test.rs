@@ -4,24 +4,27 @@ use anyhow::Context as _;
 
 use super::args::{Exit, TestArgs};
 use super::emit;
+use crate::event::escape;
 use crate::output::junit;
-use crate::prove::{self, report};
-use crate::rules::file::{self, Checked};
+use crate::rule_test::{self, Suite, report};
+use crate::rules::RuleSet;
 use crate::rules::host::Host;
-use crate::rules::{RuleSet, defaults};
 
 /// Runs `conn test`. This needs no privileges, and the zones of this host are empty: a test gives the same everywhere.
 ///
 /// # Errors
 /// When the output or the report cannot be written.
 pub fn run(args: &TestArgs) -> anyhow::Result<Exit> {
-    let checked =
-        if args.defaults { defaults::with_tests() } else { file::check(&args.paths, &Host::default()) };
-    for warning in &checked.warnings {
+    let suite = if args.defaults {
+        rule_test::of_defaults()
+    } else {
+        rule_test::check(&args.paths, &Host::default())
+    };
+    for warning in &suite.checked.warnings {
         eprintln!("warning: {warning}");
     }
-    match &checked.rules {
-        Ok(rules) => prove(args, &checked, rules),
+    match &suite.checked.rules {
+        Ok(rules) => run_suite(args, &suite, rules),
         Err(errors) => {
             eprintln!("{errors}");
             Ok(Exit::Usage)
@@ -29,19 +32,19 @@ pub fn run(args: &TestArgs) -> anyhow::Result<Exit> {
     }
 }
 
-fn prove(args: &TestArgs, checked: &Checked, rules: &RuleSet) -> anyhow::Result<Exit> {
+fn run_suite(args: &TestArgs, suite: &Suite, rules: &RuleSet) -> anyhow::Result<Exit> {
     let is_wanted = |name: &str| args.filter.as_deref().is_none_or(|text| name.contains(text));
-    let proved = prove::prove(checked, rules, |case| is_wanted(&case.name));
+    let outcomes = suite.run(rules, |test| is_wanted(&test.name));
     if let Some(path) = &args.junit {
-        junit::write(path, "conn test", &report::junit(&proved))
-            .with_context(|| format!("writing the report {}", file::shown(path)))?;
+        junit::write(path, "conn test", &report::junit(&outcomes))
+            .with_context(|| format!("writing the report {}", escape::path(path)))?;
     }
-    let counts = report::counts(&proved, checked.cases.len());
-    let report = if args.json { report::json(&proved, counts) } else { report::text(&proved, counts) };
+    let counts = report::counts(&outcomes, suite.tests.len());
+    let report = if args.json { report::json(&outcomes, counts) } else { report::text(&outcomes, counts) };
     let printed = super::print(report.as_bytes())?;
     // What tests nothing must not look like success.
-    if proved.is_empty() {
-        match checked.cases.len() {
+    if outcomes.is_empty() {
+        match suite.tests.len() {
             0 => emit("there is no test: write one as [[test]] into a rule file (docs/tests.md)"),
             tests => emit(format_args!("none of {tests} tests has a name with the text of --filter")),
         }

@@ -1,6 +1,7 @@
 //! Attacker-controlled bytes made harmless: for JSON without losing one, for people without letting one act.
 
 use std::borrow::Cow;
+use std::path::Path;
 use std::str;
 
 use unicode_width::UnicodeWidthChar;
@@ -137,6 +138,18 @@ pub fn text(bytes: &[u8], out: &mut Vec<u8>) -> usize {
         }
     }
     columns
+}
+
+/// Returns bytes for people, written as [`text`] does.
+pub fn string(bytes: &[u8]) -> String {
+    let mut out = Vec::new();
+    text(bytes, &mut out);
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+/// Returns a path for people, written as [`text`] does.
+pub fn path(path: &Path) -> String {
+    string(path.as_os_str().as_encoded_bytes())
 }
 
 fn text_char(c: char, out: &mut Vec<u8>) -> usize {

@@ -18,7 +18,6 @@ use thiserror::Error;
 
 pub use self::alert::AlertLine;
 use self::process::Processes;
-pub(crate) use self::process::REFERRED_MAX;
 pub use self::process::{KnownFacts, News};
 use super::degraded::{Degradation, Degraded};
 use super::json::StreamIdentity;
@@ -29,7 +28,7 @@ use super::wire::{Line, Stdio, Text, Who};
 use crate::flow::born::{Born, BornBy};
 use crate::flow::model::{
     Actor, Change, ConnEvent, ConnId, Direction, EndedHow, Ending, Failure, ListenEvent, Method, Scope,
-    Source, Traffic, Transport, UnknownReason, Unlisten,
+    Source, Traffic, UnknownReason, Unlisten,
 };
 use crate::flow::sample::{Counters, Sample};
 use crate::host::interfaces::Device;
@@ -387,7 +386,7 @@ impl Reader {
     /// An actor; one that is not there at all is not known, for a reason that is not known either.
     fn actor(&mut self, key: &'static str, who: Option<&Who<'_>>, at: BootNs) -> Result<Actor, ReadError> {
         let Some(who) = who else {
-            return Ok(Actor { process: None, tid: None, method: Method::Unknown(UnknownReason::Lost) });
+            return Ok(Actor::unknown(UnknownReason::Lost));
         };
         let method = match who.method.as_deref() {
             Some("hook") => Method::Hook(hook(who.hook.as_deref().unwrap_or_default())?),
@@ -441,22 +440,13 @@ fn id(key: &'static str, text: &str) -> Result<ConnId, ReadError> {
 
 /// What an exec reports a connection. The rest is in the connection's own events.
 fn ends(of: &Stdio<'_>) -> Result<Box<ConnEvent>, ReadError> {
+    let local = SocketAddr::new(of.laddr, of.lport.unwrap_or(0));
+    let remote = SocketAddr::new(of.raddr, of.rport.unwrap_or(0));
+    let (id, direction) = (id("conn_id", &of.conn_id)?, named::<Direction>("dir", &of.dir)?);
     Ok(Box::new(ConnEvent {
-        id: id("conn_id", &of.conn_id)?,
-        direction: named::<Direction>("dir", &of.dir)?,
-        transport: Transport::Tcp,
-        local: SocketAddr::new(of.laddr, of.lport.unwrap_or(0)),
-        remote: SocketAddr::new(of.raddr, of.rport.unwrap_or(0)),
-        mapped: false,
         device: device(of.device.as_ref()),
-        netns: NetNs(0),
         source: Source::Late,
-        born: None,
-        kernel_socket: false,
-        owner: Actor { process: None, tid: None, method: Method::Unknown(UnknownReason::Lost) },
-        listener: None,
-        begun: BootNs(0),
-        established: None,
+        ..ConnEvent::new(id, direction, (local, remote), NetNs(0), Actor::unknown(UnknownReason::Lost))
     }))
 }
 

@@ -140,35 +140,20 @@ pub(crate) fn memfd() -> Arc<ProcessInfo> {
     Arc::new(ProcessInfo { exe_deleted: true, ..ProcessInfo::clone(&process) })
 }
 
-pub(crate) fn by(process: &Arc<ProcessInfo>, hook: HookId) -> Actor {
-    Actor { process: Some(Arc::clone(process)), tid: Some(process.pid), method: Method::Hook(hook) }
-}
-
-pub(crate) const fn unknown(reason: UnknownReason) -> Actor {
-    Actor { process: None, tid: None, method: Method::Unknown(reason) }
-}
-
 fn address(text: &str) -> SocketAddr {
     text.parse().expect("a socket address")
 }
 
 pub(crate) fn outgoing() -> ConnEvent {
     ConnEvent {
-        id: ConnId(7),
-        direction: Direction::Out,
-        transport: Transport::Tcp,
-        local: address("127.0.0.1:40000"),
-        remote: address("127.0.0.1:8080"),
-        mapped: false,
-        device: None,
-        netns: HOST_NETNS,
-        source: Source::Live,
-        born: None,
-        kernel_socket: false,
-        owner: by(&curl(), HookId::FentryTcpConnect),
-        listener: None,
         begun: BootNs(BOOT - 250_000),
-        established: None,
+        ..ConnEvent::new(
+            ConnId(7),
+            Direction::Out,
+            (address("127.0.0.1:40000"), address("127.0.0.1:8080")),
+            HOST_NETNS,
+            Actor::by(&curl(), HookId::FentryTcpConnect),
+        )
     }
 }
 
@@ -178,8 +163,8 @@ pub(crate) fn incoming() -> ConnEvent {
         direction: Direction::In,
         local: address("127.0.0.1:8080"),
         remote: address("127.0.0.1:40000"),
-        owner: by(&nginx(), HookId::FentryInetAccept),
-        listener: Some(by(&nginx(), HookId::FexitListenStart)),
+        owner: Actor::by(&nginx(), HookId::FentryInetAccept),
+        listener: Some(Actor::by(&nginx(), HookId::FexitListenStart)),
         begun: BootNs(0),
         established: Some(BootNs(BOOT)),
         ..outgoing()
@@ -197,18 +182,7 @@ fn born(at_most: u64, at_least: u64) -> Born {
 }
 
 fn listening(local: &str) -> ListenEvent {
-    ListenEvent {
-        id: ConnId(3),
-        transport: Transport::Tcp,
-        local: address(local),
-        netns: HOST_NETNS,
-        source: Source::Live,
-        born: None,
-        kernel_socket: false,
-        owner: by(&nginx(), HookId::FexitListenStart),
-        socket_unit: None,
-        scope: None,
-    }
+    ListenEvent::new(ConnId(3), address(local), HOST_NETNS, Actor::by(&nginx(), HookId::FexitListenStart))
 }
 
 pub(crate) fn systemd() -> Arc<ProcessInfo> {
@@ -224,7 +198,7 @@ pub(crate) fn systemd() -> Arc<ProcessInfo> {
 
 /// For whom systemd listens, if that is known.
 fn activated(local: &str, unit: Option<&str>) -> ListenEvent {
-    let owner = by(&systemd(), HookId::FexitListenStart);
+    let owner = Actor::by(&systemd(), HookId::FexitListenStart);
     ListenEvent { owner, socket_unit: unit.map(Into::into), ..listening(local) }
 }
 
@@ -274,14 +248,14 @@ pub(crate) fn all() -> Vec<Event> {
         local: address("[2001:db8::1]:40001"),
         remote: address("[2001:db8:0:1::aaaa]:443"),
         transport: Transport::Mptcp,
-        owner: by(&hostile(), HookId::KprobeTcpConnect),
+        owner: Actor::by(&hostile(), HookId::KprobeTcpConnect),
         ..outgoing()
     };
     let pending = ConnEvent {
         id: ConnId(10),
         local: address("0.0.0.0:0"),
         mapped: true,
-        owner: by(&curl(), HookId::State),
+        owner: Actor::by(&curl(), HookId::State),
         ..outgoing()
     };
     let late = ConnEvent {
@@ -289,7 +263,7 @@ pub(crate) fn all() -> Vec<Event> {
         direction: Direction::Unknown,
         source: Source::Late,
         device: Some(Arc::new(Device::new("vrf\u{202e}1"))),
-        owner: unknown(UnknownReason::BeforeAttach),
+        owner: Actor::unknown(UnknownReason::BeforeAttach),
         listener: None,
         ..incoming()
     };
@@ -301,7 +275,7 @@ pub(crate) fn all() -> Vec<Event> {
         listener: None,
         ..incoming()
     };
-    let mut unwatched = ending(EndedHow::PeerFin, by(&nginx(), HookId::FentryTcpClose));
+    let mut unwatched = ending(EndedHow::PeerFin, Actor::by(&nginx(), HookId::FentryTcpClose));
     unwatched.duration = None;
     let found = ConnEvent {
         id: ConnId(14),
@@ -311,7 +285,7 @@ pub(crate) fn all() -> Vec<Event> {
         local: address("[fe80::1]:40000"),
         remote: address("[fe80::2]:2049"),
         device: Some(Arc::new(Device::new("eth0"))),
-        owner: unknown(UnknownReason::NoHolder),
+        owner: Actor::unknown(UnknownReason::NoHolder),
         ..outgoing()
     };
     let old_listener = ListenEvent {
@@ -325,10 +299,10 @@ pub(crate) fn all() -> Vec<Event> {
     let inferred = ConnEvent {
         id: ConnId(12),
         owner: by_listener.clone(),
-        listener: Some(unknown(UnknownReason::BeforeAttach)),
+        listener: Some(Actor::unknown(UnknownReason::BeforeAttach)),
         ..incoming()
     };
-    let mut reset = ending(EndedHow::PeerReset, unknown(UnknownReason::Kernel));
+    let mut reset = ending(EndedHow::PeerReset, Actor::unknown(UnknownReason::Kernel));
     (reset.errno, reset.duration, reset.traffic) = (104, None, None);
     let bodies = [
         EventBody::Flow(Change::Listen(listening("[::]:8080"))),
@@ -344,7 +318,7 @@ pub(crate) fn all() -> Vec<Event> {
         )),
         EventBody::Flow(Change::Close(
             incoming(),
-            ending(EndedHow::PeerFin, by(&hostile(), HookId::KprobeTcpClose)),
+            ending(EndedHow::PeerFin, Actor::by(&hostile(), HookId::KprobeTcpClose)),
         )),
         EventBody::Flow(Change::Connect(v6.clone())),
         EventBody::Flow(Change::Failed(v6, Failure { errno: 111, after: Some(DurationNs(250_000)) })),
@@ -373,7 +347,7 @@ pub(crate) fn all() -> Vec<Event> {
         EventBody::Flow(Change::Established(found.clone())),
         EventBody::Flow(Change::Unlisten(
             old_listener,
-            Unlisten { closer: by(&nginx(), HookId::FentryTcpClose), duration: None },
+            Unlisten { closer: Actor::by(&nginx(), HookId::FentryTcpClose), duration: None },
         )),
         EventBody::Exec(ProcEvent::new(memfd())),
         EventBody::Flow(Change::Listen(activated("[::]:22", Some("ssh.socket")))),
@@ -458,7 +432,8 @@ pub(crate) fn golden(name: &str, actual: &str) {
     compare_file(&path, actual);
 }
 
-/// Likewise with any file, e.g. a page of the documentation that is made from the code.
+/// Compares with any file, such as a page of the documentation that is made from the code; with `CONN_BLESS`
+/// set it writes the file instead.
 pub(crate) fn compare_file(path: &str, actual: &str) {
     if std::env::var_os("CONN_BLESS").is_some() {
         std::fs::write(path, actual).expect("a writable file");

@@ -96,7 +96,7 @@ keys! {
     ProcessSource "process_source" Names "How name, path and arguments of the process are known." "process_source:proc_scan";
     Parent "parent" Text "Name of the parent (who created it): its comm, its exe, or the last part of that. A path is asked of the exe alone." "parent:sshd";
     ParentHost "parent_host" Flags "The parent's executable is the host's own file at its path, as of the fork." "parent_host:true";
-    Ancestor "ancestor" Text "Likewise of any process above it." "ancestor:/usr/sbin/cron";
+    Ancestor "ancestor" Text "Name of any process above it: its comm, its exe, or the last part of that. A path is asked of the exe alone." "ancestor:/usr/sbin/cron";
     AncestorPid "ancestor_pid" Numbers "Process id of any process above it." "ancestor_pid:4100";
     Unit "unit" Text "systemd unit, or the unit of the user's own service manager; of a listener of systemd also the socket unit." "unit:ssh.service";
     UserUnit "user_unit" Text "Unit of the user's own service manager alone." "user_unit:app-*.scope";
@@ -140,9 +140,9 @@ keys! {
     ConnectTime "connect_time" Durations "How long the handshake took (only `established`)." "connect_time:>200ms";
     After "after" Durations "How long it took to fail (only `failed`)." "after:>=3s";
     BytesIn "bytes_in" Bytes "Payload bytes received (only `close`, and listed connections)." "bytes_in:>1G";
-    BytesOut "bytes_out" Bytes "Payload bytes sent, likewise." "bytes_out:10M-1G";
-    Retransmits "retransmits" Counts "Segments retransmitted, likewise." "retransmits:>=10";
-    Srtt "srtt" Durations "Smoothed round trip time, where it was measured, likewise." "srtt:>150ms";
+    BytesOut "bytes_out" Bytes "Payload bytes sent (only `close`, and listed connections)." "bytes_out:10M-1G";
+    Retransmits "retransmits" Counts "Segments retransmitted (only `close`, and listed connections)." "retransmits:>=10";
+    Srtt "srtt" Durations "Smoothed round trip time, where it was measured (only `close`, and listed connections)." "srtt:>150ms";
     End "end" Names "How a connection ended (only `close` events)." "end:peer_reset,timeout";
     Errno "errno" Errors "Error of a `failed` or `close` event." "errno:ECONNREFUSED";
     Source "source" Names "Whether it was seen from its beginning, or else how it became known." "source:snapshot";

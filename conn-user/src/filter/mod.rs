@@ -66,7 +66,8 @@ impl Filter {
     /// Reads and compiles a filter that may name these zones and lists; they are looked up now, once.
     ///
     /// # Errors
-    /// As [`Self::new`]; of a wrong value in a list the place is that of the list's name.
+    /// The first thing that is wrong, with its place and what to write instead. Of a wrong value in a list
+    /// the place is that of the list's name.
     pub fn with_names(text: &str, names: &Names) -> Result<Self, FilterError> {
         let expr = parse::parse(text)?;
         let words = compile::compile(text, &expr, names)?;

@@ -442,7 +442,7 @@ mod tests {
     use super::*;
     use crate::event::model::{EventBody, ProcEvent};
     use crate::event::samples;
-    use crate::flow::model::{Change, ConnEvent, UnknownReason};
+    use crate::flow::model::{Actor, Change, ConnEvent, UnknownReason};
 
     fn seen(word: &str, event: &Event) -> Seen {
         let filter = Filter::new(word).unwrap_or_else(|error| panic!("{error}"));
@@ -454,13 +454,12 @@ mod tests {
     fn what_is_not_known_is_not_what_is_not_there() {
         let connect = |conn| samples::event(1, EventBody::Flow(Change::Connect(conn)));
         let known = connect(samples::outgoing());
-        let owner = samples::by(
+        let owner = Actor::by(
             &samples::process(9, b"x", "/usr/bin/x", &[]),
             conn_common::hook::HookId::FentryTcpConnect,
         );
         let little = connect(ConnEvent { owner, ..samples::outgoing() });
-        let nobody =
-            connect(ConnEvent { owner: samples::unknown(UnknownReason::Lost), ..samples::outgoing() });
+        let nobody = connect(ConnEvent { owner: Actor::unknown(UnknownReason::Lost), ..samples::outgoing() });
         let exec = samples::event(1, EventBody::Exec(ProcEvent::new(samples::curl())));
         for (word, event, expected) in [
             ("container:x", &known, Seen::Nothing),

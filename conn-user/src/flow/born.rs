@@ -33,7 +33,8 @@ pub enum BornBy {
     /// A socket that never sent: `tcpi_last_data_sent` counts from the handshake (`tcp_finish_connect`,
     /// `tcp_create_openreq_child`).
     NeverSent,
-    /// A socket that never received: `tcpi_last_data_recv` counts from the handshake, likewise.
+    /// A socket that never received: `tcpi_last_data_recv` counts from the handshake (`tcp_finish_connect`,
+    /// `tcp_create_openreq_child`).
     NeverReceived,
     /// The last data that was sent or received.
     LastActivity,

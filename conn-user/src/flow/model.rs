@@ -109,7 +109,7 @@ pub struct ConnEvent {
     pub transport: Transport,
     /// Local end, IPv4-mapped addresses as IPv4; port 0: not known.
     pub local: SocketAddr,
-    /// Remote end, likewise.
+    /// Remote end, IPv4-mapped addresses as IPv4; port 0: not known.
     pub remote: SocketAddr,
     /// The socket is IPv6 and carries an IPv4-mapped address.
     pub mapped: bool,
@@ -133,6 +133,36 @@ pub struct ConnEvent {
     pub established: Option<BootNs>,
 }
 
+impl ConnEvent {
+    /// A live TCP connection of which nothing else is known: neither when it began nor whether it is
+    /// established.
+    pub const fn new(
+        id: ConnId,
+        direction: Direction,
+        (local, remote): (SocketAddr, SocketAddr),
+        netns: NetNs,
+        owner: Actor,
+    ) -> Self {
+        Self {
+            id,
+            direction,
+            transport: Transport::Tcp,
+            local,
+            remote,
+            mapped: false,
+            device: None,
+            netns,
+            source: Source::Live,
+            born: None,
+            kernel_socket: false,
+            owner,
+            listener: None,
+            begun: BootNs(0),
+            established: None,
+        }
+    }
+}
+
 /// A process in a role, and how it is known.
 #[derive(Clone, Debug)]
 pub struct Actor {
@@ -142,6 +172,18 @@ pub struct Actor {
     pub tid: Option<Pid>,
     /// How it is known.
     pub method: Method,
+}
+
+impl Actor {
+    /// A process in whose context this hook ran, in its main thread.
+    pub fn by(process: &Arc<ProcessInfo>, hook: HookId) -> Self {
+        Self { process: Some(Arc::clone(process)), tid: Some(process.pid), method: Method::Hook(hook) }
+    }
+
+    /// An actor that is not known, and why.
+    pub const fn unknown(reason: UnknownReason) -> Self {
+        Self { process: None, tid: None, method: Method::Unknown(reason) }
+    }
 }
 
 /// How an actor is known.
@@ -264,7 +306,7 @@ pub struct ListenEvent {
     pub source: Source,
     /// Since when it listens, as [`ConnEvent::born`].
     pub born: Option<Born>,
-    /// As [`ConnEvent::kernel_socket`].
+    /// The socket is the kernel's own (NFS, iSCSI, SMC, ...): no descriptor ever leads to it.
     pub kernel_socket: bool,
     /// Who called listen.
     pub owner: Actor,
@@ -272,6 +314,24 @@ pub struct ListenEvent {
     pub socket_unit: Option<Arc<str>>,
     /// What narrows it; `None`: not known.
     pub scope: Option<Scope>,
+}
+
+impl ListenEvent {
+    /// A live TCP listener of which nothing else is known.
+    pub const fn new(id: ConnId, local: SocketAddr, netns: NetNs, owner: Actor) -> Self {
+        Self {
+            id,
+            transport: Transport::Tcp,
+            local,
+            netns,
+            source: Source::Live,
+            born: None,
+            kernel_socket: false,
+            owner,
+            socket_unit: None,
+            scope: None,
+        }
+    }
 }
 
 /// Narrows a listener beyond its address: two that differ in it may share address and port, each with its own connections

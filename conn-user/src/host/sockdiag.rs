@@ -51,7 +51,7 @@ pub struct DiagSocket {
     pub state: u8,
     /// Local end, as it is: an IPv4-mapped address stays IPv6.
     pub local: SocketAddr,
-    /// Remote end, likewise.
+    /// Remote end, as it is: an IPv4-mapped address stays IPv6.
     pub remote: SocketAddr,
     /// `sock_gen_cookie`.
     pub cookie: u64,
@@ -121,7 +121,8 @@ pub struct TcpInfo {
     /// Since data were last sent, in milliseconds, modulo 2^32; before the first: since the connection was established
     /// (`tcp_finish_connect`, `tcp_create_openreq_child`).
     pub last_data_sent_ms: u32,
-    /// Since data were last received, likewise.
+    /// Since data were last received, in milliseconds, modulo 2^32; before the first: since the connection
+    /// was established.
     pub last_data_recv_ms: u32,
     /// Smoothed round trip time, microseconds.
     pub rtt_us: u32,

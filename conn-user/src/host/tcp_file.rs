@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 pub struct TcpLine {
     /// Local end, as it is: an IPv4-mapped address stays IPv6.
     pub local: SocketAddr,
-    /// Remote end, likewise.
+    /// Remote end, as it is: an IPv4-mapped address stays IPv6.
     pub remote: SocketAddr,
     /// `TCP_*` (include/net/tcp_states.h).
     pub state: u8,

@@ -135,10 +135,10 @@ impl Btf {
         Ok(Self { raw: Raw::parse(data)? })
     }
 
-    /// The BTF of the running kernel.
+    /// Reads the BTF of the running kernel.
     ///
     /// # Errors
-    /// As [`Btf::parse`]; also if the kernel has none ([`BtfError::is_absent`]).
+    /// The errors of [`Btf::parse`]; also when the kernel has none ([`BtfError::is_absent`]).
     pub fn from_sys_fs() -> Result<Self, BtfError> {
         let data = fs::read(SYS_FS_PATH)
             .map_err(|error| BtfError::Read { path: PathBuf::from(SYS_FS_PATH), error })?;
@@ -285,5 +285,5 @@ impl Btf {
     }
 }
 
-/// A walk met data that cannot be walked.
+/// A walk came to data that cannot be walked.
 struct Exhausted;

@@ -12,7 +12,7 @@ pub(super) struct Mapping {
 
 // SAFETY: it hands out an address and nothing else; what is done with that has to be sound there.
 unsafe impl Send for Mapping {}
-// SAFETY: likewise.
+// SAFETY: a shared reference, too, gives the address and nothing else.
 unsafe impl Sync for Mapping {}
 
 impl Mapping {

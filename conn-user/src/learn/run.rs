@@ -36,7 +36,7 @@ pub struct SeenConnection {
 /// Listeners of a sort that were seen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SeenListener {
-    /// As [`SeenConnection::program`].
+    /// The word of a filter that says the program; `None`: none can, or it is not known.
     pub program: Option<Box<str>>,
     /// Its address.
     pub local: IpAddr,

@@ -104,9 +104,7 @@ pub(super) fn key(name: &str, value: &str, out: &mut String) {
 
 /// A comment; whatever a terminal or TOML would stumble over is escaped.
 pub fn comment(line: &str, out: &mut String) {
-    let mut shown = Vec::new();
-    escape::text(line.as_bytes(), &mut shown);
-    let line = format!("# {}", String::from_utf8_lossy(&shown));
+    let line = format!("# {}", escape::string(line.as_bytes()));
     out.push_str(line.trim_end());
     out.push('\n');
 }

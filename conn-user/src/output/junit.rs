@@ -107,10 +107,8 @@ pub fn write(path: &Path, suite: &str, cases: &[Case]) -> io::Result<()> {
 }
 
 fn shown(text: &str) -> String {
-    let mut out = Vec::new();
-    escape::text(text.as_bytes(), &mut out);
     // The last characters that XML 1.0 cannot hold; the others act on a terminal, too.
-    String::from_utf8_lossy(&out).replace(['\u{fffe}', '\u{ffff}'], "\u{fffd}")
+    escape::string(text.as_bytes()).replace(['\u{fffe}', '\u{ffff}'], "\u{fffd}")
 }
 
 #[cfg(test)]

@@ -264,7 +264,7 @@ impl Writer {
         self.finish_within(PATIENCE).await;
     }
 
-    /// As [`Self::finish`]; the target gets on if it takes a chunk within `patience`.
+    /// Waits until all is written, as long as the target takes a chunk within `patience`.
     async fn finish_within(&mut self, patience: Duration) {
         if self.flush().is_err() {
             return;

@@ -222,8 +222,7 @@ impl Identity {
         self.0.replaced.store(replaced as u8, Ordering::Relaxed);
     }
 
-    /// Whether it is time to compare: never twice within `every`, and not again once the file was replaced, for it does not
-    /// come back. Then what was known is forgotten.
+    /// Whether it is time to compare ([`Self::is_time_to_compare`]); if so, the last comparison is forgotten.
     pub fn is_to_be_compared(&self, now: BootNs, every: DurationNs) -> bool {
         let is_time = self.is_time_to_compare(now, every);
         if is_time {
@@ -238,7 +237,8 @@ impl Identity {
         self.0.replaced.store(0, Ordering::Relaxed);
     }
 
-    /// Likewise, and forgets nothing.
+    /// Whether it is time to compare: never twice within `every`, and not again once the file was replaced,
+    /// for it does not come back.
     pub fn is_time_to_compare(&self, now: BootNs, every: DurationNs) -> bool {
         let last = BootNs(self.0.compared.load(Ordering::Relaxed));
         let is_replaced = self.replaced().is_some_and(Replaced::is_replaced);

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use super::identity::Identity;
-use super::lineage::Ancestor;
 use super::placement::Placement;
 use crate::units::{BootNs, MntNs, Pid};
 
@@ -135,6 +134,21 @@ impl FileId {
         let dev = libc::makedev(dev >> 20, dev & 0xf_ffff);
         (inode != 0).then_some(Self { dev, inode })
     }
+}
+
+/// A process above another one, as it was when that one was created (or, at the scan, when it was read).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ancestor {
+    /// Process id.
+    pub pid: Pid,
+    /// Start; coarse where the process was read from /proc.
+    pub start: BootNs,
+    /// Name, attacker-controlled bytes.
+    pub comm: Box<[u8]>,
+    /// Path of the executable, attacker-controlled bytes.
+    pub exe: Option<Arc<[u8]>>,
+    /// The executable was the host's own file at its path, as of then; `None`: not known.
+    pub exe_is_host: Option<bool>,
 }
 
 impl ProcessInfo {

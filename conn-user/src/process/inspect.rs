@@ -206,7 +206,8 @@ impl Inspector {
         Self::start_with_tools(proc, files, hashes, &[])
     }
 
-    /// As [`Self::start`]. A process that runs a copy of one of this host's programs with these names is known as that.
+    /// Starts the threads, as [`Self::start`] does. A process that runs a copy of one of this host's programs
+    /// with these names is known as that program.
     ///
     /// # Errors
     /// When a thread cannot be started.

@@ -2,26 +2,11 @@
 
 use std::sync::Arc;
 
+pub use super::info::Ancestor;
 use super::info::ProcessInfo;
-use crate::units::{BootNs, Pid};
 
 /// Most ancestors that are kept, nearest first: bounds what a chain of shells costs.
 pub const ANCESTORS_MAX: usize = 16;
-
-/// A process above another one, as it was when that one was created (or, at the scan, when it was read).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ancestor {
-    /// Process id.
-    pub pid: Pid,
-    /// Start; coarse where the process was read from /proc.
-    pub start: BootNs,
-    /// Name, attacker-controlled bytes.
-    pub comm: Box<[u8]>,
-    /// Path of the executable, attacker-controlled bytes.
-    pub exe: Option<Arc<[u8]>>,
-    /// As [`super::identity::Identity::exe_is_host`], as of then.
-    pub exe_is_host: Option<bool>,
-}
 
 impl Ancestor {
     /// The process itself, as an ancestor of others.
@@ -61,6 +46,7 @@ pub fn near(ancestors: &[Ancestor], programs: usize) -> impl Iterator<Item = &An
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::units::{BootNs, Pid};
 
     #[test]
     fn forks_without_an_exec_are_no_generations() {

@@ -2,6 +2,7 @@
 
 mod about;
 pub mod applet;
+mod args;
 pub mod cgroup;
 pub mod channels;
 pub mod digest;

@@ -10,11 +10,11 @@ use std::thread;
 
 use conn_common::record::{EXEC_ARGS_MAX, PF_KTHREAD};
 
+use super::args::{split_title, until_nul};
 use super::cgroup::{CgroupFs, CgroupOf};
 use super::file_stat::FileStat;
 use super::host::Host;
 use super::identity::ProcessState;
-use super::image::{split_title, until_nul};
 use super::info::{FileId, TICK_NS, is_same_tick};
 use super::tty;
 use crate::clock;

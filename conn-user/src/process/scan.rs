@@ -4,9 +4,10 @@ use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 
+use super::args::are_alike;
 use super::entry::{Entry, is_later, lookup};
 use super::hash::IntMap;
-use super::image::{are_alike, scanned};
+use super::image::scanned;
 use super::info::{ProcessInfo, ProcessSource, TICK_NS, is_same_tick};
 use super::lineage::{ANCESTORS_MAX, Ancestor};
 use super::procfs::ProcImage;
@@ -28,7 +29,8 @@ impl ProcessTable {
         self.scan_and(&mut || {})
     }
 
-    /// As [`Self::scan`]. `pause` is called now and then, for what must not wait for all of them.
+    /// Reads every process, as [`Self::scan`] does. `pause` is called now and then, for what must not wait
+    /// for all of them.
     ///
     /// # Errors
     /// When /proc cannot be listed.
@@ -36,8 +38,9 @@ impl ProcessTable {
         self.read_all(false, pause)
     }
 
-    /// As [`Self::scan`], after records of processes were lost. What the kernel reported an image stays, unless the kernel has
-    /// counted an exec since: what /proc shows a process may set itself. `pause` as in [`Self::scan_and`].
+    /// Reads every process after records of processes were lost. What the kernel reported of an image stays,
+    /// unless the kernel has counted an exec since: a process can change what /proc shows of it. `pause` is
+    /// called now and then, for what must not wait for all of them.
     ///
     /// # Errors
     /// When /proc cannot be listed.

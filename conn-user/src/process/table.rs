@@ -378,7 +378,7 @@ impl ProcessTable {
         self.stats.missed_execs += 1;
     }
 
-    /// A process that is met for the first time.
+    /// A process that is seen for the first time.
     #[cold]
     fn discover(&mut self, task: &Task, now: BootNs) -> Arc<ProcessInfo> {
         self.advance(now);

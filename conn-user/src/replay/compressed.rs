@@ -103,7 +103,7 @@ impl<R: BufRead> Read for Frames<R> {
     }
 }
 
-/// An end that comes too early is reported as one, however deep inside it was met.
+/// An end that comes too early is reported as one, however deep inside it occurs.
 fn explained(error: FrameDecoderError) -> io::Error {
     let mut inner: Option<&(dyn std::error::Error + 'static)> = Some(&error);
     while let Some(error) = inner {

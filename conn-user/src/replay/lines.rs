@@ -5,8 +5,8 @@ use std::io::{self, BufRead, BufReader, Cursor, Read};
 use std::path::Path;
 
 use super::compressed::{Text, unpacked};
-use super::file::RecordingError;
-use crate::rules::file::shown;
+use super::error::RecordingError;
+use crate::event::escape;
 
 /// A longer line is none of ours: arguments are bounded.
 const LONGEST_LINE: u64 = 16 << 20;
@@ -49,7 +49,7 @@ impl Lines {
         let (name, text) = if path == Path::new("-") {
             ("standard input".to_owned(), unpacked(BufReader::with_capacity(ROOM, io::stdin())))
         } else {
-            let name = shown(path);
+            let name = escape::path(path);
             let file = File::open(path).map_err(|error| failed(&name, error))?;
             (name, unpacked(BufReader::with_capacity(ROOM, file)))
         };

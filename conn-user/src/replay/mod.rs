@@ -5,6 +5,7 @@
 //! they are in later events, so the recording is read ahead.
 
 mod compressed;
+mod error;
 pub mod file;
 pub mod lines;
 pub mod search;

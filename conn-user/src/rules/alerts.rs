@@ -3,8 +3,8 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use super::detector::RuleRun;
 use super::model::Rule;
+use super::rule_run::RuleRun;
 use super::suppression;
 use super::work;
 use crate::event::alert::{Alert, AlertId, Covered, Evidence, Phase, Severity, Subject};
@@ -23,8 +23,8 @@ const RECENT_MAX: usize = 65_536;
 /// What a detector found.
 #[derive(Debug)]
 pub struct Found {
-    /// What is the same about two findings of one rule that are reported once.
-    pub same: u64,
+    /// Two findings of one rule with the same key are reported once.
+    pub dedup_key: u64,
     /// What it is about.
     pub subject: Subject,
     /// What it was judged by.
@@ -97,7 +97,7 @@ struct Recent {
 struct Open {
     alert: Alert,
     rule: RuleRun,
-    same: u64,
+    dedup_key: u64,
     /// Rules whose findings it covers, see [`Rule::covers`].
     covers: Arc<[Box<str>]>,
     /// The connection or listener with which it ends.
@@ -124,8 +124,8 @@ pub struct Alerts {
 
 impl Alerts {
     /// Whether the same finding was reported and is not to be reported again; then it is counted as a repeat.
-    pub(super) fn is_reported(&mut self, (run, rule): (RuleRun, &Rule), same: u64, now: BootNs) -> bool {
-        match self.recent.get_mut(&mix(same, run)) {
+    pub(super) fn is_reported(&mut self, (run, rule): (RuleRun, &Rule), dedup_key: u64, now: BootNs) -> bool {
+        match self.recent.get_mut(&mix(dedup_key, run)) {
             Some(recent) if self.open.contains_key(&recent.id.0) || now.since(recent.at) < rule.throttle => {
                 recent.repeats += 1;
                 self.stats.repeats += 1;
@@ -136,8 +136,13 @@ impl Alerts {
     }
 
     /// What was reported this finding before, if it is remembered. Counts nothing.
-    pub(super) fn reported(&self, (run, rule): (RuleRun, &Rule), same: u64, now: BootNs) -> Option<Reported> {
-        let recent = self.recent.get(&mix(same, run))?;
+    pub(super) fn reported(
+        &self,
+        (run, rule): (RuleRun, &Rule),
+        dedup_key: u64,
+        now: BootNs,
+    ) -> Option<Reported> {
+        let recent = self.recent.get(&mix(dedup_key, run))?;
         let ago = now.since(recent.at);
         let left = DurationNs(rule.throttle.0.saturating_sub(ago.0));
         Some(Reported {
@@ -157,7 +162,7 @@ impl Alerts {
         now: BootNs,
         coverage: &Coverage,
     ) -> Option<AlertId> {
-        if self.is_reported((run, rule), found.same, now) {
+        if self.is_reported((run, rule), found.dedup_key, now) {
             return None;
         }
         let conn = if let Subject::Connection(conn) = &found.subject { Some(conn.id) } else { None };
@@ -168,7 +173,7 @@ impl Alerts {
             self.stats.repeats += 1;
             return None;
         }
-        let key = mix(found.same, run);
+        let key = mix(found.dedup_key, run);
         let repeats = self.recent.get(&key).map_or(0, |recent| recent.repeats);
         self.last += 1;
         self.stats.raised += 1;
@@ -196,7 +201,7 @@ impl Alerts {
                 self.bound.entry(conn.0).or_default().push(id);
             }
             let covers = Arc::clone(&rule.covers);
-            self.open.insert(id.0, Open { alert, rule: run, same: key, covers, with });
+            self.open.insert(id.0, Open { alert, rule: run, dedup_key: key, covers, with });
             self.by_rule.insert((run, id.0));
             // One that stays open at the front keeps those behind it that are closed.
             if self.by_age.len() > 2 * self.open.len() + SLACK {
@@ -227,19 +232,19 @@ impl Alerts {
             open.alert.severity >= severity && open.covers.iter().any(|covered| **covered == *rule)
         };
         let bound = self.bound.get(&conn.0)?;
-        bound.iter().filter_map(|id| self.open.get(&id.0)).find(covers).map(|open| open.same)
+        bound.iter().filter_map(|id| self.open.get(&id.0)).find(covers).map(|open| open.dedup_key)
     }
 
     pub(super) fn escalate(&mut self, id: AlertId, severity: Severity, evidence: Vec<Evidence>, now: BootNs) {
         let Some(open) = self.open.get_mut(&id.0) else { return };
         open.alert.severity = severity;
         open.alert.evidence = evidence;
-        let repeats = take_repeats(&mut self.recent, open.same, now);
+        let repeats = take_repeats(&mut self.recent, open.dedup_key, now);
         self.reported.push(Alert { phase: Phase::Escalated, at: now, repeats, ..open.alert.clone() });
     }
 
     pub(super) fn resolve(&mut self, id: AlertId, evidence: Vec<Evidence>, now: BootNs) {
-        let Some(Open { alert, rule, same, with, .. }) = self.open.remove(&id.0) else { return };
+        let Some(Open { alert, rule, dedup_key, with, .. }) = self.open.remove(&id.0) else { return };
         self.by_rule.remove(&(rule, id.0));
         // An alert that ends before its connection must not stay bound to one that never ends.
         if let Some(conn) = with
@@ -250,7 +255,7 @@ impl Alerts {
                 self.bound.remove(&conn.0);
             }
         }
-        let repeats = take_repeats(&mut self.recent, same, now);
+        let repeats = take_repeats(&mut self.recent, dedup_key, now);
         self.reported.push(Alert { phase: Phase::Resolved, at: now, evidence, repeats, ..alert });
         while self.by_age.front().is_some_and(|first| !self.open.contains_key(&first.0)) {
             self.by_age.pop_front();

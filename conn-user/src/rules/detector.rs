@@ -2,19 +2,22 @@
 
 use std::sync::Arc;
 
+pub use super::about::{connection, listener};
 use super::alerts::{Alerts, Found, Life};
 use super::baseline::Baseline;
 use super::exits::Exits;
 use super::memory::{Memory, Past};
 use super::model::Rule;
 use super::path_memory::PathMemory;
+pub(super) use super::rule_run::Followers;
+pub use super::rule_run::RuleRun;
 use super::timers::{Alarm, TimerId, Timers};
 use crate::event::alert::{AlertId, Evidence, Severity};
 use crate::event::model::{Event, EventBody};
 use crate::filter::Filter;
 use crate::filter::names::Names;
 use crate::flow::coverage::Coverage;
-use crate::flow::model::{Change, ConnEvent, ConnId, ListenEvent, Source};
+use crate::flow::model::{Change, ConnEvent, ConnId, Source};
 use crate::flow::sample::{Sample, Sampler};
 use crate::flow::table::FlowTable;
 use crate::process::hash::IntMap;
@@ -129,7 +132,7 @@ pub trait Detector: Send {
     fn triggers(&self) -> Triggers;
 
     /// The rule begins. Whatever was there before comes next as events ([`Context::existing`]).
-    fn on_start(&mut self, _rule: &Rule, _scene: &mut Context<'_>) {}
+    fn on_start(&mut self, _rule: &Rule, _context: &mut Context<'_>) {}
 
     /// Takes over what the rule learned in earlier runs. `now`: when it begins.
     fn restore(&mut self, _rule: &Rule, _memory: &PathMemory, _now: BootNs) {}
@@ -159,10 +162,10 @@ pub trait Detector: Send {
     }
 
     /// Handles an event that the secondary filter matches; `match` may match it too.
-    fn on_secondary(&mut self, _rule: &Rule, _event: &Event, _scene: &mut Context<'_>) {}
+    fn on_secondary(&mut self, _rule: &Rule, _event: &Event, _context: &mut Context<'_>) {}
 
     /// The end of a connection or listener that it follows (see [`Context::follow`]): a `Close`, `Failed` or `Unlisten`.
-    fn on_end(&mut self, _rule: &Rule, _event: &Event, _scene: &mut Context<'_>) {}
+    fn on_end(&mut self, _rule: &Rule, _event: &Event, _context: &mut Context<'_>) {}
 
     /// The end of a process that it follows (see [`Context::follow_process`]).
     fn on_exit(
@@ -170,7 +173,7 @@ pub trait Detector: Send {
         _rule: &Rule,
         _process: &ProcessInfo,
         _status: ExitStatus,
-        _scene: &mut Context<'_>,
+        _context: &mut Context<'_>,
     ) {
     }
 
@@ -185,7 +188,7 @@ pub trait Detector: Send {
     }
 
     /// A sample that it asked for ([`Context::sample`]).
-    fn on_sample(&mut self, _rule: &Rule, _sample: &Sample, _scene: &mut Context<'_>) {}
+    fn on_sample(&mut self, _rule: &Rule, _sample: &Sample, _context: &mut Context<'_>) {}
 
     /// No more samples come, nor does time pass: this connection will not be sampled.
     fn on_no_sample(&mut self, rule: &Rule, id: ConnId, context: &mut Context<'_>) {
@@ -193,41 +196,7 @@ pub trait Detector: Send {
     }
 
     /// A timer of its own is due.
-    fn on_timer(&mut self, _rule: &Rule, _token: u64, _scene: &mut Context<'_>) {}
-}
-
-/// A rule at work: its place in the engine, and the number of the detector there. A place is used again, a number never: what is
-/// left of a rule that was removed is not taken for the one that has its place now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct RuleRun {
-    /// The place.
-    pub place: u32,
-    /// The number, in the order in which detectors began.
-    pub serial: u32,
-}
-
-impl RuleRun {
-    /// Stands for the engine itself, which has timers of its own.
-    pub(super) const ENGINE: Self = Self { place: u32::MAX, serial: 0 };
-}
-
-/// Which rules follow a connection, listener or process, by place.
-#[derive(Debug, Default)]
-pub(super) struct Followers(smallvec::SmallVec<[RuleRun; 4]>);
-
-impl Followers {
-    /// Adds a rule, once. One that had its place before is of no use any more.
-    pub(super) fn add(&mut self, rule: RuleRun) {
-        match self.0.binary_search_by_key(&rule.place, |own| own.place) {
-            Ok(at) => self.0[at] = rule,
-            Err(at) => self.0.insert(at, rule),
-        }
-    }
-
-    /// The rules, by place.
-    pub(super) fn iter(&self) -> impl Iterator<Item = RuleRun> {
-        self.0.iter().copied()
-    }
+    fn on_timer(&mut self, _rule: &Rule, _token: u64, _context: &mut Context<'_>) {}
 }
 
 /// What a detector may look at and do.
@@ -315,8 +284,8 @@ impl Context<'_> {
 
     /// Whether [`Self::raise`] would only count this finding of the rule as a repeat; then it is counted. To be asked first
     /// where events may find the same again and again: to put together what is reported costs more than to judge it.
-    pub fn is_reported(&mut self, rule: &Rule, same: u64) -> bool {
-        self.alerts.is_reported((self.rule, rule), same, self.now)
+    pub fn is_reported(&mut self, rule: &Rule, dedup_key: u64) -> bool {
+        self.alerts.is_reported((self.rule, rule), dedup_key, self.now)
     }
 
     /// Raises an alert, unless the same one is open or was reported within the rule's throttle.
@@ -324,7 +293,7 @@ impl Context<'_> {
         self.raise_as(rule, found, rule.severity)
     }
 
-    /// Likewise, with another severity than the rule's.
+    /// Raises an alert as [`Self::raise`] does, with another severity than the rule's.
     pub fn raise_as(&mut self, rule: &Rule, mut found: Found, severity: Severity) -> Option<AlertId> {
         if self.is_over && matches!(found.life, Life::With(_)) {
             found.life = Life::Moment;
@@ -340,21 +309,5 @@ impl Context<'_> {
     /// Reports that it is over. One that is bound to a connection or a listener is resolved by its end.
     pub fn resolve(&mut self, id: AlertId, evidence: Vec<Evidence>) {
         self.alerts.resolve(id, evidence, self.now);
-    }
-}
-
-/// The connection that an event is about.
-pub fn connection(event: &Event) -> Option<&ConnEvent> {
-    match &event.body {
-        EventBody::Flow(change) => change.connection(),
-        _ => None,
-    }
-}
-
-/// The listener that an event is about.
-pub fn listener(event: &Event) -> Option<&ListenEvent> {
-    match &event.body {
-        EventBody::Flow(change) => change.listener(),
-        _ => None,
     }
 }

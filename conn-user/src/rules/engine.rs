@@ -15,7 +15,6 @@ use std::sync::Arc;
 pub use self::late::LATE_FACTS;
 pub(crate) use self::late::is_unsettled;
 use self::late::{ANSWER_MAX, Late, LateSubject, WaitingOf, is_open, user};
-pub use self::reload::Retired;
 
 use super::alerts::{AlertStats, Alerts};
 use super::detector::{Context, Detector, Flows, Followers, RuleRun, Triggers};
@@ -23,12 +22,11 @@ use super::exits::Exits;
 use super::explain::Explanation;
 use super::index::Index;
 use super::memory::Past;
-use super::model::{Detect, Rule};
+use super::model::Rule;
 use super::path_memory::PathMemory;
 use super::set::RuleSet;
 use super::stage::{Layout, Staged};
 use super::timers::Timers;
-use super::{long, missing, path, process, server};
 use crate::event::alert::{Alert, Evidence};
 use crate::event::model::{Event, EventBody};
 use crate::filter::Filter;
@@ -109,17 +107,6 @@ pub struct Engine {
     stats: EngineStats,
     /// What detectors of rules that were removed had forgotten.
     forgotten_before: u64,
-}
-
-/// The detector of a rule, which knows nothing yet.
-pub(super) fn detector(detect: &Detect) -> Box<dyn Detector> {
-    match detect {
-        Detect::Path(rule) => path::detector(rule),
-        Detect::Process(rule) => process::detector(rule),
-        Detect::Server(rule) => server::detector(*rule),
-        Detect::Long(rule) => long::detector(rule),
-        Detect::Missing(rule) => missing::detector(rule),
-    }
 }
 
 impl Engine {

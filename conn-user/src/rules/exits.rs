@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use super::detector::{Followers, RuleRun};
+use super::rule_run::{Followers, RuleRun};
 use crate::process::hash::IntMap;
 use crate::process::info::{ExitStatus, ProcessInfo};
 use crate::units::BootNs;

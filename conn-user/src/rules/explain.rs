@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::alerts::Reported;
 use super::detector::Triggers;
-use super::engine;
+use super::detectors::detector;
 use super::memory::Memory;
 use super::model::Rule;
 use super::suppression;
@@ -102,7 +102,7 @@ pub fn as_event(
     at: BootNs,
     wall: WallNs,
 ) -> Option<Event> {
-    let triggers = engine::detector(&rule.detect).triggers();
+    let triggers = detector(&rule.detect).triggers();
     let body = match subject {
         Subject::Connection(conn) if triggers.intersect(Triggers::EXEC) => {
             let mut exec = ProcEvent::new(Arc::clone(started.or(conn.owner.process.as_ref())?));

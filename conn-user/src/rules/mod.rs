@@ -4,13 +4,14 @@
 //! asks their filters, and hands the event to the rule's [`detector`], one a rule, in the folder of its kind. Time is that
 //! of the events and of the [`timers`]: a recorded stream gives the alerts that the live one gave.
 
+mod about;
 pub mod alerts;
 pub mod baseline;
 #[cfg(test)]
 mod bounded_tests;
-pub mod cases;
 pub mod defaults;
 pub mod detector;
+mod detectors;
 pub mod engine;
 mod exits;
 pub mod explain;
@@ -27,6 +28,7 @@ pub mod path_memory;
 pub mod process;
 mod program;
 mod reach;
+mod rule_run;
 pub mod server;
 pub mod set;
 mod spans;

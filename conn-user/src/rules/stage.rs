@@ -11,7 +11,7 @@ use smallvec::SmallVec;
 
 use super::baseline::Baseline;
 use super::detector::{Detector, Triggers};
-use super::engine::{Retired, detector};
+use super::detectors::detector;
 use super::index::Index;
 use super::model::{Detect, ProcessRule, Rule};
 use super::set::RuleSet;
@@ -27,6 +27,18 @@ pub struct Layout {
     pub(super) baseline: Arc<Baseline>,
     /// Rules that report programs which the baseline does not have.
     pub(super) program_rules: Arc<[Arc<Rule>]>,
+}
+
+/// What was replaced: to be dropped where it hurts nobody, for detectors may remember much.
+pub struct Retired {
+    _kept: Box<dyn Send>,
+}
+
+impl Retired {
+    /// Keeps it until this is dropped.
+    pub(super) fn new(kept: impl Send + 'static) -> Self {
+        Self { _kept: Box::new(kept) }
+    }
 }
 
 /// Takes the rules that were replaced, to drop them elsewhere: they may hold much memory.

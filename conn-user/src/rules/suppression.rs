@@ -10,7 +10,7 @@ use crate::flow::model::{ConnEvent, ListenEvent};
 use crate::process::info::ProcessInfo;
 use crate::process::placement::Placement;
 
-use super::detector::{connection, listener};
+use super::about::{connection, listener};
 use super::program;
 
 /// `exe:… dport:… dst:…` of a connection. `address`: also which remote address.

@@ -1,96 +1,30 @@
 //! A rig for detectors: processes, an engine with one rule on a clock that the test moves, and the events of a machine.
 
+mod actions;
 mod asked;
+mod build;
 mod sampling;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
-use conn_common::hook::HookId;
-
+pub(crate) use self::build::{SECOND, child, evidence, process, rule, seconds};
 use super::baseline::Baseline;
 use super::detector::Flows;
-use super::model::{Advice, Detect, Rule};
+use super::model::Rule;
 use super::path_memory::PathMemory;
 use super::{Engine, RuleSet};
 use crate::clock::Clock;
-use crate::event::alert::{Alert, Evidence, Phase, RuleKind, RuleRef, Severity, Value};
-use crate::event::model::{Event, EventBody, ProcEvent, Start};
-use crate::event::samples;
-use crate::filter::{Filter, Names};
-use crate::flow::born::Born;
-use crate::flow::model::{
-    Change, ConnEvent, ConnId, Direction, EndedHow, Ending, Failure, ListenEvent, Source, Traffic, Transport,
-    UnknownReason, Unlisten,
-};
-use crate::kernel::gap::{Gap, GapCause};
-use crate::process::identity::ExeFile;
-use crate::process::info::{ExitStatus, ProcessInfo};
+use crate::event::alert::{Alert, Phase};
+use crate::event::model::{Event, EventBody, Start};
+use crate::filter::Names;
+use crate::flow::model::{Change, ConnEvent, ConnId, ListenEvent};
 use crate::process::inspect::{Answer, Comparer};
-use crate::process::lineage;
 use crate::session::Session;
-use crate::units::{BootNs, DurationNs, NetNs, Pid, WallNs};
+use crate::units::{BootNs, DurationNs, WallNs};
 
-/// A second in nanoseconds.
-pub(crate) const SECOND: u64 = 1_000_000_000;
 /// When engines of rigs begin.
 pub(crate) const BEGAN: BootNs = BootNs(1_000 * SECOND);
-
-/// So many seconds.
-pub(crate) const fn seconds(count: u64) -> DurationNs {
-    DurationNs(count * SECOND)
-}
-
-/// A child of init with everything known; its start is its pid in ticks.
-pub(crate) fn process(pid: u32, exe: &str) -> Arc<ProcessInfo> {
-    let init = ProcessInfo { comm: b"systemd"[..].into(), ..ProcessInfo::new(Pid(1), BootNs(0)) };
-    child(&init, pid, exe)
-}
-
-/// Likewise, of another parent.
-pub(crate) fn child(parent: &ProcessInfo, pid: u32, exe: &str) -> Arc<ProcessInfo> {
-    let name = exe.rsplit('/').next().unwrap_or_default().as_bytes();
-    let process = ProcessInfo {
-        start: BootNs(u64::from(pid) * 10_000_000),
-        ppid: Some(parent.pid),
-        ancestors: lineage::below(parent),
-        comm: name[..name.len().min(15)].into(),
-        ..ProcessInfo::clone(&samples::process(pid, b"", exe, &[exe]))
-    };
-    process.identity.set_exe(ExeFile { writable: Some(false), ..ExeFile::default() });
-    process.identity.set_sha256(None);
-    process.identity.set_copy_of(None);
-    process.identity.set_exe_is_host(true);
-    Arc::new(process)
-}
-
-/// A rule of this id `test`, medium, that reports the same again after an hour.
-pub(crate) fn rule(detect: Detect, matches: &str) -> Rule {
-    let kind = match detect {
-        Detect::Path(_) => RuleKind::Path,
-        Detect::Process(_) => RuleKind::Process,
-        Detect::Server(_) => RuleKind::Server,
-        Detect::Long(_) => RuleKind::Long,
-        Detect::Missing(_) => RuleKind::Missing,
-    };
-    Rule {
-        about: Arc::new(RuleRef { id: "test".into(), kind, title: "A test".into(), attack: Box::default() }),
-        severity: Severity::Medium,
-        matches: Filter::new(matches).expect("a filter"),
-        except: Box::default(),
-        covers: Arc::default(),
-        throttle: seconds(3_600),
-        detect,
-        advice: Advice::default(),
-    }
-}
-
-/// The evidence of this name.
-pub(crate) fn evidence<'a>(alert: &'a Alert, name: &str) -> Option<&'a Value> {
-    let found = |evidence: &&Evidence| evidence.name == name;
-    alert.evidence.iter().find(found).map(|evidence| &evidence.value)
-}
 
 fn set(rules: Vec<Rule>) -> RuleSet {
     let names = Arc::new(Names::builtin().clone());
@@ -200,7 +134,7 @@ impl Rig {
         Self::with_baseline(rules, Baseline::default())
     }
 
-    /// Likewise, with a baseline.
+    /// An engine that has not begun, with a baseline.
     pub(crate) fn with_baseline(rules: Vec<Rule>, baseline: Baseline) -> Self {
         let rules = RuleSet { baseline: Arc::new(baseline), ..set(rules) };
         Self {
@@ -292,7 +226,7 @@ impl Rig {
         self.set_rules_and(rules, Baseline::default());
     }
 
-    /// Likewise, with a baseline.
+    /// Other rules and another baseline are loaded.
     pub(crate) fn set_rules_and(&mut self, rules: Vec<Rule>, baseline: Baseline) {
         let rules = RuleSet { baseline: Arc::new(baseline), ..set(rules) };
         let open = self.session.flows.0.values().map(|conn| Change::Established(conn.clone()));
@@ -373,153 +307,6 @@ impl Rig {
         self.now = now;
     }
 
-    /// A process opens a connection from 10.0.0.1 (or ::1), which is not established yet.
-    pub(crate) fn connect(&mut self, process: &Arc<ProcessInfo>, remote: &str) -> ConnId {
-        self.connect_as(Some(process), remote)
-    }
-
-    /// Likewise; the process may be unknown.
-    pub(crate) fn connect_as(&mut self, process: Option<&Arc<ProcessInfo>>, remote: &str) -> ConnId {
-        let conn = self.connection(Direction::Out, process, None, remote, Source::Live);
-        self.opens(conn, Change::Connect)
-    }
-
-    /// The connection is established.
-    pub(crate) fn established(&mut self, id: ConnId) {
-        self.settle();
-        let now = self.now;
-        let conn = self.session.flows.0.get_mut(&id.0).expect("a connection that lives");
-        conn.established = Some(now);
-        let conn = conn.clone();
-        self.emit(Change::Established(conn));
-    }
-
-    /// A process opens a connection, which is established at once.
-    pub(crate) fn open(&mut self, process: &Arc<ProcessInfo>, remote: &str) -> ConnId {
-        let id = self.connect(process, remote);
-        self.established(id);
-        id
-    }
-
-    /// A process opens a connection, which is established at once, and closes it.
-    pub(crate) fn open_and_close(
-        &mut self,
-        process: &Arc<ProcessInfo>,
-        remote: &str,
-        traffic: Option<Traffic>,
-    ) {
-        let id = self.open(process, remote);
-        self.close(id, EndedHow::LocalFin, traffic);
-    }
-
-    /// A process accepts a connection on `local` from `remote`.
-    pub(crate) fn accept(&mut self, process: &Arc<ProcessInfo>, local: &str, remote: &str) -> ConnId {
-        let mut conn = self.connection(Direction::In, Some(process), Some(local), remote, Source::Live);
-        conn.established = Some(self.now);
-        conn.begun = BootNs(0);
-        conn.listener = Some(conn.owner.clone());
-        self.opens(conn, Change::Accept)
-    }
-
-    /// A connection that was there before, at most as old as its process. `local`: as of an incoming one.
-    pub(crate) fn existing(
-        &mut self,
-        direction: Direction,
-        process: &Arc<ProcessInfo>,
-        local: Option<&str>,
-        remote: &str,
-    ) -> ConnId {
-        let mut conn = self.connection(direction, Some(process), local, remote, Source::Snapshot);
-        conn.begun = BootNs(0);
-        conn.born = Some(Born {
-            earliest: process.start,
-            latest: self.now,
-            earliest_by: crate::flow::born::BornBy::OwnerStart,
-            latest_by: crate::flow::born::BornBy::Snapshot,
-        });
-        self.opens(conn, Change::Established)
-    }
-
-    /// The attempt fails.
-    pub(crate) fn fail(&mut self, id: ConnId, errno: i32) {
-        self.settle();
-        let conn = self.session.flows.0.remove(&id.0).expect("a connection that lives");
-        let after = Some(self.now.since(conn.begun));
-        let errno = u16::try_from(errno).expect("an errno");
-        self.emit(Change::Failed(conn, Failure { errno, after }));
-    }
-
-    /// The connection ends; its owner is who closed it.
-    pub(crate) fn close(&mut self, id: ConnId, how: EndedHow, traffic: Option<Traffic>) {
-        self.settle();
-        let conn = self.session.flows.0.remove(&id.0).expect("a connection that lives");
-        let duration = conn.established.map(|since| self.now.since(since));
-        let ending = Ending { how, errno: 0, closer: conn.owner.clone(), duration, traffic };
-        self.emit(Change::Close(conn, ending));
-    }
-
-    /// A process begins to listen.
-    pub(crate) fn listen(&mut self, process: &Arc<ProcessInfo>, local: &str) -> ConnId {
-        self.listen_as(process, local, |_| {})
-    }
-
-    /// Likewise, of a listener that is changed before it is reported.
-    pub(crate) fn listen_as(
-        &mut self,
-        process: &Arc<ProcessInfo>,
-        local: &str,
-        change: impl FnOnce(&mut ListenEvent),
-    ) -> ConnId {
-        let mut listener = ListenEvent {
-            id: self.next_id(),
-            transport: Transport::Tcp,
-            local: local.parse().expect("an address"),
-            netns: NetNs(1),
-            source: if self.existing.is_some() { Source::Snapshot } else { Source::Live },
-            born: None,
-            kernel_socket: false,
-            owner: samples::by(process, HookId::FexitListenStart),
-            socket_unit: None,
-            scope: None,
-        };
-        change(&mut listener);
-        let id = listener.id;
-        self.listeners.insert(id.0, listener.clone());
-        self.emit(Change::Listen(listener));
-        id
-    }
-
-    /// The listener ends, by its owner.
-    pub(crate) fn unlisten(&mut self, id: ConnId) {
-        let closer = self.listeners.get(&id.0).expect("a listener").owner.clone();
-        self.unlisten_by(id, closer.process.as_ref());
-    }
-
-    /// The listener ends; `None`: it is not known by whom.
-    pub(crate) fn unlisten_by(&mut self, id: ConnId, closer: Option<&Arc<ProcessInfo>>) {
-        let listener = self.listeners.remove(&id.0).expect("a listener");
-        let closer = closer.map_or(samples::unknown(UnknownReason::Lost), |closer| {
-            samples::by(closer, HookId::FentryTcpClose)
-        });
-        self.emit(Change::Unlisten(listener, Unlisten { closer, duration: None }));
-    }
-
-    /// A process executes a program: it is as given after it.
-    pub(crate) fn exec(&mut self, process: &Arc<ProcessInfo>) {
-        self.body(EventBody::Exec(ProcEvent::new(Arc::clone(process))));
-    }
-
-    /// A process exits.
-    pub(crate) fn exit(&mut self, process: &Arc<ProcessInfo>, status: ExitStatus) {
-        self.body(EventBody::Exit(ProcEvent::new(Arc::clone(process)), status));
-    }
-
-    /// So many records are lost since then.
-    pub(crate) fn gap(&mut self, from: BootNs, lost: u64) {
-        let (cause, hook, to) = (GapCause::RingFull, HookId::State, self.now);
-        self.body(EventBody::Gap(Gap { hook, cause, cpu: Some(0), lost, from, to }));
-    }
-
     /// Reports any event.
     pub(crate) fn body(&mut self, body: EventBody) {
         self.settle();
@@ -534,57 +321,5 @@ impl Rig {
                 self.check(&event, &expected, &alerts);
             }
         }
-    }
-
-    /// A connection as it may be changed before [`Self::opens`] reports it.
-    pub(crate) fn connection(
-        &mut self,
-        direction: Direction,
-        process: Option<&Arc<ProcessInfo>>,
-        local: Option<&str>,
-        remote: &str,
-        source: Source,
-    ) -> ConnEvent {
-        let id = self.next_id();
-        let remote: SocketAddr = remote.parse().expect("an address");
-        let host = if remote.is_ipv4() { "10.0.0.1" } else { "::1" };
-        let ephemeral = SocketAddr::new(host.parse().expect("an address"), 32_768 + (id.0 % 28_000) as u16);
-        ConnEvent {
-            id,
-            direction,
-            transport: Transport::Tcp,
-            local: local.map_or(ephemeral, |local| local.parse().expect("an address")),
-            remote,
-            mapped: false,
-            device: None,
-            netns: NetNs(1),
-            source,
-            born: None,
-            kernel_socket: false,
-            owner: process.map_or(samples::unknown(UnknownReason::Lost), |process| {
-                samples::by(process, HookId::FentryTcpConnect)
-            }),
-            listener: None,
-            begun: self.now,
-            established: None,
-        }
-    }
-
-    /// A connection begins to live and is reported.
-    pub(crate) fn opens(&mut self, conn: ConnEvent, as_change: impl FnOnce(ConnEvent) -> Change) -> ConnId {
-        self.settle();
-        let id = conn.id;
-        self.session.flows.0.insert(id.0, conn.clone());
-        self.emit(as_change(conn));
-        id
-    }
-
-    fn emit(&mut self, change: Change) {
-        self.body(EventBody::Flow(change));
-    }
-
-    fn next_id(&mut self) -> ConnId {
-        self.last_id += 1;
-        ConnId(self.last_id)
     }
 }

@@ -1,6 +1,6 @@
 //! Timers of detectors: a binary heap whose entries can be cancelled, so that it is never larger than what waits.
 
-use super::detector::RuleRun;
+use super::rule_run::RuleRun;
 use super::work;
 use crate::units::BootNs;
 

@@ -3,7 +3,7 @@
 pub mod text;
 
 use super::detector::Triggers;
-use super::engine;
+use super::detectors::detector;
 use super::model::Rule;
 use crate::event::model::Event;
 use crate::filter::Names;
@@ -105,7 +105,7 @@ impl RuleTrace {
 impl Rule {
     /// Asks the filters of the rule of the event. `names` are those of the rule's files.
     pub fn trace(&self, event: &Event, names: &Names) -> RuleTrace {
-        let detector = engine::detector(&self.detect);
+        let detector = detector(&self.detect);
         let (looks_at, sorts) = (detector.triggers(), Triggers::of_reported(event));
         let matches = self.matches.trace(event, names);
         let except: Vec<ExceptTrace> = self
@@ -138,7 +138,7 @@ impl Rule {
 
     /// Which sorts of events it looks at.
     pub fn looks_at(&self) -> Triggers {
-        engine::detector(&self.detect).triggers()
+        detector(&self.detect).triggers()
     }
 }
 

@@ -2,25 +2,12 @@
 
 use std::time::Duration;
 
-use super::report::{Report, text_of};
-use crate::event::words::Words;
+use super::report::Report;
 use crate::output::junit::{Case, Outcome};
 use crate::process::info::ExitStatus;
 
 /// Most findings of one rule that its case reports one by one.
 const REPORTED_MAX: usize = 100;
-
-/// The name of the suite: the command.
-pub fn suite(report: &Report) -> String {
-    let mut line = Words::default();
-    for (at, word) in report.command.iter().enumerate() {
-        if at > 0 {
-            line.text(" ");
-        }
-        line.word(word);
-    }
-    text_of(&line)
-}
 
 /// The cases. `allow_loss`: that something was lost is reported, and no failure.
 pub fn cases(report: &Report, allow_loss: bool) -> Vec<Case> {

@@ -152,8 +152,8 @@ impl Unexpected {
         self.line(true)
     }
 
-    /// As [`Self::what`], without what differs from run to run: process ids, and ports that the kernel chose
-    /// for a connection.
+    /// What it is about, in a line, without what differs from run to run: process ids, and ports that the
+    /// kernel chose for a connection.
     pub fn summary(&self) -> String {
         self.line(false)
     }
@@ -265,6 +265,18 @@ pub(super) fn text_of(words: &Words) -> String {
 }
 
 impl Report {
+    /// The command with its arguments, in a line.
+    pub fn command_line(&self) -> String {
+        let mut line = Words::default();
+        for (at, word) in self.command.iter().enumerate() {
+            if at > 0 {
+                line.text(" ");
+            }
+            line.word(word);
+        }
+        text_of(&line)
+    }
+
     /// What is to be learnt from it. `ephemeral`: ports that the kernel chooses.
     pub fn good_run(&self, ephemeral: RangeInclusive<u16>) -> GoodRun {
         let connections = self.connections.iter().map(|row| SeenConnection {
@@ -282,7 +294,7 @@ impl Report {
             count: row.count,
         });
         GoodRun {
-            command: super::junit::suite(self),
+            command: self.command_line(),
             connections: connections.collect(),
             listeners: listeners.collect(),
             ephemeral,

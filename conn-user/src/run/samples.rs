@@ -12,9 +12,7 @@ use super::report::{Loss, Report};
 use super::{Run, SharedTree};
 use crate::event::model::{Event, EventBody, ProcEvent};
 use crate::event::samples;
-use crate::flow::model::{
-    Change, ConnEvent, ConnId, EndedHow, Ending, Failure, ListenEvent, Source, Traffic, Transport,
-};
+use crate::flow::model::{Actor, Change, ConnEvent, ConnId, EndedHow, Ending, Failure, ListenEvent, Traffic};
 use crate::kernel::gap::{Gap, GapCause};
 use crate::process::info::{ExitStatus, ProcessInfo};
 use crate::process::lineage;
@@ -102,32 +100,26 @@ pub(crate) fn to(id: u64, owner: &Arc<ProcessInfo>, remote: &str) -> ConnEvent {
         id: ConnId(id),
         local: local.parse().expect("an address"),
         remote,
-        owner: samples::by(owner, HookId::FentryTcpConnect),
+        owner: Actor::by(owner, HookId::FentryTcpConnect),
         ..samples::outgoing()
     }
 }
 
 /// A listener of a process.
 pub(crate) fn at(id: u64, owner: &Arc<ProcessInfo>, local: &str) -> ListenEvent {
-    ListenEvent {
-        id: ConnId(id),
-        transport: Transport::Tcp,
-        local: local.parse().expect("an address"),
-        netns: samples::outgoing().netns,
-        source: Source::Live,
-        born: None,
-        kernel_socket: false,
-        owner: samples::by(owner, HookId::FexitListenStart),
-        socket_unit: None,
-        scope: None,
-    }
+    ListenEvent::new(
+        ConnId(id),
+        local.parse().expect("an address"),
+        samples::outgoing().netns,
+        Actor::by(owner, HookId::FexitListenStart),
+    )
 }
 
 pub(crate) fn closed(owner: &Arc<ProcessInfo>) -> Ending {
     Ending {
         how: EndedHow::LocalFin,
         errno: 0,
-        closer: samples::by(owner, HookId::FentryTcpClose),
+        closer: Actor::by(owner, HookId::FentryTcpClose),
         duration: Some(DurationNs(SECOND)),
         traffic: Some(Traffic { bytes_in: 5_300_000, bytes_out: 78, retransmits: None, srtt_us: 431 }),
     }
@@ -186,7 +178,7 @@ pub(crate) fn failed() -> Report {
     rig.fork(&client, &hostile);
     rig.change(Change::Listen(at(2, &client, "0.0.0.0:8080")));
     let mut incoming = samples::incoming();
-    incoming.owner = samples::by(&client, HookId::FentryInetAccept);
+    incoming.owner = Actor::by(&client, HookId::FentryInetAccept);
     rig.change(Change::Accept(incoming));
     asks_database(&mut rig);
     let refused = to(4, &client, "198.51.100.7:443");

@@ -81,7 +81,7 @@ fn reports() {
         golden(&format!("{name}.txt"), &shown);
         json::write(&report, &identity(), WallNs(1_795_491_831_123_456_789), &mut line);
         golden(&format!("{name}.json"), &line);
-        let xml = junit_file::report(&junit::suite(&report), &junit::cases(&report, false));
+        let xml = junit_file::report(&report.command_line(), &junit::cases(&report, false));
         golden(&format!("{name}.xml"), &xml.expect("a report"));
     }
 }

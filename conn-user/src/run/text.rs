@@ -3,8 +3,8 @@
 use super::report::{Report, Verdict, error, text_of, who};
 use super::seen::Program;
 use crate::event::address::write_ip;
-use crate::event::human;
 use crate::event::words::{Words, direction};
+use crate::event::{escape, human};
 use crate::process::info::ExitStatus;
 use crate::sockets::table::{self, Column, Row};
 
@@ -31,7 +31,9 @@ pub fn write(report: &Report, out: &mut Vec<u8>) {
     };
     for unexpected in &report.unexpected {
         let suppress = unexpected.alert.suppress.as_deref();
-        let suppress = suppress.map(|words| format!("; suppress: {}", escaped(words))).unwrap_or_default();
+        let suppress = suppress
+            .map(|words| format!("; suppress: {}", escape::string(words.as_bytes())))
+            .unwrap_or_default();
         line(format!("unexpected: {} ({}{suppress})", unexpected.what(), unexpected.rule()));
     }
     if report.more_unexpected > 0 {
@@ -139,10 +141,4 @@ fn summary(report: &Report) -> String {
         Verdict::Failed => line.text(&format!("; {wrong} unexpected, {missing} missing")),
     }
     text_of(&line)
-}
-
-fn escaped(text: &str) -> String {
-    let mut out = Vec::new();
-    crate::event::escape::text(text.as_bytes(), &mut out);
-    String::from_utf8_lossy(&out).into_owned()
 }

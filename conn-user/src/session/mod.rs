@@ -44,7 +44,7 @@ pub use self::living::Living;
 use crate::clock::Clock;
 use crate::event::alert::Alert;
 use crate::event::model::{Event, EventBody, Facts};
-use crate::flow::model::{Actor, Change, ConnEvent, EndedHow, Ending, Method, UnknownReason};
+use crate::flow::model::{Actor, Change, ConnEvent, EndedHow, Ending, UnknownReason};
 use crate::flow::sample::Sample;
 use crate::process::identity::Identity;
 use crate::process::inspect::Answer;
@@ -155,7 +155,8 @@ impl<F: Flows> Session<F> {
         }
     }
 
-    /// As [`Self::pass`]; `before` is called with the instant of each timer before it fires.
+    /// Lets time pass up to an instant, as [`Self::pass`] does; `before` is called with the instant of each
+    /// timer before it fires.
     pub fn pass_and(
         &mut self,
         until: BootNs,
@@ -276,7 +277,7 @@ impl<F: Flows> Session<F> {
         let Some(engine) = &self.engine else { return };
         let now = engine.now().max(self.shown);
         self.pass(now, out);
-        let closer = Actor { process: None, tid: None, method: Method::Unknown(UnknownReason::Lost) };
+        let closer = Actor::unknown(UnknownReason::Lost);
         let ending = Ending { how: EndedHow::Unseen, errno: 0, closer, duration: None, traffic: None };
         let body = EventBody::Flow(Change::Close(conn, ending));
         let event = Event { seq: 0, boot: now, wall: self.clock.wall(now), body };

@@ -220,16 +220,12 @@ fn parse<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, String> {
     serde_json::from_str(text).map_err(|error| {
         let message = error.to_string();
         let what = message.rsplit_once(" at line ").map_or(message.as_str(), |(what, _)| what);
-        let mut shown = Vec::new();
-        escape::text(what.as_bytes(), &mut shown);
-        format!("column {}: {}", error.column(), String::from_utf8_lossy(&shown))
+        format!("column {}: {}", error.column(), escape::string(what.as_bytes()))
     })
 }
 
 fn quoted(text: &str) -> String {
-    let mut shown = Vec::new();
-    escape::text(text.chars().take(40).collect::<String>().as_bytes(), &mut shown);
-    format!("`{}`", String::from_utf8_lossy(&shown))
+    format!("`{}`", escape::string(text.chars().take(40).collect::<String>().as_bytes()))
 }
 
 fn named<T: Named>(key: &str, value: &str) -> Result<T, String> {

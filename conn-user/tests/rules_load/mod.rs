@@ -9,8 +9,7 @@ use conn_user::event::model::{Event, EventBody, ProcEvent};
 use conn_user::filter::Filter;
 use conn_user::filter::names::{Names, Zone};
 use conn_user::flow::model::{
-    Actor, Change, ConnEvent, ConnId, Direction, EndedHow, Ending, Failure, ListenEvent, Method, Source,
-    Traffic, Transport, Unlisten,
+    Actor, Change, ConnEvent, ConnId, Direction, EndedHow, Ending, Failure, ListenEvent, Traffic, Unlisten,
 };
 use conn_user::learn::baseline::Learner;
 use conn_user::process::identity::{ExeFile, ProcessState};
@@ -229,10 +228,6 @@ fn known(pid: u32, exe: &str, unit: &str, user: (u32, &str)) -> Arc<ProcessInfo>
     Arc::new(process)
 }
 
-fn by(process: &Arc<ProcessInfo>, hook: HookId) -> Actor {
-    Actor { process: Some(Arc::clone(process)), tid: Some(process.pid), method: Method::Hook(hook) }
-}
-
 /// The events of a server in a steady state: what begins in them ends in them, so that they can be reported again and again.
 pub(crate) fn events() -> Vec<Event> {
     let nginx = known(10, "/usr/sbin/nginx", "nginx.service", (33, "www-data"));
@@ -274,7 +269,7 @@ pub(crate) fn events() -> Vec<Event> {
                 story.connection(process, Direction::In, local, &format!("{remote}:{}", 40_000 + round));
             let conn = ConnEvent {
                 established: Some(BootNs(story.now)),
-                listener: Some(by(process, HookId::FexitListenStart)),
+                listener: Some(Actor::by(process, HookId::FexitListenStart)),
                 ..conn
             };
             story.flow(Change::Accept(conn.clone()));
@@ -371,37 +366,21 @@ impl Story {
         local: &str,
         remote: &str,
     ) -> ConnEvent {
-        ConnEvent {
-            id: self.id(),
+        ConnEvent::new(
+            self.id(),
             direction,
-            transport: Transport::Tcp,
-            local: local.parse().expect("address"),
-            remote: remote.parse().expect("address"),
-            mapped: false,
-            device: None,
-            netns: NetNs(4_026_531_840),
-            source: Source::Live,
-            born: None,
-            kernel_socket: false,
-            owner: by(process, HookId::FentryTcpConnect),
-            listener: None,
-            begun: BootNs(0),
-            established: None,
-        }
+            (local.parse().expect("address"), remote.parse().expect("address")),
+            NetNs(4_026_531_840),
+            Actor::by(process, HookId::FentryTcpConnect),
+        )
     }
 
     fn listener(&mut self, process: &Arc<ProcessInfo>, local: &str) -> ListenEvent {
-        ListenEvent {
-            id: self.id(),
-            transport: Transport::Tcp,
-            local: local.parse().expect("address"),
-            netns: NetNs(4_026_531_840),
-            source: Source::Live,
-            born: None,
-            kernel_socket: false,
-            owner: by(process, HookId::FexitListenStart),
-            socket_unit: None,
-            scope: None,
-        }
+        ListenEvent::new(
+            self.id(),
+            local.parse().expect("address"),
+            NetNs(4_026_531_840),
+            Actor::by(process, HookId::FexitListenStart),
+        )
     }
 }

@@ -95,7 +95,8 @@ impl Agent {
         Self::of(spawn(&mut Self::command(arguments)?)?, output)
     }
 
-    /// As [`Self::start`], in a time namespace whose boot clock is ahead by so many seconds.
+    /// Starts `conn tail --json` and waits until it traces, in a time namespace whose boot clock is ahead by
+    /// so many seconds.
     pub(crate) fn start_shifted(seconds: u64) -> Result<Self> {
         let start = move || {
             // SAFETY: no pointers are passed; it concerns the children of this thread only.
@@ -280,7 +281,8 @@ impl Ended {
         self.lost_nothing_but(&gaps)
     }
 
-    /// As [`Self::lost_nothing`], where somebody else read the events: these are the gaps among them.
+    /// Ended with success, and lost nothing but what the kernel skipped, where somebody else read the events:
+    /// these are the gaps among them.
     pub(crate) fn lost_nothing_but(&self, gaps: &[Event]) -> Result<Totals> {
         ensure!(self.status.code() == Some(0), "the agent ended with {}: {:?}", self.status, self.stderr);
         let totals = self.totals()?;

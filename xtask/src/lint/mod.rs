@@ -1,8 +1,13 @@
-//! `cargo xtask lint`: format, clippy, documentation, unused dependencies, words and shell scripts, warnings being errors.
+//! `cargo xtask lint`: format, clippy, documentation, unused dependencies, words, the order of rooms and
+//! shell scripts, warnings being errors.
 
+mod rooms;
 mod shell;
 mod unused;
 mod words;
+
+use std::fs;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
@@ -18,6 +23,7 @@ pub(crate) fn lint() -> Result<()> {
         .context("format (remedy: `cargo fmt --all`)")?;
     unused::check()?;
     words::check()?;
+    rooms::check()?;
     shell::check()?;
     let toolchain = setup::ensure()?;
 
@@ -45,4 +51,17 @@ pub(crate) fn lint() -> Result<()> {
     ]);
     documentation.env("RUSTDOCFLAGS", "-D warnings -A rustdoc::private-intra-doc-links");
     run(&mut documentation).context("documentation")
+}
+
+/// A file, or all Rust files below a folder; nothing when there is neither.
+fn sources(place: &Path, into: &mut Vec<PathBuf>) -> Result<()> {
+    if place.is_dir() {
+        let entries = fs::read_dir(place).with_context(|| format!("cannot read {}", place.display()))?;
+        for entry in entries {
+            sources(&entry.with_context(|| format!("cannot read {}", place.display()))?.path(), into)?;
+        }
+    } else if place.extension().is_some_and(|ending| ending == "rs") && place.exists() {
+        into.push(place.to_owned());
+    }
+    Ok(())
 }

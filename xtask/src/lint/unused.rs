@@ -2,11 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
+use super::sources;
 use crate::command::output;
 use crate::workspace;
 
@@ -69,19 +70,6 @@ fn is_named(package: &Path, kind: &str, name: &str) -> Result<bool> {
         }
     }
     Ok(false)
-}
-
-/// A file, or all Rust files below a folder; nothing when there is neither.
-fn sources(place: &Path, into: &mut Vec<PathBuf>) -> Result<()> {
-    if place.is_dir() {
-        let entries = fs::read_dir(place).with_context(|| format!("cannot read {}", place.display()))?;
-        for entry in entries {
-            sources(&entry.with_context(|| format!("cannot read {}", place.display()))?.path(), into)?;
-        }
-    } else if place.extension().is_some_and(|ending| ending == "rs") && place.exists() {
-        into.push(place.to_owned());
-    }
-    Ok(())
 }
 
 /// Whether a text has the name as a word of its own, outside of lines that are comments.

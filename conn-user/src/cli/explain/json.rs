@@ -141,16 +141,11 @@ fn evidence(evidence: &[Evidence]) -> Result<Box<RawValue>> {
     raw(&out)
 }
 
-/// As people read it: what would act on a terminal is escaped.
-fn shown(bytes: &[u8]) -> String {
-    let mut out = Vec::new();
-    escape::text(bytes, &mut out);
-    String::from_utf8_lossy(&out).into_owned()
-}
-
 fn word(word: &WordTrace) -> WordReport {
     let (seen, values) = match &word.seen {
-        Seen::Values(values) => ("values", values.iter().map(|looked| shown(&looked.value)).collect()),
+        Seen::Values(values) => {
+            ("values", values.iter().map(|looked| escape::string(&looked.value)).collect())
+        }
         Seen::Unknown => ("unknown", Vec::new()),
         Seen::Nothing => ("nothing", Vec::new()),
     };

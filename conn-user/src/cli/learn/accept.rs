@@ -10,10 +10,10 @@ use super::{replace, rules_of};
 use crate::cli::args::Exit;
 use crate::cli::emit;
 use crate::clock::{Clock, boot_now};
+use crate::event::escape;
 use crate::event::time;
 use crate::learn::baseline::accept::Accepted;
 use crate::process::users::Users;
-use crate::rules::file::shown;
 
 /// Most bytes of alerts.
 const SIZE_MAX: u64 = 64 << 20;
@@ -24,12 +24,12 @@ pub(super) fn accept(alerts: &Path, file: &Path) -> anyhow::Result<Exit> {
     let accepted = match Accepted::read(&lines) {
         Ok(accepted) => accepted,
         Err(error) => {
-            emit(format_args!("{}: {error}", shown(alerts)));
+            emit(format_args!("{}: {error}", escape::path(alerts)));
             return Ok(Exit::Usage);
         }
     };
     let text = fs::read_to_string(file).with_context(|| {
-        format!("cannot read the baseline {} (`conn learn --for` makes one)", shown(file))
+        format!("cannot read the baseline {} (`conn learn --for` makes one)", escape::path(file))
     })?;
     let old = match rules_of(file) {
         Ok(old) => old,
@@ -41,17 +41,21 @@ pub(super) fn accept(alerts: &Path, file: &Path) -> anyhow::Result<Exit> {
     if entries > 0 {
         let end = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
         replace(file, &format!("{text}{end}{addition}"), |new| {
-            ensure!(rules_of(new).is_ok(), "the entries do not fit into {}: it is as it was", shown(file));
+            ensure!(
+                rules_of(new).is_ok(),
+                "the entries do not fit into {}: it is as it was",
+                escape::path(file)
+            );
             Ok(())
         })?;
     }
     let alerts = accepted.alerts();
-    emit(format_args!("{alerts} alerts accepted: {entries} new entries in {}", shown(file)));
+    emit(format_args!("{alerts} alerts accepted: {entries} new entries in {}", escape::path(file)));
     Ok(Exit::Done)
 }
 
 fn read(alerts: &Path) -> anyhow::Result<String> {
-    let cannot = || format!("cannot read {}", shown(alerts));
+    let cannot = || format!("cannot read {}", escape::path(alerts));
     let from: Box<dyn std::io::Read> = if alerts == Path::new("-") {
         Box::new(std::io::stdin())
     } else {
@@ -59,7 +63,7 @@ fn read(alerts: &Path) -> anyhow::Result<String> {
     };
     let mut lines = String::new();
     from.take(SIZE_MAX + 1).read_to_string(&mut lines).with_context(cannot)?;
-    ensure!(lines.len() as u64 <= SIZE_MAX, "{} is larger than {} MiB", shown(alerts), SIZE_MAX >> 20);
+    ensure!(lines.len() as u64 <= SIZE_MAX, "{} is larger than {} MiB", escape::path(alerts), SIZE_MAX >> 20);
     Ok(lines)
 }
 

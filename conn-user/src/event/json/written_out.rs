@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::event::read::REFERRED_MAX;
+use crate::event::wire::REFERRED_MAX;
 use crate::process::hash::IntMap;
 use crate::process::info::ProcessInfo;
 use crate::units::Pid;

@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 
 use super::{ReadError, named};
 use crate::event::escape;
-use crate::event::wire::{self, Process};
+use crate::event::wire::{self, Process, REFERRED_MAX};
 use crate::process::hash::{IntBuild, IntHasher, IntMap};
 use crate::process::identity::{ExeFile, Identity, ProcessState, Replaced, Tty};
 use crate::process::info::{MountNs, ProcessInfo, ProcessSource, TICK_NS};
@@ -19,8 +19,6 @@ use crate::units::{BootNs, MntNs, NetNs, Pid};
 
 /// Most texts that are kept; then all are dropped, and read again when they come again.
 const KEPT_MAX: usize = 65_536;
-/// How many processes a writer writes out, at most, before it writes one out again to which it refers.
-pub(crate) const REFERRED_MAX: u64 = 32_768;
 /// Places of the front of the cache, a power of two.
 const FRONT: usize = 1024;
 /// Before each process of a line. In a string each quote has a backslash before it, so this is nowhere else.

@@ -1,4 +1,4 @@
-//! Arbitrary events, made of few values so that filters and rules meet them.
+//! Arbitrary events, made of few values, so that filters and rules match them.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;

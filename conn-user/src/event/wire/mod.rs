@@ -32,6 +32,10 @@ use crate::units::BootNs;
 #[cfg(test)]
 use schemars::JsonSchema;
 
+/// How many processes a writer writes out, at most, before it writes one out again to which it refers; a reader keeps
+/// at least as many.
+pub(crate) const REFERRED_MAX: u64 = 32_768;
+
 /// A text, borrowed where it has no escapes.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(transparent)]

@@ -51,7 +51,7 @@ pub struct SnapSocket {
     pub transport: Transport,
     /// Local end; an IPv4-mapped address as IPv4.
     pub local: SocketAddr,
-    /// Remote end, likewise; of a listener `0.0.0.0:0` or `[::]:0`.
+    /// Remote end, an IPv4-mapped address as IPv4; of a listener `0.0.0.0:0` or `[::]:0`.
     pub remote: SocketAddr,
     /// The socket is IPv6 and carries an IPv4-mapped address.
     pub mapped: bool,

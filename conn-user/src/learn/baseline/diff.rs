@@ -52,14 +52,11 @@ impl Difference<'_> {
         for (sign, entries) in [('+', &self.new), ('-', &self.gone)] {
             for entry in entries {
                 let (key, name) = entry.who.words();
-                let mut line = Vec::new();
-                escape::text(format!("{key} {name}: {}", entry.what).as_bytes(), &mut line);
+                let line = format!("{key} {name}: {}", entry.what);
                 // Writing to a text cannot fail.
-                let _ = write!(out, "{sign} {}", String::from_utf8_lossy(&line));
+                let _ = write!(out, "{sign} {}", escape::string(line.as_bytes()));
                 if !entry.seen.example.is_empty() {
-                    let mut example = Vec::new();
-                    escape::text(entry.seen.example.as_bytes(), &mut example);
-                    let _ = write!(out, "  ({})", String::from_utf8_lossy(&example));
+                    let _ = write!(out, "  ({})", escape::string(entry.seen.example.as_bytes()));
                 }
                 out.push('\n');
             }

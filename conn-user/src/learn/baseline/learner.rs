@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use super::name;
 use super::places::{Paths, Spot};
-use super::screen::Suspicious;
+use crate::event::alert::RuleRef;
 use crate::event::escape;
 use crate::event::model::{Event, EventBody};
 use crate::flow::model::Direction;
@@ -62,6 +63,15 @@ pub struct Learnt {
     pub suspicious: Vec<Suspicious>,
     /// Connections and listeners that were learned without being screened.
     pub unscreened: u64,
+}
+
+/// Entries that are suspicious, and why.
+#[derive(Debug)]
+pub struct Suspicious {
+    /// The rule that raised an alert.
+    pub rule: Arc<RuleRef>,
+    /// What was learned.
+    pub entries: Vec<Entry>,
 }
 
 impl Learner {

@@ -15,4 +15,4 @@ pub mod screen;
 mod tests;
 pub mod text;
 
-pub use learner::{Learner, Learnt};
+pub use learner::{Learner, Learnt, Suspicious};

@@ -6,14 +6,14 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::learner::{Learner, Learnt};
+use super::learner::{Learner, Learnt, Suspicious};
 use crate::event::alert::{Alert, Phase, RuleKind, RuleRef, Severity, Subject};
 use crate::event::model::{Event, EventBody};
 use crate::flow::model::{ConnEvent, Direction, ListenEvent};
 use crate::process::info::ProcessInfo;
 use crate::process::placement::Placement;
 use crate::rules::RuleSet;
-use crate::rules::baseline::{Entry, User};
+use crate::rules::baseline::User;
 use crate::rules::detector::{Triggers, connection, listener};
 use crate::rules::model::{Detect, PathRule, ProcessRule, ServerRule};
 use crate::units::WallNs;
@@ -46,15 +46,6 @@ struct Waiting {
     event: Event,
     count: u64,
     last: WallNs,
-}
-
-/// Entries that are suspicious, and why.
-#[derive(Debug)]
-pub struct Suspicious {
-    /// The rule that raised an alert.
-    pub rule: Arc<RuleRef>,
-    /// What was learned.
-    pub entries: Vec<Entry>,
 }
 
 /// Learns, and keeps apart what is suspicious.

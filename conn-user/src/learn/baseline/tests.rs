@@ -13,7 +13,7 @@ use crate::event::json::JsonEncoder;
 use crate::event::model::{Event, EventBody};
 use crate::event::samples;
 use crate::filter::Names;
-use crate::flow::model::{Change, ConnEvent, Direction, ListenEvent, Source, Transport};
+use crate::flow::model::{Actor, Change, ConnEvent, Direction, ListenEvent, Source};
 use crate::kernel::gap::{Gap, GapCause};
 use crate::process::info::ProcessInfo;
 use crate::rules::baseline::tests::service;
@@ -39,7 +39,7 @@ fn conn(process: &Arc<ProcessInfo>, direction: Direction, local: &str, remote: &
         direction,
         local: local.parse().expect("an address"),
         remote: remote.parse().expect("an address"),
-        owner: samples::by(process, HookId::FentryTcpConnect),
+        owner: Actor::by(process, HookId::FentryTcpConnect),
         source: Source::Live,
         ..samples::outgoing()
     }
@@ -55,18 +55,12 @@ fn accept(at: u64, process: &Arc<ProcessInfo>, local: &str, remote: &str) -> Eve
 }
 
 fn listen(at: u64, process: &Arc<ProcessInfo>, local: &str) -> Event {
-    let listener = ListenEvent {
-        id: crate::flow::model::ConnId(at + 1_000),
-        transport: Transport::Tcp,
-        local: local.parse().expect("an address"),
-        netns: NetNs(1),
-        source: Source::Live,
-        born: None,
-        kernel_socket: false,
-        owner: samples::by(process, HookId::FexitListenStart),
-        socket_unit: None,
-        scope: None,
-    };
+    let listener = ListenEvent::new(
+        crate::flow::model::ConnId(at + 1_000),
+        local.parse().expect("an address"),
+        NetNs(1),
+        Actor::by(process, HookId::FexitListenStart),
+    );
     event(at, EventBody::Flow(Change::Listen(listener)))
 }
 
@@ -369,7 +363,7 @@ fn a_loss_is_marked() {
     assert!(text.contains("\nlost = 7\n") && text.contains("# LOSS: 7 records"), "{text}");
     let path = std::env::temp_dir().join(format!("conn-baseline-loss-{}.toml", std::process::id()));
     std::fs::write(&path, text).expect("a file");
-    let warnings = file::check(std::slice::from_ref(&path), &Host::default()).warnings;
+    let warnings = file::read(std::slice::from_ref(&path), &Host::default()).warnings;
     std::fs::remove_file(&path).expect("removed");
     assert!(warnings.len() == 1 && warnings[0].contains("7 records were lost"), "{warnings:?}");
 }

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::Learnt;
-use super::screen::Suspicious;
+use super::learner::Suspicious;
 use crate::event::alert::RuleRef;
 use crate::event::human;
 use crate::event::names::Named as _;

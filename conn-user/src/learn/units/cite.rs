@@ -5,8 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::specifier;
+use crate::event::escape;
 use crate::process::unit_files::{Setting, Unit};
-use crate::rules::file::shown;
 
 /// Characters of a value that are shown.
 const SHOWN: usize = 200;
@@ -32,7 +32,7 @@ impl Cite {
 
     /// File and line, without what stands there.
     pub(super) fn place(&self) -> String {
-        format!("{}:{}", shown(&self.path), self.line)
+        format!("{}:{}", escape::path(&self.path), self.line)
     }
 
     /// What stands there.

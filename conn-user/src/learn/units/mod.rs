@@ -84,7 +84,7 @@ pub fn learn(files: &UnitFiles) -> FromUnits {
         FromUnits { units: files.names().count(), masked: files.masked(), ..FromUnits::default() };
     for path in files.odd() {
         let reason = "its name is none of a unit: systemd ignores the file".to_owned();
-        found.left_out.push(LeftOut { unit: String::new(), place: crate::rules::file::shown(path), reason });
+        found.left_out.push(LeftOut { unit: String::new(), place: crate::event::escape::path(path), reason });
     }
     if files.beyond() > 0 {
         let reason = format!("{} units were not looked at: there are too many", files.beyond());
@@ -100,7 +100,7 @@ pub fn learn(files: &UnitFiles) -> FromUnits {
                 format!("cannot be read ({error}): what the unit says is not known, and it has no rules");
             found.left_out.push(LeftOut {
                 unit: unit.name.clone(),
-                place: crate::rules::file::shown(path),
+                place: crate::event::escape::path(path),
                 reason,
             });
         }

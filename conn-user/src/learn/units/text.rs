@@ -3,9 +3,9 @@
 use std::fmt::Write as _;
 
 use super::{FromUnits, LeftOut};
+use crate::event::escape;
 use crate::learn::write::comment;
 use crate::process::unit_files::UnitFiles;
-use crate::rules::file::shown;
 
 impl FromUnits {
     /// The text of a rule file, the same for the same units.
@@ -19,7 +19,7 @@ impl FromUnits {
         comment("read it before you use it. See docs/learn.md.", &mut out);
         comment("", &mut out);
         for folder in files.folders() {
-            comment(&format!("read: {}", shown(folder)), &mut out);
+            comment(&format!("read: {}", escape::path(folder)), &mut out);
         }
         let numbers = format!(
             "{} units, {} more are masked; {} rules, {off} of them not active; {} settings left out (at the end)",

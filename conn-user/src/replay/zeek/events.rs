@@ -14,8 +14,7 @@ use crate::event::model::{Event, EventBody, Start};
 use crate::event::read::Recorded;
 use crate::filter::Names;
 use crate::flow::model::{
-    Actor, Change, ConnEvent, ConnId, Direction, EndedHow, Ending, Failure, Method, Source, Traffic,
-    Transport, UnknownReason,
+    Actor, Change, ConnEvent, ConnId, Direction, EndedHow, Ending, Failure, Source, Traffic, UnknownReason,
 };
 use crate::process::hash::IntMap;
 use crate::units::{BootNs, DurationNs, NetNs, WallNs};
@@ -263,27 +262,14 @@ fn connection(record: &Record, place: usize, sides: &Sides) -> ConnEvent {
     let (local, remote) = if sides.is_orig_local { (orig, resp) } else { (resp, orig) };
     let was_there = record.state == State::Oth;
     ConnEvent {
-        id: ConnId(place as u64 + 1),
-        direction: sides.direction,
-        transport: Transport::Tcp,
-        local,
-        remote,
-        mapped: false,
-        device: None,
-        netns: NetNs(0),
         source: if was_there { Source::Late } else { Source::Live },
-        born: None,
-        kernel_socket: false,
-        owner: nobody(),
-        listener: None,
-        // How long the handshake took is not reported: 0, as if its beginning had not been seen.
-        begun: BootNs(0),
         established: (!was_there && !record.has_failed()).then_some(BootNs(record.ts.0)),
+        ..ConnEvent::new(ConnId(place as u64 + 1), sides.direction, (local, remote), NetNs(0), nobody())
     }
 }
 
 fn nobody() -> Actor {
-    Actor { process: None, tid: None, method: Method::Unknown(UnknownReason::NoProcesses) }
+    Actor::unknown(UnknownReason::NoProcesses)
 }
 
 impl Record {

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::record::ZeekError;
+use super::error::ZeekError;
 
 /// What is looked at of a line. Other columns are passed over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,7 +109,7 @@ impl<'l> Fields<'l> {
         read(text).map(Some).ok_or_else(|| ZeekError::value(field.name(), what, text))
     }
 
-    /// Likewise one that every line has.
+    /// A value that every line has, as what it says; `what` is what it should be, for the error.
     pub(super) fn need<T>(
         &self,
         field: Field,

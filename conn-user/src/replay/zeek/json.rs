@@ -6,8 +6,9 @@ use std::fmt;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
+use super::error::ZeekError;
 use super::fields::{Field, Fields};
-use super::record::{Reported, ZeekError, is_of_open};
+use super::record::{Reported, is_of_open};
 
 /// Names the log that a line is of, where several are written to one file.
 const PATH: &str = "_path";

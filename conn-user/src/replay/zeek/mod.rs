@@ -5,6 +5,7 @@
 //! all lines of all logs are kept as small records ([`record`]) until the last is read, are sorted, and then become events in the
 //! order of time ([`events`]).
 
+pub(super) mod error;
 mod events;
 mod fields;
 mod json;
@@ -15,9 +16,10 @@ use std::collections::BTreeMap;
 
 use memchr::memmem;
 
+pub use self::error::ZeekError;
 pub use self::events::{Events, Network, NetworkStats, TooMany};
-pub use self::record::{Record, Reported, ZeekError};
-use super::file::RecordingError;
+pub use self::record::{Record, Reported};
+use super::error::RecordingError;
 use super::lines::{Cut, Line, Lines};
 
 /// How the lines are written.

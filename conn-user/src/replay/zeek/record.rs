@@ -3,65 +3,15 @@
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::net::IpAddr;
 
-use thiserror::Error;
-
+use super::error::{ZeekError, shortened};
 use super::fields::{Field, Fields};
 use crate::event::time::parse as rfc3339;
 use crate::flow::model::canonical_ip;
 use crate::units::{DurationNs, WallNs};
 
-/// Characters of a value that an error shows.
-const SHOWN: usize = 64;
 /// A time of so many seconds is not one, but of milliseconds (`JSON::TS_MILLIS`): it would be in the year 5138.
 const MILLISECONDS_FROM: u64 = 100_000_000_000;
 const SECOND: u64 = 1_000_000_000;
-
-/// Why a line is no connection.
-#[derive(Debug, Error)]
-pub enum ZeekError {
-    /// A field that every connection has is missing or unset.
-    #[error(
-        "no `{0}`, which every line of a conn.log has; other logs of Zeek report nothing that can be judged"
-    )]
-    Missing(&'static str),
-    /// A value is none.
-    #[error("`{field}` is not {what}: {value:?}")]
-    Value {
-        /// Of which field.
-        field: &'static str,
-        /// What it should be.
-        what: &'static str,
-        /// The beginning of what is there.
-        value: String,
-    },
-    /// It is a log of something else.
-    #[error("a Zeek log of {0:?}; what can be judged is conn.log and open_conn.log")]
-    Path(String),
-    /// A line comes before the columns are named.
-    #[error("a line before `#fields`, which names its columns; take the head of the log with it")]
-    NoFields,
-    /// It does not have as many values as columns are named.
-    #[error("{is} values in {expected} columns; the line was changed, or the wrong `#fields` is above it")]
-    Columns {
-        /// How many columns there are.
-        expected: usize,
-        /// How many values.
-        is: usize,
-    },
-    /// A line of the head says nothing that can be read.
-    #[error("`{0}` in the head of the log has no value")]
-    Header(&'static str),
-    /// It is not JSON, or not of this shape.
-    #[error("not a line of a conn.log: {0}")]
-    Json(serde_json::Error),
-}
-
-impl ZeekError {
-    /// Of this field that it is not what it should be.
-    pub(super) fn value(field: &'static str, what: &'static str, value: &str) -> Self {
-        Self::Value { field, what, value: shortened(value) }
-    }
-}
 
 /// `conn_state`: what Zeek saw of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,7 +22,7 @@ pub(super) enum State {
     S1,
     /// Established, closed by the originator; no answer to that was seen.
     S2,
-    /// Established, closed by the responder; likewise.
+    /// Established, closed by the responder; no answer to that was seen.
     S3,
     /// Established and closed.
     Sf,
@@ -192,10 +142,6 @@ pub(super) fn is_of_open(path: &str) -> Result<bool, ZeekError> {
         path if path == "conn" || path.starts_with("conn-") || path.starts_with("conn_") => Ok(false),
         path => Err(ZeekError::Path(shortened(path))),
     }
-}
-
-fn shortened(value: &str) -> String {
-    value.chars().take(SHOWN).collect()
 }
 
 fn address(text: &str) -> Option<IpAddr> {

@@ -4,8 +4,9 @@ use std::borrow::Cow;
 
 use memchr::memmem;
 
+use super::error::ZeekError;
 use super::fields::{Field, Fields};
-use super::record::{Reported, ZeekError, is_of_open};
+use super::record::{Reported, is_of_open};
 
 /// What the head above a line says.
 #[derive(Debug)]

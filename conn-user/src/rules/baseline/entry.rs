@@ -125,7 +125,8 @@ impl Place {
         }
     }
 
-    /// Likewise, of an address that is listened on: all addresses are only in all addresses.
+    /// Whether the address of a listener is one of them: all addresses (`0.0.0.0`, `[::]`) are only in all
+    /// addresses.
     pub(super) fn holds_listener(&self, ip: IpAddr, names: &Names) -> bool {
         match self {
             Self::Net(net) if net.prefix_len() == 0 => self.holds(ip, names),

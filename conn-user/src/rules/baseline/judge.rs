@@ -73,7 +73,8 @@ pub(in crate::rules) fn recollection(is_known: bool, same: u64, name: &str, fact
     }
 }
 
-/// Likewise, of what leaves programs that are not known to the rules on programs.
+/// What the baseline says of something that a rule leaves to the rules on programs where its program is not
+/// known.
 pub(in crate::rules) fn recollection_of_use(
     is_known: bool,
     (event, user): (&Event, User<'_>),

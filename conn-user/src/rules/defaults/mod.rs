@@ -1,31 +1,15 @@
-//! The rules that hold with no configuration. `docs/rules.md` shows them.
+//! The default rules, which are active without configuration. `docs/rules.md` lists them.
 
 #[cfg(test)]
 mod tests;
+pub(super) mod texts;
 
-use super::file::{self, Checked, RuleErrors};
+pub use self::texts::{FILES, TESTS};
+use super::file::{self, RuleErrors};
 use super::host::Host;
 use super::set::RuleSet;
 
-/// Their files, by name.
-pub const FILES: [(&str, &str); 6] = [
-    ("lists.toml", include_str!("lists.toml")),
-    ("path.toml", include_str!("path.toml")),
-    ("process.toml", include_str!("process.toml")),
-    ("server.toml", include_str!("server.toml")),
-    ("long.toml", include_str!("long.toml")),
-    ("missing.toml", include_str!("missing.toml")),
-];
-
-/// Their tests, by file.
-pub const TESTS: [(&str, &str); 4] = [
-    ("tests/path.toml", include_str!("tests/path.toml")),
-    ("tests/process.toml", include_str!("tests/process.toml")),
-    ("tests/server.toml", include_str!("tests/server.toml")),
-    ("tests/long.toml", include_str!("tests/long.toml")),
-];
-
-/// The default rules as one rule file.
+/// Returns the default rules as one rule file.
 pub fn text() -> String {
     let mut text = String::from(
         "# The built-in rules of conn. A folder with this file has them all, to be changed; a file that says\n\
@@ -38,7 +22,7 @@ pub fn text() -> String {
     text
 }
 
-/// The default rules with the zones of this host.
+/// Returns the default rules with the zones of this host.
 ///
 /// # Errors
 /// None but by a mistake in this program: a test compiles them.
@@ -49,14 +33,9 @@ pub fn set(host: &Host) -> Result<RuleSet, RuleErrors> {
 /// Returns the names of shells, interpreters and network tools, of the default lists.
 ///
 /// # Errors
-/// As [`set`].
+/// None but by a mistake in this program: a test compiles the default rules.
 pub fn tool_names() -> Result<Vec<String>, RuleErrors> {
     let set = set(&Host::default())?;
     let lists = ["shells", "interpreters", "netcats"].into_iter().filter_map(|list| set.names.list(list));
     Ok(lists.flatten().cloned().collect())
-}
-
-/// The default rules with their tests, in a world where the zones of this host are empty.
-pub fn with_tests() -> Checked {
-    file::built_in_with_tests(&Host::default())
 }

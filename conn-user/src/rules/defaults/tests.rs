@@ -101,7 +101,7 @@ fn no_exception_goes_by_what_a_process_chooses() {
             let is_sandbox = id == "process.laid-over" && except.to_string() == "ancestor:@sandboxes";
             assert!(is_anchored(except) || is_resolver || is_sandbox, "{id}: {except}");
         }
-        let detector = crate::rules::engine::detector(&rule.detect);
+        let detector = crate::rules::detectors::detector(&rule.detect);
         let secondary = detector.secondary().map(|of| of.filter);
         for (key, negated) in [Some(&rule.matches), secondary].into_iter().flatten().flat_map(Filter::keys) {
             let is_chosen = matches!(

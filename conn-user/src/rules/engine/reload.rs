@@ -8,16 +8,9 @@ use crate::event::model::Event;
 use crate::rules::RuleSet;
 use crate::rules::detector::{Flows, RuleRun};
 use crate::rules::index::Index;
-use crate::rules::stage::{Added, Layout, Staged};
+use crate::rules::stage::{Added, Layout, Retired, Staged};
 use crate::rules::work;
 use crate::units::BootNs;
-
-/// What was replaced: to be dropped where it hurts nobody, for detectors may remember much.
-pub struct Retired {
-    _rules: Vec<Running>,
-    _index: Index,
-    _layout: Arc<Layout>,
-}
 
 impl Engine {
     /// Replaces the active rules. A rule that stays as it is goes on: with what it remembers, its timers and alerts. The alerts of those that
@@ -58,11 +51,9 @@ impl Engine {
             }
         }
         self.alerts.end_rules(retired.iter().map(|running| running.run), now);
-        let retired = Retired {
-            _rules: retired,
-            _index: std::mem::replace(&mut self.index, index),
-            _layout: std::mem::replace(&mut self.layout, layout),
-        };
+        let index = std::mem::replace(&mut self.index, index);
+        let layout = std::mem::replace(&mut self.layout, layout);
+        let retired = Retired::new((retired, index, layout));
         let places: Vec<u32> = added.iter().map(|added| added.place).collect();
         self.add(added, now);
         self.begin(&places, added_index.as_ref(), now, existing, flows);

@@ -12,9 +12,9 @@ const ID_MAX: usize = 128;
 /// A rule as it was written.
 #[derive(Clone, Debug)]
 pub(super) struct Draft {
-    /// Empty: it has none, or a wrong one.
+    /// Empty: missing or invalid.
     pub(super) id: String,
-    /// Its id, or where it has none, it.
+    /// The place of its id; without one, of the rule.
     pub(super) at: At,
     /// Its keys, without `except`.
     pub(super) fields: Vec<Field>,
@@ -47,7 +47,7 @@ impl Draft {
         Some(Self { id, at, fields, except })
     }
 
-    /// Whether it has an id that is one.
+    /// Returns whether it has a valid id.
     pub(super) const fn is_named(&self) -> bool {
         !self.id.is_empty()
     }
@@ -59,6 +59,11 @@ impl Draft {
     /// Whether a key is `true`.
     pub(super) fn is_true(&self, name: &str) -> bool {
         self.get(name).is_some_and(|field| matches!(field.node.value, Value::Bool(true)))
+    }
+
+    /// Returns whether it is enabled: `enabled` is not `false`.
+    pub(super) fn is_enabled(&self) -> bool {
+        self.get("enabled").is_none_or(|field| !matches!(field.node.value, Value::Bool(false)))
     }
 
     /// Reports which keys an override may not have.

@@ -4,7 +4,6 @@ use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use super::text::Texts;
 use crate::event::escape;
 use crate::filter::FilterError;
 use crate::filter::error::{Harmless, Marked};
@@ -55,30 +54,30 @@ pub struct RuleErrors {
 
 /// A place of a value, in one of several texts.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct At {
+pub(crate) struct At {
     /// Which text.
-    pub(super) text: usize,
+    pub(crate) text: usize,
     /// The bytes of it.
-    pub(super) span: Range<usize>,
+    pub(crate) span: Range<usize>,
 }
 
 /// An error before its place is looked up.
 #[derive(Clone, Debug)]
-pub(super) struct Problem {
-    pub(super) at: At,
-    pub(super) message: String,
-    pub(super) help: Option<String>,
+pub(crate) struct Problem {
+    pub(crate) at: At,
+    pub(crate) message: String,
+    pub(crate) help: Option<String>,
 }
 
 /// The errors of a run; beyond the first they are only counted.
 #[derive(Debug, Default)]
-pub(super) struct Problems {
+pub(crate) struct Problems {
     list: Vec<Problem>,
     more: usize,
 }
 
 impl Problems {
-    pub(super) fn push(&mut self, problem: Problem) {
+    pub(crate) fn push(&mut self, problem: Problem) {
         if self.list.len() < PROBLEMS_MAX {
             self.list.push(problem);
         } else {
@@ -86,47 +85,42 @@ impl Problems {
         }
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.list.len() + self.more
+    }
+
+    /// The problems in the order of the texts and of the places in them, and how many more there were.
+    pub(super) fn in_order(self) -> (Vec<Problem>, usize) {
+        let Self { mut list, more } = self;
+        list.sort_by_key(|problem| (problem.at.text, problem.at.span.start));
+        (list, more)
     }
 }
 
 impl Problem {
-    pub(super) fn new(at: &At, message: impl Into<String>, help: impl Into<String>) -> Self {
+    pub(crate) fn new(at: &At, message: impl Into<String>, help: impl Into<String>) -> Self {
         Self { at: at.clone(), message: message.into(), help: Some(help.into()) }
     }
 
     /// An error of a filter that stands at a place.
-    pub(super) fn of_filter(error: FilterError, at: At) -> Self {
+    pub(crate) fn of_filter(error: FilterError, at: At) -> Self {
         Self { at, message: error.message, help: error.help }
     }
 }
 
 impl RuleErrors {
-    /// Adds these problems, in the order of the texts.
-    pub(super) fn extend(&mut self, problems: Problems, texts: &Texts) {
-        let Problems { mut list, more } = problems;
-        list.sort_by_key(|problem| (problem.at.text, problem.at.span.start));
-        self.more += more;
-        for problem in list {
-            if self.errors.len() >= ERRORS_MAX {
-                // No place is looked up in vain: that reads the text.
-                self.more += 1;
-                continue;
-            }
-            let file = texts.path(problem.at.text).to_owned();
-            let place = texts.place(&problem.at);
-            self.push(RuleError { file, place, message: problem.message, help: problem.help });
+    /// Adds one, or counts it.
+    pub(super) fn push(&mut self, error: RuleError) {
+        if self.is_full() {
+            self.more += 1;
+        } else {
+            self.errors.push(error);
         }
     }
 
-    /// Adds one, or counts it.
-    pub(super) fn push(&mut self, error: RuleError) {
-        if self.errors.len() < ERRORS_MAX {
-            self.errors.push(error);
-        } else {
-            self.more += 1;
-        }
+    /// Whether one more would only be counted.
+    pub(super) const fn is_full(&self) -> bool {
+        self.errors.len() >= ERRORS_MAX
     }
 
     /// Whether nothing is wrong.
@@ -169,7 +163,7 @@ fn floor(text: &str, at: usize) -> usize {
 
 impl fmt::Display for RuleError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", shown(&self.file))?;
+        write!(f, "{}", escape::path(&self.file))?;
         match &self.place {
             Some(place) => {
                 let marked = Marked { line: &place.text, span: place.marked.clone() };
@@ -195,13 +189,6 @@ impl fmt::Display for RuleErrors {
         }
         Ok(())
     }
-}
-
-/// A path as people see it: harmless for a terminal.
-pub fn shown(path: &Path) -> String {
-    let mut shown = Vec::new();
-    escape::text(path.as_os_str().as_encoded_bytes(), &mut shown);
-    String::from_utf8_lossy(&shown).into_owned()
 }
 
 #[cfg(test)]

@@ -1,11 +1,11 @@
 //! Rule files: folders of `*.toml` become a [`RuleSet`]. Reference: `docs/rules.md`.
 //!
-//! Files are read in the order of their names, folder after folder. A zone or list of a later file replaces the earlier one
-//! of that name, a rule that of its id, and an `[[override]]` changes single keys. Then everything is compiled. All that is
-//! wrong is reported at once; a set with an error is none.
+//! Files are read in the order of their names, folder after folder. A zone or list of a later file replaces
+//! the earlier one of that name, a rule that of its id, and an `[[override]]` changes single keys. Then
+//! everything is compiled. All that is wrong is reported at once; a set with an error is none. `[[test]]`
+//! tables are kept as source: [`crate::rule_test`] reads them, and adds what is wrong with them.
 
 mod baseline;
-mod case;
 mod compile;
 mod draft;
 mod error;
@@ -26,16 +26,16 @@ use std::sync::Arc;
 
 use self::compile::Compiler;
 use self::draft::Draft;
-pub use self::error::{Place, RuleError, RuleErrors, shown};
-use self::error::{Problem, Problems};
-use self::text::Texts;
-use self::value::{Field, Node, Value};
+pub(crate) use self::error::{At, Problem, Problems};
+pub use self::error::{Place, RuleError, RuleErrors};
+pub(crate) use self::text::Texts;
+pub(crate) use self::value::{Field, Node, Value, find};
 use super::baseline::{Baseline, Window};
-use super::cases::Case;
-use super::defaults;
+use super::defaults::texts as defaults;
 use super::host::Host;
 use super::model::Rule;
 use super::set::RuleSet;
+use crate::event::escape;
 use crate::filter::Names;
 use crate::filter::error::quoted;
 use crate::filter::suggest::nearest;
@@ -49,14 +49,64 @@ pub struct Checked {
     pub rules: Result<RuleSet, RuleErrors>,
     /// Rules that are right but not active (`enabled = false`).
     pub off: Vec<Arc<Rule>>,
-    /// The tests, if they were asked for.
-    pub cases: Vec<Case>,
     /// What is allowed and hardly meant, such as no rule at all; one line each.
     pub warnings: Vec<String>,
 }
 
-/// Reads rule folders (or single files). The zones of every filter, those of this host and the lists of the default rules
-/// are there to be named; the default rules are only if a file says `use = "defaults"`.
+/// Rule files that were compiled, while errors of their tests can still be added.
+#[derive(Debug)]
+pub struct Compiled {
+    files: Vec<(PathBuf, usize)>,
+    rules: RuleSet,
+    off: Vec<Arc<Rule>>,
+    warnings: Vec<String>,
+    /// The values of `test`, one for each file that has it.
+    tests: Vec<Node>,
+    /// The ids of all rules, with whether they are enabled; `None`: not all rules could be read.
+    ids: Option<HashMap<String, bool>>,
+    texts: Texts,
+    problems: Problems,
+    errors: RuleErrors,
+}
+
+/// The tests of rule files as they were written, with what a reader of them needs.
+#[derive(Debug)]
+pub(crate) struct TestSource<'a> {
+    /// The values of `test`, one for each file that has it.
+    pub(crate) tables: &'a [Node],
+    /// The ids of all rules, with whether they are enabled; `None`: not all rules could be read, so a missing
+    /// one is no error.
+    pub(crate) rules: Option<&'a HashMap<String, bool>>,
+    /// The texts, for places in them.
+    pub(crate) texts: &'a Texts,
+    /// Takes what is wrong.
+    pub(crate) problems: &'a mut Problems,
+}
+
+impl Compiled {
+    /// Returns the tests as source.
+    pub(crate) const fn tests(&mut self) -> TestSource<'_> {
+        let Self { tests, ids, texts, problems, .. } = self;
+        TestSource { tables: tests.as_slice(), rules: ids.as_ref(), texts, problems }
+    }
+
+    /// Looks up the place of each error; with one, no rule is active.
+    pub fn finish(self) -> Checked {
+        let Self { files, rules, off, mut warnings, texts, problems, mut errors, .. } = self;
+        texts.report(problems, &mut errors);
+        if errors.is_empty() && rules.rules.is_empty() {
+            warnings.push(match off.len() {
+                0 => "no rule is active: there are none".to_owned(),
+                disabled => format!("no rule is active: all {disabled} are disabled"),
+            });
+        }
+        Checked { files, rules: if errors.is_empty() { Ok(rules) } else { Err(errors) }, off, warnings }
+    }
+}
+
+/// Reads rule folders (or single files). The zones of every filter, those of this host and the lists of the
+/// default rules are there to be named; the default rules are only if a file says `use = "defaults"`. Tests
+/// are not looked at.
 ///
 /// # Errors
 /// Everything that is wrong with files and rules; then nothing is loaded.
@@ -64,24 +114,13 @@ pub fn load(paths: &[PathBuf], host: &Host) -> Result<RuleSet, RuleErrors> {
     read(paths, host).rules
 }
 
-/// Likewise, and reports what was read.
+/// Reads rule folders as [`load`] does, and returns also what was read and what is hardly meant.
 pub fn read(paths: &[PathBuf], host: &Host) -> Checked {
-    read_with(paths, host, false)
+    compile(paths, host).finish()
 }
 
-/// Likewise, with the tests: one that is wrong is an error too.
-pub fn check(paths: &[PathBuf], host: &Host) -> Checked {
-    read_with(paths, host, true)
-}
-
-/// Checks a text as if it were the one rule file, with its tests.
-pub fn check_text(text: &str, host: &Host) -> Checked {
-    let mut texts = Texts::default();
-    texts.add(PathBuf::from("text"), text.to_owned());
-    assemble(texts, RuleErrors::default(), host, Ask { defaults: false, tests: true })
-}
-
-fn read_with(paths: &[PathBuf], host: &Host, tests: bool) -> Checked {
+/// Compiles the rules of folders (or single files), and keeps the tests as source.
+pub fn compile(paths: &[PathBuf], host: &Host) -> Compiled {
     let mut errors = RuleErrors::default();
     let mut texts = Texts::default();
     let mut warnings = Vec::new();
@@ -89,19 +128,23 @@ fn read_with(paths: &[PathBuf], host: &Host, tests: bool) -> Checked {
         let before = texts.len();
         texts.read(path, &mut errors);
         if texts.len() == before && errors.is_empty() {
-            warnings.push(format!("{}: there is no rule file (*.toml) in this folder", shown(path)));
+            warnings.push(format!("{}: there is no rule file (*.toml) in this folder", escape::path(path)));
         }
     }
     warnings.append(&mut texts.warnings);
-    let mut checked = assemble(texts, errors, host, Ask { defaults: false, tests });
-    if checked.rules.as_ref().is_ok_and(|set| set.rules.is_empty()) {
-        checked.warnings.push(match checked.off.len() {
-            0 => "no rule is active: there are none".to_owned(),
-            disabled => format!("no rule is active: all {disabled} are disabled"),
-        });
+    let mut compiled = assemble(texts, errors, host, false);
+    compiled.warnings.splice(..0, warnings);
+    compiled
+}
+
+/// Compiles texts as if they were the rule files, each with its name. `defaults`: the default rules are there
+/// too, whether or not a text says so.
+pub fn compile_texts(texts: &[(&str, &str)], host: &Host, defaults: bool) -> Compiled {
+    let mut all = Texts::default();
+    for (name, text) in texts {
+        all.add(PathBuf::from(name), (*text).to_owned());
     }
-    checked.warnings.splice(..0, warnings);
-    checked
+    assemble(all, RuleErrors::default(), host, defaults)
 }
 
 /// The default rules, and nothing else.
@@ -109,25 +152,7 @@ fn read_with(paths: &[PathBuf], host: &Host, tests: bool) -> Checked {
 /// # Errors
 /// None but by a mistake in this program: a test compiles them.
 pub(super) fn built_in(host: &Host) -> Result<RuleSet, RuleErrors> {
-    assemble(Texts::default(), RuleErrors::default(), host, Ask { defaults: true, tests: false }).rules
-}
-
-/// The default rules with their tests.
-pub(super) fn built_in_with_tests(host: &Host) -> Checked {
-    let mut texts = Texts::default();
-    for (name, text) in defaults::TESTS {
-        texts.add(PathBuf::from(format!("{name} (built in)")), (*text).to_owned());
-    }
-    assemble(texts, RuleErrors::default(), host, Ask { defaults: true, tests: true })
-}
-
-/// What is wanted.
-#[derive(Clone, Copy, Debug)]
-struct Ask {
-    /// The default rules, whether or not a file says so.
-    defaults: bool,
-    /// The tests.
-    tests: bool,
+    compile_texts(&[], host, true).finish().rules
 }
 
 /// A file, read.
@@ -145,16 +170,18 @@ struct Document {
     broken: bool,
 }
 
-fn assemble(mut texts: Texts, mut errors: RuleErrors, host: &Host, ask: Ask) -> Checked {
+/// Compiles all texts. `defaults`: the default rules are there, whether or not a file says so.
+fn assemble(mut texts: Texts, errors: RuleErrors, host: &Host, defaults: bool) -> Compiled {
     let mut problems = Problems::default();
     let files = texts.len();
     for (name, text) in defaults::FILES {
         texts.add(PathBuf::from(format!("{name} (built in)")), (*text).to_owned());
     }
-    let documents: Vec<Document> =
+    let mut documents: Vec<Document> =
         (0..texts.len()).map(|number| document(texts.text(number), number, &mut problems)).collect();
+    let tests = documents.iter_mut().take(files).filter_map(|document| document.tests.take()).collect();
     let (own, built_in) = documents.split_at(files);
-    let defaults = ask.defaults || own.iter().any(|document| document.uses_defaults);
+    let defaults = defaults || own.iter().any(|document| document.uses_defaults);
     // A file that could not be read may have what seems to be missing.
     let broken = !errors.is_empty() || own.iter().any(|document| document.broken);
 
@@ -173,15 +200,6 @@ fn assemble(mut texts: Texts, mut errors: RuleErrors, host: &Host, ask: Ask) -> 
             off.push(Arc::new(rule));
         }
     }
-    let mut cases = Vec::new();
-    if ask.tests {
-        let rules = case::rules(&drafts);
-        let rules = (!broken).then_some(&rules);
-        let mut reader = case::Reader { texts: &texts, problems: &mut problems, rules };
-        for tests in own.iter().filter_map(|document| document.tests.as_ref()) {
-            reader.cases(tests, &mut cases);
-        }
-    }
     let baseline = baseline(own, &names, &mut warnings, &texts, &mut problems);
     if baseline.is_empty() {
         for rule in enabled.extract_if(.., |rule: &mut Arc<Rule>| rule.asks_baseline()) {
@@ -197,9 +215,12 @@ fn assemble(mut texts: Texts, mut errors: RuleErrors, host: &Host, ask: Ask) -> 
         .enumerate()
         .map(|(number, document)| (texts.path(number).to_owned(), document.rules.len()));
     let files = counts.collect();
-    errors.extend(problems, &texts);
-    let set = RuleSet { rules: enabled, names: Arc::new(names), baseline: Arc::new(baseline) };
-    Checked { files, rules: if errors.is_empty() { Ok(set) } else { Err(errors) }, off, cases, warnings }
+    let ids = (!broken).then(|| {
+        let named = drafts.iter().filter(|draft| draft.is_named());
+        named.map(|draft| (draft.id.clone(), draft.is_enabled())).collect()
+    });
+    let rules = RuleSet { rules: enabled, names: Arc::new(names), baseline: Arc::new(baseline) };
+    Compiled { files, rules, off, warnings, tests, ids, texts, problems, errors }
 }
 
 /// Reads a text as far as one can without the others.
@@ -297,7 +318,7 @@ fn baseline(
         if lost > 0 {
             warnings.push(format!(
                 "{}: {lost} records were lost while this baseline was learnt; what it lacks may be normal",
-                shown(texts.path(number))
+                escape::path(texts.path(number))
             ));
         }
     }

@@ -6,7 +6,7 @@ use std::io::{self, Read as _};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
-use super::error::shown;
+use crate::event::escape;
 
 /// Who runs the agent.
 #[derive(Clone, Copy, Debug)]
@@ -57,13 +57,17 @@ fn kind(meta: &Metadata) -> &'static str {
 fn distrust(path: &Path, meta: &Metadata, own: Own) -> Vec<String> {
     let mut all = Vec::new();
     if let Some(why) = changed_by(meta, own) {
-        all.push(format!("{} {why}", shown(path)));
+        all.push(format!("{} {why}", escape::path(path)));
     }
     let Ok(absolute) = std::path::absolute(path) else { return all };
     for link in absolute.ancestors() {
         let Ok(meta) = fs::symlink_metadata(link) else { continue };
         if meta.is_symlink() && !own.is_trusted(&meta) {
-            all.push(format!("{} is a symbolic link of uid {}, who may change it", shown(link), meta.uid()));
+            all.push(format!(
+                "{} is a symbolic link of uid {}, who may change it",
+                escape::path(link),
+                meta.uid()
+            ));
         }
     }
     let Ok(canonical) = fs::canonicalize(path) else { return all };
@@ -72,7 +76,7 @@ fn distrust(path: &Path, meta: &Metadata, own: Own) -> Vec<String> {
         // In a sticky folder nobody else may rename or replace a file (`__check_sticky`, fs/namei.c).
         let is_sticky = meta.mode() & libc::S_ISVTX != 0 && own.is_trusted(&meta);
         if let Some(why) = changed_by(&meta, own).filter(|_| !is_sticky) {
-            all.push(format!("the folder {} {why}", shown(folder)));
+            all.push(format!("the folder {} {why}", escape::path(folder)));
         }
     }
     all

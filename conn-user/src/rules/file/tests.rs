@@ -16,11 +16,7 @@ const EXAMPLE: &str = include_str!("example.toml");
 const HOUR: u64 = 3_600_000_000_000;
 
 fn checked(files: &[(&str, &str)]) -> Checked {
-    let mut texts = Texts::default();
-    for (name, text) in files {
-        texts.add(PathBuf::from(name), (*text).to_owned());
-    }
-    assemble(texts, RuleErrors::default(), &Host::default(), Ask { defaults: false, tests: true })
+    compile_texts(files, &Host::default(), false).finish()
 }
 
 fn set(files: &[(&str, &str)]) -> RuleSet {
@@ -204,7 +200,7 @@ fn errors_as_people_see_them() {
         let errors = errors(&[("rules.toml", &case)]);
         let _ = write!(all, "-----\n{errors}\n");
     }
-    assert!(all.chars().all(|c| c == '\n' || !crate::event::escape::is_hidden(c)));
+    assert!(all.chars().all(|c| c == '\n' || !escape::is_hidden(c)));
     samples::compare_file(concat!(env!("CARGO_MANIFEST_DIR"), "/src/rules/file/errors.txt"), &all);
 }
 
@@ -284,7 +280,7 @@ fn folders_and_files() {
     folder.write("10.toml", rule("a", "match = ''"));
     folder.write(".#10.toml", "not for us");
     folder.write("10.toml.bak", "not for us");
-    let checked = check(std::slice::from_ref(&folder.0), &Host::default());
+    let checked = read(std::slice::from_ref(&folder.0), &Host::default());
     let names: Vec<_> =
         checked.files.iter().map(|(path, _)| path.file_name().and_then(|name| name.to_str())).collect();
     assert_eq!(names, [Some("10.toml"), Some("20.toml")]);
@@ -421,38 +417,4 @@ fn edit(text: &mut String, one: Index, two: Index, what: u8, piece: &str) {
         }
         _ => {}
     }
-}
-
-/// The page is written by hand; what the code knows must be on it.
-#[test]
-fn the_page_of_tests_has_every_key_and_line() {
-    let page = include_str!("../../../../docs/tests.md");
-    for case::About { name, takes, meaning } in case::KEYS.iter().chain(&case::PROCESS_KEYS) {
-        let row = format!("| `{name}` | {takes} | {meaning} |");
-        assert!(page.contains(&row), "{row}");
-    }
-    for (_, form) in crate::rules::cases::script::VERBS {
-        let row = format!("| `{}` |", form.replace('|', "\\|"));
-        assert!(page.contains(&row), "{row}");
-    }
-    assert!(page.contains(crate::rules::cases::expect::FORM));
-}
-
-#[test]
-fn wrong_tests_are_reported_with_their_places() {
-    let text = include_str!("tests_wrong.toml");
-    let errors = errors(&[("rules.d/wrong.toml", text)]);
-    samples::compare_file(
-        concat!(env!("CARGO_MANIFEST_DIR"), "/src/rules/file/tests_errors.txt"),
-        &format!("{errors}\n"),
-    );
-}
-
-#[test]
-fn who_does_not_ask_for_tests_is_not_reported_of_them() {
-    let mut texts = Texts::default();
-    texts.add(PathBuf::from("a.toml"), include_str!("tests_wrong.toml").to_owned());
-    let ask = Ask { defaults: false, tests: false };
-    let checked = assemble(texts, RuleErrors::default(), &Host::default(), ask);
-    assert!(checked.rules.is_ok() && checked.cases.is_empty());
 }

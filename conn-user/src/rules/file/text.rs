@@ -4,7 +4,7 @@ use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use super::error::{At, Place, RuleError, RuleErrors, place};
+use super::error::{At, Place, Problems, RuleError, RuleErrors, place};
 use super::source;
 
 /// Largest file that is read.
@@ -14,7 +14,7 @@ const FILES_MAX: usize = 1_024;
 
 /// Texts with the paths of their files.
 #[derive(Debug, Default)]
-pub(super) struct Texts {
+pub(crate) struct Texts {
     all: Vec<(PathBuf, String)>,
     /// Of what others may change.
     pub(super) warnings: Vec<String>,
@@ -31,7 +31,7 @@ impl Texts {
         self.all.len()
     }
 
-    pub(super) fn path(&self, text: usize) -> &Path {
+    pub(crate) fn path(&self, text: usize) -> &Path {
         self.all.get(text).map_or_else(|| Path::new(""), |(path, _)| path)
     }
 
@@ -39,12 +39,12 @@ impl Texts {
         self.all.get(text).map_or("", |(_, text)| text)
     }
 
-    pub(super) fn place(&self, at: &At) -> Option<Place> {
+    pub(crate) fn place(&self, at: &At) -> Option<Place> {
         self.all.get(at.text).map(|(_, text)| place(text, &at.span))
     }
 
     /// The place of a span of a text's value. Where escapes make the value differ from what is written, it is all of it.
-    pub(super) fn within(&self, at: &At, value: &str, span: Range<usize>) -> At {
+    pub(crate) fn within(&self, at: &At, value: &str, span: Range<usize>) -> At {
         let written = self.text(at.text).get(at.span.clone()).unwrap_or_default();
         match written.find(value).filter(|_| !value.is_empty()) {
             Some(begin) => {
@@ -52,6 +52,22 @@ impl Texts {
                 At { text: at.text, span: offset + span.start..offset + span.end }
             }
             None => at.clone(),
+        }
+    }
+
+    /// Adds these problems to the errors, each with its place.
+    pub(super) fn report(&self, problems: Problems, errors: &mut RuleErrors) {
+        let (problems, more) = problems.in_order();
+        errors.more += more;
+        for problem in problems {
+            if errors.is_full() {
+                // No place is looked up in vain: that reads the text.
+                errors.more += 1;
+                continue;
+            }
+            let file = self.path(problem.at.text).to_owned();
+            let place = self.place(&problem.at);
+            errors.push(RuleError { file, place, message: problem.message, help: problem.help });
         }
     }
 

@@ -9,13 +9,13 @@ use crate::units::DurationNs;
 
 /// A value and its place.
 #[derive(Clone, Debug)]
-pub(super) struct Node {
-    pub(super) at: At,
-    pub(super) value: Value,
+pub(crate) struct Node {
+    pub(crate) at: At,
+    pub(crate) value: Value,
 }
 
 #[derive(Clone, Debug)]
-pub(super) enum Value {
+pub(crate) enum Value {
     Text(String),
     /// `None`: it does not fit.
     Integer(Option<i64>),
@@ -28,10 +28,10 @@ pub(super) enum Value {
 
 /// A key and its value.
 #[derive(Clone, Debug)]
-pub(super) struct Field {
-    pub(super) name: String,
-    pub(super) at: At,
-    pub(super) node: Node,
+pub(crate) struct Field {
+    pub(crate) name: String,
+    pub(crate) at: At,
+    pub(crate) node: Node,
 }
 
 /// Reads a text. With errors, the fields are what could be read all the same.
@@ -95,18 +95,18 @@ impl Node {
     }
 
     /// `key` takes something else.
-    pub(super) fn wrong(&self, key: &str, takes: &str) -> Problem {
+    pub(crate) fn wrong(&self, key: &str, takes: &str) -> Problem {
         Problem::new(&self.at, format!("`{key}` is {} here", self.what()), format!("write {takes}"))
     }
 
-    pub(super) fn text(&self, key: &str, takes: &str) -> Result<&str, Problem> {
+    pub(crate) fn text(&self, key: &str, takes: &str) -> Result<&str, Problem> {
         match &self.value {
             Value::Text(text) => Ok(text),
             _ => Err(self.wrong(key, takes)),
         }
     }
 
-    pub(super) fn bool(&self, key: &str) -> Result<bool, Problem> {
+    pub(crate) fn bool(&self, key: &str) -> Result<bool, Problem> {
         match self.value {
             Value::Bool(bool) => Ok(bool),
             _ => Err(self.wrong(key, &format!("{key} = true or {key} = false"))),
@@ -114,7 +114,7 @@ impl Node {
     }
 
     /// A number from 1.
-    pub(super) fn count(&self, key: &str) -> Result<u32, Problem> {
+    pub(crate) fn count(&self, key: &str) -> Result<u32, Problem> {
         let takes = "a whole number from 1 to 4294967295";
         match self.value {
             Value::Integer(Some(number)) => {
@@ -130,7 +130,7 @@ impl Node {
     }
 
     /// A number of bytes, at least 1.
-    pub(super) fn bytes(&self, key: &str) -> Result<u64, Problem> {
+    pub(crate) fn bytes(&self, key: &str) -> Result<u64, Problem> {
         let takes = "a number of bytes in quotes: \"500M\", \"1G\"";
         let text = self.text(key, takes)?;
         amount::bytes(text).filter(|bytes| *bytes > 0).ok_or_else(|| {
@@ -140,7 +140,7 @@ impl Node {
     }
 
     /// A number from 0 to 1.
-    pub(super) fn score(&self, key: &str) -> Result<f64, Problem> {
+    pub(crate) fn score(&self, key: &str) -> Result<f64, Problem> {
         let number = match self.value {
             Value::Float(number) => Some(number),
             Value::Integer(Some(0)) => Some(0.0),
@@ -156,7 +156,7 @@ impl Node {
         })
     }
 
-    pub(super) fn duration(&self, key: &str, zero: bool) -> Result<DurationNs, Problem> {
+    pub(crate) fn duration(&self, key: &str, zero: bool) -> Result<DurationNs, Problem> {
         let takes = "a time in quotes, with units: \"30s\", \"10m\", \"1h30m\", \"7d\"";
         let text = self.text(key, takes)?;
         let wrong = |message: String| Problem::new(&self.at, message, format!("write {takes}"));
@@ -168,7 +168,7 @@ impl Node {
     }
 
     /// The values of an array.
-    pub(super) fn array(&self, key: &str, takes: &str) -> Result<&[Self], Problem> {
+    pub(crate) fn array(&self, key: &str, takes: &str) -> Result<&[Self], Problem> {
         match &self.value {
             Value::Array(nodes) => Ok(nodes),
             _ => Err(self.wrong(key, takes)),
@@ -176,7 +176,7 @@ impl Node {
     }
 
     /// The value, or the values of an array.
-    pub(super) fn one_or_more(&self) -> &[Self] {
+    pub(crate) fn one_or_more(&self) -> &[Self] {
         match &self.value {
             Value::Array(nodes) => nodes,
             _ => std::slice::from_ref(self),
@@ -185,6 +185,6 @@ impl Node {
 }
 
 /// The value of a key.
-pub(super) fn find<'a>(fields: &'a [Field], name: &str) -> Option<&'a Field> {
+pub(crate) fn find<'a>(fields: &'a [Field], name: &str) -> Option<&'a Field> {
     fields.iter().find(|field| field.name == name)
 }

@@ -126,7 +126,7 @@ impl Detector for Each {
             None => {
                 let suppress = suppression::of_connection(&conn, true);
                 let found = Found {
-                    same: token,
+                    dedup_key: token,
                     subject: Subject::Connection(Box::new(conn)),
                     evidence,
                     suppress,

@@ -213,7 +213,7 @@ impl Detector for Sum {
                 None => {
                     if let Some(conn) = example(&self.open, pair.latest, context.flows) {
                         let found = Found {
-                            same: token,
+                            dedup_key: token,
                             suppress: suppression::of_connection(&conn, true),
                             subject: Subject::Connection(Box::new(conn)),
                             evidence,

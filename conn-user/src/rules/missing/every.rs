@@ -84,7 +84,13 @@ impl Detector for Every {
         self.cause = Cause::of(event, context);
     }
 
-    fn on_exit(&mut self, _rule: &Rule, process: &ProcessInfo, status: ExitStatus, _scene: &mut Context<'_>) {
+    fn on_exit(
+        &mut self,
+        _rule: &Rule,
+        process: &ProcessInfo,
+        status: ExitStatus,
+        _context: &mut Context<'_>,
+    ) {
         if let Some(cause) = &mut self.cause {
             cause.on_exit(process, status);
         }
@@ -92,7 +98,7 @@ impl Detector for Every {
 
     fn on_timer(&mut self, rule: &Rule, _token: u64, context: &mut Context<'_>) {
         let found = Found {
-            same: 0,
+            dedup_key: 0,
             subject: Subject::Absence,
             evidence: self.evidence(rule, context),
             suppress: None,

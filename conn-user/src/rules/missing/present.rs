@@ -130,7 +130,13 @@ impl Detector for Present {
         }
     }
 
-    fn on_exit(&mut self, _rule: &Rule, process: &ProcessInfo, status: ExitStatus, _scene: &mut Context<'_>) {
+    fn on_exit(
+        &mut self,
+        _rule: &Rule,
+        process: &ProcessInfo,
+        status: ExitStatus,
+        _context: &mut Context<'_>,
+    ) {
         if let Some(cause) = &mut self.cause {
             cause.on_exit(process, status);
         }
@@ -143,7 +149,7 @@ impl Detector for Present {
     fn on_timer(&mut self, rule: &Rule, _token: u64, context: &mut Context<'_>) {
         let Some(since) = self.absent.as_ref().map(|absent| absent.since) else { return };
         let found = Found {
-            same: 0,
+            dedup_key: 0,
             subject: Subject::Absence,
             evidence: self.evidence(rule, since, context),
             suppress: None,

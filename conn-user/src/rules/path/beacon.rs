@@ -29,7 +29,7 @@ use crate::units::{BootNs, DurationNs};
 
 /// Quartiles of intervals that are less apart have no skew: see [`super::score`].
 const NEGLIGIBLE_INTERVAL: DurationNs = DurationNs(10_000_000_000);
-/// Likewise of sizes, bytes.
+/// Quartiles of sizes that are less bytes apart have no skew: see [`super::score`].
 const NEGLIGIBLE_SIZE: u64 = 10;
 /// Calls of a path that are judged.
 const KEPT: usize = 64;
@@ -253,7 +253,7 @@ impl Detector for Beacon {
             return;
         }
         let found = Found {
-            same: key,
+            dedup_key: key,
             evidence: measures.evidence(),
             suppress: suppression::of_connection(conn, true),
             judged_from: first,
@@ -263,7 +263,7 @@ impl Detector for Beacon {
         context.raise(rule, found);
     }
 
-    fn on_end(&mut self, _rule: &Rule, event: &Event, _scene: &mut Context<'_>) {
+    fn on_end(&mut self, _rule: &Rule, event: &Event, _context: &mut Context<'_>) {
         let Some(conn) = connection(event) else { return };
         let Some((key, number)) = self.open.remove(&conn.id.0) else { return };
         let size = match &event.body {

@@ -133,7 +133,7 @@ impl FanOut {
             None => {
                 group.count = group.order.len() as u64;
                 let found = Found {
-                    same: key,
+                    dedup_key: key,
                     evidence: evidence(group.count),
                     suppress: suppression::of_opener(conn),
                     judged_from: first,

@@ -137,7 +137,7 @@ impl Detector for FirstSeen {
             return;
         }
         let found = Found {
-            same: path,
+            dedup_key: path,
             evidence: vec![
                 Evidence::text("zone", context.names.zone_of(conn.remote.ip()).as_bytes()),
                 Evidence::number("paths_known", self.seen.len() as u64 - 1),

@@ -29,7 +29,7 @@ impl Detector for Forbidden {
             return;
         }
         let found = Found {
-            same,
+            dedup_key: same,
             evidence: Vec::new(),
             suppress: suppression::of_connection(conn, true),
             judged_from: event.boot,

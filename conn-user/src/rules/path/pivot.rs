@@ -123,7 +123,7 @@ impl Detector for Pivot {
             return;
         }
         let found = Found {
-            same,
+            dedup_key: same,
             evidence: evidence(way, process, depth, event.boot),
             suppress: suppression::of_connection(conn, false),
             judged_from: way.at,

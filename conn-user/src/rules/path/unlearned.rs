@@ -40,7 +40,7 @@ impl Detector for Unlearned {
         }
         let evidence = evidence(user, (direction, ip, port), context.names, context.baseline);
         let found = Found {
-            same,
+            dedup_key: same,
             evidence,
             suppress: suppression::of_connection(conn, true),
             judged_from: event.boot,

@@ -175,7 +175,7 @@ impl Volume {
 
     fn raise(&self, conn: ConnEvent, pair: u64, volume: u64, rule: &Rule, context: &mut Context<'_>) {
         let found = Found {
-            same: program::same(&(pair, self.level(volume))),
+            dedup_key: program::same(&(pair, self.level(volume))),
             evidence: vec![
                 Evidence::number("sent", volume),
                 Evidence::number("limit", self.limit),

@@ -33,7 +33,7 @@ impl Detector for Exec {
             return;
         }
         let found = Found {
-            same,
+            dedup_key: same,
             subject: Subject::Process(Arc::clone(process)),
             evidence: super::executed(event, process),
             suppress: suppression::of_started(process),

@@ -72,7 +72,7 @@ impl Use {
         let Self { process, subject, .. } = self;
         let suppress = suppression::of_started(&process);
         let judged_from = context.now;
-        context.raise(rule, Found { same, subject, evidence, suppress, judged_from, life })
+        context.raise(rule, Found { dedup_key: same, subject, evidence, suppress, judged_from, life })
     }
 }
 

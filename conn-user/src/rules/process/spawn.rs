@@ -303,7 +303,7 @@ impl Spawn {
         }
         let process = &execution.process;
         let found = Found {
-            same,
+            dedup_key: same,
             evidence: execution.evidence(depth),
             suppress: suppression::of_started(process),
             judged_from: context.now,

@@ -1,8 +1,9 @@
 //! `find = "stdio"`: a program is executed whose standard input or output is a TCP connection, as that of a reverse
 //! shell is (and of what inetd, or systemd with `Accept=yes`, starts).
 //!
-//! `find = "parent-stdio"`: likewise of its parent, where its own is none. So it is when the program that connected gives the
-//! shell a pseudo-terminal, and copies between the two.
+//! `find = "parent-stdio"`: a program is executed whose parent's standard input or output is a TCP
+//! connection, and its own is none. So it is when the program that connected gives the shell a
+//! pseudo-terminal, and copies between the two.
 //!
 //! A connection that process 1 accepted is one for which systemd starts a service of its own (`Accept=yes`). What runs on it and
 //! takes its commands from its arguments or a file, as the scripts of monitoring agents do, is not reported; a shell that reads
@@ -64,7 +65,7 @@ impl Detector for Stdio {
             evidence.push(Evidence { name: "started", value: Value::Process(Arc::clone(process)) });
         }
         let found = Found {
-            same: conn.id.0,
+            dedup_key: conn.id.0,
             evidence,
             suppress: suppression::of_started(process),
             judged_from: context.now,

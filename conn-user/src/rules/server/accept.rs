@@ -66,7 +66,7 @@ impl Detector for Accept {
             evidence.push(Evidence::text("exe", exe));
         }
         let found = Found {
-            same,
+            dedup_key: same,
             evidence,
             suppress: suppression::of_connection(conn, false),
             judged_from: context.began,

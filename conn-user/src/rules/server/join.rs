@@ -193,7 +193,7 @@ impl Detector for Join {
         }
     }
 
-    fn on_end(&mut self, _rule: &Rule, event: &Event, _scene: &mut Context<'_>) {
+    fn on_end(&mut self, _rule: &Rule, event: &Event, _context: &mut Context<'_>) {
         if let Some(listener) = listener(event) {
             for seat in seats(listener) {
                 self.remove(seat);

@@ -57,7 +57,7 @@ pub(super) fn raise(
     context: &mut Context<'_>,
 ) {
     let found = Found {
-        same: same(listener),
+        dedup_key: same(listener),
         subject: Subject::Listener(Box::new(listener.clone())),
         evidence,
         suppress: suppression::of_listener(listener),

@@ -80,7 +80,7 @@ impl Detector for Widened {
         }
     }
 
-    fn on_end(&mut self, _rule: &Rule, event: &Event, _scene: &mut Context<'_>) {
+    fn on_end(&mut self, _rule: &Rule, event: &Event, _context: &mut Context<'_>) {
         let Some(ConnId(id)) = listener(event).map(|listener| listener.id) else { return };
         if let Some(key) = self.wide.remove(&id)
             && let Some(place) = self.places.get_mut(&key)

@@ -2,7 +2,7 @@
 //! of the scenario tests. It knows nothing of the agent.
 //!
 //! `conn-scenario list` names the scenarios, `conn-scenario NAME` runs one; `conn-scenario violation` and `conn-scenario
-//! violation NAME` likewise what rules are violated by.
+//! violation NAME` list and run what rules are violated by.
 
 mod busy;
 mod conn;

@@ -42,7 +42,7 @@ impl Pipe {
     }
 
     /// Reports that this process came to a step, and waits until the other one has come too.
-    pub(crate) fn meet(&self) -> Result<()> {
+    pub(crate) fn sync(&self) -> Result<()> {
         self.emit(0)?;
         self.hear().map(drop)
     }
@@ -129,13 +129,13 @@ pub(crate) fn two_with(
         let listener = Listener::new(listen)?;
         pipe.emit(u64::from(listener.port()))?;
         let conn = listener.accept().context("server")?;
-        pipe.meet()?;
+        pipe.sync()?;
         server(conn, pipe).context("server")?;
         listener.close()
     })?;
     let port = child.pipe.hear_port()?;
     let conn = connect(SocketAddr::new(to, port)).context("client")?;
-    child.pipe.meet()?;
+    child.pipe.sync()?;
     client(conn, &child.pipe).context("client")?;
     child.join()
 }

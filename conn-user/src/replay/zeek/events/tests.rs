@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use super::super::json;
 use super::*;
 use crate::event::names::Named as _;
+use crate::flow::model::Method;
 
 const SECOND: u64 = 1_000_000_000;
 /// When the first line begins, seconds.

@@ -42,8 +42,8 @@ fn close_late(conn: Conn) -> Result<()> {
 fn reset(mut conn: Conn, pipe: &Pipe) -> Result<()> {
     conn.recv(7)?;
     conn.send(9)?;
-    pipe.meet()?;
-    pipe.meet()?;
+    pipe.sync()?;
+    pipe.sync()?;
     conn.recv_reset(libc::ECONNRESET)
 }
 
@@ -52,20 +52,20 @@ pub(super) fn connection() -> Result<()> {
     let talk = |conn: &mut Conn, pipe: &Pipe| {
         conn.send(7)?;
         conn.recv(9)?;
-        pipe.meet()
+        pipe.sync()
     };
     for ip in [V4, V6] {
         two(ip, reset, |mut conn, pipe| {
             talk(&mut conn, pipe)?;
             destroy(&conn)?;
-            pipe.meet()?;
+            pipe.sync()?;
             close_late(conn)
         })?;
     }
     two(V4, reset, |mut conn, pipe| {
         talk(&mut conn, pipe)?;
         fork(|_| destroy(&conn))?.join()?;
-        pipe.meet()?;
+        pipe.sync()?;
         close_late(conn)
     })
 }
@@ -76,13 +76,13 @@ pub(super) fn accepted() -> Result<()> {
         conn.recv(7)?;
         conn.send(9)?;
         fork(|_| destroy(&conn))?.join()?;
-        pipe.meet()?;
+        pipe.sync()?;
         close_late(conn)
     };
     let client = |mut conn: Conn, pipe: &Pipe| {
         conn.send(7)?;
         conn.recv(9)?;
-        pipe.meet()?;
+        pipe.sync()?;
         conn.recv_reset(libc::ECONNRESET)
     };
     two(V4, server, client)

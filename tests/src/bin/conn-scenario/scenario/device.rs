@@ -68,12 +68,12 @@ fn apart(
 
 /// Keeps the namespace: the agent may not have asked yet what its interface is called.
 fn stay(pipe: &Pipe) -> Result<()> {
-    pipe.meet()
+    pipe.sync()
 }
 
 fn plug(pipe: &Pipe, end: usize) -> Result<()> {
     netdev::own_netns()?;
-    pipe.meet()?;
+    pipe.sync()?;
     netdev::plug_in(V4[end]).context("the cable")?;
     netdev::link_local(LINK_LOCAL[end])
 }

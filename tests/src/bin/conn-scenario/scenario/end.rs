@@ -13,13 +13,13 @@ pub(super) fn aborted() -> Result<()> {
     let server = |mut conn: Conn, pipe: &Pipe| {
         conn.recv(11)?;
         conn.send(13)?;
-        pipe.meet()?;
+        pipe.sync()?;
         conn.recv_reset(libc::ECONNRESET)
     };
     let client = |mut conn: Conn, pipe: &Pipe| {
         conn.send(11)?;
         conn.recv(13)?;
-        pipe.meet()?;
+        pipe.sync()?;
         sys::linger_zero(&conn.fd)?;
         conn.close(End::LocalReset)
     };
@@ -29,11 +29,11 @@ pub(super) fn aborted() -> Result<()> {
 pub(super) fn unread() -> Result<()> {
     let server = |mut conn: Conn, pipe: &Pipe| {
         conn.send(21)?;
-        pipe.meet()?;
+        pipe.sync()?;
         conn.recv_reset(libc::ECONNRESET)
     };
     let client = |mut conn: Conn, pipe: &Pipe| {
-        pipe.meet()?;
+        pipe.sync()?;
         sys::poll(&[conn.fd.as_raw_fd()], libc::POLLIN, PATIENCE_MS)?;
         conn.received = 21;
         conn.close(End::LocalReset)
@@ -44,13 +44,13 @@ pub(super) fn unread() -> Result<()> {
 pub(super) fn reset_by_peer() -> Result<()> {
     let server = |mut conn: Conn, pipe: &Pipe| {
         conn.recv(5)?;
-        pipe.meet()?;
+        pipe.sync()?;
         sys::linger_zero(&conn.fd)?;
         conn.close(End::LocalReset)
     };
     let client = |mut conn: Conn, pipe: &Pipe| {
         conn.send(5)?;
-        pipe.meet()?;
+        pipe.sync()?;
         conn.recv_reset(libc::ECONNRESET)
     };
     two(V4, server, client)
@@ -61,8 +61,8 @@ pub(super) fn reset_after_fin() -> Result<()> {
     let server = |mut conn: Conn, pipe: &Pipe| {
         conn.recv(6)?;
         conn.recv_end()?;
-        pipe.meet()?;
-        pipe.meet()?;
+        pipe.sync()?;
+        pipe.sync()?;
         conn.wait_until_over()?;
         let error = sys::socket_error(&conn.fd)?;
         anyhow::ensure!(error == libc::EPIPE, "errno {error} after FIN and RST");
@@ -71,10 +71,10 @@ pub(super) fn reset_after_fin() -> Result<()> {
     let client = |mut conn: Conn, pipe: &Pipe| {
         conn.send(6)?;
         sys::shutdown(&conn.fd, libc::SHUT_WR)?;
-        pipe.meet()?;
+        pipe.sync()?;
         sys::linger_zero(&conn.fd)?;
         conn.close(End::LocalReset)?;
-        pipe.meet()
+        pipe.sync()
     };
     two(V4, server, client)
 }

@@ -51,7 +51,7 @@ const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(198, 51, 10
 pub(super) fn rejected() -> Result<()> {
     let router = fork(|pipe| {
         netdev::own_netns()?;
-        pipe.meet()?;
+        pipe.sync()?;
         std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").context("forward")?;
         netdev::plug_in(CABLE[0])?;
         pipe.emit(0)?;
@@ -59,7 +59,7 @@ pub(super) fn rejected() -> Result<()> {
     })?;
     let client = fork(|pipe| {
         netdev::own_netns()?;
-        pipe.meet()?;
+        pipe.sync()?;
         netdev::plug_in(CABLE[1])?;
         netdev::route_by(CABLE[0])?;
         pipe.hear()?;
@@ -81,7 +81,7 @@ pub(super) fn rejected() -> Result<()> {
     router.pipe.hear()?;
     client.pipe.hear()?;
     netdev::cable([router.pid, client.pid]).context("a cable")?;
-    router.pipe.meet()?;
+    router.pipe.sync()?;
     client.pipe.emit(0)?;
     client.pipe.emit(0)?;
     client.join()?;

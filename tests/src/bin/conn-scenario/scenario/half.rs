@@ -13,7 +13,7 @@ fn polite(mut conn: Conn, pipe: &Pipe) -> Result<()> {
     conn.send(8)?;
     conn.recv_end()?;
     conn.close(End::PeerFin)?;
-    pipe.meet()
+    pipe.sync()
 }
 
 fn shut_and_linger(mut conn: Conn, pipe: &Pipe, how: i32) -> Result<()> {
@@ -21,7 +21,7 @@ fn shut_and_linger(mut conn: Conn, pipe: &Pipe, how: i32) -> Result<()> {
     conn.recv(8)?;
     let from = boot_ns();
     sys::shutdown(&conn.fd, how)?;
-    pipe.meet()?;
+    pipe.sync()?;
     // Both FINs are done: this end is over, though its descriptor is open.
     conn.wait_until_over()?;
     conn.ended(End::LocalFin, 0, By::Nobody, from)?;
@@ -44,7 +44,7 @@ pub(super) fn half_closed_passive() -> Result<()> {
         conn.send(8)?;
         let from = boot_ns();
         sys::shutdown(&conn.fd, libc::SHUT_WR)?;
-        pipe.meet()?;
+        pipe.sync()?;
         conn.wait_until_over()?;
         conn.ended(End::PeerFin, 0, By::Nobody, from)?;
         let _ = conn.close_silently();
@@ -56,7 +56,7 @@ pub(super) fn half_closed_passive() -> Result<()> {
         sys::shutdown(&conn.fd, libc::SHUT_WR)?;
         conn.recv(8)?;
         conn.recv_end()?;
-        pipe.meet()?;
+        pipe.sync()?;
         conn.wait_until_over()?;
         conn.ended(End::LocalFin, 0, By::Nobody, from)?;
         let _ = conn.close_silently();
@@ -69,16 +69,16 @@ pub(super) fn then_closed() -> Result<()> {
     let server = |mut conn: Conn, pipe: &Pipe| {
         conn.recv(4)?;
         conn.recv_end()?;
-        pipe.meet()?;
-        pipe.meet()?;
+        pipe.sync()?;
+        pipe.sync()?;
         conn.close(End::PeerFin)
     };
     let client = |mut conn: Conn, pipe: &Pipe| {
         conn.send(4)?;
         sys::shutdown(&conn.fd, libc::SHUT_WR)?;
-        pipe.meet()?;
+        pipe.sync()?;
         conn.close(End::LocalFin)?;
-        pipe.meet()
+        pipe.sync()
     };
     two(V4, server, client)
 }
@@ -89,13 +89,13 @@ pub(super) fn shut_rdwr_reset() -> Result<()> {
         conn.recv_end()?;
         sys::linger_zero(&conn.fd)?;
         conn.close(End::LocalReset)?;
-        pipe.meet()
+        pipe.sync()
     };
     let client = |mut conn: Conn, pipe: &Pipe| {
         conn.send(4)?;
         let from = boot_ns();
         sys::shutdown(&conn.fd, libc::SHUT_RDWR)?;
-        pipe.meet()?;
+        pipe.sync()?;
         conn.wait_until_over()?;
         conn.ended(End::PeerReset, libc::ECONNRESET, By::Nobody, from)?;
         let _ = conn.close_silently();

@@ -141,7 +141,7 @@ pub(super) fn exec_cloexec() -> Result<()> {
     let child = fork(move |pipe| {
         let mut conn = Conn::connect(to)?;
         conn.send(3)?;
-        pipe.meet()?;
+        pipe.sync()?;
         let exe = std::env::current_exe().context("own path")?;
         let error = Command::new(exe).arg(WAITER).stdin(end).exec();
         bail!("exec: {error}")
@@ -149,7 +149,7 @@ pub(super) fn exec_cloexec() -> Result<()> {
     let mut conn = listener.accept()?;
     conn.recv(3)?;
     let from = boot_ns();
-    child.pipe.meet()?;
+    child.pipe.sync()?;
     conn.recv_end()?;
     let client =
         Summary { sock: other_end(&conn.sock, false)?, dir: Dir::Out, sent: 3, received: 0, early: None };

@@ -30,7 +30,7 @@ pub(super) fn run() -> Result<()> {
         for step in 0..2 {
             if step == 0 {
                 // The connection is in the queue: this accept completes at once. The next one has to wait.
-                pipe.meet()?;
+                pipe.sync()?;
             }
             let from = boot_ns();
             let fd = ring.accept_fd(&listener.fd).context("accept by io_uring")?;
@@ -49,7 +49,7 @@ pub(super) fn run() -> Result<()> {
         ring.connect(&fd, to).context("connect by io_uring")?;
         let mut conn = Conn::connected(fd, By::MyProcess, from, Via::IoUring, false)?;
         if step == 0 {
-            server.pipe.meet()?;
+            server.pipe.sync()?;
         }
         conn.send(3)?;
         conn.close(End::LocalFin)?;

@@ -19,7 +19,7 @@ pub(super) fn passed_fd() -> Result<()> {
     let receiver = fork(|pipe| {
         let fd = sys::recv_fd(pipe.raw())?;
         let sock = sock_fact(sys::local(&fd)?, Some(sys::peer(&fd)?), false)?;
-        pipe.meet()?;
+        pipe.sync()?;
         // The opener has closed its descriptor: this one is the last.
         let from = boot_ns();
         drop(fd);
@@ -29,7 +29,7 @@ pub(super) fn passed_fd() -> Result<()> {
         conn.send(3)?;
         sys::send_fd(receiver.pipe.raw(), &conn.fd)?;
         let _ = conn.close_silently();
-        receiver.pipe.meet()
+        receiver.pipe.sync()
     };
     two(V4, until_end, client)?;
     receiver.join()
@@ -39,23 +39,23 @@ pub(super) fn inherited() -> Result<()> {
     let server = |mut conn: Conn, pipe: &Pipe| {
         conn.recv(3)?;
         let child = fork(|to_parent| {
-            to_parent.meet()?;
+            to_parent.sync()?;
             conn.recv_end()?;
             conn.close(End::PeerFin)
         })?;
         // `fork` moved the connection into the child's closure: this process has dropped its descriptor with it.
-        child.pipe.meet()?;
-        pipe.meet()?;
+        child.pipe.sync()?;
+        pipe.sync()?;
         child.join()
     };
     let client = |mut conn: Conn, pipe: &Pipe| {
         conn.send(3)?;
         let child = fork(|to_parent| {
-            to_parent.meet()?;
+            to_parent.sync()?;
             conn.close(End::LocalFin)
         })?;
-        pipe.meet()?;
-        child.pipe.meet()?;
+        pipe.sync()?;
+        child.pipe.sync()?;
         child.join()
     };
     two(V4, server, client)
@@ -158,7 +158,7 @@ pub(super) fn killed() -> Result<()> {
             conn.send(3)?;
             conns.push(conn);
         }
-        pipe.meet()?;
+        pipe.sync()?;
         pipe.hear().map(drop)
     })?;
     let mut ends = Vec::new();
@@ -167,7 +167,7 @@ pub(super) fn killed() -> Result<()> {
         conn.recv(3)?;
         ends.push(conn);
     }
-    child.pipe.meet()?;
+    child.pipe.sync()?;
     let (from, pid) = (boot_ns(), child.pid);
     child.kill()?;
     for mut conn in ends {

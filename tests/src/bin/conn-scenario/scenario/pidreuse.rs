@@ -49,14 +49,14 @@ pub(super) fn run() -> Result<()> {
         let mut conn = Conn::connect(to)?;
         conn.send(3)?;
         sys::send_fd(pipe.raw(), &conn.fd)?;
-        pipe.meet()?;
+        pipe.sync()?;
         let _ = conn.close_silently();
         Ok(())
     })?;
     let fd = sys::recv_fd(first.pipe.raw())?;
     let sock = sock_fact(sys::local(&fd)?, Some(sys::peer(&fd)?), false)?;
     let (pid, ticks) = (first.pid, start_ticks(first.pid)?);
-    first.pipe.meet()?;
+    first.pipe.sync()?;
     first.join()?;
     // What two processes with one id never share is the tick in which they start.
     while boot_ns() / 10_000_000 <= ticks {
@@ -70,7 +70,7 @@ pub(super) fn run() -> Result<()> {
             let mut conn = Conn::connect(to)?;
             conn.send(5)?;
             // The parent has dropped its descriptor of the first connection: this one is the last.
-            pipe.meet()?;
+            pipe.sync()?;
             let from = boot_ns();
             drop(fd);
             Summary { sock, dir: Dir::Out, sent: 3, received: 0, early: None }.ended(
@@ -82,7 +82,7 @@ pub(super) fn run() -> Result<()> {
         },
     )
     .context("a second process with the id of the first")?;
-    second.pipe.meet()?;
+    second.pipe.sync()?;
     second.join()?;
     server.join()
 }

@@ -53,8 +53,8 @@ impl Race {
             client.pipe.emit(0)?;
         }
         client.pipe.emit(u64::from(server.pipe.hear_port()?))?;
-        server.pipe.meet()?;
-        client.pipe.meet()?;
+        server.pipe.sync()?;
+        client.pipe.sync()?;
         Ok((server, client))
     }
 
@@ -81,7 +81,7 @@ impl Race {
     fn enter(&self, pipe: &Pipe, address: Ipv4Addr) -> Result<()> {
         if self.apart {
             netdev::own_netns()?;
-            pipe.meet()?;
+            pipe.sync()?;
             netdev::plug_in(address).context("the cable")?;
         }
         Ok(())
@@ -89,7 +89,7 @@ impl Race {
 
     fn wait_and_act(&self, role: Role, conns: Vec<Conn>, pipe: &Pipe) -> Result<()> {
         (self.prepare)(&conns)?;
-        pipe.meet()?;
+        pipe.sync()?;
         pipe.hear()?;
         (self.act)(role, conns)
     }

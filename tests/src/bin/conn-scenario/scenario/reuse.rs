@@ -18,7 +18,7 @@ fn serve(count: usize) -> impl FnOnce(&Pipe) -> Result<()> {
         for _ in 0..count {
             let mut conn = listener.accept()?;
             conn.recv(3)?;
-            pipe.meet()?;
+            pipe.sync()?;
             conn.recv_reset(libc::ECONNRESET)?;
         }
         listener.close()
@@ -43,7 +43,7 @@ fn twice(mut fd: std::os::fd::OwnedFd) -> Result<()> {
     for _ in 0..2 {
         let mut conn = Conn::connect_on(fd, to, false)?;
         conn.send(3)?;
-        server.pipe.meet()?;
+        server.pipe.sync()?;
         let from = boot_ns();
         sys::disconnect(&conn.fd).context("connect(AF_UNSPEC)")?;
         conn.ended(End::Disconnect, 0, By::Me, from)?;

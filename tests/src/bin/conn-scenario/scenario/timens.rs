@@ -71,7 +71,7 @@ pub(super) fn preexisting() -> Result<()> {
         sys::connect(&fd, SocketAddr::new(V4, listener.port())).context("connect")?;
         let mut client = Conn::early(fd, Dir::Out, from)?;
         let mut server = Conn::early(sys::accept(&listener.fd, AcceptBy::Accept4)?, Dir::In, from)?;
-        pipe.meet()?;
+        pipe.sync()?;
         pipe.hear()?;
         client.send(3)?;
         client.close(End::LocalFin)?;
@@ -80,7 +80,7 @@ pub(super) fn preexisting() -> Result<()> {
         server.close(End::PeerFin)?;
         listener.close()
     })?;
-    child.pipe.meet()?;
+    child.pipe.sync()?;
     emit(&Line::Ready)?;
     std::io::stdin().lock().read_line(&mut String::new()).context("wait for the word to go on")?;
     child.pipe.emit(0)?;

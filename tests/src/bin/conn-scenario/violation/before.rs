@@ -19,7 +19,7 @@ const GRACE: Duration = Duration::from_secs(3);
 
 pub(super) const BEFORE: Violation = Violation {
     name: BEFORE_NAME,
-    about: "a listener and a connection from before the agent; an expected server restarts, is killed, and comes back; an expected connection likewise",
+    about: "a listener and a connection from before the agent; an expected server, and an expected connection, restart, are killed, and come back",
     rules: r#"
 [[rule]]
 id = "v.before-listener"

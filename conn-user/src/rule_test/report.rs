@@ -1,13 +1,12 @@
-//! What a run of tests says: text for people, an object for programs, and cases for JUnit.
+//! The report of a run of rule tests: text for people, a JSON object for programs, and cases for JUnit.
 
 use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use super::Proved;
+use super::Outcome;
 use crate::event::escape;
 use crate::output::junit;
-use crate::rules::file::shown;
 
 /// The numbers of a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -20,19 +19,19 @@ pub struct Counts {
     pub left_out: usize,
 }
 
-/// Counts.
-pub fn counts(proved: &[Proved<'_>], of: usize) -> Counts {
-    let failed = proved.iter().filter(|proved| proved.failure.is_some()).count();
-    Counts { passed: proved.len() - failed, failed, left_out: of.saturating_sub(proved.len()) }
+/// Counts the outcomes; `of` is the number of all tests, with those that were not run.
+pub fn counts(outcomes: &[Outcome<'_>], of: usize) -> Counts {
+    let failed = outcomes.iter().filter(|outcome| outcome.failure.is_some()).count();
+    Counts { passed: outcomes.len() - failed, failed, left_out: of.saturating_sub(outcomes.len()) }
 }
 
-/// The failures with their details, and the sum as the last line.
-pub fn text(proved: &[Proved<'_>], counts: Counts) -> String {
+/// Returns the failures with their details, and the totals as the last line.
+pub fn text(outcomes: &[Outcome<'_>], counts: Counts) -> String {
     let mut out = String::new();
-    for Proved { case, failure, .. } in proved {
+    for Outcome { test, failure, .. } in outcomes {
         let Some(failure) = failure else { continue };
-        let (file, name) = (shown(&case.file), harmless(&case.name));
-        let _ = writeln!(out, "FAILED {file}:{}: {name}: {}", case.line, failure.message);
+        let (file, name) = (escape::path(&test.file), escape::string(test.name.as_bytes()));
+        let _ = writeln!(out, "FAILED {file}:{}: {name}: {}", test.line, failure.message);
         for line in failure.details.lines() {
             let _ = writeln!(out, "    {line}");
         }
@@ -76,12 +75,12 @@ struct TestReport<'a> {
     details: Option<&'a str>,
 }
 
-/// One JSON object.
-pub fn json(proved: &[Proved<'_>], counts: Counts) -> String {
-    let tests = proved.iter().map(|Proved { case, failure, took }| TestReport {
-        name: &case.name,
-        file: shown(&case.file),
-        line: case.line,
+/// Returns the report as one JSON object.
+pub fn json(outcomes: &[Outcome<'_>], counts: Counts) -> String {
+    let tests = outcomes.iter().map(|Outcome { test, failure, took }| TestReport {
+        name: &test.name,
+        file: escape::path(&test.file),
+        line: test.line,
         ok: failure.is_none(),
         took_ns: u64::try_from(took.as_nanos()).unwrap_or(u64::MAX),
         message: failure.as_ref().map(|failure| failure.message.as_str()),
@@ -96,24 +95,18 @@ pub fn json(proved: &[Proved<'_>], counts: Counts) -> String {
     out
 }
 
-/// The cases as JUnit has them.
-pub fn junit(proved: &[Proved<'_>]) -> Vec<junit::Case> {
-    let case = |proved: &Proved<'_>| junit::Case {
-        name: proved.case.name.clone(),
-        class: proved.case.file.to_string_lossy().into_owned(),
-        outcome: match &proved.failure {
+/// Returns the outcomes as cases of a JUnit report.
+pub fn junit(outcomes: &[Outcome<'_>]) -> Vec<junit::Case> {
+    let case = |outcome: &Outcome<'_>| junit::Case {
+        name: outcome.test.name.clone(),
+        class: outcome.test.file.to_string_lossy().into_owned(),
+        outcome: match &outcome.failure {
             None => junit::Outcome::Passed,
             Some(failure) => {
                 junit::Outcome::Failed { message: failure.message.clone(), details: failure.details.clone() }
             }
         },
-        took: Some(proved.took),
+        took: Some(outcome.took),
     };
-    proved.iter().map(case).collect()
-}
-
-fn harmless(text: &str) -> String {
-    let mut out = Vec::new();
-    escape::text(text.as_bytes(), &mut out);
-    String::from_utf8_lossy(&out).into_owned()
+    outcomes.iter().map(case).collect()
 }

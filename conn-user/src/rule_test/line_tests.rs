@@ -1,15 +1,19 @@
 //! Lines of tests: what they mean, what is wrong with them, and that none makes the reader panic.
 
+use std::net::SocketAddr;
+use std::sync::Arc;
+
 use proptest::prelude::*;
 use proptest::sample::select;
 
+use super::model::*;
 use super::script::{Script, VERBS};
-use std::sync::Arc;
-
-use super::*;
 use crate::event::alert::{Phase, Severity};
 use crate::filter::FilterError;
+use crate::flow::model::{EndedHow, Scope, Traffic};
 use crate::host::interfaces::Device;
+use crate::process::info::ExitStatus;
+use crate::units::DurationNs;
 
 fn script() -> Script {
     Script::new([("bash".to_owned(), TestProcess::default())].into())

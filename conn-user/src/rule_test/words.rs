@@ -1,4 +1,4 @@
-//! The words of a line, with their places, one after the other. What is in double quotes is one word, as alerts write it.
+//! Splits a line into words with their places. A text in double quotes is one word, as alerts write it.
 
 use std::ops::Range;
 
@@ -39,7 +39,7 @@ impl<'a> Words<'a> {
         (length > 0).then(|| Word { text: &rest[..length], span: start..start + length })
     }
 
-    /// Likewise, without taking it.
+    /// The next word, which stays to be read.
     pub(super) fn peek(&self) -> Option<Word<'a>> {
         self.clone().next()
     }

@@ -1,53 +1,25 @@
 //! What a test expects: `raised process.shell high at 1h on c1 with remote=203.0.113.9:443`.
 
-use super::FlowNo;
+use super::model::{Expected, On};
 use super::script::Script;
 use super::words::{Word, Words};
 use crate::event::alert::{Phase, Severity};
-use crate::event::names::{self, Named as _};
+use crate::event::names;
 use crate::filter::suggest::nearest;
 use crate::filter::{FilterError, amount};
-use crate::units::DurationNs;
 
 /// The form of an expectation.
-pub const FORM: &str = "raised|escalated|resolved RULE [SEVERITY] [at TIME] [on NAME] [with KEY=VALUE …]";
+pub(super) const FORM: &str =
+    "raised|escalated|resolved RULE [SEVERITY] [at TIME] [on NAME] [with KEY=VALUE …]";
 
 const EVIDENCE: &str = "write it as the alert does: with peers=101 window=1m";
-
-/// An alert that is expected. What is not said may be anything.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Expected {
-    /// As it was written.
-    pub text: String,
-    /// Which step.
-    pub phase: Phase,
-    /// The id of the rule.
-    pub rule: String,
-    /// How severe.
-    pub severity: Option<Severity>,
-    /// When, since the test began.
-    pub at: Option<DurationNs>,
-    /// About what.
-    pub on: Option<On>,
-    /// Evidence that it has, among other: name and value, as alerts write them.
-    pub with: Vec<(String, String)>,
-}
-
-/// What an alert is about.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum On {
-    /// A connection or a listener.
-    Flow(FlowNo),
-    /// A process: of its own, or of its connection or listener.
-    Process(String),
-}
 
 impl Expected {
     /// Reads an expectation of the test whose lines were read by `script`.
     ///
     /// # Errors
     /// What is wrong with it, where, and what to write instead.
-    pub fn read(line: &str, script: &Script) -> Result<Self, FilterError> {
+    pub(super) fn read(line: &str, script: &Script) -> Result<Self, FilterError> {
         let mut words = Words::new(line);
         let word = words.need("an alert", FORM)?;
         let phase = names::from_name(word.text).ok_or_else(|| {
@@ -97,11 +69,6 @@ impl Expected {
             }
         }
         Ok(Self { text: line.trim().to_owned(), phase, rule, severity, at, on, with })
-    }
-
-    /// The first words: `raised process.shell`.
-    pub fn what(&self) -> String {
-        format!("{} {}", self.phase.name(), self.rule)
     }
 }
 

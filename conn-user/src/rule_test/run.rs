@@ -1,42 +1,42 @@
-//! A case, run: its events into an engine, and time that passes as its lines say.
+//! Runs a test: feeds its events to an engine, and lets time pass as its lines say.
 
 use std::sync::mpsc::Receiver;
 
+use super::model::{Act, On, RuleTest, Step};
 use super::world::{self, BEGAN, World, id};
 use crate::clock::Clock;
 use crate::event::alert::{Alert, Subject};
 use crate::event::model::{Event, EventBody};
 use crate::flow::sample::{Question, Sampler};
-use crate::rules::cases::{Act, Case, On, Step};
 use crate::rules::{Engine, RuleSet};
 use crate::session::Session;
 use crate::units::{BootNs, DurationNs};
 
-/// What happened in a case.
-pub(super) struct Ran<'c> {
+/// What happened while a test ran.
+pub(super) struct Ran<'t> {
     /// Every event with the line that reported it.
-    pub(super) trail: Vec<Happened<'c>>,
-    /// The alerts that count, in their order.
+    pub(super) trail: Vec<Happened<'t>>,
+    /// The alerts that count, in order.
     pub(super) reported: Vec<Alert>,
-    /// When the case ended, since its beginning.
+    /// When the test ended, since its start.
     pub(super) ended: DurationNs,
-    session: Session<World<'c>>,
+    session: Session<World<'t>>,
 }
 
 /// An event with the line that reported it.
-pub(super) struct Happened<'c> {
-    pub(super) step: &'c Step,
+pub(super) struct Happened<'t> {
+    pub(super) step: &'t Step,
     pub(super) event: Event,
     pub(super) existing: bool,
 }
 
 impl Ran<'_> {
-    /// The engine, as it is at the end.
+    /// Returns the engine as it is at the end.
     pub(super) const fn engine(&self) -> Option<&Engine> {
         self.session.engine()
     }
 
-    /// Whether an alert is about this.
+    /// Returns whether an alert is about this connection, listener or process.
     pub(super) fn is_about(&self, alert: &Alert, on: &On) -> bool {
         match (on, &alert.subject) {
             (On::Flow(flow), Subject::Connection(conn)) => conn.id == id(*flow),
@@ -50,35 +50,35 @@ impl Ran<'_> {
     }
 }
 
-/// The time since the beginning of the case.
+/// Returns the time since the start of the test.
 pub(super) fn since_begin(at: BootNs) -> DurationNs {
     at.since(BEGAN)
 }
 
-struct Run<'c> {
-    session: Session<World<'c>>,
-    trail: Vec<Happened<'c>>,
-    alerts: Counted<'c>,
+struct Run<'t> {
+    session: Session<World<'t>>,
+    trail: Vec<Happened<'t>>,
+    alerts: Counted<'t>,
     questions: Receiver<Question>,
 }
 
-/// The alerts of the rules that a case is about.
-struct Counted<'c> {
-    case: &'c Case,
+/// Collects the alerts of the rules that a test is about.
+struct Counted<'t> {
+    test: &'t RuleTest,
     reported: Vec<Alert>,
 }
 
-/// Runs a case against these rules.
-pub(super) fn run<'c>(case: &'c Case, rules: &RuleSet) -> Ran<'c> {
+/// Runs a test against these rules.
+pub(super) fn run<'t>(test: &'t RuleTest, rules: &RuleSet) -> Ran<'t> {
     let (sampler, questions) = Sampler::unanswered();
     let mut run = Run {
-        session: Session::new(World::new(case), Clock::of(BEGAN, world::wall(BEGAN))),
+        session: Session::new(World::new(test), Clock::of(BEGAN, world::wall(BEGAN))),
         trail: Vec::new(),
-        alerts: Counted { case, reported: Vec::new() },
+        alerts: Counted { test, reported: Vec::new() },
         questions,
     };
     let mut existing = Vec::new();
-    for step in &case.existing {
+    for step in &test.existing {
         if let Some(event) = run.session.flows.event(step, true) {
             existing.push(event.clone());
             run.trail.push(Happened { step, event, existing: true });
@@ -87,7 +87,7 @@ pub(super) fn run<'c>(case: &'c Case, rules: &RuleSet) -> Ran<'c> {
     let engine = Engine::new(rules, BEGAN).with_recorded_answers().with_sampler(Some(sampler));
     run.session.start(engine, BEGAN, existing, &mut |event| run.alerts.take(event));
     run.sample();
-    for step in &case.events {
+    for step in &test.events {
         if let Act::Pass(time) = &step.act {
             run.pass(*time);
             continue;
@@ -104,7 +104,7 @@ pub(super) fn run<'c>(case: &'c Case, rules: &RuleSet) -> Ran<'c> {
 }
 
 impl Run<'_> {
-    /// Lets time pass; each timer fires at its time, and then what the background finds is known.
+    /// Lets time pass: each timer fires at its instant, before which the answers of the background are known.
     fn pass(&mut self, time: DurationNs) {
         let end = BootNs(self.session.flows.now.0.saturating_add(time.0));
         let mut before = |at: BootNs, _: &Engine, world: &mut World<'_>| {
@@ -122,7 +122,7 @@ impl Run<'_> {
         self.session.flows.now = end;
     }
 
-    /// Has the rules get the samples that they asked for.
+    /// Gives the rules the samples that they asked for.
     fn sample(&mut self) {
         while let Ok(question) = self.questions.try_recv() {
             let world = &self.session.flows;
@@ -135,7 +135,7 @@ impl Run<'_> {
 impl Counted<'_> {
     fn take(&mut self, event: &Event) {
         let EventBody::Alert(alert) = &event.body else { return };
-        if self.case.rules.is_empty() || self.case.rules.iter().any(|id| **id == *alert.rule.id) {
+        if self.test.rules.is_empty() || self.test.rules.iter().any(|id| **id == *alert.rule.id) {
             self.reported.push(Alert::clone(alert));
         }
     }

@@ -2,8 +2,9 @@
 
 use std::fmt::Write as _;
 
+use super::format::duration;
 use super::run::{Happened, Ran, since_begin};
-use super::verdict::{duration, shown};
+use crate::event::escape;
 use crate::filter::Names;
 use crate::rules::Engine;
 use crate::rules::detector::Triggers;
@@ -50,7 +51,7 @@ fn event(rule: &Rule, happened: &Happened<'_>, names: &Names, out: &mut String) 
     } else {
         format!("at {}", duration(since_begin(happened.event.boot)))
     };
-    let (kind, line) = (happened.event.body.kind().name(), shown(&happened.step.text));
+    let (kind, line) = (happened.event.body.kind().name(), escape::string(happened.step.text.as_bytes()));
     let mut words = Vec::new();
     let filter = match trace.deciding_key() {
         "match" => "match".to_owned(),
@@ -75,7 +76,8 @@ fn event(rule: &Rule, happened: &Happened<'_>, names: &Names, out: &mut String) 
 }
 
 fn exception(trace: &RuleTrace, at: usize) -> String {
-    format!("its exception '{}'", shown(trace.except.get(at).map_or("", |except| &except.filter)))
+    let filter = trace.except.get(at).map_or("", |except| &except.filter);
+    format!("its exception '{}'", escape::string(filter.as_bytes()))
 }
 
 /// What decides about an event that a rule selects.

@@ -1,8 +1,10 @@
-//! What was reported against what was expected.
+//! Compares the alerts of a test with those that it expects.
 
 use std::collections::HashSet;
 use std::fmt::Write as _;
 
+use super::format::duration;
+use super::model::{Expected, RuleTest};
 use super::run::{Ran, since_begin};
 use super::why;
 use crate::event::alert::{Alert, Value};
@@ -12,41 +14,40 @@ use crate::event::names::Named as _;
 use crate::event::text::{TextFormatter, TextOptions};
 use crate::event::words::Words;
 use crate::filter::{Names, amount};
-use crate::rules::cases::{Case, Expected};
-use crate::units::{DurationNs, NetNs, WallNs};
+use crate::units::{NetNs, WallNs};
 
-/// Most alerts and expectations that are put into order against each other; beyond them one is held against the other.
+/// Most alerts and expectations that are aligned as sequences; beyond it they are compared one by one.
 const ORDERED_MAX: usize = 1_000;
-/// Most that is shown of each.
+/// Most expectations, and most alerts, that are shown.
 const SHOWN_MAX: usize = 10;
 
-/// Why a case failed, for people.
+/// Why a test failed, for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
-    /// In one line.
+    /// The summary, one line.
     pub message: String,
-    /// All of it, lines.
+    /// The details, several lines.
     pub details: String,
 }
 
-/// `None`: everything was as expected.
-pub(super) fn judge(case: &Case, ran: &Ran<'_>, names: &Names) -> Option<Failure> {
+/// Compares alerts and expectations. Returns why the test failed; `None`: it passed.
+pub(super) fn judge(test: &RuleTest, ran: &Ran<'_>, names: &Names) -> Option<Failure> {
     let fits = |expected: usize, reported: usize| {
-        case.expect
+        test.expect
             .get(expected)
             .zip(ran.reported.get(reported))
             .is_some_and(|(expected, reported)| differences(expected, reported, ran).is_empty())
     };
-    let (unmet, unexpected) = unmatched(case.expect.len(), ran.reported.len(), fits);
+    let (unmet, unexpected) = unmatched(test.expect.len(), ran.reported.len(), fits);
     if unmet.is_empty() && unexpected.is_empty() {
         return None;
     }
-    let unmet: Vec<&Expected> = unmet.into_iter().filter_map(|at| case.expect.get(at)).collect();
+    let unmet: Vec<&Expected> = unmet.into_iter().filter_map(|at| test.expect.get(at)).collect();
     let unexpected: Vec<&Alert> = unexpected.into_iter().filter_map(|at| ran.reported.get(at)).collect();
     Some(Failure { message: message(&unmet, &unexpected), details: details(&unmet, &unexpected, ran, names) })
 }
 
-/// Which of both have no partner, where partners stay in order: what is left of the longest common sequence.
+/// Returns the expectations and alerts that have no counterpart in their longest common subsequence.
 fn unmatched(
     expected: usize,
     reported: usize,
@@ -56,7 +57,7 @@ fn unmatched(
         let wrong = |at: &usize| !fits(*at, *at);
         return ((0..expected).filter(wrong).collect(), (0..reported).filter(wrong).collect());
     }
-    // The length of the longest from here on.
+    // The length of the longest common subsequence from each pair on.
     let width = reported + 1;
     let mut longest = vec![0_u32; (expected + 1) * width];
     let at = |one: usize, other: usize| one * width + other;
@@ -86,7 +87,7 @@ fn unmatched(
     (unmet, unexpected)
 }
 
-/// In what an alert is not the expected one.
+/// Returns how an alert differs from the expected one.
 fn differences(expected: &Expected, reported: &Alert, ran: &Ran<'_>) -> Vec<String> {
     let mut differences = Vec::new();
     if expected.rule != *reported.rule.id {
@@ -107,7 +108,7 @@ fn differences(expected: &Expected, reported: &Alert, ran: &Ran<'_>) -> Vec<Stri
     }
     for (name, value) in &expected.with {
         match reported.evidence.iter().find(|evidence| *evidence.name == **name) {
-            None => differences.push(format!("it has no evidence {}", shown(name))),
+            None => differences.push(format!("it has no evidence {}", escape::string(name.as_bytes()))),
             Some(evidence) if !is_value(&evidence.value, value) => {
                 differences.push(format!("its {} is {}", evidence.name, written(&evidence.value)));
             }
@@ -117,7 +118,7 @@ fn differences(expected: &Expected, reported: &Alert, ran: &Ran<'_>) -> Vec<Stri
     differences
 }
 
-/// Whether this is the value, as alerts write it; of several, whether it is one of them.
+/// Returns whether an alert writes this value so; of a list, whether one of its values is written so.
 fn is_value(value: &Value, text: &str) -> bool {
     match value {
         // `1h0m0s` is `1h`.
@@ -148,8 +149,8 @@ fn details(unmet: &[&Expected], unexpected: &[&Alert], ran: &Ran<'_>, names: &Na
     let mut out = String::new();
     let mut left = unexpected.to_vec();
     for expected in unmet.iter().take(SHOWN_MAX) {
-        let _ = writeln!(out, "expected and not reported: {}", shown(&expected.text));
-        // One of the same rule is most likely the one that was meant.
+        let _ = writeln!(out, "expected and not reported: {}", escape::string(expected.text.as_bytes()));
+        // An alert of the same rule is most likely the one that was meant.
         if let Some(near) = left.iter().position(|reported| *reported.rule.id == *expected.rule) {
             let near = left.remove(near);
             let differs = differences(expected, near, ran).join(", ");
@@ -169,7 +170,7 @@ fn details(unmet: &[&Expected], unexpected: &[&Alert], ran: &Ran<'_>, names: &Na
     if ran.reported.is_empty() {
         out.push_str("nothing was reported\n");
     }
-    // Once for each rule.
+    // Each rule is explained once.
     let mut rules = HashSet::new();
     let of_unmet = unmet.iter().map(|expected| expected.rule.as_str());
     for rule in of_unmet
@@ -188,7 +189,7 @@ fn more(count: usize, out: &mut String) {
     }
 }
 
-/// An alert as a test could expect it, and as people see it.
+/// Writes an alert as a test could expect it, and as text output shows it.
 fn line(alert: &Alert) -> String {
     let mut formatter = TextFormatter::new(TextOptions {
         color: false,
@@ -201,36 +202,8 @@ fn line(alert: &Alert) -> String {
     let mut text = Vec::new();
     formatter.format(&Event { seq: 0, boot: alert.at, wall: WallNs(alert.at.0), body }, &mut text);
     let text = String::from_utf8_lossy(&text);
-    // Without the time of day: the test has its own.
+    // Without the time of day: the test has its own clock.
     let text = text.trim_end().split_once("ALERT").map_or("", |(_, rest)| rest).trim();
     let (phase, id, severity) = (alert.phase.name(), &alert.rule.id, alert.severity.name());
     format!("{phase} {id} {severity} at {}\n    {text}", duration(since_begin(alert.at)))
-}
-
-/// A text of a file, harmless.
-pub(super) fn shown(text: &str) -> String {
-    let mut out = Vec::new();
-    escape::text(text.as_bytes(), &mut out);
-    String::from_utf8_lossy(&out).into_owned()
-}
-
-/// A duration as a test writes it: exact, `1h0m0s` as `1h`.
-pub(super) fn duration(duration: DurationNs) -> String {
-    const UNITS: [(&str, u64); 7] = [
-        ("d", 86_400_000_000_000),
-        ("h", 3_600_000_000_000),
-        ("m", 60_000_000_000),
-        ("s", 1_000_000_000),
-        ("ms", 1_000_000),
-        ("us", 1_000),
-        ("ns", 1),
-    ];
-    let (mut rest, mut out) = (duration.0, String::new());
-    for (unit, length) in UNITS {
-        if rest >= length {
-            let _ = write!(out, "{}{unit}", rest / length);
-            rest %= length;
-        }
-    }
-    if out.is_empty() { "0s".to_owned() } else { out }
 }

@@ -16,14 +16,14 @@
 //! who     = name of a process | path of an executable | "?"
 //! ```
 //!
-//! A line without a label means the latest connection or listener that it can mean.
+//! A line without a label refers to the latest connection or listener that it can apply to.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
+use super::model::{Act, FlowNo, TestProcess, Who};
 use super::words::{Word, Words};
-use super::{Act, FlowNo, TestProcess, Who};
 use crate::event::errno;
 use crate::event::names;
 use crate::filter::suggest::nearest;
@@ -32,8 +32,8 @@ use crate::flow::model::{EndedHow, Scope, Traffic};
 use crate::host::interfaces::Device;
 use crate::process::info::ExitStatus;
 
-/// The words with which a line may begin, each with its form.
-pub const VERBS: [(&str, &str); 12] = [
+/// The words with which a line may start, each with its form.
+pub(super) const VERBS: [(&str, &str); 12] = [
     ("open", "[LABEL:] open WHO [LOCAL] -> REMOTE [on DEVICE]"),
     ("connect", "[LABEL:] connect WHO [LOCAL] -> REMOTE [on DEVICE]"),
     ("established", "established [LABEL]"),
@@ -48,7 +48,7 @@ pub const VERBS: [(&str, &str); 12] = [
     ("gap", "gap N"),
 ];
 
-/// Longest line.
+/// Longest line, in bytes.
 const LONGEST: usize = 4096;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,43 +65,43 @@ struct Flow {
     state: State,
 }
 
-/// Reads the lines of a test one after the other, and knows what is there.
+/// Reads the lines of a test one after the other, and tracks its connections and listeners.
 #[derive(Clone, Debug, Default)]
-pub struct Script {
+pub(super) struct Script {
     processes: BTreeMap<String, TestProcess>,
     flows: Vec<Flow>,
     is_existing: bool,
 }
 
 impl Script {
-    /// With these processes.
-    pub const fn new(processes: BTreeMap<String, TestProcess>) -> Self {
+    /// Starts with these processes.
+    pub(super) const fn new(processes: BTreeMap<String, TestProcess>) -> Self {
         Self { processes, flows: Vec::new(), is_existing: false }
     }
 
-    /// Whether the next lines report what was there when conn began.
-    pub const fn set_existing(&mut self, is_existing: bool) {
+    /// Sets whether the next lines describe what existed when conn started.
+    pub(super) const fn set_existing(&mut self, is_existing: bool) {
         self.is_existing = is_existing;
     }
 
-    /// The connection or listener with this label.
-    pub fn flow(&self, label: &str) -> Option<FlowNo> {
+    /// Returns the connection or listener with this label.
+    pub(super) fn flow(&self, label: &str) -> Option<FlowNo> {
         self.flows.iter().rposition(|flow| flow.label.as_deref() == Some(label))
     }
 
-    /// Whether there is a process with this name.
-    pub fn has_process(&self, name: &str) -> bool {
+    /// Returns whether there is a process with this name.
+    pub(super) fn has_process(&self, name: &str) -> bool {
         self.processes.contains_key(name)
     }
 
-    /// Labels and processes.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
+    /// Returns the labels and the names of processes.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         let labels = self.flows.iter().filter_map(|flow| flow.label.as_deref());
         labels.chain(self.processes.keys().map(String::as_str))
     }
 
-    /// The processes, with those that lines named by their paths.
-    pub fn into_processes(self) -> BTreeMap<String, TestProcess> {
+    /// Returns the processes, including those that lines named by their paths.
+    pub(super) fn into_processes(self) -> BTreeMap<String, TestProcess> {
         self.processes
     }
 
@@ -109,7 +109,7 @@ impl Script {
     ///
     /// # Errors
     /// What is wrong with it, where, and what to write instead.
-    pub fn line(&mut self, line: &str) -> Result<Act, FilterError> {
+    pub(super) fn line(&mut self, line: &str) -> Result<Act, FilterError> {
         if line.len() > LONGEST {
             return Err(FilterError::new(
                 line,
@@ -313,7 +313,8 @@ impl Script {
         }
     }
 
-    /// What the next word names, if it is a label; else the latest that is in one of these states.
+    /// Returns what the next word names, if it is a label; otherwise the latest that is in one of these
+    /// states.
     fn known(
         &self,
         words: &mut Words<'_>,
@@ -368,7 +369,7 @@ impl Script {
     }
 }
 
-/// The interface that a connection's socket is bound to, if the line names one.
+/// Reads the interface to which the socket of a connection is bound, if the line names one.
 fn over(words: &mut Words<'_>, form: &str) -> Result<Option<Arc<Device>>, FilterError> {
     match words.next() {
         None => Ok(None),
@@ -379,7 +380,7 @@ fn over(words: &mut Words<'_>, form: &str) -> Result<Option<Arc<Device>>, Filter
     }
 }
 
-/// Whether a word means something of its own in a line: as a label it would be taken for that, or that for the label.
+/// Returns whether a word has a meaning of its own in a line, so that as a label it would be ambiguous.
 fn means(word: &str) -> bool {
     const WORDS: [&str; 13] = [
         "->",
@@ -440,7 +441,7 @@ fn close(flow: FlowNo, words: &mut Words<'_>) -> Result<Act, FilterError> {
     Ok(Act::Close { flow, how, traffic })
 }
 
-/// The count of bytes that a word means.
+/// Returns the byte counter that a word names.
 fn direction<'t>(traffic: &'t mut Traffic, word: &Word<'_>) -> Option<&'t mut u64> {
     match word.text {
         "in" => Some(&mut traffic.bytes_in),

@@ -1,32 +1,26 @@
-//! `[[test]]`: from a table to a [`Case`]. Goes on behind an error, so that all of them are reported.
+//! Reads `[[test]]` tables into [`RuleTest`]s. Goes on after an error, so that all of them are reported.
 
 mod process;
+#[cfg(test)]
+mod tests;
 
-use std::collections::HashMap;
-
-use super::draft::Draft;
-use super::error::{At, Problem, Problems};
-use super::text::Texts;
-use super::value::{Field, Node, Value, find};
+use super::model::{Expected, RuleTest, Step};
+use super::script::Script;
 use crate::filter::error::quoted;
 use crate::filter::suggest::nearest;
-use crate::rules::cases::script::Script;
-use crate::rules::cases::{Case, Expected, Step};
+use crate::rules::file::{At, Field, Node, Problem, TestSource, Value, find};
 
-/// Most tests of a run, and most steps of one.
-const CASES_MAX: usize = 10_000;
+/// Most tests of one run, and most steps of one test.
+const TESTS_MAX: usize = 10_000;
 const STEPS_MAX: usize = 20_000;
-/// What stands for the number of the repetition.
+/// The placeholder for the number of the repetition.
 const NUMBER: &str = "{n}";
 
-#[cfg(test)]
-pub(super) use self::process::PROCESS_KEYS;
-
 /// A key and what it means.
-pub(super) struct About {
-    pub(super) name: &'static str,
-    pub(super) takes: &'static str,
-    pub(super) meaning: &'static str,
+struct About {
+    name: &'static str,
+    takes: &'static str,
+    meaning: &'static str,
 }
 
 const fn about(name: &'static str, takes: &'static str, meaning: &'static str) -> About {
@@ -34,7 +28,7 @@ const fn about(name: &'static str, takes: &'static str, meaning: &'static str) -
 }
 
 /// Keys of a test.
-pub(super) const KEYS: [About; 7] = [
+const KEYS: [About; 7] = [
     about("name", "text", "what it shows, one line; must be there"),
     about("events", "lines", "what happens, in its order; see below"),
     about("expect", "lines", "the alerts, in their order; `[]`: none; must be there"),
@@ -44,48 +38,58 @@ pub(super) const KEYS: [About; 7] = [
     about("process", "tables", "`process.NAME = { … }`: the processes"),
 ];
 
-/// Reads tests. `rules`: those that there are, with whether they are active.
-pub(super) struct Reader<'a> {
-    pub(super) texts: &'a Texts,
-    pub(super) problems: &'a mut Problems,
-    /// `None`: not all rules could be read, and what is missing is not reported.
-    pub(super) rules: Option<&'a HashMap<&'a str, bool>>,
+/// Reads the tests of all files, and adds what is wrong to the problems of `source`.
+pub(super) fn read(source: TestSource<'_>) -> Vec<RuleTest> {
+    let (tables, mut reader, mut tests) = (source.tables, Reader { source }, Vec::new());
+    for node in tables {
+        reader.file(node, &mut tests);
+    }
+    tests
+}
+
+struct Reader<'a> {
+    source: TestSource<'a>,
 }
 
 impl Reader<'_> {
-    /// The tests of a file.
-    pub(super) fn cases(&mut self, node: &Node, cases: &mut Vec<Case>) {
+    /// Reads the tests of one file.
+    fn file(&mut self, node: &Node, tests: &mut Vec<RuleTest>) {
         let Value::Array(nodes) = &node.value else {
-            self.problems.push(node.wrong("test", "[[test]] and the keys below it"));
+            self.push(node.wrong("test", "[[test]] and the keys below it"));
             return;
         };
         for node in nodes {
-            if cases.len() >= CASES_MAX {
-                let message = format!("there are more than {CASES_MAX} tests");
-                self.problems.push(Problem::new(&node.at, message, "test them in several runs"));
+            if tests.len() >= TESTS_MAX {
+                let message = format!("there are more than {TESTS_MAX} tests");
+                self.push(Problem::new(&node.at, message, "test them in several runs"));
                 return;
             }
-            cases.extend(self.case(node));
+            tests.extend(self.test(node));
         }
     }
 
-    fn case(&mut self, node: &Node) -> Option<Case> {
+    fn push(&mut self, problem: Problem) {
+        self.source.problems.push(problem);
+    }
+
+    /// Returns the number of problems so far.
+    fn problems(&self) -> usize {
+        self.source.problems.len()
+    }
+
+    fn test(&mut self, node: &Node) -> Option<RuleTest> {
         let Value::Table(fields) = &node.value else {
-            self.problems.push(node.wrong("test", "[[test]] and the keys below it"));
+            self.push(node.wrong("test", "[[test]] and the keys below it"));
             return None;
         };
-        let before = self.problems.len();
+        let before = self.problems();
         self.keys(fields, &KEYS, "a test");
         let name =
             self.required(node, fields, "name", "one line that says what it shows").map(|field| &field.node);
         let name = name.and_then(|node| {
             let text = self.keep(node.text("name", "a text in quotes"))?;
             if text.trim().is_empty() {
-                self.problems.push(Problem::new(
-                    &node.at,
-                    "this name is empty",
-                    "say in one line what it shows",
-                ));
+                self.push(Problem::new(&node.at, "this name is empty", "say in one line what it shows"));
             }
             Some(text.to_owned())
         });
@@ -117,11 +121,11 @@ impl Reader<'_> {
         );
         let expect = expect.map(|field| self.expect(&field.node, &script, &enable, &rules));
         let (name, expect) = (name?, expect?);
-        let line = self.texts.place(&node.at).map_or(0, |place| place.line);
+        let line = self.source.texts.place(&node.at).map_or(0, |place| place.line);
         let names = |ids: Vec<(String, At)>| ids.into_iter().map(|(id, _)| id).collect();
-        (self.problems.len() == before).then(|| Case {
+        (self.problems() == before).then(|| RuleTest {
             name,
-            file: self.texts.path(node.at.text).to_owned(),
+            file: self.source.texts.path(node.at.text).to_owned(),
             line,
             rules: names(rules),
             enable: names(enable),
@@ -146,7 +150,7 @@ impl Reader<'_> {
                 }
                 None => format!("{what} has {}", names.join(", ")),
             };
-            self.problems.push(Problem::new(&field.at, format!("unknown key {}", quoted(&field.name)), help));
+            self.push(Problem::new(&field.at, format!("unknown key {}", quoted(&field.name)), help));
         }
     }
 
@@ -160,13 +164,13 @@ impl Reader<'_> {
         let field = find(fields, key);
         if field.is_none() {
             let message = format!("this test has no `{key}`");
-            self.problems.push(Problem::new(&node.at, message, format!("`{key}` is {takes}")));
+            self.push(Problem::new(&node.at, message, format!("`{key}` is {takes}")));
         }
         field
     }
 
     fn keep<T>(&mut self, result: Result<T, Problem>) -> Option<T> {
-        result.map_err(|problem| self.problems.push(problem)).ok()
+        result.map_err(|problem| self.push(problem)).ok()
     }
 
     fn ids(&mut self, fields: &[Field], key: &str) -> Vec<(String, At)> {
@@ -174,7 +178,7 @@ impl Reader<'_> {
         let mut ids = Vec::new();
         for node in field.node.one_or_more() {
             let Some(id) = self.keep(node.text(key, "ids of rules in quotes")) else { continue };
-            if self.rules.is_some_and(|rules| !rules.contains_key(id)) {
+            if self.source.rules.is_some_and(|rules| !rules.contains_key(id)) {
                 self.no_rule(id, &node.at);
             }
             ids.push((id.to_owned(), node.at.clone()));
@@ -183,32 +187,32 @@ impl Reader<'_> {
     }
 
     fn no_rule(&mut self, id: &str, at: &At) {
-        let near = self.rules.and_then(|rules| nearest(id, rules.keys().copied()));
+        let near = self.source.rules.and_then(|rules| nearest(id, rules.keys().map(String::as_str)));
         let help = near.map_or_else(
             || "tests stand beside the rules that they test; the default rules are there with use = \"defaults\"".to_owned(),
             |near| format!("did you mean `{near}`?"),
         );
-        self.problems.push(Problem::new(at, format!("there is no rule {}", quoted(id)), help));
+        self.push(Problem::new(at, format!("there is no rule {}", quoted(id)), help));
     }
 
-    /// Lines, and tables that repeat lines.
+    /// Reads lines, and tables that repeat lines.
     fn steps(&mut self, key: &str, node: &Node, script: &mut Script, n: Option<u32>, steps: &mut Vec<Step>) {
         let takes = "lines, e.g. [\"open /usr/bin/bash -> 203.0.113.9:4444\", \"+1h\"]";
         let Some(nodes) = self.keep(node.array(key, takes)) else { return };
         for node in nodes {
             if steps.len() >= STEPS_MAX {
                 let message = format!("this test has more than {STEPS_MAX} events");
-                self.problems.push(Problem::new(&node.at, message, "repeat less"));
+                self.push(Problem::new(&node.at, message, "repeat less"));
                 return;
             }
-            let before = self.problems.len();
+            let before = self.problems();
             match &node.value {
                 Value::Text(line) => steps.extend(self.step(line, node, script, n)),
                 Value::Table(fields) if n.is_none() => self.repeat(key, node, fields, script, steps),
-                _ => self.problems.push(node.wrong(key, takes)),
+                _ => self.push(node.wrong(key, takes)),
             }
-            // The next repetitions have the same errors, and later lines others that follow from them.
-            if n.is_some() && self.problems.len() > before {
+            // The next repetitions would have the same errors, and later lines errors that follow from them.
+            if n.is_some() && self.problems() > before {
                 return;
             }
         }
@@ -226,20 +230,20 @@ impl Reader<'_> {
         let (Some(times), Some(lines), 2) = (find(fields, "repeat"), find(fields, "events"), fields.len())
         else {
             let message = "a table among the lines repeats some";
-            self.problems.push(Problem::new(&node.at, message, format!("write {takes}")));
+            self.push(Problem::new(&node.at, message, format!("write {takes}")));
             return;
         };
         let Some(times) = self.keep(times.node.count("repeat")) else { return };
         for n in 1..=times {
-            let before = (self.problems.len(), steps.len());
+            let before = (self.problems(), steps.len());
             self.steps(key, &lines.node, script, Some(n), steps);
-            if self.problems.len() > before.0 {
+            if self.problems() > before.0 {
                 return;
             }
-            // However often.
+            // It would change nothing, however often it is repeated.
             if steps.len() == before.1 {
                 let message = "nothing is repeated here";
-                self.problems.push(Problem::new(&lines.node.at, message, format!("write {takes}")));
+                self.push(Problem::new(&lines.node.at, message, format!("write {takes}")));
                 return;
             }
         }
@@ -252,11 +256,11 @@ impl Reader<'_> {
             Ok(act) => Some(Step { text: line, act }),
             Err(error) => {
                 let at = if line == written {
-                    self.texts.within(&node.at, &line, error.span.clone())
+                    self.source.texts.within(&node.at, &line, error.span.clone())
                 } else {
                     node.at.clone()
                 };
-                self.problems.push(Problem::of_filter(error, at));
+                self.push(Problem::of_filter(error, at));
                 None
             }
         }
@@ -276,39 +280,26 @@ impl Reader<'_> {
             let one = match Expected::read(line, script) {
                 Ok(one) => one,
                 Err(error) => {
-                    let at = self.texts.within(&node.at, line, error.span.clone());
-                    self.problems.push(Problem::of_filter(error, at));
+                    let at = self.source.texts.within(&node.at, line, error.span.clone());
+                    self.push(Problem::of_filter(error, at));
                     continue;
                 }
             };
             let start = line.find(&one.rule).unwrap_or(0);
-            let at = self.texts.within(&node.at, line, start..start + one.rule.len());
-            match self.rules.map(|rules| rules.get(one.rule.as_str())) {
+            let at = self.source.texts.within(&node.at, line, start..start + one.rule.len());
+            match self.source.rules.map(|rules| rules.get(one.rule.as_str())) {
                 Some(None) => self.no_rule(&one.rule, &at),
                 Some(Some(false)) if !enable.iter().any(|(id, _)| *id == one.rule) => {
                     let help = format!("switch it on for this test: enable = [\"{}\"]", one.rule);
-                    self.problems.push(Problem::new(
-                        &at,
-                        format!("the rule {} is off", quoted(&one.rule)),
-                        help,
-                    ));
+                    self.push(Problem::new(&at, format!("the rule {} is off", quoted(&one.rule)), help));
                 }
                 _ if !only.is_empty() && !only.iter().any(|(id, _)| *id == one.rule) => {
                     let message = format!("alerts of {} do not count in this test", quoted(&one.rule));
-                    self.problems.push(Problem::new(&at, message, "add it to `rules`, or leave `rules` out"));
+                    self.push(Problem::new(&at, message, "add it to `rules`, or leave `rules` out"));
                 }
                 _ => expected.push(one),
             }
         }
         expected
     }
-}
-
-/// The rules that there are, with whether they are active.
-pub(super) fn rules(drafts: &[Draft]) -> HashMap<&str, bool> {
-    let enabled = |draft: &Draft| match draft.get("enabled").map(|field| &field.node.value) {
-        Some(Value::Bool(enabled)) => *enabled,
-        _ => true,
-    };
-    drafts.iter().filter(|draft| draft.is_named()).map(|draft| (draft.id.as_str(), enabled(draft))).collect()
 }

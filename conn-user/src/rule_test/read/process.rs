@@ -1,18 +1,17 @@
-//! `process.NAME = { … }` of a test: from a table to a [`TestProcess`].
+//! Reads `process.NAME = { … }` of a test into a [`TestProcess`].
 
 use std::collections::BTreeMap;
 
-use super::super::error::Problem;
-use super::super::value::{Field, Node, Value, find};
 use super::{About, Reader, about};
 use crate::event::names::{self, ExeFlag, Named};
 use crate::filter::error::quoted;
 use crate::filter::suggest::nearest;
 use crate::process::identity::{Sha256, Tty};
-use crate::rules::cases::TestProcess;
+use crate::rule_test::model::TestProcess;
+use crate::rules::file::{Field, Node, Problem, Value, find};
 
 /// Keys of a process.
-pub(in crate::rules::file) const PROCESS_KEYS: [About; 17] = [
+pub(super) const PROCESS_KEYS: [About; 17] = [
     about("exe", "a path", "its executable; without it `/usr/bin/NAME`. `/memfd:NAME` is a memfd"),
     about("comm", "text", "its own name; without it the last part of `exe`"),
     about("args", "texts", "its arguments, the first is its name"),
@@ -53,14 +52,14 @@ impl Reader<'_> {
         let mut processes = BTreeMap::new();
         let Value::Table(fields) = &node.value else {
             let takes = "a table for each: process.bash = { exe = \"/usr/bin/bash\" }";
-            self.problems.push(node.wrong("process", takes));
+            self.push(node.wrong("process", takes));
             return processes;
         };
         for field in fields {
             if field.name.is_empty() || field.name == "?" || field.name.contains(char::is_whitespace) {
                 let help = "a name without blanks, by which lines name the process";
                 let message = format!("{} is no name of a process", quoted(&field.name));
-                self.problems.push(Problem::new(&field.at, message, help));
+                self.push(Problem::new(&field.at, message, help));
             }
             if let Some(spec) = self.process(field) {
                 processes.insert(field.name.clone(), spec);
@@ -69,7 +68,7 @@ impl Reader<'_> {
         for field in fields {
             if is_own_ancestor(&field.name, &processes) {
                 let message = format!("{} is its own ancestor", quoted(&field.name));
-                self.problems.push(Problem::new(&field.at, message, "change the `parent` of one of them"));
+                self.push(Problem::new(&field.at, message, "change the `parent` of one of them"));
             }
         }
         processes
@@ -78,7 +77,7 @@ impl Reader<'_> {
     fn process(&mut self, field: &Field) -> Option<TestProcess> {
         let Value::Table(fields) = &field.node.value else {
             let takes = "a table: { exe = \"/usr/bin/bash\", user = \"www-data\" }";
-            self.problems.push(field.node.wrong(&field.name, takes));
+            self.push(field.node.wrong(&field.name, takes));
             return None;
         };
         self.keys(fields, &PROCESS_KEYS, "a process");
@@ -116,7 +115,7 @@ impl Reader<'_> {
                     Some(ExeFlag::Conn) => conn = true,
                     Some(ExeFlag::Memfd) => {
                         let help = "write exe = \"/memfd:NAME\"";
-                        self.problems.push(Problem::new(&node.at, "a memfd is one by its path", help));
+                        self.push(Problem::new(&node.at, "a memfd is one by its path", help));
                     }
                     None => {}
                 }
@@ -156,7 +155,7 @@ impl Reader<'_> {
             let near = nearest(text, known.iter().copied());
             let near = near.map_or_else(String::new, |near| format!("did you mean `{near}`? "));
             let help = format!("{near}`{key}` is one of {}", known.join(", "));
-            self.problems.push(Problem::new(&field.node.at, format!("unknown {}", quoted(text)), help));
+            self.push(Problem::new(&field.node.at, format!("unknown {}", quoted(text)), help));
         }
         found
     }
@@ -167,7 +166,7 @@ impl Reader<'_> {
             _ => None,
         };
         if uid.is_none() {
-            self.problems.push(Problem::new(&node.at, "this is no user id", "write a whole number from 0"));
+            self.push(Problem::new(&node.at, "this is no user id", "write a whole number from 0"));
         }
         uid
     }
@@ -181,7 +180,7 @@ impl Reader<'_> {
                 (Some(high), Some(low)) if text.len() == 64 => *byte = (high << 4 | low) as u8,
                 _ => {
                     let help = "write the 64 hexadecimal digits that sha256sum prints";
-                    self.problems.push(Problem::new(&node.at, "this is no SHA-256", help));
+                    self.push(Problem::new(&node.at, "this is no SHA-256", help));
                     return None;
                 }
             }

@@ -1,4 +1,4 @@
-//! That the default rules do what their tests say, and that tests can fail and say why.
+//! That the default rules do what their tests say, and that failing tests say why.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -7,28 +7,26 @@ use std::sync::Arc;
 use super::*;
 use crate::event::alert::Phase;
 use crate::rules::defaults;
-use crate::rules::file;
-use crate::rules::host::Host;
 use crate::rules::model::Rule;
 
-/// A file, read with its tests.
-fn read(text: &str) -> Checked {
+/// Reads a text as a rule file with its tests.
+fn read(text: &str) -> Suite {
     static NUMBER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
     let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-    let path = std::env::temp_dir().join(format!("conn-prove-{}-{number}.toml", std::process::id()));
+    let path = std::env::temp_dir().join(format!("conn-rule-test-{}-{number}.toml", std::process::id()));
     std::fs::write(&path, text).expect("a file");
-    let checked = file::check(std::slice::from_ref(&path), &Host::default());
+    let suite = check(std::slice::from_ref(&path), &Host::default());
     std::fs::remove_file(&path).expect("removed");
-    checked
+    suite
 }
 
-/// The failures of a file, by the names of the tests.
+/// Runs the tests of a text and returns the failures, by the names of the tests.
 fn failures(text: &str) -> Vec<(String, Failure)> {
-    let checked = read(text);
-    let rules = checked.rules.as_ref().unwrap_or_else(|errors| panic!("{errors}"));
-    let proved = prove(&checked, rules, |_| true);
-    let failed = |proved: Proved<'_>| Some((proved.case.name.clone(), proved.failure?));
-    proved.into_iter().filter_map(failed).collect()
+    let suite = read(text);
+    let rules = suite.checked.rules.as_ref().unwrap_or_else(|errors| panic!("{errors}"));
+    let outcomes = suite.run(rules, |_| true);
+    let failed = |outcome: Outcome<'_>| Some((outcome.test.name.clone(), outcome.failure?));
+    outcomes.into_iter().filter_map(failed).collect()
 }
 
 fn only(text: &str) -> Failure {
@@ -39,43 +37,41 @@ fn only(text: &str) -> Failure {
 
 #[test]
 fn every_default_rule_is_reported_in_a_test_and_silent_in_another_one() {
-    let checked = defaults::with_tests();
-    let rules = checked.rules.as_ref().unwrap_or_else(|errors| panic!("{errors}"));
-    for proved in prove(&checked, rules, |_| true) {
-        assert_eq!(proved.failure, None, "{}", proved.case.name);
+    let suite = of_defaults();
+    let rules = suite.checked.rules.as_ref().unwrap_or_else(|errors| panic!("{errors}"));
+    for outcome in suite.run(rules, |_| true) {
+        assert_eq!(outcome.failure, None, "{}", outcome.test.name);
     }
     let (mut reported, mut silent) = (BTreeSet::new(), BTreeSet::new());
-    for case in &checked.cases {
-        assert!(!case.rules.is_empty(), "{}: rules that come must not make it fail", case.name);
-        for id in &case.rules {
-            let of_rule = |phase| {
-                move |expected: &&crate::rules::cases::Expected| {
-                    expected.rule == *id && expected.phase == phase
-                }
-            };
-            match case.expect.iter().find(of_rule(Phase::Raised)) {
+    for test in &suite.tests {
+        assert!(!test.rules.is_empty(), "{}: rules that come must not make it fail", test.name);
+        for id in &test.rules {
+            let of_rule =
+                |phase| move |expected: &&model::Expected| expected.rule == *id && expected.phase == phase;
+            match test.expect.iter().find(of_rule(Phase::Raised)) {
                 Some(_) => reported.insert(id.as_str()),
                 None => silent.insert(id.as_str()),
             };
         }
     }
-    let all: BTreeSet<&str> = rules.rules.iter().chain(&checked.off).map(|rule| &*rule.about.id).collect();
+    let all: BTreeSet<&str> =
+        rules.rules.iter().chain(&suite.checked.off).map(|rule| &*rule.about.id).collect();
     assert_eq!(reported, all);
     assert_eq!(silent, all);
 }
 
-/// A silent test is near: it becomes loud, or the reporting one silent, when a rule loses its words one after the other.
+/// The tests of a rule fail without its match, and without its exceptions.
 #[test]
 fn the_tests_of_the_default_rules_fail_with_other_rules() {
-    let checked = defaults::with_tests();
-    let rules = checked.rules.as_ref().unwrap_or_else(|errors| panic!("{errors}"));
+    let suite = of_defaults();
+    let rules = suite.checked.rules.as_ref().unwrap_or_else(|errors| panic!("{errors}"));
     let (mut without_match, mut without_except) = (Vec::new(), Vec::new());
-    for rule in rules.rules.iter().chain(&checked.off) {
+    for rule in rules.rules.iter().chain(&suite.checked.off) {
         let fails = |rule: Rule| {
             let id = &*rule.about.id;
             let set = RuleSet { rules: vec![Arc::new(rule.clone())], ..rules.clone() };
-            let mut cases = checked.cases.iter().filter(|case| case.rules.iter().any(|own| own == id));
-            cases.any(|case| prove_one(case, &set).is_some())
+            let mut tests = suite.tests.iter().filter(|test| test.rules.iter().any(|own| own == id));
+            tests.any(|test| run_one(test, &set).is_some())
         };
         let nothing = crate::filter::Filter::new("proc:nobody").expect("a filter");
         assert!(fails(Rule { matches: nothing, ..Rule::clone(rule) }), "{}", rule.about.id);
@@ -93,18 +89,18 @@ fn the_tests_of_the_default_rules_fail_with_other_rules() {
     assert_eq!(without_except, Vec::<String>::new(), "no exception is tested");
 }
 
-/// The examples of rules that are not there by default, with their tests.
+/// The commented examples of rules that are not active by default pass their tests.
 #[test]
 fn the_examples_of_missing_are_tested() {
     let (_, text) = defaults::FILES.iter().find(|(name, _)| *name == "missing.toml").expect("the file");
     let examples: Vec<&str> =
         text.lines().skip(1).filter_map(|line| line.strip_prefix('#')).map(str::trim_start).collect();
-    let checked = read(&examples.join("\n"));
-    let rules = checked.rules.as_ref().unwrap_or_else(|errors| panic!("{errors}"));
+    let suite = read(&examples.join("\n"));
+    let rules = suite.checked.rules.as_ref().unwrap_or_else(|errors| panic!("{errors}"));
     for rule in &rules.rules {
         let of_rule = |raised: bool| {
-            checked.cases.iter().any(|case| {
-                case.rules.iter().any(|id| **id == *rule.about.id) && case.expect.is_empty() != raised
+            suite.tests.iter().any(|test| {
+                test.rules.iter().any(|id| **id == *rule.about.id) && test.expect.is_empty() != raised
             })
         };
         assert!(of_rule(true) && of_rule(false), "{}", rule.about.id);
@@ -287,7 +283,7 @@ expect = ["raised pivot"]
 }
 
 #[test]
-fn a_case_is_of_its_own() {
+fn a_test_is_of_its_own() {
     let twice = format!(
         "{SHELL}{}",
         SHELL.split_once("[[test]]").map(|(_, test)| format!("[[test]]{test}")).expect("a test")
@@ -297,19 +293,19 @@ fn a_case_is_of_its_own() {
 
 #[test]
 fn reports() {
-    let checked = read(&SHELL.replace("medium at", "low at"));
-    let rules = checked.rules.as_ref().unwrap_or_else(|errors| panic!("{errors}"));
-    let proved = prove(&checked, rules, |_| true);
-    let counts = report::counts(&proved, checked.cases.len() + 1);
-    let text = report::text(&proved, counts);
+    let suite = read(&SHELL.replace("medium at", "low at"));
+    let rules = suite.checked.rules.as_ref().unwrap_or_else(|errors| panic!("{errors}"));
+    let outcomes = suite.run(rules, |_| true);
+    let counts = report::counts(&outcomes, suite.tests.len() + 1);
+    let text = report::text(&outcomes, counts);
     assert!(text.ends_with("\n\ntest result: FAILED. 0 passed; 1 failed; 1 left out\n"), "{text}");
     assert!(
         text.contains(".toml:9: a shell: 1 expected alert not reported, 1 alert not expected\n"),
         "{text}"
     );
-    let cases = report::junit(&proved);
+    let cases = report::junit(&outcomes);
     assert!(
         matches!(&cases[0].outcome, crate::output::junit::Outcome::Failed { details, .. } if details.contains("it is medium"))
     );
-    assert_eq!(PathBuf::from(&cases[0].class), checked.cases[0].file);
+    assert_eq!(PathBuf::from(&cases[0].class), suite.tests[0].file);
 }

@@ -1,4 +1,5 @@
-//! A machine that does what the lines of a case say: its processes, connections and listeners, and the events that they make.
+//! A machine that does what the lines of a test say: its processes, connections and listeners, and the events
+//! that they make.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -6,11 +7,12 @@ use std::sync::Arc;
 
 use conn_common::hook::HookId;
 
+use super::model::{Act, FlowNo, RuleTest, Step, TestProcess, Who};
 use crate::event::model::{Event, EventBody, ProcEvent};
 use crate::flow::born::{Born, BornBy};
 use crate::flow::model::{
     Actor, Change, ConnEvent, ConnId, Direction, EndedHow, Ending, Failure, ListenEvent, Method, Scope,
-    Source, Traffic, Transport, UnknownReason, Unlisten,
+    Source, Traffic, UnknownReason, Unlisten,
 };
 use crate::flow::sample::{Counters, Sample};
 use crate::host::interfaces::Device;
@@ -19,12 +21,11 @@ use crate::process::identity::{ExeFile, ProcessState, Replaced};
 use crate::process::info::{MountNs, ProcessInfo, ProcessSource};
 use crate::process::lineage::{self, Ancestor};
 use crate::process::placement::{Container, Placement};
-use crate::rules::cases::{Act, Case, FlowNo, Step, TestProcess, Who};
 use crate::rules::detector::Flows;
 use crate::units::{BootNs, MntNs, NetNs, Pid, WallNs};
 
 const SECOND: u64 = 1_000_000_000;
-/// When conn begins in every case: the machine has been up for a day.
+/// When conn begins in every test: the machine has been up for a day.
 pub(super) const BEGAN: BootNs = BootNs(86_400 * SECOND);
 /// The executable of process 1, which a line names by it.
 const INIT: &str = "/usr/lib/systemd/systemd";
@@ -32,15 +33,15 @@ const INIT: &str = "/usr/lib/systemd/systemd";
 const BEFORE: BootNs = BootNs(BEGAN.0 - 3_600 * SECOND);
 /// The network namespace of everything.
 const NETNS: NetNs = NetNs(4_026_531_840);
-/// The wall clock when the machine came up: cases give the same on every day.
+/// The wall clock when the machine came up: tests give the same on every day.
 const WALL: u64 = 1_767_225_600 * SECOND;
 /// Process ids begin here.
 const FIRST_PID: u32 = 1_000;
 
-/// The simulated machine of one case.
+/// The simulated machine of one test.
 #[derive(Debug)]
-pub(super) struct World<'c> {
-    spec: &'c BTreeMap<String, TestProcess>,
+pub(super) struct World<'t> {
+    spec: &'t BTreeMap<String, TestProcess>,
     pub(super) now: BootNs,
     processes: BTreeMap<String, Arc<ProcessInfo>>,
     living: BTreeMap<FlowNo, ConnEvent>,
@@ -91,10 +92,10 @@ pub(super) const fn id(flow: FlowNo) -> ConnId {
     ConnId(flow as u64 + 1)
 }
 
-impl<'c> World<'c> {
-    pub(super) fn new(case: &'c Case) -> Self {
+impl<'t> World<'t> {
+    pub(super) fn new(test: &'t RuleTest) -> Self {
         Self {
-            spec: &case.processes,
+            spec: &test.processes,
             now: BEGAN,
             processes: BTreeMap::new(),
             living: BTreeMap::new(),
@@ -246,7 +247,7 @@ impl<'c> World<'c> {
             }
             None => {
                 let reason = if existing { UnknownReason::NoHolder } else { UnknownReason::Lost };
-                Actor { process: None, tid: None, method: Method::Unknown(reason) }
+                Actor::unknown(reason)
             }
         }
     }
@@ -270,21 +271,9 @@ impl<'c> World<'c> {
         existing: bool,
     ) -> ConnEvent {
         ConnEvent {
-            id: id(flow),
-            direction,
-            transport: Transport::Tcp,
-            local,
-            remote,
-            mapped: false,
-            device: None,
-            netns: NETNS,
             source: source(existing),
             born: self.born(existing, &owner),
-            kernel_socket: false,
-            owner,
-            listener: None,
-            begun: BootNs(0),
-            established: None,
+            ..ConnEvent::new(id(flow), direction, (local, remote), NETNS, owner)
         }
     }
 
@@ -341,16 +330,10 @@ impl<'c> World<'c> {
     ) -> Change {
         let owner = self.by(who, HookId::FexitListenStart, existing);
         let listener = ListenEvent {
-            id: id(flow),
-            transport: Transport::Tcp,
-            local,
-            netns: NETNS,
             source: source(existing),
             born: self.born(existing, &owner),
-            kernel_socket: false,
-            owner,
-            socket_unit: None,
             scope: Some(scope.clone()),
+            ..ListenEvent::new(id(flow), local, NETNS, owner)
         };
         self.listening.insert(flow, listener.clone());
         Change::Listen(listener)
