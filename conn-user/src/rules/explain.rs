@@ -1,6 +1,8 @@
 //! Why a rule reported an event, or did not: its words, its exceptions, and what its detector decides.
 
 #[cfg(test)]
+mod property_tests;
+#[cfg(test)]
 mod tests;
 
 use std::sync::Arc;
