@@ -20,7 +20,7 @@ use crate::flow::table::FlowTable;
 use crate::process::hash::IntMap;
 use crate::process::info::{ExitStatus, ProcessInfo};
 use crate::process::inspect::Comparer;
-use crate::units::BootNs;
+use crate::units::{BootNs, DurationNs};
 
 /// Where the engine finds connections that live.
 pub trait Flows {
@@ -280,7 +280,13 @@ impl Context<'_> {
 
     /// How this process ended, if it did of late.
     pub fn exit_of(&self, process: &ProcessInfo) -> Option<ExitStatus> {
-        self.exits.of(process)
+        self.exits.of(process).map(|(status, _)| status)
+    }
+
+    /// How this process ended, if it did within this time before now.
+    pub fn exit_of_within(&self, process: &ProcessInfo, time: DurationNs) -> Option<ExitStatus> {
+        let (status, at) = self.exits.of(process)?;
+        (self.now.since(at) <= time).then_some(status)
     }
 
     /// Has the executable of this process compared with what its path leads to now, in the background: see

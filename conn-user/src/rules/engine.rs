@@ -221,7 +221,7 @@ impl Engine {
             }
             EventBody::Flow(Change::Unlisten(listener, _)) => self.end(listener.id, event, flows),
             EventBody::Exit(exit, status) => {
-                for run in self.exits.add(&exit.process, *status).iter() {
+                for run in self.exits.add(&exit.process, *status, event.boot).iter() {
                     self.with(run, event.boot, flows, |detector, rule, context| {
                         detector.on_exit(rule, &exit.process, *status, context);
                     });
