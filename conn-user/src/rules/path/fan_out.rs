@@ -4,7 +4,8 @@
 //! mostly ports at which nobody listens, and a client that uses many ports of a server, as passive FTP does, gets them from it.
 //!
 //! What the children of one process do counts for each of the nearest processes above them: tools such as `timeout` and `xargs sh -c`
-//! put a process of its own between a loop and each attempt.
+//! put a process of its own between a loop and each attempt. Where one child alone has nearly all of them, it is that one that scans, which
+//! is a finding of `peers` or `ports`, and of the children none.
 //!
 //! Distinct ones are kept with the time of their last use, at most `limit` and one more of each process until it is reported, and
 //! about a thousand from then on. It is over when no new one came for a window.
@@ -34,6 +35,9 @@ const PROGRAMS: usize = 3;
 /// Processes above it for which it does, at most.
 const ABOVE_MAX: usize = 8;
 
+/// A child with more than this share of the limit, in tenths, scans by itself.
+const ONE_CHILD: usize = 9;
+
 /// Most that are kept of one process once it is reported; one that was dropped counts again when it comes again.
 const KEPT_MAX: usize = 1_024;
 
@@ -41,13 +45,21 @@ const KEPT_MAX: usize = 1_024;
 struct Group {
     /// Distinct ones, by the time of their first use in the window.
     order: VecDeque<(u64, BootNs)>,
-    /// Those in `order`, with their last use.
-    used: IntMap<u64, BootNs>,
+    /// Those in `order`.
+    used: IntMap<u64, Use>,
     /// Since the alert: all distinct ones that came, at least.
     count: u64,
     alert: Option<AlertId>,
     /// The next number that is reported as worse.
     next: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Use {
+    /// The last one.
+    last: BootNs,
+    /// The process that used it first.
+    by: u64,
 }
 
 /// Finds connections to many hosts or ports by one process.
@@ -95,14 +107,14 @@ impl FanOut {
         conn: &ConnEvent,
         context: &mut Context<'_>,
     ) -> bool {
-        let item = self.item_of(conn);
+        let (item, by) = (self.item_of(conn), user_of(conn));
         if !self.groups.enter(key, GROUPS_MAX, &mut self.forgotten) {
             return false;
         }
         let (limit, window, of) = (self.limit, self.window, self.of);
         let Some(group) = self.groups.get_mut(key) else { return false };
-        if let Some(last) = group.used.get_mut(&item) {
-            *last = event.boot;
+        if let Some(used) = group.used.get_mut(&item) {
+            used.last = event.boot;
             return group.alert.is_some();
         }
         group.expire(event.boot, window);
@@ -115,9 +127,16 @@ impl FanOut {
             }
         }
         group.order.push_back((item, event.boot));
-        group.used.insert(item, event.boot);
+        group.used.insert(item, Use { last: event.boot, by });
         if group.order.len() <= limit {
             return group.alert.is_some();
+        }
+        if of.is_of_children()
+            && group.alert.is_none()
+            && let Some(one) = one_child(group.used.values().map(|used| used.by), limit)
+        {
+            group.remove_of(one);
+            return true;
         }
         let name = of.counted();
         let first = group.order.front().map_or(event.boot, |(_, since)| *since);
@@ -160,15 +179,17 @@ impl FanOut {
     }
 
     /// Says what a group has, and what this item makes of it. With a dedup key: the group has an alert, or gets one.
-    fn recall_group(&self, key: u64, item: u64, event: &Event) -> Memory {
+    fn recall_group(&self, key: u64, (item, by): (u64, u64), event: &Event) -> Memory {
         let name = self.of.counted();
         // Those that are as good as forgotten are not counted.
         let group = self.groups.get(key);
         let uses = group.into_iter().flat_map(|group| &group.used);
-        let others =
-            uses.filter(|(other, last)| **other != item && event.boot.since(**last) <= self.window).count();
+        let others: Vec<u64> = uses
+            .filter(|(other, used)| **other != item && event.boot.since(used.last) <= self.window)
+            .map(|(_, used)| used.by)
+            .collect();
         let is_known = group.is_some_and(|group| group.used.contains_key(&item));
-        let count = others + 1;
+        let count = others.len() + 1;
         let facts = vec![
             Evidence::number(name, count as u64),
             Evidence::number("limit", self.limit as u64),
@@ -189,6 +210,12 @@ impl FanOut {
             )
         } else if count <= self.limit {
             Memory::not_raised(format!("with this one {count} {name}, of {} allowed", self.limit), facts)
+        } else if self.of.is_of_children() && one_child(others.into_iter().chain([by]), self.limit).is_some()
+        {
+            Memory::not_raised(
+                format!("with this one {count} {name}, nearly all of one child: not of the children"),
+                facts,
+            )
         } else {
             Memory::finds(key, format!("with this one {count} {name}, {} are allowed", self.limit), facts)
         }
@@ -205,7 +232,31 @@ impl FanOut {
     }
 }
 
+/// Returns the process whose connection it is, as a number.
+fn user_of(conn: &ConnEvent) -> u64 {
+    conn.owner
+        .process
+        .as_deref()
+        .map_or(0, |process| program::same(&ProcessKey::new(process.pid, process.start)))
+}
+
+/// Returns the child that has nearly all of those that these children used; `None`: there is none.
+fn one_child(by: impl Iterator<Item = u64>, limit: usize) -> Option<u64> {
+    let mut counts = IntMap::<u64, usize>::default();
+    for by in by {
+        work::looked_at(1);
+        *counts.entry(by).or_default() += 1;
+    }
+    counts.into_iter().find(|(_, count)| count * 10 > limit * ONE_CHILD).map(|(by, _)| by)
+}
+
 impl Group {
+    /// Forgets what one process used.
+    fn remove_of(&mut self, by: u64) {
+        self.used.retain(|_, used| used.by != by);
+        self.order.retain(|(item, _)| self.used.contains_key(item));
+    }
+
     fn clear(&mut self) {
         self.order.clear();
         self.used.clear();
@@ -215,7 +266,7 @@ impl Group {
     fn expire(&mut self, now: BootNs, window: DurationNs) {
         while let Some(&(item, since)) = self.order.front() {
             work::looked_at(1);
-            let last = self.used.get(&item).copied().unwrap_or(since);
+            let last = self.used.get(&item).map_or(since, |used| used.last);
             if now.since(since) <= window {
                 return;
             }
@@ -278,8 +329,8 @@ impl Detector for FanOut {
         if conn.source != Source::Live {
             return Some(Memory::not_raised("it was there before: when it began is not known", Vec::new()));
         }
-        let item = self.item_of(conn);
-        let mut groups = self.groups_of(conn).map(|key| self.recall_group(key, item, event));
+        let used = (self.item_of(conn), user_of(conn));
+        let mut groups = self.groups_of(conn).map(|key| self.recall_group(key, used, event));
         let Some(nearest) = groups.next() else {
             return Some(Memory::not_raised("whose connection it is is not known", Vec::new()));
         };
@@ -370,6 +421,24 @@ mod tests {
             attempt(&mut rig, at);
         }
         assert_eq!(rig.phases(), [(1, Phase::Raised), (1, Phase::Escalated)], "at 11 and 22");
+    }
+
+    /// One child that scans is a finding of its own; a little of the others does not make it one of all.
+    #[test]
+    fn a_child_that_scans_alone_is_not_of_the_children() {
+        let mut rig = rig(FanOutOf::PeersOfChildren);
+        let shell = process(10, "/usr/bin/bash");
+        rig.connect(&child(&shell, 11, "/usr/bin/curl"), "10.0.2.1:443");
+        let scanner = child(&shell, 12, "/usr/bin/nmap");
+        for at in 1..=100 {
+            rig.connect(&scanner, &format!("10.0.1.{at}:80"));
+        }
+        assert!(rig.reported().is_empty());
+        // Beside it a loop.
+        for at in 1..=11 {
+            rig.connect(&child(&shell, 1_000 + at, "/usr/bin/curl"), &format!("10.0.3.{at}:80"));
+        }
+        assert_eq!(rig.only().phase, Phase::Raised);
     }
 
     #[test]
