@@ -75,6 +75,17 @@ impl Age {
         }
     }
 
+    /// Appends it as [`Self::write_text`] does, but of two bounds the upper one alone: where there is little room.
+    pub fn write_short(&self, out: &mut Vec<u8>) {
+        match self.at_most {
+            Some(at_most) => {
+                out.extend_from_slice("≤".as_bytes());
+                human::write_duration_up(at_most, out);
+            }
+            None => self.write_text("", out),
+        }
+    }
+
     /// Appends it as a JSON object.
     pub fn write_json(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(b"{\"at_least_ns\":");
