@@ -77,12 +77,12 @@ impl Age {
 
     /// Appends it as [`Self::write_text`] does, but of two bounds the upper one alone: where there is little room.
     pub fn write_short(&self, out: &mut Vec<u8>) {
-        match self.at_most {
-            Some(at_most) => {
-                out.extend_from_slice("≤".as_bytes());
-                human::write_duration_up(at_most, out);
-            }
-            None => self.write_text("", out),
+        let start = out.len();
+        self.write_text("", out);
+        if let Some(at_most) = self.at_most.filter(|_| out[start..].windows(2).any(|two| two == b"..")) {
+            out.truncate(start);
+            out.extend_from_slice("≤".as_bytes());
+            human::write_duration_up(at_most, out);
         }
     }
 

@@ -111,26 +111,19 @@ impl<const N: usize> Shape<'_, N> {
         out.extend_from_slice(color.unwrap_or_default());
         let (mut missing, mut column) = (0, 0);
         for at in (0..N).filter(|at| self.shown[*at]) {
-            if column > 0 && self.width.is_some_and(|width| column + self.widths[at] > width) {
-                // Below it only what says something.
-                let mut below = Vec::new();
-                if cell(at, &mut below) == 0 {
-                    continue;
-                }
+            let mut text = Vec::new();
+            let used = cell(at, &mut text);
+            let pad = self.widths[at].saturating_sub(used);
+            let is_right = self.columns[at].right;
+            let needed = if is_right { used + pad } else { used };
+            if column > 0 && used > 0 && self.width.is_some_and(|width| column + needed > width) {
                 trim(out);
                 out.push(b'\n');
                 (missing, column) = (INDENT, INDENT);
             }
-            out.extend(std::iter::repeat_n(b' ', missing));
-            let start = out.len();
-            let used = cell(at, out);
-            let pad = self.widths[at].saturating_sub(used);
-            if self.columns[at].right {
-                out.splice(start..start, std::iter::repeat_n(b' ', pad));
-                missing = 2;
-            } else {
-                missing = pad + 2;
-            }
+            out.extend(std::iter::repeat_n(b' ', if is_right { missing + pad } else { missing }));
+            out.extend_from_slice(&text);
+            missing = if is_right { 2 } else { pad + 2 };
             column += self.widths[at] + 2;
         }
         trim(out);
@@ -177,10 +170,11 @@ mod tests {
         let columns = [("A", false), ("N", true), ("LONG", false), ("Z", false)]
             .map(|(title, right)| Column { title, right, spare: 0 });
         let row = |cells: [&str; 4]| Row { cells: cells.map(|text| cell(text.as_bytes())), color: None };
-        let rows = [row(["xxxx", "1234", "yyyyyyy", "end"]), row(["x", "7", "", ""])];
+        let rows =
+            [row(["xxxx", "1234", "yyyyyyy", "end"]), row(["x", "7", "", ""]), row(["x", "7", "y", ""])];
         let mut out = Vec::new();
-        write(&columns, &rows, true, Some(12), &mut out);
-        let expected = "A        N\n    LONG\nxxxx  1234\n    yyyyyyy\n    end\nx        7\n";
+        write(&columns, &rows, true, Some(16), &mut out);
+        let expected = "A        N  LONG\nxxxx  1234\n    yyyyyyy\n    end\nx        7\nx        7  y\n";
         assert_eq!(String::from_utf8(out).expect("UTF-8"), expected);
     }
 
