@@ -44,6 +44,8 @@ async fn tail(options: TailOptions) -> anyhow::Result<Exit> {
     };
     let stop = signals::stop().context("installing signal handlers")?;
     tokio::pin!(stop);
+    // An alert shows the hash.
+    let hashes = options.format == Format::Json || options.filter.needs_hashes() || rules.is_some();
     let agent_options = AgentOptions {
         load: LoadOptions {
             backend: options.backend,
@@ -54,7 +56,7 @@ async fn tail(options: TailOptions) -> anyhow::Result<Exit> {
         self_test: options.self_test,
         rules,
         record: options.record,
-        hashes: options.format == Format::Json || options.filter.needs_hashes(),
+        hashes,
         memory: None,
     };
     let (limits, bpf_log) = (Limits { duration: options.duration }, options.bpf_log);
