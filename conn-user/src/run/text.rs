@@ -66,7 +66,9 @@ fn write_table(mut rows: Vec<Row<10>>, width: Option<usize>, out: &mut Vec<u8>) 
     let needed: usize = columns.iter().enumerate().map(|(at, column)| widest(at, column.title)).sum();
     if width.is_some_and(|width| needed > width + 2) {
         columns[PROGRAM..].rotate_left(1);
-        rows.iter_mut().for_each(|row| row.cells[PROGRAM..].rotate_left(1));
+        for row in &mut rows {
+            row.cells[PROGRAM..].rotate_left(1);
+        }
     }
     table::write(&columns, &rows, true, width, out);
 }
