@@ -331,7 +331,7 @@ fn await_handlers(agent: &Agent) {
     }
 }
 
-/// A shell that was there before the agent, and connects when it is told to.
+/// A shell that was there before the agent, and connects once it reads a line.
 fn waiting_shell(port: u16) -> Child {
     let script = format!("read go; exec 3<>/dev/tcp/127.0.0.1/{port}; read go");
     let mut bash = Command::new("bash");
@@ -339,8 +339,8 @@ fn waiting_shell(port: u16) -> Child {
     child.spawn().expect("bash runs")
 }
 
-/// The inspector needs some milliseconds, and an alert waits for it for 50: on a machine that has no time for it a first one may
-/// lack something, but not each of several.
+/// The inspector needs some milliseconds, and an alert waits for it for 50: on a machine that has no time for
+/// it a first one may lack something, but not each of several.
 #[test]
 fn an_alert_shows_what_is_found_out_of_a_process_from_before() {
     needs_root();

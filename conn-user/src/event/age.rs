@@ -75,7 +75,8 @@ impl Age {
         }
     }
 
-    /// Appends it as [`Self::write_text`] does, but of two bounds the upper one alone: where there is little room.
+    /// Appends it as [`Self::write_text`] does, but of two bounds the upper one alone: where there is little
+    /// room.
     pub fn write_short(&self, out: &mut Vec<u8>) {
         let start = out.len();
         self.write_text("", out);

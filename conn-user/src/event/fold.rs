@@ -9,8 +9,8 @@ const LABELS: usize = 2;
 
 /// Appends lines, each folded where it is wider than the terminal. `None`: no terminal, nothing is folded.
 ///
-/// What follows a label in columns (two spaces or more behind it) goes on below itself, else a line is set in. A word stays whole,
-/// however wide it is. Text of others must have been escaped.
+/// What follows a label in columns (two spaces or more behind it) goes on below itself, else a line is set
+/// in. A word stays whole, however wide it is. Text of others must have been escaped.
 pub(crate) fn fold(text: &str, width: Option<usize>, out: &mut Vec<u8>) {
     for line in text.split_inclusive('\n') {
         let (line, end) = line.strip_suffix('\n').map_or((line, ""), |line| (line, "\n"));
@@ -50,7 +50,8 @@ fn fold_line(line: &str, width: usize, out: &mut Vec<u8>) {
     }
 }
 
-/// Where the text of a line begins behind its labels, in bytes, and by how many columns what goes on below is set in.
+/// Where the text of a line begins behind its labels, in bytes, and by how many columns what goes on below is
+/// set in.
 fn hang(line: &str, width: usize) -> (usize, usize) {
     let leading = line.len() - line.trim_start_matches(' ').len();
     let mut start = leading;

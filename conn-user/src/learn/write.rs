@@ -70,7 +70,8 @@ pub fn exception(rule: &str, except: &str, width: Option<usize>) -> String {
     out
 }
 
-/// A text of TOML, on lines of at most this width: a backslash at the end of a line joins it with the next one.
+/// A text of TOML, on lines of at most this width: a backslash at the end of a line joins it with the next
+/// one.
 fn text_of_lines(value: &str, width: usize) -> String {
     const INDENT: &str = "  ";
     let single = text(value);
@@ -186,7 +187,8 @@ mod tests {
         #[test]
         fn a_long_exception_comes_back(value in "[a-z:,\\\\\"' ]{0,80}", width in 5..60_usize) {
             let out = exception("a", &value, Some(width));
-            let read: toml::Table = out.parse().map_err(|error| TestCaseError::fail(format!("{error}: {out}")))?;
+            let wrong = |error| TestCaseError::fail(format!("{error}: {out}"));
+            let read: toml::Table = out.parse().map_err(wrong)?;
             prop_assert_eq!(read["override"][0]["except"].as_str(), Some(value.as_str()));
         }
 

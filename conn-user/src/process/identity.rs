@@ -160,8 +160,8 @@ impl Identity {
         self.0.settled.store(true, Ordering::Relaxed);
     }
 
-    /// Takes note, in a replay, of an event by which the agent asked for all of it: more may be found out again. Only the
-    /// first such event counts.
+    /// Takes note, in a replay, of an event by which the agent asked for all of it: more may be found out
+    /// again. Only the first such event counts.
     pub fn ask_all(&self) {
         if !self.0.all_asked.swap(true, Ordering::Relaxed) {
             self.0.settled.store(false, Ordering::Relaxed);

@@ -92,8 +92,8 @@ impl ProcessTable {
         }
     }
 
-    /// Has all of a process found out whose standard input or output, or its parent's, is a connection, unless that was asked
-    /// when it used the network.
+    /// Has all of a process found out whose standard input or output, or its parent's, is a connection,
+    /// unless that was asked when it used the network.
     pub fn uses_network(&mut self, process: &ProcessInfo) {
         let entry = lookup(&mut self.slots, process.pid, process.start, process.start_is_coarse);
         if let Some(entry) = entry.filter(|entry| !entry.used) {

@@ -262,8 +262,8 @@ fn is_forgotten(event: &Event) -> bool {
     event.seq == 0 && matches!(event.body, EventBody::Flow(Change::Close(..)))
 }
 
-/// The process of which the agent asks all with this event, unless it did before: it uses the network. Of what is executed it
-/// asked less before, which is answered and settled by then.
+/// The process of which the agent asks all with this event, unless it did before: it uses the network. Of
+/// what is executed it asked less before, which is answered and settled by then.
 fn asked_of(event: &Event) -> Option<&Arc<ProcessInfo>> {
     match &event.body {
         EventBody::Flow(change) => {

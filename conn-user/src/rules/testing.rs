@@ -228,7 +228,8 @@ impl Rig {
         self
     }
 
-    /// Alerts wait for facts of their process, as in the agent. To be called before [`Rig::begin`], after [`Rig::with_facts`].
+    /// Alerts wait for facts of their process, as in the agent. To be called before [`Rig::begin`], after
+    /// [`Rig::with_facts`].
     pub(crate) fn holding(mut self) -> Self {
         self.engine = self.engine.take().map(Engine::with_held_alerts);
         self.holds = true;

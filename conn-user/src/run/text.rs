@@ -24,7 +24,8 @@ const COLUMNS: [Column; 10] = [
 /// The column of the program.
 const PROGRAM: usize = 1;
 
-/// Writes a report: the table, then what is wrong, then the verdict. `width`: columns of the terminal; `None`: nothing is folded.
+/// Writes a report: the table, then what is wrong, then the verdict. `width`: columns of the terminal;
+/// `None`: nothing is folded.
 pub fn write(report: &Report, width: Option<usize>, out: &mut Vec<u8>) {
     write_table(rows(report), width, out);
     let mut line = |text: String| fold(&format!("conn: {text}\n"), width, out);

@@ -117,7 +117,8 @@ fn what_waits_for_facts_is_judged_when_they_come() {
     assert!(rig.reported().is_empty());
 }
 
-/// What is found out at the exec is settled when the program uses the network for the first time: then more is asked.
+/// What is found out at the exec is settled when the program uses the network for the first time: then more
+/// is asked.
 #[test]
 fn what_is_asked_again_is_waited_for_again() {
     let mut rig = with_facts(rule(Detect::Process(ProcessRule::Network), "exe_flag:writable"));

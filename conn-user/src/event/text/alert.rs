@@ -183,7 +183,8 @@ impl Words {
         }
     }
 
-    /// A detail without its label. Nothing, where there is nothing to say. `own`: the network namespace that needs no mention.
+    /// A detail without its label. Nothing, where there is nothing to say. `own`: the network namespace that
+    /// needs no mention.
     pub(super) fn alert_detail(
         &mut self,
         detail: Detail,

@@ -1,11 +1,13 @@
-//! Alerts that wait a moment for what the background finds out of their process, so that they show where it worked and what it
-//! ran: a rule judges an event when it happens, and the inspector needs some milliseconds more.
+//! Alerts that wait a moment for what the background finds out of their process, so that they show where it
+//! worked and what it ran: a rule judges an event when it happens, and the inspector needs some milliseconds
+//! more.
 //!
-//! Only the handing out waits, never the judgement: what is found, when, and what is counted as the same does not change. Alerts
-//! keep their order, so one whose process is known waits with those before it, at most as long as it would by itself.
+//! Only the handing out waits, never the judgement: what is found, when, and what is counted as the same does
+//! not change. Alerts keep their order, so one whose process is known waits with those before it, at most as
+//! long as it would by itself.
 //!
-//! Whether an alert waits follows from what the events say of its process and not from what was asked about it, which a recording
-//! does not have: a replay hands it out at the same point.
+//! Whether an alert waits follows from what the events say of its process and not from what was asked about
+//! it, which a recording does not have: a replay hands it out at the same point.
 
 use std::collections::VecDeque;
 

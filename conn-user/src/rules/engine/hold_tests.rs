@@ -1,4 +1,5 @@
-//! Alerts that wait for facts of their process. Each test is replayed at its end: the replay gives the same alerts with the same facts.
+//! Alerts that wait for facts of their process. Each test is replayed at its end: the replay gives the same
+//! alerts with the same facts.
 
 use std::sync::Arc;
 

@@ -13,8 +13,9 @@ use crate::units::DurationNs;
 /// How long before an end an exit may be that caused it. The sockets of a process are closed within its exit.
 const EXIT_BEFORE: DurationNs = DurationNs(1_000_000_000);
 
-/// The end of a listener or a connection, and of the process that held it last: of who closed it, where that is known,
-/// else of its owner. A daemon's listener is owned by a process that exited when it went to the background.
+/// The end of a listener or a connection, and of the process that held it last: of who closed it, where that
+/// is known, else of its owner. A daemon's listener is owned by a process that exited when it went to the
+/// background.
 #[derive(Debug)]
 pub(super) struct Cause {
     how: &'static str,
@@ -24,8 +25,8 @@ pub(super) struct Cause {
 }
 
 impl Cause {
-    /// Of the end that this event reports. The exit of who held it is reported before it or after it: the latter comes to
-    /// [`Self::on_exit`].
+    /// Of the end that this event reports. The exit of who held it is reported before it or after it: the
+    /// latter comes to [`Self::on_exit`].
     pub(super) fn of(event: &Event, context: &mut Context<'_>) -> Option<Self> {
         let (how, owner, closer): (_, &Actor, Option<&Actor>) = match &event.body {
             EventBody::Flow(Change::Unlisten(listener, end)) => {

@@ -59,8 +59,8 @@ fn a_listener_that_goes_with_its_process_in_either_order() {
     }
 }
 
-/// A daemon listens and goes to the background: its first process exits, and a later one is killed. `closer`: who closed the
-/// listener is known.
+/// A daemon listens and goes to the background: its first process exits, and a later one is killed. `closer`:
+/// who closed the listener is known.
 #[test]
 fn a_listener_whose_first_process_exited_long_before() {
     for (closer, expected) in [(true, "process killed by signal 9"), (false, "closed")] {

@@ -4,8 +4,8 @@
 //! mostly ports at which nobody listens, and a client that uses many ports of a server, as passive FTP does, gets them from it.
 //!
 //! What the children of one process do counts for each of the nearest processes above them: tools such as `timeout` and `xargs sh -c`
-//! put a process of its own between a loop and each attempt. Where one child alone has nearly all of them, it is that one that scans, which
-//! is a finding of `peers` or `ports`, and of the children none.
+//! put a process of its own between a loop and each attempt. Where one child alone has nearly all of them, it
+//! is that one that scans, which is a finding of `peers` or `ports`, and of the children none.
 //!
 //! Distinct ones are kept with the time of their last use, at most `limit` and one more of each process until it is reported, and
 //! about a thousand from then on. It is over when no new one came for a window.
