@@ -35,7 +35,7 @@ const PROGRAMS: usize = 3;
 /// Processes above it for which it does, at most.
 const ABOVE_MAX: usize = 8;
 
-/// A child with more than this share of the limit, in tenths, scans by itself.
+/// A child that has more than this share of all that the children used, in tenths, scans by itself.
 const ONE_CHILD: usize = 9;
 
 /// Most that are kept of one process once it is reported; one that was dropped counts again when it comes again.
@@ -156,7 +156,7 @@ impl FanOut {
         if count > limit
             && of.is_of_children()
             && group.alert.is_none()
-            && let Some(one) = one_child(group.used.values().map(|used| used.by), limit)
+            && let Some(one) = one_child(group.used.values().map(|used| used.by))
         {
             context.note(|| {
                 explain(
@@ -238,13 +238,14 @@ fn user_of(conn: &ConnEvent) -> u64 {
 }
 
 /// Returns the child that has nearly all of those that these children used; `None`: there is none.
-fn one_child(by: impl Iterator<Item = u64>, limit: usize) -> Option<u64> {
-    let mut counts = IntMap::<u64, usize>::default();
+fn one_child(by: impl Iterator<Item = u64>) -> Option<u64> {
+    let (mut counts, mut total) = (IntMap::<u64, usize>::default(), 0);
     for by in by {
         work::looked_at(1);
         *counts.entry(by).or_default() += 1;
+        total += 1;
     }
-    counts.into_iter().find(|(_, count)| count * 10 > limit * ONE_CHILD).map(|(by, _)| by)
+    counts.into_iter().find(|(_, count)| count * 10 > total * ONE_CHILD).map(|(by, _)| by)
 }
 
 impl Group {
