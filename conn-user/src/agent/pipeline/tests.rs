@@ -20,7 +20,7 @@ use crate::process::testing::FakeProc;
 use crate::rules::RuleSet;
 use crate::rules::model::{Detect, Expect, LongRule, MissingRule, Rule};
 use crate::rules::testing::rule;
-use crate::units::DurationNs;
+use crate::units::{DurationNs, Pid};
 
 const SECOND: u64 = 1_000 * MS;
 const ATTACHED: u64 = 100 * SECOND;
@@ -370,8 +370,8 @@ fn programs_from_before_are_judged_by_their_connections() {
         ..snap::socket(&format!("10.0.0.1:{port}"), "203.0.113.9:443")
     };
     let mut rig = Rig::new();
-    rig.pipeline.processes = proc.table();
-    rig.pipeline.processes.scan().expect("scan");
+    rig.pipeline.join.processes = proc.table();
+    rig.pipeline.join.processes.scan().expect("scan");
     let of = |pid| (Pid(pid), start(pid));
     let snapshot = Snapshot {
         began: BootNs(rig.now),
@@ -430,8 +430,8 @@ fn programs_of_a_loss_are_judged_by_the_repair() {
     put(10, 1, 10 * SECOND, "/usr/bin/python3");
     put(11, 1, 11 * SECOND, "/usr/bin/before");
     let mut rig = Rig::new();
-    rig.pipeline.processes = proc.table();
-    rig.pipeline.processes.scan().expect("scan");
+    rig.pipeline.join.processes = proc.table();
+    rig.pipeline.join.processes.scan().expect("scan");
     let holds = Filter::new("dir:out").expect("a filter");
     let spawn = ProcessRule::Spawn { holds, beside: false, received: None, answered: None };
     let rules = [ProcessRule::Stdio, spawn, ProcessRule::Exec];
