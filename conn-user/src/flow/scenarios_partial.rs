@@ -7,10 +7,10 @@ use conn_common::hook::HookId;
 use conn_common::record::{Sock, SockFlags};
 
 use super::how::state::{CLOSE, CLOSE_WAIT, ESTABLISHED, FIN_WAIT1, FIN_WAIT2, LAST_ACK, SYN_RECV, SYN_SENT};
+use super::limits::FlowLimits;
 use super::model::{Change, Scope};
 use super::resolve::{DeviceQuery, PortQuery, PortResolver};
 use super::scenarios::{CLIENT, SERVER, both, child, client, listener, open};
-use super::table::FlowLimits;
 use super::testing::{Always, Backend, MS, Names, Rig, held, sock, who};
 use crate::host::interfaces::Device;
 use crate::units::{BootNs, DurationNs, NetNs, Pid};
@@ -591,7 +591,7 @@ fn full_table_drops_the_oldest() {
     assert_eq!(reported.len(), 5);
     assert_eq!(reported.iter().filter(|line| line.contains(" late ")).count(), 2);
     let stats = rig.flows.stats();
-    assert_eq!((stats.live, stats.ended, rig.flows.store.indexed()), (0, 2, 2));
+    assert_eq!((stats.live, stats.ended, rig.flows.connections.store.indexed()), (0, 2, 2));
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The pipeline's statistics: those of its tables and rules, and what they dropped.
 
 use crate::event::degraded::Degradation;
-use crate::flow::table::FlowStats;
+use crate::flow::limits::FlowStats;
 use crate::process::table::ProcessStats;
 use crate::rules::engine::EngineStats;
 

@@ -6,7 +6,7 @@ use conn_common::record::{Sock, SockFlags};
 
 use smallvec::SmallVec;
 
-use super::Merged;
+use super::{Merged, SnapshotKeys};
 use crate::flow::how::state::{CLOSE_WAIT, ESTABLISHED, SYN_RECV, SYN_SENT};
 use crate::flow::model::{Change, Direction};
 use crate::flow::scenarios::{CLIENT, SERVER, child, client, listener, open};
@@ -538,4 +538,17 @@ fn mptcp_connections_share_the_cookie_of_their_listener() {
     );
     let (merged, _) = repair(&mut rig, &[listening]);
     assert_eq!(merged.ended, 0, "nothing is left");
+}
+
+#[test]
+fn a_socket_without_a_cookie_gets_a_key_of_its_own() {
+    let mut keys = SnapshotKeys::new(true);
+    assert!(!keys.may_differ() && keys.may_have(BootNs(0)) && !keys.may_have(BootNs(1)));
+    assert_eq!(keys.key(&snap_client()), 1);
+    assert!(!keys.may_differ() && !keys.is_by_ends(&snap_client()));
+    let without = SnapSocket { cookie: None, ..snap_client() };
+    assert_ne!(keys.key(&without), keys.key(&without));
+    assert!(keys.may_differ() && keys.is_by_ends(&without));
+    let by_address = SnapshotKeys::new(false);
+    assert!(by_address.may_differ() && by_address.is_by_ends(&snap_client()));
 }
