@@ -29,8 +29,6 @@ mod properties;
 #[cfg(test)]
 mod scenarios;
 #[cfg(test)]
-mod scenarios_partial;
-#[cfg(test)]
 pub(crate) mod testing;
 
 pub use limits::{FlowLimits, FlowStats};
