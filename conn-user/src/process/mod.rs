@@ -5,6 +5,7 @@ pub mod applet;
 pub mod cgroup;
 pub mod channels;
 pub mod digest;
+mod entries;
 mod entry;
 mod exe;
 pub mod fds;

@@ -413,7 +413,7 @@ fn the_id_of_a_process_does_not_change_when_its_start_becomes_exact() {
     proc.put(10, T0, "/bin/x");
     let mut table = proc.table();
     table.scan().expect("scan");
-    let scanned = Arc::clone(&table.slots[&10].newest.info);
+    let scanned = Arc::clone(&table.entries.newest(Pid(10)).expect("known").info);
     let exact = table.resolve(&task(10, T0, "x"), BootNs(T0));
     assert_ne!(scanned.start, exact.start);
     assert_eq!(scanned.start_ticks(), exact.start_ticks());
@@ -426,7 +426,7 @@ fn the_first_use_of_the_network_asks_for_everything() {
     let mut table = ProcessTable::default().with_inspector(inspector);
     table.scan().expect("/proc");
     let me = Pid(std::process::id());
-    let start = table.slots[&me.0].newest.info.start;
+    let start = table.entries.newest(me).expect("known").info.start;
     assert_eq!(table.stats().inspect.asked, 0, "nobody has used it");
     let before = table.seen(me, start).expect("self");
     for _ in 0..3 {
@@ -506,7 +506,7 @@ proptest! {
             }
             let stats = table.stats();
             prop_assert!(stats.known <= 8 && stats.exited <= stats.known, "{:?}", stats);
-            let counted: usize = table.slots.values().map(|slot| 1 + slot.older.len()).sum();
+            let counted: usize = table.entries.count();
             prop_assert_eq!(counted, stats.known);
         }
     }
