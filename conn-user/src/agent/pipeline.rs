@@ -426,9 +426,12 @@ impl Pipeline {
     /// Emits what the flow table has reported. `pause` as in [`Self::repair`].
     fn emit_changes(&mut self, pause: &mut dyn FnMut(), emit: &mut impl FnMut(&Event)) {
         let mut changes = std::mem::take(&mut self.join.changes);
-        for (index, FlowEvent { boot, mut change }) in changes.drain(..).enumerate() {
+        // In their place: an event is large to move.
+        for event in &mut changes {
+            self.units.name(&mut event.change);
+        }
+        for (index, FlowEvent { boot, change }) in changes.drain(..).enumerate() {
             pause_at(index, pause);
-            self.units.name(&mut change);
             self.emit(boot, EventBody::Flow(change), emit);
         }
         self.join.changes = changes;
