@@ -415,5 +415,4 @@ impl ProcessTable {
 }
 
 #[cfg(test)]
-#[path = "tests.rs"]
 mod tests;
