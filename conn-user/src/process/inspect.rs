@@ -37,7 +37,8 @@ const QUEUE_MAX: usize = 4096;
 /// How much is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Depth {
-    /// The state, soon after an exec: cheap, and soon gone. Of some programs also where they lie ([`is_soon_judged`]).
+    /// The state, soon after an exec: cheap, and soon gone. Of some programs also where they lie
+    /// ([`finder::is_soon_judged`]).
     State,
     /// All: the process uses the network.
     All,

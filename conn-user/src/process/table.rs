@@ -362,7 +362,7 @@ impl ProcessTable {
         self.stats.missed_execs += 1;
     }
 
-    /// A process that is met for the first time.
+    /// Adds a process that no record has named before.
     #[cold]
     fn discover(&mut self, task: &Task, now: BootNs) -> Arc<ProcessInfo> {
         self.entries.advance(now);

@@ -162,7 +162,7 @@ pub(super) const UID_MIN: u32 = 1000;
 /// which it may do and be gone before anybody has looked: a program of a service user that no package
 /// brought. Not one of root, which may become another user before it does, and the answer is about the user.
 /// What people run is asked about when it does use the network: a build starts thousands of programs.
-fn is_soon_judged(process: &ProcessInfo) -> bool {
+pub(super) fn is_soon_judged(process: &ProcessInfo) -> bool {
     (1..UID_MIN).contains(&process.uid) && process.exe.as_deref().is_some_and(|exe| !is_of_package(exe))
 }
 
