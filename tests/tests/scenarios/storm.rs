@@ -67,7 +67,7 @@ const CROWD: (usize, &str) = (16, "4");
 /// Threads of a storm beside them.
 const STORM_THREADS: &str = "64";
 /// Their connections, five records and more each: several times what the ring has room for.
-const CROWDED_STORM: u64 = 40_000;
+const STORM_BESIDE: u64 = 40_000;
 
 /// A local user's busy threads and a storm at full speed: the agent starts, and not a record is lost.
 pub(crate) fn in_a_crowd() -> Result<()> {
@@ -76,7 +76,7 @@ pub(crate) fn in_a_crowd() -> Result<()> {
     crowd.iter_mut().try_for_each(Workload::ready)?;
     // Hardly anything is shown: this process is one of many too, and would not keep up.
     let agent = Agent::start(&["kind:listen", "pid:1"])?;
-    let n = settings::storm().max(CROWDED_STORM);
+    let n = settings::storm().max(STORM_BESIDE);
     crate::workload::run(&["storm", &n.to_string(), "--threads", STORM_THREADS])?;
     let totals = agent.stop()?.lost_nothing()?;
     drop(crowd);
