@@ -70,6 +70,31 @@ fn visits(c: &mut Criterion) {
     group.finish();
 }
 
+/// What it costs to explain an event by all rules: each copies what its detector remembers.
+fn explanations(c: &mut Criterion) {
+    let set = load::defaults();
+    let mut group = c.benchmark_group("rules/explain an event");
+    group.sample_size(20);
+    for remembered in [1_000_u32, 25_000] {
+        let mut engine = Engine::new(&set, BootNs(0));
+        engine.start(BootNs(1), [], &load::NoFlows);
+        let mut visits = load::Visits::of_ten_minutes(remembered.into());
+        for event in visits.next(remembered + remembered / 10) {
+            engine.on_event(&event, &load::NoFlows);
+        }
+        let events = visits.next(1);
+        group.bench_function(format!("{remembered} remembered"), |b| {
+            b.iter(|| {
+                for rule in &set.rules {
+                    let event = black_box(&events[0]);
+                    black_box(engine.explain(event, event.boot, &rule.about.id, &load::NoFlows));
+                }
+            });
+        });
+    }
+    group.finish();
+}
+
 /// What it costs to load rules again: elsewhere (stage), and on the thread that judges (apply), when all have changed and when none has.
 fn reloads(c: &mut Criterion) {
     const RULES: usize = 1_000;
@@ -111,5 +136,5 @@ fn reloads(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, rules, visits, reloads);
+criterion_group!(benches, rules, visits, explanations, reloads);
 criterion_main!(benches);

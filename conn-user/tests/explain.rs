@@ -118,7 +118,12 @@ fn an_event_that_was_only_counted_and_near_misses() {
     assert_eq!(text.lines().find_map(says).as_deref(), Some("the same was reported already"), "{text}");
     assert!(text.contains("fails 1 of 2 words: dst:metadata  dst is 203.0.113.9"), "{text}");
     let text = said(&["explain", "-", "--event", &seq, "--rule", "process.shell"], RECORDING);
+    assert!(text.contains("what the rule decides\n  every match raises an alert\n"), "{text}");
     assert!(text.contains("the same was reported as a1"), "{text}");
+    // What its filters do not let pass is decided as if they did.
+    let text = said(&["explain", "-", "--event", &seq, "--rule", "path.metadata"], RECORDING);
+    let assumed = "what it would decide if its filters let it pass\n  every match raises an alert\n";
+    assert!(text.contains(assumed), "{text}");
     let reported = json(&["explain", "-", "--event", &seq], RECORDING);
     assert_eq!(reported["rules"][0]["rule"]["id"], "process.shell");
     assert_eq!(reported["rules"][0]["state"]["duplicate_of"]["alert"], "a1");

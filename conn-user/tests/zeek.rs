@@ -7,6 +7,7 @@ use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::Command;
 
+use conn_user::event::time::Rfc3339Reader;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use ruzstd::encoding::{CompressionLevel, compress_to_vec};
@@ -212,7 +213,9 @@ fn an_open_connection_is_in_the_sum() {
     let alerts = read(&alerts);
     assert_eq!(alerts.len(), 1, "{stderr}");
     assert_eq!(alerts[0]["alert"]["phase"], "raised");
-    assert_eq!(alerts[0]["ts_ns"], (BEGAN + 3000 + 1200) * 1_000_000_000 + 250_000_000, "{}", alerts[0]);
+    let ts = alerts[0]["ts"].as_str().unwrap_or_default();
+    let at = Rfc3339Reader::default().read(ts).map(|at| at.0);
+    assert_eq!(at, Some((BEGAN + 3000 + 1200) * 1_000_000_000 + 250_000_000), "{}", alerts[0]);
     assert_eq!(evidence(&alerts[0], "connections"), 2);
 }
 

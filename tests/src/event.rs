@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, de};
 use serde_json::Value;
 
 /// One line of the agent. Only what the tests look at; `raw` has everything.
@@ -16,9 +16,8 @@ pub struct Event {
     pub seq: u64,
     /// RFC 3339.
     pub ts: String,
-    /// Wall clock.
-    pub ts_ns: u64,
     /// Boot clock.
+    #[serde(deserialize_with = "digits")]
     pub boot_ns: u64,
     /// Kind.
     pub kind: String,
@@ -143,6 +142,7 @@ pub struct Process {
     /// Parent.
     pub ppid: Option<u32>,
     /// Start of the leader.
+    #[serde(deserialize_with = "digits")]
     pub start_ns: u64,
     /// Name.
     pub comm: String,
@@ -170,7 +170,8 @@ pub struct Process {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Actor {
-    /// The process.
+    /// The process. Of a closer that is the owner the line has its id alone, and this is the owner.
+    #[serde(deserialize_with = "process_or_id")]
     pub process: Option<Process>,
     /// Its thread.
     pub tid: Option<u32>,
@@ -182,6 +183,25 @@ pub struct Actor {
     pub reason: Option<String>,
 }
 
+/// An instant: a string, so that no reader rounds it.
+fn digits<'de, D: Deserializer<'de>>(value: D) -> Result<u64, D::Error> {
+    String::deserialize(value)?.parse().map_err(de::Error::custom)
+}
+
+/// A process, or the id of one that the line has elsewhere.
+fn process_or_id<'de, D: Deserializer<'de>>(value: D) -> Result<Option<Process>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Written {
+        Id(String),
+        Whole(Box<Process>),
+    }
+    Ok(Option::deserialize(value)?.map(|written| match written {
+        Written::Id(id) => Process { id, ..Process::default() },
+        Written::Whole(process) => *process,
+    }))
+}
+
 impl Event {
     /// Reads a line.
     ///
@@ -189,9 +209,26 @@ impl Event {
     /// When it is not a JSON object of this shape.
     pub fn parse(line: &str) -> serde_json::Result<Self> {
         let mut event: Self = serde_json::from_str(line)?;
+        let closer = event.closer.as_mut().and_then(|closer| closer.process.as_mut());
+        if let (Some(closer), Some(owner)) = (closer, &event.process)
+            && closer.pid == 0
+        {
+            if closer.id != owner.id {
+                return Err(de::Error::custom(format!(
+                    "a reference to {}, which is not in the line",
+                    closer.id
+                )));
+            }
+            owner.clone_into(closer);
+        }
         line.clone_into(&mut event.raw);
         event.read_ns = crate::clock::boot_now();
         Ok(event)
+    }
+
+    /// Nanoseconds since 1970 by the wall clock; `None`: `ts` is no time.
+    pub fn wall_ns(&self) -> Option<i128> {
+        self.ts.parse::<jiff::Timestamp>().ok().map(jiff::Timestamp::as_nanosecond)
     }
 
     /// The local end, where its port is known.

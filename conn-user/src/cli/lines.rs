@@ -22,6 +22,14 @@ enum Encoder {
 pub(super) struct Lines {
     encoder: Encoder,
     writer: Writer,
+    compact: bool,
+    /// Lines that were dropped when they were last looked at.
+    dropped: u64,
+}
+
+fn json(identity: &StreamIdentity, compact: bool) -> JsonEncoder {
+    let encoder = JsonEncoder::new(identity);
+    if compact { encoder.compact() } else { encoder }
 }
 
 /// What an event is worth where not all can be written.
@@ -38,7 +46,7 @@ impl Lines {
     /// When there can be no thread that writes.
     pub(super) fn new(format: Format, identity: &StreamIdentity, past: bool) -> io::Result<Self> {
         let encoder = match format {
-            Format::Json => Encoder::Json(JsonEncoder::new(identity)),
+            Format::Json { compact } => Encoder::Json(json(identity, compact)),
             Format::Text { color, terminal } => Encoder::Text(Box::new(TextFormatter::new(TextOptions {
                 color,
                 width: if terminal { machine::terminal_width() } else { None },
@@ -48,13 +56,14 @@ impl Lines {
             }))),
         };
         let target = LineFile::standard(io::stdout())?;
-        Ok(Self { encoder, writer: Writer::start("standard output", target, Arc::default())? })
+        let writer = Writer::start("standard output", target, Arc::default())?;
+        Ok(Self { encoder, writer, compact: format == (Format::Json { compact: true }), dropped: 0 })
     }
 
     /// What comes is of another run.
     pub(super) fn set_identity(&mut self, identity: &StreamIdentity) {
         if let Encoder::Json(encoder) = &mut self.encoder {
-            *encoder = JsonEncoder::new(identity);
+            *encoder = json(identity, self.compact);
         }
     }
 
@@ -73,6 +82,14 @@ impl Lines {
     /// [`io::ErrorKind::BrokenPipe`]: the reader went away. Else the output cannot be written.
     pub(super) fn flush(&mut self) -> io::Result<()> {
         self.writer.flush()?;
+        // A dropped line may have been the one that wrote a process out.
+        if let Encoder::Json(encoder) = &mut self.encoder
+            && self.compact
+            && self.dropped != self.writer.dropped()
+        {
+            self.dropped = self.writer.dropped();
+            encoder.write_out_anew();
+        }
         self.failed()
     }
 

@@ -54,11 +54,11 @@ async fn tail(options: TailOptions) -> anyhow::Result<Exit> {
         self_test: options.self_test,
         rules,
         record: options.record,
-        hashes: options.format == Format::Json || options.filter.needs_hashes(),
+        hashes: matches!(options.format, Format::Json { .. }) || options.filter.needs_hashes(),
         memory: None,
     };
     let (limits, bpf_log) = (Limits { duration: options.duration }, options.bpf_log);
-    let (json, priority) = (options.format == Format::Json, options.priority);
+    let (json, priority) = (matches!(options.format, Format::Json { .. }), options.priority);
     let mut view = View::new(options)?;
     let mut emit = |event: &Event| view.on_event(event);
     let started = tokio::select! {

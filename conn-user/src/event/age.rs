@@ -1,8 +1,8 @@
 //! How old a connection is that was there before it was seen: an interval, and how each bound is known.
 
-use super::address::write_int;
 use super::human;
 use super::names::Named;
+use super::wire::{self, encode};
 use crate::flow::born::{Born, BornBy};
 use crate::units::{BootNs, DurationNs};
 
@@ -77,20 +77,17 @@ impl Age {
 
     /// Appends it as a JSON object.
     pub fn write_json(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(b"{\"at_least_ns\":");
-        write_int(self.at_least.0, out);
-        out.extend_from_slice(b",\"at_most_ns\":");
-        match self.at_most {
-            Some(at_most) => write_int(at_most.0, out),
-            None => out.extend_from_slice(b"null"),
+        encode(&self.shape(), out);
+    }
+
+    /// The form that it has in JSON.
+    pub(crate) fn shape(&self) -> wire::Age<'static> {
+        wire::Age {
+            at_least_ns: self.at_least.0,
+            at_most_ns: self.at_most.map(|at_most| at_most.0),
+            at_least_by: self.at_least_by.name().into(),
+            at_most_by: self.at_most_by.name().into(),
         }
-        for (key, by) in [(",\"at_least_by\":\"", self.at_least_by), (",\"at_most_by\":\"", self.at_most_by)]
-        {
-            out.extend_from_slice(key.as_bytes());
-            out.extend_from_slice(by.name().as_bytes());
-            out.push(b'"');
-        }
-        out.push(b'}');
     }
 }
 

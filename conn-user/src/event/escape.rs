@@ -1,5 +1,6 @@
 //! Attacker-controlled bytes made harmless: for JSON without losing one, for people without letting one act.
 
+use std::borrow::Cow;
 use std::path::Path;
 use std::str;
 
@@ -57,6 +58,29 @@ pub fn json(text: &str) -> String {
         }
     }
     String::from_utf8_lossy(&out).into_owned()
+}
+
+/// The text of the value that [`json_string`] writes.
+pub fn value(bytes: &[u8], escape_backslashes: bool) -> Cow<'_, str> {
+    if let (Ok(text), false) = (str::from_utf8(bytes), escape_backslashes) {
+        return Cow::Borrowed(text);
+    }
+    let mut out = String::with_capacity(bytes.len() + 8);
+    for chunk in bytes.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            if c == '\\' && escape_backslashes {
+                out.push('\\');
+            }
+            out.push(c);
+        }
+        for byte in chunk.invalid() {
+            out.push_str("\\x");
+            for digit in [byte >> 4, byte & 15] {
+                out.push(char::from(HEX[usize::from(digit)]));
+            }
+        }
+    }
+    Cow::Owned(out)
 }
 
 /// The bytes that [`json_string`] wrote with `escape_backslashes`, from the value of the string. What it would not have

@@ -4,12 +4,14 @@ mod alert;
 pub(crate) mod process;
 #[cfg(test)]
 mod tests;
+mod written_out;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 pub(crate) use self::process::write_key;
 use self::process::{ProcessWriter, write_option};
+use self::written_out::WrittenOut;
 use super::address::{write_int, write_ip};
 use super::age::Age;
 use super::degraded::Degraded;
@@ -49,6 +51,8 @@ impl StreamIdentity {
 pub struct JsonEncoder {
     time: Rfc3339,
     processes: ProcessWriter,
+    /// What can be referred to, if processes are written out once and not in each line.
+    written_out: Option<WrittenOut>,
     /// `,"host":"…","boot_id":"…","kind":"`
     host: Vec<u8>,
     /// `,"conn_id":"…-…-`
@@ -68,7 +72,21 @@ impl JsonEncoder {
         host.extend_from_slice(b",\"kind\":\"");
         let run = format!("{boot8}-{:x}-", identity.agent_start.0).into_bytes();
         let conn_id = [b",\"conn_id\":\"".as_slice(), &run].concat();
-        Self { time: Rfc3339::default(), processes: ProcessWriter::new(&boot8), host, conn_id, run }
+        let (time, processes) = (Rfc3339::default(), ProcessWriter::new(&boot8));
+        Self { time, processes, written_out: None, host, conn_id, run }
+    }
+
+    /// Writes each process out once, and then refers to it by its id: for those who read all lines.
+    #[must_use]
+    pub fn compact(self) -> Self {
+        Self { written_out: Some(WrittenOut::default()), ..self }
+    }
+
+    /// Forgets which processes are written out: a line before may not have reached its reader.
+    pub fn write_out_anew(&mut self) {
+        if let Some(written_out) = &mut self.written_out {
+            *written_out = WrittenOut::default();
+        }
     }
 
     /// Appends the event as one line, with its newline.
@@ -108,8 +126,7 @@ impl JsonEncoder {
             EventBody::Alert(alert) => self.alert(alert, event.boot, out),
             EventBody::Clock => {}
             EventBody::Repair(repair) => {
-                write_key(b"seen_boot_ns", out);
-                write_int(repair.seen.0, out);
+                write_instant(b"seen_boot_ns", repair.seen, out);
             }
             EventBody::Degraded(degraded) => write_degraded(degraded, out),
             EventBody::Facts(facts) => {
@@ -120,23 +137,18 @@ impl JsonEncoder {
             EventBody::Sample(sample) => {
                 self.conn_id(sample.id, out);
                 if let Some(counters) = &sample.counters {
-                    let numbers: [(&[u8], u64); 5] = [
-                        (b"asked_boot_ns", counters.asked.0),
-                        (b"bytes_in", counters.bytes_in),
-                        (b"bytes_out", counters.bytes_out),
-                        (b"received_boot_ns", counters.received.0),
-                        (b"sent_boot_ns", counters.sent.0),
-                    ];
-                    for (key, number) in numbers {
-                        write_key(key, out);
-                        write_int(number, out);
-                    }
+                    write_instant(b"asked_boot_ns", counters.asked, out);
+                    write_key(b"bytes_in", out);
+                    write_int(counters.bytes_in, out);
+                    write_key(b"bytes_out", out);
+                    write_int(counters.bytes_out, out);
+                    write_instant(b"received_boot_ns", counters.received, out);
+                    write_instant(b"sent_boot_ns", counters.sent, out);
                 }
             }
             EventBody::Start(start) => {
                 write_text(b"run", self.run.strip_suffix(b"-").unwrap_or(&self.run), out);
-                write_key(b"attached_boot_ns", out);
-                write_int(start.attached.0, out);
+                write_instant(b"attached_boot_ns", start.attached, out);
                 if start.has_facts {
                     out.extend_from_slice(b",\"has_facts\":true");
                 }
@@ -152,10 +164,8 @@ impl JsonEncoder {
         write_int(event.seq, out);
         out.extend_from_slice(b",\"ts\":\"");
         self.time.write(event.wall, out);
-        out.extend_from_slice(b"\",\"ts_ns\":");
-        write_int(event.wall.0, out);
-        out.extend_from_slice(b",\"boot_ns\":");
-        write_int(event.boot.0, out);
+        out.push(b'"');
+        write_instant(b"boot_ns", event.boot, out);
         out.extend_from_slice(&self.host);
         out.extend_from_slice(event.body.kind().name().as_bytes());
         out.push(b'"');
@@ -185,14 +195,14 @@ impl JsonEncoder {
             }
             Change::Close(conn, ending) => {
                 self.conn(conn, at, out);
-                self.ending(ending, out);
+                self.ending(ending, &conn.owner, out);
             }
             Change::Listen(listener) => self.listener(listener, at, out),
             Change::Unlisten(listener, end) => {
                 self.listener(listener, at, out);
                 out.extend_from_slice(b",\"duration_ns\":");
                 write_duration(end.duration, out);
-                self.closer(&end.closer, out);
+                self.closer(&end.closer, &listener.owner, out);
             }
         }
     }
@@ -240,7 +250,7 @@ impl JsonEncoder {
         self.owner(&listener.owner, out);
     }
 
-    fn ending(&mut self, ending: &Ending, out: &mut Vec<u8>) {
+    fn ending(&mut self, ending: &Ending, owner: &Actor, out: &mut Vec<u8>) {
         out.extend_from_slice(b",\"end\":\"");
         out.extend_from_slice(ending.how.name().as_bytes());
         out.extend_from_slice(b"\",\"errno\":");
@@ -257,7 +267,7 @@ impl JsonEncoder {
         write_option(ending.traffic.and_then(|traffic| traffic.retransmits), out);
         out.extend_from_slice(b",\"srtt_us\":");
         write_option(ending.traffic.map(|traffic| traffic.srtt_us), out);
-        self.closer(&ending.closer, out);
+        self.closer(&ending.closer, owner, out);
     }
 
     fn conn_id(&self, id: ConnId, out: &mut Vec<u8>) {
@@ -272,8 +282,15 @@ impl JsonEncoder {
         write_method(owner.method, out);
     }
 
-    fn closer(&mut self, closer: &Actor, out: &mut Vec<u8>) {
-        self.process(closer.process.as_ref(), b",\"closer\":{\"process\":", out);
+    /// The closer, whose process is a reference where it is that of the owner.
+    fn closer(&mut self, closer: &Actor, owner: &Actor, out: &mut Vec<u8>) {
+        match (&closer.process, &owner.process) {
+            (Some(closer), Some(owner)) if Arc::ptr_eq(closer, owner) => {
+                out.extend_from_slice(b",\"closer\":{\"process\":");
+                self.processes.refer(closer, out);
+            }
+            (process, _) => self.process(process.as_ref(), b",\"closer\":{\"process\":", out),
+        }
         write_tid(closer, out);
         write_method(closer.method, out);
         out.push(b'}');
@@ -282,7 +299,13 @@ impl JsonEncoder {
     fn process(&mut self, process: Option<&Arc<ProcessInfo>>, key: &[u8], out: &mut Vec<u8>) {
         out.extend_from_slice(key);
         match process {
-            Some(process) => self.processes.write(process, out),
+            Some(process) => {
+                if self.written_out.as_mut().is_some_and(|written_out| written_out.has(process)) {
+                    self.processes.refer(process, out);
+                } else {
+                    self.processes.write(process, out);
+                }
+            }
             None => out.extend_from_slice(b"null"),
         }
     }
@@ -295,8 +318,7 @@ fn write_peers(peers: &[(Pid, BootNs)], out: &mut Vec<u8>) {
     for (at, (pid, start)) in peers.iter().enumerate() {
         out.extend_from_slice(b"{\"pid\":");
         write_int(pid.0, out);
-        write_key(b"start_ns", out);
-        write_int(start.0, out);
+        write_instant(b"start_ns", *start, out);
         out.extend_from_slice(if at == last { b"}".as_slice() } else { b"}," });
     }
     out.push(b']');
@@ -322,10 +344,8 @@ fn write_gap(gap: &Gap, out: &mut Vec<u8>) {
     write_option(gap.cpu, out);
     out.extend_from_slice(b",\"lost\":");
     write_int(gap.lost, out);
-    out.extend_from_slice(b",\"from_boot_ns\":");
-    write_int(gap.from.0, out);
-    out.extend_from_slice(b",\"to_boot_ns\":");
-    write_int(gap.to.0, out);
+    write_instant(b"from_boot_ns", gap.from, out);
+    write_instant(b"to_boot_ns", gap.to, out);
 }
 
 pub(crate) fn write_community_id(local: SocketAddr, remote: SocketAddr, out: &mut Vec<u8>) {
@@ -340,6 +360,14 @@ pub(crate) fn write_community_id(local: SocketAddr, remote: SocketAddr, out: &mu
 pub(crate) fn write_text(key: &[u8], value: &[u8], out: &mut Vec<u8>) {
     write_key(key, out);
     escape::json_string(value, false, out);
+}
+
+/// Appends a key and an instant: a string of digits, see [`super::wire::Instant`].
+pub(crate) fn write_instant(key: &[u8], instant: BootNs, out: &mut Vec<u8>) {
+    write_key(key, out);
+    out.push(b'"');
+    write_int(instant.0, out);
+    out.push(b'"');
 }
 
 pub(crate) fn write_transport(transport: Transport, out: &mut Vec<u8>) {

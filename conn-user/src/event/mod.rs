@@ -16,6 +16,7 @@ pub mod schema;
 mod services;
 pub mod text;
 pub mod time;
+pub(crate) mod wire;
 pub(crate) mod words;
 
 #[cfg(test)]

@@ -4,7 +4,6 @@
 //! not known are passed over: a newer conn may have written them. Each process is read once, however many events it is in.
 
 mod alert;
-mod line;
 mod process;
 #[cfg(test)]
 mod tests;
@@ -18,13 +17,14 @@ use serde_json::value::RawValue;
 use thiserror::Error;
 
 pub use self::alert::AlertLine;
-use self::line::{Ends, Line, Text, Who};
 use self::process::Processes;
 pub use self::process::{KnownFacts, News};
 use super::degraded::{Degradation, Degraded};
 use super::json::StreamIdentity;
 use super::model::{Event, EventBody, EventKind, ProcEvent, Repair, SCHEMA_VERSION, Start};
 use super::names::{self, Named, from_name};
+use super::time::Rfc3339Reader;
+use super::wire::{Line, Stdio, Text, Who};
 use crate::flow::born::{Born, BornBy};
 use crate::flow::model::{
     Actor, Change, ConnEvent, ConnId, Direction, EndedHow, Ending, Failure, ListenEvent, Method, Scope,
@@ -66,6 +66,12 @@ pub enum ReadError {
         /// What could be.
         known: String,
     },
+    /// The time of the event is none.
+    #[error("`ts` is not a time in UTC with nine digits, such as 2026-11-24T03:41:27.123456789Z: {0:?}")]
+    Time(String),
+    /// A reference to a process that no line before wrote out.
+    #[error("process {0} is not in an earlier line: is the beginning of the recording missing?")]
+    Reference(String),
     /// An id is none.
     #[error("`{key}` is no id: {value:?}")]
     Id {
@@ -99,6 +105,7 @@ pub struct Reader {
     stream: Option<StreamIdentity>,
     runs: u64,
     short: String,
+    time: Rfc3339Reader,
     /// Processes are read as the line has them.
     is_apart: bool,
 }
@@ -160,7 +167,7 @@ impl Reader {
             if conn.direction == Direction::In { Change::Accept(conn) } else { Change::Connect(conn) }
         };
         let body = EventBody::Flow(change);
-        Ok(Some(Event { seq: line.seq, boot: BootNs(line.boot_ns), wall: WallNs(line.ts_ns), body }))
+        Ok(Some(Event { seq: line.seq, boot: line.boot_ns.into(), wall: self.wall(&line.ts)?, body }))
     }
 
     fn read_short(&mut self, line: &str) -> Result<Recorded, ReadError> {
@@ -180,21 +187,23 @@ impl Reader {
                 EventBody::Flow(Change::Failed(self.conn(&line, kind)?, failure))
             }
             EventKind::Close => {
-                let ending = self.ending(&line, kind)?;
-                EventBody::Flow(Change::Close(self.conn(&line, kind)?, ending))
+                // The closer may refer to the owner.
+                let conn = self.conn(&line, kind)?;
+                EventBody::Flow(Change::Close(conn, self.ending(&line, kind)?))
             }
             EventKind::Listen => EventBody::Flow(Change::Listen(self.listener(&line, kind)?)),
             EventKind::Unlisten => {
-                let closer = self.actor("closer", line.closer.as_ref(), BootNs(line.boot_ns))?;
+                let listener = self.listener(&line, kind)?;
+                let closer = self.actor("closer", line.closer.as_ref(), line.boot_ns.into())?;
                 let end = Unlisten { closer, duration: line.duration_ns.map(DurationNs) };
-                EventBody::Flow(Change::Unlisten(self.listener(&line, kind)?, end))
+                EventBody::Flow(Change::Unlisten(listener, end))
             }
             EventKind::Exec => {
                 let mut exec = ProcEvent::new(self.process(&line, kind)?);
                 exec.stdio = line.stdio.as_ref().map(ends).transpose()?;
                 exec.parent_stdio = line.parent_stdio.as_ref().map(ends).transpose()?;
                 let peers = line.stdio_peers.iter();
-                exec.stdio_peers = peers.map(|peer| (Pid(peer.pid), BootNs(peer.start_ns))).collect();
+                exec.stdio_peers = peers.map(|peer| (Pid(peer.pid), peer.start_ns.into())).collect();
                 EventBody::Exec(exec)
             }
             EventKind::Exit => {
@@ -206,7 +215,7 @@ impl Reader {
             }
             EventKind::Gap => EventBody::Gap(gap(&line, kind)?),
             EventKind::Repair => {
-                let seen = BootNs(need(kind, "seen_boot_ns", line.seen_boot_ns)?);
+                let seen = need(kind, "seen_boot_ns", line.seen_boot_ns)?.into();
                 EventBody::Repair(Repair { seen })
             }
             EventKind::Degraded => EventBody::Degraded(Degraded {
@@ -216,28 +225,28 @@ impl Reader {
                 total: need(kind, "total", line.total)?,
             }),
             EventKind::Start => {
-                let attached = BootNs(need(kind, "attached_boot_ns", line.attached_boot_ns)?);
+                let attached = need(kind, "attached_boot_ns", line.attached_boot_ns)?.into();
                 let has_facts = line.has_facts;
                 // What was known in a run before is not known in this one.
                 self.processes = Processes::of_run(has_facts);
                 EventBody::Start(Start { attached, has_facts })
             }
             EventKind::Facts => {
-                let at = BootNs(line.boot_ns);
+                let at = line.boot_ns.into();
                 let facts = self.processes.facts(need(kind, "process", line.process)?, at, line.settled)?;
                 return Ok(Recorded::Facts(at, facts));
             }
-            EventKind::Sample => return Ok(Recorded::Sample(BootNs(line.boot_ns), sample(&line, kind)?)),
-            EventKind::Clock => return Ok(Recorded::Time(BootNs(line.boot_ns))),
+            EventKind::Sample => return Ok(Recorded::Sample(line.boot_ns.into(), sample(&line, kind)?)),
+            EventKind::Clock => return Ok(Recorded::Time(line.boot_ns.into())),
             EventKind::Alert => {
                 // It may be the first to have a fact.
                 if let Some(raw) = line.process {
-                    self.processes.read(raw, BootNs(line.boot_ns))?;
+                    self.processes.read(raw, line.boot_ns.into())?;
                 }
-                return Ok(Recorded::Alert(BootNs(line.boot_ns)));
+                return Ok(Recorded::Alert(line.boot_ns.into()));
             }
         };
-        let event = Event { seq: line.seq, boot: BootNs(line.boot_ns), wall: WallNs(line.ts_ns), body };
+        let event = Event { seq: line.seq, boot: line.boot_ns.into(), wall: self.wall(&line.ts)?, body };
         Ok(Recorded::Event(event))
     }
 
@@ -279,8 +288,12 @@ impl Reader {
         Ok(())
     }
 
+    fn wall(&mut self, ts: &str) -> Result<WallNs, ReadError> {
+        self.time.read(ts).ok_or_else(|| ReadError::Time(ts.to_owned()))
+    }
+
     fn process(&mut self, line: &Line<'_>, kind: EventKind) -> Result<Arc<ProcessInfo>, ReadError> {
-        self.read_process(need(kind, "process", line.process)?, BootNs(line.boot_ns))
+        self.read_process(need(kind, "process", line.process)?, line.boot_ns.into())
     }
 
     fn read_process(&mut self, raw: &RawValue, at: BootNs) -> Result<Arc<ProcessInfo>, ReadError> {
@@ -288,7 +301,7 @@ impl Reader {
     }
 
     fn conn(&mut self, line: &Line<'_>, kind: EventKind) -> Result<ConnEvent, ReadError> {
-        let at = BootNs(line.boot_ns);
+        let at = BootNs::from(line.boot_ns);
         let before = |duration: Option<u64>| duration.map(|duration| BootNs(at.0.saturating_sub(duration)));
         let established = match kind {
             // What was there before has an age in the place of a beginning.
@@ -335,7 +348,7 @@ impl Reader {
             local: SocketAddr::new(ip, line.lport.unwrap_or(0)),
             netns: netns(line, kind)?,
             source: named("source", need(kind, "source", line.source.as_deref())?)?,
-            born: born(line, BootNs(line.boot_ns))?,
+            born: born(line, line.boot_ns.into())?,
             kernel_socket: line.kernel_socket,
             owner: self.owner(line)?,
             socket_unit: line.socket_unit.as_deref().map(Arc::from),
@@ -353,7 +366,7 @@ impl Reader {
         Ok(Ending {
             how: named::<EndedHow>("end", need(kind, "end", line.end.as_deref())?)?,
             errno: need(kind, "errno", line.errno)?,
-            closer: self.actor("closer", line.closer.as_ref(), BootNs(line.boot_ns))?,
+            closer: self.actor("closer", line.closer.as_ref(), line.boot_ns.into())?,
             duration: line.duration_ns.map(DurationNs),
             traffic,
         })
@@ -367,7 +380,7 @@ impl Reader {
             hook: borrowed(line.hook.as_ref()),
             reason: borrowed(line.reason.as_ref()),
         };
-        self.actor("method", Some(&who), BootNs(line.boot_ns))
+        self.actor("method", Some(&who), line.boot_ns.into())
     }
 
     /// An actor; one that is not there at all is not known, for a reason that is not known either.
@@ -426,7 +439,7 @@ fn id(key: &'static str, text: &str) -> Result<ConnId, ReadError> {
 }
 
 /// What an exec reports a connection. The rest is in the connection's own events.
-fn ends(of: &Ends<'_>) -> Result<Box<ConnEvent>, ReadError> {
+fn ends(of: &Stdio<'_>) -> Result<Box<ConnEvent>, ReadError> {
     let local = SocketAddr::new(of.laddr, of.lport.unwrap_or(0));
     let remote = SocketAddr::new(of.raddr, of.rport.unwrap_or(0));
     let (id, direction) = (id("conn_id", &of.conn_id)?, named::<Direction>("dir", &of.dir)?);
@@ -459,11 +472,11 @@ fn born(line: &Line<'_>, at: BootNs) -> Result<Option<Born>, ReadError> {
 fn sample(line: &Line<'_>, kind: EventKind) -> Result<Sample, ReadError> {
     let counters = line.asked_boot_ns.map(|asked| {
         Ok::<_, ReadError>(Counters {
-            asked: BootNs(asked),
+            asked: asked.into(),
             bytes_in: need(kind, "bytes_in", line.bytes_in)?,
             bytes_out: need(kind, "bytes_out", line.bytes_out)?,
-            received: BootNs(need(kind, "received_boot_ns", line.received_boot_ns)?),
-            sent: BootNs(need(kind, "sent_boot_ns", line.sent_boot_ns)?),
+            received: need(kind, "received_boot_ns", line.received_boot_ns)?.into(),
+            sent: need(kind, "sent_boot_ns", line.sent_boot_ns)?.into(),
         })
     });
     let id = id("conn_id", need(kind, "conn_id", line.conn_id.as_deref())?)?;
@@ -476,7 +489,7 @@ fn gap(line: &Line<'_>, kind: EventKind) -> Result<Gap, ReadError> {
         cause: named::<GapCause>("cause", need(kind, "cause", line.cause.as_deref())?)?,
         cpu: line.cpu,
         lost: need(kind, "lost", line.lost)?,
-        from: BootNs(need(kind, "from_boot_ns", line.from_boot_ns)?),
-        to: BootNs(need(kind, "to_boot_ns", line.to_boot_ns)?),
+        from: need(kind, "from_boot_ns", line.from_boot_ns)?.into(),
+        to: need(kind, "to_boot_ns", line.to_boot_ns)?.into(),
     })
 }

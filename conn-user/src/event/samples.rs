@@ -242,6 +242,7 @@ fn alert(phase: Phase, subject: Subject, covered: Covered) -> Alert {
 
 /// One event of each kind and shape.
 pub(crate) fn all() -> Vec<Event> {
+    let (closed, ended) = (outgoing(), listening("0.0.0.0:8080"));
     let v6 = ConnEvent {
         id: ConnId(9),
         local: address("[2001:db8::1]:40001"),
@@ -309,8 +310,11 @@ pub(crate) fn all() -> Vec<Event> {
         EventBody::Flow(Change::Accept(incoming())),
         EventBody::Flow(Change::Established(ConnEvent { established: Some(BootNs(BOOT)), ..outgoing() })),
         EventBody::Flow(Change::Close(
-            outgoing(),
-            ending(EndedHow::LocalFin, Actor::by(&curl(), HookId::FentryTcpClose)),
+            closed.clone(),
+            ending(
+                EndedHow::LocalFin,
+                Actor { method: Method::Hook(HookId::FentryTcpClose), ..closed.owner },
+            ),
         )),
         EventBody::Flow(Change::Close(
             incoming(),
@@ -329,9 +333,9 @@ pub(crate) fn all() -> Vec<Event> {
         )),
         EventBody::Flow(Change::Listen(listening("[::ffff:127.0.0.1]:0"))),
         EventBody::Flow(Change::Unlisten(
-            listening("0.0.0.0:8080"),
+            ended.clone(),
             Unlisten {
-                closer: Actor::by(&nginx(), HookId::FentryTcpClose),
+                closer: Actor { method: Method::Hook(HookId::FentryTcpClose), ..ended.owner },
                 duration: Some(DurationNs(90_061_000_000_000)),
             },
         )),

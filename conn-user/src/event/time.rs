@@ -34,6 +34,37 @@ impl Rfc3339 {
     }
 }
 
+/// Reads what [`Rfc3339`] writes, without a calendar computation a line.
+#[derive(Debug, Default)]
+pub struct Rfc3339Reader {
+    /// The text of a second, and what it is.
+    second: Option<([u8; SECONDS], u64)>,
+}
+
+/// Length of a time up to its seconds.
+const SECONDS: usize = "2026-11-24T03:41:27".len();
+
+impl Rfc3339Reader {
+    /// Returns the time; `None`: it is not of this form.
+    pub fn read(&mut self, text: &str) -> Option<WallNs> {
+        let (head, nanos) = text.strip_suffix('Z')?.split_once('.')?;
+        let key: [u8; SECONDS] = head.as_bytes().try_into().ok()?;
+        if nanos.len() != 9 || !nanos.bytes().all(|byte| byte.is_ascii_digit()) {
+            return None;
+        }
+        let second = match self.second {
+            Some((known, second)) if known == key => second,
+            _ => {
+                let at: Timestamp = format!("{head}Z").parse().ok()?;
+                let second = u64::try_from(at.as_second()).ok()?;
+                self.second = Some((key, second));
+                second
+            }
+        };
+        second.checked_mul(SECOND)?.checked_add(nanos.parse().ok()?).map(WallNs)
+    }
+}
+
 /// The second of an instant, RFC 3339 in UTC: `2026-11-24T03:41:27Z`. Of an instant that no calendar has: nothing.
 pub fn seconds(wall: WallNs) -> String {
     timestamp(wall.0 / SECOND).map(|at| at.to_string()).unwrap_or_default()

@@ -19,6 +19,7 @@ use crate::clock::Clock;
 use crate::event::model::{Event, EventBody, Start};
 use crate::event::read::{News, Recorded};
 use crate::flow::model::Change;
+use crate::rules::detector::Flows;
 use crate::rules::engine::LATE_FACTS;
 use crate::rules::{Engine, RuleSet};
 use crate::session::{Living, Session};
@@ -61,8 +62,8 @@ pub enum Moment<'a> {
     Event(&'a Event),
 }
 
-/// Who watches a replay: gets each moment, its instant, and the engine as it is before.
-pub type Watch<'r> = Box<dyn FnMut(Moment<'_>, BootNs, &Engine) + 'r>;
+/// Who watches a replay: gets each moment, its instant, and the engine and the connections as they are before.
+pub type Watch<'r> = Box<dyn FnMut(Moment<'_>, BootNs, &Engine, &dyn Flows) + 'r>;
 
 /// Replays one run of an agent after the other.
 pub struct Replay<'r> {
@@ -197,7 +198,7 @@ impl<'r> Replay<'r> {
             self.stats.lost += gap.lost;
         }
         if let (Some(watch), Some(engine)) = (&mut self.watch, run.session.engine()) {
-            watch(Moment::Event(&event), event.boot, engine);
+            watch(Moment::Event(&event), event.boot, engine, &run.session.flows);
         }
         run.session.judge(&event, &mut counted(&mut self.stats, emit));
     }
@@ -227,7 +228,7 @@ impl<'r> Replay<'r> {
             engine = engine.with_delivered_facts();
         }
         if let Some(watch) = &mut self.watch {
-            watch(Moment::Start, first.boot, &engine);
+            watch(Moment::Start, first.boot, &engine, &session.flows);
         }
         session.start(engine, first.boot, existing, &mut counted(&mut self.stats, emit));
         self.run = Some(Run { session, began: first.boot, now: first.boot });
@@ -237,9 +238,9 @@ impl<'r> Replay<'r> {
     fn pass(&mut self, until: BootNs, emit: &mut impl FnMut(&Event)) {
         let Some(run) = &mut self.run else { return };
         run.now = run.now.max(until);
-        let mut before = |at: BootNs, engine: &Engine, _: &mut Living| {
+        let mut before = |at: BootNs, engine: &Engine, flows: &mut Living| {
             if let Some(watch) = &mut self.watch {
-                watch(Moment::Timer, at, engine);
+                watch(Moment::Timer, at, engine, flows);
             }
         };
         run.session.pass_and(until, &mut before, &mut counted(&mut self.stats, emit));

@@ -19,8 +19,9 @@ use crate::event::alert::{Alert, AlertId, Phase, Subject};
 use crate::event::json::StreamIdentity;
 use crate::event::model::{Event, EventBody};
 use crate::event::read::{AlertLine, Reader, Recorded};
-use crate::rules::RuleSet;
+use crate::rules::detector::Flows;
 use crate::rules::explain::{Explanation, as_event};
+use crate::rules::{Engine, RuleSet};
 use crate::units::{BootNs, WallNs};
 
 /// Most bytes of standard input: it is kept, to be read twice.
@@ -221,7 +222,7 @@ pub fn alert(sources: &Sources, rules: &RuleSet, ask: &Ask) -> Result<Found, Sea
     let (mut events, mut not_kept) = (0_u64, 0);
     let moments = Cell::new(0_u64);
     let judged = RefCell::new(None::<Event>);
-    let watch = Box::new(|moment: Moment<'_>, _: BootNs, _: &crate::rules::Engine| {
+    let watch = Box::new(|moment: Moment<'_>, _: BootNs, _: &Engine, _: &dyn Flows| {
         moments.set(moments.get() + 1);
         *judged.borrow_mut() = match moment {
             Moment::Event(event) => Some(event.clone()),
@@ -298,10 +299,10 @@ fn explained(
     event: &Event,
 ) -> Result<Option<Explanation>, RecordingError> {
     let (moments, explanation) = (Cell::new(0_u64), RefCell::new(None));
-    let watch = Box::new(|_: Moment<'_>, at: BootNs, engine: &crate::rules::Engine| {
+    let watch = Box::new(|_: Moment<'_>, at: BootNs, engine: &Engine, flows: &dyn Flows| {
         moments.set(moments.get() + 1);
         if moments.get() == given.moment {
-            *explanation.borrow_mut() = engine.explain(event, at, &given.alert.rule.id);
+            *explanation.borrow_mut() = engine.explain(event, at, &given.alert.rule.id, flows);
         }
     });
     pass(sources, Replay::new(rules).watched(watch), |_, _, _| {}, |_, _, _| {})?;
@@ -364,7 +365,7 @@ pub fn event(
 ) -> Result<AboutEvent, SearchError> {
     let found = RefCell::new(AboutEvent::default());
     let is_now = Cell::new(false);
-    let watch = Box::new(|moment: Moment<'_>, at: BootNs, engine: &crate::rules::Engine| {
+    let watch = Box::new(|moment: Moment<'_>, at: BootNs, engine: &Engine, flows: &dyn Flows| {
         let mut found = found.borrow_mut();
         is_now.set(false);
         let Moment::Event(event) = moment else { return };
@@ -381,7 +382,7 @@ pub fn event(
         found.event = Some(event.clone());
         let asked =
             rules.rules.iter().map(|one| &*one.about.id).filter(|id| rule.is_none_or(|rule| rule == *id));
-        found.explanations = asked.filter_map(|id| engine.explain(event, at, id)).collect();
+        found.explanations = asked.filter_map(|id| engine.explain(event, at, id, flows)).collect();
     });
     let emit = |event: &Event, _: u64, name: &str| {
         if let Some(alert) = alert_of(event).filter(|_| is_now.get()) {

@@ -93,6 +93,14 @@ struct Recent {
     repeats: u64,
 }
 
+impl Recent {
+    /// Returns for how long the same is only counted, by the throttle of the rule.
+    fn throttled_for(&self, rule: &Rule, now: BootNs) -> Option<DurationNs> {
+        let left = rule.throttle.0.saturating_sub(now.since(self.at).0);
+        (left > 0).then_some(DurationNs(left))
+    }
+}
+
 #[derive(Debug)]
 struct Open {
     alert: Alert,
@@ -126,7 +134,9 @@ impl Alerts {
     /// Whether the same finding was reported and is not to be reported again; then it is counted as a repeat.
     pub(super) fn is_reported(&mut self, (run, rule): (RuleRun, &Rule), dedup_key: u64, now: BootNs) -> bool {
         match self.recent.get_mut(&mix(dedup_key, run)) {
-            Some(recent) if self.open.contains_key(&recent.id.0) || now.since(recent.at) < rule.throttle => {
+            Some(recent)
+                if self.open.contains_key(&recent.id.0) || recent.throttled_for(rule, now).is_some() =>
+            {
                 recent.repeats += 1;
                 self.stats.repeats += 1;
                 true
@@ -135,23 +145,47 @@ impl Alerts {
         }
     }
 
-    /// What was reported this finding before, if it is remembered. Counts nothing.
-    pub(super) fn reported(
+    /// Returns the key of what a finding only repeats: the same one, or that of an open alert which covers it. Counts nothing.
+    fn repeated(
         &self,
         (run, rule): (RuleRun, &Rule),
         dedup_key: u64,
+        conn: Option<ConnId>,
+        severity: Severity,
+        now: BootNs,
+    ) -> Option<u64> {
+        let key = mix(dedup_key, run);
+        let is_repeat = self.recent.get(&key).is_some_and(|recent| {
+            self.open.contains_key(&recent.id.0) || recent.throttled_for(rule, now).is_some()
+        });
+        if is_repeat { Some(key) } else { self.covering(conn?, &rule.about.id, severity) }
+    }
+
+    /// Returns what was reported before of the same finding, or the open alert about this connection that covers it. Counts
+    /// nothing.
+    pub(super) fn earlier(
+        &self,
+        of: (RuleRun, &Rule),
+        dedup_key: u64,
+        conn: Option<ConnId>,
+        severity: Severity,
         now: BootNs,
     ) -> Option<Reported> {
-        let recent = self.recent.get(&mix(dedup_key, run))?;
-        let ago = now.since(recent.at);
-        let left = DurationNs(rule.throttle.0.saturating_sub(ago.0));
+        let own = mix(dedup_key, of.0);
+        let key = self.repeated(of, dedup_key, conn, severity, now).unwrap_or(own);
+        let recent = self.recent.get(&key)?;
         Some(Reported {
             id: recent.id,
-            ago,
+            ago: now.since(recent.at),
             is_open: self.open.contains_key(&recent.id.0),
-            throttled_for: Some(left).filter(|left| left.0 > 0),
+            throttled_for: recent.throttled_for(of.1, now).filter(|_| key == own),
             repeats: recent.repeats,
         })
+    }
+
+    /// Returns the id of the next alert.
+    pub(super) const fn next_id(&self) -> AlertId {
+        AlertId(self.last + 1)
     }
 
     pub(super) fn raise(
@@ -162,12 +196,9 @@ impl Alerts {
         now: BootNs,
         coverage: &Coverage,
     ) -> Option<AlertId> {
-        if self.is_reported((run, rule), found.dedup_key, now) {
-            return None;
-        }
         let conn = if let Subject::Connection(conn) = &found.subject { Some(conn.id) } else { None };
-        if let Some(covering) = conn.and_then(|conn| self.covering(conn, &rule.about.id, severity)) {
-            if let Some(recent) = self.recent.get_mut(&covering) {
+        if let Some(repeated) = self.repeated((run, rule), found.dedup_key, conn, severity, now) {
+            if let Some(recent) = self.recent.get_mut(&repeated) {
                 recent.repeats += 1;
             }
             self.stats.repeats += 1;
@@ -211,19 +242,6 @@ impl Alerts {
             self.make_room(now);
         }
         Some(id)
-    }
-
-    /// Returns the open alert by which a finding of this rule about a connection would only be counted. Counts nothing.
-    pub(super) fn covered_by(
-        &self,
-        conn: ConnId,
-        rule: &str,
-        severity: Severity,
-        now: BootNs,
-    ) -> Option<Reported> {
-        let recent = self.recent.get(&self.covering(conn, rule, severity)?)?;
-        let (id, repeats, ago) = (recent.id, recent.repeats, now.since(recent.at));
-        Some(Reported { id, ago, is_open: true, throttled_for: None, repeats })
     }
 
     /// Returns the key of an open alert that covers a finding of this rule: it is about the same connection, and not less severe.

@@ -5,10 +5,10 @@ use std::sync::Arc;
 pub use super::about::{connection, listener};
 use super::alerts::{Alerts, Found, Life};
 use super::baseline::Baseline;
+use super::dry_run::{CopyDetector, DryRun, Note};
 use super::exits::Exits;
-use super::memory::{Memory, Past};
 use super::model::Rule;
-use super::path_memory::PathMemory;
+use super::path_memory::{PathMemory, Reporter};
 pub(super) use super::rule_run::Followers;
 pub use super::rule_run::RuleRun;
 use super::timers::{Alarm, TimerId, Timers};
@@ -21,9 +21,10 @@ use crate::flow::model::{Change, ConnEvent, ConnId, Source};
 use crate::flow::sample::{Sample, Sampler};
 use crate::flow::table::FlowTable;
 use crate::process::hash::IntMap;
+use crate::process::identity::Replaced;
 use crate::process::info::{ExitStatus, ProcessInfo};
 use crate::process::inspect::Comparer;
-use crate::units::BootNs;
+use crate::units::{BootNs, DurationNs};
 
 /// Where the engine finds connections that live.
 pub trait Flows {
@@ -127,7 +128,7 @@ pub struct Secondary<'a> {
 }
 
 /// One rule at work.
-pub trait Detector: Send {
+pub trait Detector: CopyDetector + Send {
     /// Which events it is asked about.
     fn triggers(&self) -> Triggers;
 
@@ -182,11 +183,6 @@ pub trait Detector: Send {
         0
     }
 
-    /// What it remembers that bears on this event, of which it was not reported yet. For people: nothing is judged by it.
-    fn recall(&self, _rule: &Rule, _event: &Event, _past: &Past<'_>) -> Option<Memory> {
-        None
-    }
-
     /// A sample that it asked for ([`Context::sample`]).
     fn on_sample(&mut self, _rule: &Rule, _sample: &Sample, _context: &mut Context<'_>) {}
 
@@ -197,6 +193,21 @@ pub trait Detector: Send {
 
     /// A timer of its own is due.
     fn on_timer(&mut self, _rule: &Rule, _token: u64, _context: &mut Context<'_>) {}
+}
+
+/// What comes of what a detector does.
+pub(super) enum Effects<'a> {
+    /// It changes the engine.
+    Real {
+        timers: &'a mut Timers,
+        followed: &'a mut IntMap<u64, Followers>,
+        alerts: &'a mut Alerts,
+        exits: &'a mut Exits,
+        /// Rules that wait for a sample of a connection.
+        sampled: &'a mut IntMap<u64, Followers>,
+    },
+    /// It is recorded, and changes nothing.
+    Dry { run: &'a mut DryRun, alerts: &'a Alerts, exits: &'a Exits },
 }
 
 /// What a detector may look at and do.
@@ -218,44 +229,83 @@ pub struct Context<'a> {
     /// The connections that live.
     pub flows: &'a dyn Flows,
     pub(super) rule: RuleRun,
-    pub(super) timers: &'a mut Timers,
-    pub(super) followed: &'a mut IntMap<u64, Followers>,
-    pub(super) alerts: &'a mut Alerts,
-    pub(super) exits: &'a mut Exits,
     pub(super) comparer: Option<&'a Comparer>,
     pub(super) sampler: Option<&'a Sampler>,
-    /// Rules that wait for a sample of a connection.
-    pub(super) sampled: &'a mut IntMap<u64, Followers>,
     pub(super) has_recorded_answers: bool,
+    pub(super) effects: Effects<'a>,
     /// The event is judged late, and its connection or listener has ended since.
     pub(super) is_over: bool,
 }
 
 impl Context<'_> {
+    /// Explains the decision that is made here: the last note of an event counts. Evaluated in dry runs only, of which the
+    /// explanations are made.
+    #[inline]
+    pub(super) fn note(&mut self, note: impl FnOnce() -> Note) {
+        if let Effects::Dry { run, .. } = &mut self.effects {
+            run.note = Some(note());
+        }
+    }
+
     /// Has the end of this connection or listener reported to the detector. `false`: it has ended already, so that nothing that is
     /// remembered of it would be forgotten at its end.
     #[must_use]
     pub fn follow(&mut self, id: ConnId) -> bool {
-        if !self.is_over {
-            self.followed.entry(id.0).or_default().add(self.rule);
+        if !self.is_over
+            && let Effects::Real { followed, .. } = &mut self.effects
+        {
+            followed.entry(id.0).or_default().add(self.rule);
         }
         !self.is_over
     }
 
     /// Has the detector reported the end of this process.
     pub fn follow_process(&mut self, process: &ProcessInfo) {
-        self.exits.follow(process, self.rule);
+        if let Effects::Real { exits, .. } = &mut self.effects {
+            exits.follow(process, self.rule);
+        }
     }
 
     /// How this process ended, if it did of late.
     pub fn exit_of(&self, process: &ProcessInfo) -> Option<ExitStatus> {
-        self.exits.of(process)
+        match &self.effects {
+            Effects::Real { exits, .. } => exits.of(process),
+            Effects::Dry { exits, .. } => exits.of(process),
+        }
+    }
+
+    /// Returns whether it is time to compare the executable of this process: never twice within `every`. Then what the last
+    /// comparison said is forgotten.
+    pub fn begins_comparison(&mut self, process: &ProcessInfo, every: DurationNs) -> bool {
+        match &mut self.effects {
+            Effects::Real { .. } => process.identity.is_to_be_compared(self.now, every),
+            Effects::Dry { run, .. } => {
+                run.compares = process.identity.is_time_to_compare(self.now, every);
+                run.compares
+            }
+        }
     }
 
     /// Has the executable of this process compared with what its path leads to now, in the background: see
-    /// [`crate::process::identity::Identity::replaced`]. Returns whether an answer may come.
-    pub fn compare(&self, process: &Arc<ProcessInfo>) -> bool {
-        self.has_recorded_answers || self.comparer.is_some_and(|comparer| comparer.ask(process))
+    /// [`crate::process::identity::Identity::replaced`]. Returns whether an answer may come; without one the answer is that it is
+    /// not known.
+    pub fn compare(&mut self, process: &Arc<ProcessInfo>) -> bool {
+        if let Effects::Dry { run, .. } = &mut self.effects {
+            run.waits = true;
+            return self.has_recorded_answers || self.comparer.is_some();
+        }
+        let may_come =
+            self.has_recorded_answers || self.comparer.is_some_and(|comparer| comparer.ask(process));
+        if !may_come {
+            process.identity.set_replaced(Replaced::Unknown);
+        }
+        may_come
+    }
+
+    /// Returns what the last comparison of the executable of this process said; `None`: there was none, or it is under way.
+    pub fn replaced(&self, process: &ProcessInfo) -> Option<Replaced> {
+        let is_under_way = matches!(&self.effects, Effects::Dry { run, .. } if run.compares);
+        process.identity.replaced().filter(|_| !is_under_way)
     }
 
     /// Returns whether executables are compared at all.
@@ -265,27 +315,55 @@ impl Context<'_> {
 
     /// Has a connection sampled in the background: [`Detector::on_sample`] gets the sample. Returns whether one may come.
     pub fn sample(&mut self, conn: &ConnEvent) -> bool {
-        let asks = self.sampler.map_or(self.has_recorded_answers, |sampler| sampler.ask(conn));
-        if asks {
-            self.sampled.entry(conn.id.0).or_default().add(self.rule);
+        match &mut self.effects {
+            Effects::Real { sampled, .. } => {
+                let asks = self.sampler.map_or(self.has_recorded_answers, |sampler| sampler.ask(conn));
+                if asks {
+                    sampled.entry(conn.id.0).or_default().add(self.rule);
+                }
+                asks
+            }
+            Effects::Dry { run, .. } => {
+                let asks = self.sampler.is_some() || self.has_recorded_answers;
+                run.waits |= asks;
+                asks
+            }
         }
-        asks
+    }
+
+    /// Has what was learned kept for later runs; what is not adds to `forgotten`.
+    pub(super) fn learn(&self, reporter: &Reporter, path: u64, forgotten: &mut u64) {
+        if matches!(self.effects, Effects::Real { .. }) {
+            reporter.learn(path, forgotten);
+        }
     }
 
     /// Sets a timer.
     pub fn set_timer(&mut self, at: BootNs, token: u64) -> TimerId {
-        self.timers.set(at, Alarm { rule: self.rule, token })
+        match &mut self.effects {
+            Effects::Real { timers, .. } => timers.set(at, Alarm { rule: self.rule, token }),
+            Effects::Dry { run, .. } => {
+                run.waits = true;
+                TimerId::NONE
+            }
+        }
     }
 
     /// Takes it back. It must not have fired.
     pub fn cancel_timer(&mut self, timer: TimerId) {
-        self.timers.cancel(timer);
+        if let Effects::Real { timers, .. } = &mut self.effects {
+            timers.cancel(timer);
+        }
     }
 
     /// Whether [`Self::raise`] would only count this finding of the rule as a repeat; then it is counted. To be asked first
-    /// where events may find the same again and again: to put together what is reported costs more than to judge it.
+    /// where events may find the same again and again: to put together what is reported costs more than to judge it. In a dry
+    /// run it is put together all the same.
     pub fn is_reported(&mut self, rule: &Rule, dedup_key: u64) -> bool {
-        self.alerts.is_reported((self.rule, rule), dedup_key, self.now)
+        match &mut self.effects {
+            Effects::Real { alerts, .. } => alerts.is_reported((self.rule, rule), dedup_key, self.now),
+            Effects::Dry { .. } => false,
+        }
     }
 
     /// Raises an alert, unless the same one is open or was reported within the rule's throttle.
@@ -298,16 +376,24 @@ impl Context<'_> {
         if self.is_over && matches!(found.life, Life::With(_)) {
             found.life = Life::Moment;
         }
-        self.alerts.raise((self.rule, rule), found, severity, self.now, self.coverage)
+        let of = (self.rule, rule);
+        match &mut self.effects {
+            Effects::Real { alerts, .. } => alerts.raise(of, found, severity, self.now, self.coverage),
+            Effects::Dry { run, alerts, .. } => run.raise(alerts, of, found, severity, self.now),
+        }
     }
 
     /// Reports that it got worse.
     pub fn escalate(&mut self, id: AlertId, severity: Severity, evidence: Vec<Evidence>) {
-        self.alerts.escalate(id, severity, evidence, self.now);
+        if let Effects::Real { alerts, .. } = &mut self.effects {
+            alerts.escalate(id, severity, evidence, self.now);
+        }
     }
 
     /// Reports that it is over. One that is bound to a connection or a listener is resolved by its end.
     pub fn resolve(&mut self, id: AlertId, evidence: Vec<Evidence>) {
-        self.alerts.resolve(id, evidence, self.now);
+        if let Effects::Real { alerts, .. } = &mut self.effects {
+            alerts.resolve(id, evidence, self.now);
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! The engine: events in, alerts out. Its clock is that of the events and of its timers; who drives it defines it.
 
+mod explained;
 mod late;
 #[cfg(test)]
 mod late_tests;
@@ -17,11 +18,9 @@ pub(crate) use self::late::is_unsettled;
 use self::late::{ANSWER_MAX, Late, LateSubject, WaitingOf, is_open, user};
 
 use super::alerts::{AlertStats, Alerts};
-use super::detector::{Context, Detector, Flows, Followers, RuleRun, Triggers};
+use super::detector::{Context, Detector, Effects, Flows, Followers, RuleRun, Triggers, connection};
 use super::exits::Exits;
-use super::explain::Explanation;
 use super::index::Index;
-use super::memory::Past;
 use super::model::Rule;
 use super::path_memory::PathMemory;
 use super::set::RuleSet;
@@ -276,33 +275,6 @@ impl Engine {
         true
     }
 
-    /// What the rule of this id would make of an event that was not judged yet, and by what. Judges nothing. `None`: there is
-    /// no such active rule.
-    pub fn explain(&self, event: &Event, now: BootNs, rule: &str) -> Option<Explanation> {
-        let running = self.running(rule)?;
-        let trace = running.rule.trace(event, &self.layout.names);
-        let past = Past {
-            now,
-            began: running.began,
-            names: &self.layout.names,
-            baseline: &self.layout.baseline,
-            can_sample: self.sampler.is_some() || self.has_recorded_answers,
-            program_rules: &self.layout.program_rules,
-        };
-        // Of what it does not look at, it knows nothing.
-        let memory =
-            trace.is_looked_at().then(|| running.detector.recall(&running.rule, event, &past)).flatten();
-        let same = memory.as_ref().and_then(|memory| memory.same);
-        let reported = same.and_then(|same| self.alerts.reported((running.run, &running.rule), same, now));
-        let covered = || {
-            let about = memory.as_ref().filter(|memory| memory.same.is_some())?.about;
-            let conn = about.or_else(|| super::detector::connection(event).map(|conn| conn.id))?;
-            self.alerts.covered_by(conn, &running.rule.about.id, running.rule.severity, now)
-        };
-        let reported = reported.filter(super::alerts::Reported::is_repeat).or_else(covered).or(reported);
-        Some(Explanation { rule: Arc::clone(&running.rule), trace, memory, reported })
-    }
-
     /// The active rules.
     pub fn rules(&self) -> impl Iterator<Item = &Rule> {
         self.running.iter().flatten().map(|running| &*running.rule)
@@ -437,14 +409,16 @@ impl Engine {
             coverage: &self.coverage,
             flows,
             rule: run,
-            timers: &mut self.timers,
-            followed: &mut self.followed,
-            alerts: &mut self.alerts,
-            exits: &mut self.exits,
             comparer: self.comparer.as_ref(),
             sampler: self.sampler.as_ref(),
-            sampled: &mut self.sampled,
             has_recorded_answers: self.has_recorded_answers,
+            effects: Effects::Real {
+                timers: &mut self.timers,
+                followed: &mut self.followed,
+                alerts: &mut self.alerts,
+                exits: &mut self.exits,
+                sampled: &mut self.sampled,
+            },
             is_over: false,
         };
         act(running.detector.as_mut(), &running.rule, &mut context);
@@ -466,7 +440,7 @@ impl Running {
 
 /// The connection or listener that an event is about.
 fn subject(event: &Event) -> Option<ConnId> {
-    super::detector::connection(event)
+    connection(event)
         .map(|conn| conn.id)
         .or_else(|| super::detector::listener(event).map(|listener| listener.id))
 }

@@ -1,5 +1,7 @@
-//! Why a rule reported an event, or did not: its words, its exceptions, and what it remembers.
+//! Why a rule reported an event, or did not: its words, its exceptions, and what its detector decides.
 
+#[cfg(test)]
+mod property_tests;
 #[cfg(test)]
 mod tests;
 
@@ -8,7 +10,7 @@ use std::sync::Arc;
 use super::alerts::Reported;
 use super::detector::Triggers;
 use super::detectors::detector;
-use super::memory::Memory;
+use super::dry_run::Decision;
 use super::model::Rule;
 use super::suppression;
 use super::trace::text::write_seen;
@@ -28,18 +30,18 @@ pub struct Explanation {
     pub rule: Arc<Rule>,
     /// Its filters.
     pub trace: RuleTrace,
-    /// What it remembered before the event; `None`: it does not look at such events.
-    pub memory: Option<Memory>,
+    /// What its detector decides if the filters let the event pass; `None`: it does not look at such events.
+    pub decision: Option<Decision>,
     /// What was reported the same before.
     pub reported: Option<Reported>,
 }
 
 impl Explanation {
     /// How far the rule was from reporting, the nearest first: what is looked at before what is not, then by the words that do
-    /// not hold, then by the exceptions, then by what is remembered.
+    /// not hold, then by the exceptions, then by what is decided.
     pub fn distance(&self) -> (bool, usize, u8) {
         let words = failing(self.trace.deciding());
-        let finds = self.memory.as_ref().map(|memory| memory.finds);
+        let finds = self.decision.as_ref().map(|decision| decision.finds);
         let rest = match (self.trace.verdict, finds) {
             (Verdict::Excepted(_), _) => 3,
             (_, Some(Some(true))) => 0,
@@ -65,11 +67,11 @@ impl Explanation {
     }
 
     fn is_found(&self) -> bool {
-        self.memory.as_ref().is_some_and(|memory| memory.finds == Some(true))
+        self.decision.as_ref().is_some_and(|decision| decision.finds == Some(true))
     }
 
     /// Appends in a few words what kept the rule from reporting: the first word that does not hold, the exception that does, or
-    /// what the rule remembers.
+    /// what its detector decides.
     pub fn write_why_not(&self, out: &mut Vec<u8>) {
         let words = self.trace.deciding();
         let says = match (self.trace.verdict, words.iter().find(|word| !word.holds)) {
@@ -84,10 +86,7 @@ impl Explanation {
             (Verdict::NotLookedAt, None) => "the rule does not look at such an event".to_owned(),
             (Verdict::Excepted(at), None) => format!("exception {} holds", at + 1),
             _ if self.is_only_counted() => "the same was reported already".to_owned(),
-            _ => match &self.memory {
-                Some(memory) => memory.says.clone(),
-                None => "it remembers nothing of it".to_owned(),
-            },
+            _ => self.decision.as_ref().map(|decision| decision.says.clone()).unwrap_or_default(),
         };
         out.extend_from_slice(says.as_bytes());
     }

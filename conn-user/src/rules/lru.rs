@@ -7,7 +7,7 @@ use crate::process::hash::IntMap;
 const NONE: u32 = u32::MAX;
 
 /// A map by number. Its entries are in the order of their last use ([`Lru::touch`]), but for those that are pinned.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Lru<V> {
     places: IntMap<u64, u32>,
     nodes: Vec<Node<V>>,
@@ -16,7 +16,7 @@ pub(super) struct Lru<V> {
     newest: u32,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Node<V> {
     key: u64,
     /// `None`: the node is free.

@@ -61,7 +61,7 @@ impl PathMemory {
 }
 
 /// Where a rule reports what it learns, under a name of its own.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Reporter {
     memory: PathMemory,
     name: Arc<str>,

@@ -8,6 +8,11 @@ use crate::units::BootNs;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TimerId(u32);
 
+impl TimerId {
+    /// Stands for a timer that was not set.
+    pub(super) const NONE: Self = Self(NOWHERE);
+}
+
 /// Whose timer it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Alarm {

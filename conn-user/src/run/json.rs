@@ -1,15 +1,18 @@
-//! The report as one JSON object: the keys, and their order, of `docs/run.md`.
+//! The report as one JSON object: [`super::wire`] has its keys.
+
+use serde_json::value::RawValue;
 
 use super::expect::Expectation;
 use super::report::{Report, error};
 use super::seen::{Connections, Listeners, Program};
-use crate::event::address::{write_int, write_ip};
+use super::wire::{ConnectionRow, Expected, ListenerRow, Run};
 use crate::event::escape;
-use crate::event::json::process::{ProcessWriter, write_escaped, write_option};
-use crate::event::json::{JsonEncoder, StreamIdentity, write_key, write_text};
+use crate::event::json::process::{shape, shown};
+use crate::event::json::{JsonEncoder, StreamIdentity};
 use crate::event::model::{Event, EventBody};
 use crate::event::names::Named as _;
 use crate::event::time::Rfc3339;
+use crate::event::wire::{Text, encode};
 use crate::process::info::ExitStatus;
 use crate::units::WallNs;
 
@@ -18,149 +21,109 @@ pub const SCHEMA_VERSION: u32 = 1;
 
 /// Writes a report as a line. `wall`: when the run was over.
 pub fn write(report: &Report, identity: &StreamIdentity, wall: WallNs, out: &mut Vec<u8>) {
-    out.extend_from_slice(b"{\"schema\":");
-    write_int(SCHEMA_VERSION, out);
-    out.extend_from_slice(b",\"ts\":\"");
-    Rfc3339::default().write(wall, out);
-    out.push(b'"');
-    write_text(b"host", identity.host.as_bytes(), out);
-    write_text(b"boot_id", identity.boot_id.as_bytes(), out);
-    write_text(b"kind", b"run", out);
-    write_key(b"command", out);
-    let binary = report.command.iter().any(|word| escape::is_binary(word));
-    list(&report.command, out, |word, out| escape::json_string(word, binary, out));
-    write_escaped(b"command", binary, out);
-    let (code, signal) = match report.ended {
+    let (mut ts, boot8) = (Vec::new(), identity.boot8());
+    Rfc3339::default().write(wall, &mut ts);
+    let command_escaped = report.command.iter().any(|word| escape::is_binary(word));
+    let (exit_code, signal) = match report.ended {
         ExitStatus::Code(code) => (Some(code), None),
         ExitStatus::Signal(signal) => (None, Some(signal)),
     };
-    write_key(b"exit_code", out);
-    write_option(code, out);
-    write_key(b"signal", out);
-    write_option(signal, out);
-    number(b"duration_ns", report.took.0, out);
-    number(b"processes", report.processes as u64, out);
-    write_key(b"verdict", out);
-    match report.verdict().name() {
-        Some(name) => escape::json_string(name.as_bytes(), false, out),
-        None => out.extend_from_slice(b"null"),
-    }
-    write_key(b"connections", out);
-    list(&report.connections, out, connections);
-    write_key(b"listeners", out);
-    list(&report.listeners, out, listeners);
-    write_key(b"rules", out);
-    list(&report.rules, out, |rule, out| escape::json_string(rule.about.id.as_bytes(), false, out));
-    write_key(b"unexpected", out);
+    let missing = report.missing().map(|of| (&*of.rule.about.id).into()).collect();
+    let run = Run {
+        schema: SCHEMA_VERSION,
+        ts: String::from_utf8_lossy(&ts).into_owned().into(),
+        host: identity.host.as_str().into(),
+        boot_id: identity.boot_id.as_str().into(),
+        kind: "run".into(),
+        command: report.command.iter().map(|word| Text(escape::value(word, command_escaped))).collect(),
+        command_escaped,
+        exit_code,
+        signal,
+        duration_ns: report.took.0,
+        processes: report.processes as u64,
+        verdict: report.verdict().name().map(Text::from),
+        connections: report.connections.iter().map(connections).collect(),
+        listeners: report.listeners.iter().map(listeners).collect(),
+        rules: report.rules.iter().map(|rule| (&*rule.about.id).into()).collect(),
+        unexpected: unexpected(report, identity),
+        more_unexpected: report.more_unexpected,
+        expected: report.expectations.iter().map(expectation).collect(),
+        missing,
+        still_running: report.survivors.iter().map(|process| shape(&boot8, process)).collect(),
+        lost: report.loss.records,
+        not_followed: report.loss.not_followed,
+    };
+    encode(&run, out);
+    out.push(b'\n');
+}
+
+/// The alerts as events.
+fn unexpected(report: &Report, identity: &StreamIdentity) -> Vec<Box<RawValue>> {
     let mut encoder = JsonEncoder::new(identity);
-    let mut seq = 0;
-    list(&report.unexpected, out, |unexpected, out| {
-        seq += 1;
+    let events = (1..).zip(&report.unexpected).map(|(seq, unexpected)| {
         let alert = &unexpected.alert;
         let body = EventBody::Alert(Box::new(alert.clone()));
-        encoder.encode(&Event { seq, boot: alert.at, wall: unexpected.wall, body }, out);
-        // It ends its line; here it is a value.
-        while out.last() == Some(&b'\n') {
-            out.pop();
-        }
+        let mut line = Vec::new();
+        encoder.encode(&Event { seq, boot: alert.at, wall: unexpected.wall, body }, &mut line);
+        RawValue::from_string(String::from_utf8_lossy(line.trim_ascii_end()).into_owned())
     });
-    number(b"more_unexpected", report.more_unexpected, out);
-    write_key(b"expected", out);
-    list(&report.expectations, out, expectation);
-    write_key(b"missing", out);
-    let missing: Vec<&Expectation> = report.missing().collect();
-    list(&missing, out, |of, out| escape::json_string(of.rule.about.id.as_bytes(), false, out));
-    write_key(b"still_running", out);
-    let mut processes = ProcessWriter::new(&identity.boot8());
-    list(&report.survivors, out, |process, out| processes.write(process, out));
-    number(b"lost", report.loss.records, out);
-    number(b"not_followed", report.loss.not_followed, out);
-    out.extend_from_slice(b"}\n");
+    // What the encoder writes is JSON: a test of its own.
+    events.filter_map(Result::ok).collect()
 }
 
-fn connections(row: &Connections, out: &mut Vec<u8>) {
-    program(&row.path.program, out);
-    write_text(b"dir", row.path.direction.name().as_bytes(), out);
-    out.extend_from_slice(b",\"raddr\":\"");
-    write_ip(row.path.remote, out);
-    out.push(b'"');
-    write_key(b"port", out);
-    write_option(Some(row.path.port).filter(|port| *port != 0), out);
-    for (key, value) in [
-        (&b"count"[..], row.count),
-        (b"established", row.established),
-        (b"failed", row.failed),
-        (b"open", row.open),
-        (b"bytes_in", row.bytes_in),
-        (b"bytes_out", row.bytes_out),
-    ] {
-        number(key, value, out);
+fn connections(row: &Connections) -> ConnectionRow<'_> {
+    let (program, program_escaped) = program(&row.path.program);
+    ConnectionRow {
+        program,
+        program_escaped,
+        dir: row.path.direction.name().into(),
+        raddr: row.path.remote,
+        port: Some(row.path.port).filter(|port| *port != 0),
+        count: row.count,
+        established: row.established,
+        failed: row.failed,
+        open: row.open,
+        bytes_in: row.bytes_in,
+        bytes_out: row.bytes_out,
+        error: last_error(row.errno),
     }
-    last_error(row.errno, out);
-    out.push(b'}');
 }
 
-fn listeners(row: &Listeners, out: &mut Vec<u8>) {
-    program(&row.program, out);
-    out.extend_from_slice(b",\"laddr\":\"");
-    write_ip(row.local.ip(), out);
-    out.push(b'"');
-    write_key(b"lport", out);
-    write_option(Some(row.local.port()).filter(|port| *port != 0), out);
-    number(b"count", row.count, out);
-    number(b"open", row.open, out);
-    out.push(b'}');
+fn listeners(row: &Listeners) -> ListenerRow<'_> {
+    let (program, program_escaped) = program(&row.program);
+    ListenerRow {
+        program,
+        program_escaped,
+        laddr: row.local.ip(),
+        lport: Some(row.local.port()).filter(|port| *port != 0),
+        count: row.count,
+        open: row.open,
+    }
 }
 
-fn expectation(of: &Expectation, out: &mut Vec<u8>) {
-    out.extend_from_slice(b"{\"rule\":");
-    escape::json_string(of.rule.about.id.as_bytes(), false, out);
-    write_text(b"title", of.rule.about.title.as_bytes(), out);
-    write_text(b"expect", if of.of_listeners { b"listener" } else { b"connection" }, out);
-    write_text(b"match", of.rule.matches.to_string().as_bytes(), out);
-    write_key(b"except", out);
-    list(&of.rule.except, out, |except, out| {
-        escape::json_string(except.to_string().as_bytes(), false, out);
-    });
-    number(b"at_least", of.least.into(), out);
-    number(b"seen", of.seen.into(), out);
-    number(b"failed", of.failed, out);
-    last_error(of.errno, out);
-    out.push(b'}');
+fn expectation(of: &Expectation) -> Expected<'_> {
+    Expected {
+        rule: (&*of.rule.about.id).into(),
+        title: (&*of.rule.about.title).into(),
+        expect: if of.of_listeners { "listener" } else { "connection" }.into(),
+        r#match: of.rule.matches.to_string().into(),
+        except: of.rule.except.iter().map(|except| except.to_string().into()).collect(),
+        at_least: of.least,
+        seen: of.seen,
+        failed: of.failed,
+        error: last_error(of.errno),
+    }
 }
 
-/// Begins an object with the program.
-fn program(program: &Program, out: &mut Vec<u8>) {
-    out.extend_from_slice(b"{\"program\":");
+/// The program, where the process is known, and whether it is escaped.
+fn program(program: &Program) -> (Option<Text<'_>>, bool) {
     if program.name.is_empty() {
-        out.extend_from_slice(b"null");
-    } else {
-        let binary = escape::is_binary(&program.name);
-        escape::json_string(&program.name, binary, out);
-        write_escaped(b"program", binary, out);
+        return (None, false);
     }
+    let (name, escaped) = shown(&program.name);
+    (Some(name), escaped)
 }
 
-fn last_error(errno: Option<u16>, out: &mut Vec<u8>) {
-    write_key(b"error", out);
-    match errno {
-        Some(errno) => escape::json_string(error(errno).as_bytes(), false, out),
-        None => out.extend_from_slice(b"null"),
-    }
-}
-
-fn number(key: &[u8], value: u64, out: &mut Vec<u8>) {
-    write_key(key, out);
-    write_int(value, out);
-}
-
-fn list<T>(values: &[T], out: &mut Vec<u8>, mut write: impl FnMut(&T, &mut Vec<u8>)) {
-    out.push(b'[');
-    for (at, value) in values.iter().enumerate() {
-        if at > 0 {
-            out.push(b',');
-        }
-        write(value, out);
-    }
-    out.push(b']');
+fn last_error(errno: Option<u16>) -> Option<Text<'static>> {
+    errno.map(|errno| error(errno).to_string().into())
 }

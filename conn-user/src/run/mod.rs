@@ -16,6 +16,7 @@ pub mod seen;
 mod tests;
 pub mod text;
 pub mod tree;
+mod wire;
 
 use std::cell::RefCell;
 use std::collections::HashMap;

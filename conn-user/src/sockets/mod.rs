@@ -10,6 +10,7 @@ pub mod schema;
 pub mod sort;
 pub(crate) mod table;
 pub mod text;
+mod wire;
 
 #[cfg(test)]
 mod filter_tests;

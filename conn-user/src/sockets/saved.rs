@@ -2,14 +2,15 @@
 
 use std::collections::BTreeSet;
 use std::io::{self, BufRead, Read as _};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 
 use serde::Deserialize;
 use thiserror::Error;
 
 use super::model::SCHEMA_VERSION;
+use super::wire::{Connection, Holder, List, Listener, Note, Socket};
 use crate::event::escape;
-use crate::event::names;
+use crate::event::names::{self, Named};
 use crate::flow::model::{Direction, Transport};
 use crate::flow::snapshot::model::TcpState;
 
@@ -28,7 +29,7 @@ pub struct Saved {
 }
 
 /// What a list says of itself.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct About {
     /// Time of the list, RFC 3339.
     pub ts: String,
@@ -40,8 +41,8 @@ pub struct About {
     pub selection: String,
     /// The filter.
     pub filter: String,
-    sockets: usize,
-    notes: usize,
+    sockets: u64,
+    notes: u64,
 }
 
 /// A socket of a saved list: what two lists are compared by, and the line itself.
@@ -122,9 +123,9 @@ pub enum SavedError {
         /// Sockets or notes.
         what: &'static str,
         /// How many there should be.
-        announced: usize,
+        announced: u64,
         /// How many there are.
-        found: usize,
+        found: u64,
     },
 }
 
@@ -133,51 +134,6 @@ pub enum SavedError {
 struct Head {
     schema: u32,
     kind: String,
-}
-
-#[derive(Deserialize)]
-struct Note {
-    text: String,
-}
-
-#[derive(Deserialize)]
-struct Socket {
-    cookie: Option<String>,
-    state: String,
-    dir: Option<String>,
-    proto: String,
-    laddr: IpAddr,
-    lport: Option<u16>,
-    raddr: Option<IpAddr>,
-    rport: Option<u16>,
-    device: Option<String>,
-    netns: u32,
-    holders: Vec<Holder>,
-}
-
-#[derive(Deserialize)]
-struct Holder {
-    pid: u32,
-    process: Option<Process>,
-}
-
-#[derive(Deserialize)]
-struct Process {
-    id: String,
-    comm: String,
-    #[serde(default)]
-    comm_escaped: bool,
-    exe: Option<String>,
-    #[serde(default)]
-    exe_escaped: bool,
-    exe_deleted: bool,
-    uid: u32,
-    user: Option<String>,
-    #[serde(default)]
-    user_escaped: bool,
-    unit: Option<String>,
-    #[serde(default)]
-    args: Vec<String>,
 }
 
 impl Saved {
@@ -226,11 +182,18 @@ impl Saved {
             });
         }
         match head.kind.as_str() {
-            "list" => self.about = parse(text)?,
-            "note" => self.notes.push(parse::<Note>(text)?.text),
-            "connection" | "listener" => {
-                let socket: Socket = parse(text)?;
-                self.sockets.push(socket.into_saved(text, head.kind == "listener")?);
+            "list" => self.about = About::of(&parse(text)?),
+            "note" => self.notes.push(parse::<Note<'_>>(text)?.text.to_string()),
+            "connection" => {
+                let connection: Connection<'_> = parse(text)?;
+                let dir = named("dir", &connection.dir)?;
+                let remote = SocketAddr::new(connection.raddr, connection.rport.unwrap_or(0));
+                self.sockets.push(SavedSocket::of(text, &connection.socket, Some(dir), remote)?);
+            }
+            "listener" => {
+                let listener: Listener<'_> = parse(text)?;
+                let remote = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0);
+                self.sockets.push(SavedSocket::of(text, &listener.socket, None, remote)?);
             }
             // A later version may have other lines.
             _ => {}
@@ -241,8 +204,8 @@ impl Saved {
 
     fn whole(&self) -> Result<(), SavedError> {
         for (what, announced, found) in [
-            ("sockets", self.about.sockets, self.sockets.len()),
-            ("notes", self.about.notes, self.notes.len()),
+            ("sockets", self.about.sockets, self.sockets.len() as u64),
+            ("notes", self.about.notes, self.notes.len() as u64),
         ] {
             if announced != found {
                 return Err(SavedError::Cut { what, announced, found });
@@ -265,52 +228,62 @@ fn quoted(text: &str) -> String {
     format!("`{}`", escape::string(text.chars().take(40).collect::<String>().as_bytes()))
 }
 
-impl Socket {
-    fn into_saved(self, json: &str, listener: bool) -> Result<SavedSocket, String> {
-        let name = |key: &str, value: &str| format!("{} is not a value of `{key}`", quoted(value));
-        let direction = match (listener, &self.dir) {
-            (true, _) => None,
-            (false, Some(dir)) => Some(names::from_name(dir).ok_or_else(|| name("dir", dir))?),
-            (false, None) => return Err("a connection has no `dir`".to_owned()),
-        };
-        let raddr = match self.raddr {
-            Some(raddr) => raddr,
-            None if listener => Ipv4Addr::UNSPECIFIED.into(),
-            None => return Err("a connection has no `raddr`".to_owned()),
-        };
-        Ok(SavedSocket {
+fn named<T: Named>(key: &str, value: &str) -> Result<T, String> {
+    names::from_name(value).ok_or_else(|| format!("{} is not a value of `{key}`", quoted(value)))
+}
+
+impl About {
+    fn of(list: &List<'_>) -> Self {
+        Self {
+            ts: list.head.ts.to_string(),
+            host: list.head.host.to_string(),
+            boot_id: list.head.boot_id.to_string(),
+            selection: list.selection.to_string(),
+            filter: list.filter.to_string(),
+            sockets: list.sockets,
+            notes: list.notes,
+        }
+    }
+}
+
+impl SavedSocket {
+    fn of(
+        json: &str,
+        socket: &Socket<'_>,
+        direction: Option<Direction>,
+        remote: SocketAddr,
+    ) -> Result<Self, String> {
+        Ok(Self {
             json: json.to_owned(),
-            state: names::from_name(&self.state).ok_or_else(|| name("state", &self.state))?,
+            state: named("state", &socket.state)?,
             direction,
-            transport: names::from_name(&self.proto).ok_or_else(|| name("proto", &self.proto))?,
-            local: SocketAddr::new(self.laddr, self.lport.unwrap_or(0)),
-            remote: SocketAddr::new(raddr, self.rport.unwrap_or(0)),
-            device: self.device,
-            netns: self.netns,
-            cookie: self.cookie,
-            holders: self.holders.into_iter().map(Holder::into_saved).collect(),
+            transport: named("proto", &socket.proto)?,
+            local: SocketAddr::new(socket.laddr, socket.lport.unwrap_or(0)),
+            remote,
+            device: socket.device.as_ref().map(ToString::to_string),
+            netns: socket.netns,
+            cookie: socket.cookie.as_ref().map(ToString::to_string),
+            holders: socket.holders.iter().map(SavedHolder::of).collect(),
         })
     }
 }
 
-impl Holder {
-    fn into_saved(self) -> SavedHolder {
+impl SavedHolder {
+    fn of(holder: &Holder<'_>) -> Self {
         let bytes = |text: &str, escaped| if escaped { escape::undo(text) } else { text.as_bytes().to_vec() };
-        let process = self.process;
-        SavedHolder {
-            pid: self.pid,
-            comm: process.as_ref().map(|process| bytes(&process.comm, process.comm_escaped)),
+        let process = holder.process.as_ref();
+        Self {
+            pid: holder.pid,
+            comm: process.map(|process| bytes(&process.comm, process.comm_escaped)),
             exe: process
-                .as_ref()
                 .and_then(|process| process.exe.as_deref().map(|exe| bytes(exe, process.exe_escaped))),
-            exe_deleted: process.as_ref().is_some_and(|process| process.exe_deleted),
+            exe_deleted: process.is_some_and(|process| process.exe_deleted),
             user: process
-                .as_ref()
                 .and_then(|process| process.user.as_deref().map(|user| bytes(user, process.user_escaped))),
-            uid: process.as_ref().map(|process| process.uid),
-            unit: process.as_ref().and_then(|process| process.unit.clone()),
-            args: process.as_ref().map(|process| process.args.clone()).unwrap_or_default(),
-            id: process.map(|process| process.id),
+            uid: process.map(|process| process.uid),
+            unit: process.and_then(|process| process.unit.as_ref()?.as_deref().map(str::to_owned)),
+            args: process.iter().flat_map(|process| &process.args).map(ToString::to_string).collect(),
+            id: process.map(|process| process.id.to_string()),
         }
     }
 }

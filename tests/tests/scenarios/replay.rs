@@ -132,9 +132,9 @@ fn is_same(then: &Value, now: &Value, key: &str) -> bool {
         (Value::Array(then), Value::Array(now)) => {
             then.len() == now.len() && then.iter().zip(now).all(|(then, now)| is_same(then, now, key))
         }
-        _ if key == "ts" => true,
-        (Value::Number(then), Value::Number(now)) if key == "ts_ns" => {
-            then.as_u64().zip(now.as_u64()).is_some_and(|(then, now)| then.abs_diff(now) < 1_000_000_000)
+        (Value::String(then), Value::String(now)) if key == "ts" => {
+            let wall = |ts: &str| ts.parse::<jiff::Timestamp>().ok().map(jiff::Timestamp::as_nanosecond);
+            wall(then).zip(wall(now)).is_some_and(|(then, now)| then.abs_diff(now) < 1_000_000_000)
         }
         _ => then == now,
     }

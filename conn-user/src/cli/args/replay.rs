@@ -36,7 +36,7 @@ impl ReplayArgs {
     /// How alerts are written.
     pub const fn format(&self, environment: Environment) -> Format {
         if self.json {
-            Format::Json
+            Format::Json { compact: false }
         } else {
             Format::Text { color: environment.color(self.color), terminal: environment.terminal }
         }

@@ -56,7 +56,7 @@ fn everything_at_once() {
     let line = "--json --backend kprobe --kind connect,close --count 5 --for 1h30m --no-self-test --bpf-log --ring-size 16M \
                 port:443 -proc:nginx";
     let options = resolve(&line.split_whitespace().collect::<Vec<_>>()).expect("all of it is right");
-    assert_eq!(options.format, Format::Json);
+    assert_eq!(options.format, Format::Json { compact: false });
     assert_eq!((options.backend, options.ring_size), (BackendChoice::Only(Backend::Kprobe), 16 << 20));
     assert_eq!((options.count, options.duration), (NonZeroU64::new(5), Some(Duration::from_mins(90))));
     assert!(!options.self_test && options.bpf_log);
@@ -85,7 +85,10 @@ fn values_in_upper_case() {
 #[test]
 fn a_recording_is_of_everything() {
     let options = resolve(&["--record"]).expect("fine");
-    assert_eq!((options.format, options.kinds, options.record), (Format::Json, KindSet::ALL, true));
+    assert_eq!(
+        (options.format, options.kinds, options.record),
+        (Format::Json { compact: false }, KindSet::ALL, true)
+    );
     assert!(!KindSet::DEFAULT.contains(EventKind::Start));
     for line in [&["--record", "--kind", "close"][..], &["--record", "--alerts"], &["--record", "port:1"]] {
         assert!(refused(line).contains("cannot be used with"), "{line:?}");
@@ -168,7 +171,11 @@ fn negated_words_and_flags_mix() {
         let words: std::collections::BTreeSet<_> =
             options.filter.to_string().split(' ').map(str::to_owned).collect();
         assert_eq!(words, ["-proc:nginx", "port:80"].map(str::to_owned).into(), "{line:?}");
-        assert_eq!((options.format, options.count), (Format::Json, NonZeroU64::new(3)), "{line:?}");
+        assert_eq!(
+            (options.format, options.count),
+            (Format::Json { compact: false }, NonZeroU64::new(3)),
+            "{line:?}"
+        );
     }
 }
 

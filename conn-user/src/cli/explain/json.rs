@@ -186,7 +186,7 @@ fn filters(trace: &RuleTrace) -> FilterReport {
 }
 
 fn state(of: &Explanation) -> Result<Option<StateReport>> {
-    let Some(memory) = &of.memory else { return Ok(None) };
+    let Some(decision) = &of.decision else { return Ok(None) };
     let reported = of.reported.map(|reported| Duplicate {
         alert: format!("a{}", reported.id.0),
         ago_ns: reported.ago.0,
@@ -195,9 +195,9 @@ fn state(of: &Explanation) -> Result<Option<StateReport>> {
         repeats: reported.repeats,
     });
     Ok(Some(StateReport {
-        finds: memory.finds,
-        says: memory.says.clone(),
-        facts: evidence(&memory.facts)?,
+        finds: decision.finds,
+        says: decision.says.clone(),
+        facts: evidence(&decision.facts)?,
         duplicate_of: reported,
     }))
 }

@@ -12,8 +12,8 @@ use crate::filter::Names;
 use crate::learn::write;
 use crate::replay::search::AboutEvent;
 use crate::rules::alerts::Reported;
+use crate::rules::dry_run::Decision;
 use crate::rules::explain::{Explanation, exceptions};
-use crate::rules::memory::Memory;
 use crate::rules::model::Rule;
 use crate::rules::trace::Verdict;
 use crate::rules::trace::text::write as write_trace;
@@ -78,10 +78,13 @@ fn facts(evidence: &[Evidence], out: &mut Vec<u8>) {
     out.push(b'\n');
 }
 
-fn memory(memory: &Memory, out: &mut Vec<u8>) {
-    say(out, "what the rule remembered before");
-    say(out, &format!("  {}", memory.says));
-    facts(&memory.facts, out);
+fn decision(decision: &Decision, is_asked: bool, out: &mut Vec<u8>) {
+    say(
+        out,
+        if is_asked { "what the rule decides" } else { "what it would decide if its filters let it pass" },
+    );
+    say(out, &format!("  {}", decision.says));
+    facts(&decision.facts, out);
 }
 
 fn reported(reported: Option<Reported>, out: &mut Vec<u8>) {
@@ -107,9 +110,9 @@ fn reported(reported: Option<Reported>, out: &mut Vec<u8>) {
 
 fn explanation(of: &Explanation, out: &mut Vec<u8>) {
     write_trace(&of.trace, out);
-    if let Some(of) = &of.memory {
+    if let Some(own) = &of.decision {
         out.push(b'\n');
-        memory(of, out);
+        decision(own, of.is_asked(), out);
     }
     reported(of.reported, out);
 }

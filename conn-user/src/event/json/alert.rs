@@ -1,7 +1,7 @@
 //! An alert in JSON: its subject with the keys of an event about it, and `alert` with what the rule says.
 
 use super::process::write_option;
-use super::{JsonEncoder, write_int, write_key, write_text};
+use super::{JsonEncoder, write_instant, write_int, write_key, write_text};
 use crate::event::address::write_ip;
 use crate::event::alert::{Alert, Covered, Evidence, Subject, Value};
 use crate::event::escape;
@@ -46,8 +46,7 @@ impl JsonEncoder {
             Some(words) => escape::json_string(words.as_bytes(), false, out),
             None => out.extend_from_slice(b"null"),
         }
-        out.extend_from_slice(b",\"raised_boot_ns\":");
-        write_int(alert.raised.0, out);
+        write_instant(b"raised_boot_ns", alert.raised, out);
         out.extend_from_slice(b",\"repeats\":");
         write_int(alert.repeats, out);
         out.push(b'}');
@@ -119,8 +118,7 @@ fn write_covered(covered: Covered, out: &mut Vec<u8>) {
     out.push(b'"');
     match covered {
         Covered::Since(since) => {
-            write_key(b"since_boot_ns", out);
-            write_int(since.0, out);
+            write_instant(b"since_boot_ns", since, out);
         }
         Covered::Except { lost, repaired } => {
             write_key(b"lost", out);

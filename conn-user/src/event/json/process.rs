@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use crate::event::address::write_int;
-use crate::event::escape::{self, is_binary, json_string};
+use crate::event::escape::{self, is_binary};
 use crate::event::names::Named;
+use crate::event::wire::{self, Text, encode};
 use crate::process::identity::Tty;
 use crate::process::info::ProcessInfo;
-use crate::process::placement::Placement;
+use crate::process::lineage::Ancestor;
+use crate::process::placement::Container;
 
 /// Sets of the cache; a power of two. Two entries a set: connector and acceptor of a busy pair never evict each other.
 const SETS: usize = 256;
@@ -33,6 +35,17 @@ struct Entry {
 impl ProcessWriter {
     pub(crate) fn new(boot8: &str) -> Self {
         Self { boot8: boot8.into(), sets: std::iter::repeat_with(|| [None, None]).take(SETS).collect() }
+    }
+
+    /// Appends a reference to a process that is written out before.
+    pub(crate) fn refer(&self, process: &ProcessInfo, out: &mut Vec<u8>) {
+        out.push(b'"');
+        out.extend_from_slice(self.boot8.as_bytes());
+        for number in [u64::from(process.pid.0), process.start_ticks()] {
+            out.push(b'-');
+            write_int(number, out);
+        }
+        out.push(b'"');
     }
 
     /// Appends the object.
@@ -73,160 +86,129 @@ impl ProcessWriter {
 }
 
 fn render(boot8: &str, process: &ProcessInfo, out: &mut Vec<u8>) {
-    out.extend_from_slice(b"{\"id\":\"");
-    out.extend_from_slice(boot8.as_bytes());
-    out.push(b'-');
-    write_int(process.pid.0, out);
-    out.push(b'-');
-    write_int(process.start_ticks(), out);
-    out.extend_from_slice(b"\",\"pid\":");
-    write_int(process.pid.0, out);
-    out.extend_from_slice(b",\"ppid\":");
-    write_option(process.ppid.map(|pid| pid.0), out);
-    out.extend_from_slice(b",\"start_ns\":");
-    write_int(process.start.0, out);
-    write_name(b"comm", Some(&process.comm), out);
-    write_exe(process, out);
-    write_args(&process.args, out);
-    write_flag(b"args_truncated", process.args_truncated, out);
-    let state = process.identity.state();
-    write_name(b"cwd", state.and_then(|state| state.cwd.as_deref()), out);
-    match state.map_or(&Tty::Unknown, |state| &state.tty) {
-        Tty::Unknown => write_name(b"tty", None, out),
-        Tty::None => {}
-        Tty::Named(name) => write_name(b"tty", Some(name.as_bytes()), out),
-    }
-    out.extend_from_slice(b",\"uid\":");
-    write_int(process.uid, out);
-    out.extend_from_slice(b",\"gid\":");
-    write_int(process.gid, out);
-    write_name(b"user", process.user.as_deref(), out);
-    out.extend_from_slice(b",\"login_uid\":");
-    write_option(process.login_uid, out);
-    out.extend_from_slice(b",\"cgroup_id\":");
-    write_int(process.cgroup_id, out);
-    write_placement(process.placement.as_deref(), out);
-    out.extend_from_slice(b",\"netns\":");
-    write_option(state.and_then(|state| state.netns).map(|netns| netns.0), out);
-    write_key(b"mnt_ns", out);
-    write_option(process.mount_ns.map(|mount_ns| mount_ns.id.0), out);
-    write_known_flag(b"mnt_ns_host", process.mount_ns.map(|mount_ns| mount_ns.is_host), out);
-    write_flag(b"kernel", process.kernel, out);
-    out.extend_from_slice(b",\"source\":\"");
-    out.extend_from_slice(process.source.name().as_bytes());
-    out.extend_from_slice(b"\",\"ancestors\":[");
-    for (at, ancestor) in process.ancestors.iter().enumerate() {
-        out.extend_from_slice(if at == 0 { b"{\"pid\":".as_slice() } else { b",{\"pid\":" });
-        write_int(ancestor.pid.0, out);
-        write_name(b"comm", Some(&ancestor.comm), out);
-        write_name(b"exe", ancestor.exe.as_deref(), out);
-        write_known_flag(b"exe_host", ancestor.exe_is_host, out);
-        write_key(b"start_ns", out);
-        write_int(ancestor.start.0, out);
-        out.push(b'}');
-    }
-    out.extend_from_slice(b"]}");
+    encode(&shape(boot8, process), out);
 }
 
-fn write_exe(process: &ProcessInfo, out: &mut Vec<u8>) {
-    let file = process.identity.exe();
-    write_name(b"exe", process.exe.as_deref(), out);
-    write_flag(b"exe_deleted", process.exe_is_deleted(), out);
-    write_flag(b"exe_memfd", process.exe_is_memfd(), out);
-    if process.exe_is_conn {
-        write_flag(b"exe_conn", true, out);
-    }
-    write_name(b"exe_fs", file.and_then(|file| file.fs.as_deref()), out);
-    write_name(b"exe_mount", file.and_then(|file| file.mount.as_deref()), out);
-    write_known_flag(b"exe_host", process.identity.exe_is_host(), out);
-    write_known_flag(b"exe_writable", file.and_then(|file| file.writable), out);
-    write_known_flag(b"exe_user_writable", file.and_then(|file| file.user_writable), out);
-    match process.identity.sha256() {
-        Some(hash) => {
-            write_key(b"exe_sha256", out);
-            out.push(b'"');
-            escape::hex_bytes(hash, out);
-            out.push(b'"');
-        }
-        None => write_name(b"exe_sha256", None, out),
-    }
-    if process.identity.copy_of_settled() {
-        write_name(b"exe_copy_of", process.identity.copy_of().map(str::as_bytes), out);
-    }
-    // Only what a rule had compared.
-    if let Some(replaced) = process.identity.replaced() {
-        write_name(b"exe_replaced", Some(replaced.name().as_bytes()), out);
+/// The form that a process has in JSON.
+pub(crate) fn shape<'a>(boot8: &str, process: &'a ProcessInfo) -> wire::Process<'a> {
+    let (state, file) = (process.identity.state(), process.identity.exe());
+    let (comm, comm_escaped) = shown(&process.comm);
+    let (exe, exe_escaped) = shown_option(process.exe.as_deref());
+    let (exe_fs, exe_fs_escaped) = shown_option(file.and_then(|file| file.fs.as_deref()));
+    let (exe_mount, exe_mount_escaped) = shown_option(file.and_then(|file| file.mount.as_deref()));
+    let (cwd, cwd_escaped) = shown_option(state.and_then(|state| state.cwd.as_deref()));
+    let (user, user_escaped) = shown_option(process.user.as_deref());
+    // The arguments are one field: one that is not UTF-8 escapes the backslashes of all, or a reader could not tell
+    // which of them to undo.
+    let args_escaped = process.args.iter().any(|arg| is_binary(arg));
+    let args = process.args.iter().map(|arg| Text(escape::value(arg, args_escaped)));
+    let place = process.placement.as_deref();
+    let (cgroup, cgroup_escaped) = shown_option(place.map(|place| &*place.cgroup));
+    let (unit, unit_escaped) = shown_option(place.and_then(|place| place.unit.as_deref()));
+    let (user_unit, user_unit_escaped) = shown_option(place.and_then(|place| place.user_unit.as_deref()));
+    let (slice, slice_escaped) = shown_option(place.and_then(|place| place.slice.as_deref()));
+    wire::Process {
+        id: id(boot8, process).into(),
+        pid: process.pid.0,
+        ppid: process.ppid.map(|pid| pid.0),
+        start_ns: process.start.into(),
+        comm,
+        comm_escaped,
+        exe,
+        exe_escaped,
+        exe_deleted: process.exe_is_deleted(),
+        exe_memfd: process.exe_is_memfd(),
+        exe_conn: process.exe_is_conn,
+        exe_fs,
+        exe_fs_escaped,
+        exe_mount,
+        exe_mount_escaped,
+        exe_host: Some(process.identity.exe_is_host()),
+        exe_writable: file.and_then(|file| file.writable),
+        exe_user_writable: file.and_then(|file| file.user_writable),
+        exe_sha256: process.identity.sha256().map(|hash| hex(hash).into()),
+        exe_copy_of: process.identity.copy_of_settled().then(|| process.identity.copy_of().map(Text::from)),
+        // Only what a rule had compared.
+        exe_replaced: process.identity.replaced().map(|replaced| replaced.name().into()),
+        args: args.collect(),
+        args_escaped,
+        args_truncated: process.args_truncated,
+        cwd,
+        cwd_escaped,
+        tty: match state.map_or(&Tty::Unknown, |state| &state.tty) {
+            Tty::Unknown => Some(None),
+            Tty::None => None,
+            Tty::Named(name) => Some(Some(Text::from(&**name))),
+        },
+        uid: process.uid,
+        gid: process.gid,
+        user,
+        user_escaped,
+        login_uid: process.login_uid,
+        cgroup_id: process.cgroup_id,
+        cgroup,
+        cgroup_escaped,
+        // What does not apply is absent, what is not known is `null`.
+        unit: if place.is_some() { unit.map(Some) } else { Some(None) },
+        unit_escaped,
+        user_unit,
+        user_unit_escaped,
+        slice,
+        slice_escaped,
+        container: match place {
+            Some(place) => place.container.as_ref().map(|container| Some(shape_container(container))),
+            None => Some(None),
+        },
+        netns: state.and_then(|state| state.netns).map(|netns| netns.0),
+        mnt_ns: process.mount_ns.map(|mount_ns| mount_ns.id.0),
+        mnt_ns_host: process.mount_ns.map(|mount_ns| mount_ns.is_host),
+        kernel: process.kernel,
+        source: process.source.name().into(),
+        ancestors: process.ancestors.iter().map(shape_ancestor).collect(),
     }
 }
 
-/// What does not apply is absent, what is not known is `null`.
-fn write_placement(place: Option<&Placement>, out: &mut Vec<u8>) {
-    let Some(place) = place else {
-        return out.extend_from_slice(b",\"cgroup\":null,\"unit\":null,\"container\":null");
-    };
-    write_name(b"cgroup", Some(&place.cgroup), out);
-    for (key, name) in
-        [(b"unit".as_slice(), &place.unit), (b"user_unit", &place.user_unit), (b"slice", &place.slice)]
-    {
-        if let Some(name) = name {
-            write_name(key, Some(name), out);
-        }
-    }
-    let Some(container) = &place.container else { return };
-    out.extend_from_slice(b",\"container\":{\"runtime\":");
-    match container.runtime {
-        Some(runtime) => json_string(runtime.name().as_bytes(), false, out),
-        None => out.extend_from_slice(b"null"),
-    }
-    write_name(b"id", Some(&container.id), out);
-    if let Some(pod) = &container.pod {
-        write_name(b"pod", Some(pod), out);
-    }
-    out.push(b'}');
+/// The name of a process for good.
+fn id(boot8: &str, process: &ProcessInfo) -> String {
+    format!("{boot8}-{}-{}", process.pid.0, process.start_ticks())
 }
 
-fn write_name(key: &[u8], bytes: Option<&[u8]>, out: &mut Vec<u8>) {
-    write_key(key, out);
-    let Some(bytes) = bytes else { return out.extend_from_slice(b"null") };
+fn shape_container(container: &Container) -> wire::Container<'_> {
+    let (id, id_escaped) = shown(&container.id);
+    let (pod, pod_escaped) = shown_option(container.pod.as_deref());
+    let runtime = container.runtime.map(|runtime| runtime.name().into());
+    wire::Container { runtime, id, id_escaped, pod, pod_escaped }
+}
+
+fn shape_ancestor(ancestor: &Ancestor) -> wire::Ancestor<'_> {
+    let (comm, comm_escaped) = shown(&ancestor.comm);
+    let (exe, exe_escaped) = shown_option(ancestor.exe.as_deref());
+    wire::Ancestor {
+        pid: ancestor.pid.0,
+        comm,
+        comm_escaped,
+        exe,
+        exe_escaped,
+        exe_host: Some(ancestor.exe_is_host),
+        start_ns: ancestor.start.into(),
+    }
+}
+
+/// Bytes as the text of a value, and whether that is escaped.
+pub(crate) fn shown(bytes: &[u8]) -> (Text<'_>, bool) {
     let binary = is_binary(bytes);
-    json_string(bytes, binary, out);
-    write_escaped(key, binary, out);
+    (Text(escape::value(bytes, binary)), binary)
 }
 
-/// The arguments are one field: one that is not UTF-8 escapes the backslashes of all, or a reader could not report
-/// which of them to undo.
-fn write_args(args: &[Box<[u8]>], out: &mut Vec<u8>) {
-    out.extend_from_slice(b",\"args\":[");
-    let binary = args.iter().any(|arg| is_binary(arg));
-    for (at, arg) in args.iter().enumerate() {
-        if at > 0 {
-            out.push(b',');
-        }
-        json_string(arg, binary, out);
-    }
-    out.push(b']');
-    write_escaped(b"args", binary, out);
+/// Bytes that need not be known as the text of a value, and whether that is escaped.
+pub(crate) fn shown_option(bytes: Option<&[u8]>) -> (Option<Text<'_>>, bool) {
+    bytes.map(shown).map_or((None, false), |(text, escaped)| (Some(text), escaped))
 }
 
-pub(crate) fn write_escaped(key: &[u8], escaped: bool, out: &mut Vec<u8>) {
-    if escaped {
-        out.extend_from_slice(b",\"");
-        out.extend_from_slice(key);
-        out.extend_from_slice(b"_escaped\":true");
-    }
-}
-
-fn write_flag(key: &[u8], value: bool, out: &mut Vec<u8>) {
-    write_key(key, out);
-    out.extend_from_slice(if value { b"true" } else { b"false" });
-}
-
-/// `null` where it is not known.
-fn write_known_flag(key: &[u8], value: Option<bool>, out: &mut Vec<u8>) {
-    match value {
-        Some(value) => write_flag(key, value, out),
-        None => write_name(key, None, out),
-    }
+fn hex(hash: &[u8; 32]) -> String {
+    let mut out = Vec::with_capacity(64);
+    escape::hex_bytes(hash, &mut out);
+    String::from_utf8_lossy(&out).into_owned()
 }
 
 /// Appends `,"key":`.

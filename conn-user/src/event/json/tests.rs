@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::*;
 use crate::event::model::ProcEvent;
 use crate::event::samples;
+use crate::event::time::Rfc3339Reader;
 
 fn encode(events: &[Event]) -> String {
     let (mut encoder, mut out) = (JsonEncoder::new(&samples::identity()), Vec::new());
@@ -31,7 +32,7 @@ fn golden() {
 fn keys_come_in_the_documented_order() {
     let line = encode(&[samples::all().swap_remove(1)]);
     let head = concat!(
-        r#"{"schema":1,"seq":2,"ts":"2026-11-24T03:43:41.125456789Z","ts_ns":1795491821125456789,"boot_ns":5000002000000,"#,
+        r#"{"schema":1,"seq":2,"ts":"2026-11-24T03:43:41.125456789Z","boot_ns":"5000002000000","#,
         r#""host":"web-1","boot_id":"3f2a9c1e-0b7d-4c58-9f11-6a5d2b3c4e5f","kind":"connect","#,
         r#""conn_id":"3f2a9c1e-123456789a-7","community_id":"1:"#
     );
@@ -145,7 +146,8 @@ proptest! {
         prop_assert_eq!(text.matches('\n').count(), 1);
         let json: Value = serde_json::from_str(&text).expect("JSON");
         prop_assert_eq!(&json["seq"], &Value::from(event.seq));
-        prop_assert_eq!(&json["ts_ns"], &Value::from(event.wall.0));
+        prop_assert_eq!(Rfc3339Reader::default().read(json["ts"].as_str().expect("text")), Some(event.wall));
+        prop_assert_eq!(&json["boot_ns"], &Value::from(event.boot.0.to_string()));
         prop_assert_eq!(&json["kind"], event.body.kind().name());
         if let EventBody::Flow(Change::Close(conn, ending)) = &event.body {
             prop_assert_eq!(json["laddr"].as_str().expect("text").parse::<IpAddr>().expect("address"), conn.local.ip());

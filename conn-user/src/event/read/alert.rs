@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use super::line::{AlertPart, Line, Started};
 use super::{ReadError, Reader, named, need};
 use crate::event::alert::{AlertId, Phase, Severity, Subject};
 use crate::event::model::EventKind;
+use crate::event::wire::{AlertPart, Line, Started};
 use crate::process::info::ProcessInfo;
 use crate::units::{BootNs, WallNs};
 
@@ -75,13 +75,13 @@ impl Reader {
         } else {
             Subject::Absence
         };
-        let at = BootNs(line.boot_ns);
+        let at = BootNs::from(line.boot_ns);
         let Started { started } = serde_json::from_str(part.evidence.get())?;
         let started = started.map(|raw| self.read_process(raw, at)).transpose()?;
         Ok(Some(AlertLine {
             seq: line.seq,
             at,
-            wall: WallNs(line.ts_ns),
+            wall: self.wall(&line.ts)?,
             name: part.id.to_string(),
             id,
             phase: named("phase", &part.phase)?,

@@ -5,11 +5,11 @@ use std::hash::Hasher as _;
 use std::sync::Arc;
 
 use memchr::memmem::Finder;
-use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::{ReadError, named};
 use crate::event::escape;
+use crate::event::wire::{self, Process, REFERRED_MAX};
 use crate::process::hash::{IntBuild, IntHasher, IntMap};
 use crate::process::identity::{ExeFile, Identity, ProcessState, Replaced, Tty};
 use crate::process::info::{MountNs, ProcessInfo, ProcessSource, TICK_NS};
@@ -75,6 +75,11 @@ pub(super) struct Processes {
     /// Those for which the line that is being read has their number.
     numbered: Vec<u32>,
     key: Option<Finder<'static>>,
+    /// By id, what a reference to it stands for.
+    ids: HashMap<Box<str>, u32>,
+    referred: Vec<Referred>,
+    /// Processes that were written out so far.
+    written_out: u64,
     /// The recording reports when facts became known: all texts of an image share its identity, which has what the first of them
     /// reports, and then only what [`KnownFacts`] bring.
     pub(super) has_facts: bool,
@@ -86,6 +91,19 @@ struct Known {
     process: Arc<ProcessInfo>,
     first: BootNs,
     last: BootNs,
+    /// Its place among [`Processes::referred`].
+    id: u32,
+}
+
+/// What a reference stands for: the last text with its id.
+#[derive(Debug)]
+struct Referred {
+    text: Arc<str>,
+    process: Arc<ProcessInfo>,
+    /// Its place among [`Processes::texts`]; `None`: it is not kept there any more.
+    place: Option<u32>,
+    /// Which one of all that were written out it was.
+    at: u64,
 }
 
 /// The texts of an image, by what is known of them: what they have, and what [`News`] have reported them. However many texts a
@@ -134,144 +152,6 @@ impl Image {
     }
 }
 
-#[derive(Deserialize)]
-struct Process {
-    pid: u32,
-    #[serde(default)]
-    ppid: Option<u32>,
-    start_ns: u64,
-    comm: String,
-    #[serde(default)]
-    comm_escaped: bool,
-    #[serde(default)]
-    exe: Option<String>,
-    #[serde(default)]
-    exe_escaped: bool,
-    #[serde(default)]
-    exe_deleted: bool,
-    #[serde(default)]
-    exe_conn: bool,
-    #[serde(default)]
-    exe_fs: Option<String>,
-    #[serde(default)]
-    exe_fs_escaped: bool,
-    #[serde(default)]
-    exe_mount: Option<String>,
-    #[serde(default)]
-    exe_mount_escaped: bool,
-    // Absent: an older conn did not look. `null`: that is not known.
-    #[serde(default, deserialize_with = "present")]
-    #[allow(clippy::option_option, reason = "absent and null are not the same")]
-    exe_host: Option<Option<bool>>,
-    #[serde(default)]
-    exe_writable: Option<bool>,
-    #[serde(default)]
-    exe_user_writable: Option<bool>,
-    #[serde(default)]
-    exe_sha256: Option<String>,
-    // Absent: not known. `null`: of nothing.
-    #[serde(default, deserialize_with = "present")]
-    #[allow(clippy::option_option, reason = "absent and null are not the same")]
-    exe_copy_of: Option<Option<String>>,
-    #[serde(default)]
-    exe_replaced: Option<String>,
-    #[serde(default)]
-    args: Vec<String>,
-    #[serde(default)]
-    args_escaped: bool,
-    #[serde(default)]
-    args_truncated: bool,
-    #[serde(default)]
-    cwd: Option<String>,
-    #[serde(default)]
-    cwd_escaped: bool,
-    // Absent: it has none. `null`: that is not known.
-    #[serde(default, deserialize_with = "present")]
-    #[allow(clippy::option_option, reason = "absent and null are not the same")]
-    tty: Option<Option<String>>,
-    uid: u32,
-    gid: u32,
-    #[serde(default)]
-    user: Option<String>,
-    #[serde(default)]
-    user_escaped: bool,
-    #[serde(default)]
-    login_uid: Option<u32>,
-    #[serde(default)]
-    cgroup_id: u64,
-    #[serde(default)]
-    cgroup: Option<String>,
-    #[serde(default)]
-    cgroup_escaped: bool,
-    #[serde(default)]
-    unit: Option<String>,
-    #[serde(default)]
-    unit_escaped: bool,
-    #[serde(default)]
-    user_unit: Option<String>,
-    #[serde(default)]
-    user_unit_escaped: bool,
-    #[serde(default)]
-    slice: Option<String>,
-    #[serde(default)]
-    slice_escaped: bool,
-    #[serde(default)]
-    container: Option<InContainer>,
-    #[serde(default)]
-    netns: Option<u32>,
-    #[serde(default)]
-    mnt_ns: Option<u32>,
-    #[serde(default)]
-    mnt_ns_host: Option<bool>,
-    #[serde(default)]
-    kernel: bool,
-    source: String,
-    #[serde(default)]
-    ancestors: Vec<Above>,
-}
-
-#[derive(Deserialize)]
-struct InContainer {
-    #[serde(default)]
-    runtime: Option<String>,
-    id: String,
-    #[serde(default)]
-    id_escaped: bool,
-    #[serde(default)]
-    pod: Option<String>,
-    #[serde(default)]
-    pod_escaped: bool,
-}
-
-#[derive(Deserialize)]
-struct Above {
-    pid: u32,
-    comm: String,
-    #[serde(default)]
-    comm_escaped: bool,
-    #[serde(default)]
-    exe: Option<String>,
-    #[serde(default)]
-    exe_escaped: bool,
-    // As that of the process.
-    #[serde(default, deserialize_with = "present")]
-    #[allow(clippy::option_option, reason = "absent and null are not the same")]
-    exe_host: Option<Option<bool>>,
-    // Older recordings do not have it.
-    #[serde(default)]
-    start_ns: u64,
-}
-
-#[allow(clippy::option_option, reason = "absent and null are not the same")]
-/// A key that is there, with `null` or a value.
-fn present<'de, D, T>(value: D) -> Result<Option<Option<T>>, D::Error>
-where
-    D: serde::Deserializer<'de>,
-    T: Deserialize<'de>,
-{
-    Option::deserialize(value).map(Some)
-}
-
 /// Returns whether an executable is the host's own, as a line says. A conn that did not look asked for the path alone: there it is
 /// taken for the host's, but for what is in a container or another mount namespace, or is no file.
 #[allow(clippy::option_option, reason = "absent and null are not the same")]
@@ -279,8 +159,8 @@ fn is_host(said: Option<Option<bool>>, exe: Option<&[u8]>, elsewhere: bool) -> O
     said.unwrap_or_else(|| exe.map(|exe| exe.starts_with(b"/") && !exe.starts_with(b"/memfd:") && !elsewhere))
 }
 
-fn bytes(text: String, escaped: bool) -> Box<[u8]> {
-    if escaped { escape::undo(&text).into() } else { text.into_bytes().into() }
+fn bytes(text: &str, escaped: bool) -> Box<[u8]> {
+    if escaped { escape::undo(text).into() } else { text.as_bytes().into() }
 }
 
 impl Processes {
@@ -307,7 +187,10 @@ impl Processes {
     /// A process as its text has it, whatever is known of it elsewhere: for those who show a line.
     pub(super) fn read_apart(&self, raw: &RawValue) -> Result<Arc<ProcessInfo>, ReadError> {
         let number = raw.get().parse().ok().filter(|number| self.numbered.contains(number));
-        let text = number.map_or(raw.get(), |number: u32| &*self.texts[number as usize].text);
+        let text = match self.referred(raw.get()) {
+            Some(referred) => &*referred?.text,
+            None => number.map_or(raw.get(), |number: u32| &*self.texts[number as usize].text),
+        };
         read(serde_json::from_str(text)?).map(Arc::new)
     }
 
@@ -315,10 +198,7 @@ impl Processes {
     pub(super) fn shorten(&mut self, line: &str, out: &mut String) {
         // Not in the middle of a line, which may have numbers.
         if self.texts.len() >= KEPT_MAX {
-            self.front.clear();
-            self.known.clear();
-            self.texts.clear();
-            self.images.clear();
+            self.forget();
         }
         self.numbered.clear();
         let key = self.key.get_or_insert_with(|| Finder::new(KEY));
@@ -343,13 +223,53 @@ impl Processes {
         out.push_str(rest);
     }
 
-    /// The process that a text in an event of this time describes; the same text is the same process.
+    /// Forgets all texts, but for those that a writer may still refer to.
+    fn forget(&mut self) {
+        self.front.clear();
+        self.known.clear();
+        self.texts.clear();
+        self.images.clear();
+        let oldest = self.written_out.saturating_sub(REFERRED_MAX);
+        let mut referred = Vec::new();
+        self.ids.retain(|_, place| {
+            let of = &self.referred[*place as usize];
+            let is_kept = of.at >= oldest;
+            if is_kept {
+                *place = referred.len() as u32;
+                let (text, process) = (Arc::clone(&of.text), Arc::clone(&of.process));
+                referred.push(Referred { text, process, place: None, at: of.at });
+            }
+            is_kept
+        });
+        self.referred = referred;
+    }
+
+    /// What a reference stands for; `None`: it is none.
+    fn referred(&self, text: &str) -> Option<Result<&Referred, ReadError>> {
+        let id = text.strip_prefix('"')?.strip_suffix('"')?;
+        let found = self.ids.get(id).map(|place| &self.referred[*place as usize]);
+        Some(found.ok_or_else(|| ReadError::Reference(id.to_owned())))
+    }
+
+    /// The process that a text in an event of this time describes or refers to; the same text is the same process.
     pub(super) fn read(&mut self, raw: &RawValue, at: BootNs) -> Result<Arc<ProcessInfo>, ReadError> {
         let text = raw.get();
+        if let Some(referred) = self.referred(text) {
+            let referred = referred?;
+            let process = Arc::clone(&referred.process);
+            if let Some(known) = referred.place.and_then(|place| self.texts.get_mut(place as usize)) {
+                known.last = known.last.max(at);
+            }
+            return Ok(process);
+        }
         let numbered = text.parse().ok().filter(|number| self.numbered.contains(number));
         let found = match numbered.or_else(|| self.known.get(text).copied()) {
             Some(found) => found,
-            None => self.add(text, read(serde_json::from_str(text)?)?, at),
+            None => {
+                let process: Process<'_> = serde_json::from_str(text)?;
+                let id = self.id(&process.id);
+                self.add(text, read(process)?, at, id)
+            }
         };
         if numbered.is_none() {
             self.front.resize(FRONT, None);
@@ -357,10 +277,33 @@ impl Processes {
         }
         let known = &mut self.texts[found as usize];
         known.last = known.last.max(at);
-        Ok(Arc::clone(&known.process))
+        self.written_out += 1;
+        let process = Arc::clone(&known.process);
+        let referred = &mut self.referred[known.id as usize];
+        if referred.place == Some(found) {
+            referred.at = self.written_out;
+        } else {
+            let text = Arc::clone(&known.text);
+            *referred =
+                Referred { text, process: Arc::clone(&process), place: Some(found), at: self.written_out };
+        }
+        Ok(process)
     }
 
-    fn add(&mut self, text: &str, mut process: ProcessInfo, at: BootNs) -> u32 {
+    /// The place of an id among those that can be referred to.
+    fn id(&mut self, id: &str) -> u32 {
+        if let Some(place) = self.ids.get(id) {
+            return *place;
+        }
+        let place = self.referred.len() as u32;
+        self.ids.insert(id.into(), place);
+        // It stands for nothing until the text is read.
+        let process = Arc::new(ProcessInfo::new(Pid(0), BootNs(0)));
+        self.referred.push(Referred { text: "".into(), process, place: None, at: 0 });
+        place
+    }
+
+    fn add(&mut self, text: &str, mut process: ProcessInfo, at: BootNs, id: u32) -> u32 {
         let (place, text) = (self.texts.len() as u32, Arc::<str>::from(text));
         let others = self.images.entry(Image::of(&process)).or_insert(Texts::new(place));
         if self.has_facts {
@@ -368,7 +311,7 @@ impl Processes {
                 process.identity = self.texts[others.first as usize].process.identity.clone();
             }
             self.known.insert(Arc::clone(&text), place);
-            self.texts.push(Known { text, process: process.into(), first: at, last: at });
+            self.texts.push(Known { text, process: process.into(), first: at, last: at, id });
             return place;
         }
         let process = Arc::new(process);
@@ -385,7 +328,7 @@ impl Processes {
             since: at,
         }));
         self.known.insert(Arc::clone(&text), place);
-        self.texts.push(Known { text, process, first: at, last: at });
+        self.texts.push(Known { text, process, first: at, last: at, id });
         place
     }
 
@@ -402,14 +345,14 @@ fn place(text: &str) -> usize {
     hasher.finish() as usize % FRONT
 }
 
-fn read(of: Process) -> Result<ProcessInfo, ReadError> {
+fn read(of: Process<'_>) -> Result<ProcessInfo, ReadError> {
     let identity = Identity::default();
     let tty = match of.tty {
         None => Tty::None,
         Some(None) => Tty::Unknown,
-        Some(Some(name)) => Tty::Named(name.into()),
+        Some(Some(name)) => Tty::Named((&*name).into()),
     };
-    let cwd = of.cwd.map(|cwd| bytes(cwd, of.cwd_escaped));
+    let cwd = of.cwd.map(|cwd| bytes(&cwd, of.cwd_escaped));
     let netns = of.netns.map(NetNs);
     if cwd.is_some() || netns.is_some() || tty != Tty::Unknown {
         identity.set_state(ProcessState { cwd, tty, netns });
@@ -417,14 +360,15 @@ fn read(of: Process) -> Result<ProcessInfo, ReadError> {
     let writable = of.exe_writable.or(of.exe_user_writable);
     if of.exe_fs.is_some() || of.exe_mount.is_some() || writable.is_some() {
         identity.set_exe(ExeFile {
-            fs: of.exe_fs.map(|fs| bytes(fs, of.exe_fs_escaped)),
-            mount: of.exe_mount.map(|mount| bytes(mount, of.exe_mount_escaped)),
+            fs: of.exe_fs.map(|fs| bytes(&fs, of.exe_fs_escaped)),
+            mount: of.exe_mount.map(|mount| bytes(&mount, of.exe_mount_escaped)),
             writable: of.exe_writable,
             user_writable: of.exe_user_writable,
         });
     }
-    let exe: Option<Arc<[u8]>> = of.exe.map(|exe| bytes(exe, of.exe_escaped).into());
-    let elsewhere = of.container.is_some() || of.mnt_ns_host == Some(false);
+    let exe: Option<Arc<[u8]>> = of.exe.map(|exe| bytes(&exe, of.exe_escaped).into());
+    let container = of.container.flatten();
+    let elsewhere = container.is_some() || of.mnt_ns_host == Some(false);
     if let Some(is_host) = is_host(of.exe_host, exe.as_deref(), elsewhere) {
         identity.set_exe_is_host(is_host);
     }
@@ -432,7 +376,7 @@ fn read(of: Process) -> Result<ProcessInfo, ReadError> {
         identity.set_sha256(Some(sha256(hash)?));
     }
     if let Some(name) = of.exe_copy_of {
-        identity.set_copy_of(name.map(Into::into));
+        identity.set_copy_of(name.as_deref().map(Into::into));
     }
     if let Some(replaced) = &of.exe_replaced {
         identity.set_replaced(named::<Replaced>("exe_replaced", replaced)?);
@@ -444,38 +388,38 @@ fn read(of: Process) -> Result<ProcessInfo, ReadError> {
     let placement = match of.cgroup {
         None => None,
         Some(cgroup) => Some(Arc::new(Placement {
-            cgroup: bytes(cgroup, of.cgroup_escaped),
-            unit: of.unit.map(|unit| bytes(unit, of.unit_escaped)),
-            user_unit: of.user_unit.map(|unit| bytes(unit, of.user_unit_escaped)),
-            slice: of.slice.map(|slice| bytes(slice, of.slice_escaped)),
-            container: of.container.map(container).transpose()?,
+            cgroup: bytes(&cgroup, of.cgroup_escaped),
+            unit: of.unit.flatten().map(|unit| bytes(&unit, of.unit_escaped)),
+            user_unit: of.user_unit.map(|unit| bytes(&unit, of.user_unit_escaped)),
+            slice: of.slice.map(|slice| bytes(&slice, of.slice_escaped)),
+            container: container.map(|container| read_container(&container)).transpose()?,
         })),
     };
     let ancestors = of.ancestors.into_iter().map(|above| {
-        let exe: Option<Arc<[u8]>> = above.exe.map(|exe| bytes(exe, above.exe_escaped).into());
+        let exe: Option<Arc<[u8]>> = above.exe.map(|exe| bytes(&exe, above.exe_escaped).into());
         Ancestor {
             pid: Pid(above.pid),
-            start: BootNs(above.start_ns),
-            comm: bytes(above.comm, above.comm_escaped),
+            start: above.start_ns.into(),
+            comm: bytes(&above.comm, above.comm_escaped),
             exe_is_host: is_host(above.exe_host, exe.as_deref(), elsewhere),
             exe,
         }
     });
-    let start = BootNs(of.start_ns);
+    let start = BootNs::from(of.start_ns);
     Ok(ProcessInfo {
         // An exact start is in whole ticks once in ten million times.
         start_is_coarse: start.0.is_multiple_of(TICK_NS),
         ppid: of.ppid.map(Pid),
         ancestors: ancestors.collect(),
-        comm: bytes(of.comm, of.comm_escaped),
+        comm: bytes(&of.comm, of.comm_escaped),
         exe,
         exe_deleted: of.exe_deleted,
         exe_is_conn: of.exe_conn,
-        args: of.args.into_iter().map(|arg| bytes(arg, of.args_escaped)).collect(),
+        args: of.args.iter().map(|arg| bytes(arg, of.args_escaped)).collect(),
         args_truncated: of.args_truncated,
         uid: of.uid,
         gid: of.gid,
-        user: of.user.map(|user| bytes(user, of.user_escaped).into()),
+        user: of.user.map(|user| bytes(&user, of.user_escaped).into()),
         login_uid: of.login_uid,
         cgroup_id: of.cgroup_id,
         placement,
@@ -487,11 +431,11 @@ fn read(of: Process) -> Result<ProcessInfo, ReadError> {
     })
 }
 
-fn container(of: InContainer) -> Result<Container, ReadError> {
+fn read_container(of: &wire::Container<'_>) -> Result<Container, ReadError> {
     Ok(Container {
         runtime: of.runtime.as_deref().map(|name| named::<Runtime>("runtime", name)).transpose()?,
-        id: bytes(of.id, of.id_escaped),
-        pod: of.pod.map(|pod| bytes(pod, of.pod_escaped)),
+        id: bytes(&of.id, of.id_escaped),
+        pod: of.pod.as_deref().map(|pod| bytes(pod, of.pod_escaped)),
     })
 }
 

@@ -1,40 +1,14 @@
 //! The pages of the documentation that are made from schemas.
 
-use std::fmt::{self, Write as _};
+use std::fmt::Write as _;
 
 use serde::Deserialize;
-use serde::de::{MapAccess, Visitor};
-use serde_json::Value;
-
-/// A JSON object in its own order.
-pub(crate) struct Ordered(Vec<(String, Value)>);
-
-impl<'de> Deserialize<'de> for Ordered {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Entries;
-        impl<'de> Visitor<'de> for Entries {
-            type Value = Ordered;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Ordered, A::Error> {
-                let mut entries = Vec::new();
-                while let Some(entry) = map.next_entry()? {
-                    entries.push(entry);
-                }
-                Ok(Ordered(entries))
-            }
-        }
-        deserializer.deserialize_map(Entries)
-    }
-}
+use serde_json::{Map, Value};
 
 #[derive(Deserialize)]
 pub(crate) struct Part {
     description: String,
-    properties: Ordered,
+    properties: Map<String, Value>,
     required: Vec<String>,
 }
 
@@ -49,7 +23,9 @@ fn kind_of_value(node: &Value) -> String {
         return reference.trim_start_matches("#/$defs/").to_owned();
     }
     if let Some(any) = node.get("anyOf").and_then(Value::as_array) {
-        return any.iter().map(kind_of_value).collect::<Vec<_>>().join(" or ");
+        let is_id = |node: &Value| node["type"] == "string" && node.get("pattern").is_some();
+        let names = any.iter().map(|node| if is_id(node) { "id".to_owned() } else { kind_of_value(node) });
+        return names.collect::<Vec<_>>().join(" or ");
     }
     if let Some(constant) = node.get("const") {
         return format!("`{constant}`");
@@ -74,7 +50,8 @@ fn kind_of_value(node: &Value) -> String {
 /// Appends a part of a schema as a section with a table.
 pub(crate) fn table(name: &str, part: &Part, page: &mut String) {
     let _ = writeln!(page, "\n### {name}\n\n{}\n", part.description);
-    let rows = part.properties.0.iter().filter(|(key, node)| key != "kind" || node.get("enum").is_some());
+    let rows =
+        part.properties.iter().filter(|(key, node)| key.as_str() != "kind" || node.get("enum").is_some());
     for (at, (key, node)) in rows.enumerate() {
         if at == 0 {
             let _ = writeln!(page, "| key | value | meaning |\n|---|---|---|");

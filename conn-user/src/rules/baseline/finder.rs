@@ -74,7 +74,7 @@ impl<'e> User<'e> {
 }
 
 /// Remembers which names of the baseline a name fits: there may be many globs.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(in crate::rules) struct Finder {
     units: HashMap<Box<[u8]>, Found>,
     exes: HashMap<Box<[u8]>, Found>,

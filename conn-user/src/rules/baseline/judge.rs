@@ -8,32 +8,10 @@ use crate::event::model::Event;
 use crate::filter::names::Names;
 use crate::flow::model::Direction;
 use crate::rules::detector::Context;
-use crate::rules::memory::{Memory, Past};
+use crate::rules::dry_run::Note;
 
 /// Most entries that an alert names.
 const NEAREST: usize = 3;
-
-impl Baseline {
-    /// Whether the program is known. As of [`Finder`], but looked up anew.
-    pub(in crate::rules) fn has_program(&self, user: User<'_>) -> bool {
-        self.knows_program(&self.find(user), user)
-    }
-
-    /// Whether the path is known.
-    pub(in crate::rules) fn has_connection(
-        &self,
-        user: User<'_>,
-        (direction, ip, port): (Direction, IpAddr, u16),
-        names: &Names,
-    ) -> bool {
-        self.knows_connection(&self.find(user), Path { direction, ip, port }, names)
-    }
-
-    /// Whether the listener is known.
-    pub(in crate::rules) fn has_listener(&self, user: User<'_>, local: SocketAddr, names: &Names) -> bool {
-        self.knows_listener(&self.find(user), local, names)
-    }
-}
 
 impl Finder {
     /// Whether the program is known.
@@ -62,49 +40,50 @@ impl Finder {
         let found = self.find(context.baseline, user);
         context.baseline.knows_listener(found, local, context.names)
     }
-}
 
-/// What the baseline says of something, for people who ask; `name`: what sort of entry would be it.
-pub(in crate::rules) fn recollection(is_known: bool, same: u64, name: &str, facts: Vec<Evidence>) -> Memory {
-    if is_known {
-        Memory::not_raised(format!("the baseline has an entry of this {name}"), facts)
-    } else {
-        Memory::finds(same, format!("the baseline has no entry of this {name}"), facts)
-    }
-}
-
-/// What the baseline says of something that a rule leaves to the rules on programs where its program is not
-/// known.
-pub(in crate::rules) fn recollection_of_use(
-    is_known: bool,
-    (event, user): (&Event, User<'_>),
-    same: u64,
-    name: &str,
-    facts: Vec<Evidence>,
-    past: &Past<'_>,
-) -> Memory {
-    let emitter = past.program_rules.iter().find(|rule| rule.selects(event));
-    match emitter.filter(|_| !is_known && !past.baseline.has_program(user)) {
-        Some(rule) => {
-            let id = &rule.about.id;
-            let says = format!(
-                "the baseline has no entry of this {name}, nor of its program: that is for the rule {id} to report"
-            );
-            Memory::not_raised(says, facts)
+    /// Returns whether a rule on programs reports the event's program, which is not known: then it is the one new thing, and not
+    /// what it does too. `name`: what sort of entry is missing.
+    pub(in crate::rules) fn defers_program(
+        &mut self,
+        name: &str,
+        (event, user): (&Event, User<'_>),
+        evidence: impl Fn() -> Vec<Evidence>,
+        context: &mut Context<'_>,
+    ) -> bool {
+        if self.knows_program(user, context) {
+            return false;
         }
-        None => recollection(is_known, same, name, facts),
+        let by = context.program_rules.iter().find(|rule| rule.selects(event));
+        if let Some(by) = by {
+            context.note(|| {
+                let id = &by.about.id;
+                let says = format!(
+                    "the baseline has no entry of this {name}, nor of its program: that is for the rule {id} to report"
+                );
+                Note::new(says).with(evidence())
+            });
+        }
+        by.is_some()
     }
 }
 
-/// Of whom something is is not known, so that no entry can be of them.
-pub(in crate::rules) fn of_nobody() -> Memory {
-    Memory::not_raised("whose it is is not known: neither a service nor an executable", Vec::new())
+/// Returns whose use of the network an event reports.
+pub(in crate::rules) fn user<'e>(event: &'e Event, context: &mut Context<'_>) -> Option<User<'e>> {
+    let user = User::of(event);
+    if user.is_none() {
+        context.note(|| Note::new("whose it is is not known: neither a service nor an executable"));
+    }
+    user
 }
 
-/// Whether a rule on programs reports the event's program, which is not known: then it is the one new thing, and not what it
-/// does too.
-pub(in crate::rules) fn is_deferred(event: &Event, context: &Context<'_>) -> bool {
-    context.program_rules.iter().any(|rule| rule.selects(event))
+/// Explains that the baseline has an entry of this sort.
+pub(in crate::rules) fn known(name: &str) -> Note {
+    Note::new(format!("the baseline has an entry of this {name}"))
+}
+
+/// Explains that it has none.
+pub(in crate::rules) fn unknown(name: &str) -> Note {
+    Note::new(format!("the baseline has no entry of this {name}"))
 }
 
 /// What is known of who did it: `baseline`, the sort of entry that is missing; `unit` or `exe`; `known`, how many entries they

@@ -15,9 +15,7 @@ use std::collections::HashMap;
 pub use self::entry::{Entry, Place, Ports, Seen, What, Who, Window};
 pub(super) use self::finder::Finder;
 pub use self::finder::{User, is_self_test};
-pub(super) use self::judge::{
-    evidence, is_deferred, of_nobody, recollection, recollection_of_use, same_net, zone,
-};
+pub(super) use self::judge::{evidence, known, same_net, unknown, user, zone};
 use crate::filter::glob::Glob;
 use crate::filter::names::Names;
 use crate::flow::model::Direction;

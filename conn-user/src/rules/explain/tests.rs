@@ -47,9 +47,9 @@ fn words_exceptions_and_what_was_reported() {
             "fails 2 of 3 words: dst:external  dst is 10.0.0.9",
             "fails 1 of 3 words: -dport:53  dport is 53",
             "exception 1 holds",
-            "whatever matches is found",
+            "every match raises an alert",
             "the same was reported already",
-            "whatever matches is found",
+            "every match raises an alert",
         ]
     );
 }
@@ -181,9 +181,9 @@ fn processes() {
         said,
         [
             "fails 1 of 1 words: exe:/usr/bin/*  exe is /tmp/x",
-            "whatever matches is found",
+            "every match raises an alert",
             "the same was reported already",
-            "whatever matches is found",
+            "every match raises an alert",
         ]
     );
     let exec = |rig: &mut Rig| {
@@ -207,7 +207,12 @@ fn processes() {
 fn replaced() {
     use crate::event::names::Named as _;
     use crate::process::identity::Replaced;
-    let mut rig = Rig::new(rule(Detect::Process(ProcessRule::Replaced), ""));
+    let replaced = || rule(Detect::Process(ProcessRule::Replaced), "");
+    let mut rig = Rig::new(replaced());
+    rig.connect(&curl(), "10.0.0.9:80");
+    assert_eq!(rig.why_nots(), ["executables are not compared"]);
+    let mut rig = Rig::before(vec![replaced()]).with_facts();
+    rig.begin();
     rig.is_not_recorded();
     rig.connect(&curl(), "10.0.0.9:80");
     assert_eq!(rig.why_nots(), ["the executable was not compared yet; the answer is waited for"]);
@@ -233,7 +238,7 @@ fn servers() {
             rig.listen(&one(), "0.0.0.0:80");
             rig.listen(&one(), "0.0.0.0:80");
         }),
-        ["whatever matches is found", "the same was reported already"]
+        ["every match raises an alert", "the same was reported already"]
     );
     assert_eq!(
         said_of(ServerRule::Takeover, &|rig| {
@@ -307,7 +312,7 @@ fn long() {
     assert_eq!(
         said(rule(true), happens),
         [
-            "the first connection of this program to this peer",
+            "the first connection of this program to this peer: reported if they are open for 1h00m more in all",
             "reported if they are open for 50m00s more in all"
         ]
     );

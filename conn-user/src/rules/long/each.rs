@@ -2,7 +2,7 @@
 
 use super::super::alerts::{Found, Life};
 use super::super::detector::{Context, Detector, Triggers, connection};
-use super::super::memory::{Memory, Past, lasting};
+use super::super::dry_run::{Note, lasting};
 use super::super::model::{LongRule, Rule};
 use super::super::suppression;
 use super::super::timers::TimerId;
@@ -16,7 +16,7 @@ use crate::units::{BootNs, DurationNs};
 /// Most connections of one rule that are waited for; later ones are not judged, and that is counted.
 const OPEN_MAX: usize = 1 << 20;
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Open {
     since: BootNs,
     /// The next level, by its place.
@@ -26,6 +26,7 @@ struct Open {
 }
 
 /// Finds single connections that are open for long.
+#[derive(Clone)]
 pub(super) struct Each {
     levels: Box<[(DurationNs, Severity)]>,
     open: IntMap<u64, Open>,
@@ -35,6 +36,19 @@ pub(super) struct Each {
 impl Each {
     pub(super) fn new(rule: &LongRule) -> Self {
         Self { levels: rule.levels.clone(), open: IntMap::default(), not_followed: 0 }
+    }
+
+    /// Explains what is waited for.
+    fn explain(&self, conn: &ConnEvent, open: &Open, now: BootNs) -> Note {
+        let (mut facts, lasted) = (age(conn, open.since, now), now.since(open.since));
+        let next = self.levels.get(open.level).map(|(next, _)| *next);
+        facts.extend(next.map(|next| Evidence::duration("next_level", next)));
+        let says = match next.map(|next| next.0.saturating_sub(lasted.0)) {
+            None => "the last level is passed and reported".to_owned(),
+            Some(0) => "it is open as long as the next level: it is reported".to_owned(),
+            Some(left) => format!("reported if it is open for {} more", lasting(DurationNs(left))),
+        };
+        Note::new(says).with(facts).waits().key(conn.id.0)
     }
 
     /// Waits for the next level. Ones that are passed already were reported by the one before.
@@ -71,18 +85,21 @@ impl Detector for Each {
 
     fn on_match(&mut self, _rule: &Rule, event: &Event, context: &mut Context<'_>) {
         let Some(conn) = connection(event) else { return };
-        if self.open.contains_key(&conn.id.0) {
-            return;
+        let now = context.now;
+        if let Some(open) = self.open.get(&conn.id.0) {
+            return context.note(|| self.explain(conn, open, now));
         }
         if self.open.len() >= OPEN_MAX {
             self.not_followed += 1;
-            return;
+            return context.note(|| Note::new("it is not followed: limit reached"));
         }
         let since = since(conn, event.boot);
         if !context.follow(conn.id) {
             return;
         }
-        self.open.insert(conn.id.0, Open { since, level: 0, timer: None, alert: None });
+        let open = Open { since, level: 0, timer: None, alert: None };
+        context.note(|| self.explain(conn, &open, now));
+        self.open.insert(conn.id.0, open);
         self.wait(conn.id, context);
     }
 
@@ -137,22 +154,5 @@ impl Detector for Each {
             }
         }
         self.wait(id, context);
-    }
-
-    fn recall(&self, _rule: &Rule, event: &Event, past: &Past<'_>) -> Option<Memory> {
-        let conn = connection(event)?;
-        let since = since(conn, event.boot);
-        let lasted = past.now.since(since);
-        let mut facts = age(conn, since, past.now);
-        let level = self.open.get(&conn.id.0).map_or(0, |open| open.level);
-        let Some((next, _)) = self.levels.get(level) else {
-            return Some(Memory::waits(Some(conn.id.0), "the last level is passed and reported", facts));
-        };
-        facts.push(Evidence::duration("next_level", *next));
-        let says = match next.0.checked_sub(lasted.0).filter(|left| *left > 0) {
-            Some(left) => format!("reported if it is open for {} more", lasting(DurationNs(left))),
-            None => "it is open as long as the next level: it is reported".to_owned(),
-        };
-        Some(Memory::waits(Some(conn.id.0), says, facts))
     }
 }

@@ -8,8 +8,8 @@ use std::net::IpAddr;
 
 use super::super::alerts::{Found, Life};
 use super::super::detector::{Context, Detector, Flows, Triggers, connection};
+use super::super::dry_run::{Note, lasting};
 use super::super::lru::Lru;
-use super::super::memory::{Memory, Past, lasting};
 use super::super::model::{LongRule, Rule};
 use super::super::timers::TimerId;
 use super::super::{program, suppression, work};
@@ -26,7 +26,7 @@ const PAIRS_MAX: usize = 16_384;
 /// A pair without a connection for so long begins anew.
 const FORGET: DurationNs = DurationNs(24 * 3600 * 1_000_000_000);
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Pair {
     /// Of the connections that ended.
     past: DurationNs,
@@ -44,7 +44,7 @@ struct Pair {
 }
 
 /// An open connection. Those of a pair are linked: an alert shows one of them.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Open {
     pair: u64,
     begun: BootNs,
@@ -65,6 +65,7 @@ impl Pair {
 }
 
 /// Finds programs that are connected to one peer for long, over all their connections.
+#[derive(Clone)]
 pub(super) struct Sum {
     levels: Box<[(DurationNs, Severity)]>,
     /// Pinned while a connection is open.
@@ -92,6 +93,23 @@ fn pair_of(conn: &ConnEvent) -> u64 {
 impl Sum {
     pub(super) fn new(rule: &LongRule) -> Self {
         Self { levels: rule.levels.clone(), pairs: Lru::default(), open: IntMap::default(), evicted: 0 }
+    }
+
+    /// Explains what is waited for.
+    fn explain(&self, key: u64, now: BootNs) -> Note {
+        let Some(pair) = self.pairs.get(key) else { return Note::new("it is not counted") };
+        let next = self.levels.get(pair.level).map(|(next, _)| *next);
+        let first =
+            if pair.connections == 1 { "the first connection of this program to this peer: " } else { "" };
+        let says = match next.map(|next| next.0.saturating_sub(pair.total(now).0)) {
+            None => "the last level is passed and reported".to_owned(),
+            Some(0) => "they are open as long as the next level: it is reported".to_owned(),
+            Some(left) => {
+                format!("{first}reported if they are open for {} more in all", lasting(DurationNs(left)))
+            }
+        };
+        let next = next.map(|next| Evidence::duration("next_level", next));
+        Note::new(says).with(evidence(pair, now)).with(next).waits().key(key)
     }
 
     /// Waits for the instant at which the sum reaches the next level, if the connections that are open stay so.
@@ -148,12 +166,15 @@ impl Detector for Sum {
 
     fn on_match(&mut self, _rule: &Rule, event: &Event, context: &mut Context<'_>) {
         let Some(conn) = connection(event) else { return };
-        let key = pair_of(conn);
+        let (key, now) = (pair_of(conn), context.now);
+        if self.open.contains_key(&conn.id.0) {
+            return context.note(|| self.explain(key, now));
+        }
+        if !self.pairs.enter(key, PAIRS_MAX, &mut self.evicted) {
+            return context.note(|| Note::new("it is not counted: limit reached"));
+        }
         // One that has ended since adds nothing any more.
-        if self.open.contains_key(&conn.id.0)
-            || !self.pairs.enter(key, PAIRS_MAX, &mut self.evicted)
-            || !context.follow(conn.id)
-        {
+        if !context.follow(conn.id) {
             return;
         }
         let begun = since(conn, event.boot);
@@ -168,6 +189,7 @@ impl Detector for Sum {
         pair.connections += 1;
         pair.used = event.boot;
         self.link(conn.id, key, begun);
+        context.note(|| self.explain(key, now));
         self.wait(key, context);
     }
 
@@ -226,28 +248,6 @@ impl Detector for Sum {
             }
         }
         self.wait(token, context);
-    }
-
-    fn recall(&self, _rule: &Rule, event: &Event, past: &Past<'_>) -> Option<Memory> {
-        let conn = connection(event)?;
-        let key = pair_of(conn);
-        let Some(pair) = self.pairs.get(key) else {
-            return Some(Memory::waits(
-                Some(key),
-                "the first connection of this program to this peer",
-                Vec::new(),
-            ));
-        };
-        let mut facts = evidence(pair, past.now);
-        let Some((next, _)) = self.levels.get(pair.level) else {
-            return Some(Memory::waits(Some(key), "the last level is passed and reported", facts));
-        };
-        facts.push(Evidence::duration("next_level", *next));
-        let says = match next.0.checked_sub(pair.total(past.now).0).filter(|left| *left > 0) {
-            Some(left) => format!("reported if they are open for {} more in all", lasting(DurationNs(left))),
-            None => "they are open as long as the next level: it is reported".to_owned(),
-        };
-        Some(Memory::waits(Some(key), says, facts))
     }
 }
 

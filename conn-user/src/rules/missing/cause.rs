@@ -9,8 +9,11 @@ use crate::event::names::Named as _;
 use crate::flow::model::{Actor, Change};
 use crate::process::info::{ExitStatus, ProcessInfo};
 
+/// The dedup key of an absence: a rule has one.
+pub(super) const ABSENCE: u64 = 0;
+
 /// The end of a listener or a connection, and of the process that owned it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Cause {
     how: &'static str,
     owner: Option<Arc<ProcessInfo>>,

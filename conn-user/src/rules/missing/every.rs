@@ -2,18 +2,18 @@
 
 use super::super::alerts::{Found, Life};
 use super::super::detector::{Context, Detector, Triggers, connection};
+use super::super::dry_run::{Note, lasting};
 use super::super::long::since;
-use super::super::memory::{Memory, Past, lasting};
 use super::super::model::Rule;
 use super::super::timers::TimerId;
-use super::cause::Cause;
+use super::cause::{ABSENCE, Cause};
 use crate::event::alert::{AlertId, Evidence, Subject};
 use crate::event::model::Event;
 use crate::process::info::{ExitStatus, ProcessInfo};
 use crate::units::{BootNs, DurationNs};
 
 /// Finds the absence of a connection that comes again and again.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Every {
     interval: DurationNs,
     grace: DurationNs,
@@ -37,6 +37,27 @@ impl Every {
         }
         let due = self.last.0.saturating_add(self.interval.0).saturating_add(self.grace.0);
         self.timer = Some(context.set_timer(BootNs(due), 0));
+    }
+
+    /// Explains when the next one is overdue.
+    fn explain(&self, now: BootNs) -> Note {
+        let lasted = now.since(self.last);
+        let mut facts = vec![
+            Evidence::duration("every", self.interval),
+            Evidence::duration("grace", self.grace),
+            Evidence::duration("absent_for", lasted),
+            Evidence::number("seen", self.seen),
+        ];
+        if let Some(cause) = &self.cause {
+            cause.evidence(&mut facts);
+        }
+        let due = self.interval.0.saturating_add(self.grace.0);
+        let says = match due.saturating_sub(lasted.0) {
+            _ if self.alert.is_some() => "overdue, and reported".to_owned(),
+            0 => "overdue: it is reported".to_owned(),
+            left => format!("the next one is overdue in {}", lasting(DurationNs(left))),
+        };
+        Note::new(says).with(facts).waits().key(ABSENCE)
     }
 
     fn evidence(&self, rule: &Rule, context: &Context<'_>) -> Vec<Evidence> {
@@ -67,6 +88,8 @@ impl Detector for Every {
 
     fn on_match(&mut self, rule: &Rule, event: &Event, context: &mut Context<'_>) {
         let Some(conn) = connection(event) else { return };
+        let now = context.now;
+        context.note(|| self.explain(now));
         self.seen += 1;
         // How it ends is the cause of the next absence. Of one that has ended already that is not known.
         let _ = context.follow(conn.id);
@@ -98,7 +121,7 @@ impl Detector for Every {
 
     fn on_timer(&mut self, rule: &Rule, _token: u64, context: &mut Context<'_>) {
         let found = Found {
-            dedup_key: 0,
+            dedup_key: ABSENCE,
             subject: Subject::Absence,
             evidence: self.evidence(rule, context),
             suppress: None,
@@ -110,25 +133,5 @@ impl Detector for Every {
         let again = self.alert.is_none();
         let due = BootNs(context.now.0.saturating_add(rule.throttle.0.max(1)));
         self.timer = again.then(|| context.set_timer(due, 0));
-    }
-
-    fn recall(&self, _rule: &Rule, _event: &Event, past: &Past<'_>) -> Option<Memory> {
-        let lasted = past.now.since(self.last);
-        let mut facts = vec![
-            Evidence::duration("every", self.interval),
-            Evidence::duration("grace", self.grace),
-            Evidence::duration("absent_for", lasted),
-            Evidence::number("seen", self.seen),
-        ];
-        if let Some(cause) = &self.cause {
-            cause.evidence(&mut facts);
-        }
-        let due = self.interval.0.saturating_add(self.grace.0);
-        let says = match due.checked_sub(lasted.0).filter(|left| *left > 0) {
-            _ if self.alert.is_some() => "overdue, and reported".to_owned(),
-            Some(left) => format!("the next one is overdue in {}", lasting(DurationNs(left))),
-            None => "overdue: it is reported".to_owned(),
-        };
-        Some(Memory::waits(Some(0), says, facts))
     }
 }

@@ -4,10 +4,10 @@ use std::collections::HashSet;
 
 use super::super::alerts::{Found, Life};
 use super::super::detector::{Context, Detector, Triggers, connection, listener};
-use super::super::memory::{Memory, Past, lasting};
+use super::super::dry_run::{Note, lasting};
 use super::super::model::Rule;
 use super::super::timers::TimerId;
-use super::cause::Cause;
+use super::cause::{ABSENCE, Cause};
 use crate::event::alert::{AlertId, Evidence, Subject};
 use crate::event::model::Event;
 use crate::flow::model::ConnId;
@@ -19,7 +19,7 @@ use crate::units::{BootNs, DurationNs};
 const COUNTED_MAX: usize = 1 << 20;
 
 /// Finds the absence of listeners or connections that are always there.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Present {
     triggers: Triggers,
     least: usize,
@@ -32,7 +32,7 @@ pub(super) struct Present {
     not_counted: u64,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Absent {
     since: BootNs,
     timer: Option<TimerId>,
@@ -69,6 +69,35 @@ impl Present {
         }
     }
 
+    /// Explains how many are there, and what is waited for.
+    fn explain(&self, rule: &Rule, now: BootNs) -> Note {
+        let (present, least) = (self.counted.len(), self.least);
+        let note = |says| {
+            let counts = [("at_least", least as u64), ("present", present as u64)];
+            Note::new(says).with(counts.map(|(name, count)| Evidence::number(name, count))).waits()
+        };
+        let Some(absent) = &self.absent else {
+            return note(format!("{present} are there, {least} must be"));
+        };
+        let lasted = now.since(absent.since);
+        let mut facts =
+            vec![Evidence::duration("absent_for", lasted), Evidence::duration("grace", self.grace)];
+        if let Some(cause) = &self.cause {
+            cause.evidence(&mut facts);
+        }
+        let says = match self.grace.0.saturating_sub(lasted.0) {
+            _ if self.alert.is_some() => format!("{present} are there, {least} must be; that is reported"),
+            0 => format!(
+                "{present} are there, {least} must be: it is reported, at most once in {}",
+                lasting(rule.throttle)
+            ),
+            left => {
+                format!("{present} are there, {least} must be: reported in {}", lasting(DurationNs(left)))
+            }
+        };
+        note(says).with(facts).key(ABSENCE)
+    }
+
     fn evidence(&self, rule: &Rule, since: BootNs, context: &Context<'_>) -> Vec<Evidence> {
         let mut evidence = vec![
             Evidence::text("expected", rule.matches.to_string().into_bytes()),
@@ -98,9 +127,11 @@ impl Detector for Present {
         let id: Option<ConnId> =
             connection(event).map(|conn| conn.id).or_else(|| listener(event).map(|listener| listener.id));
         let Some(id) = id else { return };
+        let now = context.now;
+        context.note(|| self.explain(rule, now));
         if self.counted.len() >= COUNTED_MAX {
             self.not_counted += 1;
-            return;
+            return context.note(|| Note::new("it is not counted: limit reached"));
         }
         if self.counted.contains(&id.0) || !context.follow(id) {
             return;
@@ -149,7 +180,7 @@ impl Detector for Present {
     fn on_timer(&mut self, rule: &Rule, _token: u64, context: &mut Context<'_>) {
         let Some(since) = self.absent.as_ref().map(|absent| absent.since) else { return };
         let found = Found {
-            dedup_key: 0,
+            dedup_key: ABSENCE,
             subject: Subject::Absence,
             evidence: self.evidence(rule, since, context),
             suppress: None,
@@ -164,31 +195,5 @@ impl Detector for Present {
         if let Some(absent) = &mut self.absent {
             absent.timer = timer;
         }
-    }
-
-    fn recall(&self, rule: &Rule, _event: &Event, past: &Past<'_>) -> Option<Memory> {
-        let (present, least) = (self.counted.len(), self.least);
-        let mut facts =
-            vec![Evidence::number("at_least", least as u64), Evidence::number("present", present as u64)];
-        let Some(absent) = &self.absent else {
-            return Some(Memory::waits(None, format!("{present} are there, {least} must be"), facts));
-        };
-        let lasted = past.now.since(absent.since);
-        facts.push(Evidence::duration("absent_for", lasted));
-        facts.push(Evidence::duration("grace", self.grace));
-        if let Some(cause) = &self.cause {
-            cause.evidence(&mut facts);
-        }
-        let says = match self.grace.0.checked_sub(lasted.0) {
-            _ if self.alert.is_some() => format!("{present} are there, {least} must be; that is reported"),
-            Some(left) if left > 0 => {
-                format!("{present} are there, {least} must be: reported in {}", lasting(DurationNs(left)))
-            }
-            _ => format!(
-                "{present} are there, {least} must be: it is reported, at most once in {}",
-                lasting(rule.throttle)
-            ),
-        };
-        Some(Memory::waits(Some(0), says, facts))
     }
 }

@@ -21,8 +21,8 @@ use crate::flow::model::{Change, ConnEvent, Source};
 use crate::process::hash::IntMap;
 use crate::rules::alerts::{Found, Life};
 use crate::rules::detector::{Context, Detector, Triggers, connection};
+use crate::rules::dry_run::Note;
 use crate::rules::lru::Lru;
-use crate::rules::memory::{Memory, Past};
 use crate::rules::model::Rule;
 use crate::rules::{program, suppression};
 use crate::units::{BootNs, DurationNs};
@@ -61,7 +61,7 @@ struct Path {
 }
 
 /// Finds regular connections to one host.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Beacon {
     limit: f64,
     at_least: usize,
@@ -97,6 +97,16 @@ impl Beacon {
             self.paths.insert(key, Path::default());
         }
         self.paths.get_mut(key)
+    }
+
+    /// Explains by the measures so far.
+    fn explain(&self, path: u64, says: impl FnOnce(&Measures) -> String) -> Note {
+        let Some(path) = self.paths.get(path) else { return Note::new("it is not counted") };
+        let measures = path.measure(self.at_least, self.apart, &mut Vec::new());
+        Note::new(says(&measures)).with(measures.evidence()).with([
+            Evidence::number("at_least", self.at_least as u64),
+            Evidence { name: "limit", value: Value::Score(self.limit) },
+        ])
     }
 
     /// The measures, where enough is known.
@@ -224,13 +234,13 @@ impl Detector for Beacon {
         let Some(conn) = connection(event) else { return };
         // When what was there before began is not known.
         if conn.source != Source::Live {
-            return;
+            return context.note(|| Note::new("it was there before: when it began is not known"));
         }
         let (key, apart) = (path_of(conn), self.apart);
         let Some(path) = self.path(key) else { return };
         // An event that is judged late comes out of its order.
         if path.calls.back().is_some_and(|last| event.boot <= last.begun) {
-            return;
+            return context.note(|| Note::new("one that began later was judged before"));
         }
         let is_new = path.begin(event.boot, apart);
         let (latest, first) = (path.latest(), path.calls.front().map_or(event.boot, |call| call.begun));
@@ -243,12 +253,25 @@ impl Detector for Beacon {
             }
         }
         if !is_new {
-            return;
+            return context
+                .note(|| self.explain(key, |_| "it belongs to the same call as the one before".to_owned()));
         }
-        let Some(measures) = self.judge(key).filter(|measures| measures.score() >= self.limit) else {
-            return;
+        let Some(measures) = self.judge(key) else {
+            return context.note(|| {
+                self.explain(key, |measures| {
+                    let (has, score) = (measures.connections, measures.score());
+                    let so_far =
+                        if has > 3 { format!("; so far they score {score:.3}") } else { String::new() };
+                    format!("with this one {has} of {} connections{so_far}", self.at_least)
+                })
+            });
         };
-        debug_assert!(measures.score() <= 1.0);
+        let (score, limit) = (measures.score(), self.limit);
+        debug_assert!(score <= 1.0);
+        if score < limit {
+            return context.note(|| self.explain(key, |_| format!("they score {score:.3} of {limit:.3}")));
+        }
+        context.note(|| self.explain(key, |_| format!("they score {score:.3}, at least {limit:.3}")));
         if context.is_reported(rule, key) {
             return;
         }
@@ -282,31 +305,6 @@ impl Detector for Beacon {
 
     fn forgotten(&self) -> u64 {
         self.forgotten
-    }
-
-    fn recall(&self, _rule: &Rule, event: &Event, _past: &Past<'_>) -> Option<Memory> {
-        let conn = connection(event)?;
-        if conn.source != Source::Live {
-            return Some(Memory::not_raised("it was there before: when it began is not known", Vec::new()));
-        }
-        let key = path_of(conn);
-        let mut path = self.paths.get(key).cloned().unwrap_or_default();
-        let is_new = path.begin(event.boot, self.apart);
-        let measures = path.measure(self.at_least, self.apart, &mut Vec::new());
-        let (has, score, limit) = (measures.connections, measures.score(), self.limit);
-        let mut facts = measures.evidence();
-        facts.push(Evidence::number("at_least", self.at_least as u64));
-        facts.push(Evidence { name: "limit", value: Value::Score(limit) });
-        Some(if !is_new {
-            Memory::not_raised("it belongs to the same call as the one before", facts)
-        } else if has < self.at_least as u64 {
-            let so_far = if has > 3 { format!("; so far they score {score:.3}") } else { String::new() };
-            Memory::not_raised(format!("with this one {has} of {} connections{so_far}", self.at_least), facts)
-        } else if score < limit {
-            Memory::not_raised(format!("they score {score:.3} of {limit:.3}"), facts)
-        } else {
-            Memory::finds(key, format!("they score {score:.3}, at least {limit:.3}"), facts)
-        })
     }
 }
 

@@ -19,8 +19,8 @@ use crate::process::hash::IntMap;
 use crate::process::lineage;
 use crate::rules::alerts::{Found, Life};
 use crate::rules::detector::{Context, Detector, Triggers, connection};
+use crate::rules::dry_run::Note;
 use crate::rules::lru::Lru;
-use crate::rules::memory::{Memory, Past};
 use crate::rules::model::{FanOutOf, Rule};
 use crate::rules::program::ProcessKey;
 use crate::rules::{program, suppression, work};
@@ -37,7 +37,7 @@ const ABOVE_MAX: usize = 8;
 /// Most that are kept of one process once it is reported; one that was dropped counts again when it comes again.
 const KEPT_MAX: usize = 1_024;
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Group {
     /// Distinct ones, by the time of their first use in the window.
     order: VecDeque<(u64, BootNs)>,
@@ -51,7 +51,7 @@ struct Group {
 }
 
 /// Finds connections to many hosts or ports by one process.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct FanOut {
     of: FanOutOf,
     limit: usize,
@@ -89,7 +89,7 @@ impl FanOut {
     /// throttle: then the attempt is nothing of the groups above it.
     fn count(
         &mut self,
-        key: u64,
+        (key, is_nearest): (u64, bool),
         rule: &Rule,
         event: &Event,
         conn: &ConnEvent,
@@ -97,12 +97,36 @@ impl FanOut {
     ) -> bool {
         let item = self.item_of(conn);
         if !self.groups.enter(key, GROUPS_MAX, &mut self.forgotten) {
+            if is_nearest {
+                context.note(|| Note::new("it is not counted: limit reached"));
+            }
             return false;
         }
         let (limit, window, of) = (self.limit, self.window, self.of);
         let Some(group) = self.groups.get_mut(key) else { return false };
+        let name = of.counted();
+        let explain = |says: String, count: usize| {
+            Note::new(says).with([
+                Evidence::number(name, count as u64),
+                Evidence::number("limit", limit as u64),
+                Evidence::duration("window", window),
+            ])
+        };
+        let is_explained = is_nearest || group.alert.is_some();
+        let reported = |group: &Group| {
+            explain(format!("reported already, of these {name}"), group.in_window(event.boot, window))
+                .key(key)
+        };
         if let Some(last) = group.used.get_mut(&item) {
             *last = event.boot;
+            if is_explained {
+                context.note(|| match (group.alert, group.in_window(event.boot, window)) {
+                    (Some(_), _) => reported(group),
+                    (None, count) => {
+                        explain(format!("not a new one: with it {count} {name}, of {limit} allowed"), count)
+                    }
+                });
+            }
             return group.alert.is_some();
         }
         group.expire(event.boot, window);
@@ -116,10 +140,19 @@ impl FanOut {
         }
         group.order.push_back((item, event.boot));
         group.used.insert(item, event.boot);
-        if group.order.len() <= limit {
+        let count = group.order.len();
+        if is_explained || count > limit {
+            context.note(|| match group.alert {
+                Some(_) => reported(group),
+                None if count <= limit => {
+                    explain(format!("with this one {count} {name}, of {limit} allowed"), count)
+                }
+                None => explain(format!("with this one {count} {name}, {limit} are allowed"), count),
+            });
+        }
+        if count <= limit {
             return group.alert.is_some();
         }
-        let name = of.counted();
         let first = group.order.front().map_or(event.boot, |(_, since)| *since);
         let evidence = |count: u64| {
             vec![
@@ -159,41 +192,6 @@ impl FanOut {
         true
     }
 
-    /// Says what a group has, and what this item makes of it. With a dedup key: the group has an alert, or gets one.
-    fn recall_group(&self, key: u64, item: u64, event: &Event) -> Memory {
-        let name = self.of.counted();
-        // Those that are as good as forgotten are not counted.
-        let group = self.groups.get(key);
-        let uses = group.into_iter().flat_map(|group| &group.used);
-        let others =
-            uses.filter(|(other, last)| **other != item && event.boot.since(**last) <= self.window).count();
-        let is_known = group.is_some_and(|group| group.used.contains_key(&item));
-        let count = others + 1;
-        let facts = vec![
-            Evidence::number(name, count as u64),
-            Evidence::number("limit", self.limit as u64),
-            Evidence::duration("window", self.window),
-        ];
-        if group.is_some_and(|group| group.alert.is_some()) {
-            Memory {
-                same: Some(key),
-                finds: Some(false),
-                says: format!("reported already, of these {name}"),
-                facts,
-                about: None,
-            }
-        } else if is_known {
-            Memory::not_raised(
-                format!("not a new one: with it {count} {name}, of {} allowed", self.limit),
-                facts,
-            )
-        } else if count <= self.limit {
-            Memory::not_raised(format!("with this one {count} {name}, of {} allowed", self.limit), facts)
-        } else {
-            Memory::finds(key, format!("with this one {count} {name}, {} are allowed", self.limit), facts)
-        }
-    }
-
     fn item_of(&self, conn: &ConnEvent) -> u64 {
         let mut hash = DefaultHasher::new();
         if self.of.is_of_ports() {
@@ -209,6 +207,11 @@ impl Group {
     fn clear(&mut self) {
         self.order.clear();
         self.used.clear();
+    }
+
+    /// Returns how many were used within the window before `now`.
+    fn in_window(&self, now: BootNs, window: DurationNs) -> usize {
+        self.used.values().filter(|last| now.since(**last) <= window).count()
     }
 
     /// Forgets what was not used within the window before `now`.
@@ -237,13 +240,15 @@ impl Detector for FanOut {
 
     fn on_match(&mut self, rule: &Rule, event: &Event, context: &mut Context<'_>) {
         // When those that were there before were opened is not known: not within one window.
-        let Some(conn) = connection(event).filter(|conn| conn.source == Source::Live && !context.existing)
-        else {
-            return;
-        };
-        let mut groups = self.groups_of(conn);
+        let Some(conn) = connection(event) else { return };
+        if conn.source != Source::Live || context.existing {
+            return context.note(|| Note::new("it was there before: when it began is not known"));
+        }
+        context.note(|| Note::new("whose connection it is is not known"));
+        let (mut groups, mut is_nearest) = (self.groups_of(conn), true);
         while let Some(key) = groups.next() {
-            if self.count(key, rule, event, conn, context) {
+            let of = (key, std::mem::replace(&mut is_nearest, false));
+            if self.count(of, rule, event, conn, context) {
                 // What this group found would be found again for those above it.
                 for above in groups.by_ref() {
                     if let Some(group) = self.groups.get_mut(above).filter(|group| group.alert.is_none()) {
@@ -271,22 +276,6 @@ impl Detector for FanOut {
 
     fn forgotten(&self) -> u64 {
         self.forgotten
-    }
-
-    fn recall(&self, _rule: &Rule, event: &Event, _past: &Past<'_>) -> Option<Memory> {
-        let conn = connection(event)?;
-        if conn.source != Source::Live {
-            return Some(Memory::not_raised("it was there before: when it began is not known", Vec::new()));
-        }
-        let item = self.item_of(conn);
-        let mut groups = self.groups_of(conn).map(|key| self.recall_group(key, item, event));
-        let Some(nearest) = groups.next() else {
-            return Some(Memory::not_raised("whose connection it is is not known", Vec::new()));
-        };
-        if nearest.same.is_some() {
-            return Some(nearest);
-        }
-        Some(groups.find(|memory| memory.same.is_some()).unwrap_or(nearest))
     }
 }
 

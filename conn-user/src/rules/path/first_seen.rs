@@ -17,7 +17,7 @@ use crate::process::placement::Placement;
 use crate::rules::alerts::{Found, Life};
 use crate::rules::baseline::same_net;
 use crate::rules::detector::{Context, Detector, Triggers, connection};
-use crate::rules::memory::{Memory, Past, lasting};
+use crate::rules::dry_run::{Note, lasting};
 use crate::rules::model::{PathKey, Rule};
 use crate::rules::path_memory::{PathMemory, Reporter};
 use crate::rules::{program, suppression};
@@ -27,14 +27,14 @@ use crate::units::{BootNs, DurationNs};
 const PATHS_MAX: usize = 65_536;
 
 /// How often a path was taken, and since when.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Seen {
     count: u64,
     since: BootNs,
 }
 
 /// Finds connections on a path that was not taken before.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct FirstSeen {
     by: Box<[PathKey]>,
     learn: DurationNs,
@@ -79,14 +79,14 @@ impl FirstSeen {
     }
 
     /// Whether it is the first on its path, which is learnt.
-    fn is_first(&mut self, path: u64, now: BootNs) -> bool {
+    fn is_first(&mut self, path: u64, context: &Context<'_>) -> bool {
         if let Some(seen) = self.seen.get_mut(&path) {
             seen.count += 1;
             return false;
         }
-        self.add(path, now);
+        self.add(path, context.now);
         if let Some(reporter) = &self.reporter {
-            reporter.learn(path, &mut self.forgotten);
+            context.learn(reporter, path, &mut self.forgotten);
         }
         true
     }
@@ -131,18 +131,39 @@ impl Detector for FirstSeen {
     fn on_match(&mut self, rule: &Rule, event: &Event, context: &mut Context<'_>) {
         let Some(conn) = connection(event) else { return };
         let path = self.path(conn, context.names);
-        let learns =
-            context.existing || conn.source == Source::Snapshot || self.learns(context.now, context.began);
-        if !self.is_first(path, context.now) || learns {
-            return;
+        let is_first = self.is_first(path, context);
+        let (names, now, watched) = (context.names, context.now, context.now.since(context.began));
+        let evidence = || {
+            vec![
+                Evidence::text("zone", names.zone_of(conn.remote.ip()).as_bytes()),
+                Evidence::number("paths_known", self.seen.len() as u64 - u64::from(is_first)),
+                Evidence::duration("watched", watched),
+            ]
+        };
+        let note =
+            |says: &str| Note::new(says).with(evidence()).with([Evidence::duration("learn", self.learn)]);
+        if !is_first {
+            return context.note(|| {
+                let seen = self.seen.get(&path);
+                note("the path is known").with(seen.into_iter().flat_map(|seen| {
+                    let known = Evidence::duration("known_for", now.since(seen.since));
+                    [Evidence::number("taken_before", seen.count - 1), known]
+                }))
+            });
         }
+        if context.existing || conn.source == Source::Snapshot {
+            return context.note(|| note("the path is new, and is learnt: the connection was there before"));
+        }
+        if self.learns(context.now, context.began) {
+            return context.note(|| {
+                let left = DurationNs(self.learn.0.saturating_sub(watched.0 + self.watched.0));
+                note(&format!("the path is new, and is learnt: everything is for {} still", lasting(left)))
+            });
+        }
+        context.note(|| note("the path is new"));
         let found = Found {
             dedup_key: path,
-            evidence: vec![
-                Evidence::text("zone", context.names.zone_of(conn.remote.ip()).as_bytes()),
-                Evidence::number("paths_known", self.seen.len() as u64 - 1),
-                Evidence::duration("watched", context.now.since(context.began)),
-            ],
+            evidence: evidence(),
             suppress: suppression::of_connection(conn, true),
             judged_from: context.began,
             life: Life::With(conn.id),
@@ -153,34 +174,6 @@ impl Detector for FirstSeen {
 
     fn forgotten(&self) -> u64 {
         self.forgotten
-    }
-
-    fn recall(&self, _rule: &Rule, event: &Event, past: &Past<'_>) -> Option<Memory> {
-        let conn = connection(event)?;
-        let path = self.path(conn, past.names);
-        let watched = past.now.since(past.began);
-        let mut facts = vec![
-            Evidence::text("zone", past.names.zone_of(conn.remote.ip()).as_bytes()),
-            Evidence::number("paths_known", self.seen.len() as u64),
-            Evidence::duration("watched", watched),
-            Evidence::duration("learn", self.learn),
-        ];
-        if let Some(seen) = self.seen.get(&path) {
-            facts.push(Evidence::number("taken_before", seen.count));
-            facts.push(Evidence::duration("known_for", past.now.since(seen.since)));
-            return Some(Memory::not_raised("the path is known", facts));
-        }
-        Some(if self.learns(past.now, past.began) {
-            let left = lasting(DurationNs(self.learn.0.saturating_sub(watched.0 + self.watched.0)));
-            Memory::not_raised(
-                format!("the path is new, and is learnt: everything is for {left} still"),
-                facts,
-            )
-        } else if conn.source == Source::Snapshot {
-            Memory::not_raised("the path is new, and is learnt: the connection was there before", facts)
-        } else {
-            Memory::finds(path, "the path is new", facts)
-        })
     }
 }
 

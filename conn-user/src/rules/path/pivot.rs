@@ -16,7 +16,7 @@ use crate::flow::model::{ConnEvent, Direction};
 use crate::process::info::ProcessInfo;
 use crate::rules::alerts::{Found, Life};
 use crate::rules::detector::{Context, Detector, Secondary, Triggers, connection};
-use crate::rules::memory::{Memory, Past};
+use crate::rules::dry_run::Note;
 use crate::rules::model::Rule;
 use crate::rules::{program, suppression};
 use crate::units::{BootNs, DurationNs};
@@ -25,7 +25,7 @@ use crate::units::{BootNs, DurationNs};
 const ENTRIES_MAX: usize = 16_384;
 
 /// Finds connections onward by what was reached from outside.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Pivot {
     to: Filter,
     /// The process that was reached counts itself.
@@ -94,13 +94,23 @@ impl Detector for Pivot {
 
     fn on_match(&mut self, rule: &Rule, event: &Event, context: &mut Context<'_>) {
         // One that goes out is a way in only where the rule asks for such: a relay that called its operator.
-        let is_way_in = |conn: &&ConnEvent| match conn.direction {
+        let is_way_in = |conn: &ConnEvent| match conn.direction {
             Direction::In => true,
             Direction::Out => !rule.matches.may_go(Some(Direction::In)),
             Direction::Unknown => false,
         };
-        let Some(conn) = connection(event).filter(is_way_in) else { return };
-        let Some(process) = &conn.owner.process else { return };
+        let Some(conn) = connection(event) else { return };
+        if !is_way_in(conn) {
+            return context.note(|| {
+                Note::new(if conn.direction == Direction::Unknown {
+                    "which side opened it is not known"
+                } else {
+                    "it goes out, and is no way in by the rule's `match`"
+                })
+            });
+        }
+        let Some(process) = &conn.owner.process else { return context.note(of_nobody) };
+        context.note(|| Note::new("it is a way in, and is remembered as one"));
         if self.ways.is_open(conn.id) {
             return;
         }
@@ -116,9 +126,26 @@ impl Detector for Pivot {
 
     fn on_secondary(&mut self, rule: &Rule, event: &Event, context: &mut Context<'_>) {
         let Some(conn) = connection(event).filter(|conn| conn.direction == Direction::Out) else { return };
-        let Some(process) = conn.owner.process.as_deref().filter(|_| !rule.excepts(event)) else { return };
-        let Some((way, depth)) = self.way_in(process, event.boot) else { return };
-        let same = same(way, process, conn);
+        let Some(process) = conn.owner.process.as_deref() else { return context.note(of_nobody) };
+        if rule.excepts(event) {
+            return context.note(|| {
+                let way = self.way_in(process, event.boot);
+                let facts = way.map(|(way, depth)| evidence(way, process, depth, event.boot));
+                Note::new("an exception matches the way out").with(facts.into_iter().flatten())
+            });
+        }
+        let Some((way, depth)) = self.way_in(process, event.boot) else {
+            return context.note(|| {
+                let says = "no connection in that matches leads to this process or one above it";
+                Note::new(says).with([
+                    Evidence::number("ways_in_known", self.ways.len() as u64),
+                    Evidence::number("processes_above", process.ancestors.len() as u64),
+                ])
+            });
+        };
+        context.note(|| Note::new("somebody came in to this process and goes on"));
+        let same =
+            program::same(&(program::name(process), way.from.ip(), conn.remote.ip(), conn.service_port()));
         if context.is_reported(rule, same) {
             return;
         }
@@ -148,41 +175,11 @@ impl Detector for Pivot {
     fn forgotten(&self) -> u64 {
         self.ways.evicted()
     }
-
-    fn recall(&self, rule: &Rule, event: &Event, _past: &Past<'_>) -> Option<Memory> {
-        let conn = connection(event)?;
-        let says = match conn.direction {
-            Direction::Out => None,
-            Direction::Unknown => Some("which side opened it is not known"),
-            Direction::In if rule.matches.matches(event) => Some("it is a way in, and is remembered as one"),
-            Direction::In => Some("it is no way in by the rule's `match`"),
-        };
-        if let Some(says) = says {
-            return Some(Memory::not_raised(says, Vec::new()));
-        }
-        let Some(process) = conn.owner.process.as_deref() else {
-            return Some(Memory::not_raised("whose connection it is is not known", Vec::new()));
-        };
-        let Some((way, depth)) = self.way_in(process, event.boot) else {
-            let says = "no connection in that matches leads to this process or one above it";
-            let facts = vec![
-                Evidence::number("ways_in_known", self.ways.len() as u64),
-                Evidence::number("processes_above", process.ancestors.len() as u64),
-            ];
-            return Some(Memory::not_raised(says, facts));
-        };
-        let facts = evidence(way, process, depth, event.boot);
-        Some(if self.to.matches(event) {
-            Memory::finds(same(way, process, conn), "somebody came in to this process and goes on", facts)
-        } else {
-            Memory::not_raised("somebody came in to this process, but it goes where `to` does not", facts)
-        })
-    }
 }
 
-/// One a program, whoever it came from, and where it goes.
-fn same(way: &WayIn, process: &ProcessInfo, conn: &ConnEvent) -> u64 {
-    program::same(&(program::name(process), way.from.ip(), conn.remote.ip(), conn.service_port()))
+/// Explains that it is not known who has the connection.
+fn of_nobody() -> Note {
+    Note::new("whose connection it is is not known")
 }
 
 fn evidence(way: &WayIn, process: &ProcessInfo, depth: usize, now: BootNs) -> Vec<Evidence> {

@@ -9,12 +9,12 @@ use crate::flow::model::Direction;
 use crate::rules::alerts::{Found, Life};
 use crate::rules::baseline::{self, Baseline, Finder, User, What};
 use crate::rules::detector::{Context, Detector, Triggers, connection};
-use crate::rules::memory::{Memory, Past};
+use crate::rules::dry_run::Note;
 use crate::rules::model::Rule;
 use crate::rules::{program, suppression};
 
 /// Finds connections that are not in the baseline.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Unlearned(Finder);
 
 impl Detector for Unlearned {
@@ -23,44 +23,34 @@ impl Detector for Unlearned {
     }
 
     fn on_match(&mut self, rule: &Rule, event: &Event, context: &mut Context<'_>) {
-        let (Some(conn), Some(user)) = (connection(event), User::of(event)) else { return };
-        // Which side is the service's is not known, and so is the port.
+        let Some(conn) = connection(event) else { return };
+        let Some(user) = baseline::user(event, context) else { return };
+        let taken = (conn.direction, conn.remote.ip(), conn.service_port());
+        let (names, known) = (context.names, context.baseline);
+        let evidence = || evidence(user, taken, names, known);
+        // Nor is the port known then.
         if conn.direction == Direction::Unknown {
-            return;
+            return context.note(|| Note::new("which side is the service's is not known").with(evidence()));
         }
-        let (direction, ip, port) = (conn.direction, conn.remote.ip(), conn.service_port());
-        if self.0.knows_connection(user, (direction, ip, port), context) {
-            return;
+        if self.0.knows_connection(user, taken, context) {
+            return context.note(|| baseline::known("connection").with(evidence()));
         }
-        let same = same(user, (direction, ip, port));
+        let same = same(user, taken);
         if context.is_reported(rule, same)
-            || (!self.0.knows_program(user, context) && baseline::is_deferred(event, context))
+            || self.0.defers_program("connection", (event, user), evidence, context)
         {
             return;
         }
-        let evidence = evidence(user, (direction, ip, port), context.names, context.baseline);
+        context.note(|| baseline::unknown("connection"));
         let found = Found {
             dedup_key: same,
-            evidence,
+            evidence: evidence(),
             suppress: suppression::of_connection(conn, true),
             judged_from: event.boot,
             life: Life::With(conn.id),
             subject: Subject::Connection(Box::new(conn.clone())),
         };
         context.raise(rule, found);
-    }
-
-    fn recall(&self, _rule: &Rule, event: &Event, past: &Past<'_>) -> Option<Memory> {
-        let conn = connection(event)?;
-        let Some(user) = User::of(event) else { return Some(baseline::of_nobody()) };
-        let path = (conn.direction, conn.remote.ip(), conn.service_port());
-        let facts = evidence(user, path, past.names, past.baseline);
-        if conn.direction == Direction::Unknown {
-            return Some(Memory::not_raised("which side is the service's is not known", facts));
-        }
-        let is_known = past.baseline.has_connection(user, path, past.names);
-        let same = same(user, path);
-        Some(baseline::recollection_of_use(is_known, (event, user), same, "connection", facts, past))
     }
 }
 

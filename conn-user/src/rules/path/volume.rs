@@ -14,7 +14,7 @@ use crate::flow::sample::Sample;
 use crate::process::hash::IntMap;
 use crate::rules::alerts::{Found, Life};
 use crate::rules::detector::{Context, Detector, Triggers, connection};
-use crate::rules::memory::{Memory, Past};
+use crate::rules::dry_run::Note;
 use crate::rules::model::Rule;
 use crate::rules::path_memory::{PathMemory, Reporter};
 use crate::rules::timers::TimerId;
@@ -38,7 +38,7 @@ const PART: u64 = 16_384;
 const PARTS: usize = 8;
 
 /// An open connection.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Open {
     pair: u64,
     /// Bytes that were sent when it was sampled last. `None`: it is older than the rule, and was not sampled yet.
@@ -51,7 +51,7 @@ struct Open {
 }
 
 /// A program and a remote address.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Pair {
     /// Bytes by part of the window.
     parts: [u64; PARTS],
@@ -75,7 +75,7 @@ impl Pair {
 }
 
 /// Finds transfers of more than was ever sent to a host.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Volume {
     limit: u64,
     window: DurationNs,
@@ -130,10 +130,22 @@ impl Volume {
             self.order.push_back(pair);
         }
         let earlier = &self.earlier;
-        self.pairs.entry(pair).or_insert_with(|| {
-            let known = (1..=64).rev().find(|level| earlier.contains(&remembered(pair, *level)));
-            Pair { known: known.unwrap_or(0), ..Pair::default() }
-        })
+        self.pairs
+            .entry(pair)
+            .or_insert_with(|| Pair { known: level_of_earlier_runs(earlier, pair), ..Pair::default() })
+    }
+
+    /// Explains what is counted.
+    fn explain(&self, pair: u64) -> Note {
+        let known = self
+            .pairs
+            .get(&pair)
+            .map_or_else(|| level_of_earlier_runs(&self.earlier, pair), |pair| pair.known);
+        let volume = if known == 0 { 0 } else { self.limit.saturating_mul(1 << (known - 1).min(63)) };
+        let facts = [("limit", self.limit), ("known", volume)];
+        Note::new("what it sends is counted while it is open")
+            .with(facts.map(|(name, bytes)| Evidence::number(name, bytes)))
+            .waits()
     }
 
     /// Counts what a connection has sent in all by now. Returns the volume that is more than ever, if it is.
@@ -206,6 +218,11 @@ impl Volume {
     }
 }
 
+/// Returns the level that a pair has reached in earlier runs.
+fn level_of_earlier_runs(earlier: &HashSet<u64>, pair: u64) -> u8 {
+    (1..=64).rev().find(|level| earlier.contains(&remembered(pair, *level))).unwrap_or(0)
+}
+
 /// Returns what is kept of a level that a pair has reached.
 fn remembered(pair: u64, level: u8) -> u64 {
     program::same(&("volume", pair, level))
@@ -231,9 +248,14 @@ impl Detector for Volume {
     }
 
     fn on_match(&mut self, _rule: &Rule, event: &Event, context: &mut Context<'_>) {
-        let Some(conn) = connection(event).filter(|conn| !self.open.contains_key(&conn.id.0)) else { return };
+        let Some(conn) = connection(event) else { return };
+        context.note(|| self.explain(pair_of(conn)));
+        if self.open.contains_key(&conn.id.0) {
+            return;
+        }
         if self.open.len() >= OPEN_MAX || self.due.len() >= 2 * OPEN_MAX {
             self.forgotten += 1;
+            context.note(|| Note::new("what it sends is not counted: limit reached"));
         } else if context.follow(conn.id) {
             let is_new = conn.source == Source::Live && !context.existing;
             let open =
@@ -297,19 +319,6 @@ impl Detector for Volume {
 
     fn forgotten(&self) -> u64 {
         self.forgotten
-    }
-
-    fn recall(&self, _rule: &Rule, event: &Event, _past: &Past<'_>) -> Option<Memory> {
-        let conn = connection(event)?;
-        let known = self.pairs.get(&pair_of(conn)).map_or(0, |pair| pair.known);
-        let facts = vec![
-            Evidence::number("limit", self.limit),
-            Evidence::number(
-                "known",
-                if known == 0 { 0 } else { self.limit.saturating_mul(1 << (known - 1).min(63)) },
-            ),
-        ];
-        Some(Memory::waits(None, "what it sends is counted while it is open", facts))
     }
 }
 

@@ -13,7 +13,7 @@ use crate::rules::work;
 use crate::units::{BootNs, DurationNs, Pid};
 
 /// A connection by which a process was reached.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct WayIn {
     /// When it was accepted; of one that was there before, the earliest instant at which it can have been.
     pub(super) at: BootNs,
@@ -32,7 +32,7 @@ struct Place {
 }
 
 /// The connections by which processes were reached.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct WaysIn {
     /// For how long one counts after its end.
     within: DurationNs,

@@ -4,21 +4,14 @@ use std::sync::Arc;
 
 use crate::event::alert::Subject;
 use crate::event::model::{Event, EventBody};
-use crate::process::info::ProcessInfo;
 use crate::rules::alerts::{Found, Life};
 use crate::rules::detector::{Context, Detector, Triggers};
-use crate::rules::memory::{Memory, Past};
 use crate::rules::model::Rule;
 use crate::rules::{program, suppression};
 
 /// Detects executed programs.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Exec;
-
-/// Returns the dedup key: program, user and parent.
-fn same(process: &ProcessInfo) -> u64 {
-    program::same(&(program::name(process), process.uid, program::parent(process)))
-}
 
 impl Detector for Exec {
     fn triggers(&self) -> Triggers {
@@ -28,7 +21,7 @@ impl Detector for Exec {
     fn on_match(&mut self, rule: &Rule, event: &Event, context: &mut Context<'_>) {
         let EventBody::Exec(exec) = &event.body else { return };
         let process = &exec.process;
-        let same = same(process);
+        let same = program::same(&(program::name(process), process.uid, program::parent(process)));
         if context.is_reported(rule, same) {
             return;
         }
@@ -41,10 +34,5 @@ impl Detector for Exec {
             life: Life::Moment,
         };
         context.raise(rule, found);
-    }
-
-    fn recall(&self, _rule: &Rule, event: &Event, _past: &Past<'_>) -> Option<Memory> {
-        let EventBody::Exec(exec) = &event.body else { return None };
-        Some(Memory::finds(same(&exec.process), "every match raises an alert", Vec::new()))
     }
 }

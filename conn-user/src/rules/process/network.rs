@@ -9,17 +9,17 @@ use crate::flow::model::ConnId;
 use crate::process::info::ProcessInfo;
 use crate::rules::alerts::{Found, Life};
 use crate::rules::detector::{Context, Detector, Triggers, connection, listener};
-use crate::rules::memory::{Memory, Past};
+use crate::rules::dry_run::Note;
 use crate::rules::model::Rule;
 use crate::rules::reach::Reach;
 use crate::rules::{program, suppression};
 
 /// Finds processes that use the network.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Network;
 
 /// A use of the network by a process that is known.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Use {
     pub(super) id: ConnId,
     pub(super) process: Arc<ProcessInfo>,
@@ -38,9 +38,18 @@ pub(super) fn same(process: &ProcessInfo, event: &Event, names: &Names) -> u64 {
 }
 
 /// Who uses the network, as [`Use`] has it.
-pub(super) fn user(event: &Event) -> Option<&Arc<ProcessInfo>> {
+fn user(event: &Event) -> Option<&Arc<ProcessInfo>> {
     let owner = connection(event).map(|conn| &conn.owner);
     owner.or_else(|| listener(event).map(|listener| &listener.owner))?.process.as_ref()
+}
+
+/// Returns who uses the network, and explains if that is not known.
+pub(super) fn used_by<'e>(event: &'e Event, context: &mut Context<'_>) -> Option<&'e Arc<ProcessInfo>> {
+    let process = user(event);
+    if process.is_none() {
+        context.note(|| Note::new("which process it is is not known"));
+    }
+    process
 }
 
 /// Whether it was reported this process's program.
@@ -83,21 +92,14 @@ impl Detector for Network {
 
     fn on_match(&mut self, rule: &Rule, event: &Event, context: &mut Context<'_>) {
         // A rule on processes says nothing of one that is not known, even if its filter only excludes.
-        let Some(same) = user(event).map(|process| same(process, event, context.names)) else { return };
+        let Some(same) = used_by(event, context).map(|process| same(process, event, context.names)) else {
+            return;
+        };
         if !context.is_reported(rule, same)
             && let Some(used) = Use::of(event)
         {
             let life = Life::With(used.id);
             used.raise(same, rule, Vec::new(), life, context);
         }
-    }
-
-    fn recall(&self, _rule: &Rule, event: &Event, past: &Past<'_>) -> Option<Memory> {
-        Some(match user(event) {
-            Some(process) => {
-                Memory::finds(same(process, event, past.names), "whatever matches is found", Vec::new())
-            }
-            None => Memory::not_raised("which process it is is not known", Vec::new()),
-        })
     }
 }

@@ -1,12 +1,13 @@
 //! `find = "network"` with `probe`: as `network`, but an outgoing connection that fails, or closes within that time without
 //! data, is a probe of a port and raises nothing. Others raise their alert when data or the time has passed.
 
+use crate::event::alert::Evidence;
 use crate::event::model::{Event, EventBody};
 use crate::flow::model::{Change, Direction};
 use crate::process::hash::IntMap;
 use crate::rules::alerts::Life;
 use crate::rules::detector::{Context, Detector, Triggers, connection};
-use crate::rules::memory::{Memory, Past};
+use crate::rules::dry_run::Note;
 use crate::rules::model::Rule;
 use crate::units::{BootNs, DurationNs};
 
@@ -16,7 +17,7 @@ use super::network::{self, Use};
 const UNDECIDED_MAX: usize = 4_096;
 
 /// Detects network use that is more than a probe.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Probe {
     within: DurationNs,
     undecided: IntMap<u64, (u64, Use)>,
@@ -41,16 +42,19 @@ impl Detector for Probe {
     }
 
     fn on_match(&mut self, rule: &Rule, event: &Event, context: &mut Context<'_>) {
-        let Some(key) = network::user(event).map(|process| network::same(process, event, context.names))
-        else {
-            return;
-        };
+        let Some(process) = network::used_by(event, context) else { return };
+        let key = network::same(process, event, context.names);
         let Some(used) = Use::of(event) else { return };
         let is_outgoing = connection(event).is_some_and(|conn| conn.direction == Direction::Out);
         let may_be_probe = is_outgoing && !context.existing && self.undecided.len() < UNDECIDED_MAX;
         if may_be_probe && context.follow(used.id) {
             context.set_timer(BootNs(event.boot.0.saturating_add(self.within.0)), used.id.0);
             self.undecided.insert(used.id.0, (key, used));
+            let within = self.within;
+            context.note(|| {
+                let says = "it raises an alert unless it fails or closes soon without data";
+                Note::new(says).key(key).with([Evidence::duration("probe", within)])
+            });
         } else {
             let life = Life::With(used.id);
             raise(key, used, rule, life, context);
@@ -72,17 +76,5 @@ impl Detector for Probe {
         let Some((key, used)) = self.undecided.remove(&token) else { return };
         let life = Life::With(used.id);
         raise(key, used, rule, life, context);
-    }
-
-    fn recall(&self, _rule: &Rule, event: &Event, past: &Past<'_>) -> Option<Memory> {
-        let Some(process) = network::user(event) else {
-            return Some(Memory::not_raised("the process is unknown", Vec::new()));
-        };
-        let key = network::same(process, event, past.names);
-        Some(Memory::waits(
-            Some(key),
-            "it raises an alert unless it fails or closes soon without data",
-            Vec::new(),
-        ))
     }
 }

@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 
-use super::network::{Use, is_reported, same_program, user};
+use super::network::{Use, is_reported, same_program, used_by};
 use crate::event::alert::{AlertId, Evidence};
 use crate::event::model::Event;
 use crate::event::names::Named as _;
@@ -17,7 +17,7 @@ use crate::process::identity::Replaced;
 use crate::process::info::{ExitStatus, ProcessInfo, is_same_tick};
 use crate::rules::alerts::Life;
 use crate::rules::detector::{Context, Detector, Triggers};
-use crate::rules::memory::{Memory, Past};
+use crate::rules::dry_run::Note;
 use crate::rules::model::Rule;
 use crate::rules::timers::TimerId;
 use crate::units::{BootNs, DurationNs};
@@ -37,21 +37,21 @@ const YOUNG: DurationNs = DurationNs(60_000_000_000);
 /// Marks the timer of a further comparison; the rest is the process id.
 const AGAIN_TOKEN: u64 = 1 << 32;
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Waiting {
     used: Use,
     tries: u32,
 }
 
 /// A use of a process that is compared again.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Again {
     used: Use,
     timer: TimerId,
 }
 
 /// Finds processes whose executable was replaced under them.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Replacement {
     /// Only deleted executables without an upgrade.
     of_deleted: bool,
@@ -70,13 +70,36 @@ impl Replacement {
         Self { of_deleted: true, ..Self::default() }
     }
 
+    /// Returns whether this answer is a finding.
+    fn is_finding(&self, process: &ProcessInfo, replaced: Replaced) -> bool {
+        replaced.is_replaced()
+            && (!self.of_deleted || (process.exe_is_deleted() && replaced != Replaced::Upgraded))
+    }
+
     /// Returns the last answer if it is a finding.
     fn finding(&self, process: &ProcessInfo) -> Option<Replaced> {
-        let is_finding = |replaced: &Replaced| {
-            replaced.is_replaced()
-                && (!self.of_deleted || (process.exe_is_deleted() && *replaced != Replaced::Upgraded))
+        process.identity.replaced().filter(|replaced| self.is_finding(process, *replaced))
+    }
+
+    /// Explains what the answer of a comparison means; `before`: what the one before it said.
+    fn explain(&self, process: &ProcessInfo, answer: Option<Replaced>, before: Option<Replaced>) -> Note {
+        let says = match answer {
+            None if before.is_some() => "the executable is compared again; the answer is waited for",
+            None => "the executable was not compared yet; the answer is waited for",
+            Some(Replaced::No) => "its path leads to the executable that runs",
+            Some(Replaced::Unknown) => "what its path leads to could not be found out",
+            Some(Replaced::Upgraded) if self.of_deleted => {
+                "root or the owner of its executable has put another one in its place"
+            }
+            Some(replaced) if !self.is_finding(process, replaced) => {
+                "its executable was moved, and not deleted"
+            }
+            Some(Replaced::Other | Replaced::Upgraded) => "its path leads to another file",
+            Some(Replaced::Gone) => "its path leads to no file",
         };
-        process.identity.replaced().filter(is_finding)
+        let facts = answer.or(before).map(|answer| Evidence::text("replaced", answer.name().as_bytes()));
+        let note = Note::new(says).with(facts);
+        if answer.is_none() { note.waits().key(same_program(process)) } else { note }
     }
 
     fn wait(&mut self, waiting: Waiting, context: &mut Context<'_>) {
@@ -130,8 +153,6 @@ impl Replacement {
         process.identity.compare_again(context.now);
         if context.compare(&process) {
             self.wait(Waiting { used, tries: 0 }, context);
-        } else {
-            process.identity.set_replaced(Replaced::Unknown);
         }
     }
 
@@ -170,30 +191,37 @@ impl Detector for Replacement {
     }
 
     fn on_match(&mut self, rule: &Rule, event: &Event, context: &mut Context<'_>) {
-        // A memfd never had a path.
-        let Some(process) = user(event).filter(|process| process.exe.is_some() && !process.exe_is_memfd())
-        else {
-            return;
-        };
-        let identity = &process.identity;
-        if context.can_compare()
-            && identity.is_to_be_compared(context.now, EVERY)
-            && !context.compare(process)
-        {
-            self.forgotten += 1;
-            identity.set_replaced(Replaced::Unknown);
+        let Some(process) = used_by(event, context) else { return };
+        if process.exe.is_none() {
+            return context.note(|| Note::new("the path of its executable is not known"));
         }
-        match identity.replaced() {
-            None if !context.can_compare() || self.waiting.contains_key(&process.pid.0) => {}
-            None if self.waiting.len() >= WAITING_MAX => self.forgotten += 1,
+        if process.exe_is_memfd() {
+            return context.note(|| Note::new("its executable never had a path"));
+        }
+        let before = process.identity.replaced();
+        let compares = context.can_compare() && context.begins_comparison(process, EVERY);
+        if compares && !context.compare(process) {
+            self.forgotten += 1;
+        }
+        let answer = context.replaced(process);
+        context.note(|| self.explain(process, answer, before));
+        match answer {
+            None if !context.can_compare() => {
+                context.note(|| Note::new("executables are not compared"));
+            }
+            None if self.waiting.contains_key(&process.pid.0) => {}
+            None if self.waiting.len() >= WAITING_MAX => {
+                self.forgotten += 1;
+                context.note(|| Note::new("too many executables are being compared"));
+            }
             None => {
                 if let Some(used) = Use::of(event) {
                     self.wait(Waiting { used, tries: 0 }, context);
                 }
             }
             Some(Replaced::No) => self.end(process, context),
-            Some(_) => {
-                if let Some(replaced) = self.finding(process)
+            Some(replaced) => {
+                if self.is_finding(process, replaced)
                     && !is_reported(process, rule, context)
                     && let Some(used) = Use::of(event)
                 {
@@ -236,46 +264,5 @@ impl Detector for Replacement {
 
     fn forgotten(&self) -> u64 {
         self.forgotten
-    }
-
-    fn recall(&self, _rule: &Rule, event: &Event, past: &Past<'_>) -> Option<Memory> {
-        let Some(process) = user(event) else {
-            return Some(Memory::not_raised("which process it is is not known", Vec::new()));
-        };
-        if process.exe.is_none() {
-            return Some(Memory::not_raised("the path of its executable is not known", Vec::new()));
-        }
-        let same = same_program(process);
-        let answer = process.identity.replaced();
-        let facts =
-            answer.map(|answer| Evidence::text("replaced", answer.name().as_bytes())).into_iter().collect();
-        Some(match answer {
-            None if process.exe_is_memfd() => Memory::not_raised("its executable never had a path", facts),
-            None => Memory::waits(
-                Some(same),
-                "the executable was not compared yet; the answer is waited for",
-                facts,
-            ),
-            Some(Replaced::No | Replaced::Unknown)
-                if process.identity.is_time_to_compare(past.now, EVERY) =>
-            {
-                Memory::waits(Some(same), "the executable is compared again; the answer is waited for", facts)
-            }
-            Some(Replaced::No) => Memory::not_raised("its path leads to the executable that runs", facts),
-            Some(Replaced::Unknown) => {
-                Memory::not_raised("what its path leads to could not be found out", facts)
-            }
-            Some(Replaced::Upgraded) if self.of_deleted => Memory::not_raised(
-                "root or the owner of its executable has put another one in its place",
-                facts,
-            ),
-            Some(_) if self.finding(process).is_none() => {
-                Memory::not_raised("its executable was moved, and not deleted", facts)
-            }
-            Some(Replaced::Other | Replaced::Upgraded) => {
-                Memory::finds(same, "its path leads to another file", facts)
-            }
-            Some(Replaced::Gone) => Memory::finds(same, "its path leads to no file", facts),
-        })
     }
 }

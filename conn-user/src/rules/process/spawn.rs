@@ -37,7 +37,7 @@ use crate::process::info::{ProcessInfo, TICK_NS};
 use crate::process::lineage;
 use crate::rules::alerts::{Found, Life};
 use crate::rules::detector::{Context, Detector, Secondary, Triggers, connection};
-use crate::rules::memory::{Memory, Past};
+use crate::rules::dry_run::Note;
 use crate::rules::model::Rule;
 use crate::rules::program::{self, ProcessKey};
 use crate::rules::suppression;
@@ -79,7 +79,7 @@ impl Held {
 }
 
 /// An open connection.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Open {
     /// Its key in [`Spawn::held`].
     holder: ProcessKey,
@@ -127,8 +127,23 @@ impl Open {
     }
 }
 
+impl Open {
+    /// Explains what becomes of a program that may serve this connection.
+    fn note(&self, says: &'static str, depth: usize, event: &Event, exec: &ProcEvent) -> Note {
+        let ends = [("local", self.local), ("remote", self.remote)];
+        let ends = ends.map(|(name, end)| Evidence { name, value: Value::End(end) });
+        let executed = Execution::new(event, &exec.process).evidence(depth);
+        Note::new(says).with(ends).with(executed)
+    }
+
+    /// Explains why nothing is found.
+    fn excepted(&self, depth: usize, event: &Event, exec: &ProcEvent) -> Note {
+        self.note("an exception matches the connection", depth, event, exec)
+    }
+}
+
 /// Detects programs executed by, or beside, a process with a connection.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Spawn {
     holds: Filter,
     beside: bool,
@@ -267,6 +282,21 @@ impl Spawn {
         Some(found)
     }
 
+    /// Explains that there is no connection which the program may serve.
+    fn no_connection(&self, event: &Event, exec: &ProcEvent) -> Note {
+        let says = if is_existing(event) {
+            "no connection that `holds` matches is known to be older than the program, and no process has one that exchanges data with its standard input and output"
+        } else if self.beside {
+            "no sibling of an ancestor has a connection that `holds` matches"
+        } else {
+            "neither it nor a near ancestor has a connection that `holds` matches"
+        };
+        Note::new(says).with([
+            Evidence::number("connections_known", self.open.len() as u64),
+            Evidence::number("processes_above", exec.process.ancestors.len() as u64),
+        ])
+    }
+
     /// Returns the processes whose connections the program may serve, and how many generations above it they are.
     fn holders(&self, process: &ProcessInfo) -> impl Iterator<Item = (usize, ProcessKey)> {
         let own = std::iter::once(ProcessKey::new(process.pid, process.start));
@@ -350,11 +380,19 @@ impl Detector for Spawn {
         if self.received.is_some() && !is_existing(event) && self.wait(event, exec, rule, context) {
             return;
         }
-        let Some((id, open, depth)) = self.connection_for(event, exec) else { return };
+        let Some((id, open, depth)) = self.connection_for(event, exec) else {
+            return context.note(|| self.no_connection(event, exec));
+        };
         if open.is_excepted(id, rule, event) {
-            return;
+            return context.note(|| open.excepted(depth, event, exec));
         }
-        let Some(conn) = context.flows.connection(id) else { return };
+        let Some(conn) = context.flows.connection(id) else {
+            return context.note(|| open.note("the connection has ended", depth, event, exec));
+        };
+        context.note(|| {
+            let says = "a process that started it, or a sibling of one, has a matching connection";
+            open.note(says, depth, event, exec)
+        });
         self.raise(conn, &Execution::new(event, &exec.process), depth, rule, context);
     }
 
@@ -364,10 +402,19 @@ impl Detector for Spawn {
     }
 
     fn on_secondary(&mut self, _rule: &Rule, event: &Event, context: &mut Context<'_>) {
-        let Some(conn) = connection(event).filter(|conn| !self.open.contains_key(&conn.id.0)) else { return };
-        let Some(holder) = conn.owner.process.as_deref().and_then(|owner| self.holder(owner)) else { return };
+        let Some(conn) = connection(event) else { return };
+        context.note(|| {
+            Note::new("the connection is remembered: programs that its owner executes raise an alert")
+        });
+        if self.open.contains_key(&conn.id.0) {
+            return;
+        }
+        let Some(holder) = conn.owner.process.as_deref().and_then(|owner| self.holder(owner)) else {
+            return context.note(|| Note::new("whose connection it is is not known"));
+        };
         if self.open.len() >= OPEN_MAX {
             self.forgotten += 1;
+            context.note(|| Note::new("the connection is not remembered: limit reached"));
         } else if context.follow(conn.id) {
             let open = Open {
                 holder,
@@ -409,45 +456,5 @@ impl Detector for Spawn {
 
     fn forgotten(&self) -> u64 {
         self.forgotten
-    }
-
-    fn recall(&self, rule: &Rule, event: &Event, past: &Past<'_>) -> Option<Memory> {
-        if connection(event).is_some() {
-            let says = if self.holds.matches(event) {
-                "the connection is remembered: programs that its owner executes raise an alert"
-            } else {
-                "the rule's `holds` does not match the connection"
-            };
-            return Some(Memory::not_raised(says, Vec::new()));
-        }
-        let EventBody::Exec(exec) = &event.body else { return None };
-        let Some((id, open, depth)) = self.connection_for(event, exec) else {
-            let says = if is_existing(event) {
-                "no connection that `holds` matches is known to be older than the program, and no process has one that exchanges data with its standard input and output"
-            } else if self.beside {
-                "no sibling of an ancestor has a connection that `holds` matches"
-            } else {
-                "neither it nor a near ancestor has a connection that `holds` matches"
-            };
-            let facts = vec![
-                Evidence::number("connections_known", self.open.len() as u64),
-                Evidence::number("processes_above", exec.process.ancestors.len() as u64),
-            ];
-            return Some(Memory::not_raised(says, facts));
-        };
-        let mut facts = vec![
-            Evidence { name: "local", value: Value::End(open.local) },
-            Evidence { name: "remote", value: Value::End(open.remote) },
-        ];
-        facts.extend(Execution::new(event, &exec.process).evidence(depth));
-        if open.is_excepted(id, rule, event) {
-            return Some(Memory::not_raised("an exception matches the connection", facts));
-        }
-        if self.received.is_some() && past.can_sample && !is_existing(event) {
-            let says = "the kernel is asked when the connections received data last";
-            return Some(Memory::waits(Some(open.same()), says, facts).about(id));
-        }
-        let says = "a process that started it, or a sibling of one, has a matching connection";
-        Some(Memory::finds(open.same(), says, facts).about(id))
     }
 }

@@ -20,13 +20,13 @@ use crate::process::info::ProcessInfo;
 use crate::process::script;
 use crate::rules::alerts::{Found, Life};
 use crate::rules::detector::{Context, Detector, Triggers};
-use crate::rules::memory::{Memory, Past};
+use crate::rules::dry_run::Note;
 use crate::rules::model::Rule;
 use crate::rules::suppression;
 use crate::units::Pid;
 
 /// Finds programs that are executed with a connection as standard input or output.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Stdio {
     pub(super) of_parent: bool,
 }
@@ -45,12 +45,27 @@ impl Detector for Stdio {
 
     fn on_match(&mut self, rule: &Rule, event: &Event, context: &mut Context<'_>) {
         let EventBody::Exec(exec) = &event.body else { return };
-        let conn = if self.of_parent { &exec.parent_stdio } else { &exec.stdio };
-        let Some(conn) = conn else { return };
+        let (conn, whose) = if self.of_parent {
+            (&exec.parent_stdio, "standard input or output of its parent")
+        } else {
+            (&exec.stdio, "standard input or output")
+        };
+        let Some(conn) = conn else {
+            return context.note(|| Note::new(format!("the {whose} is no TCP connection")));
+        };
         let process = &exec.process;
         if is_activated(conn, process) {
-            return;
+            return context.note(|| {
+                let says = "process 1 accepted the connection, for a service that systemd starts on each, and the commands come \
+                            from the arguments or a file";
+                Note::new(says)
+            });
         }
+        context.note(|| {
+            let ends = [("local", conn.local), ("remote", conn.remote)];
+            let facts = ends.map(|(name, end)| Evidence { name, value: Value::End(end) });
+            Note::new(format!("the {whose} is a TCP connection")).with(facts)
+        });
         let mut conn = conn.clone();
         if !self.of_parent {
             if !conn.owner.process.as_ref().is_some_and(|owner| owner.is_same(process)) {
@@ -78,29 +93,5 @@ impl Detector for Stdio {
     fn may_concern(&self, event: &Event) -> bool {
         let EventBody::Exec(exec) = &event.body else { return false };
         if self.of_parent { exec.parent_stdio.is_some() } else { exec.stdio.is_some() }
-    }
-
-    fn recall(&self, _rule: &Rule, event: &Event, _past: &Past<'_>) -> Option<Memory> {
-        let EventBody::Exec(exec) = &event.body else { return None };
-        let (conn, whose) = if self.of_parent {
-            (&exec.parent_stdio, "standard input or output of its parent")
-        } else {
-            (&exec.stdio, "standard input or output")
-        };
-        Some(match conn {
-            None => Memory::not_raised(format!("the {whose} is no TCP connection"), Vec::new()),
-            Some(conn) if is_activated(conn, &exec.process) => {
-                let says = "process 1 accepted the connection, for a service that systemd starts on each, and the commands come \
-                            from the arguments or a file";
-                Memory::not_raised(says, Vec::new())
-            }
-            Some(conn) => {
-                let facts = vec![
-                    Evidence { name: "local", value: Value::End(conn.local) },
-                    Evidence { name: "remote", value: Value::End(conn.remote) },
-                ];
-                Memory::finds(conn.id.0, format!("the {whose} is a TCP connection"), facts).about(conn.id)
-            }
-        })
     }
 }

@@ -4,14 +4,13 @@ use crate::event::model::Event;
 use crate::rules::alerts::Life;
 use crate::rules::baseline::{self, Finder, User};
 use crate::rules::detector::{Context, Detector, Triggers};
-use crate::rules::memory::{Memory, Past};
 use crate::rules::model::Rule;
 use crate::rules::program;
 
 use super::network::Use;
 
 /// Finds programs whose use of the network is not in the baseline.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Unlearned(Finder);
 
 impl Detector for Unlearned {
@@ -20,25 +19,21 @@ impl Detector for Unlearned {
     }
 
     fn on_match(&mut self, rule: &Rule, event: &Event, context: &mut Context<'_>) {
-        let Some(user) = User::of(event) else { return };
+        let Some(user) = baseline::user(event, context) else { return };
+        let known = context.baseline;
+        let evidence = || baseline::evidence("program", user, |_| 1, known);
         if self.0.knows_program(user, context) {
-            return;
+            return context.note(|| baseline::known("program").with(evidence()));
         }
+        context.note(|| baseline::unknown("program"));
         let same = same(user);
         if context.is_reported(rule, same) {
             return;
         }
         if let Some(used) = Use::of(event) {
-            let evidence = baseline::evidence("program", user, |_| 1, context.baseline);
             let life = Life::With(used.id);
-            used.raise(same, rule, evidence, life, context);
+            used.raise(same, rule, evidence(), life, context);
         }
-    }
-
-    fn recall(&self, _rule: &Rule, event: &Event, past: &Past<'_>) -> Option<Memory> {
-        let Some(user) = User::of(event) else { return Some(baseline::of_nobody()) };
-        let facts = baseline::evidence("program", user, |_| 1, past.baseline);
-        Some(baseline::recollection(past.baseline.has_program(user), same(user), "program", facts))
     }
 }
 

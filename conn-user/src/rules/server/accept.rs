@@ -8,7 +8,7 @@ use crate::flow::model::{ConnEvent, Direction};
 use crate::process::info::ProcessInfo;
 use crate::rules::alerts::{Found, Life};
 use crate::rules::detector::{Context, Detector, Triggers, connection};
-use crate::rules::memory::{Memory, Past};
+use crate::rules::dry_run::Note;
 use crate::rules::model::Rule;
 use crate::rules::reach::Reach;
 use crate::rules::{program, suppression};
@@ -17,7 +17,7 @@ use crate::rules::{program, suppression};
 const REPORTED_MAX: usize = 16_384;
 
 /// Finds programs that accept a connection.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Accept {
     /// One number a server, place and reach.
     reported: Places<u64, ()>,
@@ -53,14 +53,17 @@ impl Detector for Accept {
     }
 
     fn on_match(&mut self, rule: &Rule, event: &Event, context: &mut Context<'_>) {
-        let Some(conn) = connection(event).filter(|conn| conn.direction == Direction::In) else { return };
+        let Some(conn) = connection(event).filter(|conn| conn.direction == Direction::In) else {
+            return context.note(|| Note::new("it was not accepted here"));
+        };
         let (server, port) = (server(conn), conn.local.port());
         let same = same(conn, context.names);
         let first = first(same, conn);
         if self.reported.get_mut(&first).is_some() {
-            return;
+            return context.note(|| Note::new("not the first one that this server accepts at this port"));
         }
         self.reported.entry(first, || ());
+        context.note(|| Note::new("the first one that this server accepts at this port"));
         let mut evidence = vec![Evidence::number("port", port.into())];
         if let Some(exe) = server.and_then(|process| process.exe.as_deref()) {
             evidence.push(Evidence::text("exe", exe));
@@ -78,17 +81,5 @@ impl Detector for Accept {
 
     fn forgotten(&self) -> u64 {
         self.reported.forgotten()
-    }
-
-    fn recall(&self, _rule: &Rule, event: &Event, past: &Past<'_>) -> Option<Memory> {
-        let Some(conn) = connection(event).filter(|conn| conn.direction == Direction::In) else {
-            return Some(Memory::not_raised("it was not accepted here", Vec::new()));
-        };
-        let same = same(conn, past.names);
-        Some(if self.reported.get(&first(same, conn)).is_some() {
-            Memory::not_raised("not the first one that this server accepts at this port", Vec::new())
-        } else {
-            Memory::finds(same, "the first one that this server accepts at this port", Vec::new())
-        })
     }
 }

@@ -16,7 +16,7 @@ use crate::host::interfaces::Device;
 use crate::process::hash::IntMap;
 use crate::process::info::ProcessInfo;
 use crate::rules::detector::{Context, Detector, Triggers, listener};
-use crate::rules::memory::{Memory, Past};
+use crate::rules::dry_run::Note;
 use crate::rules::model::Rule;
 use crate::rules::program::{self, Server};
 use crate::units::{BootNs, NetNs};
@@ -45,7 +45,7 @@ struct Seat(u64);
 type Services = SmallVec<[u64; 2]>;
 
 /// A listener, linked with the others at its place in the order in which they came.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Member {
     place: Place,
     process: Arc<ProcessInfo>,
@@ -56,7 +56,7 @@ struct Member {
 }
 
 /// Those that listen at one place.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Group {
     first: Seat,
     last: Seat,
@@ -64,7 +64,7 @@ struct Group {
 }
 
 /// Finds processes that join the listeners of another program.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Join {
     groups: HashMap<Place, Group>,
     members: IntMap<u64, Member>,
@@ -171,15 +171,24 @@ impl Detector for Join {
 
     fn on_match(&mut self, rule: &Rule, event: &Event, context: &mut Context<'_>) {
         let Some(listener) = listener(event) else { return };
-        let Some(server) = Server::of(listener).filter(|_| listener.local.port() != 0) else { return };
+        let Some(server) = super::known(listener, context) else { return };
         let seats = seats(listener);
         if self.members.contains_key(&seats[0].0) {
-            return;
+            return context.note(|| Note::new("this listener was judged before"));
         }
         let (own, shared) = places(listener);
         if let Some((group, first)) = self.foreign(&server, &shared, seats) {
+            context.note(|| Note::new("others listen at this place"));
             let evidence = Self::evidence(first, group, context.now);
             super::listener::raise(rule, listener, evidence, first.since, context);
+        } else {
+            context.note(|| {
+                Note::new(if shared.iter().any(|place| self.groups.contains_key(place)) {
+                    "those who listen at this place are of the same service and user"
+                } else {
+                    "nobody else listens at this place"
+                })
+            });
         }
         if self.members.len() >= MEMBERS_MAX {
             self.forgotten += 1;
@@ -203,30 +212,6 @@ impl Detector for Join {
 
     fn forgotten(&self) -> u64 {
         self.forgotten
-    }
-
-    fn recall(&self, _rule: &Rule, event: &Event, past: &Past<'_>) -> Option<Memory> {
-        let listener = listener(event)?;
-        let Some(server) = Server::of(listener) else {
-            return Some(Memory::not_raised("who listens is not known", Vec::new()));
-        };
-        let (_, shared) = places(listener);
-        let own = seats(listener);
-        if let Some((group, first)) = self.foreign(&server, &shared, own) {
-            let facts = Self::evidence(first, group, past.now);
-            let same = super::listener::same(listener);
-            return Some(Memory::finds(same, "others listen at this place", facts));
-        }
-        let is_beside = |place: &Place| {
-            let group = self.groups.get(place);
-            group.is_some_and(|group| group.members > 1 || !own.contains(&group.first))
-        };
-        Some(if shared.iter().any(is_beside) {
-            let says = "those who listen at this place are of the same service and user";
-            Memory::not_raised(says, Vec::new())
-        } else {
-            Memory::not_raised("nobody else listens at this place", Vec::new())
-        })
     }
 }
 

@@ -5,13 +5,12 @@ use crate::event::model::Event;
 use crate::flow::model::ListenEvent;
 use crate::rules::alerts::{Found, Life};
 use crate::rules::detector::{self, Context, Detector, Triggers};
-use crate::rules::memory::{Memory, Past};
 use crate::rules::model::Rule;
 use crate::rules::{program, suppression};
 use crate::units::BootNs;
 
 /// Finds listeners that match.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Listener;
 
 impl Detector for Listener {
@@ -35,10 +34,6 @@ impl Detector for Listener {
             evidence.push(Evidence::duration("listens_for", context.now.since(born.latest)));
         }
         raise(rule, listener, evidence, context.now, context);
-    }
-
-    fn recall(&self, _rule: &Rule, event: &Event, _past: &Past<'_>) -> Option<Memory> {
-        Some(Memory::finds(same(detector::listener(event)?), "whatever matches is found", Vec::new()))
     }
 }
 

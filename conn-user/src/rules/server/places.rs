@@ -9,7 +9,7 @@ use crate::flow::model::{ListenEvent, canonical_ip};
 use crate::host::interfaces::Device;
 
 /// A map that forgets what was entered first.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Places<K, V> {
     map: HashMap<K, V>,
     /// In the order in which they were entered; some were removed since.
@@ -21,10 +21,6 @@ pub(super) struct Places<K, V> {
 impl<K: Hash + Eq + Clone, V> Places<K, V> {
     pub(super) fn new(max: usize) -> Self {
         Self { map: HashMap::new(), order: VecDeque::new(), max, forgotten: 0 }
-    }
-
-    pub(super) fn get(&self, key: &K) -> Option<&V> {
-        self.map.get(key)
     }
 
     pub(super) fn get_mut(&mut self, key: &K) -> Option<&mut V> {

@@ -8,9 +8,9 @@ use crate::event::model::Event;
 use crate::flow::model::ConnId;
 use crate::process::hash::IntMap;
 use crate::rules::detector::{Context, Detector, Triggers, listener};
-use crate::rules::memory::{Memory, Past};
+use crate::rules::dry_run::Note;
 use crate::rules::model::Rule;
-use crate::rules::program;
+use crate::rules::program::{self, Server};
 use crate::units::{BootNs, DurationNs, NetNs};
 use std::net::SocketAddr;
 
@@ -22,7 +22,7 @@ const STARTING: DurationNs = DurationNs(1_000_000_000);
 /// Network namespace, port, executable.
 type Key = (NetNs, u16, Arc<[u8]>);
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Place {
     /// Where it listens on loopback only, and since when.
     narrow: Option<(SocketAddr, BootNs)>,
@@ -31,7 +31,7 @@ struct Place {
 }
 
 /// Finds servers that listen on more addresses than they did.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Widened {
     places: Places<Key, Place>,
     wide: IntMap<u64, Key>,
@@ -53,25 +53,35 @@ impl Detector for Widened {
     fn on_match(&mut self, rule: &Rule, event: &Event, context: &mut Context<'_>) {
         let Some(listener) = listener(event) else { return };
         let end = plain(listener.local);
-        let Some(process) = listener.owner.process.as_deref().filter(|_| end.port() != 0) else { return };
-        let program = process.exe.clone().unwrap_or_else(|| program::name(process).into());
+        let Some(Server { process, .. }) = super::known(listener, context) else { return };
+        let program = process.exe.clone().unwrap_or_else(|| program::name(&process).into());
         let key = (listener.netns, end.port(), program);
         let place = self.places.entry(key.clone(), Place::default);
         if end.ip().is_loopback() {
             if place.wide == 0 && place.narrow.is_none() {
                 place.narrow = Some((end, context.now));
             }
-            return;
+            return context.note(|| Note::new("it listens on loopback only"));
         }
-        if let Some((before, since)) = place.narrow.take()
-            && context.now.since(since) >= STARTING
-        {
-            let evidence = vec![
-                Evidence { name: "before", value: Value::End(before) },
-                Evidence { name: "after", value: Value::End(end) },
-                Evidence::duration("before_since", context.now.since(since)),
-            ];
-            super::listener::raise(rule, listener, evidence, since, context);
+        if let Some((before, since)) = place.narrow.take() {
+            let lasted = context.now.since(since);
+            let evidence = || {
+                vec![
+                    Evidence { name: "before", value: Value::End(before) },
+                    Evidence { name: "after", value: Value::End(end) },
+                    Evidence::duration("before_since", lasted),
+                ]
+            };
+            if lasted >= STARTING {
+                context.note(|| Note::new("it listened on loopback only before"));
+                super::listener::raise(rule, listener, evidence(), since, context);
+            } else {
+                context.note(|| {
+                    Note::new("it listened on loopback only, but it has just begun").with(evidence())
+                });
+            }
+        } else {
+            context.note(|| Note::new("this executable did not listen on loopback only at this port before"));
         }
         if self.wide.len() >= PLACES_MAX {
             self.not_followed += 1;
@@ -91,32 +101,5 @@ impl Detector for Widened {
 
     fn forgotten(&self) -> u64 {
         self.places.forgotten() + self.not_followed
-    }
-
-    fn recall(&self, _rule: &Rule, event: &Event, past: &Past<'_>) -> Option<Memory> {
-        let listener = listener(event)?;
-        let end = plain(listener.local);
-        let Some(process) = listener.owner.process.as_deref() else {
-            return Some(Memory::not_raised("who listens is not known", Vec::new()));
-        };
-        if end.ip().is_loopback() {
-            return Some(Memory::not_raised("it listens on loopback only", Vec::new()));
-        }
-        let program = process.exe.clone().unwrap_or_else(|| program::name(process).into());
-        let place = self.places.get(&(listener.netns, end.port(), program));
-        let Some((before, since)) = place.and_then(|place| place.narrow) else {
-            let says = "this executable did not listen on loopback only at this port before";
-            return Some(Memory::not_raised(says, Vec::new()));
-        };
-        let lasted = past.now.since(since);
-        let facts = vec![
-            Evidence { name: "before", value: Value::End(before) },
-            Evidence::duration("before_since", lasted),
-        ];
-        Some(if lasted < STARTING {
-            Memory::not_raised("it listened on loopback only, but it has just begun", facts)
-        } else {
-            Memory::finds(super::listener::same(listener), "it listened on loopback only before", facts)
-        })
     }
 }

@@ -16,6 +16,7 @@ use crate::flow::model::{Change, ConnEvent, ConnId};
 use crate::flow::sample::{Counters, Sample};
 use crate::process::info::ProcessInfo;
 use crate::rules::detector::Context;
+use crate::rules::dry_run::Note;
 use crate::rules::model::Rule;
 use crate::rules::program;
 use crate::rules::timers::TimerId;
@@ -39,7 +40,7 @@ const SOON: DurationNs = DurationNs(1_000_000_000);
 const LAST: DurationNs = DurationNs(1_000_000_000);
 
 /// An execution of a program.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Execution {
     at: BootNs,
     /// The program, as it was then.
@@ -88,7 +89,7 @@ struct Unanswered {
 }
 
 /// An execution with the connections that it may serve.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Pending {
     execution: Execution,
     /// Those whose first samples are outstanding, each with the generations above the program.
@@ -99,7 +100,7 @@ struct Pending {
 }
 
 /// Executions that wait.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Waiting {
     by_token: BTreeMap<u64, Pending>,
     last_token: u64,
@@ -127,6 +128,13 @@ impl Spawn {
         context: &mut Context<'_>,
     ) -> bool {
         let Some(mut asked) = self.connections_of(&exec.process) else { return false };
+        context.note(|| {
+            let first = asked.first().and_then(|(id, depth)| Some((self.open.get(&id.0)?, *depth)));
+            match first {
+                Some((open, depth)) => open.excepted(depth, event, exec),
+                None => self.no_connection(event, exec),
+            }
+        });
         asked.retain(|(id, _)| {
             let is_wanted =
                 |open: &Open| !open.is_excepted(*id, rule, event) && !context.is_reported(rule, open.same());
@@ -141,6 +149,14 @@ impl Spawn {
         if self.waiting.by_token.len() >= WAITING_MAX || !asked.iter().all(|(id, _)| sample(context, *id)) {
             return false;
         }
+        context.note(|| {
+            let (id, depth) = asked.first().copied().unwrap_or((ConnId(0), 0));
+            let says = "the kernel is asked when the connections received data last";
+            match self.open.get(&id.0) {
+                Some(open) => open.note(says, depth, event, exec).key(open.same()).about(id),
+                None => Note::new(says),
+            }
+        });
         self.waiting.last_token += 1;
         let token = self.waiting.last_token;
         let timer = Some(context.set_timer(BootNs(context.now.0.saturating_add(PATIENCE.0)), token));
