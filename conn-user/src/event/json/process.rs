@@ -98,7 +98,7 @@ pub(crate) fn shape<'a>(boot8: &str, process: &'a ProcessInfo) -> wire::Process<
     let (exe_mount, exe_mount_escaped) = shown_option(file.and_then(|file| file.mount.as_deref()));
     let (cwd, cwd_escaped) = shown_option(state.and_then(|state| state.cwd.as_deref()));
     let (user, user_escaped) = shown_option(process.user.as_deref());
-    // The arguments are one field: one that is not UTF-8 escapes the backslashes of all, or a reader could not tell
+    // The arguments are one field: one that is not UTF-8 escapes the backslashes of all, or a reader could not know
     // which of them to undo.
     let args_escaped = process.args.iter().any(|arg| is_binary(arg));
     let args = process.args.iter().map(|arg| Text(escape::value(arg, args_escaped)));
