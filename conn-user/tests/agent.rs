@@ -2,7 +2,7 @@
 
 use std::ffi::CString;
 use std::fs;
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::os::unix::net::UnixDatagram;
@@ -330,6 +330,58 @@ fn await_handlers(agent: &Agent) {
         assert!(Instant::now() < end, "it installs no handlers");
         std::thread::sleep(Duration::from_millis(1));
     }
+}
+
+/// A shell that was there before the agent, and connects once it reads a line.
+fn waiting_shell(port: u16) -> Child {
+    let script = format!("read go; exec 3<>/dev/tcp/127.0.0.1/{port}; read go");
+    let mut bash = Command::new("bash");
+    let child = bash.args(["-c", &script]).current_dir("/usr").stdin(Stdio::piped()).stdout(Stdio::null());
+    child.spawn().expect("bash runs")
+}
+
+/// The inspector needs some milliseconds, and an alert waits for it for 50: on a machine that has no time for
+/// it a first one may lack something, but not each of several.
+#[test]
+fn an_alert_shows_what_is_found_out_of_a_process_from_before() {
+    needs_root();
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    let mut shells: Vec<Child> = (0..8).map(|_| waiting_shell(port)).collect();
+    let rule = format!(
+        "[[rule]]\nid = 'test.out'\nkind = 'path'\nfind = 'forbidden'\nmatch = 'dir:out dport:{port}'\nthrottle = '0s'\n"
+    );
+    let service = Service::new("file = 'alerts'", &rule);
+    let mut agent = service.start();
+    agent.await_line(READY);
+    let file = service.path("alerts");
+    let mut shown = Vec::new();
+    for shell in &mut shells {
+        let known = if file.exists() { alerts(&file).len() } else { 0 };
+        shell.stdin.as_mut().expect("a pipe").write_all(b"go\n").expect("it reads");
+        let end = Instant::now() + PATIENCE;
+        while !file.exists() || alerts(&file).len() == known {
+            assert!(Instant::now() < end, "no alert: {shown:?}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let text = fs::read_to_string(&file).expect("a file");
+        let line = text.lines().nth(known).expect("the alert");
+        let process: Value = serde_json::from_str::<Value>(line).expect("JSON")["process"].take();
+        let has_all = process["cwd"] == "/usr"
+            && process["netns"].is_u64()
+            && process["exe_sha256"].as_str().is_some_and(|hash| hash.len() == 64);
+        shown.push(process);
+        if has_all {
+            break;
+        }
+    }
+    for mut shell in shells {
+        drop(shell.stdin.take());
+        shell.wait().expect("it ends");
+    }
+    agent.end();
+    let last = shown.last().expect("a process");
+    assert!(last["cwd"] == "/usr" && last["exe_sha256"].is_string(), "{shown:?}");
 }
 
 #[test]

@@ -38,7 +38,7 @@ pub(super) fn programs(
         }
         if is_joined && before.is_some() {
             // Rules ask for facts of it, as of one that is executed now.
-            processes.inspect(&process);
+            processes.uses_network(&process);
         }
         programs.push(process);
     }

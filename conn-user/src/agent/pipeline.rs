@@ -191,6 +191,9 @@ impl Pipeline {
         if std::mem::take(&mut self.found_programs) {
             for process in self.processes.take_unreported() {
                 let exec = existing::running(&process, &self.session.flows);
+                if exec.stdio.is_some() || exec.parent_stdio.is_some() {
+                    self.processes.uses_network(&process);
+                }
                 self.emit(now, EventBody::Exec(exec), emit);
             }
         }
@@ -257,11 +260,15 @@ impl Pipeline {
             match engine {
                 Some(engine) => engine.apply(rules, now, events, flows),
                 None => {
+                    let comparer = self.processes.comparer();
+                    // Without an inspector no facts come.
+                    let holds = comparer.is_some();
                     let new = Engine::of(rules, self.attached)
-                        .with_comparer(self.processes.comparer())
+                        .with_comparer(comparer)
                         .with_sampler(sampler)
                         .with_memory(self.memory.clone())
                         .with_delivered_facts();
+                    let new = if holds { new.with_held_alerts() } else { new };
                     engine.insert(new).start(now, events, flows)
                 }
             }
@@ -414,6 +421,9 @@ impl Pipeline {
                 if !repeats {
                     let parent_stdio = self.session.flows.connection_of(exec.parent_stdio).map(Box::new);
                     let stdio = stdio.map(Box::new);
+                    if stdio.is_some() || parent_stdio.is_some() {
+                        self.processes.uses_network(&process);
+                    }
                     let event = ProcEvent { stdio, parent_stdio, ..ProcEvent::new(process) };
                     self.emit(boot, EventBody::Exec(event), emit);
                 }
@@ -528,6 +538,11 @@ impl Pipeline {
     /// Whether rules wait for what the background finds out.
     pub fn waits_for_facts(&self) -> bool {
         self.session.waiting() > 0
+    }
+
+    /// Whether alerts wait for facts of their process.
+    pub fn holds_alerts(&self) -> bool {
+        self.session.held() > 0
     }
 
     /// After [`Self::on_end`], when no more facts are waited for: rules judge by what is known.

@@ -22,6 +22,7 @@ use crate::kernel::load::Session;
 use crate::kernel::ring::{RingReader, Turn};
 use crate::priority;
 use crate::rules::Staged;
+use crate::rules::engine::ALERT_FACTS;
 
 /// How old the offset between the two clocks may get.
 const CLOCK_REFRESH: Duration = Duration::from_secs(1);
@@ -263,11 +264,20 @@ impl<R: Records, P: Programs> Parts<'_, R, P> {
         self.pipeline.report_degraded(outputs, boot_now(), is_last, &mut |event| consumer.on_event(event));
     }
 
-    /// Waits for the answers that a judgement depends on.
+    /// Waits for the answers that a judgement depends on, and a moment for those that alerts wait for.
     async fn last_facts(&mut self, consumer: &mut impl Consumer) {
         let patience = tokio::time::sleep(LAST_FACTS);
         tokio::pin!(patience);
         while self.pipeline.waits_for_facts() || consumer.waits_for_facts() {
+            tokio::select! {
+                () = self.pipeline.answered() => {}
+                () = &mut patience => return,
+            }
+            self.pipeline.deliver(&mut |event| consumer.on_event(event));
+        }
+        let patience = tokio::time::sleep(Duration::from_nanos(ALERT_FACTS.0));
+        tokio::pin!(patience);
+        while self.pipeline.holds_alerts() {
             tokio::select! {
                 () = self.pipeline.answered() => {}
                 () = &mut patience => return,

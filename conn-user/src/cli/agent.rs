@@ -15,7 +15,7 @@ use super::lines::class;
 use super::reload::Reloader;
 use super::rules::RuleChoice;
 use super::signals::{self, Hangups};
-use super::{emit, machine, messages, tail};
+use super::{emit, machine, messages, note, tail};
 use crate::agent::{self, Agent, AgentOptions, Consumer, Limits};
 use crate::event::alert::Severity;
 use crate::event::escape;
@@ -116,13 +116,13 @@ async fn trace(
             });
         }
     };
-    for note in agent.session.notes.iter().chain(&agent.notes) {
-        emit(format_args!("note: {note}"));
+    for text in agent.session.notes.iter().chain(&agent.notes) {
+        note(text);
     }
     if config.priority != Priority::Normal
         && !matches!(agent.granted, Granted::Realtime | Granted::WhenStarved)
     {
-        emit(format_args!("note: priority of the reader: {}", agent.granted));
+        note(format_args!("priority of the reader: {}", agent.granted));
     }
     let backend = agent.session.plan.backend;
     emit(format_args!(

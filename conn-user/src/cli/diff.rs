@@ -7,6 +7,7 @@ use std::path::Path;
 use anyhow::Context as _;
 
 use super::args::{DiffArgs, Environment, Exit};
+use super::messages::{emit, note};
 use crate::event::escape;
 use crate::sockets::diff::diff;
 use crate::sockets::report;
@@ -18,13 +19,13 @@ use crate::sockets::saved::Saved;
 /// When a file cannot be read as a list, or the output cannot be written.
 pub fn run(args: &DiffArgs) -> anyhow::Result<Exit> {
     if is_stdin(&args.old) && is_stdin(&args.new) {
-        eprintln!("conn: only one of the two lists can come from standard input");
+        emit("only one of the two lists can come from standard input");
         return Ok(Exit::Usage);
     }
     let (old, new) = (read(&args.old)?, read(&args.new)?);
     let found = diff(&old, &new);
-    for note in &found.notes {
-        eprintln!("conn: note: {}", escape::string(note.as_bytes()));
+    for text in &found.notes {
+        note(escape::string(text.as_bytes()));
     }
     let mut out = Vec::new();
     if args.json {

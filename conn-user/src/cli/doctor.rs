@@ -6,6 +6,8 @@ use anyhow::Context as _;
 use serde::Serialize;
 
 use super::args::{DoctorArgs, Exit};
+use super::machine;
+use crate::event::fold::fold;
 use crate::kernel::btf::Btf;
 use crate::kernel::facts::{Capability, KernelFacts, Lockdown, Probe, Tracefs, TracepointId};
 use crate::kernel::load::{LoadError, Loader};
@@ -99,7 +101,9 @@ pub fn run(args: &DoctorArgs) -> anyhow::Result<Exit> {
     if !report.ends_with('\n') {
         report.push('\n');
     }
-    super::print(report.as_bytes())?;
+    let mut shown = Vec::new();
+    fold(&report, machine::terminal_width().filter(|_| !args.json), &mut shown);
+    super::print(&shown)?;
     Ok(match outcome {
         Ok(_) => Exit::Done,
         Err(error) if error.is_permission() => Exit::NotPermitted,
@@ -158,7 +162,7 @@ pub fn text(facts: &KernelFacts, outcome: &Result<Plan, PlanError>, priority: &s
     page.fact("Privilege", privilege(facts));
     page.fact("kprobes", kprobes(facts));
     page.fact("tracefs", tracefs(facts, outcome.as_ref().ok()));
-    page.fact("Load tests", load_tests(facts));
+    page.fact("Load test", load_tests(facts));
     page.fact("Priority", priority);
 
     page.heading("Backends");
@@ -376,7 +380,7 @@ Lockdown   not shown (no lockdown module, or securityfs is not mounted)
 Privilege  uid 0; has CAP_BPF, CAP_PERFMON, CAP_SYS_ADMIN, CAP_SYS_PTRACE, CAP_DAC_READ_SEARCH, CAP_SYS_RESOURCE; lacks none
 kprobes    not in this kernel
 tracefs    not mounted; conn uses a mount of its own that nobody else sees
-Load tests tp_btf works; fentry refused: EPERM (load of fentry:tcp_close: Operation not permitted); \
+Load test  tp_btf works; fentry refused: EPERM (load of fentry:tcp_close: Operation not permitted); \
 kprobe refused: ENOENT (attach of kprobe:tcp_close); tracepoint works; socket cookie works
 Priority   real-time
 

@@ -6,7 +6,7 @@ mod text;
 use anyhow::Context as _;
 
 use super::args::{Exit, ExplainArgs};
-use super::emit;
+use super::{emit, machine, note};
 use crate::event::alert::Alert;
 use crate::event::model::Event;
 use crate::event::read::AlertLine;
@@ -100,22 +100,19 @@ fn event(args: &ExplainArgs, rules: &RuleSet, seq: u64, found: &AboutEvent) -> a
         return Ok(Exit::Error);
     };
     if found.others > 0 {
-        emit(format_args!(
-            "note: {} more events have this number, of other runs; this is the first",
-            found.others
-        ));
+        note(format_args!("{} more events have this number, of other runs; this is the first", found.others));
     }
     let out = match (args.json, args.rule.is_some()) {
         (true, _) => json::event(event, found, &rules.names).context("writing JSON")?,
-        (false, true) => text::event_and_rule(event, found, &rules.names),
-        (false, false) => text::event(event, found),
+        (false, true) => text::event_and_rule(event, found, &rules.names, machine::terminal_width()),
+        (false, false) => text::event(event, found, machine::terminal_width()),
     };
     super::print(&out)
 }
 
 fn alert(args: &ExplainArgs, rules: &RuleSet, ask: &Ask, found: &Found) -> anyhow::Result<Exit> {
     if found.not_kept > 0 {
-        emit(format_args!("note: {} alerts were not looked at: limit reached", found.not_kept));
+        note(format_args!("{} alerts were not looked at: limit reached", found.not_kept));
     }
     let Some(about) = about(rules, found) else {
         emit(not_found(args, ask, found));
@@ -124,7 +121,7 @@ fn alert(args: &ExplainArgs, rules: &RuleSet, ask: &Ask, found: &Found) -> anyho
     let out = if args.json {
         json::alert(&about).context("writing JSON")?
     } else {
-        text::alert(&about, found.only_alerts)
+        text::alert(&about, found.only_alerts, machine::terminal_width())
     };
     super::print(&out)
 }

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, ensure};
 
 use super::args::{Exit, LearnArgs, LearnFrom};
-use super::emit;
+use super::{emit, note};
 use crate::event::escape;
 use crate::event::read::{Reader, Recorded};
 use crate::filter::Names;
@@ -133,8 +133,8 @@ fn side(rules: &RuleSet) -> Side<'_> {
 fn compare(old: &RuleSet, new: Side<'_>, args: &LearnArgs) -> anyhow::Result<Exit> {
     let difference = diff(side(old), new);
     if difference.lost > 0 {
-        emit(format_args!(
-            "note: {} records were lost while these were learnt; what is gone may have been missed",
+        note(format_args!(
+            "{} records were lost while these were learnt; what is gone may have been missed",
             difference.lost
         ));
     }

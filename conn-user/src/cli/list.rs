@@ -6,6 +6,7 @@ use anyhow::Context as _;
 
 use super::args::{Environment, Exit, ListArgs, ListOptions};
 use super::machine;
+use super::messages::{emit, note};
 use crate::clock::Clock;
 use crate::flow::snapshot::{self, SnapshotOptions};
 use crate::process::ProcessTable;
@@ -13,6 +14,7 @@ use crate::process::files::FileWorkers;
 use crate::process::inspect::Inspector;
 use crate::process::procfs::ProcFs;
 use crate::process::socket_units::SocketUnits;
+use crate::process::users::Users;
 use crate::rules::defaults;
 use crate::sockets::text::TextOptions;
 use crate::sockets::{Listing, json, sort, text};
@@ -28,16 +30,16 @@ pub fn run(args: &ListArgs) -> anyhow::Result<Exit> {
     let options = match args.resolve(Environment::of_process()) {
         Ok(options) => options,
         Err(error) => {
-            eprintln!("conn: {error}");
+            emit(error);
             return Ok(Exit::Usage);
         }
     };
     if args.udp {
-        eprintln!("conn: note: TCP sockets only: -u lists nothing more");
+        note("TCP sockets only: -u lists nothing more");
     }
     let listing = list(&options)?;
-    for note in &listing.notes {
-        eprintln!("conn: note: {note}");
+    for one in &listing.notes {
+        note(one);
     }
     let mut out = Vec::new();
     if options.json {
@@ -64,6 +66,7 @@ fn list(options: &ListOptions) -> anyhow::Result<Listing> {
     let mut processes = ProcessTable::default().with_inspector(inspector);
     let mut listing = Listing::of(snapshot, |pid, start| processes.seen(pid, start));
     listing.name_socket_units(&mut SocketUnits::default());
+    listing.name_users(&mut Users::default());
     // The table shows nothing that takes long to find out; a filter may ask for it.
     if options.json || !options.filter.is_empty() {
         processes.settle(PATIENCE);

@@ -31,8 +31,17 @@ pub(super) fn own_netns() -> Option<NetNs> {
 
 /// Columns of the terminal on standard output; `None`: it is none.
 pub(super) fn terminal_width() -> Option<usize> {
+    width_of(libc::STDOUT_FILENO)
+}
+
+/// Columns of the terminal on standard error; `None`: it is none.
+pub(super) fn message_width() -> Option<usize> {
+    width_of(libc::STDERR_FILENO)
+}
+
+fn width_of(descriptor: libc::c_int) -> Option<usize> {
     let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
     // SAFETY: TIOCGWINSZ writes a `winsize`.
-    let result = unsafe { libc::ioctl(libc::STDOUT_FILENO, libc::TIOCGWINSZ, &raw mut size) };
+    let result = unsafe { libc::ioctl(descriptor, libc::TIOCGWINSZ, &raw mut size) };
     (result == 0 && size.ws_col > 0).then_some(usize::from(size.ws_col))
 }

@@ -7,6 +7,8 @@ use std::fmt;
 use std::io::{self, Write as _};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::machine;
+use crate::event::fold::fold;
 use crate::output::file::LineFile;
 use crate::output::writer::{Class, Writer};
 
@@ -38,6 +40,13 @@ pub(super) async fn finish() {
 /// there is nobody to report; a daemon goes on.
 pub(super) fn emit(text: impl fmt::Display) {
     write(format!("conn: {text}\n").as_bytes());
+}
+
+/// Writes a note, folded where the terminal is narrower. Not for what is to be copied, as a command is.
+pub(super) fn note(text: impl fmt::Display) {
+    let mut lines = Vec::new();
+    fold(&format!("conn: note: {text}\n"), machine::message_width(), &mut lines);
+    write(&lines);
 }
 
 /// Writes lines as they are; they must be whole.

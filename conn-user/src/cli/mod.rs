@@ -30,7 +30,7 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use args::{Cli, Command, Exit, SchemaOf};
-use messages::emit;
+use messages::{emit, note};
 
 use crate::filter::error::lines;
 use crate::process::files;

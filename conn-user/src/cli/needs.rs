@@ -1,6 +1,6 @@
 //! Which rules cannot be judged on the logs of a network sensor, and which more coarsely: found out of the rules themselves.
 
-use super::emit;
+use super::note;
 use crate::filter::Filter;
 use crate::rules::RuleSet;
 use crate::rules::model::{Detect, Expect, PathRule, Rule, ServerRule};
@@ -41,7 +41,7 @@ fn coarser(rule: &Rule) -> Vec<String> {
 /// Reports it on standard error, a line for each reason.
 pub(super) fn emit_unjudged(rules: &RuleSet) {
     for line in notes(rules) {
-        emit(format_args!("note: {line}"));
+        note(line);
     }
 }
 

@@ -7,7 +7,7 @@ use anyhow::Context as _;
 
 use super::args::{Environment, Exit, ReplayArgs};
 use super::lines::Lines;
-use super::{emit, needs};
+use super::{emit, needs, note};
 use crate::event::human;
 use crate::event::json::StreamIdentity;
 use crate::event::read::{News, Reader, Recorded};
@@ -122,10 +122,10 @@ pub(super) fn emit_cut(name: &str, cut: Option<Cut>) {
     match cut {
         None => {}
         Some(Cut::Line) => {
-            emit(format_args!("note: the last line of {name} is cut off and was not read"));
+            note(format_args!("the last line of {name} is cut off and was not read"));
         }
-        Some(Cut::Compressed) => emit(format_args!(
-            "note: the compressed data of {name} end too early; what comes after the last whole line was not read"
+        Some(Cut::Compressed) => note(format_args!(
+            "the compressed data of {name} end too early; what comes after the last whole line was not read"
         )),
     }
 }
@@ -135,14 +135,14 @@ fn emit_left_out(input: &Input) {
     let name = input.name();
     if input.is_empty() {
         let what = if matches!(input, Input::Zeek(_)) { "has no connections" } else { "is empty" };
-        emit(format_args!("note: {name} {what}"));
+        note(format_args!("{name} {what}"));
     }
     if let Input::Zeek(log) = input
         && !log.others().is_empty()
     {
         let each: Vec<String> =
             log.others().iter().map(|(log, lines)| format!("{lines} {}", log.escape_debug())).collect();
-        emit(format_args!("note: lines of other logs in {name} were left out: {}", each.join(", ")));
+        note(format_args!("lines of other logs in {name} were left out: {}", each.join(", ")));
     }
 }
 
@@ -151,8 +151,8 @@ fn emit_network(stats: &NetworkStats, connections: usize) {
     if others > 0 {
         let each: Vec<String> =
             stats.others.iter().map(|(name, count)| format!("{count} {}", name.escape_debug())).collect();
-        emit(format_args!(
-            "note: {others} of {} lines are not TCP and were not judged: {}",
+        note(format_args!(
+            "{others} of {} lines are not TCP and were not judged: {}",
             stats.lines,
             each.join(", ")
         ));
@@ -162,7 +162,7 @@ fn emit_network(stats: &NetworkStats, connections: usize) {
         (stats.failed_in, "attempts from outside failed; the host that is asked has no event of them"),
     ] {
         if count > 0 {
-            emit(format_args!("note: {count} {what}"));
+            note(format_args!("{count} {what}"));
         }
     }
     emit(format_args!("{connections} connections of Zeek logs"));
@@ -192,7 +192,7 @@ fn emit_stats(stats: ReplayStats, took: Duration) {
         ),
     ] {
         if count > 0 {
-            emit(format_args!("note: {count} {what}"));
+            note(format_args!("{count} {what}"));
         }
     }
     let rate = u128::from(stats.events) * 1_000_000_000 / took.as_nanos().max(1);

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::emit;
 use super::exit::Exit;
+use super::{emit, note};
 use crate::filter::{Filter, FilterError, Names};
 use crate::rules::host::Host;
 use crate::rules::{RuleSet, defaults, file};
@@ -57,8 +57,8 @@ impl RuleChoice {
             return Ok(None);
         }
         let host = Host::read();
-        for note in host.notes() {
-            emit(format_args!("note: {note}"));
+        for text in host.notes() {
+            note(text);
         }
         let rules = match self {
             Self::None => return Ok(None),

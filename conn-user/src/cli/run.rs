@@ -230,7 +230,8 @@ fn not_run(signal: i32) -> ExitCode {
 /// Writes all reports that were asked for: one that cannot be written is no reason to do without the others.
 fn write(args: &RunArgs, report: &Report) -> [anyhow::Result<()>; 4] {
     let mut shown_report = Vec::new();
-    text::write(report, &mut shown_report);
+    let width = if args.output.is_some() { None } else { machine::message_width() };
+    text::write(report, width, &mut shown_report);
     let text = match &args.output {
         Some(path) => to_file(path, &shown_report),
         None => io::stderr().write_all(&shown_report).context("writing to standard error"),

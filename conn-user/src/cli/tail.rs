@@ -9,7 +9,7 @@ use clap::ValueEnum as _;
 
 use super::args::{Environment, Exit, Format, TailArgs, TailOptions, parse_ring_size};
 use super::lines::Lines;
-use super::{emit, log, machine, signals};
+use super::{emit, log, machine, note, signals};
 use crate::agent::{self, Agent, AgentOptions, Consumer, Limits, StartError};
 use crate::event::model::{Event, EventKind};
 use crate::kernel::load::{LoadError, LoadOptions};
@@ -44,6 +44,9 @@ async fn tail(options: TailOptions) -> anyhow::Result<Exit> {
     };
     let stop = signals::stop().context("installing signal handlers")?;
     tokio::pin!(stop);
+    // An alert shows the hash.
+    let hashes =
+        matches!(options.format, Format::Json { .. }) || options.filter.needs_hashes() || rules.is_some();
     let agent_options = AgentOptions {
         load: LoadOptions {
             backend: options.backend,
@@ -54,7 +57,7 @@ async fn tail(options: TailOptions) -> anyhow::Result<Exit> {
         self_test: options.self_test,
         rules,
         record: options.record,
-        hashes: matches!(options.format, Format::Json { .. }) || options.filter.needs_hashes(),
+        hashes,
         memory: None,
     };
     let (limits, bpf_log) = (Limits { duration: options.duration }, options.bpf_log);
@@ -72,11 +75,11 @@ async fn tail(options: TailOptions) -> anyhow::Result<Exit> {
     if bpf_log {
         log::show(&mut agent.session).context("reading the diagnostics of the BPF programs")?;
     }
-    for note in agent.session.notes.iter().chain(&agent.notes) {
-        eprintln!("conn: note: {note}");
+    for text in agent.session.notes.iter().chain(&agent.notes) {
+        note(text);
     }
     if priority == Priority::Realtime && !matches!(agent.granted, Granted::Realtime) {
-        eprintln!("conn: note: priority of the thread that reads: {}", agent.granted);
+        note(format_args!("priority of the thread that reads: {}", agent.granted));
     }
     // One write: whoever waits for this line must not see half of it.
     let ready = format!("conn: tracing with backend {}; Ctrl-C ends\n", agent.session.plan.backend);

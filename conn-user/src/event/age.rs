@@ -75,6 +75,18 @@ impl Age {
         }
     }
 
+    /// Appends it as [`Self::write_text`] does, but of two bounds the upper one alone: where there is little
+    /// room.
+    pub fn write_short(&self, out: &mut Vec<u8>) {
+        let start = out.len();
+        self.write_text("", out);
+        if let Some(at_most) = self.at_most.filter(|_| out[start..].windows(2).any(|two| two == b"..")) {
+            out.truncate(start);
+            out.extend_from_slice("≤".as_bytes());
+            human::write_duration_up(at_most, out);
+        }
+    }
+
     /// Appends it as a JSON object.
     pub fn write_json(&self, out: &mut Vec<u8>) {
         encode(&self.shape(), out);

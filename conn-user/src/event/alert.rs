@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::flow::model::{ConnEvent, ListenEvent, Source};
 use crate::process::info::ProcessInfo;
-use crate::units::{BootNs, DurationNs};
+use crate::units::{BootNs, DurationNs, NetNs};
 
 /// A number that names an alert in one run of the agent, from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -176,6 +176,16 @@ impl Subject {
             Self::Connection(conn) => Some(conn.source),
             Self::Listener(listener) => Some(listener.source),
             Self::Process(_) | Self::Absence => None,
+        }
+    }
+
+    /// The network namespace of its socket, or else of the process, where known.
+    pub fn netns(&self) -> Option<NetNs> {
+        match self {
+            Self::Connection(conn) => Some(conn.netns),
+            Self::Listener(listener) => Some(listener.netns),
+            Self::Process(process) => process.identity.state()?.netns,
+            Self::Absence => None,
         }
     }
 

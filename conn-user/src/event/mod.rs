@@ -7,6 +7,7 @@ pub mod community;
 pub mod degraded;
 pub mod errno;
 pub mod escape;
+pub(crate) mod fold;
 pub mod human;
 pub mod json;
 pub mod model;

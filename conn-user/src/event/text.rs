@@ -158,7 +158,7 @@ impl TextFormatter {
     /// A line that says what happened to whom, and below it what a responder needs to judge it.
     fn alert_block(&mut self, event: &Event, alert: &Alert, out: &mut Vec<u8>) {
         self.head(event);
-        self.line.alert_head(alert);
+        self.line.alert_head(alert, event.boot);
         let color = Some(alert::color(alert)).filter(|_| self.options.color);
         self.line.finish(self.options.width, color, out);
         let since = self.covered_since(event, alert);
@@ -166,7 +166,7 @@ impl TextFormatter {
             self.line.clear();
             self.line.text(detail.label());
             let label = self.line.bytes.len();
-            self.line.alert_detail(*detail, alert, event.boot, &since);
+            self.line.alert_detail(*detail, alert, event.boot, &since, self.options.netns);
             if self.line.bytes.len() > label {
                 self.line.finish_detail(self.options.width, out);
             }

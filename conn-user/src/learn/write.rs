@@ -57,10 +57,42 @@ impl Ids {
 }
 
 /// An exception of a rule that is active, as the text of a file.
-pub fn exception(rule: &str, except: &str) -> String {
+/// `width`: columns that a line should have at most; a longer filter becomes a text of several lines.
+pub fn exception(rule: &str, except: &str, width: Option<usize>) -> String {
     let mut out = "[[override]]\n".to_owned();
     key("id", &text(rule), &mut out);
+    let before = out.len();
     key("except", &filter(except), &mut out);
+    if let Some(width) = width.filter(|width| out.len() - before > width + 1) {
+        out.truncate(before);
+        key("except", &text_of_lines(except, width), &mut out);
+    }
+    out
+}
+
+/// A text of TOML, on lines of at most this width: a backslash at the end of a line joins it with the next
+/// one.
+fn text_of_lines(value: &str, width: usize) -> String {
+    const INDENT: &str = "  ";
+    let single = text(value);
+    let words = single[1..single.len() - 1].split_inclusive(' ');
+    // What begins a line loses its spaces.
+    if words.clone().any(|word| word == " ") {
+        return single;
+    }
+    let mut out = String::from("\"\"\"");
+    let mut used = width;
+    for word in words {
+        // A backslash or the end follows.
+        if used + word.len() + 3 > width {
+            out.push_str("\\\n");
+            out.push_str(INDENT);
+            used = INDENT.len();
+        }
+        out.push_str(word);
+        used += word.len();
+    }
+    out.push_str("\"\"\"");
     out
 }
 
@@ -150,6 +182,14 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_long_exception_comes_back(value in "[a-z:,\\\\\"' ]{0,80}", width in 5..60_usize) {
+            let out = exception("a", &value, Some(width));
+            let wrong = |error| TestCaseError::fail(format!("{error}: {out}"));
+            let read: toml::Table = out.parse().map_err(wrong)?;
+            prop_assert_eq!(read["override"][0]["except"].as_str(), Some(value.as_str()));
+        }
+
         /// TOML reads what was written.
         #[test]
         fn texts_come_back(value in "(?s).{0,40}", note in "(?s).{0,40}") {

@@ -21,6 +21,8 @@ struct Cells {
     awaited: AtomicU64,
     /// Nothing more will be found out unless it is asked again.
     settled: AtomicBool,
+    /// In a replay: an event has shown that all of it was asked for.
+    all_asked: AtomicBool,
     /// When its executable was compared last, in nanoseconds since boot; 0: never. Of each process by itself: another one
     /// of the same image may have another root.
     compared: AtomicU64,
@@ -156,6 +158,14 @@ impl Identity {
     /// Takes note that nothing more will be found out unless it is asked again.
     pub fn settle(&self) {
         self.0.settled.store(true, Ordering::Relaxed);
+    }
+
+    /// Takes note, in a replay, of an event by which the agent asked for all of it: more may be found out
+    /// again. Only the first such event counts.
+    pub fn ask_all(&self) {
+        if !self.0.all_asked.swap(true, Ordering::Relaxed) {
+            self.0.settled.store(false, Ordering::Relaxed);
+        }
     }
 
     /// The state of the process, once known.

@@ -87,6 +87,19 @@ impl Answer {
         Self { process: Arc::clone(process), facts, is_last: true }
     }
 
+    /// The state of a process.
+    #[cfg(test)]
+    pub(crate) fn of_state(process: &Arc<ProcessInfo>, state: ProcessState) -> Self {
+        Self { process: Arc::clone(process), facts: vec![Fact::State(state)], is_last: false }
+    }
+
+    /// The hash of an executable, as the last of what is found out.
+    #[cfg(test)]
+    pub(crate) fn of_hash(process: &Arc<ProcessInfo>, hash: Option<Sha256>) -> Self {
+        process.identity.ask();
+        Self { process: Arc::clone(process), facts: vec![Fact::Sha256(hash)], is_last: true }
+    }
+
     /// What a comparison of the executable said.
     #[cfg(test)]
     pub(crate) fn of_comparison(process: &Arc<ProcessInfo>, replaced: Replaced) -> Self {

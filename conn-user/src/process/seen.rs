@@ -92,6 +92,15 @@ impl ProcessTable {
         }
     }
 
+    /// Has all of a process found out whose standard input or output, or its parent's, is a connection,
+    /// unless that was asked when it used the network.
+    pub fn uses_network(&mut self, process: &ProcessInfo) {
+        let entry = lookup(&mut self.slots, process.pid, process.start, process.start_is_coarse);
+        if let Some(entry) = entry.filter(|entry| !entry.used) {
+            entry.first_use(self.inspector.as_ref());
+        }
+    }
+
     /// Reads those above a process that the table does not have: it was not filled by a scan, or records were lost.
     fn read_ancestors(&mut self, ppid: Option<Pid>, start: BootNs) {
         let (mut next, mut start) = (ppid, start);

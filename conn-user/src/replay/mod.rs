@@ -14,11 +14,13 @@ pub(crate) mod tests;
 pub mod zeek;
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use crate::clock::Clock;
 use crate::event::model::{Event, EventBody, Start};
 use crate::event::read::{News, Recorded};
 use crate::flow::model::Change;
+use crate::process::info::ProcessInfo;
 use crate::rules::detector::Flows;
 use crate::rules::engine::LATE_FACTS;
 use crate::rules::{Engine, RuleSet};
@@ -79,6 +81,8 @@ pub struct Replay<'r> {
 /// A run that is being replayed.
 struct Run {
     session: Session<Living>,
+    /// It reports when facts became known.
+    has_facts: bool,
     began: BootNs,
     now: BootNs,
 }
@@ -197,6 +201,9 @@ impl<'r> Replay<'r> {
         if let EventBody::Gap(gap) = &event.body {
             self.stats.lost += gap.lost;
         }
+        if let Some(process) = asked_of(&event).filter(|_| run.has_facts) {
+            process.identity.ask_all();
+        }
         if let (Some(watch), Some(engine)) = (&mut self.watch, run.session.engine()) {
             watch(Moment::Event(&event), event.boot, engine, &run.session.flows);
         }
@@ -220,18 +227,22 @@ impl<'r> Replay<'r> {
         }
         let is_there = |recorded: &mut Recorded| matches!(recorded, Recorded::Event(event) if event.seq == 0 && !is_forgotten(event));
         while let Some(Recorded::Event(event)) = self.ahead.pop_front_if(is_there) {
-            existing.push(session.flows.follow(event));
+            let event = session.flows.follow(event);
+            if let Some(process) = asked_of(&event) {
+                process.identity.ask_all();
+            }
+            existing.push(event);
         }
         self.stats.events += existing.len() as u64;
         let mut engine = Engine::new(self.rules, attached).with_recorded_answers();
         if has_facts {
-            engine = engine.with_delivered_facts();
+            engine = engine.with_delivered_facts().with_held_alerts();
         }
         if let Some(watch) = &mut self.watch {
             watch(Moment::Start, first.boot, &engine, &session.flows);
         }
         session.start(engine, first.boot, existing, &mut counted(&mut self.stats, emit));
-        self.run = Some(Run { session, began: first.boot, now: first.boot });
+        self.run = Some(Run { session, has_facts, began: first.boot, now: first.boot });
     }
 
     /// Lets the time pass until then.
@@ -251,6 +262,23 @@ impl<'r> Replay<'r> {
 /// number either, but does not begin with its end.
 fn is_forgotten(event: &Event) -> bool {
     event.seq == 0 && matches!(event.body, EventBody::Flow(Change::Close(..)))
+}
+
+/// The process of which the agent asks all with this event, unless it did before: it uses the network. Of
+/// what is executed it asked less before, which is answered and settled by then.
+fn asked_of(event: &Event) -> Option<&Arc<ProcessInfo>> {
+    match &event.body {
+        EventBody::Flow(change) => {
+            let actor = change.connection().map(|conn| &conn.owner);
+            actor.or_else(|| change.listener().map(|listener| &listener.owner))?.process.as_ref()
+        }
+        EventBody::Exec(exec) => {
+            // Of what ran before the agent also where it exchanges data with who has a connection.
+            let has_peers = event.seq == 0 && !exec.stdio_peers.is_empty();
+            Some(&exec.process).filter(|_| exec.stdio.is_some() || exec.parent_stdio.is_some() || has_peers)
+        }
+        _ => None,
+    }
 }
 
 /// Counts the alerts that are reported.

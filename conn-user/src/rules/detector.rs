@@ -268,9 +268,19 @@ impl Context<'_> {
 
     /// How this process ended, if it did of late.
     pub fn exit_of(&self, process: &ProcessInfo) -> Option<ExitStatus> {
+        self.exits().of(process).map(|(status, _)| status)
+    }
+
+    /// How this process ended, if it did within this time before now.
+    pub fn exit_of_within(&self, process: &ProcessInfo, time: DurationNs) -> Option<ExitStatus> {
+        let (status, at) = self.exits().of(process)?;
+        (self.now.since(at) <= time).then_some(status)
+    }
+
+    fn exits(&self) -> &Exits {
         match &self.effects {
-            Effects::Real { exits, .. } => exits.of(process),
-            Effects::Dry { exits, .. } => exits.of(process),
+            Effects::Real { exits, .. } => exits,
+            Effects::Dry { exits, .. } => exits,
         }
     }
 

@@ -1,6 +1,9 @@
 //! The engine: events in, alerts out. Its clock is that of the events and of its timers; who drives it defines it.
 
 mod explained;
+mod hold;
+#[cfg(test)]
+mod hold_tests;
 mod late;
 #[cfg(test)]
 mod late_tests;
@@ -13,6 +16,8 @@ mod tests;
 
 use std::sync::Arc;
 
+pub use self::hold::ALERT_FACTS;
+use self::hold::{HOLD, Held};
 pub use self::late::LATE_FACTS;
 pub(crate) use self::late::is_unsettled;
 use self::late::{ANSWER_MAX, Late, LateSubject, WaitingOf, is_open, user};
@@ -84,6 +89,7 @@ pub struct Engine {
     timers: Timers,
     followed: IntMap<u64, Followers>,
     alerts: Alerts,
+    held: Held,
     exits: Exits,
     comparer: Option<Comparer>,
     sampler: Option<Sampler>,
@@ -127,6 +133,7 @@ impl Engine {
             timers: Timers::default(),
             followed: IntMap::default(),
             alerts: Alerts::default(),
+            held: Held::default(),
             exits: Exits::default(),
             comparer: None,
             sampler: None,
@@ -191,7 +198,7 @@ impl Engine {
     ) -> Vec<Alert> {
         let places: Vec<u32> = (0..self.running.len() as u32).collect();
         self.begin(&places, None, now, existing, flows);
-        self.alerts.take()
+        self.take_alerts()
     }
 
     /// Judges an event. First every timer due at or before it fires, each at its own instant.
@@ -207,7 +214,7 @@ impl Engine {
             }
             EventBody::Flow(Change::Unlisten(listener, _)) => self.end(listener.id, event, flows),
             EventBody::Exit(exit, status) => {
-                for run in self.exits.add(&exit.process, *status).iter() {
+                for run in self.exits.add(&exit.process, *status, event.boot).iter() {
                     self.with(run, event.boot, flows, |detector, rule, context| {
                         detector.on_exit(rule, &exit.process, *status, context);
                     });
@@ -216,7 +223,7 @@ impl Engine {
             }
             _ => self.judge(event, Audience::All, flows),
         }
-        if self.alerts.has_reported() { self.alerts.take() } else { Vec::new() }
+        self.take_alerts()
     }
 
     /// A connection is not followed any more; `event` is an end of it that nobody saw, and is not judged.
@@ -224,7 +231,7 @@ impl Engine {
         if let EventBody::Flow(Change::Close(conn, _)) = &event.body {
             self.end(conn.id, event, flows);
         }
-        self.alerts.take()
+        self.take_alerts()
     }
 
     /// The clock: the largest instant among the events judged and the timers fired.
@@ -251,7 +258,7 @@ impl Engine {
     /// Fires the next timer that is due at or before an instant or the clock, at its own instant.
     pub(crate) fn fire_next(&mut self, until: BootNs, flows: &dyn Flows) -> Vec<Alert> {
         self.fire_one(until, flows);
-        self.alerts.take()
+        self.take_alerts()
     }
 
     fn fire(&mut self, until: BootNs, flows: &dyn Flows) {
@@ -262,7 +269,9 @@ impl Engine {
     fn fire_one(&mut self, until: BootNs, flows: &dyn Flows) -> bool {
         let Some((at, alarm)) = self.timers.due(until.max(self.now)) else { return false };
         self.now = self.now.max(at);
-        if alarm.rule == RuleRun::ENGINE {
+        if alarm.rule == RuleRun::ENGINE && alarm.token == HOLD {
+            self.on_hold_timer();
+        } else if alarm.rule == RuleRun::ENGINE {
             if let Some(mut late) = self.late.remove(&alarm.token) {
                 self.judge_late(&mut late, true, at, flows);
                 self.forget_late(alarm.token, &late);

@@ -19,6 +19,7 @@ struct Exited {
     start: BootNs,
     start_is_coarse: bool,
     status: ExitStatus,
+    at: BootNs,
     serial: u64,
 }
 
@@ -40,11 +41,11 @@ pub(super) struct Exits {
 }
 
 impl Exits {
-    /// A process ended. Returns the rules that waited for it.
-    pub(super) fn add(&mut self, process: &ProcessInfo, status: ExitStatus) -> Followers {
+    /// A process ended at this instant. Returns the rules that waited for it.
+    pub(super) fn add(&mut self, process: &ProcessInfo, status: ExitStatus, at: BootNs) -> Followers {
         self.serial += 1;
         let (start, start_is_coarse, serial) = (process.start, process.start_is_coarse, self.serial);
-        self.recent.insert(process.pid.0, Exited { start, start_is_coarse, status, serial });
+        self.recent.insert(process.pid.0, Exited { start, start_is_coarse, status, at, serial });
         self.order.push_back((process.pid.0, serial));
         if self.order.len() > RECENT_MAX
             && let Some((pid, serial)) = self.order.pop_front()
@@ -60,10 +61,10 @@ impl Exits {
         }
     }
 
-    /// How it ended, if it did of late.
-    pub(super) fn of(&self, process: &ProcessInfo) -> Option<ExitStatus> {
+    /// How and when it ended, if it did of late.
+    pub(super) fn of(&self, process: &ProcessInfo) -> Option<(ExitStatus, BootNs)> {
         let exited = self.recent.get(&process.pid.0)?;
-        process.is(process.pid, exited.start, exited.start_is_coarse).then_some(exited.status)
+        process.is(process.pid, exited.start, exited.start_is_coarse).then_some((exited.status, exited.at))
     }
 
     /// Has the rule reported its end.
@@ -109,17 +110,25 @@ mod tests {
     fn an_id_may_be_used_again() {
         let mut exits = Exits::default();
         exits.follow(&process(1, 10), rule(0));
-        assert_eq!(exits.add(&process(1, 20), ExitStatus::Code(1)).iter().count(), 0, "another process");
-        assert_eq!(exits.of(&process(1, 20)), Some(ExitStatus::Code(1)));
+        assert_eq!(
+            exits.add(&process(1, 20), ExitStatus::Code(1), BootNs(30)).iter().count(),
+            0,
+            "another process"
+        );
+        assert_eq!(exits.of(&process(1, 20)), Some((ExitStatus::Code(1), BootNs(30))));
         assert_eq!(exits.of(&process(1, 10)), None);
         exits.follow(&process(1, 30), rule(2));
         exits.follow(&process(1, 30), rule(1));
         // The rule before at this place was removed.
         let other = RuleRun { place: 2, serial: 9 };
         exits.follow(&process(1, 30), other);
-        let followers = exits.add(&process(1, 30), ExitStatus::Signal(9));
+        let followers = exits.add(&process(1, 30), ExitStatus::Signal(9), BootNs(40));
         assert_eq!(followers.iter().collect::<Vec<_>>(), [rule(1), other]);
-        assert_eq!(exits.add(&process(1, 30), ExitStatus::Signal(9)).iter().count(), 0, "reported once");
+        assert_eq!(
+            exits.add(&process(1, 30), ExitStatus::Signal(9), BootNs(40)).iter().count(),
+            0,
+            "reported once"
+        );
     }
 
     #[test]
@@ -127,7 +136,7 @@ mod tests {
         let mut exits = Exits::default();
         for pid in 0..2 * FOLLOWED_MAX as u32 {
             exits.follow(&process(pid, 1), rule(0));
-            exits.add(&process(pid, 2), ExitStatus::Code(0));
+            exits.add(&process(pid, 2), ExitStatus::Code(0), BootNs(3));
         }
         assert_eq!((exits.recent.len(), exits.order.len()), (RECENT_MAX, RECENT_MAX));
         assert_eq!((exits.followed.len(), exits.unfollowed()), (FOLLOWED_MAX, FOLLOWED_MAX as u64));

@@ -77,8 +77,11 @@ fn golden(name: &str, actual: &[u8]) {
 fn reports() {
     for (name, report) in [("failed", failed()), ("passed", passed(0)), ("inconclusive", passed(3))] {
         let (mut shown, mut line) = (Vec::new(), Vec::new());
-        text::write(&report, &mut shown);
+        text::write(&report, None, &mut shown);
         golden(&format!("{name}.txt"), &shown);
+        shown.clear();
+        text::write(&report, Some(80), &mut shown);
+        golden(&format!("{name}.80.txt"), &shown);
         json::write(&report, &identity(), WallNs(1_795_491_831_123_456_789), &mut line);
         golden(&format!("{name}.json"), &line);
         let xml = junit_file::report(&report.command_line(), &junit::cases(&report, false));

@@ -3,6 +3,7 @@
 use super::report::{Report, Verdict, error, text_of, who};
 use super::seen::Program;
 use crate::event::address::write_ip;
+use crate::event::fold::fold;
 use crate::event::words::{Words, direction};
 use crate::event::{escape, human};
 use crate::process::info::ExitStatus;
@@ -16,19 +17,18 @@ const COLUMNS: [Column; 10] = [
     Column { title: "COUNT", right: true, spare: 0 },
     Column { title: "FAILED", right: true, spare: 0 },
     Column { title: "OPEN", right: true, spare: 0 },
-    Column { title: "IN", right: true, spare: 0 },
-    Column { title: "OUT", right: true, spare: 0 },
+    Column { title: "IN", right: true, spare: 1 },
+    Column { title: "OUT", right: true, spare: 2 },
     Column { title: "ERROR", right: false, spare: 0 },
 ];
+/// The column of the program.
+const PROGRAM: usize = 1;
 
-/// Writes a report: the table, then what is wrong, then the verdict.
-pub fn write(report: &Report, out: &mut Vec<u8>) {
-    table::write(&COLUMNS, &rows(report), true, None, out);
-    let mut line = |text: String| {
-        out.extend_from_slice(b"conn: ");
-        out.extend_from_slice(text.as_bytes());
-        out.push(b'\n');
-    };
+/// Writes a report: the table, then what is wrong, then the verdict. `width`: columns of the terminal;
+/// `None`: nothing is folded.
+pub fn write(report: &Report, width: Option<usize>, out: &mut Vec<u8>) {
+    write_table(rows(report), width, out);
+    let mut line = |text: String| fold(&format!("conn: {text}\n"), width, out);
     for unexpected in &report.unexpected {
         let suppress = unexpected.alert.suppress.as_deref();
         let suppress = suppress
@@ -57,6 +57,23 @@ pub fn write(report: &Report, out: &mut Vec<u8>) {
         }
     }
     line(summary(report));
+}
+
+/// Where the terminal has no room for it the program goes below its row.
+fn write_table(mut rows: Vec<Row<10>>, width: Option<usize>, out: &mut Vec<u8>) {
+    let mut columns = COLUMNS;
+    let widest = |at: usize, title: &str| {
+        let widest = rows.iter().map(|row| row.cells[at].columns).max().unwrap_or(0);
+        if widest > 0 { widest.max(title.len()) + 2 } else { 0 }
+    };
+    let needed: usize = columns.iter().enumerate().map(|(at, column)| widest(at, column.title)).sum();
+    if width.is_some_and(|width| needed > width + 2) {
+        columns[PROGRAM..].rotate_left(1);
+        for row in &mut rows {
+            row.cells[PROGRAM..].rotate_left(1);
+        }
+    }
+    table::write(&columns, &rows, true, width, out);
 }
 
 fn rows(report: &Report) -> Vec<Row<10>> {

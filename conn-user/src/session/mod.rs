@@ -264,7 +264,13 @@ impl<F: Flows> Session<F> {
         self.engine.as_ref().map_or(0, Engine::waiting)
     }
 
-    /// The stream ends, and no more facts come: what waits for them is judged by what is known.
+    /// Alerts that wait for facts of their process.
+    pub fn held(&self) -> usize {
+        self.engine.as_ref().map_or(0, Engine::held)
+    }
+
+    /// The stream ends, and no more facts come: what waits for them is judged, and alerts that wait are
+    /// handed out, by what is known.
     pub fn finish(&mut self, out: &mut impl FnMut(&Event)) {
         let Some(engine) = &mut self.engine else { return };
         let alerts = engine.on_last_facts(&self.flows);

@@ -117,6 +117,22 @@ fn what_waits_for_facts_is_judged_when_they_come() {
     assert!(rig.reported().is_empty());
 }
 
+/// What is found out at the exec is settled when the program uses the network for the first time: then more
+/// is asked.
+#[test]
+fn what_is_asked_again_is_waited_for_again() {
+    let mut rig = with_facts(rule(Detect::Process(ProcessRule::Network), "exe_flag:writable"));
+    let program = unknown(10, "/tmp/x");
+    rig.exec(&program);
+    rig.deliver(Answer::of_copy(&program, None));
+    // The table asks when it resolves who connects.
+    let answer = Answer::of_exe(&program, ExeFile { writable: Some(true), ..ExeFile::default() });
+    rig.connect(&program, "203.0.113.9:443");
+    assert!(rig.reported().is_empty());
+    rig.deliver(answer);
+    assert_eq!(rig.reported().len(), 1);
+}
+
 /// A rule that was matched at once is not judged a second time when the facts come that another one waits for.
 #[test]
 fn facts_are_for_those_who_wait_for_them() {

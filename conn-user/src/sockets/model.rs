@@ -7,6 +7,7 @@ use crate::filter::HeldSocket;
 use crate::flow::snapshot::model::{NoHolder, Note, SnapSocket, Snapshot, TcpState};
 use crate::process::info::ProcessInfo;
 use crate::process::socket_units::SocketUnits;
+use crate::process::users::Users;
 use crate::units::{BootNs, Pid};
 
 /// Version of the list's schema; a field that changes its meaning or goes away raises it, a new field does not.
@@ -34,6 +35,8 @@ pub struct Listed {
     pub holders: Vec<HeldBy>,
     /// Of a listener that process 1 holds: the unit for which it listens, where that is known.
     pub socket_unit: Option<Arc<str>>,
+    /// Of a socket of which no process was found: the name of its user, where that is known.
+    pub user: Option<Arc<[u8]>>,
 }
 
 /// A process that holds a socket.
@@ -96,6 +99,16 @@ impl Listing {
     }
 }
 
+impl Listing {
+    /// Names the users of sockets of which no process was found.
+    pub fn name_users(&mut self, users: &mut Users) {
+        let not_found = |listed: &&mut Listed| listed.no_holder() == Some(NoHolder::NotFound);
+        for listed in self.sockets.iter_mut().filter(not_found) {
+            listed.user = users.name(listed.socket.uid);
+        }
+    }
+}
+
 impl Listed {
     fn of(mut socket: SnapSocket, who: &mut impl FnMut(Pid, BootNs) -> Option<Arc<ProcessInfo>>) -> Self {
         let mut all = std::mem::take(&mut socket.holders);
@@ -107,7 +120,7 @@ impl Listed {
             fds.dedup();
             holders.push(HeldBy { pid, process: who(pid, start), fds });
         }
-        Self { socket, holders, socket_unit: None }
+        Self { socket, holders, socket_unit: None, user: None }
     }
 
     /// Whether it listens.

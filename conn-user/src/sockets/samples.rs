@@ -75,7 +75,7 @@ pub(crate) fn held(socket: SnapSocket, by: &[(&Arc<ProcessInfo>, u32)]) -> Liste
         .iter()
         .map(|(process, fd)| HeldBy { pid: process.pid, process: Some(Arc::clone(process)), fds: vec![*fd] })
         .collect();
-    Listed { socket, holders, socket_unit: None }
+    Listed { socket, holders, socket_unit: None, user: None }
 }
 
 /// A worker of nginx.

@@ -1,5 +1,6 @@
 //! A table of words whose columns are as wide as they must be.
 
+use crate::event::fold::fold;
 pub(crate) use crate::event::words::Words as Cell;
 
 /// A column.
@@ -26,7 +27,7 @@ pub(crate) struct Row<const N: usize> {
 
 /// Appends the table, with a line of titles if `titles`; nothing without rows. A column that is empty in
 /// every row is left out, and what does not fit into `width`: first columns that can be spared, then the last
-/// cell of a row goes below it.
+/// cell of a row goes below it, and at last the row is broken between two columns.
 pub(crate) fn write<const N: usize>(
     columns: &[Column; N],
     rows: &[Row<N>],
@@ -52,23 +53,24 @@ pub(crate) fn write<const N: usize>(
     let last = N - 1;
     let is_below = width.is_some_and(|width| spare(columns, &widths, &mut shown, width)) && shown[last];
     shown[last] &= !is_below;
+    let shape = Shape { columns, widths, shown, width };
     if titles {
-        line(columns, &widths, &shown, None, out, |at, out| {
+        shape.line(None, out, |at, out| {
             let title = columns[at].title;
             out.extend_from_slice(title.as_bytes());
             title.len()
         });
     }
     for row in rows {
-        line(columns, &widths, &shown, row.color, out, |at, out| {
+        shape.line(row.color, out, |at, out| {
             out.extend_from_slice(&row.cells[at].bytes);
             row.cells[at].columns
         });
         let below = &row.cells[last];
         if is_below && !below.is_empty() {
-            out.resize(out.len() + INDENT, b' ');
             out.extend_from_slice(row.color.unwrap_or_default());
-            out.extend_from_slice(&below.bytes);
+            let text = String::from_utf8_lossy(&below.bytes);
+            fold(&format!("{:INDENT$}{text}", ""), width, out);
             out.extend_from_slice(if row.color.is_some() { b"\x1b[0m" } else { b"" });
             out.push(b'\n');
         }
@@ -96,35 +98,47 @@ fn spare<const N: usize>(
     true
 }
 
-fn line<const N: usize>(
-    columns: &[Column; N],
-    widths: &[usize; N],
-    shown: &[bool; N],
-    color: Option<&[u8]>,
-    out: &mut Vec<u8>,
-    cell: impl Fn(usize, &mut Vec<u8>) -> usize,
-) {
-    out.extend_from_slice(color.unwrap_or_default());
-    let mut missing = 0;
-    for at in (0..N).filter(|at| shown[*at]) {
-        out.extend(std::iter::repeat_n(b' ', missing));
-        let start = out.len();
-        let used = cell(at, out);
-        let pad = widths[at].saturating_sub(used);
-        if columns[at].right {
-            out.splice(start..start, std::iter::repeat_n(b' ', pad));
-            missing = 2;
-        } else {
-            missing = pad + 2;
+/// The columns of a table as they are shown.
+struct Shape<'c, const N: usize> {
+    columns: &'c [Column; N],
+    widths: [usize; N],
+    shown: [bool; N],
+    width: Option<usize>,
+}
+
+impl<const N: usize> Shape<'_, N> {
+    fn line(&self, color: Option<&[u8]>, out: &mut Vec<u8>, cell: impl Fn(usize, &mut Vec<u8>) -> usize) {
+        out.extend_from_slice(color.unwrap_or_default());
+        let (mut missing, mut column) = (0, 0);
+        for at in (0..N).filter(|at| self.shown[*at]) {
+            let mut text = Vec::new();
+            let used = cell(at, &mut text);
+            let pad = self.widths[at].saturating_sub(used);
+            let is_right = self.columns[at].right;
+            let needed = if is_right { used + pad } else { used };
+            if column > 0 && used > 0 && self.width.is_some_and(|width| column + needed > width) {
+                trim(out);
+                out.push(b'\n');
+                (missing, column) = (INDENT, INDENT);
+            }
+            out.extend(std::iter::repeat_n(b' ', if is_right { missing + pad } else { missing }));
+            out.extend_from_slice(&text);
+            missing = if is_right { 2 } else { pad + 2 };
+            column += self.widths[at] + 2;
         }
+        trim(out);
+        if color.is_some() {
+            out.extend_from_slice(b"\x1b[0m");
+        }
+        out.push(b'\n');
     }
+}
+
+/// Takes spaces away from the end.
+fn trim(out: &mut Vec<u8>) {
     while out.last() == Some(&b' ') {
         out.pop();
     }
-    if color.is_some() {
-        out.extend_from_slice(b"\x1b[0m");
-    }
-    out.push(b'\n');
 }
 
 #[cfg(test)]
@@ -148,6 +162,19 @@ mod tests {
         let mut out = Vec::new();
         write(&columns, &rows, true, None, &mut out);
         let expected = "A        N  Z\nx        7  end\n漢字  1234\n            end\n";
+        assert_eq!(String::from_utf8(out).expect("UTF-8"), expected);
+    }
+
+    #[test]
+    fn a_row_that_is_too_wide_is_broken() {
+        let columns = [("A", false), ("N", true), ("LONG", false), ("Z", false)]
+            .map(|(title, right)| Column { title, right, spare: 0 });
+        let row = |cells: [&str; 4]| Row { cells: cells.map(|text| cell(text.as_bytes())), color: None };
+        let rows =
+            [row(["xxxx", "1234", "yyyyyyy", "end"]), row(["x", "7", "", ""]), row(["x", "7", "y", ""])];
+        let mut out = Vec::new();
+        write(&columns, &rows, true, Some(16), &mut out);
+        let expected = "A        N  LONG\nxxxx  1234\n    yyyyyyy\n    end\nx        7\nx        7  y\n";
         assert_eq!(String::from_utf8(out).expect("UTF-8"), expected);
     }
 

@@ -64,11 +64,15 @@ fn row(listed: &Listed, at: BootNs, options: TextOptions) -> Row<12> {
             write_unit(listed, owner, unit);
         }
         // Without a holder the socket's own user may still be a trace.
-        None if listed.no_holder() == Some(NoHolder::NotFound) => user.number(socket.uid),
+        None if listed.no_holder() == Some(NoHolder::NotFound) => match &listed.user {
+            Some(name) => user.word(name),
+            None => user.number(socket.uid),
+        },
         None => {}
     }
     if let Some(known) = listed.age(at).filter(Age::is_known) {
-        age.with(|out| known.write_text("", out));
+        let is_narrow = options.width.is_some_and(|width| width < 100);
+        age.with(|out| if is_narrow { known.write_short(out) } else { known.write_text("", out) });
     }
     let device = socket.device.as_deref();
     local.end_over(socket.local, device);

@@ -203,8 +203,10 @@ fn state(of: &Explanation) -> Result<Option<StateReport>> {
 }
 
 fn exception(rule: &str, filters: &[String]) -> Vec<ExceptionReport> {
-    let one =
-        |filter: &String| ExceptionReport { filter: filter.clone(), toml: write::exception(rule, filter) };
+    let one = |filter: &String| ExceptionReport {
+        filter: filter.clone(),
+        toml: write::exception(rule, filter, None),
+    };
     filters.iter().map(one).collect()
 }
 

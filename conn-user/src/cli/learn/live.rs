@@ -8,7 +8,7 @@ use super::{Found, default_rules};
 use crate::agent::{self, AgentOptions, Consumer, Limits};
 use crate::cli::args::{Exit, LearnArgs};
 use crate::cli::tail::not_started;
-use crate::cli::{emit, machine, signals};
+use crate::cli::{emit, machine, note, signals};
 use crate::clock::{Clock, boot_now};
 use crate::event::human;
 use crate::event::model::Event;
@@ -51,8 +51,8 @@ async fn watch(duration: Duration, args: &LearnArgs) -> anyhow::Result<Result<Fo
         Ok(agent) => agent,
         Err(error) => return Ok(Err(not_started(error))),
     };
-    for note in agent.session.notes.iter().chain(&agent.notes) {
-        emit(format_args!("note: {note}"));
+    for text in agent.session.notes.iter().chain(&agent.notes) {
+        note(text);
     }
     let mut span = Vec::new();
     human::write_duration(DurationNs(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)), &mut span);

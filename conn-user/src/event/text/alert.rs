@@ -9,16 +9,20 @@ use crate::event::words::Words;
 use crate::event::{escape, human};
 use crate::flow::model::Source;
 use crate::process::info::ProcessInfo;
-use crate::units::BootNs;
+use crate::units::{BootNs, DurationNs, NetNs};
 
+/// The longest tick of a kernel.
+const TICK_MAX: DurationNs = DurationNs(10_000_000);
 /// Columns of `CRITICAL`.
 const SEVERITY_COLUMNS: usize = 8;
 
 /// A line below an alert.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Detail {
-    /// The process and by whom it came to be.
+    /// The process and by whom it came to be, and where it works.
     Process,
+    /// Of its executable.
+    Hash,
     Arguments,
     /// Both ends of a connection, or where a listener listens; and that it is older than the agent.
     Socket,
@@ -32,6 +36,7 @@ impl Detail {
     pub(super) const fn label(self) -> &'static str {
         match self {
             Self::Process => "process     ",
+            Self::Hash => "sha256      ",
             Self::Arguments => "arguments   ",
             Self::Socket => "socket      ",
             Self::Evidence => "evidence    ",
@@ -46,6 +51,7 @@ pub(super) const fn details(phase: Phase) -> &'static [Detail] {
     match phase {
         Phase::Raised => &[
             Detail::Process,
+            Detail::Hash,
             Detail::Arguments,
             Detail::Socket,
             Detail::Evidence,
@@ -137,8 +143,8 @@ impl Words {
         }
     }
 
-    /// The line that stands alone on a busy screen.
-    pub(super) fn alert_head(&mut self, alert: &Alert) {
+    /// The line that stands alone on a busy screen, as of `at`.
+    pub(super) fn alert_head(&mut self, alert: &Alert, at: BootNs) {
         self.severity_and_rule(alert);
         let process = alert.subject.process();
         if let Some(process) = process {
@@ -165,14 +171,28 @@ impl Words {
             }
             Subject::Process(_) | Subject::Absence => {}
         }
-        if alert.phase == Phase::Resolved && has_evidence(alert) {
-            self.gap();
-            self.evidence(alert);
+        if alert.phase == Phase::Resolved {
+            // How long it lasted is known of those whose beginning was seen.
+            if !alert.evidence.iter().any(|evidence| evidence.name == "duration") {
+                self.existing(&alert.subject, at);
+            }
+            if has_evidence(alert) {
+                self.gap();
+                self.evidence(alert);
+            }
         }
     }
 
-    /// A detail without its label. Nothing, where there is nothing to say.
-    pub(super) fn alert_detail(&mut self, detail: Detail, alert: &Alert, at: BootNs, since: &[u8]) {
+    /// A detail without its label. Nothing, where there is nothing to say. `own`: the network namespace that
+    /// needs no mention.
+    pub(super) fn alert_detail(
+        &mut self,
+        detail: Detail,
+        alert: &Alert,
+        at: BootNs,
+        since: &[u8],
+        own: Option<NetNs>,
+    ) {
         let process = alert.subject.process();
         match detail {
             Detail::Process => {
@@ -186,6 +206,16 @@ impl Words {
                         self.detail("cwd=");
                         self.word(cwd);
                     }
+                }
+                let netns = alert.subject.netns().filter(|netns| own.is_some_and(|own| own != *netns));
+                if let Some(netns) = netns {
+                    self.detail("netns=");
+                    self.number(netns.0);
+                }
+            }
+            Detail::Hash => {
+                if let Some(hash) = process.and_then(|process| process.identity.sha256()) {
+                    self.with(|out| escape::hex_bytes(hash, out));
                 }
             }
             Detail::Arguments => {
@@ -250,9 +280,7 @@ impl Words {
         };
         for evidence in alert.evidence.iter().filter(|evidence| !is_said(evidence, &alert.subject)) {
             next(self);
-            self.text(evidence.name);
-            self.text("=");
-            self.value(&evidence.value);
+            self.evidence_one(evidence);
         }
         if alert.repeats > 0 {
             next(self);
@@ -349,6 +377,46 @@ impl Words {
             self.blank();
         }
         self.process(process);
+    }
+
+    /// Appends a piece of evidence: its name and its value.
+    pub(crate) fn evidence_one(&mut self, evidence: &Evidence) {
+        self.text(evidence.name);
+        self.text("=");
+        match (evidence.name, &evidence.value) {
+            ("via", Value::List(chain)) => {
+                for (at, one) in chain.iter().enumerate() {
+                    if at > 0 {
+                        self.text(",");
+                    }
+                    match one {
+                        Value::Text(process) => self.named_process(process),
+                        other => self.value(other),
+                    }
+                }
+            }
+            // The kernel counts it in ticks of up to 10 ms.
+            ("received_before", Value::Duration(before)) if before.0 < TICK_MAX.0 => self.text("<10ms"),
+            (_, value) => self.value(value),
+        }
+    }
+
+    /// Appends `name[pid]` as every process is shown: only the name is another one's word.
+    fn named_process(&mut self, process: &[u8]) {
+        let pid = process.strip_suffix(b"]").and_then(|text| {
+            let at = text.iter().rposition(|byte| *byte == b'[')?;
+            let (name, pid) = (&text[..at], &text[at + 1..]);
+            (!pid.is_empty() && pid.iter().all(u8::is_ascii_digit)).then_some((name, pid))
+        });
+        match pid {
+            Some((name, pid)) => {
+                self.word(name);
+                self.text("[");
+                self.with(|out| out.extend_from_slice(pid));
+                self.text("]");
+            }
+            None => self.word(process),
+        }
     }
 
     /// Appends the value of a piece of evidence.

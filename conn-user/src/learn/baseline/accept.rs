@@ -83,7 +83,7 @@ impl Accepted {
             }
             if !alert.evidence.contains_key("baseline") {
                 let suppress = alert.suppress.unwrap_or_else(|| "…".to_owned());
-                let exception = exception(&alert.rule, &suppress).trim_end().to_owned();
+                let exception = exception(&alert.rule, &suppress, None).trim_end().to_owned();
                 let rule = alert.rule.escape_debug().to_string();
                 return Err(AcceptError::OtherRule { line: number, rule, exception });
             }

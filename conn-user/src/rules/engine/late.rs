@@ -76,7 +76,7 @@ impl Engine {
                 self.late.insert(token, late);
             }
         }
-        if self.alerts.has_reported() { self.alerts.take() } else { Vec::new() }
+        self.take_alerts()
     }
 
     /// Events that wait for facts of their process, and connections that wait to be sampled.
@@ -95,7 +95,7 @@ impl Engine {
             self.forget_late(token, &late);
         }
         self.judge_without_samples(flows);
-        self.alerts.take()
+        self.take_all_alerts()
     }
 
     /// Whether another event of the process with this key may wait.

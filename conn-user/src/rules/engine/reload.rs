@@ -60,7 +60,7 @@ impl Engine {
         if let Some(when_replaced) = when_replaced {
             when_replaced(retired);
         }
-        self.alerts.take()
+        self.take_alerts()
     }
 
     /// Puts rules at their places.

@@ -20,7 +20,7 @@ impl Engine {
     pub fn on_sample(&mut self, sample: &Sample, at: BootNs, flows: &dyn Flows) -> Vec<Alert> {
         self.now = self.now.max(at);
         self.judge_sample(sample, flows);
-        if self.alerts.has_reported() { self.alerts.take() } else { Vec::new() }
+        self.take_alerts()
     }
 
     fn judge_sample(&mut self, sample: &Sample, flows: &dyn Flows) {

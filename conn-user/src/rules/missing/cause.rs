@@ -8,11 +8,17 @@ use crate::event::model::{Event, EventBody};
 use crate::event::names::Named as _;
 use crate::flow::model::{Actor, Change};
 use crate::process::info::{ExitStatus, ProcessInfo};
+use crate::units::DurationNs;
 
 /// The dedup key of an absence: a rule has one.
 pub(super) const ABSENCE: u64 = 0;
 
-/// The end of a listener or a connection, and of the process that owned it.
+/// How long before an end an exit may be that caused it. The sockets of a process are closed within its exit.
+const EXIT_BEFORE: DurationNs = DurationNs(1_000_000_000);
+
+/// The end of a listener or a connection, and of the process that held it last: of who closed it, where that
+/// is known, else of its owner. A daemon's listener is owned by a process that exited when it went to the
+/// background.
 #[derive(Clone, Debug)]
 pub(super) struct Cause {
     how: &'static str,
@@ -22,8 +28,8 @@ pub(super) struct Cause {
 }
 
 impl Cause {
-    /// Of the end that this event reports. The owner's exit is reported before it or after it: the latter comes to
-    /// [`Self::on_exit`].
+    /// Of the end that this event reports. The exit of who held it is reported before it or after it: the
+    /// latter comes to [`Self::on_exit`].
     pub(super) fn of(event: &Event, context: &mut Context<'_>) -> Option<Self> {
         let (how, owner, closer): (_, &Actor, Option<&Actor>) = match &event.body {
             EventBody::Flow(Change::Unlisten(listener, end)) => {
@@ -34,16 +40,23 @@ impl Cause {
             _ => return None,
         };
         let owner = owner.process.clone();
-        let exited = owner.as_deref().and_then(|owner| context.exit_of(owner));
-        if let (Some(owner), None) = (&owner, exited) {
-            context.follow_process(owner);
+        let closer = closer.and_then(|closer| closer.process.clone());
+        let holder = closer.as_ref().or(owner.as_ref());
+        let exited = holder.and_then(|holder| context.exit_of_within(holder, EXIT_BEFORE));
+        if let (Some(holder), None) = (holder, exited) {
+            context.follow_process(holder);
         }
-        Some(Self { how, owner, closer: closer.and_then(|closer| closer.process.clone()), exited })
+        Some(Self { how, owner, closer, exited })
+    }
+
+    /// Who held it last, as far as that is known.
+    fn holder(&self) -> Option<&ProcessInfo> {
+        self.closer.as_deref().or(self.owner.as_deref())
     }
 
     /// A process ended.
     pub(super) fn on_exit(&mut self, process: &ProcessInfo, status: ExitStatus) {
-        if self.owner.as_deref().is_some_and(|owner| owner.is_same(process)) {
+        if self.holder().is_some_and(|holder| holder.is_same(process)) {
             self.exited = Some(status);
         }
     }

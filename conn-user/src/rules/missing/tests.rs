@@ -4,7 +4,7 @@ use crate::event::alert::{Alert, Covered, Phase, Value};
 use crate::flow::model::{Direction, EndedHow};
 use crate::process::info::ExitStatus;
 use crate::rules::model::{Detect, Expect, MissingRule, Rule};
-use crate::rules::testing::{Rig, evidence, process, rule, seconds};
+use crate::rules::testing::{Rig, child, evidence, process, rule, seconds};
 use crate::units::DurationNs;
 
 fn missing(expect: Expect, matches: &str) -> Rule {
@@ -56,6 +56,25 @@ fn a_listener_that_goes_with_its_process_in_either_order() {
         let alert = rig.only();
         assert_eq!((alert.phase, cause(&alert).as_str()), (Phase::Raised, "process killed by signal 9"));
         assert_eq!(alert.covered, Covered::All);
+    }
+}
+
+/// A daemon listens and goes to the background: its first process exits, and a later one is killed. `closer`:
+/// who closed the listener is known.
+#[test]
+fn a_listener_whose_first_process_exited_long_before() {
+    for (closer, expected) in [(true, "process killed by signal 9"), (false, "closed")] {
+        let mut rig = Rig::before(vec![missing(Expect::Listeners(1), "lport:443")]);
+        let nginx = process(10, "/usr/sbin/nginx");
+        let id = rig.listen(&nginx, "0.0.0.0:443");
+        rig.begin();
+        rig.exit(&nginx, ExitStatus::Code(0));
+        rig.pass(seconds(1_000));
+        let worker = child(&nginx, 11, "/usr/sbin/nginx");
+        rig.unlisten_by(id, closer.then_some(&worker));
+        rig.exit(&worker, ExitStatus::Signal(9));
+        rig.pass(seconds(30));
+        assert_eq!(cause(&rig.only()), expected);
     }
 }
 

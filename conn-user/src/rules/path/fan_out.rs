@@ -4,7 +4,8 @@
 //! mostly ports at which nobody listens, and a client that uses many ports of a server, as passive FTP does, gets them from it.
 //!
 //! What the children of one process do counts for each of the nearest processes above them: tools such as `timeout` and `xargs sh -c`
-//! put a process of its own between a loop and each attempt.
+//! put a process of its own between a loop and each attempt. Where one child alone has nearly all of them, it
+//! is that one that scans, which is a finding of `peers` or `ports`, and of the children none.
 //!
 //! Distinct ones are kept with the time of their last use, at most `limit` and one more of each process until it is reported, and
 //! about a thousand from then on. It is over when no new one came for a window.
@@ -34,6 +35,9 @@ const PROGRAMS: usize = 3;
 /// Processes above it for which it does, at most.
 const ABOVE_MAX: usize = 8;
 
+/// A child that has more than this share of all that the children used, in tenths, scans by itself.
+const ONE_CHILD: usize = 9;
+
 /// Most that are kept of one process once it is reported; one that was dropped counts again when it comes again.
 const KEPT_MAX: usize = 1_024;
 
@@ -41,13 +45,21 @@ const KEPT_MAX: usize = 1_024;
 struct Group {
     /// Distinct ones, by the time of their first use in the window.
     order: VecDeque<(u64, BootNs)>,
-    /// Those in `order`, with their last use.
-    used: IntMap<u64, BootNs>,
+    /// Those in `order`.
+    used: IntMap<u64, Use>,
     /// Since the alert: all distinct ones that came, at least.
     count: u64,
     alert: Option<AlertId>,
     /// The next number that is reported as worse.
     next: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Use {
+    /// The last one.
+    last: BootNs,
+    /// The process that used it first.
+    by: u64,
 }
 
 /// Finds connections to many hosts or ports by one process.
@@ -95,7 +107,7 @@ impl FanOut {
         conn: &ConnEvent,
         context: &mut Context<'_>,
     ) -> bool {
-        let item = self.item_of(conn);
+        let (item, by) = (self.item_of(conn), user_of(conn));
         if !self.groups.enter(key, GROUPS_MAX, &mut self.forgotten) {
             if is_nearest {
                 context.note(|| Note::new("it is not counted: limit reached"));
@@ -117,8 +129,8 @@ impl FanOut {
             explain(format!("reported already, of these {name}"), group.in_window(event.boot, window))
                 .key(key)
         };
-        if let Some(last) = group.used.get_mut(&item) {
-            *last = event.boot;
+        if let Some(used) = group.used.get_mut(&item) {
+            used.last = event.boot;
             if is_explained {
                 context.note(|| match (group.alert, group.in_window(event.boot, window)) {
                     (Some(_), _) => reported(group),
@@ -139,8 +151,22 @@ impl FanOut {
             }
         }
         group.order.push_back((item, event.boot));
-        group.used.insert(item, event.boot);
+        group.used.insert(item, Use { last: event.boot, by });
         let count = group.order.len();
+        if count > limit
+            && of.is_of_children()
+            && group.alert.is_none()
+            && let Some(one) = one_child(group.used.values().map(|used| used.by))
+        {
+            context.note(|| {
+                explain(
+                    format!("with this one {count} {name}, nearly all of one child: not of the children"),
+                    count,
+                )
+            });
+            group.remove_of(one);
+            return true;
+        }
         if is_explained || count > limit {
             context.note(|| match group.alert {
                 Some(_) => reported(group),
@@ -203,7 +229,32 @@ impl FanOut {
     }
 }
 
+/// Returns the process whose connection it is, as a number.
+fn user_of(conn: &ConnEvent) -> u64 {
+    conn.owner
+        .process
+        .as_deref()
+        .map_or(0, |process| program::key(&ProcessKey::new(process.pid, process.start)))
+}
+
+/// Returns the child that has nearly all of those that these children used; `None`: there is none.
+fn one_child(by: impl Iterator<Item = u64>) -> Option<u64> {
+    let (mut counts, mut total) = (IntMap::<u64, usize>::default(), 0);
+    for by in by {
+        work::looked_at(1);
+        *counts.entry(by).or_default() += 1;
+        total += 1;
+    }
+    counts.into_iter().find(|(_, count)| count * 10 > total * ONE_CHILD).map(|(by, _)| by)
+}
+
 impl Group {
+    /// Forgets what one process used.
+    fn remove_of(&mut self, by: u64) {
+        self.used.retain(|_, used| used.by != by);
+        self.order.retain(|(item, _)| self.used.contains_key(item));
+    }
+
     fn clear(&mut self) {
         self.order.clear();
         self.used.clear();
@@ -211,14 +262,14 @@ impl Group {
 
     /// Returns how many were used within the window before `now`.
     fn in_window(&self, now: BootNs, window: DurationNs) -> usize {
-        self.used.values().filter(|last| now.since(**last) <= window).count()
+        self.used.values().filter(|used| now.since(used.last) <= window).count()
     }
 
     /// Forgets what was not used within the window before `now`.
     fn expire(&mut self, now: BootNs, window: DurationNs) {
         while let Some(&(item, since)) = self.order.front() {
             work::looked_at(1);
-            let last = self.used.get(&item).copied().unwrap_or(since);
+            let last = self.used.get(&item).map_or(since, |used| used.last);
             if now.since(since) <= window {
                 return;
             }
@@ -359,6 +410,24 @@ mod tests {
             attempt(&mut rig, at);
         }
         assert_eq!(rig.phases(), [(1, Phase::Raised), (1, Phase::Escalated)], "at 11 and 22");
+    }
+
+    /// One child that scans is a finding of its own; a little of the others does not make it one of all.
+    #[test]
+    fn a_child_that_scans_alone_is_not_of_the_children() {
+        let mut rig = rig(FanOutOf::PeersOfChildren);
+        let shell = process(10, "/usr/bin/bash");
+        rig.connect(&child(&shell, 11, "/usr/bin/curl"), "10.0.2.1:443");
+        let scanner = child(&shell, 12, "/usr/bin/nmap");
+        for at in 1..=100 {
+            rig.connect(&scanner, &format!("10.0.1.{at}:80"));
+        }
+        assert!(rig.reported().is_empty());
+        // Beside it a loop.
+        for at in 1..=11 {
+            rig.connect(&child(&shell, 1_000 + at, "/usr/bin/curl"), &format!("10.0.3.{at}:80"));
+        }
+        assert_eq!(rig.only().phase, Phase::Raised);
     }
 
     #[test]
