@@ -125,5 +125,5 @@ fn program(program: &Program) -> (Option<Text<'_>>, bool) {
 }
 
 fn last_error(errno: Option<u16>) -> Option<Text<'static>> {
-    errno.map(|errno| error(errno).to_string().into())
+    errno.map(|errno| error(errno).into())
 }

@@ -165,7 +165,7 @@ pub(crate) fn shifted_agent() -> Result<()> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).context("the wall clock")?.as_nanos();
     for event in agent.since(0) {
         let wall = event.wall_ns().with_context(|| format!("no time: {}", event.raw))?;
-        let off = wall.abs_diff(now as i128) / 1_000_000_000;
+        let off = wall.abs_diff(now.cast_signed()) / 1_000_000_000;
         ensure!(off < u128::from(SHIFT_S / 2), "the wall clock is off by {off} s: {}", event.raw);
     }
     agent.stop()?.lost_nothing().map(drop)
