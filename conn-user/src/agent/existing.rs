@@ -3,13 +3,12 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use super::listener_units::ListenerUnits;
 use crate::clock::Clock;
 use crate::event::model::{Event, EventBody, ProcEvent};
 use crate::flow::merge::pause_at;
-use crate::flow::model::Change;
 use crate::flow::table::FlowTable;
 use crate::process::info::ProcessInfo;
-use crate::process::socket_units::SocketUnits;
 use crate::process::table::ProcessTable;
 use crate::units::{BootNs, Pid};
 
@@ -48,7 +47,7 @@ pub(super) fn programs(
 /// What is there, as events. One at a time: a hundred thousand at once are more memory than everything else.
 pub(super) fn existing<'p>(
     flows: &'p FlowTable,
-    socket_units: &'p mut SocketUnits,
+    units: &'p mut ListenerUnits,
     programs: &'p [Arc<ProcessInfo>],
     now: BootNs,
     clock: &Clock,
@@ -56,7 +55,7 @@ pub(super) fn existing<'p>(
 ) -> impl Iterator<Item = Event> + use<'p> {
     let wall = clock.wall(now);
     let changes = flows.existing().map(move |mut change| {
-        name_socket_unit(&mut change, socket_units);
+        units.name(&mut change);
         EventBody::Flow(change)
     });
     // After the connections, which they are judged by.
@@ -77,14 +76,5 @@ pub(super) fn running(process: &Arc<ProcessInfo>, flows: &FlowTable) -> ProcEven
         stdio,
         stdio_peers: flows.stdio.peers(process.pid, process.start).into(),
         ..ProcEvent::new(Arc::clone(process))
-    }
-}
-
-/// Names the unit for which process 1 listens.
-pub(super) fn name_socket_unit(change: &mut Change, socket_units: &mut SocketUnits) {
-    if let Change::Listen(listener) | Change::Unlisten(listener, _) = change
-        && listener.is_systemds()
-    {
-        listener.socket_unit = socket_units.unit_of(listener.local);
     }
 }

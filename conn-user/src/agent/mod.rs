@@ -3,6 +3,7 @@
 mod backlog;
 mod degraded;
 mod existing;
+mod listener_units;
 mod pipeline;
 mod resync;
 mod run;
@@ -10,7 +11,7 @@ mod source;
 mod start;
 pub mod state;
 
-pub use pipeline::{OnFork, Pipeline, RecordCount};
+pub use pipeline::{OnFork, Pipeline, PipelineStats, RecordCount};
 pub use resync::ResyncStats;
 pub use run::{Consumer, Limits, run};
 pub use start::{Agent, AgentOptions, StartError, start};

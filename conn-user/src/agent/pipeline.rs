@@ -1,167 +1,134 @@
-//! From bytes to events: sequence check, decoding, the process and the flow table.
+//! From bytes to events: each record is accounted for, decoded, and applied to the tables; what they report is emitted.
+//!
+//! The jobs have parts of their own: [`accounting`] counts records and losses, [`self_test`] hides the self-test, [`join`] applies
+//! records to the processes and flows, [`programs`] reports what is no event, [`inputs`] makes engines. The pipeline calls them in
+//! the order that a replay relies on, and hands their events to the session.
 
+mod accounting;
+mod inputs;
+mod join;
+mod programs;
+mod self_test;
+mod skipped;
+mod stats;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use conn_common::decode::{self, Record};
+use conn_common::decode;
 use conn_common::hook::HookId;
-use conn_common::record::TASK_COMPAT;
 
+use self::accounting::Accounting;
+pub use self::accounting::RecordCount;
+use self::inputs::EngineInputs;
+use self::join::Join;
+pub use self::programs::OnFork;
+use self::programs::ProgramReports;
+use self::self_test::SelfTestFilter;
+pub use self::stats::PipelineStats;
 use super::degraded::Reports;
-use super::existing::{self, existing, name_socket_unit};
+use super::existing::{self, existing};
+use super::listener_units::ListenerUnits;
 use crate::clock::Clock;
 use crate::event::degraded::Degradation;
-use crate::event::model::{Event, EventBody, ProcEvent, Repair, Start};
+use crate::event::model::{Event, EventBody, Repair, Start};
+use crate::event::names::Named as _;
 use crate::flow::merge::{Merged, pause_at};
 use crate::flow::model::FlowEvent;
-use crate::flow::resolve::{PortResolver, Sockets};
+use crate::flow::resolve::PortResolver;
 use crate::flow::sample::{Sampler, Samples};
 use crate::flow::snapshot::model::Snapshot;
 use crate::flow::table::FlowTable;
 use crate::kernel::counters::CpuCount;
-use crate::kernel::gap::{Gap, GapCause, GapTracker};
+use crate::kernel::gap::Gap;
 use crate::kernel::selftest::{SelfTestError, Watch, Workload};
-use crate::output::totals::Overflow;
-use crate::process::info::{ExitStatus, ProcessInfo, ProcessSource};
-use crate::process::socket_units::SocketUnits;
+use crate::process::info::ProcessInfo;
 use crate::process::table::ProcessTable;
 use crate::rules::path_memory::PathMemory;
 use crate::rules::{Engine, Staged};
 use crate::session::Session;
-use crate::units::{BootNs, Pid};
-
-/// Takes that a process was created: its creator's id and start, and what is known of it.
-pub type OnFork = Box<dyn FnMut(Pid, BootNs, &Arc<ProcessInfo>)>;
-
-/// Records of one hook.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct RecordCount {
-    /// Records that came.
-    pub seen: u64,
-    /// Records that did not.
-    pub lost: u64,
-}
+use crate::units::BootNs;
 
 /// The state between the ring buffer and the outputs.
 pub struct Pipeline {
-    processes: ProcessTable,
-    session: Session<FlowTable>,
-    gaps: GapTracker,
-    resolver: Box<dyn PortResolver>,
-    samples: Option<(Sampler, Samples)>,
-    socket_units: SocketUnits,
-    changes: Vec<FlowEvent>,
-    /// While it is there, the self-test runs and its own doings are not reported.
-    watch: Option<Watch>,
-    counts: BTreeMap<HookId, RecordCount>,
-    gap_events: u64,
-    undecoded: u64,
-    records: u64,
-    read_until: BootNs,
     attached: BootNs,
-    /// Skipped runs that were reported, by hook.
-    skipped: BTreeMap<HookId, u64>,
-    /// When they were counted: the last time but one, and the last time. A loss that needed confirmation is older than the last.
-    audits: [BootNs; 2],
-    /// Skipped runs for which a backup program may have been running when they were counted.
-    suspected: BTreeMap<HookId, u64>,
-    /// Records were lost since the last call of [`Pipeline::take_loss`].
-    loss: bool,
-    /// Among them some of processes.
-    processes_lost: bool,
-    /// A repair has looked for programs whose records were lost.
-    found_programs: bool,
-    on_fork: Option<OnFork>,
-    /// A 32-bit program was seen since the last call of [`Pipeline::take_compat`].
-    compat: bool,
+    accounting: Accounting,
+    self_test: SelfTestFilter,
+    programs: ProgramReports,
+    join: Join,
+    units: ListenerUnits,
+    session: Session<FlowTable>,
+    inputs: EngineInputs,
     degraded: Reports,
-    /// What rules learned in earlier runs.
-    memory: Option<PathMemory>,
 }
 
 impl Pipeline {
     /// An empty pipeline for programs that were attached at `attached`.
     pub fn new(attached: BootNs, processes: ProcessTable, flows: FlowTable) -> Self {
         Self {
-            processes,
-            session: Session::new(flows, Clock::now()),
-            gaps: GapTracker::new(attached),
-            resolver: Box::new(Sockets::default()),
-            samples: None,
-            socket_units: SocketUnits::default(),
-            changes: Vec::new(),
-            watch: None,
-            counts: BTreeMap::new(),
-            gap_events: 0,
-            undecoded: 0,
-            records: 0,
-            read_until: BootNs(0),
             attached,
-            skipped: BTreeMap::new(),
-            audits: [attached; 2],
-            suspected: BTreeMap::new(),
-            loss: false,
-            processes_lost: false,
-            found_programs: false,
-            on_fork: None,
-            compat: false,
+            accounting: Accounting::new(attached),
+            self_test: SelfTestFilter::default(),
+            programs: ProgramReports::default(),
+            join: Join::new(processes),
+            units: ListenerUnits::default(),
+            session: Session::new(flows, Clock::now()),
+            inputs: EngineInputs::default(),
             degraded: Reports::default(),
-            memory: None,
         }
     }
 
     /// Lets rules begin with what they learned in earlier runs.
     #[must_use]
     pub fn with_memory(mut self, memory: Option<PathMemory>) -> Self {
-        self.memory = memory;
+        self.inputs.memory = memory;
         self
     }
 
     /// Lets rules have connections sampled.
     #[must_use]
     pub fn with_samples(mut self, samples: (Sampler, Samples)) -> Self {
-        self.samples = Some(samples);
+        self.inputs.samples = Some(samples);
         self
     }
 
     /// Finds the ports that the kernel chose late by another resolver than `sock_diag`.
     #[must_use]
     pub fn with_resolver(mut self, resolver: Box<dyn PortResolver>) -> Self {
-        self.resolver = resolver;
+        self.join.resolver = resolver;
         self
     }
 
     /// Begins to watch for the records of the self-test, and to keep them from the outputs.
     pub(super) fn watch(&mut self, watch: Watch) {
-        self.watch = Some(watch);
+        self.self_test.begin(watch);
     }
 
     /// The self-test's watch, while it runs.
-    pub(super) fn watching(&self) -> Option<&Watch> {
-        self.watch.as_ref()
+    pub(super) const fn watching(&self) -> Option<&Watch> {
+        self.self_test.watch()
     }
 
     /// The next connections of the self-test; `None`: it does not run.
     pub(super) fn workload(&mut self) -> Option<Result<Workload, SelfTestError>> {
-        self.watch.as_mut().map(Watch::workload)
+        self.self_test.workload()
     }
 
     /// Ends the self-test.
     pub(super) fn end_watch(&mut self) {
-        self.watch = None;
+        self.self_test.end();
     }
 
     /// The process table, for the scan at the start.
-    pub(super) fn processes(&mut self) -> &mut ProcessTable {
-        &mut self.processes
+    pub(super) const fn processes(&mut self) -> &mut ProcessTable {
+        &mut self.join.processes
     }
 
     /// Takes in what was there before the attach. To be called before the first record.
     pub fn merge_start(&mut self, snapshot: Snapshot) -> Merged {
-        self.session.flows.merge_start(snapshot, &mut self.processes)
+        self.session.flows.merge_start(snapshot, &mut self.join.processes)
     }
 
     /// Repairs the tables after a loss. To be called when the records from before the snapshot's end are handled. `pause` is called
@@ -174,13 +141,9 @@ impl Pipeline {
         emit: &mut impl FnMut(&Event),
     ) -> Merged {
         self.session.pass(now, emit);
-        if std::mem::take(&mut self.processes_lost) {
-            // Without /proc what records report has to do.
-            self.found_programs |= self.processes.refresh(pause).is_ok();
-        }
-        let merged = self.session.flows.merge_repair(snapshot, &mut self.processes, pause, &mut self.changes);
-        self.name_socket_units();
-        self.emit_changes_and(pause, emit);
+        let processes_lost = self.accounting.take_lost_processes();
+        let merged = self.join.repair(snapshot, processes_lost, &mut self.session.flows, pause);
+        self.emit_changes(pause, emit);
         self.emit(now, EventBody::Repair(Repair { seen: snapshot.began }), emit);
         merged
     }
@@ -188,14 +151,12 @@ impl Pipeline {
     /// Reports the programs that the last [`Self::repair`] found running: executed in the loss, their records are missing. Rules judge
     /// them as what was there. To be called when the records from before that repair's end are handled.
     pub fn report_programs(&mut self, now: BootNs, emit: &mut impl FnMut(&Event)) {
-        if std::mem::take(&mut self.found_programs) {
-            for process in self.processes.take_unreported() {
-                let exec = existing::running(&process, &self.session.flows);
-                if exec.stdio.is_some() || exec.parent_stdio.is_some() {
-                    self.processes.uses_network(&process);
-                }
-                self.emit(now, EventBody::Exec(exec), emit);
+        for process in self.join.take_found_programs() {
+            let exec = existing::running(&process, &self.session.flows);
+            if exec.stdio.is_some() || exec.parent_stdio.is_some() {
+                self.join.processes.uses_network(&process);
             }
+            self.emit(now, EventBody::Exec(exec), emit);
         }
     }
 
@@ -211,11 +172,11 @@ impl Pipeline {
         emit: &mut impl FnMut(&Event),
     ) {
         let programs = if record || rules.is_some() {
-            existing::programs(&mut self.processes, &self.session.flows, Some(self.attached))
+            existing::programs(&mut self.join.processes, &self.session.flows, Some(self.attached))
         } else {
             Vec::new()
         };
-        self.processes.set_reported_before(self.attached);
+        self.join.processes.set_reported_before(self.attached);
         if record {
             self.session.record();
             self.session.note(
@@ -224,7 +185,7 @@ impl Pipeline {
                 emit,
             );
             let flows = &self.session.flows;
-            existing(flows, &mut self.socket_units, &programs, now, self.session.clock(), pause)
+            existing(flows, &mut self.units, &programs, now, self.session.clock(), pause)
                 .for_each(|event| emit(&event));
         }
         if let Some(rules) = rules {
@@ -241,7 +202,7 @@ impl Pipeline {
         pause: &mut dyn FnMut(),
         emit: &mut impl FnMut(&Event),
     ) {
-        let programs = existing::programs(&mut self.processes, &self.session.flows, None);
+        let programs = existing::programs(&mut self.join.processes, &self.session.flows, None);
         self.replace_rules(rules, &programs, now, pause, emit);
     }
 
@@ -254,21 +215,12 @@ impl Pipeline {
         emit: &mut impl FnMut(&Event),
     ) {
         let clock = *self.session.clock();
-        let sampler = self.samples.as_ref().map(|(sampler, _)| sampler.clone());
         let replace = |flows: &FlowTable, engine: &mut Option<Engine>| {
-            let events = existing(flows, &mut self.socket_units, programs, now, &clock, pause);
+            let events = existing(flows, &mut self.units, programs, now, &clock, pause);
             match engine {
                 Some(engine) => engine.apply(rules, now, events, flows),
                 None => {
-                    let comparer = self.processes.comparer();
-                    // Without an inspector no facts come.
-                    let holds = comparer.is_some();
-                    let new = Engine::of(rules, self.attached)
-                        .with_comparer(comparer)
-                        .with_sampler(sampler)
-                        .with_memory(self.memory.clone())
-                        .with_delivered_facts();
-                    let new = if holds { new.with_held_alerts() } else { new };
+                    let new = self.inputs.engine(rules, self.attached, &self.join.processes);
                     engine.insert(new).start(now, events, flows)
                 }
             }
@@ -282,42 +234,34 @@ impl Pipeline {
         self.session.engine()
     }
 
-    /// What was dropped or not followed because a limit was reached.
-    pub fn overflow(&self) -> Overflow {
-        let (flows, processes) = (self.session.flows.stats(), self.processes.stats());
-        let rules = self.session.engine().map(Engine::stats).unwrap_or_default();
-        let inspect = processes.inspect;
-        Overflow {
-            processes: processes.evicted + processes.not_kept,
-            connections: flows.evicted + flows.connections_not_kept,
-            listeners: flows.listeners_not_kept,
-            held_events: flows.released_early,
-            inspections: inspect.dropped + inspect.hash_dropped + inspect.compare_dropped,
-            files: inspect.files.stuck + inspect.files.refused,
-            arguments: processes.proc.stuck + processes.proc.refused,
-            alerts: rules.alerts.evicted + rules.alerts.forgotten,
-            rule_state: rules.forgotten + rules.late_dropped,
+    /// The counters of the tables and of the rules.
+    pub fn stats(&self) -> PipelineStats {
+        PipelineStats {
+            processes: self.join.processes.stats(),
+            flows: self.session.flows.stats(),
+            rules: self.session.engine().map(Engine::stats).unwrap_or_default(),
+            undecoded: self.accounting.undecoded(),
         }
     }
 
     /// Has every new process reported, which is no event. A backup program may repeat one.
     pub fn follow_forks(&mut self, on_fork: OnFork) {
-        self.on_fork = Some(on_fork);
+        self.programs.follow_forks(on_fork);
     }
 
     /// Whether records were lost since the last call.
-    pub fn take_loss(&mut self) -> bool {
-        std::mem::take(&mut self.loss)
+    pub const fn take_loss(&mut self) -> bool {
+        self.accounting.take_loss()
     }
 
     /// Whether records of processes were lost since the last [`Self::repair`].
     pub const fn has_lost_processes(&self) -> bool {
-        self.processes_lost
+        self.accounting.has_lost_processes()
     }
 
     /// Whether a 32-bit program was seen since the last call.
-    pub fn take_compat(&mut self) -> bool {
-        std::mem::take(&mut self.compat)
+    pub const fn take_compat(&mut self) -> bool {
+        self.programs.take_compat()
     }
 
     /// Compares with the kernel's counts, which were read before the ring was drained: reports losses that no later record
@@ -329,42 +273,13 @@ impl Pipeline {
         now: BootNs,
         emit: &mut impl FnMut(&Event),
     ) {
-        for (hook, by_cpu) in counts {
-            for (cpu, count) in (0_u16..).zip(by_cpu) {
-                if let Some(gap) = self.gaps.on_lost(*hook, cpu, count.lost, now) {
-                    self.on_gap(gap, emit);
-                }
-            }
-        }
-        // A backup program that was running when its runs were counted has ended when they are counted again.
-        let settled: Vec<_> = skipped
-            .iter()
-            .filter_map(|&(hook, runs)| {
-                let runs = runs?;
-                let before = self.suspected.insert(hook, runs).unwrap_or(0);
-                Some((hook, if hook.backups().is_empty() { runs } else { runs.min(before) }))
-            })
-            .collect();
-        self.report_skipped(&settled, now, emit);
+        let gaps = self.accounting.audit(counts, skipped, now);
+        self.emit_gaps(gaps, emit);
     }
 
     /// Whether runs of programs seem to be lost, which another [`Self::audit`] has to confirm.
     pub fn suspects_loss(&self) -> bool {
-        self.suspected.iter().any(|(hook, runs)| *runs > self.skipped.get(hook).copied().unwrap_or(0))
-    }
-
-    /// Reports runs that the kernel skipped, in all so many of each hook.
-    fn report_skipped(&mut self, totals: &[(HookId, u64)], now: BootNs, emit: &mut impl FnMut(&Event)) {
-        for &(hook, total) in totals {
-            let reported = self.skipped.entry(hook).or_default();
-            let lost = total.saturating_sub(*reported);
-            *reported = total.max(*reported);
-            if lost > 0 {
-                let (cause, from) = (GapCause::Skipped, self.audits[0]);
-                self.on_gap(Gap { hook, cause, cpu: None, lost, from, to: now }, emit);
-            }
-        }
-        self.audits = [self.audits[1], now];
+        self.accounting.suspects_loss()
     }
 
     /// Reads the clocks again: the wall clock may have been set.
@@ -374,104 +289,49 @@ impl Pipeline {
 
     /// Takes one record.
     pub fn on_bytes(&mut self, bytes: &[u8], emit: &mut impl FnMut(&Event)) {
-        self.records += 1;
+        self.accounting.came();
         let Ok((header, hook)) = decode::header(bytes) else {
-            self.undecoded += 1;
+            self.accounting.cannot_decode();
             return;
         };
-        self.counts.entry(hook).or_default().seen += 1;
-        if let Some(gap) = self.gaps.on_record(hook, &header) {
-            self.on_gap(gap, emit);
+        if let Some(gap) = self.accounting.on_header(hook, &header) {
+            self.emit_gaps([gap], emit);
         }
         let Ok(record) = decode::record(bytes) else {
-            self.undecoded += 1;
+            self.accounting.cannot_decode();
             return;
         };
-        if let Some(watch) = &mut self.watch {
-            watch.on_record(hook, &record);
-        }
-        self.compat |= record.task().is_some_and(|task| task.flags & TASK_COMPAT != 0);
         let boot = BootNs(header.boot_ns);
-        self.read_until = self.read_until.max(boot);
+        self.accounting.read(boot);
+        self.self_test.on_record(hook, &record);
+        self.programs.on_record(&record);
         // A timer that is due before sees the tables as they were before.
         self.session.pass(boot, emit);
-        match &record {
-            Record::Fork(fork) => {
-                let child = self.processes.on_fork(fork);
-                if let Some(on_fork) = &mut self.on_fork {
-                    on_fork(Pid(fork.parent_tgid), BootNs(fork.parent_start_boot_ns), &child);
-                }
-            }
-            Record::Exec(exec, args) => {
-                let before = self.processes.known(&exec.task);
-                let process = self.processes.on_exec(exec, args);
-                let stdio = exec.stdio.iter().find_map(|key| self.session.flows.connection_of(*key));
-                self.session.flows.stdio.executed(
-                    process.pid,
-                    process.start,
-                    stdio.as_ref().map(|conn| conn.id),
-                );
-                // A backup program may repeat what was reported.
-                let repeats = hook.is_backup()
-                    && before.is_some_and(|(before, _)| {
-                        before.source == ProcessSource::Exec
-                            && before.exe == process.exe
-                            && before.args == process.args
-                    });
-                if !repeats {
-                    let parent_stdio = self.session.flows.connection_of(exec.parent_stdio).map(Box::new);
-                    let stdio = stdio.map(Box::new);
-                    if stdio.is_some() || parent_stdio.is_some() {
-                        self.processes.uses_network(&process);
-                    }
-                    let event = ProcEvent { stdio, parent_stdio, ..ProcEvent::new(process) };
-                    self.emit(boot, EventBody::Exec(event), emit);
-                }
-            }
-            Record::Exit(exit) => {
-                let repeats =
-                    hook.is_backup() && self.processes.known(&exit.task).is_some_and(|(_, exited)| exited);
-                self.session.flows.stdio.exited(Pid(exit.task.tgid));
-                if let Some(process) = self.processes.on_exit(exit).filter(|_| !repeats) {
-                    let status = ExitStatus::from_kernel(exit.exit_code);
-                    self.emit(boot, EventBody::Exit(ProcEvent::new(process), status), emit);
-                }
-            }
-            flow => {
-                self.session.flows.on_record(flow, &mut self.processes, &mut self.changes);
-                if matches!(flow, Record::Listen(_) | Record::Unlisten(_)) {
-                    self.name_socket_units();
-                }
-                self.emit_changes(emit);
-            }
+        match self.join.on_record(hook, &record, &mut self.session.flows, &mut self.programs) {
+            Some(body) => self.emit(boot, body, emit),
+            None => self.emit_changes(&mut || {}, emit),
         }
     }
 
     /// Resolves when the background has found something out: then [`Self::deliver`] makes it known. May be cancelled.
     pub async fn answered(&self) {
-        let sampled = async {
-            match &self.samples {
-                Some((_, samples)) => samples.came().await,
-                None => std::future::pending().await,
-            }
-        };
         tokio::select! {
-            () = self.processes.answered() => {}
-            () = sampled => {}
+            () = self.join.processes.answered() => {}
+            () = self.inputs.sampled() => {}
         }
     }
 
     /// Makes known what the background has found out meanwhile. To be called between two batches of records, and before
     /// [`Self::on_time`].
     pub fn deliver(&mut self, emit: &mut impl FnMut(&Event)) {
-        while let Some(answer) = self.processes.next_answer() {
-            if self.watch.as_ref().is_some_and(|watch| watch.is_child(answer.process().pid)) {
+        while let Some(answer) = self.join.processes.next_answer() {
+            if self.self_test.is_child(answer.process().pid) {
                 answer.apply();
             } else {
                 self.session.deliver(answer, emit);
             }
         }
-        while let Some(sample) = self.samples.as_ref().and_then(|(_, samples)| samples.next()) {
+        while let Some(sample) = self.inputs.next_sample() {
             self.session.deliver_sample(sample, emit);
         }
     }
@@ -489,9 +349,8 @@ impl Pipeline {
 
     /// Reports what has waited long enough for more knowledge.
     fn release(&mut self, until: BootNs, emit: &mut impl FnMut(&Event)) {
-        self.session.flows.poll_pending(until, &mut *self.resolver, &mut self.changes);
-        self.name_socket_units();
-        self.emit_changes(emit);
+        self.join.release(until, &mut self.session.flows);
+        self.emit_changes(&mut || {}, emit);
     }
 
     /// The end of the run: reports all that waits, and compares with the kernel's own counts, so that a loss at the tail is reported too.
@@ -504,16 +363,8 @@ impl Pipeline {
     ) {
         self.session.pass(now, emit);
         self.release(BootNs(u64::MAX), emit);
-        for (hook, by_cpu) in counts {
-            for (cpu, count) in (0_u16..).zip(by_cpu) {
-                if let Some(gap) = self.gaps.on_end(*hook, cpu, count.attempted, now) {
-                    self.on_gap(gap, emit);
-                }
-            }
-        }
-        // No program runs any more.
-        let skipped: Vec<_> = skipped.iter().filter_map(|&(hook, runs)| Some((hook, runs?))).collect();
-        self.report_skipped(&skipped, now, emit);
+        let gaps = self.accounting.end(counts, skipped, now);
+        self.emit_gaps(gaps, emit);
         self.session.pass(now, emit);
     }
 
@@ -527,10 +378,9 @@ impl Pipeline {
         emit: &mut impl FnMut(&Event),
     ) {
         let outputs = outputs.into_iter().map(|(name, lines)| (Degradation::Output, Some(name), lines));
-        let overflow = self.overflow().degradations().into_iter().map(|(what, total)| (what, None, total));
-        let undecoded = (Degradation::Undecoded, None, self.undecoded);
-        let totals = outputs.chain(overflow).chain([undecoded]);
-        for degraded in self.degraded.due(totals, now, is_last) {
+        let stats = self.stats();
+        let own = Degradation::ALL.iter().map(|&what| (what, None, stats.dropped(what)));
+        for degraded in self.degraded.due(outputs.chain(own), now, is_last) {
             self.emit(now, EventBody::Degraded(degraded), emit);
         }
     }
@@ -552,88 +402,55 @@ impl Pipeline {
 
     /// Records by hook, as this side counted them.
     pub const fn counts(&self) -> &BTreeMap<HookId, RecordCount> {
-        &self.counts
+        self.accounting.by_hook()
     }
 
     /// The instant of the latest record that came.
     pub const fn read_until(&self) -> BootNs {
-        self.read_until
+        self.accounting.read_until()
     }
 
     /// Records that came, decoded or not.
     pub const fn records(&self) -> u64 {
-        self.records
+        self.accounting.records()
     }
 
     /// Gap events reported.
     pub const fn gaps(&self) -> u64 {
-        self.gap_events
+        self.accounting.gaps()
     }
 
     /// Records that could not be decoded.
     pub const fn undecoded(&self) -> u64 {
-        self.undecoded
+        self.accounting.undecoded()
     }
 
-    fn on_gap(&mut self, gap: Gap, emit: &mut impl FnMut(&Event)) {
-        if gap.cause == GapCause::RingFull {
-            self.counts.entry(gap.hook).or_default().lost += gap.lost;
-        }
-        self.gap_events += 1;
-        self.loss = true;
-        self.processes_lost |= gap.hook.is_of_processes();
-        self.emit(gap.to, EventBody::Gap(gap), emit);
-    }
-
-    /// Names the units for which process 1 listens. Not for every record: only where listeners can be among the changes.
-    /// (A connection may bring out a listener that waited for its port; no unit asks for such a one.)
-    fn name_socket_units(&mut self) {
-        for event in &mut self.changes {
-            name_socket_unit(&mut event.change, &mut self.socket_units);
+    fn emit_gaps(&mut self, gaps: impl IntoIterator<Item = Gap>, emit: &mut impl FnMut(&Event)) {
+        for gap in gaps {
+            self.emit(gap.to, EventBody::Gap(gap), emit);
         }
     }
 
-    fn emit_changes(&mut self, emit: &mut impl FnMut(&Event)) {
-        self.emit_changes_and(&mut || {}, emit);
-    }
-
-    fn emit_changes_and(&mut self, pause: &mut dyn FnMut(), emit: &mut impl FnMut(&Event)) {
-        let mut changes = std::mem::take(&mut self.changes);
+    /// Emits what the flow table has reported. `pause` as in [`Self::repair`].
+    fn emit_changes(&mut self, pause: &mut dyn FnMut(), emit: &mut impl FnMut(&Event)) {
+        let mut changes = std::mem::take(&mut self.join.changes);
+        // In their place: an event is large to move.
+        for event in &mut changes {
+            self.units.name(&mut event.change);
+        }
         for (index, FlowEvent { boot, change }) in changes.drain(..).enumerate() {
             pause_at(index, pause);
             self.emit(boot, EventBody::Flow(change), emit);
         }
-        self.changes = changes;
+        self.join.changes = changes;
         for conn in self.session.flows.take_forgotten() {
             self.session.forget(conn, emit);
         }
     }
 
     fn emit(&mut self, boot: BootNs, body: EventBody, emit: &mut impl FnMut(&Event)) {
-        if !self.watch.as_ref().is_some_and(|watch| is_self_test(watch, &body)) {
+        if !self.self_test.hides(&body) {
             self.session.emit(boot, body, emit);
         }
-    }
-}
-
-/// Whether an event is of the self-test's own making.
-fn is_self_test(watch: &Watch, body: &EventBody) -> bool {
-    match body {
-        EventBody::Flow(change) => {
-            let of_connection = change.connection().map(|conn| (conn.local, conn.remote.port()));
-            let ends = of_connection.or_else(|| change.listener().map(|of| (of.local, 0)));
-            ends.is_some_and(|(local, remote_port)| {
-                local.ip().is_loopback() && (watch.is_port(local.port()) || watch.is_port(remote_port))
-            })
-        }
-        EventBody::Exec(event) | EventBody::Exit(event, _) => watch.is_child(event.process.pid),
-        EventBody::Facts(_)
-        | EventBody::Sample(_)
-        | EventBody::Gap(_)
-        | EventBody::Repair(_)
-        | EventBody::Degraded(_)
-        | EventBody::Alert(_)
-        | EventBody::Start(_)
-        | EventBody::Clock => false,
     }
 }

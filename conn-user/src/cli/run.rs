@@ -21,6 +21,7 @@ use super::tail::not_started;
 use super::{emit, machine};
 use crate::agent::{self, Agent, AgentOptions, Consumer, Limits};
 use crate::clock::{Clock, boot_now};
+use crate::event::degraded::Degradation;
 use crate::event::escape;
 use crate::event::model::Event;
 use crate::kernel::load::LoadOptions;
@@ -187,19 +188,16 @@ fn send(child: &Child, signal: i32) {
 
 /// What the agent knows to have missed since it started and does not report as events.
 fn unseen(agent: &Agent, rules: Option<&RuleSet>) -> Loss {
-    let overflow = agent.pipeline.overflow();
+    let stats = agent.pipeline.stats();
     // Of a hook with a backup program the kernel's count is a bound, and no gap is reported.
     let skipped = agent.session.skipped_runs();
     let skipped = skipped.iter().filter(|(hook, _)| !hook.backups().is_empty()).filter_map(|(_, runs)| *runs);
     let ask_facts = rules.is_some_and(|rules| rules.rules.iter().any(|rule| rule.needs_late_facts()));
-    Loss {
-        records: agent.pipeline.undecoded() + skipped.sum::<u64>(),
-        not_followed: overflow.processes
-            + overflow.connections
-            + overflow.listeners
-            + overflow.held_events
-            + if ask_facts { overflow.inspections + overflow.files } else { 0 },
-    }
+    let always =
+        [Degradation::Processes, Degradation::Connections, Degradation::Listeners, Degradation::HeldEvents];
+    let of_facts = [Degradation::Inspections, Degradation::Files];
+    let dropped = always.iter().chain(of_facts.iter().filter(|_| ask_facts)).map(|what| stats.dropped(*what));
+    Loss { records: stats.undecoded + skipped.sum::<u64>(), not_followed: dropped.sum() }
 }
 
 /// Whether a report can be written there: better reported before a long run than after it. Nothing is written.

@@ -15,7 +15,7 @@ use crate::event::model::{Event, EventKind};
 use crate::kernel::load::{LoadError, LoadOptions};
 use crate::kernel::plan::BackendChoice;
 use crate::kernel::selftest::SelfTestError;
-use crate::output::totals::{HookTotals, Totals};
+use crate::output::totals::{HookTotals, Overflow, Totals};
 use crate::priority::{Granted, Priority};
 
 /// Runs `conn tail`.
@@ -145,7 +145,8 @@ pub(super) fn add_records(totals: &mut Totals, agent: &Agent) {
     let skipped = agent.session.skipped_runs();
     totals.missed = skipped.iter().filter_map(|(_, runs)| *runs).sum();
     totals.uncounted = skipped.iter().filter(|(_, runs)| runs.is_none()).map(|(hook, _)| *hook).collect();
-    totals.overflow = agent.pipeline.overflow();
+    let stats = agent.pipeline.stats();
+    totals.overflow = Overflow::of(|what| stats.dropped(what));
     let repairs = agent.resyncs();
     totals.repairs = repairs.done;
     totals.repairs_failed = repairs.failed;

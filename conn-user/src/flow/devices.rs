@@ -7,9 +7,13 @@
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
+use conn_common::record::{Sock, Task};
+
 use super::model::{Change, FlowEvent};
 use super::resolve::DeviceQuery;
+use super::snapshot::model::Snapshot;
 use crate::host::interfaces::Device;
+use crate::process::ProcessTable;
 use crate::process::hash::{IntBuild, IntMap};
 use crate::units::{BootNs, DurationNs, NetNs, Pid};
 
@@ -34,7 +38,7 @@ struct Known {
 }
 
 /// Remembers names, and the events that wait for one.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Devices {
     known: IntMap<Place, Known>,
     /// What has to be asked for, and since when.
@@ -44,12 +48,51 @@ pub(super) struct Devices {
     held: HashSet<u64, IntBuild>,
     /// When look-ups will have taken no more than their share of the time.
     settled_at: BootNs,
+    /// Most events that wait.
+    max_waiting: usize,
+    /// Events that did not wait for their answer: limit reached.
+    released_early: u64,
 }
 
 impl Devices {
+    /// Returns a memory without names, for which at most so many events wait.
+    pub(super) fn new(max_waiting: usize) -> Self {
+        Self {
+            known: IntMap::default(),
+            wanted: Vec::new(),
+            waiting: VecDeque::new(),
+            held: HashSet::default(),
+            settled_at: BootNs(0),
+            max_waiting,
+            released_early: 0,
+        }
+    }
+
+    /// Takes note of the interface that the socket of a beginning is bound to, if it is.
+    #[inline]
+    pub(super) fn seen_first(&mut self, sock: &Sock, task: &Task, at: BootNs, procs: &mut ProcessTable) {
+        if sock.device != 0 {
+            // The process may be gone soon; in a container its ancestors are in the same namespace.
+            let pids = || {
+                let process = procs.resolve(task, at);
+                [process.pid].into_iter().chain(process.ancestors.iter().map(|above| above.pid)).collect()
+            };
+            self.seen((sock.netns, sock.device), at, true, pids);
+        }
+    }
+
+    /// Takes note of the interface in a record that begins nothing.
+    #[inline]
+    pub(super) fn seen_later(&mut self, sock: &Sock, task: Option<&Task>, at: BootNs) {
+        if sock.device != 0 {
+            let pids = || task.map(|task| Pid(task.tgid)).into_iter().collect();
+            self.seen((sock.netns, sock.device), at, false, pids);
+        }
+    }
+
     /// Takes note that a socket is bound to an interface. What `begins` needs a fresh name. `pids` are processes that may be in the
     /// namespace.
-    pub(super) fn seen(&mut self, place: Place, at: BootNs, begins: bool, pids: impl FnOnce() -> Vec<Pid>) {
+    fn seen(&mut self, place: Place, at: BootNs, begins: bool, pids: impl FnOnce() -> Vec<Pid>) {
         let (netns, index) = place;
         match self.known.get_mut(&place) {
             Some(known) if !begins || (known.asked.0 != 0 && at.since(known.asked) < FRESH) => return,
@@ -64,8 +107,16 @@ impl Devices {
         }
     }
 
-    /// Takes the name that a snapshot found.
-    pub(super) fn found(&mut self, place: Place, device: &Arc<Device>, at: BootNs) {
+    /// Takes the names of the interfaces that the sockets of a snapshot are bound to.
+    pub(super) fn found_all(&mut self, snapshot: &Snapshot) {
+        for socket in &snapshot.sockets {
+            if let Some(device) = &socket.device {
+                self.found((socket.netns.0, socket.device_index), device, snapshot.ended);
+            }
+        }
+    }
+
+    fn found(&mut self, place: Place, device: &Arc<Device>, at: BootNs) {
         if !self.wanted.iter().any(|(_, query)| query.is_of(place)) {
             self.make_room();
             self.known.insert(place, Known { device: Arc::clone(device), asked: at });
@@ -86,6 +137,11 @@ impl Devices {
     pub(super) fn keep_back(&mut self, first: usize, out: &mut Vec<FlowEvent>) {
         if !self.wanted.is_empty() && first < out.len() {
             self.keep_back_some(first, out);
+        }
+        let waiting = self.waiting.len();
+        if waiting > self.max_waiting {
+            self.released_early += waiting as u64;
+            self.settle([], out);
         }
     }
 
@@ -123,6 +179,11 @@ impl Devices {
     /// Takes note of a look-up that must be a part of the time not larger than one in `share`.
     pub(super) fn took(&mut self, now: BootNs, took: DurationNs, share: u64) {
         self.settled_at = BootNs(self.settled_at.max(now).0.saturating_add(took.0.saturating_mul(share)));
+    }
+
+    /// Events that did not wait for their answer: limit reached.
+    pub(super) const fn released_early(&self) -> u64 {
+        self.released_early
     }
 
     /// How many events wait.

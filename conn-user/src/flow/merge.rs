@@ -1,7 +1,7 @@
 //! Snapshots meet the stream: what was there before the attach, and what a loss of records left wrong.
 //!
 //! At the start the snapshot is merged before any record is handled. A record from before its end may report the beginning
-//! of what the snapshot has: then the record wins, see [`FlowTable::is_superseded`]. After a loss it is the other way round:
+//! of what the snapshot has: then the record wins, see [`SnapshotKeys::may_have`]. After a loss it is the other way round:
 //! first the records from before the snapshot's end are handled, then the snapshot is right about everything.
 
 mod repair;
@@ -10,14 +10,15 @@ mod tests;
 
 use std::sync::Arc;
 
-use conn_common::record::Sock;
-
+use super::connection_table::ConnectionTable;
+use super::emitter::Emitter;
 use super::ends::Ends;
+use super::listener_table::ListenerTable;
 use super::listeners::{Listener, Narrows};
 use super::model::{Actor, ConnId, Direction, Method, Source};
 use super::snapshot::model::{Holder, NoHolder, SnapSocket, Snapshot, TcpState};
+use super::stdio::StdioTable;
 use super::store::{Conn, Found, What};
-use super::table::FlowTable;
 use crate::process::ProcessTable;
 use crate::units::BootNs;
 
@@ -45,25 +46,81 @@ pub struct Merged {
 /// Beyond any cookie (they are counted from 1) and below any kernel address.
 const SYNTHETIC: u64 = 1 << 62;
 
-impl FlowTable {
-    /// Takes in what was there when the agent started. Nothing is reported: none of it happens now. To be called after the
-    /// attach and before the first record.
-    pub fn merge_start(&mut self, mut snapshot: Snapshot, procs: &mut ProcessTable) -> Merged {
+/// By which keys the sockets of snapshots are known, and until when the start-up snapshot counts.
+#[derive(Debug)]
+pub(super) struct SnapshotKeys {
+    /// When the start-up snapshot was complete: records until then may report what it has.
+    until: BootNs,
+    /// Records carry cookies; else kernel addresses, which no snapshot has.
+    by_cookie: bool,
+    /// Sockets of snapshots that came without a cookie: how many keys were made up.
+    synthetic: u64,
+}
+
+impl Default for SnapshotKeys {
+    fn default() -> Self {
+        Self::new(true)
+    }
+}
+
+impl SnapshotKeys {
+    /// The keys, where records carry cookies or do not.
+    pub(super) const fn new(by_cookie: bool) -> Self {
+        Self { until: BootNs(0), by_cookie, synthetic: 0 }
+    }
+
+    /// Whether the start-up snapshot may have what a record of this time reports the beginning of.
+    #[inline]
+    pub(super) fn may_have(&self, boot: BootNs) -> bool {
+        boot <= self.until
+    }
+
+    /// Whether records may have other keys than the snapshots for the same sockets.
+    #[inline]
+    pub(super) const fn may_differ(&self) -> bool {
+        !self.by_cookie || self.synthetic > 0
+    }
+
+    /// Whether the records of this socket have another key than the snapshot, so that it is found by its ends.
+    fn is_by_ends(&self, socket: &SnapSocket) -> bool {
+        !self.by_cookie || socket.key().is_none()
+    }
+
+    fn key(&mut self, socket: &SnapSocket) -> u64 {
+        socket.key().unwrap_or_else(|| {
+            self.synthetic += 1;
+            SYNTHETIC + self.synthetic
+        })
+    }
+}
+
+/// Merges a snapshot into the tables.
+pub(super) struct Merge<'a> {
+    pub(super) connections: &'a mut ConnectionTable,
+    pub(super) listeners: &'a mut ListenerTable,
+    pub(super) emitter: Emitter<'a>,
+    pub(super) snapshots: &'a mut SnapshotKeys,
+    pub(super) stdio: &'a mut StdioTable,
+    pub(super) procs: &'a mut ProcessTable,
+    pub(super) merged: Merged,
+}
+
+impl Merge<'_> {
+    /// Takes in the start-up snapshot.
+    pub(super) fn start(mut self, mut snapshot: Snapshot) -> Merged {
         /// Sockets after which the snapshot gives its memory back: it and the table would not be small together.
         const PIECE: usize = 4096;
-        self.snapshot_until = snapshot.ended;
-        self.take_devices(&snapshot);
-        let mut merged = Merged::default();
+        self.snapshots.until = snapshot.ended;
         for socket in &snapshot.sockets {
             if socket.state == TcpState::Listen {
-                self.add_listener(socket, Source::Snapshot, procs, &mut merged);
+                self.add_listener(socket, Source::Snapshot);
             }
         }
         snapshot.sockets.reverse();
         while let Some(socket) = snapshot.sockets.pop() {
             if is_followed(&socket)
-                && let Some(place) = self.add_connection(&socket, Source::Snapshot, procs, &mut merged)
-                && let Some(id) = self.store.get(place).map(|conn| ConnId(conn.id))
+                && let Some(place) = self.add_connection(&socket, Source::Snapshot)
+                && let Some(id) = self.connections.store.get(place).map(|conn| ConnId(conn.id))
             {
                 self.stdio.found(&socket.holders, id, |_| true);
             }
@@ -74,116 +131,55 @@ impl FlowTable {
         for found in snapshot.peers {
             self.stdio.found_peers(found);
         }
-        merged
-    }
-
-    /// Takes the names of the interfaces that sockets are bound to.
-    fn take_devices(&mut self, snapshot: &Snapshot) {
-        for socket in &snapshot.sockets {
-            if let Some(device) = &socket.device {
-                self.devices.found((socket.netns.0, socket.device_index), device, snapshot.ended);
-            }
-        }
-    }
-
-    /// Whether a record of this time may report the beginning of this connection, which the start-up snapshot has and
-    /// of which no record has reported yet.
-    pub(super) fn is_superseded(&self, place: u32, boot: BootNs) -> bool {
-        let untold =
-            |conn: &Conn| conn.source == Source::Snapshot && conn.established.0 == 0 && conn.accepted.0 == 0;
-        boot <= self.snapshot_until && self.store.get(place).is_some_and(untold)
-    }
-
-    /// Whether a snapshot found the attempt that a connect record reports, and which one: `tcp_v4_connect` makes the socket
-    /// visible (`inet_hash_connect`) before it calls `tcp_connect`, where the record is written; a preemption between the
-    /// two may be longer than the rest of the snapshot.
-    pub(super) fn found_first(&self, place: u32, sock: &Sock) -> Option<Source> {
-        let found = |conn: &&Conn| {
-            matches!(conn.source, Source::Snapshot | Source::Resync)
-                && conn.connecting()
-                && conn.begun.0 == 0
-                && conn.netns == sock.netns
-                && conn.ends == Ends::of(sock)
-        };
-        self.store.get(place).filter(found).map(|conn| conn.source)
-    }
-
-    /// The record of an attempt that a repair has reported already.
-    pub(super) fn adopt_connect(&mut self, place: u32, owner: Actor, boot: BootNs) {
-        if let Some(conn) = self.store.get_mut(place) {
-            conn.begun = boot;
-            conn.owner = owner;
-        }
-    }
-
-    fn key(&mut self, socket: &SnapSocket) -> u64 {
-        socket.key().unwrap_or_else(|| {
-            self.synthetic_keys += 1;
-            SYNTHETIC + self.synthetic_keys
-        })
+        self.merged
     }
 
     /// The place of the new connection; `None`: there is no room, or it is known.
-    fn add_connection(
-        &mut self,
-        socket: &SnapSocket,
-        source: Source,
-        procs: &mut ProcessTable,
-        merged: &mut Merged,
-    ) -> Option<u32> {
-        let key = self.key(socket);
-        if self.store.find_key(key) != Found::Unknown {
+    fn add_connection(&mut self, socket: &SnapSocket, source: Source) -> Option<u32> {
+        let key = self.snapshots.key(socket);
+        if self.connections.store.find_key(key) != Found::Unknown {
             return None;
         }
-        if self.store.is_full() {
-            self.stats.connections_not_kept += 1;
-            merged.not_kept += 1;
+        if !self.connections.has_room() {
+            self.merged.not_kept += 1;
             return None;
         }
-        let owner = owner(socket, procs);
+        let owner = owner(socket, self.procs);
         let ends = ends_of(socket);
+        let (netns, device) = (socket.netns.0, socket.device_index);
         let direction = socket.direction.unwrap_or(Direction::Unknown);
         let listener = match direction {
-            Direction::In => {
-                self.listener_of(socket.netns.0, socket.local, socket.device_index, owner.process.as_deref())
-            }
+            Direction::In => self.listeners.one_owner(netns, socket.local, device, owner.process.as_deref()),
             Direction::Out | Direction::Unknown => None,
         };
-        let (netns, device) = (socket.netns.0, socket.device_index);
         let what = What { key, netns, ends, device, transport: socket.transport, kernel: false };
         let conn = Conn {
             owner,
             listener,
             born: socket.born.filter(|_| socket.state != TcpState::SynSent),
             under_way: is_under_way(socket),
-            ..Conn::of(self.next_id(), what, direction, source)
+            ..Conn::of(self.emitter.next_id(), what, direction, source)
         };
-        merged.added += 1;
-        let place = self.store.insert(conn);
-        if !self.by_cookie || socket.key().is_none() {
-            self.store.rename(socket.netns.0, ends, key);
+        self.merged.added += 1;
+        let place = self.connections.store.insert(conn);
+        if self.snapshots.is_by_ends(socket) {
+            self.connections.store.rename(netns, ends, key);
         }
         Some(place)
     }
 
-    fn add_listener(
-        &mut self,
-        socket: &SnapSocket,
-        source: Source,
-        procs: &mut ProcessTable,
-        merged: &mut Merged,
-    ) -> Option<u64> {
-        let key = self.key(socket);
-        if self.listeners.get(key).is_some() || self.store.find_key(key) != Found::Unknown {
+    fn add_listener(&mut self, socket: &SnapSocket, source: Source) -> Option<u64> {
+        let key = self.snapshots.key(socket);
+        let is_known = self.listeners.known.get(key).is_some();
+        if is_known || self.connections.store.find_key(key) != Found::Unknown {
             return None;
         }
-        if self.listeners.len() >= self.limits.listeners {
-            self.stats.listeners_not_kept += 1;
-            merged.not_kept += 1;
+        if !self.listeners.has_room() {
+            self.merged.not_kept += 1;
             return None;
         }
         let listener = Listener {
-            id: self.next_id(),
+            id: self.emitter.next_id(),
             key,
             netns: socket.netns.0,
             addr: socket.local.ip(),
@@ -193,14 +189,14 @@ impl FlowTable {
             source,
             born: socket.born,
             kernel: false,
-            owner: Arc::new(owner(socket, procs)),
+            owner: Arc::new(owner(socket, self.procs)),
             narrows: socket
                 .shows_scope()
                 .then_some(Narrows { device: socket.device_index, v6only: socket.v6only }),
             reported: true,
         };
-        merged.added += 1;
-        self.listeners.insert(listener);
+        self.merged.added += 1;
+        self.listeners.known.insert(listener);
         Some(key)
     }
 }

@@ -1,17 +1,22 @@
 //! What: the connection and listener tables and their life cycles.
 
+mod actors;
 pub mod born;
+mod connection_records;
+mod connection_table;
 pub mod coverage;
 mod devices;
+mod emitter;
+mod ending;
 mod ends;
-mod hold;
 mod how;
-mod life;
-mod listen;
+pub mod limits;
+mod listener_records;
+mod listener_table;
 mod listeners;
+mod lookups;
 pub mod merge;
 pub mod model;
-mod pending;
 pub mod resolve;
 pub mod sample;
 pub mod snapshot;
@@ -24,8 +29,7 @@ mod properties;
 #[cfg(test)]
 mod scenarios;
 #[cfg(test)]
-mod scenarios_partial;
-#[cfg(test)]
 pub(crate) mod testing;
 
-pub use table::{FlowLimits, FlowStats, FlowTable};
+pub use limits::{FlowLimits, FlowStats};
+pub use table::FlowTable;

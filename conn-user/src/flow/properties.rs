@@ -7,8 +7,8 @@ use conn_common::hook::HookId;
 use conn_common::record::{Counters, EstablishedRecord, Sock, SockEndRecord, SockFlags, SockRecord};
 use proptest::prelude::*;
 
+use super::limits::FlowLimits;
 use super::model::{Change, EndedHow, Source};
-use super::table::FlowLimits;
 use super::testing::{Always, Backend, MS, Rig, sock, who};
 use crate::units::DurationNs;
 
@@ -152,7 +152,7 @@ proptest! {
             prop_assert!(stats.live <= 6 && stats.ended <= 5 && stats.listeners <= 3, "{:?}", stats);
             // Connects, listens, deaths, and what waits for the name of an interface.
             prop_assert!(stats.held <= 12, "{:?}", stats);
-            prop_assert!(rig.flows.store.indexed() <= stats.live + stats.ended);
+            prop_assert!(rig.flows.connections.store.indexed() <= stats.live + stats.ended);
         }
         // Nothing waits for ever, and then a look changes nothing.
         rig.wait(1000);

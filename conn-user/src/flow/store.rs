@@ -8,12 +8,12 @@ use std::sync::Arc;
 
 use conn_common::record::{Sock, SockFlags};
 
+use super::actors::BEFORE_ATTACH;
 use super::born::Born;
 use super::devices::Devices;
+use super::ending::EndState;
 use super::ends::{Ends, transport};
-use super::life::EndState;
 use super::model::{Actor, ConnEvent, ConnId, Direction, Source, Transport};
-use super::table::BEFORE_ATTACH;
 use crate::process::hash::IntMap;
 use crate::units::{BootNs, NetNs};
 

@@ -9,9 +9,10 @@ use conn_common::record::{
 };
 
 use super::how::state;
+use super::limits::FlowLimits;
 use super::model::{Actor, Change, ConnEvent, FlowEvent, Method, Source};
 use super::resolve::{DeviceQuery, NoResolver, PortQuery, PortResolver};
-use super::table::{FlowLimits, FlowTable};
+use super::table::FlowTable;
 use crate::host::interfaces::Device;
 use crate::process::ProcessTable;
 use crate::process::testing::{FakeProc, exec_record, task};

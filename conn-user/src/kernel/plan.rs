@@ -1,5 +1,6 @@
 //! Which programs to load on this kernel, where to attach them, and why these: a pure function of the facts.
 
+mod candidates;
 mod choose;
 #[cfg(test)]
 pub(crate) mod fixtures;
@@ -418,7 +419,7 @@ fn check_base(facts: &KernelFacts) -> Result<(), PlanError> {
             Some(_) => {}
         }
     }
-    for common in choose::COMMON {
+    for common in candidates::COMMON {
         if let Some(why) = facts.refusal_of(common.program) {
             return Err(PlanError::Base(format!("{} is refused: {why}", common.hook.label())));
         }

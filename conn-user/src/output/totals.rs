@@ -35,43 +35,31 @@ pub struct Totals {
     pub repairs_failed: u64,
 }
 
-/// What bounded tables did not take, or evicted too early.
+/// What bounded tables did not take, or evicted too early: how much, in each way that is not counted elsewhere in the totals.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Overflow {
-    /// Processes that were forgotten early or never remembered: their names may be missing.
-    pub processes: u64,
-    /// Connections that were not followed to their end.
-    pub connections: u64,
-    /// Listeners that were reported but not remembered.
-    pub listeners: u64,
-    /// Events that were reported before what they waited for could come.
-    pub held_events: u64,
-    /// Processes and executables that were not looked at in the background.
-    pub inspections: u64,
-    /// Files that were not looked at, because their file systems do not answer.
-    pub files: u64,
-    /// Arguments that were not read, because `/proc` does not answer for their processes.
-    pub arguments: u64,
-    /// Alerts that were ended early, and repeats that may have been reported again.
-    pub alerts: u64,
-    /// What rules did not remember.
-    pub rule_state: u64,
-}
+pub struct Overflow([u64; Self::KINDS.len()]);
 
 impl Overflow {
-    /// In what way something is dropped, and how much.
-    pub const fn degradations(&self) -> [(Degradation, u64); 9] {
-        [
-            (Degradation::Processes, self.processes),
-            (Degradation::Connections, self.connections),
-            (Degradation::Listeners, self.listeners),
-            (Degradation::HeldEvents, self.held_events),
-            (Degradation::Inspections, self.inspections),
-            (Degradation::Files, self.files),
-            (Degradation::Arguments, self.arguments),
-            (Degradation::Alerts, self.alerts),
-            (Degradation::RuleState, self.rule_state),
-        ]
+    /// The ways, in the order in which they are printed.
+    const KINDS: [Degradation; 9] = [
+        Degradation::Processes,
+        Degradation::Connections,
+        Degradation::Listeners,
+        Degradation::HeldEvents,
+        Degradation::Inspections,
+        Degradation::Files,
+        Degradation::Arguments,
+        Degradation::Alerts,
+        Degradation::RuleState,
+    ];
+
+    /// Returns what this function counts of each.
+    pub fn of(count: impl Fn(Degradation) -> u64) -> Self {
+        Self(Self::KINDS.map(count))
+    }
+
+    fn counts(&self) -> impl Iterator<Item = (Degradation, u64)> {
+        Self::KINDS.into_iter().zip(self.0)
     }
 }
 
@@ -132,7 +120,7 @@ impl Totals {
             out.push(b'"');
         }
         out.extend_from_slice(b"],\"overflow\":{");
-        for (at, (what, number)) in self.overflow.degradations().into_iter().enumerate() {
+        for (at, (what, number)) in self.overflow.counts().enumerate() {
             write_key(at > 0, what.name(), out);
             write_int(number, out);
         }
@@ -188,7 +176,7 @@ impl fmt::Display for Totals {
             write!(f, "\nnot counted by this kernel: skipped runs of {}", plural(hooks as u64, "hook"))?;
         }
         let mut between = "\ndegraded: ";
-        for (what, number) in self.overflow.degradations().into_iter().filter(|(_, number)| *number > 0) {
+        for (what, number) in self.overflow.counts().filter(|(_, number)| *number > 0) {
             write!(f, "{between}{number} {}", what.counted())?;
             between = ", ";
         }
@@ -232,7 +220,7 @@ mod tests {
     fn sample() -> Totals {
         let mut totals = Totals { gaps: 1, lost: 12, undecoded: 0, ..Totals::default() };
         totals.uncounted = vec![HookId::FentryTcpConnect];
-        totals.overflow.connections = 3;
+        totals.overflow = Overflow::of(|what| if what == Degradation::Connections { 3 } else { 0 });
         totals.records = vec![
             HookTotals { hook: HookId::FentryTcpConnect, seen: 1234, lost: 0 },
             HookTotals { hook: HookId::State, seen: 7, lost: 12 },

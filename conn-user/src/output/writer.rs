@@ -4,15 +4,15 @@
 //! sleeps, costs its own lines and nothing else. What does not fit is counted. Of the queue a part is kept for the lines that must not be
 //! dropped for the others.
 
+mod thread;
+
 use std::fmt;
 use std::io;
 use std::mem;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread;
 use std::time::Duration;
 
-use memchr::{memchr_iter, memrchr};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -22,8 +22,6 @@ const WAITING_MAX: usize = 64 << 20;
 const RESERVE: usize = 16 << 20;
 /// Largest buffer that is kept.
 const KEPT_MAX: usize = 4 << 20;
-/// Bytes that a target gets at once: between two of them the thread shows that it gets on.
-const CHUNK: usize = 256 << 10;
 /// How long the end waits for a target that takes nothing.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -159,7 +157,9 @@ impl Writer {
         let state = Mutex::new(State::default());
         let shared = Arc::new(Shared { state, work: Condvar::new(), waiting: AtomicUsize::new(0), changed });
         let own = Arc::clone(&shared);
-        thread::Builder::new().name("conn-write".to_owned()).spawn(move || write_all(&own, target))?;
+        std::thread::Builder::new()
+            .name("conn-write".to_owned())
+            .spawn(move || thread::write_all(&own, target))?;
         Ok(Self { name: name.into(), shared, lines: Vec::new(), count: 0, refused: 0, stuck: None })
     }
 
@@ -306,100 +306,11 @@ impl Drop for Writer {
     }
 }
 
-fn count(lines: &[u8]) -> u64 {
-    memchr_iter(b'\n', lines).count() as u64
-}
-
-/// The thread.
-fn write_all(shared: &Shared, mut target: impl Target) {
-    let mut lines = Vec::new();
-    while let Some(reopen) = take(shared, &mut lines) {
-        if reopen && let Err(error) = target.reopen() {
-            shared.state().notices.push(Notice::NotReopened(error));
-            shared.changed.notify_one();
-        }
-        if !write_chunks(shared, &mut target, &lines) {
-            return;
-        }
-        lines.clear();
-        lines.shrink_to(KEPT_MAX);
-    }
-}
-
-/// Waits for something to do: lines, or to open the target anew before them. `None`: nothing comes any more.
-fn take(shared: &Shared, lines: &mut Vec<u8>) -> Option<bool> {
-    let mut state = shared.state();
-    if state.lines.is_empty() {
-        shared.changed.notify_one();
-    }
-    while state.lines.is_empty() && !state.reopen {
-        if state.is_closed {
-            return None;
-        }
-        state = shared.work.wait(state).unwrap_or_else(PoisonError::into_inner);
-    }
-    state.in_hand = mem::take(&mut state.count);
-    mem::swap(&mut state.lines, lines);
-    Some(mem::take(&mut state.reopen))
-}
-
-/// Returns whether it is still read.
-fn write_chunks(shared: &Shared, target: &mut impl Target, mut rest: &[u8]) -> bool {
-    while !rest.is_empty() {
-        let most = rest.get(..CHUNK).unwrap_or(rest);
-        // A line that is longer goes as a whole.
-        let end = memrchr(b'\n', most)
-            .or_else(|| memchr_iter(b'\n', rest).next())
-            .map_or(rest.len(), |newline| newline + 1);
-        let (chunk, later) = rest.split_at(end);
-        rest = later;
-        let written = target.write(chunk);
-        let count = count(chunk);
-        shared.waiting.fetch_sub(chunk.len(), Ordering::Relaxed);
-        let mut state = shared.state();
-        state.in_hand = state.in_hand.saturating_sub(count);
-        state.chunks += 1;
-        if let Some(error) = &written.error
-            && target.is_gone(error)
-        {
-            state.gone = written.error;
-            shared.changed.notify_one();
-            return false;
-        }
-        if note(&mut state, written, rest.is_empty()) {
-            shared.changed.notify_one();
-        }
-    }
-    true
-}
-
-/// Takes note of what became of a chunk; whether there is something to report. It keeps up again when `nothing_waits`.
-fn note(state: &mut State, written: Written, nothing_waits: bool) -> bool {
-    state.dropped += written.dropped;
-    state.overflows &= !(nothing_waits && state.lines.is_empty());
-    match (written.error, &mut state.outage) {
-        (Some(_), Some(outage)) => {
-            *outage += written.dropped;
-            false
-        }
-        (Some(error), None) => {
-            state.outage = Some(written.dropped);
-            state.notices.push(Notice::Fails(error));
-            true
-        }
-        (None, None) => false,
-        (None, outage) => {
-            let dropped = outage.take().unwrap_or(0);
-            state.notices.push(Notice::Works { dropped });
-            true
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc::{Receiver, Sender, channel};
 
+    use super::thread::CHUNK;
     use super::*;
 
     /// Takes chunks when the test lets it, and shows them.

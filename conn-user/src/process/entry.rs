@@ -1,11 +1,10 @@
-//! The processes that a table knows, by process id.
+//! What the table knows of one process.
 
 use std::sync::Arc;
 
 use conn_common::record::Task;
 
 use super::about::About;
-use super::hash::IntMap;
 use super::identity::Identity;
 use super::image::comm;
 use super::info::{ProcessInfo, ProcessSource};
@@ -34,42 +33,12 @@ pub(super) struct Entry {
     pub(super) below: Option<Arc<[Ancestor]>>,
 }
 
-/// The processes that had one process id, the newest apart.
-#[derive(Debug)]
-pub(super) struct Slot {
-    pub(super) newest: Entry,
-    pub(super) older: Vec<Entry>,
-}
-
+/// That a process exited, and when.
 #[derive(Debug)]
 pub(super) struct Exited {
     pub(super) at: BootNs,
     pub(super) pid: Pid,
     pub(super) serial: u64,
-}
-
-#[inline]
-pub(super) fn find(slots: &mut IntMap<u32, Slot>, pid: Pid, start: BootNs) -> Option<&mut Entry> {
-    lookup(slots, pid, start, false)
-}
-
-#[inline]
-pub(super) fn lookup(
-    slots: &mut IntMap<u32, Slot>,
-    pid: Pid,
-    start: BootNs,
-    coarse: bool,
-) -> Option<&mut Entry> {
-    let slot = slots.get_mut(&pid.0)?;
-    if slot.newest.info.is(pid, start, coarse) {
-        return Some(&mut slot.newest);
-    }
-    slot.older.iter_mut().find(|entry| entry.info.is(pid, start, coarse))
-}
-
-pub(super) fn entry_of(slots: &mut IntMap<u32, Slot>, pid: Pid, serial: u64) -> Option<&mut Entry> {
-    let slot = slots.get_mut(&pid.0)?;
-    std::iter::once(&mut slot.newest).chain(&mut slot.older).find(|entry| entry.serial == serial)
 }
 
 /// Whether a count is later than another one; both wrap.
@@ -78,6 +47,21 @@ pub(super) const fn is_later(count: u32, known: u32) -> bool {
 }
 
 impl Entry {
+    /// A process of which nothing was asked yet.
+    pub(super) const fn new(info: Arc<ProcessInfo>, serial: u64) -> Self {
+        Self {
+            info,
+            serial,
+            exited: false,
+            execs: None,
+            used: false,
+            reported: false,
+            adopted: false,
+            parent: None,
+            below: None,
+        }
+    }
+
     /// Whether the exec with this number ([`Task::exec_id`]; 0: the kernel does not number them) made it what it is.
     pub(super) fn was_executed_by(&self, exec_id: u32) -> bool {
         exec_id != 0 && self.execs == Some(exec_id) && self.info.source == ProcessSource::Exec

@@ -6,6 +6,7 @@ mod args;
 pub mod cgroup;
 pub mod channels;
 pub mod digest;
+mod entries;
 mod entry;
 mod exe;
 pub mod fds;

@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::args::are_alike;
-use super::entry::{Entry, is_later, lookup};
+use super::entry::{Entry, is_later};
 use super::hash::IntMap;
 use super::image::scanned;
 use super::info::{ProcessInfo, ProcessSource, TICK_NS, is_same_tick};
@@ -74,10 +74,10 @@ impl ProcessTable {
     }
 
     fn merge(&mut self, mut seen: ProcImage, lost: bool, execs: Option<u32>) {
-        let Some(entry) = lookup(&mut self.slots, seen.pid, seen.start, true) else {
+        let Some(entry) = self.entries.lookup(seen.pid, seen.start, true) else {
             let info = self.about.scanned(seen);
             let info = self.insert(info, false);
-            if let Some(entry) = lookup(&mut self.slots, info.pid, info.start, true) {
+            if let Some(entry) = self.entries.lookup(info.pid, info.start, true) {
                 entry.execs = execs;
             }
             return;
@@ -133,7 +133,7 @@ impl ProcessTable {
     /// those of process 1 (`forget_original_parent`, kernel/exit.c), which /proc shows as if it had created them. What systemd starts is
     /// the first process of its service; every other one in there was created by one before it.
     fn mark_adopted(&mut self) {
-        let newest = || self.slots.values().map(|slot| &slot.newest).filter(|entry| !entry.exited);
+        let newest = || self.entries.running();
         let is_lone = |entry: &&Entry| entry.info.ppid == Some(Pid(1)) && entry.info.ancestors.is_empty();
         let mut oldest: HashMap<&[u8], BootNs> = HashMap::new();
         for entry in newest() {
@@ -151,14 +151,14 @@ impl ProcessTable {
                 .and_then(|service| oldest.get(service))
                 .is_some_and(|start| info.start_ticks() <= start.0 / TICK_NS)
         };
-        let adopted: Vec<u32> = newest()
+        let adopted: Vec<Pid> = newest()
             .filter(is_lone)
             .filter(|entry| !is_first(&entry.info))
-            .map(|entry| entry.info.pid.0)
+            .map(|entry| entry.info.pid)
             .collect();
         for pid in adopted {
-            if let Some(slot) = self.slots.get_mut(&pid) {
-                slot.newest.adopted = true;
+            if let Some(entry) = self.entries.newest_mut(pid) {
+                entry.adopted = true;
             }
         }
     }
@@ -169,15 +169,14 @@ impl ProcessTable {
         let lone =
             |entry: &Entry| entry.info.ancestors.is_empty() && entry.info.ppid.is_some() && !entry.adopted;
         let lone: Vec<_> = self
-            .slots
-            .values()
-            .map(|slot| &slot.newest)
-            .filter(|entry| !entry.exited && lone(entry))
+            .entries
+            .running()
+            .filter(|entry| lone(entry))
             .map(|entry| (entry.info.pid, entry.info.start, entry.info.ppid))
             .collect();
         for (pid, start, ppid) in lone {
             let ancestors = self.ancestors(ppid, start);
-            if let Some(entry) = lookup(&mut self.slots, pid, start, true).filter(|_| !ancestors.is_empty()) {
+            if let Some(entry) = self.entries.lookup(pid, start, true).filter(|_| !ancestors.is_empty()) {
                 Arc::make_mut(&mut entry.info).ancestors = ancestors;
             }
         }
@@ -203,9 +202,8 @@ impl ProcessTable {
 
     /// The process with this id when a child of it started.
     pub(super) fn parent(&self, pid: Pid, child: BootNs) -> Option<&ProcessInfo> {
-        let slot = self.slots.get(&pid.0)?;
-        std::iter::once(&slot.newest)
-            .chain(&slot.older)
+        self.entries
+            .of_id(pid)
             .map(|entry| &*entry.info)
             .filter(|info| info.start_ticks() <= child.0 / TICK_NS)
             .max_by_key(|info| info.start)

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use super::entry::lookup;
 use super::info::{ProcessInfo, ProcessSource};
 use super::inspect::Depth;
 use super::lineage::ANCESTORS_MAX;
@@ -14,17 +13,17 @@ impl ProcessTable {
     /// table does not have it. `None`: it is gone, and no record reported it. It holds a socket, which counts as a use
     /// of the network.
     pub fn seen(&mut self, pid: Pid, start: BootNs) -> Option<Arc<ProcessInfo>> {
-        if lookup(&mut self.slots, pid, start, true).is_none() {
+        if self.entries.lookup(pid, start, true).is_none() {
             let image = self.read_proc(pid, start)?;
             let mut info = self.about.scanned(image);
             self.read_ancestors(info.ppid, info.start);
             info.ancestors = self.ancestors(info.ppid, info.start);
             let info = self.insert(info, false);
-            if lookup(&mut self.slots, pid, start, true).is_none() {
+            if self.entries.lookup(pid, start, true).is_none() {
                 return Some(info);
             }
         }
-        let entry = lookup(&mut self.slots, pid, start, true)?;
+        let entry = self.entries.lookup(pid, start, true)?;
         if !entry.used {
             entry.first_use(self.inspector.as_ref());
         }
@@ -35,13 +34,14 @@ impl ProcessTable {
     /// whether the process seems to be a copy of its parent that has executed nothing: it looks the same.
     pub fn running(&self) -> Vec<(Arc<ProcessInfo>, bool)> {
         let own = Pid(std::process::id());
-        let exe = self.slots.get(&own.0).and_then(|slot| slot.newest.info.exe.as_ref());
+        let exe = self.entries.newest(own).and_then(|entry| entry.info.exe.as_ref());
         // Its file workers are its children.
         let is_other =
             |info: &ProcessInfo| info.pid != own && (info.ppid != Some(own) || info.exe.as_ref() != exe);
         let runs = |info: &ProcessInfo| !info.kernel && (info.exe.is_some() || !info.args.is_empty());
-        let newest = self.slots.values().map(|slot| &slot.newest).filter(|entry| !entry.exited);
-        let mut all: Vec<_> = newest
+        let mut all: Vec<_> = self
+            .entries
+            .running()
             .map(|entry| &entry.info)
             .filter(|info| is_other(info) && runs(info))
             .map(|info| (Arc::clone(info), self.is_copy(info)))
@@ -52,8 +52,8 @@ impl ProcessTable {
 
     /// Takes note that what is known so far of processes from before this instant needs no report: rules judge it as what was there.
     pub fn set_reported_before(&mut self, attached: BootNs) {
-        for slot in self.slots.values_mut().filter(|slot| slot.newest.info.start < attached) {
-            slot.newest.reported = true;
+        for entry in self.entries.all_newest_mut().filter(|entry| entry.info.start < attached) {
+            entry.reported = true;
         }
     }
 
@@ -62,7 +62,7 @@ impl ProcessTable {
     pub fn take_unreported(&mut self) -> Vec<Arc<ProcessInfo>> {
         let mut found = Vec::new();
         for (process, is_copy) in self.running() {
-            let entry = lookup(&mut self.slots, process.pid, process.start, process.start_is_coarse);
+            let entry = self.entries.lookup(process.pid, process.start, process.start_is_coarse);
             if entry.is_some_and(|entry| !std::mem::replace(&mut entry.reported, true)) && !is_copy {
                 self.inspect(&process);
                 found.push(process);
@@ -73,7 +73,7 @@ impl ProcessTable {
 
     /// Whether a process, by its start in whole ticks, runs a program that was in no event.
     pub fn is_unreported(&mut self, pid: Pid, start: BootNs) -> bool {
-        lookup(&mut self.slots, pid, start, true).is_some_and(|entry| !entry.reported)
+        self.entries.lookup(pid, start, true).is_some_and(|entry| !entry.reported)
     }
 
     fn is_copy(&self, info: &ProcessInfo) -> bool {
@@ -84,7 +84,7 @@ impl ProcessTable {
 
     /// Has the state of a process found out, unless that was asked when it used the network.
     pub fn inspect(&mut self, process: &ProcessInfo) {
-        let entry = lookup(&mut self.slots, process.pid, process.start, process.start_is_coarse);
+        let entry = self.entries.lookup(process.pid, process.start, process.start_is_coarse);
         let Some(entry) = entry.filter(|entry| !entry.used) else { return };
         match &self.inspector {
             Some(inspector) => inspector.ask(&entry.info, Depth::State, None),
@@ -95,7 +95,7 @@ impl ProcessTable {
     /// Has all of a process found out whose standard input or output, or its parent's, is a connection,
     /// unless that was asked when it used the network.
     pub fn uses_network(&mut self, process: &ProcessInfo) {
-        let entry = lookup(&mut self.slots, process.pid, process.start, process.start_is_coarse);
+        let entry = self.entries.lookup(process.pid, process.start, process.start_is_coarse);
         if let Some(entry) = entry.filter(|entry| !entry.used) {
             entry.first_use(self.inspector.as_ref());
         }

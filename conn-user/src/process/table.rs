@@ -3,7 +3,6 @@
 //! The hot path is [`ProcessTable::resolve`]: one look-up, and nothing allocated unless the process changed its name,
 //! user, group or cgroup. /proc is read for a process that no record reported, once.
 
-use std::collections::{HashSet, VecDeque};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -12,9 +11,9 @@ use std::time::Duration;
 use conn_common::record::{ExecFlags, ExecRecord, ExitRecord, ForkRecord, Task};
 
 use super::about::About;
-use super::entry::{Entry, Exited, Slot, entry_of, find};
+use super::entries::Entries;
+use super::entry::Entry;
 use super::guarded::GuardedProc;
-use super::hash::IntMap;
 use super::identity::Identity;
 use super::image::{executed, filename, hook_only, inherit, take_image};
 use super::info::{ProcessInfo, ProcessSource, is_same_tick};
@@ -67,13 +66,7 @@ pub struct ProcessStats {
 
 /// All processes that are known, with their images.
 pub struct ProcessTable {
-    pub(super) slots: IntMap<u32, Slot>,
-    exits: VecDeque<Exited>,
-    known: usize,
-    serial: u64,
-    clock: BootNs,
-    next_sweep: BootNs,
-    limits: ProcessLimits,
+    pub(super) entries: Entries,
     pub(super) stats: ProcessStats,
     pub(super) about: About,
     pub(super) execs: Option<Box<dyn CountExecs>>,
@@ -92,20 +85,11 @@ impl Default for ProcessTable {
     }
 }
 
-/// Shortest time between two sweeps of a full table against /proc.
-const SWEEP_EVERY_NS: u64 = 10_000_000_000;
-
 impl ProcessTable {
     /// An empty table.
     pub fn new(limits: ProcessLimits, proc: Box<dyn ProcSource>) -> Self {
         Self {
-            slots: IntMap::default(),
-            exits: VecDeque::new(),
-            known: 0,
-            serial: 0,
-            clock: BootNs(0),
-            next_sweep: BootNs(0),
-            limits,
+            entries: Entries::new(limits),
             stats: ProcessStats::default(),
             about: About::new(proc),
             execs: None,
@@ -177,8 +161,10 @@ impl ProcessTable {
     /// The counters.
     pub fn stats(&self) -> ProcessStats {
         ProcessStats {
-            known: self.known,
-            exited: self.exits.len(),
+            known: self.entries.len(),
+            exited: self.entries.exited(),
+            evicted: self.entries.evicted(),
+            not_kept: self.entries.not_kept(),
             cgroups_forgotten: self.about.cgroups_forgotten,
             proc: self.about.proc.stats(),
             inspect: self.inspector.as_ref().map(Inspector::stats).unwrap_or_default(),
@@ -188,13 +174,13 @@ impl ProcessTable {
 
     /// What is known of a hook's task already, and whether it has exited.
     pub fn known(&mut self, task: &Task) -> Option<(Arc<ProcessInfo>, bool)> {
-        let entry = find(&mut self.slots, Pid(task.tgid), BootNs(task.start_boot_ns))?;
+        let entry = self.entries.find(Pid(task.tgid), BootNs(task.start_boot_ns))?;
         Some((Arc::clone(&entry.info), entry.exited))
     }
 
     /// A process was created: it is what its parent is, until it executes something.
     pub fn on_fork(&mut self, record: &ForkRecord) -> Arc<ProcessInfo> {
-        self.advance(BootNs(record.header.boot_ns));
+        self.entries.advance(BootNs(record.header.boot_ns));
         let mut info = hook_only(&record.child);
         info.ppid = Some(Pid(record.parent_tgid));
         info.mount_ns = self.about.mount_ns(record.mnt_ns);
@@ -204,7 +190,7 @@ impl ProcessTable {
         if missed {
             self.replace_missed(parent, start, record.child.exec_id);
         }
-        if let Some(parent) = find(&mut self.slots, parent, start) {
+        if let Some(parent) = self.entries.find(parent, start) {
             let below = parent.below();
             info.ancestors = below;
             info.login_uid = parent.info.login_uid;
@@ -218,7 +204,7 @@ impl ProcessTable {
         } else {
             self.about.describe(&mut info, None);
         }
-        match find(&mut self.slots, info.pid, info.start) {
+        match self.entries.find(info.pid, info.start) {
             // A scan may have read the new process after its exec: that record is still to come. But what only the
             // scan knows is more than nothing.
             Some(entry) if entry.info.source == ProcessSource::Exec || !inherits => {
@@ -233,7 +219,7 @@ impl ProcessTable {
             }
             None => {
                 let info = self.insert(info, false);
-                if let Some(entry) = find(&mut self.slots, info.pid, info.start) {
+                if let Some(entry) = self.entries.find(info.pid, info.start) {
                     entry.parent = copied;
                     entry.execs = Some(record.child.exec_id);
                 }
@@ -244,9 +230,9 @@ impl ProcessTable {
 
     /// A process executed a program. `args` are the bytes behind the record.
     pub fn on_exec(&mut self, record: &ExecRecord, args: &[u8]) -> Arc<ProcessInfo> {
-        self.advance(BootNs(record.header.boot_ns));
+        self.entries.advance(BootNs(record.header.boot_ns));
         let (pid, start) = (Pid(record.task.tgid), BootNs(record.task.start_boot_ns));
-        if let Some(entry) = find(&mut self.slots, pid, start)
+        if let Some(entry) = self.entries.find(pid, start)
             && entry.was_executed_by(record.task.exec_id)
         {
             // A backup program repeats it. Another image would lack what was found out of this one.
@@ -274,17 +260,17 @@ impl ProcessTable {
             }
             info.exe = info.exe.or_else(|| filename(record));
         }
-        let before = find(&mut self.slots, info.pid, info.start).map(|entry| Arc::clone(&entry.info));
+        let before = self.entries.find(info.pid, info.start).map(|entry| Arc::clone(&entry.info));
         self.about.describe(&mut info, before.as_deref());
         info.ancestors = match &before {
             Some(before) if !before.ancestors.is_empty() => Arc::clone(&before.ancestors),
             _ => self.ancestors(info.ppid, info.start),
         };
-        let info = match find(&mut self.slots, info.pid, info.start) {
+        let info = match self.entries.find(info.pid, info.start) {
             Some(entry) => entry.replace(info),
             None => self.insert(info, false),
         };
-        if let Some(entry) = find(&mut self.slots, info.pid, info.start) {
+        if let Some(entry) = self.entries.find(info.pid, info.start) {
             entry.execs = Some(record.task.exec_id);
             entry.reported = true;
         }
@@ -297,13 +283,12 @@ impl ProcessTable {
 
     /// The last thread of a process exits. The process stays known for the grace. `None`: the idle task.
     pub fn on_exit(&mut self, record: &ExitRecord) -> Option<Arc<ProcessInfo>> {
-        self.advance(BootNs(record.header.boot_ns));
+        self.entries.advance(BootNs(record.header.boot_ns));
         let task = &record.task;
         if task.tgid == 0 {
             return None;
         }
-        let now = self.clock;
-        let Some(entry) = find(&mut self.slots, Pid(task.tgid), BootNs(task.start_boot_ns)) else {
+        let Some(entry) = self.entries.find(Pid(task.tgid), BootNs(task.start_boot_ns)) else {
             let mut info = hook_only(task);
             self.about.describe(&mut info, None);
             return Some(self.insert(info, true));
@@ -312,17 +297,16 @@ impl ProcessTable {
         if entry.has_missed_exec(task.exec_id) {
             self.replace_missed(Pid(task.tgid), BootNs(task.start_boot_ns), task.exec_id);
         }
-        let entry = find(&mut self.slots, Pid(task.tgid), BootNs(task.start_boot_ns))?;
+        let entry = self.entries.find(Pid(task.tgid), BootNs(task.start_boot_ns))?;
         let info = Arc::clone(&entry.info);
-        let exit = entry.exit(now);
-        self.exits.extend(exit);
+        self.entries.exit(info.pid, info.start);
         Some(info)
     }
 
     /// Who a hook's task is. `now` is the record's time.
     #[inline]
     pub fn resolve(&mut self, task: &Task, now: BootNs) -> Arc<ProcessInfo> {
-        if let Some(entry) = find(&mut self.slots, Pid(task.tgid), BootNs(task.start_boot_ns)) {
+        if let Some(entry) = self.entries.find(Pid(task.tgid), BootNs(task.start_boot_ns)) {
             entry.refresh(task, &mut self.about);
             if entry.has_missed_exec(task.exec_id) {
                 return self.missed(task);
@@ -340,7 +324,7 @@ impl ProcessTable {
     fn missed(&mut self, task: &Task) -> Arc<ProcessInfo> {
         let (pid, start) = (Pid(task.tgid), BootNs(task.start_boot_ns));
         self.replace_missed(pid, start, task.exec_id);
-        match find(&mut self.slots, pid, start) {
+        match self.entries.find(pid, start) {
             Some(entry) => {
                 entry.first_use(self.inspector.as_ref());
                 Arc::clone(&entry.info)
@@ -358,7 +342,7 @@ impl ProcessTable {
     #[cold]
     pub(super) fn replace_missed(&mut self, pid: Pid, start: BootNs, execs: u32) {
         let seen = self.read_proc(pid, start);
-        let Some(entry) = find(&mut self.slots, pid, start) else { return };
+        let Some(entry) = self.entries.find(pid, start) else { return };
         let mut info = ProcessInfo {
             exe: None,
             exe_deleted: false,
@@ -378,10 +362,10 @@ impl ProcessTable {
         self.stats.missed_execs += 1;
     }
 
-    /// A process that is seen for the first time.
+    /// Adds a process that no record has named before.
     #[cold]
     fn discover(&mut self, task: &Task, now: BootNs) -> Arc<ProcessInfo> {
-        self.advance(now);
+        self.entries.advance(now);
         let mut info = hook_only(task);
         let mut cgroup = None;
         if task.tgid != 0
@@ -399,7 +383,7 @@ impl ProcessTable {
         }
         self.about.describe_seen(&mut info, cgroup);
         let info = self.insert(info, false);
-        if let Some(entry) = find(&mut self.slots, info.pid, info.start) {
+        if let Some(entry) = self.entries.find(info.pid, info.start) {
             entry.execs = Some(task.exec_id);
             entry.first_use(self.inspector.as_ref());
         }
@@ -409,13 +393,13 @@ impl ProcessTable {
     /// The creator in a fork record, which names it only by id and start. `None`: it is gone and was never known, or
     /// there is no room for it.
     fn creator(&mut self, pid: Pid, start: BootNs) -> Option<&mut Entry> {
-        if pid.0 != 0 && find(&mut self.slots, pid, start).is_none() {
+        if pid.0 != 0 && self.entries.find(pid, start).is_none() {
             let seen = self.read_proc(pid, start)?;
             let mut info = ProcessInfo { start, start_is_coarse: false, ..self.about.scanned(seen) };
             info.ancestors = self.ancestors(info.ppid, start);
             self.insert(info, false);
         }
-        find(&mut self.slots, pid, start)
+        self.entries.find(pid, start)
     }
 
     pub(super) fn read_proc(&mut self, pid: Pid, start: BootNs) -> Option<ProcImage> {
@@ -423,109 +407,12 @@ impl ProcessTable {
         self.about.proc.read(pid).filter(|seen| is_same_tick(seen.start, start))
     }
 
-    /// Remembers a process that is not in the table. One that has the same id and started earlier has exited, whether
-    /// its record came or not.
+    /// Remembers a process that is not in the table, see [`Entries::insert`].
     pub(super) fn insert(&mut self, info: ProcessInfo, exited: bool) -> Arc<ProcessInfo> {
-        let info = Arc::new(info);
-        if !self.make_room() {
-            self.stats.not_kept += 1;
-            // Who is not in the table is not inspected.
-            info.identity.settle();
-            return info;
-        }
-        self.serial += 1;
-        let mut entry = Entry {
-            info: Arc::clone(&info),
-            serial: self.serial,
-            exited: false,
-            execs: None,
-            used: false,
-            reported: false,
-            adopted: false,
-            parent: None,
-            below: None,
-        };
-        if exited {
-            self.exits.extend(entry.exit(self.clock));
-        }
-        match self.slots.entry(info.pid.0) {
-            std::collections::hash_map::Entry::Vacant(vacant) => {
-                vacant.insert(Slot { newest: entry, older: Vec::new() });
-            }
-            std::collections::hash_map::Entry::Occupied(occupied) => {
-                let slot = occupied.into_mut();
-                if entry.info.start >= slot.newest.info.start {
-                    std::mem::swap(&mut slot.newest, &mut entry);
-                }
-                self.exits.extend(entry.exit(self.clock));
-                slot.older.push(entry);
-            }
-        }
-        self.known += 1;
-        info
-    }
-
-    fn make_room(&mut self) -> bool {
-        if self.known < self.limits.max {
-            return true;
-        }
-        if self.exits.is_empty() && self.clock >= self.next_sweep {
-            self.next_sweep = BootNs(self.clock.0 + SWEEP_EVERY_NS);
-            self.sweep();
-        }
-        let Some(oldest) = self.exits.pop_front() else { return false };
-        self.remove(&oldest);
-        self.stats.evicted += 1;
-        true
-    }
-
-    /// Finds the processes whose exit records were lost.
-    #[cold]
-    fn sweep(&mut self) {
-        let Ok(pids) = self.about.proc.pids() else { return };
-        let alive: HashSet<u32> = pids.into_iter().map(|pid| pid.0).collect();
-        for (pid, slot) in &mut self.slots {
-            if !alive.contains(pid) {
-                self.exits.extend(slot.newest.exit(self.clock));
-            }
-        }
-    }
-
-    /// Moves the clock and drops processes whose grace is over.
-    fn advance(&mut self, now: BootNs) {
-        self.clock = self.clock.max(now);
-        while let Some(oldest) = self.exits.front()
-            && self.clock.since(oldest.at) > self.limits.grace
-            && let Some(oldest) = self.exits.pop_front()
-        {
-            let entry = entry_of(&mut self.slots, oldest.pid, oldest.serial);
-            if entry.is_some_and(|entry| entry.is_in_use()) {
-                self.exits.push_back(Exited { at: self.clock, ..oldest });
-            } else {
-                self.remove(&oldest);
-            }
-        }
-    }
-
-    fn remove(&mut self, gone: &Exited) {
-        let std::collections::hash_map::Entry::Occupied(mut occupied) = self.slots.entry(gone.pid.0) else {
-            return;
-        };
-        let slot = occupied.get_mut();
-        if slot.newest.serial == gone.serial {
-            match slot.older.pop() {
-                Some(entry) => slot.newest = entry,
-                None => drop(occupied.remove()),
-            }
-        } else if let Some(at) = slot.older.iter().position(|entry| entry.serial == gone.serial) {
-            slot.older.swap_remove(at);
-        } else {
-            return;
-        }
-        self.known -= 1;
+        let proc = &self.about.proc;
+        self.entries.insert(info, exited, || proc.pids())
     }
 }
 
 #[cfg(test)]
-#[path = "tests.rs"]
 mod tests;

@@ -12,7 +12,7 @@
 //!   later, fires, earliest first, each at its own instant. Timers due at one instant fire in the order in which they were set.
 //! * An event may carry an instant before the clock: records are in the order of their reservation in the ring and carry the
 //!   instant at which the program ran, so two CPUs or hooks swap within microseconds; a connect that waited for its port
-//!   (`flow/hold.rs`) and a gap carry older ones. Such an event is judged where it stands in the stream, with its own instant.
+//!   (`flow/lookups.rs`) and a gap carry older ones. Such an event is judged where it stands in the stream, with its own instant.
 //!   What it sets for an instant that has passed fires before the next event.
 //! * The tables change with a record, before its events are judged. So a driver lets time pass ([`Session::pass`]) up to the
 //!   record's instant first: a timer that fires sees the connections as they were.

@@ -2,6 +2,7 @@
 
 mod age;
 mod ask;
+mod convert;
 mod direction;
 pub mod model;
 mod take;
@@ -9,5 +10,5 @@ mod take;
 pub(crate) mod testing;
 
 pub(super) use age::TICK;
-pub(super) use ask::traffic;
+pub(super) use convert::traffic;
 pub use take::{SnapshotError, SnapshotOptions, take};

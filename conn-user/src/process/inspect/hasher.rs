@@ -5,9 +5,10 @@ use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::finder::{Finder, lock};
 use super::queue::{HashQueue, Next, Part};
 use super::stats::count;
-use super::{Answer, Depth, Fact, Finder, Outbox, lock};
+use super::{Answer, Depth, Fact, Outbox};
 use crate::clock::boot_now;
 use crate::process::digest::FileState;
 use crate::process::files::{Caller, FileError, Progress};

@@ -1,5 +1,6 @@
 //! The threads, against this very process.
 
+use super::finder::UID_MIN;
 use super::*;
 use crate::process::identity::Tty;
 use crate::process::procfs::ProcSource as _;
