@@ -75,7 +75,7 @@ pub(crate) fn object(definition: Value) -> Value {
         properties.insert(key, if is_required || is_nullable { node } else { without_null(node) });
     }
     let mut to = Map::new();
-    to.insert("description".into(), one_line(from.remove("description").unwrap_or_default()));
+    to.insert("description".into(), one_line(&from.remove("description").unwrap_or_default()));
     to.insert("type".into(), "object".into());
     to.insert("properties".into(), properties.into());
     to.insert("required".into(), required);
@@ -91,7 +91,7 @@ fn leaf(node: Value) -> Value {
     from.remove("default");
     let mut to = Map::new();
     if let Some(description) = from.remove("description") {
-        to.insert("description".into(), one_line(description));
+        to.insert("description".into(), one_line(&description));
     }
     for (key, value) in from {
         let value = match key.as_str() {
@@ -151,8 +151,8 @@ fn with_null(node: Value) -> Value {
 }
 
 /// A text whose lines were wrapped.
-fn one_line(text: Value) -> Value {
-    text.as_str().map_or(text.clone(), |text| text.replace('\n', " ").into())
+fn one_line(text: &Value) -> Value {
+    text.as_str().map_or_else(|| text.clone(), |text| text.replace('\n', " ").into())
 }
 
 /// Takes the keys of whole parts out of a definition, which then refers to those parts: what `flatten` put together.
