@@ -12,10 +12,10 @@ use crate::rules::model::{Detect, PathRule, ProcessRule, Rule, ServerRule};
 use crate::rules::trace::{RuleTrace, Verdict, text};
 use crate::units::BootNs;
 
-/// Most events that are shown of a rule.
+/// Most events that are shown for a rule.
 const EVENTS_MAX: usize = 6;
 
-/// Says of the events that this rule looks at what held.
+/// Writes what the filters of this rule gave for each event that it looks at.
 pub(super) fn explain(id: &str, ran: &Ran<'_>, names: &Names, out: &mut String) {
     let Some(rule) = ran.engine().into_iter().flat_map(Engine::rules).find(|rule| *rule.about.id == *id)
     else {
@@ -57,7 +57,7 @@ fn event(rule: &Rule, happened: &Happened<'_>, names: &Names, out: &mut String) 
         "match" => "match".to_owned(),
         key => format!("`{key}`"),
     };
-    // Of two filters one only leads to what is remembered.
+    // With two filters, one only selects what is remembered.
     let is_remembered = trace.secondary.as_ref().is_some_and(|of| of.raises != trace.by_secondary);
     let says = match trace.verdict {
         Verdict::NotLookedAt => "it does not look at it".to_owned(),
@@ -80,7 +80,7 @@ fn exception(trace: &RuleTrace, at: usize) -> String {
     format!("its exception '{}'", escape::string(filter.as_bytes()))
 }
 
-/// What decides about an event that a rule selects.
+/// Returns what decides whether an event that a rule selects raises an alert.
 fn question(detect: &Detect) -> String {
     match detect {
         Detect::Path(PathRule::FirstSeen { learn, .. }) => {

@@ -1,5 +1,5 @@
-//! A machine that does what the lines of a test say: its processes, connections and listeners, and the events
-//! that they make.
+//! Simulates the machine of a test: its processes, connections and listeners, and the events that its lines
+//! cause.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -25,17 +25,17 @@ use crate::rules::detector::Flows;
 use crate::units::{BootNs, MntNs, NetNs, Pid, WallNs};
 
 const SECOND: u64 = 1_000_000_000;
-/// When conn begins in every test: the machine has been up for a day.
+/// When conn starts in every test: a day after the machine.
 pub(super) const BEGAN: BootNs = BootNs(86_400 * SECOND);
-/// The executable of process 1, which a line names by it.
+/// The executable of process 1, by which lines name it.
 const INIT: &str = "/usr/lib/systemd/systemd";
-/// When what was there before started: an hour before.
+/// When processes that existed before conn started: an hour earlier.
 const BEFORE: BootNs = BootNs(BEGAN.0 - 3_600 * SECOND);
 /// The network namespace of everything.
 const NETNS: NetNs = NetNs(4_026_531_840);
-/// The wall clock when the machine came up: tests give the same on every day.
+/// The wall clock at boot: fixed, so that tests give the same results on every day.
 const WALL: u64 = 1_767_225_600 * SECOND;
-/// Process ids begin here.
+/// The first process id.
 const FIRST_PID: u32 = 1_000;
 
 /// The simulated machine of one test.
@@ -46,17 +46,17 @@ pub(super) struct World<'t> {
     processes: BTreeMap<String, Arc<ProcessInfo>>,
     living: BTreeMap<FlowNo, ConnEvent>,
     listening: BTreeMap<FlowNo, ListenEvent>,
-    /// What went over connections.
+    /// The traffic of connections so far.
     carried: BTreeMap<FlowNo, Carried>,
     last_pid: u32,
     seq: u64,
 }
 
-/// What went over a connection.
+/// The traffic of a connection so far.
 #[derive(Clone, Copy, Debug, Default)]
 struct Carried {
     traffic: Traffic,
-    /// When data last came, and went.
+    /// When data were last received, and sent.
     received: Option<BootNs>,
     sent: Option<BootNs>,
 }
@@ -82,12 +82,12 @@ impl Flows for World<'_> {
     }
 }
 
-/// The wall time of an instant.
+/// Returns the wall time of an instant.
 pub(super) const fn wall(at: BootNs) -> WallNs {
     WallNs(WALL + at.0)
 }
 
-/// The number of a connection or listener.
+/// Returns the id of a connection or listener.
 pub(super) const fn id(flow: FlowNo) -> ConnId {
     ConnId(flow as u64 + 1)
 }
@@ -106,12 +106,12 @@ impl<'t> World<'t> {
         }
     }
 
-    /// The process of this name, where a line has named it.
+    /// Returns the process of this name, if a line has named it.
     pub(super) fn process(&self, name: &str) -> Option<&Arc<ProcessInfo>> {
         self.processes.get(name)
     }
 
-    /// What is found out in the background is known from now on.
+    /// Delivers what the background finds out about executables.
     pub(super) fn answer(&self) {
         for (name, process) in &self.processes {
             let answer = self.spec.get(name).and_then(|spec| spec.replaced).unwrap_or(Replaced::No);
@@ -197,7 +197,7 @@ impl<'t> World<'t> {
         Some(Event { seq, boot: self.now, wall: wall(self.now), body })
     }
 
-    /// The process of this name; it starts now if no line has named it before.
+    /// Returns the process of this name; it starts now if no line has named it before.
     fn start(&mut self, name: &str, existing: bool) -> Arc<ProcessInfo> {
         if let Some(process) = self.processes.get(name) {
             return Arc::clone(process);
@@ -261,7 +261,7 @@ impl<'t> World<'t> {
         })
     }
 
-    /// A connection of which it is not known when it began, nor whether it is established.
+    /// Returns a connection of which neither the beginning nor the handshake is known.
     fn conn(
         &self,
         flow: FlowNo,
@@ -347,7 +347,7 @@ impl<'t> World<'t> {
             bytes_out: traffic.bytes_out.max(carried.bytes_out),
             ..traffic
         };
-        // Closed before the answer.
+        // It was closed before the handshake completed.
         if conn.direction == Direction::Out && conn.established.is_none() && conn.source == Source::Live {
             let after = Some(self.now.since(conn.begun));
             return Some(Change::Failed(conn, Failure { errno: 0, after }));
@@ -364,7 +364,7 @@ impl<'t> World<'t> {
         Some(Change::Close(conn, ending))
     }
 
-    /// The event that a connection is established, which `open` reports after that it is opened.
+    /// Returns the `established` event that `open` reports after its `connect` event.
     pub(super) fn established(&mut self, step: &Step) -> Option<Event> {
         let Act::Connect { flow, established: true, .. } = &step.act else { return None };
         self.event(&Step { text: step.text.clone(), act: Act::Established(*flow) }, false)
@@ -375,7 +375,7 @@ const fn source(existing: bool) -> Source {
     if existing { Source::Snapshot } else { Source::Live }
 }
 
-/// A local end for a connection to there.
+/// Returns a local end for a connection to this remote end.
 fn ephemeral(flow: FlowNo, remote: SocketAddr) -> SocketAddr {
     let ip: IpAddr = match remote.ip() {
         ip if ip.is_loopback() => ip,
@@ -422,7 +422,7 @@ fn made(name: &str, spec: &TestProcess, pid: Pid, start: BootNs, ancestors: Arc<
     let process = ProcessInfo {
         ppid: ancestors.first().map(|parent| parent.pid),
         ancestors,
-        // The kernel keeps no more of a name.
+        // The kernel keeps 15 bytes of a name.
         comm: comm.get(..comm.len().min(15)).unwrap_or_default().into(),
         exe: spec.exe.as_deref().map(|exe| exe.as_bytes().into()),
         exe_deleted: spec.deleted,

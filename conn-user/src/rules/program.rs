@@ -54,9 +54,9 @@ impl ProcessKey {
     }
 }
 
-/// One number for a finding: the same in every run. The hash is one of the slow ones, because names are chosen by
-/// whoever starts the process.
-pub(super) fn same(what: &impl Hash) -> u64 {
+/// Returns a key for what identifies a finding, the same in every run. The hash is a slow one that withstands
+/// collisions, because whoever starts a process chooses its names.
+pub(super) fn key(what: &impl Hash) -> u64 {
     let mut hasher = DefaultHasher::new();
     what.hash(&mut hasher);
     hasher.finish()

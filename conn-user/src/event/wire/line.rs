@@ -19,7 +19,8 @@ use crate::flow::model::{Direction, EndedHow, Source, Transport, UnknownReason};
 #[cfg(test)]
 use crate::kernel::gap::GapCause;
 
-/// What a line may have. Only what an event of its kind needs must be there: the schema says which that is.
+/// What a line may have. Only what an event of its kind needs must be there: [`crate::event::schema`] says
+/// which that is.
 #[derive(Deserialize)]
 #[cfg_attr(test, derive(JsonSchema))]
 #[allow(dead_code, reason = "some keys are for other readers")]

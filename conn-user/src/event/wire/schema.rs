@@ -152,7 +152,7 @@ fn with_null(node: Value) -> Value {
 
 /// A text whose lines were wrapped.
 fn one_line(text: &Value) -> Value {
-    text.as_str().map_or(text.clone(), |text| text.replace('\n', " ").into())
+    text.as_str().map_or_else(|| text.clone(), |text| text.replace('\n', " ").into())
 }
 
 /// Takes the keys of whole parts out of a definition, which then refers to those parts: what `flatten` put together.

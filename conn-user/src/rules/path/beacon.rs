@@ -222,7 +222,7 @@ impl Measures {
 }
 
 fn path_of(conn: &ConnEvent) -> u64 {
-    program::same(&(program::of_connection(conn), conn.remote.ip(), conn.service_port()))
+    program::key(&(program::of_connection(conn), conn.remote.ip(), conn.service_port()))
 }
 
 impl Detector for Beacon {

@@ -81,7 +81,7 @@ impl FanOut {
     /// knows no processes), or those of the processes above it. None: not known whose it is.
     fn groups_of(&self, conn: &ConnEvent) -> impl Iterator<Item = u64> + use<> {
         let peer = self.of.is_of_ports().then(|| conn.remote.ip());
-        let of_process = |pid, start| program::same(&(ProcessKey::new(pid, start), peer));
+        let of_process = |pid, start| program::key(&(ProcessKey::new(pid, start), peer));
         let mut keys = [None; ABOVE_MAX];
         match conn.owner.process.as_deref() {
             Some(process) if self.of.is_of_children() => {
@@ -92,7 +92,7 @@ impl FanOut {
                 }
             }
             Some(process) => keys[0] = Some(of_process(process.pid, process.start)),
-            None => keys[0] = program::host(conn).map(|host| program::same(&(host, peer))),
+            None => keys[0] = program::host(conn).map(|host| program::key(&(host, peer))),
         }
         keys.into_iter().flatten()
     }
@@ -234,7 +234,7 @@ fn user_of(conn: &ConnEvent) -> u64 {
     conn.owner
         .process
         .as_deref()
-        .map_or(0, |process| program::same(&ProcessKey::new(process.pid, process.start)))
+        .map_or(0, |process| program::key(&ProcessKey::new(process.pid, process.start)))
 }
 
 /// Returns the child that has nearly all of those that these children used; `None`: there is none.

@@ -18,12 +18,12 @@ impl Detector for Forbidden {
 
     fn on_match(&mut self, rule: &Rule, event: &Event, context: &mut Context<'_>) {
         let Some(conn) = connection(event) else { return };
-        let same = program::same(&(program::of_connection(conn), conn.remote.ip(), conn.service_port()));
-        if context.is_reported(rule, same) {
+        let dedup_key = program::key(&(program::of_connection(conn), conn.remote.ip(), conn.service_port()));
+        if context.is_reported(rule, dedup_key) {
             return;
         }
         let found = Found {
-            dedup_key: same,
+            dedup_key,
             evidence: Vec::new(),
             suppress: suppression::of_connection(conn, true),
             judged_from: event.boot,

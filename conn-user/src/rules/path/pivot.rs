@@ -144,13 +144,13 @@ impl Detector for Pivot {
             });
         };
         context.note(|| Note::new("somebody came in to this process and goes on"));
-        let same =
-            program::same(&(program::name(process), way.from.ip(), conn.remote.ip(), conn.service_port()));
-        if context.is_reported(rule, same) {
+        let dedup_key =
+            program::key(&(program::name(process), way.from.ip(), conn.remote.ip(), conn.service_port()));
+        if context.is_reported(rule, dedup_key) {
             return;
         }
         let found = Found {
-            dedup_key: same,
+            dedup_key,
             evidence: evidence(way, process, depth, event.boot),
             suppress: suppression::of_connection(conn, false),
             judged_from: way.at,

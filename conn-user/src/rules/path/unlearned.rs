@@ -35,15 +35,15 @@ impl Detector for Unlearned {
         if self.0.knows_connection(user, taken, context) {
             return context.note(|| baseline::known("connection").with(evidence()));
         }
-        let same = same(user, taken);
-        if context.is_reported(rule, same)
+        let dedup_key = dedup_key(user, taken);
+        if context.is_reported(rule, dedup_key)
             || self.0.defers_program("connection", (event, user), evidence, context)
         {
             return;
         }
         context.note(|| baseline::unknown("connection"));
         let found = Found {
-            dedup_key: same,
+            dedup_key,
             evidence: evidence(),
             suppress: suppression::of_connection(conn, true),
             judged_from: event.boot,
@@ -57,8 +57,8 @@ impl Detector for Unlearned {
 /// Direction, remote address, port of the service.
 type Taken = (Direction, IpAddr, u16);
 
-fn same(user: User<'_>, (direction, ip, port): Taken) -> u64 {
-    program::same(&(user.name(), direction, baseline::same_net(ip), port))
+fn dedup_key(user: User<'_>, (direction, ip, port): Taken) -> u64 {
+    program::key(&(user.name(), direction, baseline::same_net(ip), port))
 }
 
 fn evidence(user: User<'_>, (direction, ip, port): Taken, names: &Names, known: &Baseline) -> Vec<Evidence> {

@@ -187,7 +187,7 @@ impl Volume {
 
     fn raise(&self, conn: ConnEvent, pair: u64, volume: u64, rule: &Rule, context: &mut Context<'_>) {
         let found = Found {
-            dedup_key: program::same(&(pair, self.level(volume))),
+            dedup_key: program::key(&(pair, self.level(volume))),
             evidence: vec![
                 Evidence::number("sent", volume),
                 Evidence::number("limit", self.limit),
@@ -225,12 +225,12 @@ fn level_of_earlier_runs(earlier: &HashSet<u64>, pair: u64) -> u8 {
 
 /// Returns what is kept of a level that a pair has reached.
 fn remembered(pair: u64, level: u8) -> u64 {
-    program::same(&("volume", pair, level))
+    program::key(&("volume", pair, level))
 }
 
 /// Returns the program and the remote address.
 fn pair_of(conn: &ConnEvent) -> u64 {
-    program::same(&(program::of_connection(conn), conn.remote.ip()))
+    program::key(&(program::of_connection(conn), conn.remote.ip()))
 }
 
 impl Detector for Volume {

@@ -21,12 +21,12 @@ impl Detector for Exec {
     fn on_match(&mut self, rule: &Rule, event: &Event, context: &mut Context<'_>) {
         let EventBody::Exec(exec) = &event.body else { return };
         let process = &exec.process;
-        let same = program::same(&(program::name(process), process.uid, program::parent(process)));
-        if context.is_reported(rule, same) {
+        let dedup_key = program::key(&(program::name(process), process.uid, program::parent(process)));
+        if context.is_reported(rule, dedup_key) {
             return;
         }
         let found = Found {
-            dedup_key: same,
+            dedup_key,
             subject: Subject::Process(Arc::clone(process)),
             evidence: super::executed(event, process),
             suppress: suppression::of_started(process),

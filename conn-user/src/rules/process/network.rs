@@ -28,13 +28,13 @@ pub(super) struct Use {
 
 /// A program of a user is reported once, whatever it does.
 pub(super) fn same_program(process: &ProcessInfo) -> u64 {
-    program::same(&(program::name(process), process.uid))
+    program::key(&(program::name(process), process.uid))
 }
 
 /// A program of a user is reported once for each program that starts it, namespace, and reach of what it does: else a harmless use, made on
 /// purpose, would hide another one.
-pub(super) fn same(process: &ProcessInfo, event: &Event, names: &Names) -> u64 {
-    program::same(&(same_program(process), program::parent(process), Reach::of(event, names)))
+pub(super) fn dedup_key(process: &ProcessInfo, event: &Event, names: &Names) -> u64 {
+    program::key(&(same_program(process), program::parent(process), Reach::of(event, names)))
 }
 
 /// Who uses the network, as [`Use`] has it.
@@ -72,7 +72,7 @@ impl Use {
     /// Raises the alert, unless the same one, by this number, was reported.
     pub(super) fn raise(
         self,
-        same: u64,
+        dedup_key: u64,
         rule: &Rule,
         evidence: Vec<Evidence>,
         life: Life,
@@ -81,7 +81,7 @@ impl Use {
         let Self { process, subject, .. } = self;
         let suppress = suppression::of_started(&process);
         let judged_from = context.now;
-        context.raise(rule, Found { dedup_key: same, subject, evidence, suppress, judged_from, life })
+        context.raise(rule, Found { dedup_key, subject, evidence, suppress, judged_from, life })
     }
 }
 
@@ -92,14 +92,15 @@ impl Detector for Network {
 
     fn on_match(&mut self, rule: &Rule, event: &Event, context: &mut Context<'_>) {
         // A rule on processes says nothing of one that is not known, even if its filter only excludes.
-        let Some(same) = used_by(event, context).map(|process| same(process, event, context.names)) else {
+        let Some(dedup_key) = used_by(event, context).map(|process| dedup_key(process, event, context.names))
+        else {
             return;
         };
-        if !context.is_reported(rule, same)
+        if !context.is_reported(rule, dedup_key)
             && let Some(used) = Use::of(event)
         {
             let life = Life::With(used.id);
-            used.raise(same, rule, Vec::new(), life, context);
+            used.raise(dedup_key, rule, Vec::new(), life, context);
         }
     }
 }

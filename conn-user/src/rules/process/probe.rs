@@ -43,7 +43,7 @@ impl Detector for Probe {
 
     fn on_match(&mut self, rule: &Rule, event: &Event, context: &mut Context<'_>) {
         let Some(process) = network::used_by(event, context) else { return };
-        let key = network::same(process, event, context.names);
+        let key = network::dedup_key(process, event, context.names);
         let Some(used) = Use::of(event) else { return };
         let is_outgoing = connection(event).is_some_and(|conn| conn.direction == Direction::Out);
         let may_be_probe = is_outgoing && !context.existing && self.undecided.len() < UNDECIDED_MAX;

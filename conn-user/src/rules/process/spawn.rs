@@ -98,10 +98,10 @@ impl Open {
     }
 
     /// Returns the dedup key: program that has the connection, its parent, network namespace and peer.
-    fn same(&self) -> u64 {
+    fn dedup_key(&self) -> u64 {
         let (name, parent) = (self.owner().map(program::name), self.owner().and_then(program::parent));
         let port = if self.direction == Direction::In { self.local.port() } else { self.remote.port() };
-        program::same(&(name, parent, self.netns.0, self.remote.ip(), port))
+        program::key(&(name, parent, self.netns.0, self.remote.ip(), port))
     }
 
     /// Returns whether an exception of the rule matches the connection: its owner, direction, addresses and ports.
@@ -327,13 +327,13 @@ impl Spawn {
         context: &mut Context<'_>,
     ) {
         let Some(open) = self.open.get(&conn.id.0) else { return };
-        let same = open.same();
-        if context.is_reported(rule, same) {
+        let dedup_key = open.dedup_key();
+        if context.is_reported(rule, dedup_key) {
             return;
         }
         let process = &execution.process;
         let found = Found {
-            dedup_key: same,
+            dedup_key,
             evidence: execution.evidence(depth),
             suppress: suppression::of_started(process),
             judged_from: context.now,

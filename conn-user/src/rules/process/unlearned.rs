@@ -26,17 +26,17 @@ impl Detector for Unlearned {
             return context.note(|| baseline::known("program").with(evidence()));
         }
         context.note(|| baseline::unknown("program"));
-        let same = same(user);
-        if context.is_reported(rule, same) {
+        let dedup_key = dedup_key(user);
+        if context.is_reported(rule, dedup_key) {
             return;
         }
         if let Some(used) = Use::of(event) {
             let life = Life::With(used.id);
-            used.raise(same, rule, evidence(), life, context);
+            used.raise(dedup_key, rule, evidence(), life, context);
         }
     }
 }
 
-fn same(user: User<'_>) -> u64 {
-    program::same(&(user.unit, user.exe))
+fn dedup_key(user: User<'_>) -> u64 {
+    program::key(&(user.unit, user.exe))
 }

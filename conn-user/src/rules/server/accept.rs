@@ -35,16 +35,16 @@ fn server(conn: &ConnEvent) -> Option<&ProcessInfo> {
 }
 
 /// The listener's own address is not known here: one at a wildcard accepts at many.
-fn same(conn: &ConnEvent, names: &Names) -> u64 {
+fn dedup_key(conn: &ConnEvent, names: &Names) -> u64 {
     let server = server(conn);
     let program = (server.map(program::name), server.and_then(program::parent));
     let reach = Reach::of_peer(conn.remote.ip(), names);
-    program::same(&(program, conn.local.port(), conn.netns, program::host(conn), reach))
+    program::key(&(program, conn.local.port(), conn.netns, program::host(conn), reach))
 }
 
 /// The server itself: another one of the same program, later, is another finding.
-fn first(same: u64, conn: &ConnEvent) -> u64 {
-    program::same(&(same, server(conn).map(|process| (process.pid.0, process.start_ticks()))))
+fn first(dedup_key: u64, conn: &ConnEvent) -> u64 {
+    program::key(&(dedup_key, server(conn).map(|process| (process.pid.0, process.start_ticks()))))
 }
 
 impl Detector for Accept {
@@ -57,8 +57,8 @@ impl Detector for Accept {
             return context.note(|| Note::new("it was not accepted here"));
         };
         let (server, port) = (server(conn), conn.local.port());
-        let same = same(conn, context.names);
-        let first = first(same, conn);
+        let dedup_key = dedup_key(conn, context.names);
+        let first = first(dedup_key, conn);
         if self.reported.get_mut(&first).is_some() {
             return context.note(|| Note::new("not the first one that this server accepts at this port"));
         }
@@ -69,7 +69,7 @@ impl Detector for Accept {
             evidence.push(Evidence::text("exe", exe));
         }
         let found = Found {
-            dedup_key: same,
+            dedup_key,
             evidence,
             suppress: suppression::of_connection(conn, false),
             judged_from: context.began,

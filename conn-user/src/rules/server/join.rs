@@ -91,7 +91,7 @@ fn seats(listener: &ListenEvent) -> [Seat; 2] {
 }
 
 fn services(server: &Server, place: &Place) -> Services {
-    server.services().map(|service| program::same(&(place, server.process.uid, service))).collect()
+    server.services().map(|service| program::key(&(place, server.process.uid, service))).collect()
 }
 
 impl Join {

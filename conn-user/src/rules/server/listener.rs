@@ -20,7 +20,7 @@ impl Detector for Listener {
 
     fn on_match(&mut self, rule: &Rule, event: &Event, context: &mut Context<'_>) {
         let Some(listener) = detector::listener(event) else { return };
-        if context.is_reported(rule, same(listener)) {
+        if context.is_reported(rule, dedup_key(listener)) {
             return;
         }
         let mut evidence = vec![
@@ -37,10 +37,10 @@ impl Detector for Listener {
     }
 }
 
-pub(super) fn same(listener: &ListenEvent) -> u64 {
+pub(super) fn dedup_key(listener: &ListenEvent) -> u64 {
     let owner = listener.owner.process.as_deref().map(program::name);
     let device = listener.scope.as_ref().and_then(|scope| scope.device.as_ref());
-    program::same(&(owner, listener.local, listener.netns, device))
+    program::key(&(owner, listener.local, listener.netns, device))
 }
 
 /// Raises an alert about a listener, which ends with it: one an executable and place.
@@ -52,7 +52,7 @@ pub(super) fn raise(
     context: &mut Context<'_>,
 ) {
     let found = Found {
-        dedup_key: same(listener),
+        dedup_key: dedup_key(listener),
         subject: Subject::Listener(Box::new(listener.clone())),
         evidence,
         suppress: suppression::of_listener(listener),

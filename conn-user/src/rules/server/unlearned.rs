@@ -29,7 +29,7 @@ impl Detector for Unlearned {
         if self.0.knows_listener(user, local, context) {
             return context.note(|| baseline::known("listener").with(evidence()));
         }
-        if context.is_reported(rule, listener::same(listener))
+        if context.is_reported(rule, listener::dedup_key(listener))
             || self.0.defers_program("listener", (event, user), evidence, context)
         {
             return;

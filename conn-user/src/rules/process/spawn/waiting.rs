@@ -136,8 +136,9 @@ impl Spawn {
             }
         });
         asked.retain(|(id, _)| {
-            let is_wanted =
-                |open: &Open| !open.is_excepted(*id, rule, event) && !context.is_reported(rule, open.same());
+            let is_wanted = |open: &Open| {
+                !open.is_excepted(*id, rule, event) && !context.is_reported(rule, open.dedup_key())
+            };
             self.open.get(&id.0).is_some_and(is_wanted)
         });
         if asked.is_empty() {
@@ -153,7 +154,7 @@ impl Spawn {
             let (id, depth) = asked.first().copied().unwrap_or((ConnId(0), 0));
             let says = "the kernel is asked when the connections received data last";
             match self.open.get(&id.0) {
-                Some(open) => open.note(says, depth, event, exec).key(open.same()).about(id),
+                Some(open) => open.note(says, depth, event, exec).key(open.dedup_key()).about(id),
                 None => Note::new(says),
             }
         });
