@@ -156,8 +156,8 @@ pub enum Note {
     },
     /// Descriptors of some processes could not be read.
     #[error(
-        "descriptors of {count} process{} cannot be read: sockets and network namespaces of nobody else have no owner here",
-        if *count == 1 { "" } else { "es" }
+        "descriptors of {count} {} sockets show no process",
+        if *count == 1 { "process cannot be read: its" } else { "processes cannot be read: their" }
     )]
     HiddenProcesses {
         /// How many.
