@@ -23,6 +23,7 @@ use crate::event::json::JsonEncoder;
 use crate::event::model::{Event, EventBody, EventKind};
 use crate::event::text::{TextFormatter, TextOptions};
 use crate::filter::Filter;
+use crate::host::netns_names::NetNsNames;
 use crate::kernel::load::LoadOptions;
 use crate::output::file::LineFile;
 use crate::output::syslog::{self, Syslog};
@@ -193,7 +194,8 @@ impl Outputs {
                 netns: machine::own_netns(),
                 zone: zone.clone(),
                 dated: false,
-            }),
+            })
+            .with_namespaces(NetNsNames::of_machine()),
             line: Vec::new(),
             writers: places.writers,
             alerts,

@@ -10,6 +10,7 @@ use super::{emit, machine};
 use crate::event::json::{JsonEncoder, StreamIdentity};
 use crate::event::model::{Event, EventKind};
 use crate::event::text::{TextFormatter, TextOptions};
+use crate::host::netns_names::NetNsNames;
 use crate::output::file::LineFile;
 use crate::output::writer::{Class, Notice, Writer};
 
@@ -47,13 +48,18 @@ impl Lines {
     pub(super) fn new(format: Format, identity: &StreamIdentity, past: bool) -> io::Result<Self> {
         let encoder = match format {
             Format::Json { compact } => Encoder::Json(json(identity, compact)),
-            Format::Text { color, terminal } => Encoder::Text(Box::new(TextFormatter::new(TextOptions {
-                color,
-                width: if terminal { machine::terminal_width() } else { None },
-                netns: machine::own_netns(),
-                zone: TimeZone::system(),
-                dated: past,
-            }))),
+            Format::Text { color, terminal } => {
+                let formatter = TextFormatter::new(TextOptions {
+                    color,
+                    width: if terminal { machine::terminal_width() } else { None },
+                    netns: machine::own_netns(),
+                    zone: TimeZone::system(),
+                    dated: past,
+                });
+                // What had a number then may have a name of another one now.
+                let namespaces = if past { NetNsNames::default() } else { NetNsNames::of_machine() };
+                Encoder::Text(Box::new(formatter.with_namespaces(namespaces)))
+            }
         };
         let target = LineFile::standard(io::stdout())?;
         let writer = Writer::start("standard output", target, Arc::default())?;

@@ -9,6 +9,7 @@ use super::machine;
 use super::messages::{emit, note};
 use crate::clock::Clock;
 use crate::flow::snapshot::{self, SnapshotOptions};
+use crate::host::netns_names::NetNsNames;
 use crate::process::ProcessTable;
 use crate::process::files::FileWorkers;
 use crate::process::inspect::Inspector;
@@ -48,7 +49,7 @@ pub fn run(args: &ListArgs) -> anyhow::Result<Exit> {
     } else {
         let (width, netns) = (machine::terminal_width(), machine::own_netns());
         let shown = TextOptions { color: options.color, width, netns };
-        text::write(&listing, shown, &mut out);
+        text::write(&listing, shown, &mut NetNsNames::of_machine(), &mut out);
     }
     super::print(&out)
 }

@@ -25,6 +25,7 @@ use super::words::Words;
 use crate::flow::model::{
     Actor, Change, ConnEvent, Direction, ListenEvent, Method, Source, Transport, canonical_ip,
 };
+use crate::host::netns_names::NetNsNames;
 use crate::kernel::gap::{Gap, GapCause};
 use crate::process::info::{ExitStatus, ProcessInfo};
 use crate::units::{BootNs, NetNs, WallNs};
@@ -59,6 +60,7 @@ pub struct TextFormatter {
     time: TimeOfDay,
     line: Words,
     headless: bool,
+    namespaces: NetNsNames,
     /// Of the last event.
     day: Option<Day>,
 }
@@ -67,7 +69,14 @@ impl TextFormatter {
     /// A formatter with these options.
     pub fn new(options: TextOptions) -> Self {
         let time = TimeOfDay::new(options.zone.clone());
-        Self { options, time, line: Words::default(), headless: false, day: None }
+        let namespaces = NetNsNames::default();
+        Self { options, time, line: Words::default(), headless: false, namespaces, day: None }
+    }
+
+    /// Shows network namespaces by these names.
+    #[must_use]
+    pub fn with_namespaces(self, namespaces: NetNsNames) -> Self {
+        Self { namespaces, ..self }
     }
 
     /// One line an event, without the time and the kind: for a log, which has both.
@@ -162,11 +171,13 @@ impl TextFormatter {
         let color = Some(alert::color(alert)).filter(|_| self.options.color);
         self.line.finish(self.options.width, color, out);
         let since = self.covered_since(event, alert);
+        let netns = alert.subject.netns().filter(|netns| self.options.netns.is_some_and(|own| own != *netns));
+        let netns = netns.map(|netns| (netns, self.namespaces.name(netns)));
         for detail in alert::details(alert.phase) {
             self.line.clear();
             self.line.text(detail.label());
             let label = self.line.bytes.len();
-            self.line.alert_detail(*detail, alert, event.boot, &since, self.options.netns);
+            self.line.alert_detail(*detail, alert, event.boot, &since, netns);
             if self.line.bytes.len() > label {
                 self.line.finish_detail(self.options.width, out);
             }
@@ -364,8 +375,7 @@ impl TextFormatter {
             line.detail("mapped");
         }
         if self.options.netns.is_some_and(|own| own != netns) {
-            line.detail("netns=");
-            line.number(netns.0);
+            line.netns(netns, self.namespaces.name(netns));
         }
         if kernel_socket {
             line.detail("kernel socket");

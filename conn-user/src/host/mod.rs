@@ -6,6 +6,7 @@ pub mod interfaces;
 pub mod mounts;
 pub mod netlink;
 pub mod netns;
+pub mod netns_names;
 pub mod sockdiag;
 pub mod tcp_file;
 pub mod unixdiag;

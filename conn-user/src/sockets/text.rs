@@ -10,6 +10,7 @@ use crate::event::names::Named as _;
 use crate::event::words::{direction, unshown};
 use crate::flow::model::Transport;
 use crate::flow::snapshot::model::{NoHolder, TcpState};
+use crate::host::netns_names::NetNsNames;
 use crate::process::info::ProcessInfo;
 use crate::process::placement::Runtime;
 use crate::units::{BootNs, DurationNs, NetNs};
@@ -45,13 +46,16 @@ const COLUMNS: [Column; 12] = [
     column("EXE", false, 0),
 ];
 
-/// Appends the table.
-pub fn write(listing: &Listing, options: TextOptions, out: &mut Vec<u8>) {
-    let rows: Vec<_> = listing.sockets.iter().map(|listed| row(listed, listing.ended, options)).collect();
+/// Appends the table, with network namespaces by these names.
+pub fn write(listing: &Listing, options: TextOptions, namespaces: &mut NetNsNames, out: &mut Vec<u8>) {
+    let mut rows = Vec::with_capacity(listing.sockets.len());
+    for listed in &listing.sockets {
+        rows.push(row(listed, listing.ended, options, namespaces));
+    }
     table::write(&COLUMNS, &rows, true, options.width, out);
 }
 
-fn row(listed: &Listed, at: BootNs, options: TextOptions) -> Row<12> {
+fn row(listed: &Listed, at: BootNs, options: TextOptions, namespaces: &mut NetNsNames) -> Row<12> {
     let socket = &listed.socket;
     let mut cells: [Cell; 12] = Default::default();
     let [state, dir, process, user, unit, age, local, remote, bytes_in, bytes_out, rtt, exe] = &mut cells;
@@ -91,7 +95,7 @@ fn row(listed: &Listed, at: BootNs, options: TextOptions) -> Row<12> {
     if let Some(owner) = listed.owner().filter(|owner| has_room || owner.exe_says_more()) {
         exe.exe(owner);
     }
-    write_details(listed, options, exe);
+    write_details(listed, options, namespaces, exe);
     Row { cells, color: color(listed).filter(|_| options.color) }
 }
 
@@ -159,7 +163,7 @@ fn write_unit(listed: &Listed, process: &ProcessInfo, cell: &mut Cell) {
 }
 
 /// What is out of the ordinary.
-fn write_details(listed: &Listed, options: TextOptions, cell: &mut Cell) {
+fn write_details(listed: &Listed, options: TextOptions, namespaces: &mut NetNsNames, cell: &mut Cell) {
     let begin = |cell: &mut Cell| {
         if !cell.is_empty() {
             cell.text("  ");
@@ -197,7 +201,10 @@ fn write_details(listed: &Listed, options: TextOptions, cell: &mut Cell) {
     if options.netns.is_some_and(|own| own != socket.netns) {
         begin(cell);
         cell.text("netns=");
-        cell.number(socket.netns.0);
+        match namespaces.name(socket.netns) {
+            Some(name) => cell.word(name),
+            None => cell.number(socket.netns.0),
+        }
     }
     if listed.listens() {
         if socket.recv_queue > 0 {
@@ -238,7 +245,7 @@ mod tests {
 
     fn shown(options: TextOptions) -> String {
         let mut out = Vec::new();
-        write(&samples::listing(), options, &mut out);
+        write(&samples::listing(), options, &mut NetNsNames::default(), &mut out);
         String::from_utf8(out).expect("text is UTF-8")
     }
 

@@ -183,15 +183,15 @@ impl Words {
         }
     }
 
-    /// A detail without its label. Nothing, where there is nothing to say. `own`: the network namespace that
-    /// needs no mention.
+    /// A detail without its label. Nothing, where there is nothing to say. `netns`: the network namespace where it is
+    /// worth a mention, and its name.
     pub(super) fn alert_detail(
         &mut self,
         detail: Detail,
         alert: &Alert,
         at: BootNs,
         since: &[u8],
-        own: Option<NetNs>,
+        netns: Option<(NetNs, Option<&[u8]>)>,
     ) {
         let process = alert.subject.process();
         match detail {
@@ -207,10 +207,8 @@ impl Words {
                         self.word(cwd);
                     }
                 }
-                let netns = alert.subject.netns().filter(|netns| own.is_some_and(|own| own != *netns));
-                if let Some(netns) = netns {
-                    self.detail("netns=");
-                    self.number(netns.0);
+                if let Some((netns, name)) = netns {
+                    self.netns(netns, name);
                 }
             }
             Detail::Hash => {

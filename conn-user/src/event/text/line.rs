@@ -15,7 +15,7 @@ use crate::flow::model::{Actor, ConnEvent, Direction, Ending, Failure, Unlisten}
 use crate::host::interfaces::Device;
 use crate::process::info::{ProcessInfo, ProcessSource};
 use crate::process::placement::Runtime;
-use crate::units::{BootNs, DurationNs};
+use crate::units::{BootNs, DurationNs, NetNs};
 
 const DIRECTION_COLUMNS: usize = 3;
 /// `uid=65534`, and most names.
@@ -125,6 +125,15 @@ impl Words {
         self.text("[");
         self.number(process.pid.0);
         self.text("]");
+    }
+
+    /// The network namespace, by its name where it has one.
+    pub(crate) fn netns(&mut self, netns: NetNs, name: Option<&[u8]>) {
+        self.detail("netns=");
+        match name {
+            Some(name) => self.word(name),
+            None => self.number(netns.0),
+        }
     }
 
     /// The container, or else the unit.
