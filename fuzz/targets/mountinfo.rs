@@ -2,7 +2,7 @@
 
 #![no_main]
 
-use conn_user::kernel::mounts;
+use conn_user::host::mounts;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {

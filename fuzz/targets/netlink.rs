@@ -2,7 +2,7 @@
 
 #![no_main]
 
-use conn_user::kernel::sockdiag;
+use conn_user::host::sockdiag;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
