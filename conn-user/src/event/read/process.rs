@@ -267,8 +267,8 @@ impl Processes {
             Some(found) => found,
             None => {
                 let process: Process<'_> = serde_json::from_str(text)?;
-                let id = self.id(&process.id);
-                self.add(text, read(process)?, at, id)
+                let id = process.id.to_string();
+                self.add(text, read(process)?, at, &id)
             }
         };
         if numbered.is_none() {
@@ -290,28 +290,27 @@ impl Processes {
         Ok(process)
     }
 
-    /// The place of an id among those that can be referred to.
-    fn id(&mut self, id: &str) -> u32 {
+    /// The place of an id among those that can be referred to. A new one stands for this text.
+    fn id(&mut self, id: &str, text: &Arc<str>, process: &Arc<ProcessInfo>) -> u32 {
         if let Some(place) = self.ids.get(id) {
             return *place;
         }
         let place = self.referred.len() as u32;
         self.ids.insert(id.into(), place);
-        // It stands for nothing until the text is read.
-        let process = Arc::new(ProcessInfo::new(Pid(0), BootNs(0)));
-        self.referred.push(Referred { text: "".into(), process, place: None, at: 0 });
+        let (text, process) = (Arc::clone(text), Arc::clone(process));
+        self.referred.push(Referred { text, process, place: None, at: self.written_out });
         place
     }
 
-    fn add(&mut self, text: &str, mut process: ProcessInfo, at: BootNs, id: u32) -> u32 {
+    fn add(&mut self, text: &str, mut process: ProcessInfo, at: BootNs, id: &str) -> u32 {
         let (place, text) = (self.texts.len() as u32, Arc::<str>::from(text));
         let others = self.images.entry(Image::of(&process)).or_insert(Texts::new(place));
         if self.has_facts {
             if others.first != place {
                 process.identity = self.texts[others.first as usize].process.identity.clone();
             }
-            self.known.insert(Arc::clone(&text), place);
-            self.texts.push(Known { text, process: process.into(), first: at, last: at, id });
+            let process = Arc::new(process);
+            self.keep(text, process, at, id);
             return place;
         }
         let process = Arc::new(process);
@@ -327,9 +326,14 @@ impl Processes {
             last,
             since: at,
         }));
-        self.known.insert(Arc::clone(&text), place);
-        self.texts.push(Known { text, process, first: at, last: at, id });
+        self.keep(text, process, at, id);
         place
+    }
+
+    fn keep(&mut self, text: Arc<str>, process: Arc<ProcessInfo>, at: BootNs, id: &str) {
+        let id = self.id(id, &text, &process);
+        self.known.insert(Arc::clone(&text), self.texts.len() as u32);
+        self.texts.push(Known { text, process, first: at, last: at, id });
     }
 
     /// What was found out since the last call.

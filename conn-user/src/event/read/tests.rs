@@ -312,3 +312,15 @@ fn a_reference_to_nothing_is_an_error() {
         "process 3f2a9c1e-4242-424 is not in an earlier line: is the beginning of the recording missing?"
     );
 }
+
+/// A process that cannot be read is none to which a later line may refer.
+#[test]
+fn nothing_refers_to_what_was_not_read() {
+    let exec = samples::event(1, EventBody::Exec(ProcEvent::new(samples::curl())));
+    let lines = compact(&[exec.clone(), exec]);
+    let (first, second) = lines.split_once('\n').expect("two lines");
+    let mut reader = Reader::default();
+    let broken = first.replace("\"source\":\"exec\"", "\"source\":\"dream\"");
+    assert!(broken != first && reader.read(&broken).is_err());
+    assert!(matches!(reader.read(second), Err(ReadError::Reference(id)) if id == "3f2a9c1e-4242-424"));
+}
