@@ -72,7 +72,7 @@ pub fn parse_id(name: &[u8]) -> Option<NetNs> {
 }
 
 /// The namespaces that are mounted, from `/proc/self/mountinfo`.
-fn mounted(mountinfo: &[u8]) -> impl Iterator<Item = (NetNs, PathBuf)> {
+pub(super) fn mounted(mountinfo: &[u8]) -> impl Iterator<Item = (NetNs, PathBuf)> {
     mounts::all(mountinfo).filter_map(|mount| {
         let id = parse_id(mount.root)?;
         Some((id, PathBuf::from(std::ffi::OsString::from_vec(mount.point))))
