@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::args::{CheckArgs, Exit};
 use crate::event::escape;
+use crate::event::wire::encode_line;
 use crate::rule_test;
 use crate::rules::defaults;
 use crate::rules::file::{self, Checked, RuleErrors};
@@ -124,10 +125,7 @@ fn json(checked: &Checked) -> String {
         more_errors: errors.more,
         warnings: checked.warnings.clone(),
     };
-    // Text and numbers alone always become JSON.
-    let mut out = escape::json(&serde_json::to_string(&report).unwrap_or_default());
-    out.push('\n');
-    out
+    encode_line(&report)
 }
 
 #[cfg(test)]

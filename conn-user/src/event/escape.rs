@@ -44,22 +44,6 @@ pub fn json_string(bytes: &[u8], escape_backslashes: bool, out: &mut Vec<u8>) {
     out.push(b'"');
 }
 
-/// JSON that another one wrote, with hidden characters as `\uXXXX`: the same JSON, harmless on a terminal too. Line ends between
-/// values stay.
-pub fn json(text: &str) -> String {
-    let hidden = |c: char| is_hidden(c) && !matches!(c, '\n' | '\r' | '\t');
-    let mut out = Vec::with_capacity(text.len());
-    for c in text.chars() {
-        // Only strings have characters that are not ASCII, and none of them is one that JSON treats apart.
-        if hidden(c) {
-            json_char(c, false, &mut out);
-        } else {
-            out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
-        }
-    }
-    String::from_utf8_lossy(&out).into_owned()
-}
-
 /// The text of the value that [`json_string`] writes.
 pub fn value(bytes: &[u8], escape_backslashes: bool) -> Cow<'_, str> {
     if let (Ok(text), false) = (str::from_utf8(bytes), escape_backslashes) {
@@ -220,17 +204,6 @@ mod tests {
         let mut out = Vec::new();
         json_string(bytes, is_binary(bytes), &mut out);
         String::from_utf8(out).expect("JSON is UTF-8")
-    }
-
-    proptest! {
-        /// JSON of another writer is the same value afterwards, and harmless.
-        #[test]
-        fn json_of_others_keeps_its_meaning(text in any::<String>(), hidden in prop::collection::vec(prop::sample::select(vec!['\u{7f}', '\u{202e}', '\u{200b}', '\0', '\t']), 0..4)) {
-            let value = [text, hidden.into_iter().collect(), "\u{e0041}\u{9b}\\\"".to_owned()];
-            let written = super::json(&serde_json::to_string_pretty(&value).expect("JSON"));
-            prop_assert!(!written.chars().any(|c| is_hidden(c) && c != '\n'), "{:?}", written);
-            prop_assert_eq!(serde_json::from_str::<[String; 3]>(&written).expect("JSON"), value);
-        }
     }
 
     fn shown(bytes: &[u8]) -> String {

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::Outcome;
 use crate::event::escape;
+use crate::event::wire::encode_line;
 use crate::output::junit;
 
 /// The numbers of a run.
@@ -89,10 +90,7 @@ pub fn json(outcomes: &[Outcome<'_>], counts: Counts) -> String {
     let Counts { passed, failed, left_out } = counts;
     let ok = failed == 0 && passed > 0;
     let report = Report { kind: "test", ok, passed, failed, left_out, tests: tests.collect() };
-    // Text and numbers alone always become JSON.
-    let mut out = escape::json(&serde_json::to_string(&report).unwrap_or_default());
-    out.push('\n');
-    out
+    encode_line(&report)
 }
 
 /// Returns the outcomes as cases of a JUnit report.

@@ -9,6 +9,7 @@ use crate::event::escape;
 use crate::event::json::{JsonEncoder, StreamIdentity};
 use crate::event::model::{Event, EventBody};
 use crate::event::names::Named as _;
+use crate::event::wire::encode_line;
 use crate::filter::Names;
 use crate::filter::trace::{Seen, WordTrace};
 use crate::learn::write;
@@ -211,9 +212,7 @@ fn exception(rule: &str, filters: &[String]) -> Vec<ExceptionReport> {
 }
 
 fn written<T: Serialize>(report: &T) -> Result<Vec<u8>> {
-    let mut out = escape::json(&serde_json::to_string(report)?).into_bytes();
-    out.push(b'\n');
-    Ok(out)
+    Ok(encode_line(report).into_bytes())
 }
 
 /// An event and what rules made of it, the nearest first.

@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize, de};
 #[cfg(test)]
 pub(crate) use self::alert::Coverage;
 pub(crate) use self::alert::{AlertPart, Started};
-pub(crate) use self::encode::encode;
+pub(crate) use self::encode::{encode, encode_line};
 #[cfg(test)]
 pub(crate) use self::line::Peer;
 pub(crate) use self::line::{Age, Line, Stdio, Who};

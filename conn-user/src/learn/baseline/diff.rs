@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::compare::{Known, items};
 use crate::event::escape;
+use crate::event::wire::encode_line;
 use crate::filter::names::Names;
 use crate::rules::baseline::{Entry, Window};
 
@@ -80,9 +81,7 @@ impl Difference<'_> {
 }
 
 fn line(what: &impl Serialize, out: &mut String) {
-    // Text and numbers alone always become JSON.
-    out.push_str(&escape::json(&serde_json::to_string(what).unwrap_or_default()));
-    out.push('\n');
+    out.push_str(&encode_line(what));
 }
 
 #[derive(Serialize)]
