@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 #[cfg(test)]
 use super::schema::AlertEvent;
 #[cfg(test)]
-use crate::event::wire::schema::{Name, True, Version};
+use crate::event::wire::schema::{Name, Time, True, Version};
 use crate::event::wire::{Process, Text, is_unset};
 #[cfg(test)]
 use crate::flow::model::Direction;
@@ -24,7 +24,7 @@ pub(super) struct Run<'a> {
     #[cfg_attr(test, schemars(with = "Version"))]
     pub(super) schema: u32,
     /// End of the run, RFC 3339, UTC, nanoseconds.
-    #[cfg_attr(test, schemars(extend("pattern" = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{9}Z$")))]
+    #[cfg_attr(test, schemars(with = "Time"))]
     pub(super) ts: Text<'a>,
     /// Host name.
     pub(super) host: Text<'a>,

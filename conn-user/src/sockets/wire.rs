@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 #[cfg(test)]
-use crate::event::wire::schema::{Name, Version};
+use crate::event::wire::schema::{CommunityId, Name, Time, Version};
 use crate::event::wire::{Age, Instant, Process, Text, present};
 #[cfg(test)]
 use crate::flow::model::{Direction, Transport};
@@ -24,7 +24,7 @@ pub(super) struct Head<'a> {
     pub(super) schema: u32,
     /// Time of the list, when its last answer had come: RFC 3339, UTC, nanoseconds. The same in every line.
     #[serde(borrow)]
-    #[cfg_attr(test, schemars(extend("pattern" = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{9}Z$")))]
+    #[cfg_attr(test, schemars(with = "Time"))]
     pub(super) ts: Text<'a>,
     /// The same instant, nanoseconds since boot, suspend included (CLOCK_BOOTTIME). Differences are exact
     /// where `ts` follows a clock that is set.
@@ -165,7 +165,7 @@ pub(super) struct Connection<'a> {
     /// Community ID version 1, seed 0: the same for both ends and in other network monitors. Absent while a
     /// port is not known.
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
-    #[cfg_attr(test, schemars(extend("pattern" = "^1:[A-Za-z0-9+/]{27}=$")))]
+    #[cfg_attr(test, schemars(with = "CommunityId"))]
     pub(super) community_id: Option<Text<'a>>,
     /// `out`: this side sent the SYN; `in`: it received it; inferred from the listeners of its namespace.
     /// `unknown`: it cannot be inferred.

@@ -3,9 +3,9 @@
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{Instant, Text};
 #[cfg(test)]
-use super::{JsonSchema, Name, Object};
+use super::{AlertId, JsonSchema, Name, Object};
+use super::{Instant, Text};
 #[cfg(test)]
 use crate::event::alert::{Phase, RuleKind, Severity};
 
@@ -16,7 +16,7 @@ use crate::event::alert::{Phase, RuleKind, Severity};
 pub(crate) struct AlertPart<'a> {
     /// Names the alert in all its steps.
     #[serde(borrow)]
-    #[cfg_attr(test, schemars(extend("pattern" = "^[0-9a-f]{0,8}-[0-9a-f]+-a[0-9]+$")))]
+    #[cfg_attr(test, schemars(with = "AlertId"))]
     pub(crate) id: Text<'a>,
     /// `raised`: it begins; `escalated`: what it reports got worse; `resolved`: that is over.
     #[serde(borrow)]

@@ -6,7 +6,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 #[cfg(test)]
-use super::{AlertPart, Hook, JsonSchema, Method, Name, ProcessOrId, True, Version};
+use super::{
+    AlertPart, CommunityId, ConnectionId, Hook, JsonSchema, Method, Name, ProcessOrId, Time, True, Version,
+};
 use super::{Instant, Text};
 #[cfg(test)]
 use crate::event::degraded::Degradation;
@@ -35,7 +37,7 @@ pub(crate) struct Line<'a> {
     pub(crate) seq: u64,
     /// Time of the event, RFC 3339, UTC, nanoseconds.
     #[serde(borrow)]
-    #[cfg_attr(test, schemars(extend("pattern" = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{9}Z$")))]
+    #[cfg_attr(test, schemars(with = "Time"))]
     pub(crate) ts: Text<'a>,
     /// The same instant, nanoseconds since boot, suspend included (CLOCK_BOOTTIME). Differences are exact
     /// where `ts` follows a clock that is set.
@@ -52,7 +54,7 @@ pub(crate) struct Line<'a> {
     pub(crate) kind: Text<'a>,
     /// Names the connection or listener for good: boot id (8 digits), start of the agent (hex), number.
     #[serde(borrow, default)]
-    #[cfg_attr(test, schemars(extend("pattern" = "^[0-9a-f]{0,8}-[0-9a-f]+-[0-9]+$")))]
+    #[cfg_attr(test, schemars(with = "ConnectionId"))]
     pub(crate) conn_id: Option<Text<'a>>,
     /// Transport. The subflows of an MPTCP connection are not shown apart.
     #[serde(borrow, default)]
@@ -92,7 +94,7 @@ pub(crate) struct Line<'a> {
     /// Community ID version 1, seed 0: the same for both ends and in other network monitors. Absent while a
     /// port is not known.
     #[serde(borrow, default)]
-    #[cfg_attr(test, schemars(extend("pattern" = "^1:[A-Za-z0-9+/]{27}=$")))]
+    #[cfg_attr(test, schemars(with = "CommunityId"))]
     pub(crate) community_id: Option<Text<'a>>,
     /// `out`: this side sent the SYN; `in`: it received it; `unknown`: the connection is older than the
     /// agent's knowledge.
@@ -348,7 +350,7 @@ pub(crate) struct Stdio<'a> {
     pub(crate) device: Option<Text<'a>>,
     /// Names the connection for good: boot id (8 digits), start of the agent (hex), number.
     #[serde(borrow)]
-    #[cfg_attr(test, schemars(extend("pattern" = "^[0-9a-f]{0,8}-[0-9a-f]+-[0-9]+$")))]
+    #[cfg_attr(test, schemars(with = "ConnectionId"))]
     pub(crate) conn_id: Text<'a>,
 }
 

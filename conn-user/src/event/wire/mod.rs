@@ -27,7 +27,10 @@ pub(crate) use self::line::Peer;
 pub(crate) use self::line::{Age, Line, Stdio, Who};
 pub(crate) use self::process::{Ancestor, Container, Process};
 #[cfg(test)]
-use self::schema::{Hook, Method, Name, Object, ProcessOrId, True, Version};
+use self::schema::{
+    AlertId, CommunityId, ConnectionId, Hook, Method, Name, Object, ProcessId, ProcessOrId, Time, True,
+    Version,
+};
 use crate::units::BootNs;
 #[cfg(test)]
 use schemars::JsonSchema;

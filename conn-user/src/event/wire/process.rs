@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Instant, Text, is_unset, present};
 #[cfg(test)]
-use super::{JsonSchema, Name, True};
+use super::{JsonSchema, Name, ProcessId, True};
 #[cfg(test)]
 use crate::process::identity::Replaced;
 #[cfg(test)]
@@ -20,7 +20,7 @@ pub(crate) struct Process<'a> {
     /// which `/proc` and the kernel's records agree on. A bare pid is reused; within one tick it cannot be,
     /// for ids come round only after `pid_max` (at least 32,768) others.
     #[serde(borrow)]
-    #[cfg_attr(test, schemars(extend("pattern" = "^[0-9a-f]{0,8}-[0-9]+-[0-9]+$")))]
+    #[cfg_attr(test, schemars(with = "ProcessId"))]
     pub(crate) id: Text<'a>,
     /// Process id (thread group) in the initial pid namespace.
     pub(crate) pid: u32,

@@ -7,8 +7,8 @@ use schemars::generate::{SchemaGenerator, SchemaSettings};
 use serde_json::{Map, Value, json};
 
 pub(crate) use self::parts::events;
-pub(super) use self::types::{Hook, Method, Object, ProcessOrId};
-pub(crate) use self::types::{Name, True, Version};
+pub(super) use self::types::{AlertId, ConnectionId, Hook, Method, Object, ProcessId, ProcessOrId};
+pub(crate) use self::types::{CommunityId, Name, Time, True, Version};
 
 /// Whether a line has a key.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -27,8 +27,27 @@ pub(crate) struct Object;
 /// The version of the events' schema.
 pub(crate) struct Version;
 
+/// A time, RFC 3339 in UTC with nanoseconds.
+pub(crate) struct Time;
+
+/// The id of a connection or listener.
+pub(crate) struct ConnectionId;
+
+/// The id of a process.
+pub(crate) struct ProcessId;
+
+/// The id of an alert.
+pub(crate) struct AlertId;
+
+/// A Community ID, version 1.
+pub(crate) struct CommunityId;
+
 /// A process, or the id of one that is written out before.
 pub(crate) struct ProcessOrId;
+
+fn pattern(pattern: &str) -> Schema {
+    json_schema!({"type": "string", "pattern": pattern})
+}
 
 macro_rules! inline {
     ($type:ty, $schema:expr $(, of $parameter:ident: $bound:ident)?) => {
@@ -54,8 +73,13 @@ inline!(Hook, json_schema!({"type": "string"}));
 inline!(True, json_schema!({"const": true}));
 inline!(Object, json_schema!({"type": "object"}));
 inline!(Version, json_schema!({"const": SCHEMA_VERSION}));
+inline!(Time, pattern(r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{9}Z$"));
+inline!(ConnectionId, pattern("^[0-9a-f]{0,8}-[0-9a-f]+-[0-9]+$"));
+inline!(ProcessId, pattern("^[0-9a-f]{0,8}-[0-9]+-[0-9]+$"));
+inline!(AlertId, pattern("^[0-9a-f]{0,8}-[0-9a-f]+-a[0-9]+$"));
+inline!(CommunityId, pattern("^1:[A-Za-z0-9+/]{27}=$"));
 inline!(Text<'_>, json_schema!({"type": "string"}));
-inline!(Instant, json_schema!({"type": "string", "pattern": "^[0-9]+$"}));
+inline!(Instant, pattern("^[0-9]+$"));
 
 impl JsonSchema for ProcessOrId {
     fn schema_name() -> Cow<'static, str> {
@@ -68,6 +92,6 @@ impl JsonSchema for ProcessOrId {
 
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
         let process = generator.subschema_for::<Process<'static>>();
-        json_schema!({"anyOf": [process, {"type": "string", "pattern": "^[0-9a-f]{0,8}-[0-9]+-[0-9]+$"}]})
+        json_schema!({"anyOf": [process, ProcessId::json_schema(generator)]})
     }
 }
