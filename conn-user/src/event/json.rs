@@ -348,7 +348,7 @@ fn write_gap(gap: &Gap, out: &mut Vec<u8>) {
     write_instant(b"to_boot_ns", gap.to, out);
 }
 
-pub(crate) fn write_community_id(local: SocketAddr, remote: SocketAddr, out: &mut Vec<u8>) {
+fn write_community_id(local: SocketAddr, remote: SocketAddr, out: &mut Vec<u8>) {
     if let Some(id) = community::id(local, remote) {
         out.extend_from_slice(b",\"community_id\":\"");
         out.extend_from_slice(&id);
@@ -363,26 +363,26 @@ pub(crate) fn write_text(key: &[u8], value: &[u8], out: &mut Vec<u8>) {
 }
 
 /// Appends a key and an instant: a string of digits, see [`super::wire::Instant`].
-pub(crate) fn write_instant(key: &[u8], instant: BootNs, out: &mut Vec<u8>) {
+fn write_instant(key: &[u8], instant: BootNs, out: &mut Vec<u8>) {
     write_key(key, out);
     out.push(b'"');
     write_int(instant.0, out);
     out.push(b'"');
 }
 
-pub(crate) fn write_transport(transport: Transport, out: &mut Vec<u8>) {
+fn write_transport(transport: Transport, out: &mut Vec<u8>) {
     out.extend_from_slice(match transport {
         Transport::Tcp => b",\"proto\":\"tcp\"".as_slice(),
         Transport::Mptcp => b",\"proto\":\"mptcp\"",
     });
 }
 
-pub(crate) fn write_family(ip: IpAddr, mapped: bool, out: &mut Vec<u8>) {
+fn write_family(ip: IpAddr, mapped: bool, out: &mut Vec<u8>) {
     out.extend_from_slice(if ip.is_ipv4() { b",\"family\":\"ipv4\"" } else { b",\"family\":\"ipv6\"" });
     out.extend_from_slice(if mapped { b",\"mapped\":true".as_slice() } else { b",\"mapped\":false" });
 }
 
-pub(crate) fn write_end(address_key: &[u8], port_key: &[u8], end: SocketAddr, out: &mut Vec<u8>) {
+fn write_end(address_key: &[u8], port_key: &[u8], end: SocketAddr, out: &mut Vec<u8>) {
     out.extend_from_slice(address_key);
     write_ip(end.ip(), out);
     out.push(b'"');
@@ -391,7 +391,7 @@ pub(crate) fn write_end(address_key: &[u8], port_key: &[u8], end: SocketAddr, ou
 }
 
 /// The interface that a socket is bound to, where it is.
-pub(crate) fn write_device(device: Option<&Device>, out: &mut Vec<u8>) {
+fn write_device(device: Option<&Device>, out: &mut Vec<u8>) {
     if let Some(device) = device {
         write_text(b"device", device.name().as_bytes(), out);
     }

@@ -3,7 +3,7 @@
 //! Files are read in the order of their names, folder after folder. A zone or list of a later file replaces
 //! the earlier one of that name, a rule that of its id, and an `[[override]]` changes single keys. Then
 //! everything is compiled. All that is wrong is reported at once; a set with an error is none. `[[test]]`
-//! tables are kept as source: [`crate::rule_test`] reads them, and adds what is wrong with them.
+//! tables are kept as source: who runs them reads them, and adds what is wrong with them.
 
 mod baseline;
 mod compile;
