@@ -125,6 +125,12 @@ fn shared() -> Vec<Part> {
 
 /// What an event of each kind has.
 fn kinds() -> Vec<Part> {
+    // An alert about something that is missing has the keys of none of them.
+    let subjects: Vec<Value> = ["connection", "listening", "of_process"]
+        .map(reference)
+        .into_iter()
+        .chain([json!({"required": ["alert"]})])
+        .collect();
     vec![
         kind(
             EventKind::Connect,
@@ -222,14 +228,17 @@ fn kinds() -> Vec<Part> {
             &["head"],
             vec![always("what"), sometimes("place"), always("count"), always("total")],
         ),
-        kind(
-            EventKind::Alert,
-            "A rule found something, or what it found got worse or is over. It has the keys of what it is about: of \
+        Part {
+            rules: json!({"allOf": [{"anyOf": subjects}]}),
+            ..kind(
+                EventKind::Alert,
+                "A rule found something, or what it found got worse or is over. It has the keys of what it is about: of \
              a connection, of a listener, or `process`, each as it was when the alert was raised; one about something \
              that is missing has none.",
-            &["head", "connection|listening|of_process|"],
-            vec![always("alert")],
-        ),
+                &["head"],
+                vec![always("alert")],
+            )
+        },
         kind(
             EventKind::Start,
             "A recording begins (`conn tail --record`). What was there already follows, as `listen`, `accept`, \
@@ -288,15 +297,7 @@ impl Part {
             "properties": properties,
             "required": required,
         });
-        // One of several, of which the last may be none.
-        let of = self.of.iter().map(|name| match name.strip_suffix('|') {
-            Some(names) => {
-                let any: Vec<Value> =
-                    names.split('|').map(reference).chain([json!({"required": ["alert"]})]).collect();
-                json!({ "anyOf": any })
-            }
-            None => reference(name),
-        });
+        let of = self.of.iter().map(|name| reference(name));
         let rules = self.rules["allOf"].as_array().cloned().unwrap_or_default();
         let all: Vec<Value> = of.chain(rules).collect();
         if !all.is_empty() {
