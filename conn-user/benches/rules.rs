@@ -40,6 +40,17 @@ fn rules(c: &mut Criterion) {
     group.finish();
 }
 
+/// An engine that has judged so many connections from outside in the last ten minutes, and those that come next.
+fn remembering(set: &RuleSet, remembered: u32) -> (Engine, load::Visits) {
+    let mut engine = Engine::new(set, BootNs(0));
+    engine.start(BootNs(1), [], &load::NoFlows);
+    let mut visits = load::Visits::of_ten_minutes(remembered.into());
+    for event in visits.next(remembered + remembered / 10) {
+        engine.on_event(&event, &load::NoFlows);
+    }
+    (engine, visits)
+}
+
 /// What a connection from outside costs when so many were accepted in the last ten minutes: as much with many as with few.
 fn visits(c: &mut Criterion) {
     const EACH: u32 = 100;
@@ -48,12 +59,7 @@ fn visits(c: &mut Criterion) {
     group.throughput(Throughput::Elements(EACH.into()));
     group.sample_size(20);
     for remembered in [1_000_u32, 25_000] {
-        let mut engine = Engine::new(&set, BootNs(0));
-        engine.start(BootNs(1), [], &load::NoFlows);
-        let mut visits = load::Visits::of_ten_minutes(remembered.into());
-        for event in visits.next(remembered + remembered / 10) {
-            engine.on_event(&event, &load::NoFlows);
-        }
+        let (mut engine, mut visits) = remembering(&set, remembered);
         group.bench_function(format!("{remembered} remembered"), |b| {
             b.iter_batched(
                 || visits.next(EACH),
@@ -76,12 +82,7 @@ fn explanations(c: &mut Criterion) {
     let mut group = c.benchmark_group("rules/explain an event");
     group.sample_size(20);
     for remembered in [1_000_u32, 25_000] {
-        let mut engine = Engine::new(&set, BootNs(0));
-        engine.start(BootNs(1), [], &load::NoFlows);
-        let mut visits = load::Visits::of_ten_minutes(remembered.into());
-        for event in visits.next(remembered + remembered / 10) {
-            engine.on_event(&event, &load::NoFlows);
-        }
+        let (engine, mut visits) = remembering(&set, remembered);
         let events = visits.next(1);
         group.bench_function(format!("{remembered} remembered"), |b| {
             b.iter(|| {

@@ -370,8 +370,7 @@ mod tests {
     use crate::flow::emitter::Ids;
     use crate::flow::listener_table::ListenerTable;
     use crate::flow::model::FlowEvent;
-    use crate::flow::testing::{MS, sock, text};
-    use crate::units::{NetNs, Pid};
+    use crate::flow::testing::{MS, port_query, sock, text};
 
     /// The table, and what it is called with.
     struct Rig {
@@ -404,15 +403,7 @@ mod tests {
                 let sock = sock(key, "10.0.0.1:0", "10.0.0.2:80");
                 let conn = Conn::new(cx.emitter.next_id(), &sock, Direction::Out, Source::Live);
                 let place = table.insert(Conn { held: true, begun: BootNs(at), ..conn }, cx);
-                let query = PortQuery {
-                    pid: Pid(10),
-                    netns: NetNs(1),
-                    cookie: 0,
-                    inode: 0,
-                    v6: false,
-                    local: None,
-                    remote: None,
-                };
+                let query = port_query();
                 table.hold_connect(place, key, BootNs(at), query, &mut cx.emitter);
                 place
             })

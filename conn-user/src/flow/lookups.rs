@@ -59,7 +59,8 @@ mod tests {
     use crate::flow::emitter::{Emitter, Ids};
     use crate::flow::limits::FlowLimits;
     use crate::flow::listener_table::ListenerTable;
-    use crate::units::{DurationNs, NetNs, Pid};
+    use crate::flow::testing::port_query;
+    use crate::units::DurationNs;
 
     /// Finds nothing, and takes a millisecond for it.
     struct Slow(usize);
@@ -85,15 +86,7 @@ mod tests {
         let (mut lookups, mut resolver) = (PortLookups::default(), Slow(0));
         lookups.run(BootNs(5), &mut resolver, &mut connections, &mut cx);
         assert_eq!((resolver.0, lookups.at(BootNs(6))), (0, BootNs(6)), "nothing to ask");
-        let query = PortQuery {
-            pid: Pid(10),
-            netns: NetNs(1),
-            cookie: 0,
-            inode: 0,
-            v6: false,
-            local: None,
-            remote: None,
-        };
+        let query = port_query();
         for key in 1..3 {
             cx.listeners.hold(key, key, BootNs(5), query.clone(), &mut cx.emitter);
         }

@@ -16,7 +16,7 @@ use super::table::FlowTable;
 use crate::host::interfaces::Device;
 use crate::process::ProcessTable;
 use crate::process::testing::{FakeProc, exec_record, task};
-use crate::units::BootNs;
+use crate::units::{BootNs, NetNs, Pid};
 
 pub(crate) const MS: u64 = 1_000_000;
 
@@ -282,4 +282,9 @@ pub(crate) fn text(event: &FlowEvent) -> String {
             source(event.source),
         ),
     }
+}
+
+/// A question for a port of which nothing else is known.
+pub(crate) fn port_query() -> PortQuery {
+    PortQuery { pid: Pid(10), netns: NetNs(1), cookie: 0, inode: 0, v6: false, local: None, remote: None }
 }
