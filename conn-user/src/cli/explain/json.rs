@@ -211,8 +211,8 @@ fn exception(rule: &str, filters: &[String]) -> Vec<ExceptionReport> {
     filters.iter().map(one).collect()
 }
 
-fn written<T: Serialize>(report: &T) -> Result<Vec<u8>> {
-    Ok(encode_line(report).into_bytes())
+fn written<T: Serialize>(report: &T) -> Vec<u8> {
+    encode_line(report).into_bytes()
 }
 
 /// An event and what rules made of it, the nearest first.
@@ -239,7 +239,7 @@ pub(super) fn event(event: &Event, found: &AboutEvent, names: &Names) -> Result<
         });
     }
     let alerts = found.alerts.iter().map(|(name, _)| name.as_str()).collect();
-    written(&EventReport { kind: "explained_event", event: event_line(event)?, alerts, rules })
+    Ok(written(&EventReport { kind: "explained_event", event: event_line(event)?, alerts, rules }))
 }
 
 /// An alert.
@@ -267,7 +267,7 @@ pub(super) fn alert(of: &AboutAlert<'_>) -> Result<Vec<u8>> {
         (None, Some(line)) => RawValue::from_string(line.evidence.to_string())?,
         (None, None) => RawValue::from_string("{}".to_owned())?,
     };
-    written(&AlertReport {
+    Ok(written(&AlertReport {
         kind: "explained_alert",
         alert: of.name,
         recorded: of.recorded.map(|line| line.name.as_str()),
@@ -289,14 +289,14 @@ pub(super) fn alert(of: &AboutAlert<'_>) -> Result<Vec<u8>> {
         evidence: own,
         steps,
         exceptions: exception(id.unwrap_or_default(), &of.exceptions),
-    })
+    }))
 }
 
 #[cfg(test)]
 mod tests {
     #[test]
     fn hidden_characters_are_escaped() {
-        let out = super::written(&"\u{7f}\u{9b}\u{202e}\u{200b}").expect("JSON");
+        let out = super::written(&"\u{7f}\u{9b}\u{202e}\u{200b}");
         assert_eq!(out, b"\"\\u007f\\u009b\\u202e\\u200b\"\n");
     }
 }
