@@ -75,8 +75,8 @@ fn run() -> io::Result<()> {
 struct Config {
     /// `backend=`, the agent's.
     backend: String,
-    /// `once=yes`: what one backend of a kernel is enough for is to be run too.
-    once: bool,
+    /// `share=`: what is to be run beside what every backend of every kernel runs.
+    share: Share,
     /// `module=`, files of kernel modules, in the order to load them.
     modules: Vec<String>,
     /// `filter=`, which tests to run; all when absent.
@@ -93,7 +93,13 @@ impl Config {
             let value = value.to_owned();
             match key {
                 "backend" => config.backend = value,
-                "once" => config.once = value == "yes",
+                "share" => {
+                    config.share = match &*value {
+                        "kernel" => Share::Kernel,
+                        "all" => Share::All,
+                        _ => return Err(io::Error::other(format!("/vm.conf: unknown share {value}"))),
+                    }
+                }
                 "module" => config.modules.push(value),
                 "filter" => config.filter = Some(value),
                 "timeout" => config.timeout = value.parse().map_or(config.timeout, Duration::from_secs),
@@ -102,6 +108,18 @@ impl Config {
         }
         Ok(config)
     }
+}
+
+/// What is to be run of the tests that not every guest runs.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Share {
+    /// None of them.
+    #[default]
+    None,
+    /// [`ONCE`].
+    Kernel,
+    /// [`FIRST`] too.
+    All,
 }
 
 /// The numbers of a libtest summary.
@@ -145,12 +163,10 @@ const NEVER: [&str; 4] = ["truth::short-lived", "truth::preexisting", "cli::", "
 /// events that the scenarios hold against the truth for every backend; what comes of the snapshot and of `/proc`, whatever the
 /// backend; `conn list`, which uses none. Under emulation each start of an agent takes seconds, most of them in the verifier
 /// of the kernel: hence also one of the two storms.
-const ONCE: [&str; 15] = [
+const ONCE: [&str; 13] = [
     "truth::",
     "suspend::",
     "kernel::",
-    "replay::",
-    "baseline::",
     "run::",
     "list::",
     "timens::",
@@ -163,15 +179,20 @@ const ONCE: [&str; 15] = [
     "storm::one-thread",
 ];
 
+/// What one kernel besides the one of this machine is enough for: what judges, keeps and passes on events once they are made, by code
+/// that asks the kernel nothing. Each runs a minute and more under emulation.
+const FIRST: [&str; 2] = ["replay::", "baseline::"];
+
 /// Runs the tests. A run that ends without a summary, or in another way than its summary says, counts as
 /// one failure more.
 fn run_tests(port: &mut File, backend: &str, config: &Config) -> io::Result<Counts> {
     let (reader, writer) = io::pipe()?;
     // Whoever names tests wants them.
-    let skipped = match (&config.filter, config.once) {
+    let skipped = match (&config.filter, config.share) {
         (Some(_), _) => vec![],
-        (None, true) => NEVER.to_vec(),
-        (None, false) => [&NEVER[..], &ONCE].concat(),
+        (None, Share::All) => NEVER.to_vec(),
+        (None, Share::Kernel) => [&NEVER[..], &FIRST].concat(),
+        (None, Share::None) => [&NEVER[..], &FIRST, &ONCE].concat(),
     };
     let mut command = Command::new("/tests/scenarios");
     command

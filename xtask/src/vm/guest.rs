@@ -83,8 +83,10 @@ impl Programs {
             }
         }
         config.push(format!("backend={}", job.backend));
-        if job.once {
-            config.push("once=yes".to_owned());
+        match job.share {
+            Share::None => {}
+            Share::Kernel => config.push("share=kernel".to_owned()),
+            Share::All => config.push("share=all".to_owned()),
         }
         if let Some(filter) = &job.filter {
             config.push(format!("filter={filter}"));
@@ -96,12 +98,23 @@ impl Programs {
     }
 }
 
+/// What a guest runs of the tests that not every guest runs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Share {
+    /// None of them.
+    None,
+    /// What one backend of a kernel is enough for.
+    Kernel,
+    /// Also what one kernel is enough for.
+    All,
+}
+
 /// What a guest is to do.
 pub(crate) struct Job {
     /// The agent's backend.
     pub(crate) backend: String,
-    /// Whether also what one backend of a kernel is enough for is to be run.
-    pub(crate) once: bool,
+    /// What is to be run beside what every backend of every kernel runs.
+    pub(crate) share: Share,
     /// Which tests; all when absent.
     pub(crate) filter: Option<String>,
     /// Limit of one run.

@@ -22,7 +22,7 @@ use crate::test::step::Step;
 use crate::test::suite::{self, Built};
 use crate::test::table;
 use crate::{agent, workspace};
-use guest::{Job, Programs};
+use guest::{Job, Programs, Share};
 use kernels::Kernel;
 use qemu::Qemu;
 use run::Outcome;
@@ -155,14 +155,19 @@ impl Machines {
             let place = kernels::names().iter().position(|name| *name == kernel.name).unwrap_or_default();
             for (at, backend) in in_turn(&backends, place).into_iter().enumerate() {
                 let name = format!("{}/{backend}", kernel.name);
+                let share = match (at, place) {
+                    (0, 0) => Share::All,
+                    (0, _) => Share::Kernel,
+                    _ => Share::None,
+                };
                 let job = Job {
                     backend: backend.to_owned(),
-                    once: at == 0,
+                    share,
                     filter: options.test.clone(),
                     timeout: Duration::from_secs(options.timeout),
                 };
                 // The longest begin first: at the end nothing runs alone.
-                let estimate = durations.estimate_or(&name, if job.once { 240.0 } else { 90.0 });
+                let estimate = durations.estimate_or(&name, if share == Share::None { 90.0 } else { 240.0 });
                 let work = move || self.step(kernel, &job, options.keep);
                 tasks.push(Task::new(name, estimate, work));
             }
@@ -253,7 +258,8 @@ mod tests {
     }
 
     fn judged(results: &str, ending: Ending) -> Step {
-        let job = Job { backend: "kprobe".to_owned(), once: true, filter: None, timeout: Duration::ZERO };
+        let job =
+            Job { backend: "kprobe".to_owned(), share: Share::All, filter: None, timeout: Duration::ZERO };
         let report = Report::of(results, "", ending, &job.backend);
         let outcome =
             Outcome { report, console: "/none".into(), results: "/none".into(), took: Duration::ZERO };
