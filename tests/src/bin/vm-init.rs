@@ -181,7 +181,7 @@ const ONCE: [&str; 13] = [
 
 /// What one kernel besides the one of this machine is enough for: what judges, keeps and passes on events once they are made, by code
 /// that asks the kernel nothing. Each runs a minute and more under emulation.
-const FIRST: [&str; 2] = ["replay::", "baseline::"];
+const FIRST: [&str; 3] = ["replay::", "baseline::", "history::"];
 
 /// Runs the tests. A run that ends without a summary, or in another way than its summary says, counts as
 /// one failure more.

@@ -19,6 +19,7 @@ mod compared;
 mod compat;
 mod copied;
 mod disguise;
+mod history;
 mod identity;
 mod list;
 mod loss;
@@ -26,6 +27,7 @@ mod memory;
 mod preempted;
 mod replay;
 mod run;
+mod service;
 mod settings;
 mod slowest;
 mod storm;
@@ -116,6 +118,9 @@ fn trials() -> Result<Vec<Trial>> {
     for (name, test) in run::OF_BACKEND {
         trials.push(trial(&format!("run::{name}"), move || compared::together(test)));
     }
+    trials.push(trial("history::equals-the-stream", || compared::alone(history::equals_the_stream)));
+    trials.push(trial("history::survives-a-kill", || compared::alone(history::survives_a_kill)));
+    trials.push(trial("history::tail-goes-on", || compared::together(history::tail_goes_on)));
     trials.push(trial("list::equals-proc", || compared::without_forks(list::equals_proc)));
     for (name, run) in cli::ALL.into_iter().chain(run::OF_COMMAND_LINE) {
         trials.push(trial(&format!("cli::{name}"), move || compared::together(run)));
