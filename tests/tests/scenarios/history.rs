@@ -166,7 +166,8 @@ fn is_same(then: &Value, now: &Value) -> bool {
     match (then, now) {
         (Value::Object(then), Value::Object(now)) => {
             let is_process = then.contains_key("pid");
-            then.iter().all(|(key, value)| now.get(key).is_some_and(|now| value.is_null() || is_same(value, now)))
+            then.iter()
+                .all(|(key, value)| now.get(key).is_some_and(|now| value.is_null() || is_same(value, now)))
                 && (is_process || now.keys().all(|key| then.contains_key(key)))
         }
         (Value::Array(then), Value::Array(now)) => {
@@ -195,7 +196,8 @@ pub(crate) fn survives_a_kill() -> Result<()> {
     let kept = shown.iter().filter_map(|line| line["seq"].as_u64()).max().context("nothing is kept")?;
     let in_rows: u64 = shown.iter().map(|line| line["count"].as_u64().unwrap_or(1)).sum();
     let begun = |event: &&Value| matches!(event["kind"].as_str(), Some("connect" | "accept"));
-    let until: u64 = events.iter().filter(begun).filter(|event| event["seq"].as_u64() <= Some(kept)).count() as u64;
+    let until: u64 =
+        events.iter().filter(begun).filter(|event| event["seq"].as_u64() <= Some(kept)).count() as u64;
     ensure!(in_rows >= until, "{until} connections up to event {kept}, of which {in_rows} are kept");
     let instant = |line: &Value| line["boot_ns"].as_str().and_then(|text| text.parse::<u64>().ok());
     let last = events.iter().filter_map(instant).max().context("no events")?;
@@ -245,7 +247,11 @@ pub(crate) fn tail_goes_on() -> Result<()> {
         seqs.iter().all(|seq| expected.binary_search(seq).is_ok()),
         "events that the stream does not have"
     );
-    writeln!(std::io::stderr(), "history: {} events from {first} to {last}, {collapsed} collapsed", seqs.len())?;
+    writeln!(
+        std::io::stderr(),
+        "history: {} events from {first} to {last}, {collapsed} collapsed",
+        seqs.len()
+    )?;
     drop(std::fs::remove_dir_all(agent.stop()?));
     Ok(())
 }

@@ -30,7 +30,7 @@ use crate::scenario::Skip;
 
 const USAGE: &str = "usage: conn-scenario NAME | list | fetch ADDRESS | pidns PROGRAM | violation [NAME] | storm N [--threads T] [--payload BYTES] [--wait] | \
                      many N | busy THREADS | overhead --conn PATH [--pairs N] [--connections M] [--backend B] \
-                     [--one-core]";
+                     [--one-core] [--base CONFIG --with CONFIG]";
 
 fn main() -> ExitCode {
     let mut args: Vec<String> =

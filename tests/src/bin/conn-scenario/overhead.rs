@@ -1,5 +1,7 @@
 //! What tracing costs, in pairs: the same slice of connections untraced and traced, in the order A B B A, so that a
 //! machine that drifts weighs on both alike. Prints the median of the ratios and their spread; asserts nothing.
+//!
+//! With `--base` and `--with`, two configurations of `conn agent` are compared in the same way: what a part of it costs.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -16,6 +18,9 @@ struct Options {
     connections: u32,
     backend: String,
     one_core: bool,
+    /// Configuration of the agent that the other is compared with, and of the other; neither: `conn tail` against no agent.
+    base: Option<String>,
+    with: Option<String>,
 }
 
 fn options(args: &[String]) -> Result<Options> {
@@ -25,6 +30,8 @@ fn options(args: &[String]) -> Result<Options> {
         connections: 20_000,
         backend: "auto".to_owned(),
         one_core: false,
+        base: None,
+        with: None,
     };
     let mut args = args.iter();
     while let Some(flag) = args.next() {
@@ -38,15 +45,18 @@ fn options(args: &[String]) -> Result<Options> {
             "--pairs" => options.pairs = value.parse().context("--pairs")?,
             "--connections" => options.connections = value.parse().context("--connections")?,
             "--backend" => options.backend.clone_from(value),
+            "--base" => options.base = Some(value.clone()),
+            "--with" => options.with = Some(value.clone()),
             _ => bail!("overhead: no such flag: {flag}"),
         }
     }
     ensure!(!options.conn.is_empty(), "overhead: --conn PATH is needed");
     ensure!(options.pairs > 0, "overhead: --pairs 0");
+    ensure!(options.base.is_some() == options.with.is_some(), "overhead: --base and --with need each other");
     Ok(options)
 }
 
-/// `overhead --conn PATH [--pairs N] [--connections M] [--backend B] [--one-core]`.
+/// `overhead --conn PATH [--pairs N] [--connections M] [--backend B] [--one-core] [--base CONFIG --with CONFIG]`.
 pub(crate) fn run(args: &[String]) -> Result<()> {
     let options = options(args)?;
     if options.one_core {
@@ -61,16 +71,23 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
     for _ in 0..2 {
         slice()?;
     }
-    let (mut ratios, mut nulls, mut costs, mut plain) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut ratios, mut nulls, mut costs, mut plains) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (off_name, on_name) = if options.base.is_some() { ("base", "with") } else { ("untraced", "traced") };
+    // Not traced, or traced by the agent that the other is compared with.
+    let plain = || -> Result<f64> {
+        let agent = options.base.as_ref().map(|config| start(&options, Some(config))).transpose()?;
+        let took = slice()?;
+        agent.map_or(Ok(took), |agent| stop(agent).map(|()| took))
+    };
     for pair in 0..options.pairs {
-        let first = slice()?;
-        let agent = start(&options)?;
+        let first = plain()?;
+        let agent = start(&options, options.with.as_ref())?;
         let traced = [slice()?, slice()?];
         stop(agent)?;
-        let last = slice()?;
+        let last = plain()?;
         let (off, on) = (f64::midpoint(first, last), f64::midpoint(traced[0], traced[1]));
         println!(
-            "pair {:>3}: untraced {first:.0} {last:.0} ns, traced {:.0} {:.0} ns, ratio {:.3}",
+            "pair {:>3}: {off_name} {first:.0} {last:.0} ns, {on_name} {:.0} {:.0} ns, ratio {:.3}",
             pair + 1,
             traced[0],
             traced[1],
@@ -79,27 +96,33 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
         ratios.push(on / off);
         nulls.push(last / first);
         costs.push(on - off);
-        plain.push(off);
+        plains.push(off);
     }
     let [ratio, null] = [quartiles(&mut ratios), quartiles(&mut nulls)];
-    let [cost, plain] = [quartiles(&mut costs), quartiles(&mut plain)];
-    println!("untraced  {:.0} ns per connection (quartiles {:.0} to {:.0})", plain[1], plain[0], plain[2]);
+    let [cost, plain] = [quartiles(&mut costs), quartiles(&mut plains)];
+    println!(
+        "{off_name:<9} {:.0} ns per connection (quartiles {:.0} to {:.0})",
+        plain[1], plain[0], plain[2]
+    );
     println!("cost      {:+.0} ns per connection (quartiles {:+.0} to {:+.0})", cost[1], cost[0], cost[2]);
     println!(
-        "noise     {:.3} untraced against untraced (quartiles {:.3} to {:.3})",
+        "noise     {:.3} {off_name} against {off_name} (quartiles {:.3} to {:.3})",
         null[1], null[0], null[2]
     );
     println!(
-        "ratio     {:.3} traced against untraced, median of {} pairs (quartiles {:.3} to {:.3})",
+        "ratio     {:.3} {on_name} against {off_name}, median of {} pairs (quartiles {:.3} to {:.3})",
         ratio[1], options.pairs, ratio[0], ratio[2]
     );
     Ok(())
 }
 
-/// Starts the agent and waits until it traces.
-fn start(options: &Options) -> Result<Child> {
+/// Starts the agent, or with a configuration the one that it is of, and waits until it traces.
+fn start(options: &Options, config: Option<&String>) -> Result<Child> {
+    let tail = ["tail", "--json", "--backend", &options.backend];
     let mut agent = Command::new(&options.conn)
-        .args(["tail", "--json", "--backend", &options.backend])
+        .args(config.map_or_else(|| tail.to_vec(), |config| vec!["agent", "--config", config]))
+        // Not what another agent sees.
+        .env("CONN_SOCKET", "")
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
