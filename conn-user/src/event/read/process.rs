@@ -349,6 +349,14 @@ fn place(text: &str) -> usize {
     hasher.finish() as usize % FRONT
 }
 
+/// Reads the object of a process, by itself.
+///
+/// # Errors
+/// When it is none.
+pub fn process(text: &str) -> Result<ProcessInfo, ReadError> {
+    read(serde_json::from_str(text)?)
+}
+
 fn read(of: Process<'_>) -> Result<ProcessInfo, ReadError> {
     let identity = Identity::default();
     let tty = match of.tty {
