@@ -244,6 +244,11 @@ impl Processes {
         self.referred = referred;
     }
 
+    /// Whether a value is the id of a process that an earlier line wrote out.
+    pub(super) fn is_reference(&self, raw: &RawValue) -> bool {
+        self.referred(raw.get()).is_some_and(|found| found.is_ok())
+    }
+
     /// What a reference stands for; `None`: it is none.
     fn referred(&self, text: &str) -> Option<Result<&Referred, ReadError>> {
         let id = text.strip_prefix('"')?.strip_suffix('"')?;
