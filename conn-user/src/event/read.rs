@@ -18,6 +18,7 @@ use thiserror::Error;
 
 pub use self::alert::AlertLine;
 use self::process::Processes;
+pub(crate) use self::process::read as process_of;
 pub use self::process::{KnownFacts, News};
 use super::degraded::{Degradation, Degraded};
 use super::json::StreamIdentity;

@@ -354,7 +354,8 @@ fn place(text: &str) -> usize {
     hasher.finish() as usize % FRONT
 }
 
-fn read(of: Process<'_>) -> Result<ProcessInfo, ReadError> {
+/// The process that its form in JSON stands for.
+pub(crate) fn read(of: Process<'_>) -> Result<ProcessInfo, ReadError> {
     let identity = Identity::default();
     let tty = match of.tty {
         None => Tty::None,
