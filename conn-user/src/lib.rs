@@ -44,4 +44,6 @@ pub mod run;
 
 pub mod agent;
 
+pub mod service;
+
 pub mod cli;

@@ -34,6 +34,7 @@ pub use self::test::TestArgs;
 pub use super::exit::Exit;
 use super::rules;
 pub use super::rules::RuleChoice;
+pub use crate::event::kinds::KindSet;
 use crate::event::model::{Event, EventKind};
 use crate::event::names;
 use crate::filter::{Filter, FilterError, amount};
@@ -77,6 +78,8 @@ pub enum Command {
     Tail(TailArgs),
     /// Run as a daemon: write alerts to a file and to syslog
     Agent(AgentArgs),
+    /// Show how the running agent is: rates, losses, rules, open alerts, clients
+    Status(StatusArgs),
     /// Check what this kernel and these privileges allow, and what is missing
     Doctor(DoctorArgs),
     /// List TCP sockets and their processes
@@ -111,6 +114,13 @@ pub struct TailArgs {
     /// Write one JSON object a line (`conn schema` describes it)
     #[arg(long)]
     pub json: bool,
+
+    /// Trace here, and not by the agent that runs
+    ///
+    /// Without it the events are those of the running agent, where there is one. What only an own trace has implies it: --backend,
+    /// --priority, --ring-size, --bpf-log, --no-self-test, --rules, --no-rules, --record.
+    #[arg(long)]
+    pub direct: bool,
 
     /// Write JSON in which each process is written out once, and then referred to by its id
     ///
@@ -208,6 +218,15 @@ pub struct AgentArgs {
     /// Read the configuration from this file; default: the default rules, alerts to standard output and /dev/log
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+}
+
+/// Arguments of `conn status`.
+#[derive(Clone, Debug, Args)]
+#[command(after_long_help = EXIT_CODES)]
+pub struct StatusArgs {
+    /// Write one JSON object (see docs/socket.md)
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Arguments of `conn doctor`.
@@ -331,54 +350,6 @@ pub enum Format {
     },
 }
 
-/// A set of kinds of events.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct KindSet(u32);
-
-impl KindSet {
-    /// Every kind.
-    pub const ALL: Self = Self((1 << EventKind::ALL.len()) - 1);
-
-    /// What is shown when nothing is asked for: all but exec and exit.
-    pub const DEFAULT: Self = Self::of_stream(false).without(EventKind::Exec).without(EventKind::Exit);
-
-    /// Every kind; of a recording those too that are only in one.
-    pub const fn of_stream(is_recording: bool) -> Self {
-        if is_recording {
-            Self::ALL
-        } else {
-            Self::ALL
-                .without(EventKind::Start)
-                .without(EventKind::Facts)
-                .without(EventKind::Sample)
-                .without(EventKind::Clock)
-        }
-    }
-
-    /// Whether a kind is in it.
-    pub const fn contains(self, kind: EventKind) -> bool {
-        self.0 & 1 << kind as u32 != 0
-    }
-
-    /// What is left of a connection when each has one line.
-    pub const SUMMARY: Self =
-        Self::DEFAULT.without(EventKind::Connect).without(EventKind::Established).without(EventKind::Accept);
-
-    const fn without(self, kind: EventKind) -> Self {
-        Self(self.0 & !(1 << kind as u32))
-    }
-
-    const fn with(self, kind: EventKind) -> Self {
-        Self(self.0 | 1 << kind as u32)
-    }
-}
-
-impl FromIterator<EventKind> for KindSet {
-    fn from_iter<I: IntoIterator<Item = EventKind>>(kinds: I) -> Self {
-        kinds.into_iter().fold(Self(0), Self::with)
-    }
-}
-
 impl Cli {
     /// Reads a command line, the program's name first.
     ///
@@ -410,6 +381,24 @@ fn is_negated(word: &OsStr) -> bool {
 }
 
 impl TailArgs {
+    /// Whether what was asked for is only in a trace of its own.
+    pub fn is_direct(&self) -> bool {
+        self.direct
+            || self.backend != BackendChoice::default()
+            || self.priority != Priority::default()
+            || self.ring_size != RING_DEFAULT
+            || self.bpf_log
+            || !self.self_test
+            || !self.rules.is_empty()
+            || self.no_rules
+            || self.record
+    }
+
+    /// The kinds of events that were asked for; `None`: those that a filter makes of the default.
+    pub fn asked_kinds(&self, options: &TailOptions) -> Option<KindSet> {
+        (self.alerts || self.all || self.summary || !self.kinds.is_empty()).then_some(options.kinds)
+    }
+
     /// What these arguments mean here.
     ///
     /// # Errors
@@ -428,8 +417,8 @@ impl TailArgs {
         } else if self.summary {
             KindSet::SUMMARY
         } else if self.kinds.is_empty() {
-            let asked = [EventKind::Exec, EventKind::Exit].into_iter().filter(|kind| filter.asks_for(*kind));
-            asked.fold(KindSet::DEFAULT, KindSet::with)
+            KindSet::DEFAULT
+                .and([EventKind::Exec, EventKind::Exit].into_iter().filter(|kind| filter.asks_for(*kind)))
         } else {
             self.kinds.iter().copied().collect()
         };
@@ -484,6 +473,8 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
     if duration.is_zero() { Err("it must be longer than nothing".to_owned()) } else { Ok(duration) }
 }
 
+/// `8M`, the default of `--ring-size`.
+const RING_DEFAULT: u32 = 8 << 20;
 const SMALLEST_RING: u64 = 64 << 10;
 const LARGEST_RING: u64 = 1 << 30;
 

@@ -11,6 +11,7 @@ use crate::event::escape;
 use crate::filter::error::lines;
 use crate::priority::Priority;
 use crate::rules::file::source;
+use crate::service::{GROUP, default_socket};
 
 /// Most of a file that is read.
 const SIZE_MAX: u64 = 1 << 20;
@@ -31,6 +32,10 @@ pub struct Config {
     pub allow_empty_rules: bool,
     /// The directory in which is kept what rules learned; the empty text: nothing is kept.
     pub state: PathBuf,
+    /// Where clients connect; the empty text: nowhere. Without it, see [`Config::socket`].
+    pub socket: Option<PathBuf>,
+    /// The group whose members may connect.
+    pub group: String,
     /// Where alerts go.
     pub alerts: Alerts,
     /// Where events go.
@@ -72,6 +77,8 @@ impl Default for Config {
             rules: Vec::new(),
             allow_empty_rules: false,
             state: "/var/lib/conn".into(),
+            socket: None,
+            group: GROUP.to_owned(),
             alerts: Alerts::default(),
             events: Events::default(),
         }
@@ -79,6 +86,12 @@ impl Default for Config {
 }
 
 impl Config {
+    /// Where clients connect; `None`: nowhere.
+    pub fn socket(&self) -> Option<PathBuf> {
+        let own = self.socket.clone().filter(|path| !path.as_os_str().is_empty());
+        if self.socket.is_some() { own } else { default_socket() }
+    }
+
     /// Reads the file.
     ///
     /// # Errors
@@ -125,6 +138,14 @@ mod tests {
         );
         let error = toml::from_str::<Config>("[alerts]\nsyslogg = 'x'").expect_err("unknown").to_string();
         assert!(error.contains("line 2, column 1") && error.contains("`syslog`"), "{error}");
+    }
+
+    #[test]
+    fn a_socket_can_be_elsewhere_or_nowhere() {
+        let socket = |text: &str| toml::from_str::<Config>(text).expect("keys").socket();
+        assert_eq!(socket("socket = ''"), None);
+        assert_eq!(socket("socket = '/tmp/s'"), Some("/tmp/s".into()));
+        assert_eq!(Config::default().group, "conn");
     }
 
     #[test]

@@ -8,6 +8,7 @@ pub mod diff;
 pub mod doctor;
 pub mod exit;
 pub mod explain;
+mod follow;
 mod heap;
 mod help;
 pub mod learn;
@@ -22,6 +23,8 @@ pub mod replay;
 pub mod rules;
 pub mod run;
 mod signals;
+mod socket;
+pub mod status;
 pub mod tail;
 pub mod test;
 
@@ -60,6 +63,7 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
         Command::Tail(args) => tail::run(&args),
         Command::Agent(args) => agent::run(&args),
+        Command::Status(args) => status::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::List(args) => list::run(&args),
         Command::Diff(args) => diff::run(&args),
