@@ -11,19 +11,22 @@ use tokio::sync::Notify;
 
 use super::args::{AgentArgs, Exit};
 use super::config::Config;
+use super::history::{Kept, emit_notices};
 use super::lines::class;
 use super::reload::Reloader;
 use super::rules::RuleChoice;
 use super::signals::{self, Hangups};
 use super::socket::Socket;
 use super::{emit, machine, messages, note, tail};
-use crate::agent::{self, Agent, AgentOptions, Consumer, Limits, View};
+use crate::agent::{self, Agent, AgentOptions, AtStart, Consumer, Limits, View};
+use crate::clock::{Clock, boot_now};
 use crate::event::alert::Severity;
 use crate::event::escape;
 use crate::event::json::{JsonEncoder, StreamIdentity};
 use crate::event::model::{Event, EventBody, EventKind};
 use crate::event::text::{TextFormatter, TextOptions};
 use crate::filter::Filter;
+use crate::history::writer::{HistoryOptions, HistoryWriter};
 use crate::host::netns_names::NetNsNames;
 use crate::kernel::load::LoadOptions;
 use crate::output::file::LineFile;
@@ -67,6 +70,10 @@ async fn serve(args: &AgentArgs) -> anyhow::Result<Exit> {
         Ok(load) => load,
         Err(error) => return Ok(usage(error)),
     };
+    let history = match config.history() {
+        Ok(history) => history,
+        Err(error) => return Ok(usage(error)),
+    };
     let rules = match choice.load_with_sources() {
         Ok(rules) => rules,
         Err(exit) => return Ok(exit),
@@ -77,8 +84,10 @@ async fn serve(args: &AgentArgs) -> anyhow::Result<Exit> {
     };
     messages::detach().context("starting the messages")?;
     let identity = machine::identity()?;
-    let (mut outputs, asker) = Outputs::open(&config, filter, &identity)?;
-    let socket = socket.map(|socket| socket.of(identity, asker));
+    let kept = history.as_ref().map(|history| history.folder.clone());
+    let (mut outputs, asker) = Outputs::open(&config, filter, history, &identity)?;
+    let kept = outputs.history.as_ref().zip(kept).map(|(history, folder)| Kept::new(history.commits(), folder));
+    let socket = socket.map(|socket| socket.of(identity, asker).keeping(kept));
     let result = Box::pin(trace(&config, load, &choice, rules, socket, &mut outputs, stop, hangups)).await;
     messages::finish().await;
     result
@@ -110,7 +119,7 @@ async fn trace(
         priority: config.priority,
         self_test: true,
         rules,
-        record: false,
+        at_start: if outputs.history.is_some() { AtStart::Existing } else { AtStart::Nothing },
         hashes: true,
         memory,
     };
@@ -196,18 +205,31 @@ struct Outputs {
     totals: Totals,
     /// What clients of the socket get.
     hub: Hub,
+    /// What is kept.
+    history: Option<HistoryWriter>,
     /// A writer has something to say, or a client asks.
     changed: Arc<Notify>,
 }
 
 impl Outputs {
-    fn open(config: &Config, filter: Filter, identity: &StreamIdentity) -> anyhow::Result<(Self, Asker)> {
+    fn open(
+        config: &Config,
+        filter: Filter,
+        history: Option<HistoryOptions>,
+        identity: &StreamIdentity,
+    ) -> anyhow::Result<(Self, Asker)> {
         let zone = TimeZone::system();
         let mut places = Places { paths: Vec::new(), writers: Vec::new(), changed: Arc::default() };
         let alerts = places.file(&config.alerts.file)?;
         let events = places.file(&config.events.file)?;
         let syslog = places.syslog(&config.alerts.syslog)?;
         let (hub, asker) = Hub::new(identity, Arc::clone(&places.changed));
+        let (boot, changed) = (boot_now(), &places.changed);
+        let start = |options| {
+            let at = (boot, Clock::now().wall(boot));
+            HistoryWriter::start(options, identity.clone(), at, Arc::clone(changed))
+        };
+        let history = history.map(start).transpose().context("starting the history's thread")?;
         let outputs = Self {
             json: JsonEncoder::new(identity),
             text: TextFormatter::headless(TextOptions {
@@ -227,6 +249,7 @@ impl Outputs {
             zone,
             totals: Totals::default(),
             hub,
+            history,
             changed: places.changed,
         };
         Ok((outputs, asker))
@@ -266,6 +289,9 @@ impl Outputs {
     /// # Errors
     /// Standard output has no reader any more.
     fn emit_notices(&mut self) -> io::Result<()> {
+        if let Some(history) = &self.history {
+            emit_notices(history);
+        }
         for writer in &self.writers {
             let name = writer.name();
             for notice in writer.notices()? {
@@ -333,6 +359,13 @@ impl Places {
 
 impl Consumer for Outputs {
     fn on_event(&mut self, event: &Event) {
+        if let Some(history) = &mut self.history {
+            history.on_event(event);
+        }
+        // What was there already is no event of the stream.
+        if event.seq == 0 && !event.body.kind().is_of_recording() {
+            return;
+        }
         self.hub.on_event(event);
         // What was lost or dropped may have been an alert: it goes where alerts go, too.
         let (kind, class) = (event.body.kind(), class(event));
@@ -363,6 +396,9 @@ impl Consumer for Outputs {
     }
 
     fn flush(&mut self) -> io::Result<()> {
+        if let Some(history) = &mut self.history {
+            history.flush();
+        }
         self.hub.flush();
         self.writers.iter_mut().try_for_each(Writer::flush)?;
         self.emit_notices()
@@ -377,6 +413,9 @@ impl Consumer for Outputs {
             writer.finish().await;
         }
         self.hub.finish().await;
+        if let Some(history) = &mut self.history {
+            history.finish().await;
+        }
         self.emit_notices()
     }
 
@@ -386,6 +425,7 @@ impl Consumer for Outputs {
 
     fn dropped(&self) -> Vec<(Arc<str>, u64)> {
         let writers = self.writers.iter().map(|writer| (Arc::clone(writer.name()), writer.dropped()));
-        writers.chain([self.hub.lost()]).collect()
+        let history = self.history.iter().map(|history| ("history".into(), history.stats().dropped));
+        writers.chain([self.hub.lost()]).chain(history).collect()
     }
 }

@@ -10,6 +10,7 @@ pub mod exit;
 pub mod explain;
 mod follow;
 mod heap;
+mod history;
 mod help;
 pub mod learn;
 mod lines;

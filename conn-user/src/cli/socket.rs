@@ -7,6 +7,7 @@ use anyhow::Context as _;
 
 use super::args::Exit;
 use super::config::Config;
+use super::history::Kept;
 use super::{emit, note};
 use crate::clock::{Clock, boot_now};
 use crate::event::escape;
@@ -15,7 +16,7 @@ use crate::filter::Names;
 use crate::kernel::plan::Backend;
 use crate::service::access::{self, BindError, Bound};
 use crate::service::client::{Client, ClientError};
-use crate::service::default_socket;
+use crate::service::{Keeper, default_socket};
 use crate::service::hub::Asker;
 use crate::service::protocol::{About, RuleSources};
 use crate::service::server::{Facts, Server, State};
@@ -24,6 +25,7 @@ use crate::service::server::{Facts, Server, State};
 pub(super) struct Socket {
     bound: Bound,
     of: Option<(StreamIdentity, Asker)>,
+    kept: Option<Kept>,
 }
 
 impl Socket {
@@ -34,7 +36,7 @@ impl Socket {
     pub(super) fn bind(config: &Config) -> Result<Option<Self>, Exit> {
         let Some(path) = config.socket() else { return Ok(None) };
         match access::bind(&path, &config.group) {
-            Ok(bound) => Ok(Some(Self { bound, of: None })),
+            Ok(bound) => Ok(Some(Self { bound, of: None, kept: None })),
             Err(error @ BindError::Taken { .. }) => {
                 emit(error);
                 Err(Exit::Error)
@@ -49,6 +51,11 @@ impl Socket {
     /// Of the run with this identity; questions go in there.
     pub(super) fn of(self, identity: StreamIdentity, asker: Asker) -> Self {
         Self { of: Some((identity, asker)), ..self }
+    }
+
+    /// With the history of that run.
+    pub(super) fn keeping(self, kept: Option<Kept>) -> Self {
+        Self { kept, ..self }
     }
 
     /// Begins to serve clients.
@@ -82,7 +89,7 @@ impl Socket {
             since_wall: Clock::now().wall(since),
             backend: backend.to_string(),
             folders: config.rules.iter().map(|folder| folder.display().to_string()).collect(),
-            keeper: None,
+            keeper: self.kept.map(|kept| Arc::new(kept) as Arc<dyn Keeper>),
             log: Box::new(|line| emit(line)),
         };
         let (sources, names) =

@@ -11,7 +11,7 @@ use super::args::{Environment, Exit, Format, TailArgs, TailOptions, parse_ring_s
 use super::lines::Lines;
 use super::socket::{self, Running};
 use super::{emit, follow, log, machine, note, signals};
-use crate::agent::{self, Agent, AgentOptions, Consumer, Limits, StartError};
+use crate::agent::{self, Agent, AgentOptions, AtStart, Consumer, Limits, StartError};
 use crate::event::model::{Event, EventKind};
 use crate::kernel::load::{LoadError, LoadOptions};
 use crate::kernel::plan::BackendChoice;
@@ -67,7 +67,7 @@ async fn tail(options: TailOptions) -> anyhow::Result<Exit> {
         priority: options.priority,
         self_test: options.self_test,
         rules,
-        record: options.record,
+        at_start: if options.record { AtStart::Recording } else { AtStart::Nothing },
         hashes,
         memory: None,
     };

@@ -69,7 +69,7 @@ impl Rig {
 
     fn begin(&mut self, rules: &RuleSet) {
         self.now += SECOND;
-        self.pipeline.begin(Some(rules.into()), true, BootNs(self.now), &mut || {}, &mut |event| {
+        self.pipeline.begin(Some(rules.into()), AtStart::Recording, BootNs(self.now), &mut || {}, &mut |event| {
             self.reported.push(event.clone());
         });
     }
