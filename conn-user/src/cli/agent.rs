@@ -86,7 +86,8 @@ async fn serve(args: &AgentArgs) -> anyhow::Result<Exit> {
     let identity = machine::identity()?;
     let kept = history.as_ref().map(|history| history.folder.clone());
     let (mut outputs, asker) = Outputs::open(&config, filter, history, &identity)?;
-    let kept = outputs.history.as_ref().zip(kept).map(|(history, folder)| Kept::new(history.commits(), folder));
+    let kept =
+        outputs.history.as_ref().zip(kept).map(|(history, folder)| Kept::new(history.commits(), folder));
     let socket = socket.map(|socket| socket.of(identity, asker).keeping(kept));
     let result = Box::pin(trace(&config, load, &choice, rules, socket, &mut outputs, stop, hangups)).await;
     messages::finish().await;

@@ -76,7 +76,8 @@ impl History {
     /// # Errors
     /// What is wrong, for people.
     fn options(&self, state: &Path, group: &str) -> Result<Option<HistoryOptions>, String> {
-        let Some(folder) = self.folder.as_deref().or(Some(state)).filter(|folder| !folder.as_os_str().is_empty())
+        let Some(folder) =
+            self.folder.as_deref().or(Some(state)).filter(|folder| !folder.as_os_str().is_empty())
         else {
             return Ok(None);
         };

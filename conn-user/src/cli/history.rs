@@ -62,7 +62,9 @@ pub(super) fn emit_notices(history: &HistoryWriter) {
                 emit(format_args!("the history is written again; rows that were dropped: {dropped}"));
             }
             HistoryNotice::Overflows => {
-                emit("events come faster than the history is written: some are not kept, alerts and gaps are");
+                emit(
+                    "events come faster than the history is written: some are not kept, alerts and gaps are",
+                );
             }
             HistoryNotice::Note(text) => emit(text),
         }

@@ -16,10 +16,10 @@ use crate::filter::Names;
 use crate::kernel::plan::Backend;
 use crate::service::access::{self, BindError, Bound};
 use crate::service::client::{Client, ClientError};
-use crate::service::{Keeper, default_socket};
 use crate::service::hub::Asker;
 use crate::service::protocol::{About, RuleSources};
 use crate::service::server::{Facts, Server, State};
+use crate::service::{Keeper, default_socket};
 
 /// The socket of an agent that starts.
 pub(super) struct Socket {
