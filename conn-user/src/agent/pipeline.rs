@@ -34,6 +34,7 @@ use super::listener_units::ListenerUnits;
 use super::start::AtStart;
 use crate::clock::Clock;
 use crate::event::degraded::Degradation;
+use crate::event::heartbeat::Heartbeat;
 use crate::event::model::{Event, EventBody, Repair, Start};
 use crate::event::names::Named as _;
 use crate::flow::merge::{Merged, pause_at};
@@ -50,7 +51,13 @@ use crate::process::table::ProcessTable;
 use crate::rules::path_memory::PathMemory;
 use crate::rules::{Engine, Staged};
 use crate::session::Session;
-use crate::units::BootNs;
+use crate::units::{BootNs, DurationNs};
+
+/// When heartbeats are reported.
+struct Pulse {
+    every: DurationNs,
+    next: BootNs,
+}
 
 /// The state between the ring buffer and the outputs.
 pub struct Pipeline {
@@ -63,6 +70,7 @@ pub struct Pipeline {
     session: Session<FlowTable>,
     inputs: EngineInputs,
     degraded: Reports,
+    pulse: Option<Pulse>,
 }
 
 impl Pipeline {
@@ -78,6 +86,7 @@ impl Pipeline {
             session: Session::new(flows, Clock::now()),
             inputs: EngineInputs::default(),
             degraded: Reports::default(),
+            pulse: None,
         }
     }
 
@@ -347,7 +356,8 @@ impl Pipeline {
 
     /// When [`Self::on_time`] must be called next.
     pub fn next_deadline(&self) -> Option<BootNs> {
-        [self.session.flows.next_deadline(), self.session.next_deadline()].into_iter().flatten().min()
+        let pulse = self.pulse.as_ref().map(|pulse| pulse.next);
+        [self.session.flows.next_deadline(), self.session.next_deadline(), pulse].into_iter().flatten().min()
     }
 
     /// Reports what waited for more knowledge long enough, and lets the rules' timers fire that are due.
@@ -392,6 +402,30 @@ impl Pipeline {
         for degraded in self.degraded.due(outputs.chain(own), now, is_last) {
             self.emit(now, EventBody::Degraded(degraded), emit);
         }
+    }
+
+    /// Has a heartbeat reported now and then, the first when `every` is over.
+    pub(super) fn set_pulse(&mut self, every: DurationNs, now: BootNs) {
+        self.pulse = Some(Pulse { every, next: BootNs(now.0.saturating_add(every.0)) });
+    }
+
+    /// Whether a heartbeat is due.
+    pub(super) fn is_pulse_due(&self, now: BootNs) -> bool {
+        self.pulse.as_ref().is_some_and(|pulse| pulse.next <= now)
+    }
+
+    /// Reports a heartbeat. `dropped`: what outputs have dropped so far.
+    pub(super) fn beat(&mut self, dropped: u64, now: BootNs, emit: &mut impl FnMut(&Event)) {
+        let Some(pulse) = &mut self.pulse else { return };
+        pulse.next = BootNs(now.0.saturating_add(pulse.every.0));
+        let heartbeat = Heartbeat {
+            every: pulse.every,
+            uptime: now.since(self.attached),
+            lost: self.accounting.by_hook().values().map(|count| count.lost).sum(),
+            dropped,
+            open_alerts: self.session.engine().map_or(0, |engine| engine.open_severities().count() as u64),
+        };
+        self.emit(now, EventBody::Heartbeat(heartbeat), emit);
     }
 
     /// Whether rules wait for what the background finds out.

@@ -148,6 +148,10 @@ impl<R: Records, P: Programs> Parts<'_, R, P> {
             if self.pipeline.next_deadline().is_some_and(|deadline| deadline <= read_until) {
                 self.pipeline.on_time(read_until, &mut |event| consumer.on_event(event));
             }
+            if self.pipeline.is_pulse_due(read_until) {
+                let dropped = consumer.dropped().iter().map(|(_, lines)| lines).sum();
+                self.pipeline.beat(dropped, read_until, &mut |event| consumer.on_event(event));
+            }
             if let Ok(rules) = self.reloads.try_recv() {
                 self.set_rules(rules, &mut |event| consumer.on_event(event));
             }

@@ -32,7 +32,7 @@ use crate::process::procfs::ProcFs;
 use crate::process::table::ProcessTable;
 use crate::rules::path_memory::PathMemory;
 use crate::rules::{Layout, RuleSet, Staged, defaults};
-use crate::units::Pid;
+use crate::units::{DurationNs, Pid};
 
 /// How long the records of the self-test may take: far more than a loaded, emulated machine needs.
 const SELF_TEST_PATIENCE: Duration = Duration::from_secs(20);
@@ -50,6 +50,8 @@ pub struct AgentOptions {
     pub rules: Option<RuleSet>,
     /// What is reported before the first event.
     pub at_start: AtStart,
+    /// How often it is reported that the agent is alive; `None`: never.
+    pub heartbeat: Option<DurationNs>,
     /// Whether an output shows the hashes of executables, or rules that are not these look at them. Else no file is read for one.
     pub hashes: bool,
     /// What rules learned in earlier runs, see [`super::state`].
@@ -179,6 +181,9 @@ pub async fn start(options: AgentOptions, emit: &mut impl FnMut(&Event)) -> Resu
     let (mut backlog, reader) = (Backlog::default(), &mut agent.reader);
     agent.pipeline.processes().scan_and(&mut || backlog.fill(reader))?;
     take_in(&mut agent, backlog, staged, options.at_start, emit).await?;
+    if let Some(every) = options.heartbeat {
+        agent.pipeline.set_pulse(every, boot_now());
+    }
     if options.self_test {
         self_test(&mut agent, emit).await?;
     }

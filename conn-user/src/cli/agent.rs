@@ -74,6 +74,9 @@ async fn serve(args: &AgentArgs) -> anyhow::Result<Exit> {
         Ok(history) => history,
         Err(error) => return Ok(usage(error)),
     };
+    if let Err(error) = config.heartbeat() {
+        return Ok(usage(error));
+    }
     let rules = match choice.load_with_sources() {
         Ok(rules) => rules,
         Err(exit) => return Ok(exit),
@@ -121,6 +124,7 @@ async fn trace(
         self_test: true,
         rules,
         at_start: if outputs.history.is_some() { AtStart::Existing } else { AtStart::Nothing },
+        heartbeat: config.heartbeat().unwrap_or_default(),
         hashes: true,
         memory,
     };
@@ -266,6 +270,8 @@ impl Outputs {
         match event.body.kind() {
             EventKind::Alert => false,
             kind if kind.is_always_shown() => true,
+            // Its absence is what is looked for.
+            EventKind::Heartbeat => true,
             kind if kind.is_of_recording() => false,
             kind @ (EventKind::Exec | EventKind::Exit) => {
                 self.filter.asks_for(kind) && self.filter.passes(event)

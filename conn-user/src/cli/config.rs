@@ -16,7 +16,10 @@ use crate::priority::Priority;
 use crate::rules::file::source;
 use crate::service::access::group_id;
 use crate::service::{GROUP, default_socket};
+use crate::units::DurationNs;
 
+/// The shortest time between two heartbeats.
+const HEARTBEAT_MIN: DurationNs = DurationNs(1_000_000_000);
 /// Most of a file that is read.
 const SIZE_MAX: u64 = 1 << 20;
 
@@ -40,6 +43,8 @@ pub struct Config {
     pub socket: Option<PathBuf>,
     /// The group whose members may connect.
     pub group: String,
+    /// How often a heartbeat is reported; the empty text: never.
+    pub heartbeat: String,
     /// Where alerts go.
     pub alerts: Alerts,
     /// Where events go.
@@ -129,6 +134,7 @@ impl Default for Config {
             state: "/var/lib/conn".into(),
             socket: None,
             group: GROUP.to_owned(),
+            heartbeat: "60s".to_owned(),
             alerts: Alerts::default(),
             events: Events::default(),
             history: History::default(),
@@ -149,6 +155,20 @@ impl Config {
     /// What is wrong, for people.
     pub fn history(&self) -> Result<Option<HistoryOptions>, String> {
         self.history.options(&self.state, &self.group)
+    }
+
+    /// How often a heartbeat is reported; `None`: never.
+    ///
+    /// # Errors
+    /// What is wrong, for people.
+    pub fn heartbeat(&self) -> Result<Option<DurationNs>, String> {
+        match self.heartbeat.as_str() {
+            "" | "0" => Ok(None),
+            text => match amount::duration(text) {
+                Some(every) if every.0 >= HEARTBEAT_MIN.0 => Ok(Some(every)),
+                _ => Err(format!("`heartbeat`: {text:?} is no time from 1s on, such as 60s or 5m")),
+            },
+        }
     }
 
     /// Reads the file.

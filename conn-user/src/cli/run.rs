@@ -78,6 +78,7 @@ async fn traced(args: &RunArgs) -> anyhow::Result<ExitCode> {
         self_test: true,
         rules: None,
         at_start: AtStart::Nothing,
+        heartbeat: None,
         hashes,
         memory: None,
     };

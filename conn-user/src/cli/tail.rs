@@ -68,6 +68,7 @@ async fn tail(options: TailOptions) -> anyhow::Result<Exit> {
         self_test: options.self_test,
         rules,
         at_start: if options.record { AtStart::Recording } else { AtStart::Nothing },
+        heartbeat: None,
         hashes,
         memory: None,
     };

@@ -15,6 +15,7 @@ use self::written_out::WrittenOut;
 use super::address::{write_int, write_ip};
 use super::age::Age;
 use super::degraded::Degraded;
+use super::heartbeat::Heartbeat;
 use super::model::{Event, EventBody, SCHEMA_VERSION};
 use super::names::{self, Named};
 use super::time::Rfc3339;
@@ -129,6 +130,7 @@ impl JsonEncoder {
                 write_instant(b"seen_boot_ns", repair.seen, out);
             }
             EventBody::Degraded(degraded) => write_degraded(degraded, out),
+            EventBody::Heartbeat(heartbeat) => write_heartbeat(heartbeat, out),
             EventBody::Facts(facts) => {
                 self.process(Some(&facts.process), b",\"process\":", out);
                 write_key(b"settled", out);
@@ -330,6 +332,19 @@ fn write_degraded(degraded: &Degraded, out: &mut Vec<u8>) {
         write_text(b"place", place.as_bytes(), out);
     }
     for (key, number) in [(&b"count"[..], degraded.count), (b"total", degraded.total)] {
+        write_key(key, out);
+        write_int(number, out);
+    }
+}
+
+fn write_heartbeat(of: &Heartbeat, out: &mut Vec<u8>) {
+    for (key, number) in [
+        (&b"every_ns"[..], of.every.0),
+        (b"uptime_ns", of.uptime.0),
+        (b"records_lost", of.lost),
+        (b"dropped", of.dropped),
+        (b"open_alerts", of.open_alerts),
+    ] {
         write_key(key, out);
         write_int(number, out);
     }

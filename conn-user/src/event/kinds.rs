@@ -10,8 +10,11 @@ impl KindSet {
     /// Every kind.
     pub const ALL: Self = Self((1 << EventKind::ALL.len()) - 1);
 
-    /// What is shown when nothing is asked for: all but exec and exit.
-    pub const DEFAULT: Self = Self::of_stream(false).without(EventKind::Exec).without(EventKind::Exit);
+    /// What is shown when nothing is asked for: all but exec, exit and heartbeat.
+    pub const DEFAULT: Self = Self::of_stream(false)
+        .without(EventKind::Exec)
+        .without(EventKind::Exit)
+        .without(EventKind::Heartbeat);
 
     /// Every kind; of a recording those too that are only in one.
     pub const fn of_stream(is_recording: bool) -> Self {

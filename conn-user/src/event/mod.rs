@@ -8,6 +8,7 @@ pub mod degraded;
 pub mod errno;
 pub mod escape;
 pub(crate) mod fold;
+pub mod heartbeat;
 pub mod human;
 pub mod json;
 pub mod kinds;

@@ -6,6 +6,7 @@ use smallvec::SmallVec;
 
 use super::alert::Alert;
 use super::degraded::Degraded;
+use super::heartbeat::Heartbeat;
 use crate::flow::model::{Change, ConnEvent};
 use crate::flow::sample::Sample;
 use crate::kernel::gap::Gap;
@@ -48,6 +49,8 @@ pub enum EventBody {
     Repair(Repair),
     /// The agent does less than it should.
     Degraded(Degraded),
+    /// The agent is alive.
+    Heartbeat(Heartbeat),
     /// A rule found something, or what it found got worse or is over.
     Alert(Box<Alert>),
     /// The run began. First in a recording, and only there; what was there already follows as events with the number 0.
@@ -112,6 +115,8 @@ pub enum EventKind {
     Repair,
     /// See [`EventBody::Degraded`].
     Degraded,
+    /// See [`EventBody::Heartbeat`].
+    Heartbeat,
     /// See [`EventBody::Alert`].
     Alert,
     /// See [`EventBody::Start`].
@@ -126,7 +131,7 @@ pub enum EventKind {
 
 impl EventKind {
     /// Every kind, in the order of the documentation.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Connect,
         Self::Accept,
         Self::Established,
@@ -139,6 +144,7 @@ impl EventKind {
         Self::Gap,
         Self::Repair,
         Self::Degraded,
+        Self::Heartbeat,
         Self::Alert,
         Self::Start,
         Self::Facts,
@@ -171,6 +177,7 @@ impl EventKind {
             Self::Gap => "gap",
             Self::Repair => "repair",
             Self::Degraded => "degraded",
+            Self::Heartbeat => "heartbeat",
             Self::Alert => "alert",
             Self::Start => "start",
             Self::Facts => "facts",
@@ -196,6 +203,7 @@ impl EventBody {
             Self::Gap(_) => EventKind::Gap,
             Self::Repair(_) => EventKind::Repair,
             Self::Degraded(_) => EventKind::Degraded,
+            Self::Heartbeat(_) => EventKind::Heartbeat,
             Self::Alert(_) => EventKind::Alert,
             Self::Start(_) => EventKind::Start,
             Self::Facts(_) => EventKind::Facts,

@@ -21,6 +21,7 @@ use self::process::Processes;
 pub(crate) use self::process::read as process_of;
 pub use self::process::{KnownFacts, News, process};
 use super::degraded::{Degradation, Degraded};
+use super::heartbeat::Heartbeat;
 use super::json::StreamIdentity;
 use super::model::{Event, EventBody, EventKind, ProcEvent, Repair, SCHEMA_VERSION, Start};
 use super::names::{self, Named, from_name};
@@ -231,6 +232,13 @@ impl Reader {
                 let seen = need(kind, "seen_boot_ns", line.seen_boot_ns)?.into();
                 EventBody::Repair(Repair { seen })
             }
+            EventKind::Heartbeat => EventBody::Heartbeat(Heartbeat {
+                every: DurationNs(need(kind, "every_ns", line.every_ns)?),
+                uptime: DurationNs(need(kind, "uptime_ns", line.uptime_ns)?),
+                lost: need(kind, "records_lost", line.records_lost)?,
+                dropped: need(kind, "dropped", line.dropped)?,
+                open_alerts: need(kind, "open_alerts", line.open_alerts)?,
+            }),
             EventKind::Degraded => EventBody::Degraded(Degraded {
                 what: named::<Degradation>("what", need(kind, "what", line.what.as_deref())?)?,
                 place: line.place.as_deref().map(Into::into),

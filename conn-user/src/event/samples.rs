@@ -10,6 +10,7 @@ use conn_common::hook::HookId;
 pub(crate) use self::any::{any_event, any_process};
 use super::alert::{Alert, AlertId, Covered, Evidence, Phase, RuleKind, RuleRef, Severity, Subject, Value};
 use super::degraded::{Degradation, Degraded};
+use super::heartbeat::Heartbeat;
 use super::json::StreamIdentity;
 use super::model::{Event, EventBody, Facts, ProcEvent, Repair, Start};
 use crate::flow::born::{Born, BornBy};
@@ -406,6 +407,13 @@ pub(crate) fn all() -> Vec<Event> {
             place: Some("/var/log/\\u{202e}events.jsonl".into()),
             count: 12,
             total: 40,
+        }),
+        EventBody::Heartbeat(Heartbeat {
+            every: DurationNs(60_000_000_000),
+            uptime: DurationNs(3_723_000_000_000),
+            lost: 13,
+            dropped: 40,
+            open_alerts: 2,
         }),
         EventBody::Facts(Facts { process: curl(), is_settled: true }),
         EventBody::Sample(Sample {

@@ -18,6 +18,8 @@ use layout::Layout;
 
 use super::alert::{Alert, Covered};
 use super::degraded::Degraded;
+use super::heartbeat::Heartbeat;
+use super::human;
 use super::model::{Event, EventBody, EventKind};
 use super::names::Named;
 use super::time::{Day, TimeOfDay};
@@ -112,6 +114,10 @@ impl TextFormatter {
             EventBody::Degraded(degraded) => {
                 self.head(event);
                 self.degraded(degraded);
+            }
+            EventBody::Heartbeat(heartbeat) => {
+                self.head(event);
+                self.heartbeat(heartbeat);
             }
             EventBody::Clock => {
                 self.head(event);
@@ -235,6 +241,18 @@ impl TextFormatter {
         if degraded.total > degraded.count {
             self.line.text(", in all ");
             self.line.number(degraded.total);
+        }
+    }
+
+    fn heartbeat(&mut self, of: &Heartbeat) {
+        self.line.text("up ");
+        self.line.with(|out| human::write_duration(of.uptime, out));
+        for (number, what) in
+            [(of.open_alerts, " open alerts"), (of.lost, " records lost"), (of.dropped, " lines dropped")]
+        {
+            self.line.text(", ");
+            self.line.number(number);
+            self.line.text(what);
         }
     }
 

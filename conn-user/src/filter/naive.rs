@@ -50,6 +50,7 @@ impl Naive {
             EventBody::Gap(_)
             | EventBody::Repair(_)
             | EventBody::Degraded(_)
+            | EventBody::Heartbeat(_)
             | EventBody::Alert(_)
             | EventBody::Start(_)
             | EventBody::Sample(_)

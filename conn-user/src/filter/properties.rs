@@ -238,6 +238,7 @@ fn without_late_facts(mut event: Event) -> Event {
         EventBody::Gap(_)
         | EventBody::Repair(_)
         | EventBody::Degraded(_)
+        | EventBody::Heartbeat(_)
         | EventBody::Alert(_)
         | EventBody::Start(_)
         | EventBody::Sample(_)

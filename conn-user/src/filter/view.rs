@@ -99,6 +99,7 @@ impl<'a> View<'a> {
             EventBody::Gap(_)
             | EventBody::Repair(_)
             | EventBody::Degraded(_)
+            | EventBody::Heartbeat(_)
             | EventBody::Start(_)
             | EventBody::Sample(_)
             | EventBody::Clock => nothing,

@@ -170,6 +170,7 @@ impl Run {
             EventBody::Repair(_) => true,
             EventBody::Alert(_)
             | EventBody::Degraded(_)
+            | EventBody::Heartbeat(_)
             | EventBody::Start(_)
             | EventBody::Facts(_)
             | EventBody::Sample(_)

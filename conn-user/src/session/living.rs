@@ -48,6 +48,7 @@ impl Living {
             | EventBody::Gap(_)
             | EventBody::Repair(_)
             | EventBody::Degraded(_)
+            | EventBody::Heartbeat(_)
             | EventBody::Alert(_)
             | EventBody::Start(_)
             | EventBody::Facts(_)

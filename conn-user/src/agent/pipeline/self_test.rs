@@ -69,6 +69,7 @@ fn is_of_test(watch: &Watch, body: &EventBody) -> bool {
         | EventBody::Gap(_)
         | EventBody::Repair(_)
         | EventBody::Degraded(_)
+        | EventBody::Heartbeat(_)
         | EventBody::Alert(_)
         | EventBody::Start(_)
         | EventBody::Clock => false,

@@ -38,6 +38,7 @@ async fn watch(duration: Duration, args: &LearnArgs) -> anyhow::Result<Result<Fo
         rules: Some(screening(rules)),
         // What was there before is normal too.
         at_start: AtStart::Recording,
+        heartbeat: None,
         hashes: false,
         memory: None,
     };

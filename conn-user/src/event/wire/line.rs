@@ -244,6 +244,21 @@ pub(crate) struct Line<'a> {
     /// How many in this run.
     #[serde(default)]
     pub(crate) total: Option<u64>,
+    /// How long after this heartbeat the next one comes: an agent that was killed is known by the one that is missing.
+    #[serde(default)]
+    pub(crate) every_ns: Option<u64>,
+    /// For how long everything has been seen.
+    #[serde(default)]
+    pub(crate) uptime_ns: Option<u64>,
+    /// Records that were lost in this run.
+    #[serde(default)]
+    pub(crate) records_lost: Option<u64>,
+    /// Lines and rows that outputs dropped in this run.
+    #[serde(default)]
+    pub(crate) dropped: Option<u64>,
+    /// Alerts that are open.
+    #[serde(default)]
+    pub(crate) open_alerts: Option<u64>,
     /// What the rule says.
     #[serde(borrow, default)]
     #[cfg_attr(test, schemars(with = "AlertPart<'static>"))]

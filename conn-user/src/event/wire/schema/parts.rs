@@ -228,6 +228,12 @@ fn kinds() -> Vec<Part> {
             &["head"],
             vec![always("what"), sometimes("place"), always("count"), always("total")],
         ),
+        kind(
+            EventKind::Heartbeat,
+            "The agent is alive. Of `conn agent` alone: every minute, unless `heartbeat` of its configuration says otherwise.",
+            &["head"],
+            ["every_ns", "uptime_ns", "records_lost", "dropped", "open_alerts"].map(always).into(),
+        ),
         Part {
             rules: json!({"allOf": [{"anyOf": subjects}]}),
             ..kind(
