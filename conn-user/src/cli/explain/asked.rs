@@ -2,8 +2,8 @@
 
 use super::super::args::{Exit, ExplainArgs};
 use super::super::{emit, socket};
-use crate::rules::host::Host;
 use crate::rules::file::RuleErrors;
+use crate::rules::host::Host;
 use crate::rules::{RuleSet, defaults, file};
 use crate::service::client::{Client, ClientError};
 use crate::service::protocol::{AlertFound, Request, RuleSources};

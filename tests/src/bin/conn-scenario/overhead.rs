@@ -100,6 +100,7 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
 fn start(options: &Options) -> Result<Child> {
     let mut agent = Command::new(&options.conn)
         .args(["tail", "--json", "--backend", &options.backend])
+        .env("CONN_SOCKET", "")
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
