@@ -42,4 +42,6 @@ pub mod run;
 
 pub mod agent;
 
+pub mod service;
+
 pub mod cli;

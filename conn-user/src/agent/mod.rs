@@ -13,5 +13,5 @@ pub mod state;
 
 pub use pipeline::{OnFork, Pipeline, PipelineStats, RecordCount};
 pub use resync::ResyncStats;
-pub use run::{Consumer, Limits, run};
+pub use run::{Consumer, Limits, View, run};
 pub use start::{Agent, AgentOptions, StartError, start};

@@ -40,7 +40,7 @@ use crate::flow::model::FlowEvent;
 use crate::flow::resolve::PortResolver;
 use crate::flow::sample::{Sampler, Samples};
 use crate::flow::snapshot::model::Snapshot;
-use crate::flow::table::FlowTable;
+use crate::flow::table::{Begun, FlowTable};
 use crate::kernel::counters::CpuCount;
 use crate::kernel::gap::Gap;
 use crate::kernel::selftest::{SelfTestError, Watch, Workload};
@@ -247,6 +247,11 @@ impl Pipeline {
     /// Has every new process reported, which is no event. A backup program may repeat one.
     pub fn follow_forks(&mut self, on_fork: OnFork) {
         self.programs.follow_forks(on_fork);
+    }
+
+    /// When what this socket carries began ([`FlowTable::begun`]).
+    pub fn begun(&self, key: u64) -> Option<Begun> {
+        self.session.flows.begun(key)
     }
 
     /// Whether records were lost since the last call.

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::backlog::{BATCH, Backlog};
 use super::pipeline::Pipeline;
-use super::resync::Resync;
+use super::resync::{Resync, ResyncStats};
 use super::source::{Programs, Records};
 use super::start::Agent;
 use crate::clock::{BootTimer, boot_now};
@@ -56,7 +56,10 @@ pub trait Consumer {
         async { flushed }
     }
 
-    /// Resolves when it wants to be flushed though nothing was reported. May be cancelled.
+    /// Looks at the agent, where somebody asked it to. Called after each [`Self::flush`]; must not block.
+    fn look(&mut self, _agent: View<'_>) {}
+
+    /// Resolves when it wants to be flushed, or to look, though nothing was reported. May be cancelled.
     fn wakes(&mut self) -> impl Future<Output = ()> {
         std::future::pending()
     }
@@ -75,6 +78,15 @@ pub trait Consumer {
     fn is_done(&self) -> bool {
         false
     }
+}
+
+/// An agent between two batches of records, for those who ask how it is.
+#[derive(Clone, Copy)]
+pub struct View<'a> {
+    /// The tables, the rules and the account of records.
+    pub pipeline: &'a Pipeline,
+    /// How often the tables were repaired after a loss.
+    pub repairs: ResyncStats,
 }
 
 /// When the loop ends by itself.
@@ -166,6 +178,7 @@ impl<R: Records, P: Programs> Parts<'_, R, P> {
                 clock_read = now;
             }
             consumer.flush()?;
+            consumer.look(View { pipeline: self.pipeline, repairs: self.resync.stats() });
             if consumer.is_done() || end.is_some_and(|end| now >= end) {
                 break;
             }

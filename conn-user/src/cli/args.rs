@@ -34,6 +34,7 @@ pub use self::test::TestArgs;
 pub use super::exit::Exit;
 use super::rules;
 pub use super::rules::RuleChoice;
+pub use crate::event::kinds::KindSet;
 use crate::event::model::{Event, EventKind};
 use crate::event::names;
 use crate::filter::{Filter, FilterError, amount};
@@ -331,54 +332,6 @@ pub enum Format {
     },
 }
 
-/// A set of kinds of events.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct KindSet(u32);
-
-impl KindSet {
-    /// Every kind.
-    pub const ALL: Self = Self((1 << EventKind::ALL.len()) - 1);
-
-    /// What is shown when nothing is asked for: all but exec and exit.
-    pub const DEFAULT: Self = Self::of_stream(false).without(EventKind::Exec).without(EventKind::Exit);
-
-    /// Every kind; of a recording those too that are only in one.
-    pub const fn of_stream(is_recording: bool) -> Self {
-        if is_recording {
-            Self::ALL
-        } else {
-            Self::ALL
-                .without(EventKind::Start)
-                .without(EventKind::Facts)
-                .without(EventKind::Sample)
-                .without(EventKind::Clock)
-        }
-    }
-
-    /// Whether a kind is in it.
-    pub const fn contains(self, kind: EventKind) -> bool {
-        self.0 & 1 << kind as u32 != 0
-    }
-
-    /// What is left of a connection when each has one line.
-    pub const SUMMARY: Self =
-        Self::DEFAULT.without(EventKind::Connect).without(EventKind::Established).without(EventKind::Accept);
-
-    const fn without(self, kind: EventKind) -> Self {
-        Self(self.0 & !(1 << kind as u32))
-    }
-
-    const fn with(self, kind: EventKind) -> Self {
-        Self(self.0 | 1 << kind as u32)
-    }
-}
-
-impl FromIterator<EventKind> for KindSet {
-    fn from_iter<I: IntoIterator<Item = EventKind>>(kinds: I) -> Self {
-        kinds.into_iter().fold(Self(0), Self::with)
-    }
-}
-
 impl Cli {
     /// Reads a command line, the program's name first.
     ///
@@ -428,8 +381,8 @@ impl TailArgs {
         } else if self.summary {
             KindSet::SUMMARY
         } else if self.kinds.is_empty() {
-            let asked = [EventKind::Exec, EventKind::Exit].into_iter().filter(|kind| filter.asks_for(*kind));
-            asked.fold(KindSet::DEFAULT, KindSet::with)
+            KindSet::DEFAULT
+                .and([EventKind::Exec, EventKind::Exit].into_iter().filter(|kind| filter.asks_for(*kind)))
         } else {
             self.kinds.iter().copied().collect()
         };

@@ -8,6 +8,7 @@ use super::{emit, note};
 use crate::filter::{Filter, FilterError, Names};
 use crate::rules::host::Host;
 use crate::rules::{RuleSet, defaults, file};
+use crate::service::protocol::{RuleFile, RuleSources};
 
 /// Which rules judge what happens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,6 +54,11 @@ impl RuleChoice {
 
     /// Reads them. What is wrong with them is reported here, as is what of this host could not be read.
     pub(super) fn load(&self) -> Result<Option<RuleSet>, Exit> {
+        Ok(self.load_with_sources()?.map(|(rules, _)| rules))
+    }
+
+    /// Reads them as [`Self::load`] does, and returns also what they were made from.
+    pub(super) fn load_with_sources(&self) -> Result<Option<(RuleSet, RuleSources)>, Exit> {
         if *self == Self::None {
             return Ok(None);
         }
@@ -60,6 +66,7 @@ impl RuleChoice {
         for text in host.notes() {
             note(text);
         }
+        let mut sources = RuleSources::Default;
         let rules = match self {
             Self::None => return Ok(None),
             Self::Default => defaults::set(&host),
@@ -68,10 +75,13 @@ impl RuleChoice {
                 for warning in &checked.warnings {
                     emit(format_args!("warning: {warning}"));
                 }
+                let files = checked.texts.into_iter();
+                let files = files.map(|(path, text)| RuleFile { path: path.display().to_string(), text });
+                sources = RuleSources::Files { files: files.collect() };
                 checked.rules
             }
         };
-        rules.map(Some).map_err(|errors| {
+        rules.map(|rules| Some((rules, sources))).map_err(|errors| {
             emit(errors);
             Exit::Usage
         })

@@ -1,5 +1,6 @@
 //! Alerts: what rules say of events, and how they live.
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -82,7 +83,7 @@ pub enum Subject {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Evidence {
     /// Its name in JSON and text: `open_for`, `peers`, `limit`.
-    pub name: &'static str,
+    pub name: Cow<'static, str>,
     /// What it is.
     pub value: Value,
 }
@@ -153,19 +154,24 @@ pub struct Alert {
 }
 
 impl Evidence {
+    /// A fact of this name.
+    pub const fn new(name: &'static str, value: Value) -> Self {
+        Self { name: Cow::Borrowed(name), value }
+    }
+
     /// A text.
     pub fn text(name: &'static str, text: impl Into<Box<[u8]>>) -> Self {
-        Self { name, value: Value::Text(text.into()) }
+        Self::new(name, Value::Text(text.into()))
     }
 
     /// A count.
     pub const fn number(name: &'static str, number: u64) -> Self {
-        Self { name, value: Value::Number(number) }
+        Self::new(name, Value::Number(number))
     }
 
     /// A duration.
     pub const fn duration(name: &'static str, duration: DurationNs) -> Self {
-        Self { name, value: Value::Duration(duration) }
+        Self::new(name, Value::Duration(duration))
     }
 }
 

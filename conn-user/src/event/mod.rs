@@ -10,6 +10,7 @@ pub mod escape;
 pub(crate) mod fold;
 pub mod human;
 pub mod json;
+pub mod kinds;
 pub mod model;
 pub mod names;
 pub mod read;

@@ -101,6 +101,7 @@ named!(BornBy:
     LastActivity = "last_activity",
     OwnerStart = "owner_start",
     Snapshot = "snapshot",
+    Seen = "seen",
 );
 named!(EndedHow:
     LocalFin = "local_fin",

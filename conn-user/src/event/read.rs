@@ -18,6 +18,7 @@ use thiserror::Error;
 
 pub use self::alert::AlertLine;
 use self::process::Processes;
+pub(crate) use self::process::read as process_of;
 pub use self::process::{KnownFacts, News};
 use super::degraded::{Degradation, Degraded};
 use super::json::StreamIdentity;
@@ -88,7 +89,7 @@ pub enum ReadError {
 pub enum Recorded {
     /// An event as it was reported.
     Event(Event),
-    /// An alert that was raised then, at this instant. A replay raises its own.
+    /// An alert that was raised then, at this instant. A replay raises its own; for others see [`Reader::with_alerts`].
     Alert(BootNs),
     /// Time came to this instant, and nothing happened.
     Time(BootNs),
@@ -108,9 +109,21 @@ pub struct Reader {
     time: Rfc3339Reader,
     /// Processes are read as the line has them.
     is_apart: bool,
+    /// Alerts are read whole.
+    has_alerts: bool,
 }
 
 impl Reader {
+    /// Reads alerts whole too: they are events like the others. For those who show or store what another conn reported.
+    ///
+    /// Evidence has the type that its form shows. A text that is exactly the id of a process that an earlier line wrote out is that
+    /// process: in compact lines the two look alike.
+    #[must_use]
+    pub const fn with_alerts(mut self) -> Self {
+        self.has_alerts = true;
+        self
+    }
+
     /// Whose events the last line is among. The start of the run is 0 until a line reported it.
     pub const fn stream(&self) -> Option<&StreamIdentity> {
         self.stream.as_ref()
@@ -238,6 +251,7 @@ impl Reader {
             }
             EventKind::Sample => return Ok(Recorded::Sample(line.boot_ns.into(), sample(&line, kind)?)),
             EventKind::Clock => return Ok(Recorded::Time(line.boot_ns.into())),
+            EventKind::Alert if self.has_alerts => EventBody::Alert(Box::new(self.alert(&line)?)),
             EventKind::Alert => {
                 // It may be the first to have a fact.
                 if let Some(raw) = line.process {

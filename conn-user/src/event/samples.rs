@@ -366,12 +366,9 @@ pub(crate) fn all() -> Vec<Event> {
         EventBody::Alert(Box::new(Alert {
             evidence: vec![
                 Evidence::text("args", *b"\x1b[2J\xff"),
-                Evidence { name: "score", value: Value::Score(0.975) },
-                Evidence { name: "from", value: Value::End(address("203.0.113.9:0")) },
-                Evidence {
-                    name: "via",
-                    value: Value::List(vec![Value::Process(nginx()), Value::Process(hostile())]),
-                },
+                Evidence::new("score", Value::Score(0.975)),
+                Evidence::new("from", Value::End(address("203.0.113.9:0"))),
+                Evidence::new("via", Value::List(vec![Value::Process(nginx()), Value::Process(hostile())])),
             ],
             repeats: 3,
             ..alert(

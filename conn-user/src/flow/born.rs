@@ -45,4 +45,48 @@ pub enum BornBy {
     OwnerStart,
     /// It was there when the snapshot was taken.
     Snapshot,
+    /// A running agent saw it begin.
+    Seen,
+}
+
+impl Born {
+    /// Exactly then, as a record had it.
+    pub const fn seen(at: BootNs) -> Self {
+        Self { earliest: at, latest: at, earliest_by: BornBy::Seen, latest_by: BornBy::Seen }
+    }
+
+    /// What both know together. Where they contradict each other, `self` holds.
+    #[must_use]
+    pub fn narrowed_by(self, other: &Self) -> Self {
+        let mut born = self;
+        if other.earliest > born.earliest {
+            (born.earliest, born.earliest_by) = (other.earliest, other.earliest_by);
+        }
+        if other.latest < born.latest {
+            (born.latest, born.latest_by) = (other.latest, other.latest_by);
+        }
+        if born.earliest > born.latest { self } else { born }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_intervals_narrow_each_other() {
+        let born = |earliest, latest, by| Born {
+            earliest: BootNs(earliest),
+            latest: BootNs(latest),
+            earliest_by: by,
+            latest_by: by,
+        };
+        let (wide, late) = (born(10, 90, BornBy::OwnerStart), born(40, 200, BornBy::LastActivity));
+        let both = wide.narrowed_by(&late);
+        assert_eq!((both.earliest, both.earliest_by), (BootNs(40), BornBy::LastActivity));
+        assert_eq!((both.latest, both.latest_by), (BootNs(90), BornBy::OwnerStart));
+        let exact = Born::seen(BootNs(300));
+        assert_eq!(exact.narrowed_by(&wide), exact, "a contradiction: the one that was asked first holds");
+        assert_eq!(Born::seen(BootNs(50)).narrowed_by(&wide), Born::seen(BootNs(50)));
+    }
 }

@@ -5,11 +5,14 @@
 //! ports, and the standard input and output of processes. What a record means to them is said in
 //! `connection_records` and `listener_records`.
 
+use std::net::SocketAddr;
+
 use conn_common::decode::Record;
 use conn_common::hook::HookId;
 use conn_common::record::{RecordHeader, Sock, Task};
 
 use super::actors::At;
+use super::born::Born;
 use super::connection_records::{ConnectionRecords, is_active};
 use super::connection_table::ConnectionTable;
 use super::devices::Devices;
@@ -23,9 +26,18 @@ use super::model::{Change, ConnEvent, ConnId, Direction, FlowEvent};
 use super::resolve::PortResolver;
 use super::snapshot::model::Snapshot;
 use super::stdio::StdioTable;
-use super::store::Found;
+use super::store::{Found, known};
 use crate::process::ProcessTable;
 use crate::units::{BootNs, Pid};
+
+/// When something began that is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Begun {
+    /// When.
+    pub born: Born,
+    /// The remote end of a connection: one socket may have several, one after the other. `None`: it is a listener.
+    pub remote: Option<SocketAddr>,
+}
 
 /// All connections and listeners: it takes records and gives their events.
 #[derive(Debug)]
@@ -104,6 +116,22 @@ impl FlowTable {
             Found::Live(place) if key != 0 => store.get(place).map(|conn| conn.event(&self.devices)),
             _ => None,
         }
+    }
+
+    /// When the connection or listener of the socket with this key (`Sock::key`) began, as lists have it: a connection when it was
+    /// established. `None`: it is not followed, or not established yet.
+    pub fn begun(&self, key: u64) -> Option<Begun> {
+        if key == 0 {
+            return None;
+        }
+        if let Some(listener) = self.listeners.known.get(key) {
+            let born = listener.born.or_else(|| known(listener.since).map(Born::seen))?;
+            return Some(Begun { born, remote: None });
+        }
+        let Found::Live(place) = self.connections.store.find_key(key) else { return None };
+        let conn = self.connections.store.get(place).filter(|conn| conn.dead.is_none())?;
+        let born = conn.born.or_else(|| known(conn.established).map(Born::seen))?;
+        Some(Begun { born, remote: Some(conn.ends.remote()) })
     }
 
     /// Connections that are not followed any more although nothing reported their end: there was no room, or a record reported

@@ -16,10 +16,21 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-/// Bytes that wait at most; [`Class::Event`]s beyond are dropped and counted.
-const WAITING_MAX: usize = 64 << 20;
-/// So much more may wait of what is of [`Class::Important`].
-const RESERVE: usize = 16 << 20;
+/// How much may wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// Bytes that wait at most; [`Class::Event`]s beyond are dropped and counted.
+    pub waiting: usize,
+    /// So much more may wait of what is of [`Class::Important`].
+    pub reserve: usize,
+}
+
+impl Default for Room {
+    fn default() -> Self {
+        Self { waiting: 64 << 20, reserve: 16 << 20 }
+    }
+}
+
 /// Largest buffer that is kept.
 const KEPT_MAX: usize = 4 << 20;
 /// How long the end waits for a target that takes nothing.
@@ -117,6 +128,7 @@ impl Shared {
 pub struct Writer {
     name: Arc<str>,
     shared: Arc<Shared>,
+    room: Room,
     /// Lines since the last [`Self::flush`], and how many did not fit.
     lines: Vec<u8>,
     count: u64,
@@ -160,7 +172,15 @@ impl Writer {
         std::thread::Builder::new()
             .name("conn-write".to_owned())
             .spawn(move || thread::write_all(&own, target))?;
-        Ok(Self { name: name.into(), shared, lines: Vec::new(), count: 0, refused: 0, stuck: None })
+        let (name, room) = (name.into(), Room::default());
+        Ok(Self { name, shared, room, lines: Vec::new(), count: 0, refused: 0, stuck: None })
+    }
+
+    /// With another bound on what waits.
+    #[must_use]
+    pub fn with_room(mut self, room: Room) -> Self {
+        self.room = room;
+        self
     }
 
     /// What it is called, escaped.
@@ -178,15 +198,22 @@ impl Writer {
         Reopener(Arc::clone(&self.shared))
     }
 
-    /// Takes a line, which `encode` appends with its newline. Never waits.
-    pub fn line(&mut self, class: Class, encode: impl FnOnce(&mut Vec<u8>)) {
-        let room = WAITING_MAX + if class == Class::Important { RESERVE } else { 0 };
-        if self.shared.waiting.load(Ordering::Relaxed) + self.lines.len() < room {
+    /// Whether there is room for another line of this class.
+    pub fn has_room(&self, class: Class) -> bool {
+        let room = self.room.waiting + if class == Class::Important { self.room.reserve } else { 0 };
+        self.shared.waiting.load(Ordering::Relaxed) + self.lines.len() < room
+    }
+
+    /// Takes a line, which `encode` appends with its newline. Never waits. Returns whether there was room.
+    pub fn line(&mut self, class: Class, encode: impl FnOnce(&mut Vec<u8>)) -> bool {
+        let has_room = self.has_room(class);
+        if has_room {
             encode(&mut self.lines);
             self.count += 1;
         } else {
             self.refused += 1;
         }
+        has_room
     }
 
     /// Hands the lines over. Never waits.
@@ -376,7 +403,7 @@ mod tests {
         line(&mut writer, Class::Event, "first\n");
         writer.flush().expect("it is read");
         taken.recv().expect("written");
-        let long = "x".repeat(WAITING_MAX) + "\n";
+        let long = "x".repeat(Room::default().waiting) + "\n";
         for text in [&*long, "refused\n"] {
             line(&mut writer, Class::Event, text);
         }

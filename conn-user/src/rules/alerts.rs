@@ -131,6 +131,11 @@ pub struct Alerts {
 }
 
 impl Alerts {
+    /// The severities of those that are open, in no order.
+    pub(super) fn open_severities(&self) -> impl Iterator<Item = Severity> {
+        self.open.values().map(|open| open.alert.severity)
+    }
+
     /// Whether the same finding was reported and is not to be reported again; then it is counted as a repeat.
     pub(super) fn is_reported(&mut self, (run, rule): (RuleRun, &Rule), dedup_key: u64, now: BootNs) -> bool {
         match self.recent.get_mut(&mix(dedup_key, run)) {

@@ -31,7 +31,7 @@ use super::path_memory::PathMemory;
 use super::set::RuleSet;
 use super::stage::{Layout, Staged};
 use super::timers::Timers;
-use crate::event::alert::{Alert, Evidence};
+use crate::event::alert::{Alert, Evidence, Severity};
 use crate::event::model::{Event, EventBody};
 use crate::filter::Filter;
 use crate::flow::coverage::Coverage;
@@ -292,6 +292,11 @@ impl Engine {
     /// The rule of this id at work. Looks at all of them.
     fn running(&self, id: &str) -> Option<&Running> {
         self.running.iter().flatten().find(|running| *running.rule.about.id == *id)
+    }
+
+    /// The severities of the open alerts, in no order. Looks at all of them.
+    pub fn open_severities(&self) -> impl Iterator<Item = Severity> {
+        self.alerts.open_severities()
     }
 
     /// The counters.

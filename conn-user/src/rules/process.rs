@@ -28,7 +28,7 @@ fn executed(event: &Event, process: &ProcessInfo) -> Vec<Evidence> {
     let args = process.args.iter().map(|arg| Value::Text(arg.clone())).collect();
     let running_for = Evidence::duration("running_for", event.boot.since(process.start));
     let running_for = Some(running_for).filter(|_| is_existing(event));
-    exe.into_iter().chain([Evidence { name: "args", value: Value::List(args) }]).chain(running_for).collect()
+    exe.into_iter().chain([Evidence::new("args", Value::List(args))]).chain(running_for).collect()
 }
 
 /// The detector of such a rule.

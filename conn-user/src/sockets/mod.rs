@@ -3,6 +3,7 @@
 pub mod diff;
 pub mod json;
 pub mod model;
+pub mod read;
 pub mod report;
 pub mod restart;
 pub mod saved;

@@ -244,6 +244,11 @@ impl Processes {
         self.referred = referred;
     }
 
+    /// Whether a value is the id of a process that an earlier line wrote out.
+    pub(super) fn is_reference(&self, raw: &RawValue) -> bool {
+        self.referred(raw.get()).is_some_and(|found| found.is_ok())
+    }
+
     /// What a reference stands for; `None`: it is none.
     fn referred(&self, text: &str) -> Option<Result<&Referred, ReadError>> {
         let id = text.strip_prefix('"')?.strip_suffix('"')?;
@@ -349,7 +354,8 @@ fn place(text: &str) -> usize {
     hasher.finish() as usize % FRONT
 }
 
-fn read(of: Process<'_>) -> Result<ProcessInfo, ReadError> {
+/// The process that its form in JSON stands for.
+pub(crate) fn read(of: Process<'_>) -> Result<ProcessInfo, ReadError> {
     let identity = Identity::default();
     let tty = match of.tty {
         None => Tty::None,

@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::event::json::JsonEncoder;
 use crate::event::samples;
+use crate::event::text::{TextFormatter, TextOptions};
 use crate::process::identity::{ExeFile, Identity};
 use crate::process::info::MountNs;
 use crate::units::MntNs;
@@ -323,4 +324,91 @@ fn nothing_refers_to_what_was_not_read() {
     let broken = first.replace("\"source\":\"exec\"", "\"source\":\"dream\"");
     assert!(broken != first && reader.read(&broken).is_err());
     assert!(matches!(reader.read(second), Err(ReadError::Reference(id)) if id == "3f2a9c1e-4242-424"));
+}
+
+/// Every sample that is an alert, written and read whole: from lines that write each process out, and from compact ones.
+fn alerts_again() -> Vec<(Event, Event)> {
+    let twice: Vec<Event> = samples::all().into_iter().flat_map(|event| [event.clone(), event]).collect();
+    let whole: String = twice.iter().map(written).collect();
+    let mut pairs = Vec::new();
+    for lines in [whole, compact(&twice)] {
+        let mut reader = Reader::default().with_alerts();
+        for (line, event) in lines.lines().zip(&twice) {
+            let read = reader.read(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+            if event.body.kind() == EventKind::Alert {
+                let Recorded::Event(read) = read else { panic!("{read:?}") };
+                pairs.push((event.clone(), read));
+            }
+        }
+    }
+    assert!(pairs.len() >= 16, "{}", pairs.len());
+    pairs
+}
+
+#[test]
+fn alerts_read_whole_are_the_same_json() {
+    for (event, read) in alerts_again() {
+        assert_eq!(written(&read), written(&event));
+    }
+}
+
+/// People see of an alert that was read back what they saw of the alert itself: on a terminal, and in a log.
+#[test]
+fn alerts_read_whole_are_the_same_text() {
+    for (event, read) in alerts_again() {
+        for width in [None, Some(100)] {
+            let text = |event: &Event| {
+                let (netns, zone) = (Some(NetNs(4_026_531_840)), jiff::tz::TimeZone::UTC);
+                let options = TextOptions { color: false, width, netns, zone, dated: false };
+                let mut out = Vec::new();
+                TextFormatter::new(options.clone()).format(event, &mut out);
+                TextFormatter::headless(options).format(event, &mut out);
+                String::from_utf8(out).expect("UTF-8")
+            };
+            assert_eq!(text(&read), text(&event));
+        }
+    }
+}
+
+/// Each type of evidence comes back as what it was.
+#[test]
+fn evidence_keeps_its_types() {
+    let (all, compact): (Vec<_>, Vec<_>) = {
+        let all = alerts_again();
+        let half = all.len() / 2;
+        (all[..half].to_vec(), all[half..].to_vec())
+    };
+    let mut seen = std::collections::BTreeSet::new();
+    for (event, read) in all.iter().chain(&compact) {
+        let (EventBody::Alert(alert), EventBody::Alert(read)) = (&event.body, &read.body) else {
+            panic!("no alerts");
+        };
+        for (one, other) in alert.evidence.iter().zip(&read.evidence) {
+            assert_eq!(one.name, other.name);
+            assert_eq!(std::mem::discriminant(&one.value), std::mem::discriminant(&other.value), "{one:?}");
+            seen.insert(format!("{:?}", one.value).split('(').next().unwrap_or_default().to_owned());
+        }
+    }
+    assert_eq!(seen.into_iter().collect::<Vec<_>>(), ["Duration", "End", "List", "Number", "Score", "Text"]);
+}
+
+#[test]
+fn an_alert_that_is_none_is_an_error() {
+    let alert = samples::all().into_iter().find(|event| event.body.kind() == EventKind::Alert);
+    let good = written(&alert.expect("an alert"));
+    let read =
+        |line: &str| Reader::default().with_alerts().read(line).map(drop).map_err(|error| error.to_string());
+    read(&good).expect("an alert");
+    for (from, to, expected) in [
+        ("\"seen\":\"all\"", "\"seen\":\"some\"", "`seen` is not \"some\""),
+        ("\"seen\":\"all\"", "\"seen\":\"since\"", "without `coverage`"),
+        ("\"bytes_out\":42", "\"bytes_out\":null", "not an event"),
+        ("\"bytes_out\":42", "\"bytes_out\":[[[[[[1]]]]]]", "not an event"),
+        ("-a7\"", "-b7\"", "`id` is no id"),
+    ] {
+        let line = good.replace(from, to);
+        assert_ne!(line, good, "{from}");
+        let error = read(&line).expect_err(to);
+        assert!(error.contains(expected), "{error}");
+    }
 }

@@ -109,7 +109,7 @@ fn is_said(evidence: &Evidence, subject: &Subject) -> bool {
         Subject::Process(_) | Subject::Absence => [None, None],
     };
     let mut ends = ends.into_iter().flatten();
-    match (evidence.name, &evidence.value) {
+    match (&*evidence.name, &evidence.value) {
         ("exe", Value::Text(exe)) => {
             subject.process().is_some_and(|process| process.exe.as_deref() == Some(exe))
         }
@@ -379,9 +379,9 @@ impl Words {
 
     /// Appends a piece of evidence: its name and its value.
     pub(crate) fn evidence_one(&mut self, evidence: &Evidence) {
-        self.text(evidence.name);
+        self.text(&evidence.name);
         self.text("=");
-        match (evidence.name, &evidence.value) {
+        match (&*evidence.name, &evidence.value) {
             ("via", Value::List(chain)) => {
                 for (at, one) in chain.iter().enumerate() {
                     if at > 0 {

@@ -93,12 +93,12 @@ fn about_a_listener() -> Event {
     alert.phase = Phase::Raised;
     alert.suppress = Some("exe:\"/opt/a b\" lport:8080".into());
     alert.evidence = vec![
-        Evidence { name: "listens_on", value: Value::End(listener.local) },
+        Evidence::new("listens_on", Value::End(listener.local)),
         Evidence::number("port", listener.local.port().into()),
         Evidence::text("exe", &*exe),
         Evidence::number("port", 1),
         Evidence::text("exe", *b"/bin/other"),
-        Evidence { name: "before", value: Value::End(listener.local) },
+        Evidence::new("before", Value::End(listener.local)),
     ];
     event
 }

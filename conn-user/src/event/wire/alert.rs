@@ -59,15 +59,13 @@ pub(crate) struct AlertPart<'a> {
 }
 
 /// Whether everything was seen in the span that an alert judges.
-#[cfg(test)]
-#[derive(Deserialize, JsonSchema)]
-#[schemars(rename = "coverage")]
-#[allow(dead_code, reason = "for the schema: readers pass it on as it is")]
+#[derive(Deserialize)]
+#[cfg_attr(test, derive(JsonSchema), schemars(rename = "coverage"))]
 pub(crate) struct Coverage<'a> {
     /// `all`: everything; `since`: nothing before the agent attached; `except`: records were lost in it, and
     /// what the alert says may be wrong; `unknown`: records were lost, and how many is not known any more.
     #[serde(borrow)]
-    #[schemars(extend("enum" = ["all", "since", "except", "unknown"]))]
+    #[cfg_attr(test, schemars(extend("enum" = ["all", "since", "except", "unknown"])))]
     pub(crate) seen: Text<'a>,
     /// When the agent attached (`since`).
     #[serde(default, skip_serializing_if = "Option::is_none")]

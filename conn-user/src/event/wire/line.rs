@@ -316,13 +316,13 @@ pub(crate) struct Age<'a> {
     /// How `at_least_ns` is known: `conntrack`: the kernel's connection tracking has its start; `never_sent`,
     /// `never_received`: it never did, and the kernel's counter of that idle time counts from the handshake;
     /// `last_activity`: data was sent or received so long ago; `snapshot`: it was there when the snapshot was
-    /// taken.
+    /// taken; `seen`: a running agent saw it begin.
     #[serde(borrow)]
     #[cfg_attr(test, schemars(with = "Name<BornBy>"))]
     pub(crate) at_least_by: Text<'a>,
     /// How `at_most_ns` is known: `conntrack`, `never_sent` and `never_received` as above; `owner_start`: the
     /// process that holds it (or, as it may be inherited, an ancestor) started then; `boot`: the machine
-    /// started then.
+    /// started then; `seen`: a running agent saw it begin.
     #[serde(borrow)]
     #[cfg_attr(test, schemars(with = "Name<BornBy>"))]
     pub(crate) at_most_by: Text<'a>,

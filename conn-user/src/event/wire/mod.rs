@@ -18,9 +18,7 @@ use std::ops::Deref;
 
 use serde::{Deserialize, Serialize, de};
 
-#[cfg(test)]
-pub(crate) use self::alert::Coverage;
-pub(crate) use self::alert::{AlertPart, Started};
+pub(crate) use self::alert::{AlertPart, Coverage, Started};
 pub(crate) use self::encode::{encode, encode_line};
 #[cfg(test)]
 pub(crate) use self::line::Peer;

@@ -108,7 +108,7 @@ pub(in crate::rules) fn evidence(
     nearest.sort_by(|one, other| other.0.cmp(&one.0).then_with(|| one.1.cmp(&other.1)));
     if !nearest.is_empty() {
         let texts = nearest.into_iter().take(NEAREST).map(|(_, text)| Value::Text(text.into_bytes().into()));
-        evidence.push(Evidence { name: "nearest", value: Value::List(texts.collect()) });
+        evidence.push(Evidence::new("nearest", Value::List(texts.collect())));
     }
     if baseline.lost() > 0 {
         evidence.push(Evidence::number("lost_while_learning", baseline.lost()));

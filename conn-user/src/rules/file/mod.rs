@@ -51,6 +51,8 @@ pub struct Checked {
     pub off: Vec<Arc<Rule>>,
     /// What is allowed and hardly meant, such as no rule at all; one line each.
     pub warnings: Vec<String>,
+    /// The text of each file, in the same order: what was compiled, whatever becomes of the files.
+    pub texts: Vec<(PathBuf, String)>,
 }
 
 /// Rule files that were compiled, while errors of their tests can still be added.
@@ -100,7 +102,8 @@ impl Compiled {
                 disabled => format!("no rule is active: all {disabled} are disabled"),
             });
         }
-        Checked { files, rules: if errors.is_empty() { Ok(rules) } else { Err(errors) }, off, warnings }
+        let texts = texts.into_first(files.len());
+        Checked { files, rules: if errors.is_empty() { Ok(rules) } else { Err(errors) }, off, warnings, texts }
     }
 }
 

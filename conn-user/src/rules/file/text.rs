@@ -27,6 +27,12 @@ impl Texts {
         self.all.len() - 1
     }
 
+    /// The first of them: those that are not built in.
+    pub(super) fn into_first(mut self, count: usize) -> Vec<(PathBuf, String)> {
+        self.all.truncate(count);
+        self.all
+    }
+
     pub(super) fn len(&self) -> usize {
         self.all.len()
     }

@@ -73,7 +73,7 @@ impl Cause {
             evidence.push(Evidence::text("end", self.how.as_bytes()));
         }
         let process = |name, process: &Option<Arc<ProcessInfo>>| {
-            process.clone().map(|process| Evidence { name, value: Value::Process(process) })
+            process.clone().map(|process| Evidence::new(name, Value::Process(process)))
         };
         evidence.extend(process("was", &self.owner));
         evidence.extend(process("closed_by", &self.closer));

@@ -105,7 +105,7 @@ impl Beacon {
         let measures = path.measure(self.at_least, self.apart, &mut Vec::new());
         Note::new(says(&measures)).with(measures.evidence()).with([
             Evidence::number("at_least", self.at_least as u64),
-            Evidence { name: "limit", value: Value::Score(self.limit) },
+            Evidence::new("limit", Value::Score(self.limit)),
         ])
     }
 
@@ -206,7 +206,7 @@ impl Measures {
     }
 
     fn evidence(&self) -> Vec<Evidence> {
-        let score = |name, score| Evidence { name, value: Value::Score(score) };
+        let score = |name, score| Evidence::new(name, Value::Score(score));
         let mut evidence = vec![
             score("score", self.score()),
             Evidence::number("connections", self.connections),

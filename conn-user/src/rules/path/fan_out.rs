@@ -185,7 +185,7 @@ impl FanOut {
                 Evidence::number(name, count),
                 Evidence::number("limit", limit as u64),
                 Evidence::duration("window", window),
-                Evidence { name: "last", value: Value::End(conn.remote) },
+                Evidence::new("last", Value::End(conn.remote)),
             ]
         };
         match group.alert {

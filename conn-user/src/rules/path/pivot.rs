@@ -184,10 +184,10 @@ fn of_nobody() -> Note {
 
 fn evidence(way: &WayIn, process: &ProcessInfo, depth: usize, now: BootNs) -> Vec<Evidence> {
     vec![
-        Evidence { name: "from", value: Value::End(way.from) },
-        Evidence { name: "entered_at", value: Value::End(way.local) },
-        Evidence { name: "entered", value: Value::Process(Arc::clone(&way.process)) },
-        Evidence { name: "via", value: program::chain(process, depth) },
+        Evidence::new("from", Value::End(way.from)),
+        Evidence::new("entered_at", Value::End(way.local)),
+        Evidence::new("entered", Value::Process(Arc::clone(&way.process))),
+        Evidence::new("via", program::chain(process, depth)),
         Evidence::duration("after", now.since(way.at)),
     ]
 }

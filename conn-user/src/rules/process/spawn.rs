@@ -131,7 +131,7 @@ impl Open {
     /// Explains what becomes of a program that may serve this connection.
     fn note(&self, says: &'static str, depth: usize, event: &Event, exec: &ProcEvent) -> Note {
         let ends = [("local", self.local), ("remote", self.remote)];
-        let ends = ends.map(|(name, end)| Evidence { name, value: Value::End(end) });
+        let ends = ends.map(|(name, end)| Evidence::new(name, Value::End(end)));
         let executed = Execution::new(event, &exec.process).evidence(depth);
         Note::new(says).with(ends).with(executed)
     }

@@ -63,7 +63,7 @@ impl Detector for Stdio {
         }
         context.note(|| {
             let ends = [("local", conn.local), ("remote", conn.remote)];
-            let facts = ends.map(|(name, end)| Evidence { name, value: Value::End(end) });
+            let facts = ends.map(|(name, end)| Evidence::new(name, Value::End(end)));
             Note::new(format!("the {whose} is a TCP connection")).with(facts)
         });
         let mut conn = conn.clone();
@@ -77,7 +77,7 @@ impl Detector for Stdio {
         let mut evidence = super::executed(event, process);
         if self.of_parent {
             // The connection is the parent's.
-            evidence.push(Evidence { name: "started", value: Value::Process(Arc::clone(process)) });
+            evidence.push(Evidence::new("started", Value::Process(Arc::clone(process))));
         }
         let found = Found {
             dedup_key: conn.id.0,

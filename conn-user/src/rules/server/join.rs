@@ -157,7 +157,7 @@ impl Join {
 
     fn evidence(first: &Member, group: &Group, now: BootNs) -> Vec<Evidence> {
         vec![
-            Evidence { name: "joined", value: Value::Process(Arc::clone(&first.process)) },
+            Evidence::new("joined", Value::Process(Arc::clone(&first.process))),
             Evidence::number("members", group.members),
             Evidence::duration("shared_since", now.since(first.since)),
         ]

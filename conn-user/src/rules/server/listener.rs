@@ -24,7 +24,7 @@ impl Detector for Listener {
             return;
         }
         let mut evidence = vec![
-            Evidence { name: "listens_on", value: Value::End(listener.local) },
+            Evidence::new("listens_on", Value::End(listener.local)),
             Evidence::number("port", listener.local.port().into()),
         ];
         if let Some(exe) = listener.owner.process.as_ref().and_then(|process| process.exe.as_deref()) {

@@ -52,9 +52,9 @@ impl Detector for Takeover {
         let before = || owners.iter().filter(|owner| owner.at.overlaps(&at));
         let evidence = |owner: &Owner| {
             vec![
-                Evidence { name: "before", value: Value::Process(owner.server.process.clone()) },
+                Evidence::new("before", Value::Process(owner.server.process.clone())),
                 Evidence::duration("before_since", now.since(owner.since)),
-                Evidence { name: "after", value: Value::Process(server.process.clone()) },
+                Evidence::new("after", Value::Process(server.process.clone())),
             ]
         };
         match before().max_by_key(|owner| owner.since) {

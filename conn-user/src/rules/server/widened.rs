@@ -67,8 +67,8 @@ impl Detector for Widened {
             let lasted = context.now.since(since);
             let evidence = || {
                 vec![
-                    Evidence { name: "before", value: Value::End(before) },
-                    Evidence { name: "after", value: Value::End(end) },
+                    Evidence::new("before", Value::End(before)),
+                    Evidence::new("after", Value::End(end)),
                     Evidence::duration("before_since", lasted),
                 ]
             };

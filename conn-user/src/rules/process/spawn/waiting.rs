@@ -66,8 +66,8 @@ impl Execution {
     /// Returns the evidence, for a connection found so many generations above.
     pub(super) fn evidence(&self, depth: usize) -> Vec<Evidence> {
         let mut evidence = self.executed.clone();
-        evidence.push(Evidence { name: "started", value: Value::Process(Arc::clone(&self.process)) });
-        evidence.push(Evidence { name: "via", value: program::chain(&self.process, depth) });
+        evidence.push(Evidence::new("started", Value::Process(Arc::clone(&self.process))));
+        evidence.push(Evidence::new("via", program::chain(&self.process, depth)));
         evidence.extend(self.received.map(|before| Evidence::duration("received_before", before)));
         evidence.extend(self.unanswered.map(|after| Evidence::duration("unanswered_for", after)));
         evidence
