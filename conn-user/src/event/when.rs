@@ -1,7 +1,7 @@
 //! Instants as people name them: `10 min ago`, `yesterday 03:00`, `2026-12-01`, RFC 3339.
 
 use jiff::civil::{Date, DateTime, Time};
-use jiff::{Timestamp, ToSpan as _, Zoned};
+use jiff::{Timestamp, ZonedDateTime};
 use thiserror::Error;
 
 use crate::units::WallNs;
@@ -36,7 +36,7 @@ pub const EXAMPLES: &str =
 ///
 /// # Errors
 /// When it is of none of these forms, or no [`WallNs`] has it.
-pub fn parse(text: &str, now: &Zoned) -> Result<WallNs, WhenError> {
+pub fn parse(text: &str, now: &ZonedDateTime) -> Result<WallNs, WhenError> {
     let words = text.trim().to_ascii_lowercase();
     let at = named(&words, now)
         .or_else(|| clock_time(&words, now))
@@ -56,29 +56,29 @@ fn wall(at: Timestamp, text: &str) -> Result<WallNs, WhenError> {
 }
 
 /// `now`, `today`, `yesterday`, the last two perhaps with a time of day.
-fn named(words: &str, now: &Zoned) -> Option<Timestamp> {
+fn named(words: &str, now: &ZonedDateTime) -> Option<Timestamp> {
     let (day, rest) = words.split_once(char::is_whitespace).unwrap_or((words, ""));
     let date = match day {
         "now" if rest.is_empty() => return Some(now.timestamp()),
         "today" => now.date(),
-        "yesterday" => now.date().checked_sub(1.day()).ok()?,
+        "yesterday" => now.date().yesterday().ok()?,
         _ => return None,
     };
     let time = if rest.is_empty() { Time::midnight() } else { time_of_day(rest.trim())? };
     local(date.to_datetime(time), now)
 }
 
-fn clock_time(words: &str, now: &Zoned) -> Option<Timestamp> {
+fn clock_time(words: &str, now: &ZonedDateTime) -> Option<Timestamp> {
     let time = time_of_day(words)?;
     let today = local(now.date().to_datetime(time), now)?;
     if today <= now.timestamp() {
         return Some(today);
     }
-    local(now.date().checked_sub(1.day()).ok()?.to_datetime(time), now)
+    local(now.date().yesterday().ok()?.to_datetime(time), now)
 }
 
 /// `2026-12-01`, `2026-12-01 03:00`, `2026-12-01T03:00:15`.
-fn date(words: &str, now: &Zoned) -> Option<Timestamp> {
+fn date(words: &str, now: &ZonedDateTime) -> Option<Timestamp> {
     let (date, time) = words.split_once([' ', 't']).unwrap_or((words, ""));
     if date.len() != "2026-12-01".len() {
         return None;
@@ -127,12 +127,12 @@ fn two_digits(text: &str) -> Option<i8> {
 }
 
 /// A time that the clocks skip is as long after the jump as it would have been; of one that they show twice the first.
-fn local(at: DateTime, now: &Zoned) -> Option<Timestamp> {
-    at.to_zoned(now.time_zone().clone()).ok().map(|zoned| zoned.timestamp())
+fn local(at: DateTime, now: &ZonedDateTime) -> Option<Timestamp> {
+    now.time_zone().to_timestamp(at).ok()
 }
 
 /// `1h`, `1h30m`, `10 min ago`, `1 hour 30 minutes ago`.
-fn ago(words: &str, text: &str, now: &Zoned) -> Result<WallNs, WhenError> {
+fn ago(words: &str, text: &str, now: &ZonedDateTime) -> Result<WallNs, WhenError> {
     let form = || WhenError::Form(text.to_owned());
     let mut rest = words.strip_suffix("ago").unwrap_or(words).trim_end();
     if !rest.starts_with(|first: char| first.is_ascii_digit()) {
@@ -175,9 +175,9 @@ mod tests {
     use super::*;
 
     /// 2026-12-01 02:30 in Berlin.
-    fn now() -> Zoned {
+    fn now() -> ZonedDateTime {
         let zone = TimeZone::posix("CET-1CEST,M3.5.0,M10.5.0/3").expect("a zone");
-        "2026-12-01T01:30:00Z".parse::<Timestamp>().expect("a time").to_zoned(zone)
+        "2026-12-01T01:30:00Z".parse::<Timestamp>().expect("a time").to_zoned_datetime(zone)
     }
 
     fn read(text: &str) -> String {
