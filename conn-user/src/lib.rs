@@ -34,6 +34,8 @@ pub mod learn;
 
 pub mod output;
 
+pub mod history;
+
 pub mod replay;
 
 pub mod rule_test;

@@ -19,7 +19,7 @@ use thiserror::Error;
 pub use self::alert::AlertLine;
 use self::process::Processes;
 pub(crate) use self::process::read as process_of;
-pub use self::process::{KnownFacts, News};
+pub use self::process::{KnownFacts, News, process};
 use super::degraded::{Degradation, Degraded};
 use super::json::StreamIdentity;
 use super::model::{Event, EventBody, EventKind, ProcEvent, Repair, SCHEMA_VERSION, Start};

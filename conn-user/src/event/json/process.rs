@@ -205,7 +205,7 @@ pub(crate) fn shown_option(bytes: Option<&[u8]>) -> (Option<Text<'_>>, bool) {
     bytes.map(shown).map_or((None, false), |(text, escaped)| (Some(text), escaped))
 }
 
-fn hex(hash: &[u8; 32]) -> String {
+pub(crate) fn hex(hash: &[u8; 32]) -> String {
     let mut out = Vec::with_capacity(64);
     escape::hex_bytes(hash, &mut out);
     String::from_utf8_lossy(&out).into_owned()

@@ -354,6 +354,14 @@ fn place(text: &str) -> usize {
     hasher.finish() as usize % FRONT
 }
 
+/// Reads the object of a process, by itself.
+///
+/// # Errors
+/// When it is none.
+pub fn process(text: &str) -> Result<ProcessInfo, ReadError> {
+    read(serde_json::from_str(text)?)
+}
+
 /// The process that its form in JSON stands for.
 pub(crate) fn read(of: Process<'_>) -> Result<ProcessInfo, ReadError> {
     let identity = Identity::default();
