@@ -10,7 +10,7 @@ use super::{ColorChoice, EXIT_CODES, RuleChoice, rules};
 use crate::event::when::{self, WhenError};
 use crate::filter::{Filter, FilterError};
 use crate::history::read::keys::{GroupKey, Sort};
-use crate::history::read::span::Span;
+use crate::history::read::Span;
 
 /// Arguments of `conn query`.
 #[derive(Clone, Debug, Args)]
@@ -102,7 +102,9 @@ impl QueryArgs {
     /// # Errors
     /// A text that is no time: [`super::Exit::Usage`].
     pub fn span(&self, now: &ZonedDateTime) -> Result<Span, WhenError> {
-        let read = |text: &Option<String>| text.as_deref().map(|text| when::parse(text, now)).transpose();
-        Ok(Span { since: read(&self.since)?, until: read(&self.until)? })
+        let read = |text: &Option<String>, else_at| {
+            text.as_deref().map_or(Ok(else_at), |text| when::parse(text, now))
+        };
+        Ok(Span { since: read(&self.since, Span::ALL.since)?, until: read(&self.until, Span::ALL.until)? })
     }
 }

@@ -1,18 +1,22 @@
 //! SQL of people over the files of several days.
 
-use std::path::PathBuf;
+use std::ops::ControlFlow;
 
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OpenFlags, Statement};
 use thiserror::Error;
 
-use super::files::{self, DayFile, OpenError};
+use super::History;
 
 /// The most files that one statement reads: what SQLite attaches.
-pub const DAYS_MAX: usize = 10;
+pub const FILES_MAX: usize = 10;
 
 /// Tables and views that are the same in each file.
-const TABLES: [&str; 8] = ["run", "addr", "process", "conn", "listener", "alert", "note", "connection"];
+const TABLES: [&str; 10] =
+    ["run", "addr", "process", "opened", "closed", "conn", "listener", "alert", "note", "connection"];
+
+/// Gets the names of the columns, and the values of a row.
+pub type EachRow<'e> = dyn FnMut(&[String], Option<&[ValueRef<'_>]>) -> ControlFlow<()> + 'e;
 
 /// Why a statement was not run.
 #[derive(Debug, Error)]
@@ -40,55 +44,52 @@ fn text(error: &rusqlite::Error) -> String {
     }
 }
 
-/// The files of some days as one database: each table and the view `connection` have the rows of all of them, and a column `day`.
+/// The files of some days as one database: each table and the view `connection` have the rows of all of them, and a column `file` with
+/// the name of the file that a row is from, for the numbers by which tables refer to each other are those of a file.
 #[derive(Debug)]
 pub struct Database {
     connection: Connection,
-    /// Days that are in it, the oldest first.
-    pub days: Vec<String>,
-    /// Files that could not be read.
-    pub skipped: Vec<OpenError>,
+    /// Names of the files that are in it, the oldest first.
+    pub files: Vec<String>,
+    /// How many older ones are not.
+    pub left_out: usize,
 }
 
 impl Database {
-    /// Attaches the files, at most [`DAYS_MAX`].
+    /// Attaches the newest files, at most [`FILES_MAX`].
     ///
     /// # Errors
-    /// When SQLite cannot attach what it could open.
-    pub fn attach(found: &[DayFile]) -> Result<Self, SqlError> {
+    /// When SQLite cannot attach one.
+    pub fn attach(history: &History) -> Result<Self, SqlError> {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
             | OpenFlags::SQLITE_OPEN_CREATE
             | OpenFlags::SQLITE_OPEN_MEMORY
             | OpenFlags::SQLITE_OPEN_URI
             | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(":memory:", flags)?;
-        let mut database = Self { connection, days: Vec::new(), skipped: Vec::new() };
-        for file in found.iter().take(DAYS_MAX) {
-            match files::open(&file.path).and_then(|_| files::uri_of(&file.path)) {
-                Ok(uri) => database.attach_one(file, &uri)?,
-                Err(error) => database.skipped.push(error),
-            }
+        // One of an older version has not all tables.
+        let current: Vec<_> = history.files().iter().filter_map(|file| Some((file, file.uri()?))).collect();
+        let left_out = current.len().saturating_sub(FILES_MAX);
+        let mut database =
+            Self { connection, files: Vec::new(), left_out: left_out + history.files().len() - current.len() };
+        for (file, uri) in &current[left_out..] {
+            let name = format!("f{}", database.files.len());
+            database.connection.execute(&format!("ATTACH ?1 AS {name}"), [uri])?;
+            let name = file.path().file_name().map(|name| name.to_string_lossy().into_owned());
+            database.files.push(name.unwrap_or_default());
         }
         database.make_views()?;
         database.connection.pragma_update(None, "query_only", true)?;
         Ok(database)
     }
 
-    fn attach_one(&mut self, file: &DayFile, uri: &PathBuf) -> Result<(), SqlError> {
-        let name = format!("d{}", self.days.len());
-        let uri = uri.to_str().ok_or(rusqlite::Error::InvalidPath(uri.clone()))?;
-        self.connection.execute(&format!("ATTACH ?1 AS {name}"), [uri])?;
-        self.days.push(file.day.clone());
-        Ok(())
-    }
-
     fn make_views(&self) -> Result<(), SqlError> {
         for table in TABLES {
             let parts: Vec<String> = self
-                .days
+                .files
                 .iter()
                 .enumerate()
-                .map(|(at, day)| format!("SELECT *, '{day}' AS day FROM d{at}.{table}"))
+                .map(|(at, file)| format!("SELECT *, '{}' AS file FROM f{at}.{table}", file.replace('\'', "''")))
                 .collect();
             if !parts.is_empty() {
                 let view = format!("CREATE TEMP VIEW \"{table}\" AS {}", parts.join(" UNION ALL "));
@@ -98,23 +99,20 @@ impl Database {
         Ok(())
     }
 
-    /// Runs a statement. `head` gets the names of its columns, then `row` each row; `false` from it ends the statement.
+    /// Runs a statement. `each` gets the names of its columns, first without and then with the values of each row.
     ///
     /// # Errors
     /// When it does not only read, or SQLite refuses it.
-    pub fn run(
-        &self,
-        sql: &str,
-        head: impl FnOnce(&[String]),
-        mut row: impl FnMut(&[ValueRef<'_>]) -> bool,
-    ) -> Result<(), SqlError> {
+    pub fn run(&self, sql: &str, each: &mut EachRow<'_>) -> Result<(), SqlError> {
         let mut statement = self.prepare(sql)?;
         let names: Vec<String> = statement.column_names().map(str::to_owned).collect();
-        head(&names);
+        if each(&names, None).is_break() {
+            return Ok(());
+        }
         let mut rows = statement.query([])?;
         while let Some(found) = rows.next()? {
             let values = (0..names.len()).map(|at| found.get_ref(at)).collect::<Result<Vec<_>, _>>()?;
-            if !row(&values) {
+            if each(&names, Some(&values)).is_break() {
                 break;
             }
         }
