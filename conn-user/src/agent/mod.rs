@@ -14,4 +14,4 @@ pub mod state;
 pub use pipeline::{OnFork, Pipeline, PipelineStats, RecordCount};
 pub use resync::ResyncStats;
 pub use run::{Consumer, Limits, View, run};
-pub use start::{Agent, AgentOptions, StartError, start};
+pub use start::{Agent, AgentOptions, AtStart, StartError, start};

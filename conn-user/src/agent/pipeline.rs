@@ -31,6 +31,7 @@ pub use self::stats::PipelineStats;
 use super::degraded::Reports;
 use super::existing::{self, existing};
 use super::listener_units::ListenerUnits;
+use super::start::AtStart;
 use crate::clock::Clock;
 use crate::event::degraded::Degradation;
 use crate::event::model::{Event, EventBody, Repair, Start};
@@ -160,17 +161,17 @@ impl Pipeline {
         }
     }
 
-    /// Begins at `now` to judge by these rules. With `record`, what is reported begins as a recording does: with the start of the run
-    /// and with what is there, so that the rules can be applied to it again.
+    /// Begins at `now` to judge by these rules, and reports first what `at_start` says.
     /// `pause` as in [`Self::repair`].
     pub fn begin(
         &mut self,
         rules: Option<Staged>,
-        record: bool,
+        at_start: AtStart,
         now: BootNs,
         pause: &mut dyn FnMut(),
         emit: &mut impl FnMut(&Event),
     ) {
+        let record = at_start == AtStart::Recording;
         let programs = if record || rules.is_some() {
             existing::programs(&mut self.join.processes, &self.session.flows, Some(self.attached))
         } else {
@@ -184,8 +185,11 @@ impl Pipeline {
                 EventBody::Start(Start { attached: self.attached, has_facts: true }),
                 emit,
             );
+        }
+        if at_start != AtStart::Nothing {
             let flows = &self.session.flows;
-            existing(flows, &mut self.units, &programs, now, self.session.clock(), pause)
+            let programs = if record { &*programs } else { &[] };
+            existing(flows, &mut self.units, programs, now, self.session.clock(), pause)
                 .for_each(|event| emit(&event));
         }
         if let Some(rules) = rules {

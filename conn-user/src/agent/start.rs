@@ -48,12 +48,24 @@ pub struct AgentOptions {
     pub self_test: bool,
     /// What is anomalous; `None`: nothing is judged.
     pub rules: Option<RuleSet>,
-    /// Whether to report the start and what was there before, as a recording needs it.
-    pub record: bool,
+    /// What is reported before the first event.
+    pub at_start: AtStart,
     /// Whether an output shows the hashes of executables, or rules that are not these look at them. Else no file is read for one.
     pub hashes: bool,
     /// What rules learned in earlier runs, see [`super::state`].
     pub memory: Option<PathMemory>,
+}
+
+/// What is reported before the first event.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AtStart {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// The connections and listeners that are there, as events with the number 0.
+    Existing,
+    /// The start of the run and everything that is there, so that the rules can be applied to it again.
+    Recording,
 }
 
 /// An agent that traces.
@@ -166,7 +178,7 @@ pub async fn start(options: AgentOptions, emit: &mut impl FnMut(&Event)) -> Resu
     // After the attach: what is born later has a record, what was born earlier is in /proc.
     let (mut backlog, reader) = (Backlog::default(), &mut agent.reader);
     agent.pipeline.processes().scan_and(&mut || backlog.fill(reader))?;
-    take_in(&mut agent, backlog, staged, options.record, emit).await?;
+    take_in(&mut agent, backlog, staged, options.at_start, emit).await?;
     if options.self_test {
         self_test(&mut agent, emit).await?;
     }
@@ -182,7 +194,7 @@ async fn take_in(
     agent: &mut Agent,
     mut backlog: Backlog,
     rules: Option<Staged>,
-    record: bool,
+    at_start: AtStart,
     emit: &mut impl FnMut(&Event),
 ) -> Result<(), StartError> {
     let favoured = agent.priority.is_better();
@@ -219,7 +231,7 @@ async fn take_in(
         Err(error) => agent.notes.push(format!("what was there before is not known: {error}")),
     }
     let reader = &mut agent.reader;
-    agent.pipeline.begin(rules, record, boot_now(), &mut || backlog.fill(reader), emit);
+    agent.pipeline.begin(rules, at_start, boot_now(), &mut || backlog.fill(reader), emit);
     backlog.each(|bytes| agent.pipeline.on_bytes(bytes, emit));
     Ok(())
 }

@@ -11,18 +11,22 @@ use tokio::sync::Notify;
 
 use super::args::{AgentArgs, Exit};
 use super::config::Config;
+use super::history::{Kept, emit_notices};
 use super::lines::class;
 use super::reload::Reloader;
 use super::rules::RuleChoice;
 use super::signals::{self, Hangups};
+use super::socket::Socket;
 use super::{emit, machine, messages, note, tail};
-use crate::agent::{self, Agent, AgentOptions, Consumer, Limits};
+use crate::agent::{self, Agent, AgentOptions, AtStart, Consumer, Limits, View};
+use crate::clock::{Clock, boot_now};
 use crate::event::alert::Severity;
 use crate::event::escape;
-use crate::event::json::JsonEncoder;
+use crate::event::json::{JsonEncoder, StreamIdentity};
 use crate::event::model::{Event, EventBody, EventKind};
 use crate::event::text::{TextFormatter, TextOptions};
 use crate::filter::Filter;
+use crate::history::writer::{HistoryOptions, HistoryWriter};
 use crate::host::netns_names::NetNsNames;
 use crate::kernel::load::LoadOptions;
 use crate::output::file::LineFile;
@@ -31,6 +35,8 @@ use crate::output::totals::Totals;
 use crate::output::writer::{Class, Notice, Reopener, Target, Writer};
 use crate::priority::{Granted, Priority};
 use crate::rules::RuleSet;
+use crate::service::hub::{Asker, Hub};
+use crate::service::protocol::RuleSources;
 
 /// Runs `conn agent`.
 ///
@@ -64,22 +70,37 @@ async fn serve(args: &AgentArgs) -> anyhow::Result<Exit> {
         Ok(load) => load,
         Err(error) => return Ok(usage(error)),
     };
-    let rules = match choice.load() {
+    let history = match config.history() {
+        Ok(history) => history,
+        Err(error) => return Ok(usage(error)),
+    };
+    let rules = match choice.load_with_sources() {
         Ok(rules) => rules,
         Err(exit) => return Ok(exit),
     };
+    let socket = match Socket::bind(&config) {
+        Ok(socket) => socket,
+        Err(exit) => return Ok(exit),
+    };
     messages::detach().context("starting the messages")?;
-    let mut outputs = Outputs::open(&config, filter)?;
-    let result = Box::pin(trace(&config, load, &choice, rules, &mut outputs, stop, hangups)).await;
+    let identity = machine::identity()?;
+    let kept = history.as_ref().map(|history| history.folder.clone());
+    let (mut outputs, asker) = Outputs::open(&config, filter, history, &identity)?;
+    let kept =
+        outputs.history.as_ref().zip(kept).map(|(history, folder)| Kept::new(history.commits(), folder));
+    let socket = socket.map(|socket| socket.of(identity, asker).keeping(kept));
+    let result = Box::pin(trace(&config, load, &choice, rules, socket, &mut outputs, stop, hangups)).await;
     messages::finish().await;
     result
 }
 
+#[expect(clippy::too_many_arguments, reason = "what a configuration means")]
 async fn trace(
     config: &Config,
     load: LoadOptions,
     choice: &RuleChoice,
-    rules: Option<RuleSet>,
+    rules: Option<(RuleSet, RuleSources)>,
+    socket: Option<Socket>,
     outputs: &mut Outputs,
     stop: impl Future<Output = ()>,
     hangups: Hangups,
@@ -92,12 +113,14 @@ async fn trace(
         let (memory, state) = opened.context("starting a thread that writes")?;
         (Some(memory), Some(state))
     };
+    let (rules, sources) = rules.unzip();
+    let names = rules.as_ref().map(|rules| Arc::clone(&rules.names));
     let options = AgentOptions {
         load,
         priority: config.priority,
         self_test: true,
         rules,
-        record: false,
+        at_start: if outputs.history.is_some() { AtStart::Existing } else { AtStart::Nothing },
         hashes: true,
         memory,
     };
@@ -129,7 +152,12 @@ async fn trace(
     emit(format_args!(
         "tracing with backend {backend}; SIGHUP opens the files anew and reads the rules again"
     ));
-    let mut reloader = Reloader::new(choice.clone(), config.allow_empty_rules, agent.layout(), agent.rules());
+    let served = match socket {
+        Some(socket) => socket.serve(config, backend, sources.zip(names))?,
+        None => None,
+    };
+    let mut reloader = Reloader::new(choice.clone(), config.allow_empty_rules, agent.layout(), agent.rules())
+        .with_socket(served.as_ref().map(|(_, state)| Arc::clone(state)));
     let reopeners = outputs.reopeners();
     // Two things that neither wait for each other nor fail together: files are opened anew at once, however long rules take.
     let load = Notify::new();
@@ -149,6 +177,7 @@ async fn trace(
         // They end with the runtime only.
         ((), ()) = reloads => Ok(()),
     };
+    drop(served);
     outputs.emit_totals(&agent);
     drop(agent);
     if let Some(state) = state {
@@ -175,19 +204,35 @@ struct Outputs {
     filter: Filter,
     zone: TimeZone,
     totals: Totals,
-    /// A writer has something to say.
+    /// What clients of the socket get.
+    hub: Hub,
+    /// What is kept.
+    history: Option<HistoryWriter>,
+    /// A writer has something to say, or a client asks.
     changed: Arc<Notify>,
 }
 
 impl Outputs {
-    fn open(config: &Config, filter: Filter) -> anyhow::Result<Self> {
+    fn open(
+        config: &Config,
+        filter: Filter,
+        history: Option<HistoryOptions>,
+        identity: &StreamIdentity,
+    ) -> anyhow::Result<(Self, Asker)> {
         let zone = TimeZone::system();
         let mut places = Places { paths: Vec::new(), writers: Vec::new(), changed: Arc::default() };
         let alerts = places.file(&config.alerts.file)?;
         let events = places.file(&config.events.file)?;
         let syslog = places.syslog(&config.alerts.syslog)?;
-        Ok(Self {
-            json: JsonEncoder::new(&machine::identity()?),
+        let (hub, asker) = Hub::new(identity, Arc::clone(&places.changed));
+        let (boot, changed) = (boot_now(), &places.changed);
+        let start = |options| {
+            let at = (boot, Clock::now().wall(boot));
+            HistoryWriter::start(options, identity.clone(), at, Arc::clone(changed))
+        };
+        let history = history.map(start).transpose().context("starting the history's thread")?;
+        let outputs = Self {
+            json: JsonEncoder::new(identity),
             text: TextFormatter::headless(TextOptions {
                 color: false,
                 width: None,
@@ -204,8 +249,11 @@ impl Outputs {
             filter,
             zone,
             totals: Totals::default(),
+            hub,
+            history,
             changed: places.changed,
-        })
+        };
+        Ok((outputs, asker))
     }
 
     /// Where the files are opened anew from.
@@ -242,6 +290,9 @@ impl Outputs {
     /// # Errors
     /// Standard output has no reader any more.
     fn emit_notices(&mut self) -> io::Result<()> {
+        if let Some(history) = &self.history {
+            emit_notices(history);
+        }
         for writer in &self.writers {
             let name = writer.name();
             for notice in writer.notices()? {
@@ -309,6 +360,14 @@ impl Places {
 
 impl Consumer for Outputs {
     fn on_event(&mut self, event: &Event) {
+        if let Some(history) = &mut self.history {
+            history.on_event(event);
+        }
+        // What was there already is no event of the stream.
+        if event.seq == 0 && !event.body.kind().is_of_recording() {
+            return;
+        }
+        self.hub.on_event(event);
         // What was lost or dropped may have been an alert: it goes where alerts go, too.
         let (kind, class) = (event.body.kind(), class(event));
         let important = class == Class::Important;
@@ -338,13 +397,25 @@ impl Consumer for Outputs {
     }
 
     fn flush(&mut self) -> io::Result<()> {
+        if let Some(history) = &mut self.history {
+            history.flush();
+        }
+        self.hub.flush();
         self.writers.iter_mut().try_for_each(Writer::flush)?;
         self.emit_notices()
+    }
+
+    fn look(&mut self, agent: View<'_>) {
+        self.hub.look(agent, &self.writers);
     }
 
     async fn finish(&mut self) -> io::Result<()> {
         for writer in &mut self.writers {
             writer.finish().await;
+        }
+        self.hub.finish().await;
+        if let Some(history) = &mut self.history {
+            history.finish().await;
         }
         self.emit_notices()
     }
@@ -354,6 +425,8 @@ impl Consumer for Outputs {
     }
 
     fn dropped(&self) -> Vec<(Arc<str>, u64)> {
-        self.writers.iter().map(|writer| (Arc::clone(writer.name()), writer.dropped())).collect()
+        let writers = self.writers.iter().map(|writer| (Arc::clone(writer.name()), writer.dropped()));
+        let history = self.history.iter().map(|history| ("history".into(), history.stats().dropped));
+        writers.chain([self.hub.lost()]).chain(history).collect()
     }
 }

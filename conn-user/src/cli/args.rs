@@ -80,6 +80,8 @@ pub enum Command {
     Tail(TailArgs),
     /// Run as a daemon: write alerts to a file and to syslog
     Agent(AgentArgs),
+    /// Show how the running agent is: rates, losses, rules, open alerts, clients
+    Status(StatusArgs),
     /// Check what this kernel and these privileges allow, and what is missing
     Doctor(DoctorArgs),
     /// List TCP sockets and their processes
@@ -116,6 +118,13 @@ pub struct TailArgs {
     /// Write one JSON object a line (`conn schema` describes it)
     #[arg(long)]
     pub json: bool,
+
+    /// Trace here, and not by the agent that runs
+    ///
+    /// Without it the events are those of the running agent, where there is one. What only an own trace has implies it: --backend,
+    /// --priority, --ring-size, --bpf-log, --no-self-test, --rules, --no-rules, --record.
+    #[arg(long)]
+    pub direct: bool,
 
     /// Write JSON in which each process is written out once, and then referred to by its id
     ///
@@ -213,6 +222,15 @@ pub struct AgentArgs {
     /// Read the configuration from this file; default: the default rules, alerts to standard output and /dev/log
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+}
+
+/// Arguments of `conn status`.
+#[derive(Clone, Debug, Args)]
+#[command(after_long_help = EXIT_CODES)]
+pub struct StatusArgs {
+    /// Write one JSON object (see docs/socket.md)
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Arguments of `conn doctor`.
@@ -367,6 +385,24 @@ fn is_negated(word: &OsStr) -> bool {
 }
 
 impl TailArgs {
+    /// Whether what was asked for is only in a trace of its own.
+    pub fn is_direct(&self) -> bool {
+        self.direct
+            || self.backend != BackendChoice::default()
+            || self.priority != Priority::default()
+            || self.ring_size != RING_DEFAULT
+            || self.bpf_log
+            || !self.self_test
+            || !self.rules.is_empty()
+            || self.no_rules
+            || self.record
+    }
+
+    /// The kinds of events that were asked for; `None`: those that a filter makes of the default.
+    pub fn asked_kinds(&self, options: &TailOptions) -> Option<KindSet> {
+        (self.alerts || self.all || self.summary || !self.kinds.is_empty()).then_some(options.kinds)
+    }
+
     /// What these arguments mean here.
     ///
     /// # Errors
@@ -441,6 +477,8 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
     if duration.is_zero() { Err("it must be longer than nothing".to_owned()) } else { Ok(duration) }
 }
 
+/// `8M`, the default of `--ring-size`.
+const RING_DEFAULT: u32 = 8 << 20;
 const SMALLEST_RING: u64 = 64 << 10;
 const LARGEST_RING: u64 = 1 << 30;
 

@@ -8,9 +8,14 @@ use serde::Deserialize;
 
 use super::emit;
 use crate::event::escape;
+use crate::filter::amount;
 use crate::filter::error::lines;
+use crate::history::retention::Keep;
+use crate::history::writer::HistoryOptions;
 use crate::priority::Priority;
 use crate::rules::file::source;
+use crate::service::access::group_id;
+use crate::service::{GROUP, default_socket};
 
 /// Most of a file that is read.
 const SIZE_MAX: u64 = 1 << 20;
@@ -31,10 +36,60 @@ pub struct Config {
     pub allow_empty_rules: bool,
     /// The directory in which is kept what rules learned; the empty text: nothing is kept.
     pub state: PathBuf,
+    /// Where clients connect; the empty text: nowhere. Without it, see [`Config::socket`].
+    pub socket: Option<PathBuf>,
+    /// The group whose members may connect.
+    pub group: String,
     /// Where alerts go.
     pub alerts: Alerts,
     /// Where events go.
     pub events: Events,
+    /// What is kept.
+    pub history: History,
+}
+
+/// What is kept of the events, to be asked later.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct History {
+    /// Whether anything is.
+    pub enabled: bool,
+    /// The folder of its files; without it the one of `state`.
+    pub folder: Option<PathBuf>,
+    /// The last so many days.
+    pub days: u32,
+    /// At most so much: `500M`, `2G`.
+    pub bytes: String,
+    /// So many identical short connections in a second have rows of their own, the others are counted; 0: all have.
+    pub rate: u32,
+}
+
+impl Default for History {
+    fn default() -> Self {
+        Self { enabled: true, folder: None, days: 30, bytes: "2G".to_owned(), rate: 20 }
+    }
+}
+
+impl History {
+    /// Where and how much is kept; `None`: nothing is.
+    ///
+    /// # Errors
+    /// What is wrong, for people.
+    fn options(&self, state: &Path, group: &str) -> Result<Option<HistoryOptions>, String> {
+        let Some(folder) =
+            self.folder.as_deref().or(Some(state)).filter(|folder| !folder.as_os_str().is_empty())
+        else {
+            return Ok(None);
+        };
+        if self.days == 0 {
+            return Err("`days` of [history]: at least 1; `enabled = false` keeps nothing".to_owned());
+        }
+        let bytes = amount::bytes(&self.bytes)
+            .ok_or_else(|| format!("`bytes` of [history]: {:?} is no size such as 500M or 2G", self.bytes))?;
+        let keep = Keep { days: self.days, bytes };
+        let group = group_id(group);
+        Ok(self.enabled.then(|| HistoryOptions { folder: folder.to_owned(), keep, rate: self.rate, group }))
+    }
 }
 
 /// Where alerts go.
@@ -72,13 +127,30 @@ impl Default for Config {
             rules: Vec::new(),
             allow_empty_rules: false,
             state: "/var/lib/conn".into(),
+            socket: None,
+            group: GROUP.to_owned(),
             alerts: Alerts::default(),
             events: Events::default(),
+            history: History::default(),
         }
     }
 }
 
 impl Config {
+    /// Where clients connect; `None`: nowhere.
+    pub fn socket(&self) -> Option<PathBuf> {
+        let own = self.socket.clone().filter(|path| !path.as_os_str().is_empty());
+        if self.socket.is_some() { own } else { default_socket() }
+    }
+
+    /// Where and how much of the history is kept; `None`: nothing is.
+    ///
+    /// # Errors
+    /// What is wrong, for people.
+    pub fn history(&self) -> Result<Option<HistoryOptions>, String> {
+        self.history.options(&self.state, &self.group)
+    }
+
     /// Reads the file.
     ///
     /// # Errors
@@ -125,6 +197,14 @@ mod tests {
         );
         let error = toml::from_str::<Config>("[alerts]\nsyslogg = 'x'").expect_err("unknown").to_string();
         assert!(error.contains("line 2, column 1") && error.contains("`syslog`"), "{error}");
+    }
+
+    #[test]
+    fn a_socket_can_be_elsewhere_or_nowhere() {
+        let socket = |text: &str| toml::from_str::<Config>(text).expect("keys").socket();
+        assert_eq!(socket("socket = ''"), None);
+        assert_eq!(socket("socket = '/tmp/s'"), Some("/tmp/s".into()));
+        assert_eq!(Config::default().group, "conn");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! `conn explain`: why a rule reported an event, or did not, and which exception suppresses it.
 
+mod asked;
 mod json;
 mod text;
 
@@ -40,7 +41,12 @@ struct AboutAlert<'a> {
 /// # Errors
 /// When a recording cannot be read, there is no such alert, event or rule, or the output cannot be written.
 pub fn run(args: &ExplainArgs) -> anyhow::Result<Exit> {
-    let ask = match args.alert.as_deref().map(|text| (text, Ask::read(text))) {
+    let of_agent = args.of_agent();
+    if args.files.is_empty() && of_agent.is_none() {
+        emit("name a recording, or an alert of the running agent: conn explain FILE, conn explain a7");
+        return Ok(Exit::Usage);
+    }
+    let ask = match args.alert.as_deref().or(of_agent).map(|text| (text, Ask::read(text))) {
         Some((text, None)) => {
             let shown = text.escape_debug();
             emit(format_args!(
@@ -59,7 +65,16 @@ pub fn run(args: &ExplainArgs) -> anyhow::Result<Exit> {
         );
         return Ok(Exit::Error);
     }
-    let rules = match args.choice().load() {
+    let asked = match of_agent.map(|id| asked::agent(id, args)) {
+        Some(Ok(asked)) => Some(asked),
+        Some(Err(exit)) => return Ok(exit),
+        None => None,
+    };
+    let (rules, lines) = match asked {
+        Some((rules, lines)) => (Ok(rules), Some(lines)),
+        None => (args.choice().load(), None),
+    };
+    let rules = match rules {
         Ok(Some(rules)) => rules,
         Ok(None) => return Ok(Exit::Done),
         Err(exit) => return Ok(exit),
@@ -75,7 +90,10 @@ pub fn run(args: &ExplainArgs) -> anyhow::Result<Exit> {
         emit(format_args!("no active rule `{}`; {help}", id.escape_debug()));
         return Ok(Exit::Error);
     }
-    let sources = Sources::new(&args.files)?;
+    let sources = match lines {
+        Some(lines) => Sources::of_lines(lines),
+        None => Sources::new(&args.files)?,
+    };
     match args.event {
         Some(seq) => {
             let found = search::event(&sources, &rules, seq, args.rule.as_deref())?;

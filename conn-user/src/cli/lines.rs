@@ -35,7 +35,11 @@ fn json(identity: &StreamIdentity, compact: bool) -> JsonEncoder {
 
 /// What an event is worth where not all can be written.
 pub(super) fn class(event: &Event) -> Class {
-    let kind = event.body.kind();
+    class_of(event.body.kind())
+}
+
+/// The same by the kind.
+pub(super) fn class_of(kind: EventKind) -> Class {
     if kind == EventKind::Alert || kind.is_always_shown() { Class::Important } else { Class::Event }
 }
 
@@ -79,6 +83,14 @@ impl Lines {
         self.writer.line(class(event), |out| match encoder {
             Encoder::Json(encoder) => encoder.encode(event, out),
             Encoder::Text(formatter) => formatter.format(event, out),
+        });
+    }
+
+    /// Adds a line of JSON as it is, without its newline.
+    pub(super) fn add_line(&mut self, class: Class, line: &[u8]) {
+        self.writer.line(class, |out| {
+            out.extend_from_slice(line);
+            out.push(b'\n');
         });
     }
 

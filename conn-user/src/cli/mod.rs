@@ -8,8 +8,10 @@ pub mod diff;
 pub mod doctor;
 pub mod exit;
 pub mod explain;
+mod follow;
 mod heap;
 mod help;
+mod history;
 pub mod learn;
 mod lines;
 pub mod list;
@@ -23,6 +25,8 @@ pub mod replay;
 pub mod rules;
 pub mod run;
 mod signals;
+mod socket;
+pub mod status;
 pub mod tail;
 pub mod test;
 
@@ -61,6 +65,7 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
         Command::Tail(args) => tail::run(&args),
         Command::Agent(args) => agent::run(&args),
+        Command::Status(args) => status::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::List(args) => list::run(&args),
         Command::Query(args) => query::run(&args),

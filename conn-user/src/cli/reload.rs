@@ -7,7 +7,10 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::emit;
 use super::rules::RuleChoice;
+use crate::filter::Names;
 use crate::rules::{Layout, RuleSet, Staged};
+use crate::service::protocol::RuleSources;
+use crate::service::server::State;
 
 /// How long rules may be read before that is reported: a later SIGHUP waits for them.
 const LONG: Duration = Duration::from_secs(10);
@@ -20,6 +23,8 @@ pub(super) struct Reloader {
     /// The active rules.
     active: Arc<Layout>,
     agent: mpsc::Sender<Staged>,
+    /// Where clients ask for the rules.
+    socket: Option<Arc<State>>,
 }
 
 impl Reloader {
@@ -30,7 +35,13 @@ impl Reloader {
         active: Arc<Layout>,
         agent: mpsc::Sender<Staged>,
     ) -> Self {
-        Self { choice, allow_empty, active, agent }
+        Self { choice, allow_empty, active, agent, socket: None }
+    }
+
+    /// Lets clients know which rules are active.
+    pub(super) fn with_socket(mut self, socket: Option<Arc<State>>) -> Self {
+        self.socket = socket;
+        self
     }
 
     /// Loads the rules, and waits until they are active. Where they cannot be, that is reported, and the rules from before stay.
@@ -49,7 +60,7 @@ impl Reloader {
                 loading.await
             }
         };
-        let Ok(Some(staged)) = loaded else {
+        let Ok(Some((staged, sources, names))) = loaded else {
             return emit("the previous rules stay active");
         };
         let layout = Arc::clone(staged.layout());
@@ -62,6 +73,9 @@ impl Reloader {
         }
         let Ok(retired) = retired.await else { return };
         self.active = layout;
+        if let Some(socket) = &self.socket {
+            socket.set_rules(sources, names);
+        }
         let count = self.active.len();
         emit(format_args!("{count} rules active: {began} added, {ended} removed"));
         // Not here: they may have much in memory.
@@ -70,13 +84,17 @@ impl Reloader {
 }
 
 /// The rules, ready to take over; `None`: what is wrong was reported.
-fn load(choice: &RuleChoice, active: &Arc<Layout>, allow_empty: bool) -> Option<Staged> {
-    let rules = choice.load().ok()??;
+fn load(
+    choice: &RuleChoice,
+    active: &Arc<Layout>,
+    allow_empty: bool,
+) -> Option<(Staged, RuleSources, Arc<Names>)> {
+    let (rules, sources) = choice.load_with_sources().ok()??;
     if let Some(why) = refused(&rules, active, allow_empty) {
         emit(why);
         return None;
     }
-    Some(active.stage(&rules))
+    Some((active.stage(&rules), sources, rules.names))
 }
 
 /// Why rules do not take over. A folder that is being replaced, or is not mounted, looks like one without rules: that must not

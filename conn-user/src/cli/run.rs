@@ -19,7 +19,7 @@ use super::args::{Exit, RuleChoice, RunArgs};
 use super::signals::Forwarded;
 use super::tail::not_started;
 use super::{emit, machine};
-use crate::agent::{self, Agent, AgentOptions, Consumer, Limits};
+use crate::agent::{self, Agent, AgentOptions, AtStart, Consumer, Limits};
 use crate::clock::{Clock, boot_now};
 use crate::event::degraded::Degradation;
 use crate::event::escape;
@@ -77,7 +77,7 @@ async fn traced(args: &RunArgs) -> anyhow::Result<ExitCode> {
         priority: Priority::default(),
         self_test: true,
         rules: None,
-        record: false,
+        at_start: AtStart::Nothing,
         hashes,
         memory: None,
     };

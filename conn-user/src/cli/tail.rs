@@ -9,8 +9,9 @@ use clap::ValueEnum as _;
 
 use super::args::{Environment, Exit, Format, TailArgs, TailOptions, parse_ring_size};
 use super::lines::Lines;
-use super::{emit, log, machine, note, signals};
-use crate::agent::{self, Agent, AgentOptions, Consumer, Limits, StartError};
+use super::socket::{self, Running};
+use super::{emit, follow, log, machine, note, signals};
+use crate::agent::{self, Agent, AgentOptions, AtStart, Consumer, Limits, StartError};
 use crate::event::model::{Event, EventKind};
 use crate::kernel::load::{LoadError, LoadOptions};
 use crate::kernel::plan::BackendChoice;
@@ -23,6 +24,16 @@ use crate::priority::{Granted, Priority};
 /// # Errors
 /// When the output cannot be written, or the runtime fails; what has an exit code of its own is reported here.
 pub fn run(args: &TailArgs) -> anyhow::Result<Exit> {
+    if !args.is_direct() {
+        match socket::running()? {
+            Running::Yes(client) => return follow::run(args, client),
+            Running::No => {}
+            Running::Denied(why) => {
+                emit(format_args!("{why}; --direct traces without it, which takes root, too"));
+                return Ok(Exit::NotPermitted);
+            }
+        }
+    }
     let options = match args.resolve(Environment::of_process()) {
         Ok(options) => options,
         Err(error) => {
@@ -56,7 +67,7 @@ async fn tail(options: TailOptions) -> anyhow::Result<Exit> {
         priority: options.priority,
         self_test: options.self_test,
         rules,
-        record: options.record,
+        at_start: if options.record { AtStart::Recording } else { AtStart::Nothing },
         hashes,
         memory: None,
     };

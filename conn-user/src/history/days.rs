@@ -133,6 +133,8 @@ pub fn make_file(path: &Path, group: Option<u32>) -> io::Result<()> {
     }
     if group.is_some() {
         std::os::unix::fs::fchown(&file, None, group)?;
+        // Whatever the umask is.
+        file.set_permissions(fs::Permissions::from_mode(FILE_MODE))?;
     }
     Ok(())
 }
@@ -157,6 +159,6 @@ mod tests {
             list(&folder.0).expect("a folder").into_iter().map(|file| file.name).collect();
         assert_eq!(names, ["20261130", "20261201", "20261201-2", "20261201-10"]);
         let mode = fs::metadata(path(&folder.0, day, 0)).expect("there").permissions().mode();
-        assert_eq!(mode & 0o027, 0o000 | mode & 0o040, "nobody else");
+        assert_eq!(mode & 0o037, 0, "the group reads, and nobody else");
     }
 }

@@ -456,6 +456,12 @@ impl Store {
             .map(drop)
     }
 
+    /// Bounds the file, as a full disk does.
+    #[cfg(test)]
+    pub(super) fn limit_pages(&self, pages: Option<i64>) {
+        self.db.pragma_update(None, "max_page_count", pages.unwrap_or(0xffff_fffe)).expect("a bound");
+    }
+
     /// Ends the run in this file and makes one file of it, which needs no other and can be read anywhere. `goes_on`: what is open is in
     /// the next file.
     ///

@@ -7,10 +7,12 @@ use std::io;
 use std::mem;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Notify, oneshot};
+use thiserror::Error;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::retention::Keep;
@@ -23,6 +25,8 @@ use crate::units::{BootNs, WallNs};
 const WAITING_MAX: usize = 32_768;
 /// So many more wait if they are alerts or say what the stream lacks.
 const RESERVE: usize = 4_096;
+/// How long whoever asks waits for a commit.
+const COMMIT_PATIENCE: Duration = Duration::from_secs(10);
 /// How long the end waits for a disk that makes no progress.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -66,6 +70,10 @@ pub struct HistoryStats {
     pub dropped: u64,
     /// The file that is written; empty: there is none.
     pub file: PathBuf,
+    /// About when the oldest file begins, and when the last event was that is kept.
+    pub first: Option<WallNs>,
+    /// See [`Self::first`].
+    pub last: Option<WallNs>,
     /// How many files there are.
     pub files: usize,
     /// Bytes of all files.
@@ -76,7 +84,7 @@ pub struct HistoryStats {
 struct State {
     events: Vec<Event>,
     /// They want to know when what was handed over before is committed.
-    syncs: Vec<oneshot::Sender<()>>,
+    syncs: Vec<SyncSender<Result<(), CommitError>>>,
     is_closed: bool,
     /// The thread has ended.
     is_done: bool,
@@ -113,24 +121,53 @@ pub struct HistoryWriter {
     refused: u64,
 }
 
-/// Has what was handed over so far committed.
-#[derive(Clone)]
-pub struct Sync(Arc<Shared>);
+/// Why what was handed over cannot be read yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum CommitError {
+    /// The disk takes too long.
+    #[error("it is not written within {} s", COMMIT_PATIENCE.as_secs())]
+    Late,
+    /// It cannot be written: rows were dropped.
+    #[error("it cannot be written")]
+    Fails,
+}
 
-impl Sync {
-    /// Resolves when everything is committed that was handed over before, or cannot be.
-    pub async fn sync(&self) {
-        let (done, committed) = oneshot::channel();
+/// Has what was handed over committed, from any thread.
+#[derive(Clone)]
+pub struct Commits(Arc<Shared>);
+
+impl Commits {
+    /// Waits until everything is committed that was handed over before.
+    ///
+    /// # Errors
+    /// When that takes too long, or cannot be done.
+    pub fn commit(&self) -> Result<(), CommitError> {
+        let (done, committed) = sync_channel(1);
         {
             let mut state = self.0.state();
             if state.is_done {
-                return;
+                return Ok(());
             }
             state.syncs.push(done);
         }
         self.0.work.notify_one();
-        // The thread has ended: nothing more comes.
-        let _ = committed.await;
+        match committed.recv_timeout(COMMIT_PATIENCE) {
+            Ok(result) => result,
+            Err(RecvTimeoutError::Timeout) => Err(CommitError::Late),
+            // The thread has ended, and committed everything before.
+            Err(RecvTimeoutError::Disconnected) => Ok(()),
+        }
+    }
+
+    /// What became of the history so far.
+    pub fn stats(&self) -> HistoryStats {
+        self.0.state().stats()
+    }
+}
+
+impl State {
+    fn stats(&self) -> HistoryStats {
+        HistoryStats { dropped: self.stats.dropped + self.refused, ..self.stats.clone() }
     }
 }
 
@@ -197,8 +234,8 @@ impl HistoryWriter {
     }
 
     /// Where commits can be asked for.
-    pub fn sync(&self) -> Sync {
-        Sync(Arc::clone(&self.shared))
+    pub fn commits(&self) -> Commits {
+        Commits(Arc::clone(&self.shared))
     }
 
     /// What happened since the last call.
@@ -208,8 +245,7 @@ impl HistoryWriter {
 
     /// What became of it so far.
     pub fn stats(&self) -> HistoryStats {
-        let state = self.shared.state();
-        HistoryStats { dropped: state.stats.dropped + state.refused, ..state.stats.clone() }
+        self.shared.state().stats()
     }
 
     /// How many events wait.

@@ -73,6 +73,11 @@ impl Sources {
         Ok(Self(files.iter().map(source).collect::<Result<_, _>>()?))
     }
 
+    /// Of these lines.
+    pub fn of_lines(lines: Vec<u8>) -> Self {
+        Self(vec![Source::Input(lines.into())])
+    }
+
     fn open(&self) -> impl Iterator<Item = Result<Recording, RecordingError>> {
         self.0.iter().map(|source| match source {
             Source::File(file) => Recording::open(file),

@@ -102,9 +102,13 @@ fn remove_stale(path: &Path) -> Result<(), BindError> {
         return Err(BindError::NoSocket { path: path.to_owned() });
     }
     match UnixStream::connect(path) {
-        Ok(other) => Err(BindError::Taken { path: path.to_owned(), pid: Peer::of(&other).ok().map(|peer| peer.pid) }),
+        Ok(other) => {
+            Err(BindError::Taken { path: path.to_owned(), pid: Peer::of(&other).ok().map(|peer| peer.pid) })
+        }
         // Nobody listens.
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path).map_err(failed),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            fs::remove_file(path).map_err(failed)
+        }
         Err(error) => Err(failed(error)),
     }
 }

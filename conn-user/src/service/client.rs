@@ -133,6 +133,15 @@ impl Client {
         read_answer(&answer).map_err(|error| ClientError::Protocol { path: self.path.clone(), error })
     }
 
+    /// Reads all that follows an answer.
+    ///
+    /// # Errors
+    /// When the connection breaks.
+    pub fn rest_to_end(mut self, out: &mut Vec<u8>) -> Result<(), ClientError> {
+        let read = self.stream.read_to_end(out).map(drop);
+        read.map_err(|error| ClientError::Io { path: self.path.clone(), error })
+    }
+
     /// What follows an answer; it may take as long as it takes.
     ///
     /// # Errors

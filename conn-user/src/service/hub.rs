@@ -216,8 +216,8 @@ impl Hub {
         });
     }
 
-    /// Answers what was asked.
-    pub fn look(&mut self, agent: View<'_>) {
+    /// Answers what was asked. `outputs` are those of the agent beside the socket.
+    pub fn look(&mut self, agent: View<'_>, outputs: &[Writer]) {
         let (kinds, now) = (&self.kinds, boot_now);
         self.rate.take(|| (now(), kinds.iter().sum()));
         while let Ok(ask) = self.asks.try_recv() {
@@ -229,7 +229,7 @@ impl Hub {
                     let begun = keys.into_iter().map(|key| agent.pipeline.begun(key)).collect();
                     drop(answer.try_send(begun));
                 }
-                Ask::Counts(answer) => drop(answer.try_send(Box::new(self.counts(agent)))),
+                Ask::Counts(answer) => drop(answer.try_send(Box::new(self.counts(agent, outputs)))),
                 Ask::Alert(which, answer) => drop(answer.try_send(self.alert(&which))),
             }
         }
@@ -265,15 +265,16 @@ impl Hub {
         self.alerts.iter().filter(|(_, own, _)| *own == id).map(|(_, _, line)| Arc::clone(line)).collect()
     }
 
-    fn counts(&self, agent: View<'_>) -> Counts {
+    fn counts(&self, agent: View<'_>, outputs: &[Writer]) -> Counts {
         let pipeline = agent.pipeline;
         let stats = pipeline.stats();
-        let own = Degradation::ALL.iter().map(|&what| (what, stats.dropped(what)));
-        let dropped = own.filter(|(_, count)| *count > 0).map(|(what, count)| Dropped {
-            what: what.name().to_owned(),
-            place: None,
-            count,
-        });
+        let own = Degradation::ALL.iter().map(|&what| (what, None, stats.dropped(what)));
+        let lines = outputs
+            .iter()
+            .map(|output| (Degradation::Output, Some(output.name().to_string()), output.dropped()));
+        let dropped = own.chain(lines).filter(|(_, _, count)| *count > 0);
+        let dropped =
+            dropped.map(|(what, place, count)| Dropped { what: what.name().to_owned(), place, count });
         let mut counts = Counts {
             seq: self.seq,
             events_per_second: self.rate.per_second(boot_now(), self.kinds.iter().sum()),

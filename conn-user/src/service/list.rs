@@ -7,8 +7,8 @@ use thiserror::Error;
 
 use crate::filter::Filter;
 use crate::flow::born::Born;
-use crate::flow::snapshot::{self, SnapshotError, SnapshotOptions};
 use crate::flow::snapshot::model::SnapSocket;
+use crate::flow::snapshot::{self, SnapshotError, SnapshotOptions};
 use crate::flow::table::Begun;
 use crate::process::ProcessTable;
 use crate::process::files::FileWorkers;
@@ -115,7 +115,12 @@ mod tests {
         // From the start of the agent an interval is known, and now another one.
         let mut socket = samples::connection();
         let own = socket.born.expect("an interval");
-        let seen = Born { earliest: BootNs(0), latest: BootNs(own.latest.0 - 1), earliest_by: BornBy::Boot, latest_by: BornBy::Snapshot };
+        let seen = Born {
+            earliest: BootNs(0),
+            latest: BootNs(own.latest.0 - 1),
+            earliest_by: BornBy::Boot,
+            latest_by: BornBy::Snapshot,
+        };
         date(&mut socket, &Begun { born: seen, remote });
         let born = socket.born.expect("an interval");
         assert_eq!((born.earliest, born.earliest_by), (own.earliest, own.earliest_by));

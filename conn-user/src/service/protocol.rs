@@ -279,7 +279,10 @@ mod tests {
     fn requests_are_lines_that_read_back() {
         let tail = TailRequest { filter: "dport:443".to_owned(), sync: true, ..TailRequest::default() };
         let line = text(|out| write_request(&Request::Tail(tail.clone()), out));
-        assert_eq!(line, "{\"conn\":1,\"request\":\"tail\",\"filter\":\"dport:443\",\"compact\":false,\"sync\":true}\n");
+        assert_eq!(
+            line,
+            "{\"conn\":1,\"request\":\"tail\",\"filter\":\"dport:443\",\"compact\":false,\"sync\":true}\n"
+        );
         assert!(line.starts_with(MARK));
         assert_eq!(read_request(&line).expect("a request"), Request::Tail(tail));
         let short = read_request("{\"conn\":1,\"request\":\"tail\"}").expect("keys may be left out");
@@ -304,7 +307,10 @@ mod tests {
         assert!(error("{\"conn\":1,\"request\":\"shutdown\"}").contains("unknown variant `shutdown`"));
         assert!(error("GET / HTTP/1.1").contains("not a line of the protocol"));
         assert!(error("{\"request\":\"status\"}").contains("missing field `conn`"));
-        assert!(read_request("{\"conn\":1,\"request\":\"status\",\"later\":1}").is_ok(), "a key of a later conn");
+        assert!(
+            read_request("{\"conn\":1,\"request\":\"status\",\"later\":1}").is_ok(),
+            "a key of a later conn"
+        );
     }
 
     #[test]
@@ -314,7 +320,9 @@ mod tests {
         assert_eq!(line, "{\"conn\":1,\"ok\":{\"history\":\"/var/lib/conn\"}}\n");
         assert_eq!(read_answer::<Synced>(&line).expect("an answer"), synced);
         let refused = text(|out| write_error("too many clients", out));
-        assert!(matches!(read_answer::<Synced>(&refused), Err(ProtocolError::Refused(why)) if why == "too many clients"));
+        assert!(
+            matches!(read_answer::<Synced>(&refused), Err(ProtocolError::Refused(why)) if why == "too many clients")
+        );
         let files = vec![RuleFile { path: "/etc/conn/a.toml".to_owned(), text: "x".to_owned() }];
         for sources in [RuleSources::None, RuleSources::Default, RuleSources::Files { files }] {
             let line = text(|out| write_ok(&sources, out));

@@ -124,7 +124,9 @@ impl State {
             let left_out = std::mem::take(&mut log.left_out);
             (log.since, log.count) = (Instant::now(), 0);
             if left_out > 0 {
-                (self.facts.log)(&format!("{left_out} connections of clients were not logged: limit reached"));
+                (self.facts.log)(&format!(
+                    "{left_out} connections of clients were not logged: limit reached"
+                ));
             }
         }
         log.count += 1;
@@ -227,7 +229,8 @@ fn accept(state: &Arc<State>, mut stream: UnixStream) {
         }
     };
     let name = "conn-client".to_owned();
-    let started = thread::Builder::new().name(name).spawn(move || serve::serve(&place.state, &place, stream, peer));
+    let started =
+        thread::Builder::new().name(name).spawn(move || serve::serve(&place.state, &place, stream, peer));
     if let Err(error) = started {
         state.log(&format!("cannot serve pid {}: {error}", peer.pid));
     }

@@ -62,7 +62,11 @@ impl ReadList {
     pub fn read(mut from: impl BufRead) -> Result<Self, ListError> {
         let mut list = Self::default();
         let (mut text, mut line, mut announced, mut found) = (String::new(), 0, 0, 0);
-        while { text.clear(); from.read_line(&mut text)? } > 0 {
+        while {
+            text.clear();
+            from.read_line(&mut text)?
+        } > 0
+        {
             line += 1;
             let wrong = |what: String| ListError::Line { line, what };
             if line == 1 {

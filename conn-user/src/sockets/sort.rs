@@ -63,6 +63,12 @@ impl std::str::FromStr for Sort {
     }
 }
 
+impl std::fmt::Display for Sort {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}{}", if self.reverse { "-" } else { "" }, self.key.name())
+    }
+}
+
 /// Sorts; without a key listeners come first, and all by address. What has no value for the key comes last either way.
 pub fn sort(sockets: &mut [Listed], by: Option<Sort>, at: BootNs) {
     sockets.sort_by(|one, other| {

@@ -69,9 +69,15 @@ impl Rig {
 
     fn begin(&mut self, rules: &RuleSet) {
         self.now += SECOND;
-        self.pipeline.begin(Some(rules.into()), true, BootNs(self.now), &mut || {}, &mut |event| {
-            self.reported.push(event.clone());
-        });
+        self.pipeline.begin(
+            Some(rules.into()),
+            AtStart::Recording,
+            BootNs(self.now),
+            &mut || {},
+            &mut |event| {
+                self.reported.push(event.clone());
+            },
+        );
     }
 
     fn header<T>(&mut self, kind: RecordKind, hook: HookId) -> RecordHeader {

@@ -8,6 +8,7 @@ use conn_common::record::{RecordHeader, RecordKind, Sock, SockRecord, TASK_COMPA
 use tokio::sync::Notify;
 
 use super::*;
+use crate::agent::AtStart;
 use crate::event::model::EventBody;
 use crate::event::names::Named as _;
 use crate::flow::table::FlowTable;
@@ -278,7 +279,13 @@ async fn what_an_output_drops_is_reported() {
 #[tokio::test(flavor = "current_thread")]
 async fn a_deadline_wakes_an_idle_loop() {
     let mut rig = Rig::new();
-    rig.pipeline.begin(Some((&rules(2_000_000)).into()), false, rig.began, &mut || {}, &mut |_| {});
+    rig.pipeline.begin(
+        Some((&rules(2_000_000)).into()),
+        AtStart::Nothing,
+        rig.began,
+        &mut || {},
+        &mut |_| {},
+    );
     let connect = rig.connect(1);
     rig.records.turns.push_back((vec![connect], Turn::Idle));
     let established = {

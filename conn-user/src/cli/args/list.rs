@@ -31,6 +31,10 @@ pub struct ListArgs {
     #[arg(short = 'u', hide = true)]
     pub udp: bool,
 
+    /// List here, and not by the agent that runs, which knows exact ages
+    #[arg(long)]
+    pub direct: bool,
+
     /// Write one JSON object a line (`conn schema list` describes it)
     #[arg(long)]
     pub json: bool,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 
 use super::{Found, default_rules};
-use crate::agent::{self, AgentOptions, Consumer, Limits};
+use crate::agent::{self, AgentOptions, AtStart, Consumer, Limits};
 use crate::cli::args::{Exit, LearnArgs};
 use crate::cli::tail::not_started;
 use crate::cli::{emit, machine, note, signals};
@@ -37,7 +37,7 @@ async fn watch(duration: Duration, args: &LearnArgs) -> anyhow::Result<Result<Fo
         self_test: true,
         rules: Some(screening(rules)),
         // What was there before is normal too.
-        record: true,
+        at_start: AtStart::Recording,
         hashes: false,
         memory: None,
     };

@@ -103,18 +103,14 @@ impl File {
         read().map_err(|error| HistoryError::sqlite(&self.path, error))
     }
 
-    /// The first and the last instant of which it has anything; `None`: it has nothing.
+    /// About when it begins: when the first run in it did. `None`: there is none.
     ///
     /// # Errors
     /// When it cannot be read.
-    pub fn span(&self) -> Result<Option<(WallNs, WallNs)>, HistoryError> {
-        let sql = "SELECT min(first), max(last) FROM (\
-                   SELECT min(began) AS first, max(max(began), ifnull(max(ended), 0)) AS last FROM conn \
-                   UNION ALL SELECT min(began), max(max(began), ifnull(max(ended), 0)) FROM listener \
-                   UNION ALL SELECT min(ts), max(ts) FROM alert UNION ALL SELECT min(ts), max(ts) FROM note)";
-        let instant = |at: Option<i64>| at.map(|at| WallNs(at.cast_unsigned()));
-        let span = self.db.query_row(sql, [], |row| Ok((instant(row.get(0)?), instant(row.get(1)?))));
-        span.map(|(first, last)| first.zip(last)).map_err(|error| HistoryError::sqlite(&self.path, error))
+    pub fn first(&self) -> Result<Option<WallNs>, HistoryError> {
+        let first = self.db.query_row("SELECT min(began) FROM run", [], |row| row.get::<_, Option<i64>>(0));
+        let first = first.map_err(|error| HistoryError::sqlite(&self.path, error))?;
+        Ok(first.map(|at| WallNs(at.cast_unsigned())))
     }
 
     /// The connection to SQLite, which writes nothing.

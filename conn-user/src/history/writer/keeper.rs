@@ -74,6 +74,11 @@ impl Keeper {
         self.store.as_ref().is_some_and(Store::is_unsettled)
     }
 
+    /// Whether it cannot be written at present.
+    pub(super) const fn fails(&self) -> bool {
+        self.outage.is_some()
+    }
+
     pub(super) fn apply(&mut self, event: &Event) {
         let day = Day::of(event.wall);
         if day > self.day {
@@ -95,6 +100,7 @@ impl Keeper {
         match store.commit() {
             Ok(written) => {
                 self.stats.rows += written.rows;
+                self.stats.last = Some(self.at.1);
                 self.stats.collapsed += written.collapsed;
                 if written.rows > 0
                     && let Some(dropped) = self.outage.take()
@@ -106,7 +112,7 @@ impl Keeper {
                 }
             }
             Err(error) => {
-                self.fails(&error);
+                self.failed(&error);
                 self.dropped(waiting);
                 // A file that is full may be written again; any other is opened anew.
                 if !error.is_full() {
@@ -122,7 +128,7 @@ impl Keeper {
         if let Some(store) = self.store.take()
             && let Err(error) = store.finish(self.at.1, false)
         {
-            self.fails(&error);
+            self.failed(&error);
         }
     }
 
@@ -133,7 +139,7 @@ impl Keeper {
         }
     }
 
-    fn fails(&mut self, error: &HistoryError) {
+    fn failed(&mut self, error: &HistoryError) {
         if self.outage.is_none() {
             self.outage = Some(0);
             self.notices.push(HistoryNotice::Fails(error.to_string()));
@@ -153,10 +159,10 @@ impl Keeper {
         if let Some(new) = &mut self.store
             && let Err(error) = carry(old.path(), &self.of, new)
         {
-            self.fails(&error);
+            self.failed(&error);
         }
         if let Err(error) = old.finish(self.at.1, true) {
-            self.fails(&error);
+            self.failed(&error);
         }
         self.sweep();
     }
@@ -166,7 +172,7 @@ impl Keeper {
         self.again = Some(Instant::now() + AGAIN);
         if let Err(error) = days::make_folder(&self.options.folder, self.options.group) {
             let path = self.options.folder.clone();
-            return self.fails(&HistoryError::Io { path, error });
+            return self.failed(&HistoryError::Io { path, error });
         }
         for number in 0..NUMBERS_MAX {
             let path = days::path(&self.options.folder, self.day, number);
@@ -191,14 +197,14 @@ impl Keeper {
                 Err(error @ (HistoryError::Damaged { .. } | HistoryError::NotHistory(_))) => {
                     match set_aside(&path) {
                         Ok(aside) => self.note(format!("{error}; it is kept as {}", escape::path(&aside))),
-                        Err(error) => return self.fails(&HistoryError::Io { path, error }),
+                        Err(error) => return self.failed(&HistoryError::Io { path, error }),
                     }
                     // Its name is free now.
                     if number == 0 {
                         return self.open();
                     }
                 }
-                Err(error) => return self.fails(&error),
+                Err(error) => return self.failed(&error),
             }
         }
     }
@@ -209,12 +215,23 @@ impl Keeper {
         match retention::sweep(&self.options.folder, self.options.keep, &current) {
             Ok(swept) => {
                 (self.stats.bytes, self.stats.files) = (swept.bytes, swept.files);
+                if self.stats.first.is_none() || !swept.unlinked.is_empty() {
+                    self.stats.first = self.first();
+                }
                 if !swept.unlinked.is_empty() {
                     self.note(format!("history: unlinked {}", swept.unlinked.join(", ")));
                 }
             }
             Err(error) => self.note(format!("cannot bound the history: {error}")),
         }
+    }
+}
+
+impl Keeper {
+    /// When the oldest file begins.
+    fn first(&self) -> Option<WallNs> {
+        let oldest = days::list(&self.options.folder).ok()?.into_iter().next()?;
+        File::open(&oldest.path).ok()?.first().ok()?
     }
 }
 

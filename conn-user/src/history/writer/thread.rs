@@ -3,11 +3,13 @@
 use std::mem;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
+use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
 use super::keeper::Keeper;
-use super::{HistoryOptions, Shared, State};
+use super::{CommitError, HistoryOptions, Shared, State};
 use crate::event::json::StreamIdentity;
+use crate::event::model::Event;
 use crate::units::{BootNs, WallNs};
 
 /// How long after an event it is committed, at the latest: a crash loses at most so much, and what the disk takes.
@@ -50,7 +52,7 @@ pub(super) fn write_all(shared: &Shared, options: HistoryOptions, of: StreamIden
         }
         for sync in syncs {
             // Nobody may wait any more.
-            let _ = sync.send(());
+            let _ = sync.try_send(if keeper.fails() { Err(CommitError::Fails) } else { Ok(()) });
         }
         if is_closed && count == 0 {
             break;
@@ -66,7 +68,7 @@ pub(super) fn write_all(shared: &Shared, options: HistoryOptions, of: StreamIden
     shared.changed.notify_one();
 }
 
-type Taken = (Vec<crate::event::model::Event>, Vec<tokio::sync::oneshot::Sender<()>>, bool);
+type Taken = (Vec<Event>, Vec<SyncSender<Result<(), CommitError>>>, bool);
 
 /// Waits for something to do, or until it is time for a commit.
 fn take(shared: &Shared, due: Option<Instant>) -> Taken {

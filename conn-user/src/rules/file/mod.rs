@@ -103,7 +103,13 @@ impl Compiled {
             });
         }
         let texts = texts.into_first(files.len());
-        Checked { files, rules: if errors.is_empty() { Ok(rules) } else { Err(errors) }, off, warnings, texts }
+        Checked {
+            files,
+            rules: if errors.is_empty() { Ok(rules) } else { Err(errors) },
+            off,
+            warnings,
+            texts,
+        }
     }
 }
 

@@ -39,7 +39,8 @@ impl Rate {
     #[expect(clippy::cast_precision_loss, reason = "for people")]
     pub(super) fn per_second(&self, now: BootNs, count: u64) -> Option<f64> {
         let start = BootNs(now.0.saturating_sub(SPAN * SECOND).max(self.began.0));
-        let before = self.counts.iter().take_while(|(at, _)| *at <= start).last().map_or(0, |(_, count)| *count);
+        let before =
+            self.counts.iter().take_while(|(at, _)| *at <= start).last().map_or(0, |(_, count)| *count);
         let span = now.since(start).0;
         (span >= SECOND).then(|| (count - before.min(count)) as f64 * SECOND as f64 / span as f64)
     }

@@ -21,26 +21,27 @@ use crate::service::protocol::{
     write_ok,
 };
 use crate::service::status::{Clients, Rules, Status};
-use crate::sockets::json::{self, Asked};
 use crate::sockets::Selection;
+use crate::sockets::json::{self, Asked};
 
 /// Serves a client until it has its answer, or leaves.
 pub(super) fn serve(state: &State, place: &Place, mut stream: UnixStream, peer: Peer) {
     let who = format!("pid {} (uid {}, gid {})", peer.pid, peer.uid, peer.gid);
-    let request = match read_line(&mut stream).map(|line| read_request(&line).map_err(|error| error.to_string())) {
-        Ok(Ok(request)) => request,
-        Ok(Err(why)) => {
-            state.log(&format!("refused {who}: {why}"));
-            return refuse(&mut stream, &why);
-        }
-        // It says nothing that could be answered.
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return,
-        Err(error) => {
-            let why = format!("no request: {error}");
-            state.log(&format!("refused {who}: {why}"));
-            return refuse(&mut stream, &why);
-        }
-    };
+    let request =
+        match read_line(&mut stream).map(|line| read_request(&line).map_err(|error| error.to_string())) {
+            Ok(Ok(request)) => request,
+            Ok(Err(why)) => {
+                state.log(&format!("refused {who}: {why}"));
+                return refuse(&mut stream, &why);
+            }
+            // It says nothing that could be answered.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return,
+            Err(error) => {
+                let why = format!("no request: {error}");
+                state.log(&format!("refused {who}: {why}"));
+                return refuse(&mut stream, &why);
+            }
+        };
     state.log(&format!("client {}: {who} asks for {}", place.id, request.name()));
     let answered = match &request {
         Request::Tail(of) => tail(state, place, &mut stream, of),
@@ -86,10 +87,14 @@ fn read_line(stream: &mut UnixStream) -> io::Result<String> {
         line.extend_from_slice(&part[..read]);
         if let Some(end) = line.iter().position(|byte| *byte == b'\n') {
             line.truncate(end);
-            return String::from_utf8(line).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "not UTF-8"));
+            return String::from_utf8(line)
+                .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "not UTF-8"));
         }
         if line.len() >= REQUEST_MAX {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, format!("longer than {REQUEST_MAX} bytes")));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("longer than {REQUEST_MAX} bytes"),
+            ));
         }
     }
 }
@@ -121,7 +126,9 @@ fn kinds(of: &TailRequest, filter: &Filter) -> Result<KindSet, Refused> {
         let asked = [EventKind::Exec, EventKind::Exit].into_iter().filter(|kind| filter.asks_for(*kind));
         return Ok(KindSet::DEFAULT.and(asked));
     };
-    let kind = |name: &String| names::from_name(name).ok_or_else(|| Refused(format!("{name:?} is no kind of event")));
+    let kind = |name: &String| {
+        names::from_name(name).ok_or_else(|| Refused(format!("{name:?} is no kind of event")))
+    };
     named.iter().map(kind).collect()
 }
 
@@ -227,4 +234,3 @@ fn memory() -> Option<u64> {
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kib << 10)
 }
-
