@@ -8,6 +8,7 @@ mod explain;
 mod hints;
 mod learn;
 mod list;
+mod query;
 mod replay;
 mod run;
 mod test;
@@ -28,6 +29,7 @@ pub use self::check::CheckArgs;
 pub use self::explain::ExplainArgs;
 pub use self::learn::{LearnArgs, LearnFrom};
 pub use self::list::{DiffArgs, ListArgs, ListOptions, SchemaArgs, SchemaOf};
+pub use self::query::QueryArgs;
 pub use self::replay::ReplayArgs;
 pub use self::run::RunArgs;
 pub use self::test::TestArgs;
@@ -84,6 +86,8 @@ pub enum Command {
     Doctor(DoctorArgs),
     /// List TCP sockets and their processes
     List(ListArgs),
+    /// Query the history of connections, listeners and alerts
+    Query(QueryArgs),
     /// Compare two saved lists
     Diff(DiffArgs),
     /// Validate rule files, or print the default rules

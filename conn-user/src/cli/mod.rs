@@ -19,6 +19,7 @@ mod log;
 mod machine;
 mod messages;
 mod needs;
+pub mod query;
 mod reload;
 pub mod replay;
 pub mod rules;
@@ -67,6 +68,7 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Status(args) => status::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::List(args) => list::run(&args),
+        Command::Query(args) => query::run(&args),
         Command::Diff(args) => diff::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Test(args) => test::run(&args),

@@ -19,6 +19,7 @@ pub mod schema;
 mod services;
 pub mod text;
 pub mod time;
+pub mod when;
 pub(crate) mod wire;
 pub(crate) mod words;
 

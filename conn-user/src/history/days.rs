@@ -24,7 +24,8 @@ const FOLDER_MODE: u32 = 0o750;
 pub struct Day(u64);
 
 impl Day {
-    const NANOS: u64 = 24 * 60 * 60 * 1_000_000_000;
+    /// Nanoseconds of a day.
+    pub(super) const NANOS: u64 = 24 * 60 * 60 * 1_000_000_000;
 
     /// The day of an instant.
     pub const fn of(at: WallNs) -> Self {
@@ -57,6 +58,11 @@ impl DayFile {
     /// `20261201`.
     pub fn day(&self) -> &str {
         self.name.split_once('-').map_or(&self.name, |(day, _)| day)
+    }
+
+    /// Whether it is of a day before this one.
+    pub(super) fn is_before(&self, day: Day) -> bool {
+        *self.day() < *day.name()
     }
 }
 

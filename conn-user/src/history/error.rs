@@ -13,7 +13,7 @@ use crate::event::read::ReadError;
 #[derive(Debug, Error)]
 pub enum HistoryError {
     /// The directory or a file cannot be read or made.
-    #[error("{}: {error}", escape::path(.path))]
+    #[error("{}: {error}{}", escape::path(.path), remedy(.error))]
     Io {
         /// Which one.
         path: PathBuf,
@@ -50,6 +50,13 @@ pub enum HistoryError {
         /// Its version.
         version: i32,
     },
+    /// Its log cannot be read without writing beside it.
+    #[error(
+        "{}: its agent did not close it, and its directory cannot be written: start the agent again, run conn as a user who may write \
+         there, or copy the file and its -wal to a directory of your own",
+        escape::path(.0)
+    )]
+    Unfinished(PathBuf),
     /// A row is not as conn writes it.
     #[error("{}: {what} of row {row} is not as conn writes it", escape::path(.path))]
     Row {
@@ -68,6 +75,13 @@ pub enum HistoryError {
         /// Why.
         error: ReadError,
     },
+}
+
+fn remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => ": members of the group conn may read a history (usermod -aG conn USER)",
+        _ => "",
+    }
 }
 
 impl HistoryError {

@@ -22,6 +22,7 @@ pub struct File {
     pub(super) db: Connection,
     pub(super) path: PathBuf,
     pub(super) runs: HashMap<i64, Run>,
+    uri: Option<String>,
 }
 
 /// A run of the agent, as a file has it.
@@ -31,6 +32,10 @@ pub(super) struct Run {
     pub(super) identity: Arc<StreamIdentity>,
     /// Wall clock minus boot clock, in nanoseconds.
     pub(super) offset: i64,
+    /// When it began in this file.
+    pub(super) began: i64,
+    /// When it ended in this file.
+    pub(super) ended: Option<i64>,
 }
 
 impl File {
@@ -40,7 +45,7 @@ impl File {
     /// When it cannot be opened, is no history, damaged, or of a newer version.
     pub fn open(path: &Path) -> Result<Self, HistoryError> {
         let failed = |error| HistoryError::sqlite(path, error);
-        let mut db = open(path)?;
+        let (mut db, suffix) = open(path)?;
         let version = schema::version(&db, path)?;
         if version == 0 {
             // An agent is making it.
@@ -56,7 +61,13 @@ impl File {
             db = copy;
         }
         let runs = runs(&db).map_err(failed)?;
-        Ok(Self { db, path: path.to_owned(), runs })
+        let uri = (version == VERSION).then(|| uri(path, suffix));
+        Ok(Self { db, path: path.to_owned(), runs, uri })
+    }
+
+    /// What another connection opens to read it; `None`: it is of an older version and was brought up to date in memory.
+    pub(super) fn uri(&self) -> Option<&str> {
+        self.uri.as_deref()
     }
 
     /// Where it is.
@@ -110,22 +121,25 @@ impl File {
 
 /// Opens a file for reading. Who may not write beside it reads it as well: SQLite then needs what is beside it to be there, or to be
 /// told that nobody writes, which is so where there is no log.
-fn open(path: &Path) -> Result<Connection, HistoryError> {
+fn open(path: &Path) -> Result<(Connection, &'static str), HistoryError> {
     let failed = |error| HistoryError::sqlite(path, error);
     let flags =
         OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
-    let try_open = |suffix: &str| {
+    let try_open = |suffix: &'static str| {
         let db = Connection::open_with_flags(uri(path, suffix), flags)?;
         db.busy_timeout(LOCKED)?;
         db.pragma_update(None, "query_only", true)?;
         // The first access to the file itself.
         db.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get::<_, i64>(0))?;
-        Ok(db)
+        Ok((db, suffix))
     };
+    // Why it cannot be opened, SQLite does not report.
+    std::fs::File::open(path).map_err(|error| HistoryError::Io { path: path.to_owned(), error })?;
     match try_open("?mode=ro") {
-        Err(error) if !has_log(path) && is_out_of_reach(&error) => {
+        Err(error) if is_out_of_reach(&error) && !has_log(path) => {
             try_open("?mode=ro&immutable=1").map_err(failed)
         }
+        Err(error) if is_out_of_reach(&error) => Err(HistoryError::Unfinished(path.to_owned())),
         opened => opened.map_err(failed),
     }
 }
@@ -157,14 +171,21 @@ fn uri(path: &Path, suffix: &str) -> String {
 
 fn runs(db: &Connection) -> rusqlite::Result<HashMap<i64, Run>> {
     let mut statement =
-        db.prepare("SELECT id, name, host, boot_id, agent_start, wall_minus_boot FROM run")?;
+        db.prepare("SELECT id, name, host, boot_id, agent_start, wall_minus_boot, began, ended FROM run")?;
     let rows = statement.query_map([], |row| {
         let identity = StreamIdentity {
             host: row.get(2)?,
             boot_id: row.get(3)?,
             agent_start: BootNs(row.get::<_, i64>(4)?.cast_unsigned()),
         };
-        Ok((row.get(0)?, Run { name: row.get(1)?, identity: Arc::new(identity), offset: row.get(5)? }))
+        let run = Run {
+            name: row.get(1)?,
+            identity: Arc::new(identity),
+            offset: row.get(5)?,
+            began: row.get(6)?,
+            ended: row.get(7)?,
+        };
+        Ok((row.get(0)?, run))
     })?;
     rows.collect()
 }

@@ -48,6 +48,35 @@ struct Rows {
     closed: RefCell<HashMap<i64, Closed>>,
 }
 
+/// Reads rows of a file one by one, in any order.
+pub struct Fetch<'f> {
+    file: &'f File,
+    of: Rows,
+    sql: String,
+}
+
+impl<'f> Fetch<'f> {
+    /// Of this file.
+    pub fn new(file: &'f File) -> Self {
+        Self { file, of: Rows::default(), sql: format!("SELECT {COLUMNS} FROM conn WHERE id = ?1") }
+    }
+
+    /// The connection in a row; `None`: the row is gone.
+    ///
+    /// # Errors
+    /// When it cannot be read, or is not as conn writes it.
+    pub fn connection(&self, id: i64) -> Result<Option<Stored>, HistoryError> {
+        let file = self.file;
+        let failed = |error| HistoryError::sqlite(&file.path, error);
+        let mut statement = file.db.prepare_cached(&self.sql).map_err(failed)?;
+        let mut rows = statement.query([id]).map_err(failed)?;
+        let Some(row) = rows.next().map_err(failed)? else { return Ok(None) };
+        let run = file.runs.get(&(id >> 40)).ok_or_else(|| file.wrong(id, "the run"))?;
+        let row = file.row(&self.of, run, id, row)?;
+        Ok(Some(Stored { run: Arc::clone(&run.identity), row }))
+    }
+}
+
 impl File {
     /// Hands out the connections that were open at some time in the span, by run in the order in which they began; `goes_on` says of
     /// a run whether what of it goes on is to be left out.
@@ -60,6 +89,17 @@ impl File {
         condition: &Condition<'_>,
         goes_on: &dyn Fn(&str) -> bool,
         each: &mut dyn FnMut(Stored) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<()>, HistoryError> {
+        self.connections_with_ids(span, condition, goes_on, &mut |_, stored| each(stored))
+    }
+
+    /// The same, each with its row.
+    pub(super) fn connections_with_ids(
+        &self,
+        span: Span,
+        condition: &Condition<'_>,
+        goes_on: &dyn Fn(&str) -> bool,
+        each: &mut dyn FnMut(i64, Stored) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>, HistoryError> {
         let failed = |error| HistoryError::sqlite(&self.path, error);
         let more = if condition.sql.is_empty() { "TRUE" } else { &condition.sql };
@@ -83,7 +123,7 @@ impl File {
                 continue;
             }
             let row = self.row(&of, run, id, row)?;
-            if each(Stored { run: Arc::clone(&run.identity), row }).is_break() {
+            if each(id, Stored { run: Arc::clone(&run.identity), row }).is_break() {
                 return Ok(ControlFlow::Break(()));
             }
         }

@@ -154,7 +154,12 @@ fn kinds() -> Vec<Part> {
             EventKind::Failed,
             "An outgoing connection failed.",
             &["head", "connection"],
-            vec![always("errno"), always("error"), known("after_ns")],
+            vec![
+                always("errno"),
+                always("error"),
+                known("after_ns"),
+                together(),
+            ],
         ),
         kind(
             EventKind::Close,
@@ -170,6 +175,7 @@ fn kinds() -> Vec<Part> {
                 known("retransmits"),
                 known("srtt_us"),
                 always("closer"),
+                together(),
             ],
         ),
         kind(EventKind::Listen, "A socket began to listen.", &["head", "listening"], vec![]),
