@@ -128,6 +128,16 @@ impl Service {
         Ok(())
     }
 
+    /// Waits until its stream has so many bytes.
+    pub(crate) fn await_bytes(&self, bytes: u64) -> Result<()> {
+        let end = Instant::now() + settings::seconds(60);
+        while std::fs::metadata(self.path("events")).context("the events")?.len() < bytes {
+            ensure!(Instant::now() < end, "the agent wrote less than {bytes} bytes");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+
     /// What `conn` prints with these arguments, asking this agent.
     pub(crate) fn conn(&self, arguments: &[&str]) -> Result<String> {
         conn(&self.folder, arguments)
