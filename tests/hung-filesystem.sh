@@ -8,6 +8,8 @@
 # connection is aborted, which is done at the end, whatever happens.
 
 set -euo pipefail
+# Not the agent of this machine.
+export CONN_SOCKET=
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 if [ -z "${CONN:-}" ] || [ -z "${HUNG:-}" ]; then

@@ -4,6 +4,8 @@
 # To be sourced as root on Debian, with `script` set to the name of the script and `packages` to what it needs.
 
 set -euo pipefail
+# Not the agent of this machine.
+export CONN_SOCKET=
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 if [ "$(id -u)" -ne 0 ]; then

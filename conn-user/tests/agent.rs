@@ -57,6 +57,7 @@ impl Service {
         let child = Command::new(env!("CARGO_BIN_EXE_conn"))
             .args(["agent", "--config", "agent.toml"])
             .current_dir(&self.folder)
+            .env("CONN_SOCKET", "")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())

@@ -19,6 +19,7 @@ fn folder(name: &str) -> PathBuf {
 
 fn conn(words: &[&str], input: &str) -> Output {
     let mut child = Command::new(CONN)
+        .env("CONN_SOCKET", "")
         .args(words)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

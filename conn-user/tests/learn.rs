@@ -104,7 +104,7 @@ fn news() -> Vec<Change> {
 }
 
 fn conn(words: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_conn")).args(words).output().expect("conn runs")
+    Command::new(env!("CARGO_BIN_EXE_conn")).args(words).env("CONN_SOCKET", "").output().expect("conn runs")
 }
 
 fn text(bytes: &[u8]) -> String {

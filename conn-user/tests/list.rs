@@ -21,7 +21,7 @@ mod states;
 const CONN: &str = env!("CARGO_BIN_EXE_conn");
 
 fn conn(words: &[&str]) -> Output {
-    Command::new(CONN).args(words).output().expect("conn runs")
+    Command::new(CONN).args(words).env("CONN_SOCKET", "").output().expect("conn runs")
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -302,7 +302,7 @@ fn nobody_sees_the_sockets_and_is_reported_what_is_missing() {
     fs::copy(CONN, &copy).expect("a copy");
     let mut command = Command::new(&copy);
     command.args(["list", "-l", "--json", &format!("lport:{port}")]).uid(65534).gid(65534);
-    let output = command.current_dir("/").output().expect("conn runs");
+    let output = command.current_dir("/").env("CONN_SOCKET", "").output().expect("conn runs");
     fs::remove_file(&copy).expect("removed");
     let stderr = text(&output.stderr);
     assert_eq!(output.status.code(), Some(0), "{stderr}");

@@ -150,6 +150,7 @@ pub(crate) fn add(sockets: &mut Sockets, ends: Ends, facts: Facts) {
 pub fn conn(conn: &Path, options: &[&str]) -> Result<Sockets> {
     let output = Command::new(conn)
         .args(["list", "--json"])
+        .env("CONN_SOCKET", "")
         .args(options)
         .output()
         .with_context(|| format!("running {}", conn.display()))?;

@@ -37,6 +37,20 @@ pub enum BindError {
         /// What is there.
         path: PathBuf,
     },
+    /// It cannot be given to the group.
+    #[error(
+        "cannot give {} to the group {}: {error}; that takes CAP_CHOWN, or an agent in that group (SupplementaryGroups= of \
+         systemd)",
+        escape::path(path), escape::string(group.as_bytes())
+    )]
+    Group {
+        /// The socket.
+        path: PathBuf,
+        /// The group.
+        group: String,
+        /// Why.
+        error: io::Error,
+    },
     /// It cannot be made.
     #[error("cannot listen at {}: {error}", escape::path(path))]
     Io {
@@ -74,7 +88,11 @@ pub fn bind(path: &Path, group: &str) -> Result<Bound, BindError> {
     let listener = bind_private(path).map_err(failed)?;
     let id = group_id(group);
     if let Some(id) = id {
-        chown(path, None, Some(id)).map_err(failed)?;
+        let given = chown(path, None, Some(id));
+        given.map_err(|error| {
+            let _ = fs::remove_file(path);
+            BindError::Group { path: path.to_owned(), group: group.to_owned(), error }
+        })?;
     }
     let mode = if id.is_some() { MODE_GROUP } else { MODE_ALONE };
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(failed)?;

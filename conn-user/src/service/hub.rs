@@ -4,6 +4,8 @@
 //! encoder of its own, for what it was given decides what it can be referred to.
 
 mod rate;
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 use std::io;

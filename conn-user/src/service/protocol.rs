@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 use thiserror::Error;
 
+use crate::filter::error::lines;
+
 /// Version of the protocol. It grows when a key changes its meaning or a request goes away; a new request or key does not change it.
 pub const VERSION: u32 = 1;
 /// Longest request, with its newline.
@@ -171,7 +173,7 @@ pub enum ProtocolError {
     #[error("version {0} of the protocol; this conn ({own}) has version {VERSION}: use one conn for agent and client", own = env!("CARGO_PKG_VERSION"))]
     Version(u32),
     /// The agent refuses.
-    #[error("{0}")]
+    #[error("{}", lines(.0))]
     Refused(String),
 }
 

@@ -16,6 +16,7 @@ use super::Keeper;
 use super::access::{Bound, Peer};
 use super::hub::Asker;
 use super::protocol::{About, RuleSources, write_error};
+use crate::event::escape;
 use crate::filter::Names;
 use crate::units::{BootNs, WallNs};
 
@@ -119,6 +120,8 @@ impl State {
 
     /// Logs a line, unless there were many of late.
     fn log(&self, line: &str) {
+        // What a client says may be in it, and be of several lines.
+        let line = &*escape::string(line.lines().next().unwrap_or_default().as_bytes());
         let mut log = lock(&self.log);
         if log.since.elapsed() >= Duration::from_mins(1) {
             let left_out = std::mem::take(&mut log.left_out);

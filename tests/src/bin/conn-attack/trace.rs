@@ -50,6 +50,7 @@ impl Tracer {
         let mut child = Command::new(conn)
             .args(["tail", "--json", "--alerts", "--rules"])
             .arg(folder.join("rules"))
+            .env("CONN_SOCKET", "")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(fs::File::create(&log).context("create a file")?)

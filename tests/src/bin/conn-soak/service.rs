@@ -51,6 +51,7 @@ impl Service {
         let child = Command::new(conn)
             .args(["agent", "--config", "agent.toml"])
             .current_dir(&folder)
+            .env("CONN_SOCKET", "")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(File::create(folder.join("stderr"))?)
