@@ -43,7 +43,7 @@ const ROOM: Room = Room { waiting: 4 << 20, reserve: 1 << 20 };
 const ALERTS_MAX: usize = 1_024;
 const ALERT_BYTES_MAX: usize = 8 << 20;
 /// How long the end waits for clients that have not read everything.
-const PATIENCE: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A client that wants events.
 pub struct Subscription {
