@@ -135,12 +135,18 @@ fn file(path: &Path) -> Option<(u64, u64)> {
     fs::symlink_metadata(path).ok().map(|about| (about.dev(), about.ino()))
 }
 
-impl Drop for Bound {
-    fn drop(&mut self) {
-        // Another one may have its place by now.
+impl Bound {
+    /// Removes the socket: nobody connects any more. Another one may have its place by now, which stays.
+    pub fn remove(&self) {
         if self.file.is_some() && file(&self.path) == self.file {
             let _ = fs::remove_file(&self.path);
         }
+    }
+}
+
+impl Drop for Bound {
+    fn drop(&mut self) {
+        self.remove();
     }
 }
 

@@ -33,6 +33,7 @@ use crate::filter::Filter;
 use crate::flow::table::Begun;
 use crate::output::writer::{Class, Room, Target, Writer, Written};
 use crate::replay::search::Ask as Which;
+use crate::rules::Engine;
 
 /// Questions that wait at most; who asks waits for its turn.
 const ASKS_MAX: usize = 64;
@@ -42,7 +43,7 @@ const ROOM: Room = Room { waiting: 4 << 20, reserve: 1 << 20 };
 const ALERTS_MAX: usize = 1_024;
 const ALERT_BYTES_MAX: usize = 8 << 20;
 /// How long the end waits for clients that have not read everything.
-const PATIENCE: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A client that wants events.
 pub struct Subscription {
@@ -295,7 +296,7 @@ impl Hub {
         for kind in EventKind::ALL.into_iter().filter(|kind| self.kinds[*kind as usize] > 0) {
             counts.events.insert(kind.name().to_owned(), self.kinds[kind as usize]);
         }
-        for severity in pipeline.engine().into_iter().flat_map(|engine| engine.open_severities()) {
+        for severity in pipeline.engine().into_iter().flat_map(Engine::open_severities) {
             *counts.open_alerts.entry(severity.name().to_owned()).or_default() += 1;
         }
         counts

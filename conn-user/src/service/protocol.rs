@@ -154,7 +154,7 @@ pub struct RuleFile {
 }
 
 /// A line among events: nothing that happened on the machine.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Notice {
     /// So many events that this client asked for were dropped here: it reads more slowly than they come.
@@ -264,7 +264,15 @@ pub fn read_answer<T: DeserializeOwned>(line: &str) -> Result<T, ProtocolError> 
 
 /// Reads a notice; `None`: the line is an event, or a notice of a later version.
 pub fn read_notice(line: &str) -> Option<Notice> {
-    line.starts_with(MARK).then(|| serde_json::from_str(line).ok()).flatten()
+    #[derive(Deserialize)]
+    struct Keys {
+        #[serde(default)]
+        dropped: Option<u64>,
+        #[serde(default)]
+        end: Option<String>,
+    }
+    let keys: Keys = line.starts_with(MARK).then(|| serde_json::from_str(line).ok()).flatten()?;
+    keys.dropped.map(Notice::Dropped).or(keys.end.map(Notice::End))
 }
 
 #[cfg(test)]

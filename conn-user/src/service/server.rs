@@ -214,6 +214,8 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.is_ending.store(true, Ordering::Relaxed);
+        // Not left to the thread, which may outlive the process's last moment.
+        self.bound.remove();
         // Whoever waits in accept(2) is woken (`unix_shutdown`, net/unix/af_unix.c).
         let _ = shutdown(&self.bound.listener, Shutdown::Both);
     }

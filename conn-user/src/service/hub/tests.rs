@@ -44,7 +44,9 @@ impl Rig {
     }
 
     fn all(&mut self) {
-        samples::all().iter().for_each(|event| self.hub.on_event(event));
+        for event in &samples::all() {
+            self.hub.on_event(event);
+        }
         self.hub.flush();
     }
 }

@@ -47,8 +47,11 @@ pub(super) fn serve(state: &State, place: &Place, mut stream: UnixStream, peer: 
         Request::Tail(of) => tail(state, place, &mut stream, of),
         Request::List(of) => list(state, &mut stream, of),
         Request::Status => status(state, &mut stream),
-        Request::Sync => sync(state).and_then(|history| send(&mut stream, &Synced { history })),
-        Request::Rules => send(&mut stream, &*state.rules()),
+        Request::Sync => sync(state).map(|history| send(&mut stream, &Synced { history })),
+        Request::Rules => {
+            send(&mut stream, &*state.rules());
+            Ok(())
+        }
         Request::Alert { id } => alert(state, &mut stream, id),
     };
     if let Err(Refused(why)) = answered {
@@ -99,12 +102,11 @@ fn read_line(stream: &mut UnixStream) -> io::Result<String> {
     }
 }
 
-fn send(stream: &mut UnixStream, ok: &impl serde::Serialize) -> Result<(), Refused> {
+/// Answers. A client that is gone, or does not read, is not to be told.
+fn send(stream: &mut UnixStream, ok: &impl serde::Serialize) {
     let mut line = Vec::new();
     write_ok(ok, &mut line);
-    // A client that is gone, or does not read, is not to be told.
     let _ = stream.write_all(&line);
-    Ok(())
 }
 
 /// Asks the agent's thread, and waits for its answer.
@@ -151,7 +153,7 @@ fn tail(state: &State, place: &Place, stream: &mut UnixStream, of: &TailRequest)
             return Ok(());
         }
     };
-    send(stream, &Subscribed { agent: state.facts.about.clone(), seq, history })?;
+    send(stream, &Subscribed { agent: state.facts.about.clone(), seq, history });
     let _ = answered.send(());
     // Until it leaves, or the agent ends its connection. It has nothing more to say.
     stream.set_read_timeout(None)?;
@@ -192,7 +194,9 @@ fn alert(state: &State, stream: &mut UnixStream, id: &str) -> Result<(), Refused
     }
     let mut out = Vec::new();
     write_ok(&AlertFound { lines: lines.len() }, &mut out);
-    lines.iter().for_each(|line| out.extend_from_slice(line));
+    for line in &lines {
+        out.extend_from_slice(line);
+    }
     let _ = stream.write_all(&out);
     Ok(())
 }
@@ -224,7 +228,8 @@ fn status(state: &State, stream: &mut UnixStream) -> Result<(), Refused> {
         memory_bytes: memory(),
         history: state.facts.keeper.as_ref().map(|keeper| keeper.state()),
     };
-    send(stream, &status)
+    send(stream, &status);
+    Ok(())
 }
 
 /// Resident memory, bytes.
