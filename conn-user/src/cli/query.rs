@@ -55,8 +55,10 @@ pub fn run(args: &QueryArgs) -> anyhow::Result<Exit> {
             return Ok(Exit::Usage);
         }
     };
-    let is_sorted_wrongly = |sort: Sort| !args.by.is_empty() && sort.key == SortKey::Duration
-        || (args.alerts || args.listeners) && sort.key != SortKey::Time;
+    let is_sorted_wrongly = |sort: Sort| {
+        !args.by.is_empty() && sort.key == SortKey::Duration
+            || (args.alerts || args.listeners) && sort.key != SortKey::Time
+    };
     if args.sort.is_some_and(is_sorted_wrongly) {
         emit("--sort: groups have no duration, and listeners and alerts are sorted by time");
         return Ok(Exit::Usage);
@@ -66,7 +68,8 @@ pub fn run(args: &QueryArgs) -> anyhow::Result<Exit> {
         return Ok(Exit::Usage);
     }
     let recordings = if args.from.is_empty() { None } else { Some(Recordings::read(&args.from)?) };
-    let folder = recordings.as_ref().map_or_else(|| folder(args), |recordings| recordings.folder().to_owned());
+    let folder =
+        recordings.as_ref().map_or_else(|| folder(args), |recordings| recordings.folder().to_owned());
     let history = open(&folder, span)?;
     for error in &history.refused {
         note(format_args!("left out: {error}"));
@@ -197,7 +200,8 @@ impl Query<'_> {
             return Ok(());
         }
         let titles = keys.iter().map(|key| (key.name().to_owned(), key.is_number()));
-        let sums = [("count", true), ("bytes_in", true), ("bytes_out", true), ("first", false), ("last", false)];
+        let sums =
+            [("count", true), ("bytes_in", true), ("bytes_out", true), ("first", false), ("last", false)];
         let mut table = Table::new(titles.chain(sums.map(|(name, right)| (name.to_owned(), right))));
         let zone = ZonedDateTime::now().time_zone().clone();
         let at = |wall: WallNs| {
@@ -229,10 +233,8 @@ impl Query<'_> {
             }
             line.push(b',');
         }
-        let sums = format!(
-            "\"count\":{},\"bytes_in\":{},\"bytes_out\":{}",
-            sum.count, sum.bytes_in, sum.bytes_out
-        );
+        let sums =
+            format!("\"count\":{},\"bytes_in\":{},\"bytes_out\":{}", sum.count, sum.bytes_in, sum.bytes_out);
         line.extend_from_slice(sums.as_bytes());
         for (key, at) in [("first", sum.first), ("last", sum.last)] {
             line.extend_from_slice(format!(",\"{key}\":\"").as_bytes());

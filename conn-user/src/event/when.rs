@@ -23,8 +23,7 @@ pub enum WhenError {
 }
 
 /// One of each form, for messages and help.
-pub const EXAMPLES: &str =
-    "1h, \"10 min ago\", 03:00, today, \"yesterday 03:00\", 2026-12-01, \"2026-12-01 03:00\", 2026-12-01T03:00:00Z";
+pub const EXAMPLES: &str = "1h, \"10 min ago\", 03:00, today, \"yesterday 03:00\", 2026-12-01, \"2026-12-01 03:00\", 2026-12-01T03:00:00Z";
 
 /// Reads an instant. A time without a zone is of the zone of `now`.
 ///
@@ -108,7 +107,10 @@ fn time_of_day(text: &str) -> Option<Time> {
         None => (0, 0),
         Some(text) => {
             let (second, fraction) = text.split_once('.').unwrap_or((text, "0"));
-            if fraction.is_empty() || fraction.len() > 9 || !fraction.bytes().all(|byte| byte.is_ascii_digit()) {
+            if fraction.is_empty()
+                || fraction.len() > 9
+                || !fraction.bytes().all(|byte| byte.is_ascii_digit())
+            {
                 return None;
             }
             (two_digits(second)?, format!("{fraction:0<9}").parse().ok()?)
@@ -255,10 +257,22 @@ mod tests {
 
     #[test]
     fn what_is_no_time_is_reported_with_examples() {
-        for text in
-            ["", "soon", "ago", "-1h", "25:00", "3:60", "03:00:00:00", "2026-13-01", "2026-12-01 25:00",
-             "2026-12-01T", "yesterday noon", "now 03:00", "today03:00", "12:3x"]
-        {
+        for text in [
+            "",
+            "soon",
+            "ago",
+            "-1h",
+            "25:00",
+            "3:60",
+            "03:00:00:00",
+            "2026-13-01",
+            "2026-12-01 25:00",
+            "2026-12-01T",
+            "yesterday noon",
+            "now 03:00",
+            "today03:00",
+            "12:3x",
+        ] {
             let error = parse(text, &now()).expect_err(text);
             assert_eq!(error, WhenError::Form(text.to_owned()));
             assert!(error.to_string().contains("\"10 min ago\""), "{error}");

@@ -79,7 +79,9 @@ pub enum HistoryError {
 
 fn remedy(error: &io::Error) -> &'static str {
     match error.kind() {
-        io::ErrorKind::PermissionDenied => ": members of the group conn may read a history (usermod -aG conn USER)",
+        io::ErrorKind::PermissionDenied => {
+            ": members of the group conn may read a history (usermod -aG conn USER)"
+        }
         _ => "",
     }
 }

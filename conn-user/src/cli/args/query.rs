@@ -9,8 +9,8 @@ use jiff::ZonedDateTime;
 use super::{ColorChoice, EXIT_CODES, RuleChoice, rules};
 use crate::event::when::{self, WhenError};
 use crate::filter::{Filter, FilterError};
-use crate::history::read::keys::{GroupKey, Sort};
 use crate::history::read::Span;
+use crate::history::read::keys::{GroupKey, Sort};
 
 /// Arguments of `conn query`.
 #[derive(Clone, Debug, Args)]

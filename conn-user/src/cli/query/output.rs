@@ -21,7 +21,8 @@ impl Output {
     }
 
     fn pager(named: Option<&str>) -> Option<Self> {
-        let words: Vec<&str> = named.map_or_else(|| PAGER.to_vec(), |named| named.split_whitespace().collect());
+        let words: Vec<&str> =
+            named.map_or_else(|| PAGER.to_vec(), |named| named.split_whitespace().collect());
         let (program, arguments) = words.split_first().filter(|(program, _)| **program != "cat")?;
         let started = Command::new(program).args(arguments).stdin(Stdio::piped()).spawn();
         // Where there is none the answer is written as it is.

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use jiff::tz::TimeZone;
 
-use crate::clock::Clock;
 use crate::cli::machine;
+use crate::clock::Clock;
 use crate::event::human;
 use crate::event::json::{JsonEncoder, StreamIdentity};
 use crate::event::text::{TextFormatter, TextOptions};

@@ -134,7 +134,9 @@ pub(super) fn sql_json(value: ValueRef<'_>, out: &mut Vec<u8>) {
             out.extend_from_slice(format!("\"{number}\"").as_bytes());
         }
         ValueRef::Integer(number) => out.extend_from_slice(number.to_string().as_bytes()),
-        ValueRef::Real(number) if number.is_finite() => out.extend_from_slice(format!("{number:?}").as_bytes()),
+        ValueRef::Real(number) if number.is_finite() => {
+            out.extend_from_slice(format!("{number:?}").as_bytes())
+        }
         ValueRef::Real(_) => out.extend_from_slice(b"null"),
         ValueRef::Text(text) => escape::json_string(text, false, out),
         ValueRef::Blob(bytes) => {
@@ -158,7 +160,8 @@ mod tests {
         }
         table.row(vec![Cell::default(), cell("7")], &mut out).expect("memory");
         table.finish(&mut out).expect("memory");
-        let expected = "name          count\na                 1\nnginx\\x1b  12345678\n                  7\n";
+        let expected =
+            "name          count\na                 1\nnginx\\x1b  12345678\n                  7\n";
         assert_eq!(String::from_utf8(out).expect("UTF-8"), expected);
     }
 

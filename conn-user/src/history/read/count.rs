@@ -160,7 +160,8 @@ impl<'f> Counter<'f> {
         let mut rows = closed.query([])?;
         while let Some(row) = rows.next()? {
             let how = row.get_ref(1)?.as_str()?;
-            let of = if how == "failed" { (NULL, self.text(how)) } else { (self.text(how), self.text("close")) };
+            let of =
+                if how == "failed" { (NULL, self.text(how)) } else { (self.text(how), self.text("close")) };
             self.closed.insert(row.get(0)?, of);
         }
         for key in keys {
@@ -277,7 +278,10 @@ impl<'f> Counter<'f> {
                         Value::Text(text.into())
                     }
                     key if key.is_number() => Value::Number(*number),
-                    _ => self.texts.get(*number as usize).map_or(Value::Null, |text| Value::Text(Arc::clone(text))),
+                    _ => self
+                        .texts
+                        .get(*number as usize)
+                        .map_or(Value::Null, |text| Value::Text(Arc::clone(text))),
                 });
             }
             groups.add(values, sum)?;

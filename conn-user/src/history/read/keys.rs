@@ -127,8 +127,9 @@ impl std::str::FromStr for GroupKey {
             "proc" => Ok(Self::Comm),
             "port" => Ok(Self::Dport),
             "exe_sha256" => Ok(Self::Sha256),
-            _ => names::from_written(text)
-                .ok_or_else(|| format!("write some of {}, with commas between", names::all::<Self>().join(", "))),
+            _ => names::from_written(text).ok_or_else(|| {
+                format!("write some of {}, with commas between", names::all::<Self>().join(", "))
+            }),
         }
     }
 }

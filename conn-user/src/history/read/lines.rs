@@ -89,7 +89,8 @@ impl History {
                 let Some(event) = self::event(file, last)? else { continue };
                 let mut is_asked = filter.matches(&event);
                 for line in lines {
-                    is_asked = is_asked || self::event(file, line)?.is_some_and(|event| filter.matches(&event));
+                    is_asked =
+                        is_asked || self::event(file, line)?.is_some_and(|event| filter.matches(&event));
                 }
                 if !is_asked {
                     continue;

@@ -23,7 +23,9 @@ pub enum QueryError {
     #[error(transparent)]
     History(#[from] HistoryError),
     /// Too many match.
-    #[error("more than {PICKED_MAX} connections match: choose a filter or a shorter span, or count them (--by)")]
+    #[error(
+        "more than {PICKED_MAX} connections match: choose a filter or a shorter span, or count them (--by)"
+    )]
     Many,
     /// There are too many groups.
     #[error(transparent)]

@@ -44,7 +44,9 @@ pub(super) fn is_exact(filter: &Filter) -> bool {
     // Of an interface, or a list, which may name one: the conditions do not look at it.
     filter.keys().all(is_pushed)
         && !filter.to_string().contains(['%', '@'])
-        && filter.anchors().all(|anchor| !matches!(anchor, Anchor::Port(_, ports) if ports.len() > RANGES_MAX))
+        && filter
+            .anchors()
+            .all(|anchor| !matches!(anchor, Anchor::Port(_, ports) if ports.len() > RANGES_MAX))
 }
 
 fn any(terms: impl Iterator<Item = String>) -> String {

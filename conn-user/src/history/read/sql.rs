@@ -70,8 +70,11 @@ impl Database {
         // One of an older version has not all tables.
         let current: Vec<_> = history.files().iter().filter_map(|file| Some((file, file.uri()?))).collect();
         let left_out = current.len().saturating_sub(FILES_MAX);
-        let mut database =
-            Self { connection, files: Vec::new(), left_out: left_out + history.files().len() - current.len() };
+        let mut database = Self {
+            connection,
+            files: Vec::new(),
+            left_out: left_out + history.files().len() - current.len(),
+        };
         for (file, uri) in &current[left_out..] {
             let name = format!("f{}", database.files.len());
             database.connection.execute(&format!("ATTACH ?1 AS {name}"), [uri])?;
@@ -89,7 +92,9 @@ impl Database {
                 .files
                 .iter()
                 .enumerate()
-                .map(|(at, file)| format!("SELECT *, '{}' AS file FROM f{at}.{table}", file.replace('\'', "''")))
+                .map(|(at, file)| {
+                    format!("SELECT *, '{}' AS file FROM f{at}.{table}", file.replace('\'', "''"))
+                })
                 .collect();
             if !parts.is_empty() {
                 let view = format!("CREATE TEMP VIEW \"{table}\" AS {}", parts.join(" UNION ALL "));

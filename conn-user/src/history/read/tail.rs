@@ -62,7 +62,8 @@ impl History {
         let mut places = Vec::new();
         for (at, file) in self.files.iter().enumerate() {
             collect(file, past.since, &mut |run, seq, of, id| {
-                let Some(run) = file.runs.get(&run).and_then(|run| runs.iter().position(|name| *name == run.name))
+                let Some(run) =
+                    file.runs.get(&run).and_then(|run| runs.iter().position(|name| *name == run.name))
                 else {
                     return;
                 };
@@ -90,8 +91,12 @@ impl History {
     }
 
     fn runs_in_order(&self) -> Vec<String> {
-        let mut runs: Vec<(i64, &str)> =
-            self.files.iter().flat_map(|file| file.runs.values()).map(|run| (run.began, &*run.name)).collect();
+        let mut runs: Vec<(i64, &str)> = self
+            .files
+            .iter()
+            .flat_map(|file| file.runs.values())
+            .map(|run| (run.began, &*run.name))
+            .collect();
         runs.sort_unstable();
         let mut names: Vec<String> = Vec::new();
         for (_, name) in runs {

@@ -154,12 +154,7 @@ fn kinds() -> Vec<Part> {
             EventKind::Failed,
             "An outgoing connection failed.",
             &["head", "connection"],
-            vec![
-                always("errno"),
-                always("error"),
-                known("after_ns"),
-                together(),
-            ],
+            vec![always("errno"), always("error"), known("after_ns"), together()],
         ),
         kind(
             EventKind::Close,
