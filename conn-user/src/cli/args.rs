@@ -153,6 +153,16 @@ pub struct TailArgs {
     #[arg(long, conflicts_with_all = ["kinds", "all", "alerts", "record"])]
     pub summary: bool,
 
+    /// Show the past too, from this time on, e.g. 10m, 1h, "yesterday 03:00"; what comes then follows without a hole
+    ///
+    /// Takes a running agent that keeps a history. exec and exit events are not kept.
+    #[arg(long, value_name = "TIME", conflicts_with_all = ["record", "direct", "rules", "no_rules"])]
+    pub since: Option<String>,
+
+    /// Show the last N events first; with --since the last N since then
+    #[arg(long = "last", short = 'n', value_name = "N", conflicts_with_all = ["record", "direct", "rules", "no_rules"])]
+    pub last: Option<u64>,
+
     /// End after this many events; gaps (lost records) count only where they are asked for
     #[arg(long, value_name = "N")]
     pub count: Option<NonZeroU64>,

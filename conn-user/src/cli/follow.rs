@@ -1,12 +1,16 @@
 //! `conn tail` of the agent that runs here: its events, shown as if they were traced by this command.
 
+mod past;
+
 use std::io::{self, Write as _};
 use std::num::NonZeroU64;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
 use tokio::net::UnixStream;
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::args::{Environment, Exit, Format, TailArgs, TailOptions};
@@ -39,12 +43,24 @@ pub(super) fn run(args: &TailArgs, mut client: Client) -> anyhow::Result<Exit> {
             }
         },
     };
+    let wanted = match (past::Wanted::of(args), &wrong) {
+        (Ok(Some(_)), Some(wrong)) => {
+            // What it names is the agent's alone, and the past is read here.
+            emit(wrong);
+            return Ok(Exit::Usage);
+        }
+        (Ok(wanted), _) => wanted,
+        (Err(error), _) => {
+            emit(format_args!("--since: {error}"));
+            return Ok(Exit::Usage);
+        }
+    };
     let kinds = args.asked_kinds(&options);
     let request = Request::Tail(TailRequest {
         filter: args.filter.join(" "),
         kinds: kinds.map(|kinds| kinds.kinds().map(|kind| kind.name().to_owned()).collect()),
         compact: options.format == Format::Json { compact: true },
-        sync: false,
+        sync: wanted.is_some(),
     });
     let subscribed: Subscribed = match client.ask(&request) {
         Ok(subscribed) => subscribed,
@@ -63,14 +79,31 @@ pub(super) fn run(args: &TailArgs, mut client: Client) -> anyhow::Result<Exit> {
         }
     };
     let agent = socket::named(&subscribed.agent);
+    let past = match (wanted, subscribed.history) {
+        (Some(wanted), Some(folder)) => {
+            let up_to = (subscribed.agent.run.clone(), subscribed.seq);
+            let past = past::read(PathBuf::from(folder), wanted, up_to, &options);
+            Some(past.context("starting a thread")?)
+        }
+        (Some(_), None) => {
+            emit(format_args!("the {agent} keeps no history: see [history] of its configuration"));
+            return Ok(Exit::Error);
+        }
+        (None, _) => None,
+    };
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("starting the runtime")?
-        .block_on(follow(options, client, &agent))
+        .block_on(follow(options, client, past, &agent))
 }
 
-async fn follow(options: TailOptions, client: Client, agent: &str) -> anyhow::Result<Exit> {
+async fn follow(
+    options: TailOptions,
+    client: Client,
+    past: Option<mpsc::Receiver<past::Told>>,
+    agent: &str,
+) -> anyhow::Result<Exit> {
     let stop = signals::stop().context("installing signal handlers")?;
     tokio::pin!(stop);
     let rest = client.rest().context("reading from the agent")?;
@@ -81,10 +114,21 @@ async fn follow(options: TailOptions, client: Client, agent: &str) -> anyhow::Re
     let stream = UnixStream::from_std(stream).context("reading from the agent")?;
     let mut from = BufReader::with_capacity(256 << 10, first.as_slice().chain(stream));
     let end = options.duration.map(|duration| Instant::now() + duration);
-    let mut view = View::new(options)?;
+    let mut view = View::new(options, past.is_some())?;
     // One write: whoever waits for this line must not see half of it.
     let ready = format!("conn: reading events of the {agent}; Ctrl-C ends\n");
     io::stderr().write_all(ready.as_bytes()).context("writing to standard error")?;
+    if let Some(mut past) = past {
+        tokio::select! {
+            biased;
+            () = &mut stop => return view.report(agent),
+            () = until(end) => return view.report(agent),
+            shown = view.past(&mut past) => match shown {
+                Err(error) if error.downcast_ref::<io::Error>().is_some_and(is_gone) => return Ok(Exit::Done),
+                shown => shown?,
+            },
+        }
+    }
     let (mut line, mut taken) = (Vec::new(), 0);
     let result = loop {
         if view.left == Some(0) {
@@ -142,6 +186,10 @@ async fn follow(options: TailOptions, client: Client, agent: &str) -> anyhow::Re
     view.report(agent)
 }
 
+fn is_gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::BrokenPipe
+}
+
 async fn until(end: Option<Instant>) {
     match end {
         Some(end) => tokio::time::sleep_until(end).await,
@@ -168,12 +216,37 @@ struct View {
 }
 
 impl View {
-    fn new(options: TailOptions) -> anyhow::Result<Self> {
+    fn new(options: TailOptions, has_past: bool) -> anyhow::Result<Self> {
         let lines =
-            Lines::new(options.format, &machine::identity()?, false).context("starting the output")?;
+            Lines::new(options.format, &machine::identity()?, has_past).context("starting the output")?;
         let (reader, left) = (Reader::default().with_alerts(), options.count.map(NonZeroU64::get));
         let totals = Totals::default();
         Ok(Self { options, lines, reader, totals, left, dropped: 0, unread: 0, ended: None })
+    }
+
+    /// Shows what comes of the past, all of it: nothing is dropped.
+    async fn past(&mut self, past: &mut mpsc::Receiver<past::Told>) -> anyhow::Result<()> {
+        let (mut run, mut count) = (None, 0_u32);
+        while self.left != Some(0)
+            && let Some(told) = past.recv().await
+        {
+            let (of, event) = told.context("reading the history")?;
+            if run.as_ref() != Some(&of) {
+                self.lines.set_identity(&of);
+                run = Some(of);
+            }
+            self.totals.count(event.body.kind());
+            self.lines.add(&event);
+            if let Some(left) = self.left.as_mut().filter(|_| self.options.asks_for(&event)) {
+                *left -= 1;
+            }
+            count += 1;
+            if count.is_multiple_of(BATCH) {
+                self.lines.drain().await?;
+            }
+        }
+        self.lines.drain().await?;
+        Ok(())
     }
 
     fn line(&mut self, line: &[u8]) {

@@ -27,6 +27,12 @@ pub fn run(args: &TailArgs) -> anyhow::Result<Exit> {
     if !args.is_direct() {
         match socket::running()? {
             Running::Yes(client) => return follow::run(args, client),
+            Running::No if args.since.is_some() || args.last.is_some() => {
+                emit(
+                    "no agent is running, and without one nothing follows the past: `conn query --since TIME` shows what its history has",
+                );
+                return Ok(Exit::Error);
+            }
             Running::No => {}
             Running::Denied(why) => {
                 emit(format_args!("{why}; --direct traces without it, which takes root, too"));
