@@ -33,6 +33,14 @@ const fn sometimes(name: &'static str) -> Key {
     key(name, Presence::Where)
 }
 
+/// What `conn query` adds to a row of many connections.
+const fn together() -> Key {
+    sometimes("count").means(
+        "Only from `conn query`: so many identical short connections have this line together. It has the time of the last of them, the \
+         sum of their bytes and the longest of their durations.",
+    )
+}
+
 const fn sometimes_known(name: &'static str) -> Key {
     key(name, Presence::WhereKnown)
 }
