@@ -3,6 +3,7 @@
 mod backlog;
 mod degraded;
 mod existing;
+pub mod health;
 mod listener_units;
 mod pipeline;
 mod resync;

@@ -30,9 +30,11 @@ use self::self_test::SelfTestFilter;
 pub use self::stats::PipelineStats;
 use super::degraded::Reports;
 use super::existing::{self, existing};
+use super::health::{Health, HealthReport};
 use super::listener_units::ListenerUnits;
 use super::start::AtStart;
-use crate::clock::Clock;
+use crate::clock::{Clock, boot_now};
+use crate::event::alert::Severity;
 use crate::event::degraded::Degradation;
 use crate::event::heartbeat::Heartbeat;
 use crate::event::model::{Event, EventBody, Repair, Start};
@@ -71,6 +73,7 @@ pub struct Pipeline {
     inputs: EngineInputs,
     degraded: Reports,
     pulse: Option<Pulse>,
+    health: Option<Health>,
 }
 
 impl Pipeline {
@@ -87,6 +90,7 @@ impl Pipeline {
             inputs: EngineInputs::default(),
             degraded: Reports::default(),
             pulse: None,
+            health: None,
         }
     }
 
@@ -108,6 +112,13 @@ impl Pipeline {
     #[must_use]
     pub fn with_resolver(mut self, resolver: Box<dyn PortResolver>) -> Self {
         self.join.resolver = resolver;
+        self
+    }
+
+    /// Lets what is wrong with the agent itself be reported as alerts.
+    #[must_use]
+    pub fn with_health(mut self, is_wanted: bool) -> Self {
+        self.health = is_wanted.then(Health::default);
         self
     }
 
@@ -155,6 +166,9 @@ impl Pipeline {
         let merged = self.join.repair(snapshot, processes_lost, &mut self.session.flows, pause);
         self.emit_changes(pause, emit);
         self.emit(now, EventBody::Repair(Repair { seen: snapshot.began }), emit);
+        if let Some(health) = &mut self.health {
+            health.on_repair(snapshot.began, now);
+        }
         merged
     }
 
@@ -302,7 +316,14 @@ impl Pipeline {
 
     /// Reads the clocks again: the wall clock may have been set.
     pub(super) fn refresh_clock(&mut self) {
-        self.session.set_clock(Clock::now());
+        self.set_clock(Clock::now(), boot_now());
+    }
+
+    fn set_clock(&mut self, clock: Clock, now: BootNs) {
+        if let Some(health) = &mut self.health {
+            health.on_clock(self.session.clock(), &clock, now);
+        }
+        self.session.set_clock(clock);
     }
 
     /// Takes one record.
@@ -357,7 +378,9 @@ impl Pipeline {
     /// When [`Self::on_time`] must be called next.
     pub fn next_deadline(&self) -> Option<BootNs> {
         let pulse = self.pulse.as_ref().map(|pulse| pulse.next);
-        [self.session.flows.next_deadline(), self.session.next_deadline(), pulse].into_iter().flatten().min()
+        let health = self.health.as_ref().and_then(Health::next_deadline);
+        let deadlines = [self.session.flows.next_deadline(), self.session.next_deadline(), pulse, health];
+        deadlines.into_iter().flatten().min()
     }
 
     /// Reports what waited for more knowledge long enough, and lets the rules' timers fire that are due.
@@ -400,8 +423,40 @@ impl Pipeline {
         let stats = self.stats();
         let own = Degradation::ALL.iter().map(|&what| (what, None, stats.dropped(what)));
         for degraded in self.degraded.due(outputs.chain(own), now, is_last) {
+            if let Some(health) = &mut self.health {
+                health.on_degraded(&degraded, now);
+            }
             self.emit(now, EventBody::Degraded(degraded), emit);
         }
+    }
+
+    /// Raises and resolves the alerts about the agent itself, after these reports of outputs. Returns whether any was reported.
+    pub(super) fn check_health(
+        &mut self,
+        reports: Vec<HealthReport>,
+        now: BootNs,
+        emit: &mut impl FnMut(&Event),
+    ) -> bool {
+        let Some(health) = &mut self.health else { return false };
+        if reports.is_empty() && !health.is_due(now) {
+            return false;
+        }
+        for report in reports {
+            health.on_report(report, now);
+        }
+        health.pass(now);
+        let alerts = health.take();
+        let is_any = !alerts.is_empty();
+        for alert in alerts {
+            self.session.report(alert, emit);
+        }
+        is_any
+    }
+
+    /// The severities of the open alerts, those about the agent itself among them, in no order. Looks at all of them.
+    pub fn open_severities(&self) -> impl Iterator<Item = Severity> {
+        let of_rules = self.session.engine().into_iter().flat_map(Engine::open_severities);
+        of_rules.chain(self.health.iter().flat_map(Health::open_severities))
     }
 
     /// Has a heartbeat reported now and then, the first when `every` is over.
@@ -416,6 +471,7 @@ impl Pipeline {
 
     /// Reports a heartbeat. `dropped`: what outputs have dropped so far.
     pub(super) fn beat(&mut self, dropped: u64, now: BootNs, emit: &mut impl FnMut(&Event)) {
+        let open_alerts = self.open_severities().count() as u64;
         let Some(pulse) = &mut self.pulse else { return };
         pulse.next = BootNs(now.0.saturating_add(pulse.every.0));
         let heartbeat = Heartbeat {
@@ -423,7 +479,7 @@ impl Pipeline {
             uptime: now.since(self.attached),
             lost: self.accounting.by_hook().values().map(|count| count.lost).sum(),
             dropped,
-            open_alerts: self.session.engine().map_or(0, |engine| engine.open_severities().count() as u64),
+            open_alerts,
         };
         self.emit(now, EventBody::Heartbeat(heartbeat), emit);
     }
@@ -470,6 +526,9 @@ impl Pipeline {
 
     fn emit_gaps(&mut self, gaps: impl IntoIterator<Item = Gap>, emit: &mut impl FnMut(&Event)) {
         for gap in gaps {
+            if let Some(health) = &mut self.health {
+                health.on_gap(&gap);
+            }
             self.emit(gap.to, EventBody::Gap(gap), emit);
         }
     }

@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::backlog::{BATCH, Backlog};
+use super::health::HealthReport;
 use super::pipeline::Pipeline;
 use super::resync::{Resync, ResyncStats};
 use super::source::{Programs, Records};
@@ -23,6 +24,7 @@ use crate::kernel::ring::{RingReader, Turn};
 use crate::priority;
 use crate::rules::Staged;
 use crate::rules::engine::ALERT_FACTS;
+use crate::units::BootNs;
 
 /// How old the offset between the two clocks may get.
 const CLOCK_REFRESH: Duration = Duration::from_secs(1);
@@ -66,6 +68,11 @@ pub trait Consumer {
 
     /// How many lines each of its outputs has dropped.
     fn dropped(&self) -> Vec<(Arc<str>, u64)> {
+        Vec::new()
+    }
+
+    /// What has changed since the last call about whether its outputs can be written.
+    fn health(&mut self) -> Vec<HealthReport> {
         Vec::new()
     }
 
@@ -182,6 +189,9 @@ impl<R: Records, P: Programs> Parts<'_, R, P> {
                 clock_read = now;
             }
             consumer.flush()?;
+            if self.check_health(consumer, read_until) {
+                consumer.flush()?;
+            }
             consumer.look(View { pipeline: self.pipeline, repairs: self.resync.stats() });
             if consumer.is_done() || end.is_some_and(|end| now >= end) {
                 break;
@@ -272,7 +282,14 @@ impl<R: Records, P: Programs> Parts<'_, R, P> {
         consumer.finish().await?;
         // What an output did not take is an event for the others.
         self.report_degraded(consumer, true);
+        self.check_health(consumer, boot_now());
         consumer.finish().await
+    }
+
+    /// Has alerts about the agent itself reported. Returns whether there were any.
+    fn check_health(&mut self, consumer: &mut impl Consumer, now: BootNs) -> bool {
+        let reports = consumer.health();
+        self.pipeline.check_health(reports, now, &mut |event| consumer.on_event(event))
     }
 
     /// Has reported what was dropped since the last time.

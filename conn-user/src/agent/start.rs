@@ -54,6 +54,8 @@ pub struct AgentOptions {
     pub heartbeat: Option<DurationNs>,
     /// Whether an output shows the hashes of executables, or rules that are not these look at them. Else no file is read for one.
     pub hashes: bool,
+    /// Whether what is wrong with the agent itself is reported as alerts.
+    pub health: bool,
     /// What rules learned in earlier runs, see [`super::state`].
     pub memory: Option<PathMemory>,
 }
@@ -168,6 +170,7 @@ pub async fn start(options: AgentOptions, emit: &mut impl FnMut(&Event)) -> Resu
         reader,
         pipeline: Pipeline::new(attached, processes, flows)
             .with_memory(options.memory)
+            .with_health(options.health)
             .with_samples(Samples::start("/proc")?),
         notes,
         own: None,

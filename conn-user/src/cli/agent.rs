@@ -11,13 +11,14 @@ use tokio::sync::Notify;
 
 use super::args::{AgentArgs, Exit};
 use super::config::Config;
-use super::history::{Kept, emit_notices};
+use super::history::{HISTORY, Kept, emit_notices};
 use super::lines::class;
 use super::reload::Reloader;
 use super::rules::RuleChoice;
 use super::signals::{self, Hangups};
 use super::socket::Socket;
 use super::{emit, machine, messages, note, tail};
+use crate::agent::health::{Condition, HealthReport};
 use crate::agent::{self, Agent, AgentOptions, AtStart, Consumer, Limits, View};
 use crate::clock::{Clock, boot_now};
 use crate::event::alert::Severity;
@@ -126,6 +127,7 @@ async fn trace(
         at_start: if outputs.history.is_some() { AtStart::Existing } else { AtStart::Nothing },
         heartbeat: config.heartbeat().unwrap_or_default(),
         hashes: true,
+        health: true,
         memory,
     };
     let mut on_event = |event: &Event| outputs.on_event(event);
@@ -214,6 +216,8 @@ struct Outputs {
     history: Option<HistoryWriter>,
     /// A writer has something to say, or a client asks.
     changed: Arc<Notify>,
+    /// What happened to the outputs and was not yet taken.
+    health: Vec<HealthReport>,
 }
 
 impl Outputs {
@@ -256,6 +260,7 @@ impl Outputs {
             hub,
             history,
             changed: places.changed,
+            health: Vec::new(),
         };
         Ok((outputs, asker))
     }
@@ -297,16 +302,20 @@ impl Outputs {
     /// Standard output has no reader any more.
     fn emit_notices(&mut self) -> io::Result<()> {
         if let Some(history) = &self.history {
-            emit_notices(history);
+            emit_notices(history, &mut self.health);
         }
         for writer in &self.writers {
             let name = writer.name();
             for notice in writer.notices()? {
                 match notice {
-                    Notice::Fails(error) => emit(format_args!(
-                        "cannot write {name}: {error}; its lines are dropped until it can be written"
-                    )),
+                    Notice::Fails(error) => {
+                        self.health.push(HealthReport::fails(Condition::OutputDead, name, &error));
+                        emit(format_args!(
+                            "cannot write {name}: {error}; its lines are dropped until it can be written"
+                        ));
+                    }
                     Notice::Works { dropped } => {
+                        self.health.push(HealthReport::works(Condition::OutputDead, name, dropped));
                         emit(format_args!("{name} is written again; lines that were dropped: {dropped}"));
                     }
                     Notice::Overflows => emit(format_args!(
@@ -430,9 +439,13 @@ impl Consumer for Outputs {
         self.changed.notified().await;
     }
 
+    fn health(&mut self) -> Vec<HealthReport> {
+        std::mem::take(&mut self.health)
+    }
+
     fn dropped(&self) -> Vec<(Arc<str>, u64)> {
         let writers = self.writers.iter().map(|writer| (Arc::clone(writer.name()), writer.dropped()));
-        let history = self.history.iter().map(|history| ("history".into(), history.stats().dropped));
+        let history = self.history.iter().map(|history| (HISTORY.into(), history.stats().dropped));
         writers.chain([self.hub.lost()]).chain(history).collect()
     }
 }

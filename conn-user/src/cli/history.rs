@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::emit;
+use crate::agent::health::{Condition, HealthReport};
 use crate::event::time::Rfc3339;
 use crate::history::writer::{Commits, HistoryNotice, HistoryWriter};
 use crate::service::Keeper;
@@ -51,14 +52,21 @@ impl Keeper for Kept {
     }
 }
 
+/// The name of the history among the outputs.
+pub(super) const HISTORY: &str = "history";
+
 /// Reports what happened to the history.
-pub(super) fn emit_notices(history: &HistoryWriter) {
+pub(super) fn emit_notices(history: &HistoryWriter, health: &mut Vec<HealthReport>) {
     for notice in history.notices() {
         match notice {
-            HistoryNotice::Fails(error) => emit(format_args!(
-                "cannot write the history: {error}; what it would keep is dropped until it can be written"
-            )),
+            HistoryNotice::Fails(error) => {
+                health.push(HealthReport::fails(Condition::History, &HISTORY.into(), &error));
+                emit(format_args!(
+                    "cannot write the history: {error}; what it would keep is dropped until it can be written"
+                ));
+            }
             HistoryNotice::Works { dropped } => {
+                health.push(HealthReport::works(Condition::History, &HISTORY.into(), dropped));
                 emit(format_args!("the history is written again; rows that were dropped: {dropped}"));
             }
             HistoryNotice::Overflows => {

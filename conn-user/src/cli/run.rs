@@ -80,6 +80,7 @@ async fn traced(args: &RunArgs) -> anyhow::Result<ExitCode> {
         at_start: AtStart::Nothing,
         heartbeat: None,
         hashes,
+        health: false,
         memory: None,
     };
     let mut nobody = |_: &Event| {};

@@ -76,6 +76,7 @@ async fn tail(options: TailOptions) -> anyhow::Result<Exit> {
         at_start: if options.record { AtStart::Recording } else { AtStart::Nothing },
         heartbeat: None,
         hashes,
+        health: false,
         memory: None,
     };
     let (limits, bpf_log) = (Limits { duration: options.duration }, options.bpf_log);

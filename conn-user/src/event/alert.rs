@@ -51,6 +51,8 @@ pub enum RuleKind {
     Long,
     /// A listener or a connection is absent.
     Missing,
+    /// Something is wrong with the agent itself. No rule file has such rules.
+    Health,
 }
 
 /// What an alert says of its rule.
@@ -75,7 +77,7 @@ pub enum Subject {
     Listener(Box<ListenEvent>),
     /// A process.
     Process(Arc<ProcessInfo>),
-    /// Something that is not there: the rule says what.
+    /// Nothing that is there: something absent, or the agent itself; the rule says what.
     Absence,
 }
 

@@ -71,7 +71,14 @@ named!(Runtime:
 );
 named!(Phase: Raised = "raised", Escalated = "escalated", Resolved = "resolved");
 named!(Severity: Info = "info", Low = "low", Medium = "medium", High = "high", Critical = "critical");
-named!(RuleKind: Path = "path", Process = "process", Server = "server", Long = "long", Missing = "missing");
+named!(RuleKind:
+    Path = "path",
+    Process = "process",
+    Server = "server",
+    Long = "long",
+    Missing = "missing",
+    Health = "health",
+);
 named!(ExeFlag:
     Deleted = "deleted",
     Memfd = "memfd",

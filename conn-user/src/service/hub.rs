@@ -22,6 +22,7 @@ use self::rate::Rate;
 use super::protocol::{Notice, write_notice};
 use super::status::{Counts, Dropped, Gaps, Repairs};
 use crate::agent::View;
+use crate::agent::health::CLIENTS;
 use crate::clock::boot_now;
 use crate::event::alert::AlertId;
 use crate::event::degraded::Degradation;
@@ -33,7 +34,6 @@ use crate::filter::Filter;
 use crate::flow::table::Begun;
 use crate::output::writer::{Class, Room, Target, Writer, Written};
 use crate::replay::search::Ask as Which;
-use crate::rules::Engine;
 
 /// Questions that wait at most; who asks waits for its turn.
 const ASKS_MAX: usize = 64;
@@ -143,7 +143,7 @@ impl Hub {
             line: Vec::new(),
             subscribers: Vec::new(),
             dropped: 0,
-            name: "socket".into(),
+            name: CLIENTS.into(),
             seq: 0,
             kinds: [0; EventKind::ALL.len()],
             rate: Rate::new(boot_now()),
@@ -296,7 +296,7 @@ impl Hub {
         for kind in EventKind::ALL.into_iter().filter(|kind| self.kinds[*kind as usize] > 0) {
             counts.events.insert(kind.name().to_owned(), self.kinds[kind as usize]);
         }
-        for severity in pipeline.engine().into_iter().flat_map(Engine::open_severities) {
+        for severity in pipeline.open_severities() {
             *counts.open_alerts.entry(severity.name().to_owned()).or_default() += 1;
         }
         counts

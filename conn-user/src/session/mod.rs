@@ -301,6 +301,11 @@ impl<F: Flows> Session<F> {
         self.emit_alerts(alerts, out);
     }
 
+    /// Numbers and hands out an alert that no rule raised: one about the agent itself.
+    pub fn report(&mut self, alert: Alert, out: &mut impl FnMut(&Event)) {
+        self.emit_alerts(vec![alert], out);
+    }
+
     /// The clock is ahead of what the stream shows with an event of this instant.
     fn show_clock(&mut self, boot: BootNs, out: &mut impl FnMut(&Event)) {
         let Some(now) = self.engine.as_ref().map(Engine::now) else { return };

@@ -335,3 +335,27 @@ fn rules_take_over_after_what_was_due() {
     });
     assert_eq!(rig.reported(), ["raised 6", "resolved 7"]);
 }
+
+/// Nothing of it without being asked for; else after the event that shows it, and for who draws the stream with ids of its own.
+#[test]
+fn a_loss_is_an_alert_about_the_agent_itself() {
+    for wanted in [false, true] {
+        let mut rig = Rig::new();
+        rig.pipeline = rig.pipeline.with_health(wanted);
+        rig.opens(1);
+        rig.seq[HookId::State as usize] += 3;
+        rig.opens(2);
+        let now = BootNs(rig.now);
+        let mut alerts = Vec::new();
+        let any = rig.pipeline.check_health(Vec::new(), now, &mut |event| alerts.push(event.clone()));
+        assert_eq!((any, alerts.len()), (wanted, usize::from(wanted)));
+        assert_eq!(rig.pipeline.open_severities().count(), usize::from(wanted));
+        for event in alerts {
+            let last = rig.reported.last().expect("events came before").seq;
+            assert_eq!(event.seq, last + 1);
+            let EventBody::Alert(alert) = &event.body else { panic!("{event:?}") };
+            assert_eq!(alert.id, super::super::health::FIRST_ID);
+        }
+        assert!(!rig.pipeline.check_health(Vec::new(), now, &mut |_| panic!("it was reported")));
+    }
+}

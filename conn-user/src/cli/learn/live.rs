@@ -40,6 +40,7 @@ async fn watch(duration: Duration, args: &LearnArgs) -> anyhow::Result<Result<Fo
         at_start: AtStart::Recording,
         heartbeat: None,
         hashes: false,
+        health: false,
         memory: None,
     };
     let mut learner = Learning(Screen::default());

@@ -3,7 +3,7 @@
 
 use super::line::arrow;
 use crate::event::age::Age;
-use crate::event::alert::{Alert, Covered, Evidence, Phase, Severity, Subject, Value};
+use crate::event::alert::{Alert, Covered, Evidence, Phase, RuleKind, Severity, Subject, Value};
 use crate::event::names::Named;
 use crate::event::words::Words;
 use crate::event::{escape, human};
@@ -68,6 +68,8 @@ fn resolution(alert: &Alert) -> &'static str {
     let has = |name| alert.evidence.iter().any(|evidence| evidence.name == name);
     if has("why") {
         "no longer judged"
+    } else if alert.rule.kind == RuleKind::Health {
+        "over"
     } else if matches!(alert.subject, Subject::Absence) {
         // Its evidence may be how the last connection ended.
         "present again"

@@ -43,7 +43,7 @@ pub struct Sum {
 
 impl Sum {
     /// Adds another one.
-    pub fn add(&mut self, other: &Self) {
+    pub(super) fn add(&mut self, other: &Self) {
         self.count = self.count.saturating_add(other.count);
         self.bytes_in = self.bytes_in.saturating_add(other.bytes_in);
         self.bytes_out = self.bytes_out.saturating_add(other.bytes_out);
@@ -69,14 +69,14 @@ pub struct TooMany;
 
 /// Groups in the making.
 #[derive(Debug, Default)]
-pub struct Groups(HashMap<Values, Sum>);
+pub(super) struct Groups(HashMap<Values, Sum>);
 
 impl Groups {
     /// Adds to a group.
     ///
     /// # Errors
     /// When there is no room for a group that is new.
-    pub fn add(&mut self, values: Values, sum: &Sum) -> Result<(), TooMany> {
+    pub(super) fn add(&mut self, values: Values, sum: &Sum) -> Result<(), TooMany> {
         let is_full = self.0.len() >= GROUPS_MAX;
         match self.0.entry(values) {
             std::collections::hash_map::Entry::Occupied(mut own) => own.get_mut().add(sum),
@@ -89,7 +89,7 @@ impl Groups {
     }
 
     /// The groups in this order, at most so many. Those that are equal in it are in the order of their values.
-    pub fn sorted(self, sort: Sort, limit: Option<u64>) -> Vec<(Values, Sum)> {
+    pub(super) fn sorted(self, sort: Sort, limit: Option<u64>) -> Vec<(Values, Sum)> {
         let mut all: Vec<(Values, Sum)> = self.0.into_iter().collect();
         let order = |one: &(Values, Sum), other: &(Values, Sum)| -> Ordering {
             let by = one.1.of(sort.key).cmp(&other.1.of(sort.key));

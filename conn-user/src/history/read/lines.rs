@@ -86,7 +86,7 @@ impl History {
                 }
                 let mut lines = row.lines.iter().rev().flatten();
                 let Some(last) = lines.next() else { continue };
-                let Some(event) = self::event(file, last)? else { continue };
+                let Some(event) = event(file, last)? else { continue };
                 let mut is_asked = filter.matches(&event);
                 for line in lines {
                     is_asked =

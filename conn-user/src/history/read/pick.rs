@@ -116,7 +116,7 @@ impl History {
             let mut failed = Ok(());
             let condition = Condition { sql, values: Vec::new() };
             let goes_on = |run: &str| self.is_later(at, run);
-            file.connections_with_ids(ask.span, &condition, &goes_on, &mut |id, stored| {
+            let _ = file.connections_with_ids(ask.span, &condition, &goes_on, &mut |id, stored| {
                 let row = &stored.row;
                 if !is_left_out(id >> 40, row.ended().is_none(), false) && matches(row, ask.filter) {
                     failed = each(number, id, key_of(row, key));

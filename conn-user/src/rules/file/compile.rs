@@ -9,7 +9,7 @@ use super::shape::{SHAPES, Shape, baseline_question};
 use super::text::Texts;
 use super::value::{Field, Node, Value, find};
 use crate::event::alert::{RuleKind, RuleRef, Severity};
-use crate::event::names::{self, Named};
+use crate::event::names::Named;
 use crate::filter::error::quoted;
 use crate::filter::suggest::nearest;
 use crate::filter::{Filter, Names};
@@ -88,9 +88,18 @@ impl Compiler<'_> {
         let kind: RuleKind = match draft.get("kind") {
             Some(_) => self.named(draft, "kind")?,
             None => {
-                return self.lacks(draft, "kind", &format!("one of {}", names::all::<RuleKind>().join(", ")));
+                let kinds = RuleKind::ALL.iter().filter(|kind| **kind != RuleKind::Health);
+                let kinds: Vec<&str> = kinds.map(|kind| kind.name()).collect();
+                return self.lacks(draft, "kind", &format!("one of {}", kinds.join(", ")));
             }
         };
+        if kind == RuleKind::Health
+            && let Some(field) = draft.get("kind")
+        {
+            let message = "alerts of kind `health` are about conn itself: no rule has it";
+            self.problems.push(Problem::new(&field.node.at, message, "choose another kind"));
+            return None;
+        }
         let mut shapes = SHAPES.iter().filter(|shape| shape.kind == kind);
         let finds: Vec<&str> = shapes.clone().filter_map(|shape| shape.find).collect();
         if finds.is_empty() {
@@ -217,6 +226,8 @@ impl Compiler<'_> {
                 let sum = self.bool(draft, "sum").unwrap_or(false);
                 Detect::Long(LongRule { levels: self.levels(draft, severity)?, sum })
             }
+            // There is no shape of the kind `health`.
+            (RuleKind::Health, _) => return None,
             (RuleKind::Missing, _) => {
                 let grace = self.duration(draft, "grace", true).unwrap_or(DurationNs(30 * SECOND));
                 Detect::Missing(MissingRule { expect: self.expect(draft)?, grace })

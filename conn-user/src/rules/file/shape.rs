@@ -110,7 +110,7 @@ pub(super) const fn baseline_question(kind: RuleKind) -> Option<&'static str> {
         RuleKind::Path => Some("first-seen"),
         RuleKind::Process => Some("network"),
         RuleKind::Server => Some("listener"),
-        RuleKind::Long | RuleKind::Missing => None,
+        RuleKind::Long | RuleKind::Missing | RuleKind::Health => None,
     }
 }
 
