@@ -21,7 +21,9 @@ const BYTES: u64 = 4 << 20;
 
 /// A rule on a listener at this port.
 fn rule(port: u16) -> String {
-    format!("[[rule]]\nid = 'history.listener'\nkind = 'server'\nfind = 'listener'\nmatch = 'lport:{port} laddr:loopback'\n")
+    format!(
+        "[[rule]]\nid = 'history.listener'\nkind = 'server'\nfind = 'listener'\nmatch = 'lport:{port} laddr:loopback'\n"
+    )
 }
 
 /// Connections that were there before, live ones, open ones, refused ones, a listener, an alert and a loss: what `conn query` shows of
@@ -159,7 +161,10 @@ impl Compared {
 
 fn is_in(what: &str, event: &Value, lines: &BTreeMap<u64, Value>) -> Result<()> {
     let line = event["seq"].as_u64().and_then(|seq| lines.get(&seq));
-    ensure!(line.is_some_and(|line| is_same(event, line)), "{what}: not the same\nstream:  {event}\nhistory: {line:?}");
+    ensure!(
+        line.is_some_and(|line| is_same(event, line)),
+        "{what}: not the same\nstream:  {event}\nhistory: {line:?}"
+    );
     Ok(())
 }
 

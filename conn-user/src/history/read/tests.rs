@@ -148,10 +148,12 @@ fn what_was_open_at_the_end_of_a_run_is_not_open_later() {
     let filter = Filter::new("raddr:2001:db8::4").expect("a filter");
     let picked = history.pick(Ask { span: Span::ALL, filter: &filter }, Sort::TIME, None).expect("an answer");
     let mut ended = Vec::new();
-    picked.read(&mut |shown| {
-        ended.push(shown.run_ended);
-        ControlFlow::Continue(())
-    }).expect("rows");
+    picked
+        .read(&mut |shown| {
+            ended.push(shown.run_ended);
+            ControlFlow::Continue(())
+        })
+        .expect("rows");
     assert_eq!(ended, [Some(WallNs(START.1.0 + 10 * SECOND))]);
 }
 
@@ -189,11 +191,7 @@ fn connections_are_counted_by_keys() {
     let number = Value::Number;
     assert_eq!(
         groups(&history, "", &[GroupKey::Rport]),
-        [
-            (vec![number(443)], 2, 100),
-            (vec![number(81)], 1, 0),
-            (vec![number(50_000)], 1, 300),
-        ]
+        [(vec![number(443)], 2, 100), (vec![number(81)], 1, 0), (vec![number(50_000)], 1, 300),]
     );
     assert_eq!(
         groups(&history, "", &[GroupKey::Dir, GroupKey::Kind, GroupKey::End]),
