@@ -345,7 +345,7 @@ fn a_client_that_does_not_read_loses_its_own_events_and_no_others() {
     let end = *numbers.last().expect("events");
     assert_eq!(numbers, (quick.seq + 1..=end).collect::<Vec<_>>(), "no hole and no duplicate");
 
-    // Once it reads again it is told what it lost, and goes on.
+    // Once it reads again it learns what it lost, and goes on.
     let (mut numbers, mut lost) = (Vec::new(), 0);
     while lost == 0 {
         let line = line(&mut slow.stream).expect("a line");
@@ -363,7 +363,7 @@ fn a_client_that_does_not_read_loses_its_own_events_and_no_others() {
     let end = *numbers.last().expect("events");
     assert!(numbers.is_sorted(), "in order");
     assert_eq!(numbers.len() as u64 + lost, end - slow.seq, "each event came, or was counted");
-    // Both are told of the end.
+    // Both get the end.
     let readers = [slow, quick].map(|mut client| {
         std::thread::spawn(move || {
             let (mut last, mut line) = (String::new(), String::new());

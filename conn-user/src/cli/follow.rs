@@ -101,7 +101,7 @@ pub(super) fn run(args: &TailArgs, mut client: Client) -> anyhow::Result<Exit> {
 async fn follow(
     options: TailOptions,
     client: Client,
-    past: Option<mpsc::Receiver<past::Told>>,
+    past: Option<mpsc::Receiver<past::Reported>>,
     agent: &str,
 ) -> anyhow::Result<Exit> {
     let stop = signals::stop().context("installing signal handlers")?;
@@ -225,12 +225,12 @@ impl View {
     }
 
     /// Shows what comes of the past, all of it: nothing is dropped.
-    async fn past(&mut self, past: &mut mpsc::Receiver<past::Told>) -> anyhow::Result<()> {
+    async fn past(&mut self, past: &mut mpsc::Receiver<past::Reported>) -> anyhow::Result<()> {
         let (mut run, mut count) = (None, 0_u32);
         while self.left != Some(0)
-            && let Some(told) = past.recv().await
+            && let Some(reported) = past.recv().await
         {
-            let (of, event) = told.context("reading the history")?;
+            let (of, event) = reported.context("reading the history")?;
             if run.as_ref() != Some(&of) {
                 self.lines.set_identity(&of);
                 run = Some(of);

@@ -107,8 +107,8 @@ struct Subscriber {
     compact: Option<JsonEncoder>,
     writer: Writer,
     stream: UnixStream,
-    /// Events that it lost and was not told of.
-    untold: u64,
+    /// Events that it lost and does not know of yet.
+    unreported: u64,
 }
 
 /// See the module.
@@ -180,13 +180,13 @@ impl Hub {
                 is_encoded = true;
             }
             let (one, line) = (&mut self.subscribers[at], &self.line);
-            one.tell(class);
+            one.report(class);
             let encoder = &mut one.compact;
             let is_taken = one.writer.line(class, |out| match encoder {
                 Some(encoder) => encoder.encode(event, out),
                 None => out.extend_from_slice(line),
             });
-            one.untold += u64::from(!is_taken);
+            one.unreported += u64::from(!is_taken);
         }
     }
 
@@ -209,8 +209,8 @@ impl Hub {
     pub fn flush(&mut self) {
         let dropped = &mut self.dropped;
         self.subscribers.retain_mut(|one| {
-            one.tell(Class::Event);
-            // Its notices are for people who look after an output; the client is told in its own stream.
+            one.report(Class::Event);
+            // Its notices are for people who look after an output; the client has it in its own stream.
             let is_read = one.writer.flush().is_ok() && one.writer.notices().is_ok();
             if !is_read {
                 *dropped += one.leave();
@@ -245,7 +245,7 @@ impl Hub {
         let writer = Writer::start(name, target, Arc::clone(&self.wake))?.with_room(ROOM);
         let compact = of.compact.then(|| JsonEncoder::new(&self.identity).compact());
         let Subscription { id, filter, kinds, .. } = of;
-        self.subscribers.push(Subscriber { id, filter, kinds, compact, writer, stream, untold: 0 });
+        self.subscribers.push(Subscriber { id, filter, kinds, compact, writer, stream, unreported: 0 });
         Ok(self.seq)
     }
 
@@ -311,12 +311,12 @@ impl Hub {
         (Arc::clone(&self.name), self.dropped())
     }
 
-    /// Tells every client that nothing more comes, and waits a moment for those that still read.
+    /// Reports to every client that nothing more comes, and waits a moment for those that still read.
     pub async fn finish(&mut self) {
         self.flush();
         let end = Notice::End("the agent ends".to_owned());
         for one in &mut self.subscribers {
-            one.tell(Class::Important);
+            one.report(Class::Important);
             one.writer.line(Class::Important, |out| write_notice(&end, out));
         }
         let all = async {
@@ -337,14 +337,14 @@ impl Subscriber {
         (kind.is_always_shown() || self.kinds.contains(kind)) && self.filter.passes(event)
     }
 
-    /// Tells it what it lost, as soon as there is room for that.
-    fn tell(&mut self, class: Class) {
-        if self.untold == 0 || !self.writer.has_room(class) {
+    /// Reports what it lost, as soon as there is room for that.
+    fn report(&mut self, class: Class) {
+        if self.unreported == 0 || !self.writer.has_room(class) {
             return;
         }
-        let notice = Notice::Dropped(self.untold);
+        let notice = Notice::Dropped(self.unreported);
         self.writer.line(class, |out| write_notice(&notice, out));
-        self.untold = 0;
+        self.unreported = 0;
         // A line that it lost may have been the one that wrote a process out.
         if let Some(encoder) = &mut self.compact {
             encoder.write_out_anew();

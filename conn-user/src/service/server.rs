@@ -221,7 +221,7 @@ impl Drop for Server {
     }
 }
 
-/// Gives a client a thread, or tells it why not.
+/// Gives a client a thread, or the reason why not.
 fn accept(state: &Arc<State>, mut stream: UnixStream) {
     let Ok(peer) = Peer::of(&stream) else { return };
     let _ = stream.set_write_timeout(Some(PATIENCE));

@@ -41,7 +41,7 @@ impl Wanted {
 }
 
 /// An event of the past with its run, or why there are no more.
-pub(super) type Told = Result<(Arc<StreamIdentity>, Event), HistoryError>;
+pub(super) type Reported = Result<(Arc<StreamIdentity>, Event), HistoryError>;
 
 /// Reads the events of the folder up to this one, those that are shown, on a thread of its own.
 ///
@@ -52,11 +52,11 @@ pub(super) fn read(
     wanted: Wanted,
     up_to: (String, u64),
     options: &TailOptions,
-) -> io::Result<mpsc::Receiver<Told>> {
+) -> io::Result<mpsc::Receiver<Reported>> {
     let (events, receiver) = mpsc::channel(WAITING_MAX);
     let options = options.clone();
     thread::Builder::new().name("conn-past".to_owned()).spawn(move || {
-        if let Err(error) = tell(&folder, wanted, up_to, &options, &events) {
+        if let Err(error) = report(&folder, wanted, up_to, &options, &events) {
             // Nobody may listen any more.
             let _ = events.blocking_send(Err(error));
         }
@@ -64,12 +64,12 @@ pub(super) fn read(
     Ok(receiver)
 }
 
-fn tell(
+fn report(
     folder: &std::path::Path,
     wanted: Wanted,
     up_to: (String, u64),
     options: &TailOptions,
-    events: &mpsc::Sender<Told>,
+    events: &mpsc::Sender<Reported>,
 ) -> Result<(), HistoryError> {
     let since = wanted.since.unwrap_or(Span::ALL.since);
     let history = History::open_for(folder, Span { since, ..Span::ALL })?;
@@ -82,18 +82,18 @@ fn tell(
         if !options.shows(event) {
             return ControlFlow::Continue(());
         }
-        let told = (Arc::clone(run), event.clone());
+        let reported = (Arc::clone(run), event.clone());
         let Some(most) = wanted.last else {
-            let sent = events.blocking_send(Ok(told));
+            let sent = events.blocking_send(Ok(reported));
             return if sent.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) };
         };
-        last.push_back(told);
+        last.push_back(reported);
         if last.len() > most {
             last.pop_front();
         }
         ControlFlow::Continue(())
     };
     history.events(&past, &mut each)?;
-    last.into_iter().try_for_each(|told| events.blocking_send(Ok(told))).unwrap_or_default();
+    last.into_iter().try_for_each(|reported| events.blocking_send(Ok(reported))).unwrap_or_default();
     Ok(())
 }

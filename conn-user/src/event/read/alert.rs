@@ -202,7 +202,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Facts<'a> {
     }
 }
 
-/// What tells an end from a process.
+/// What distinguishes an end from a process.
 #[derive(Deserialize)]
 struct Shape<'a> {
     #[serde(default)]

@@ -120,7 +120,7 @@ impl File {
 }
 
 /// Opens a file for reading. Who may not write beside it reads it as well: SQLite then needs what is beside it to be there, or to be
-/// told that nobody writes, which is so where there is no log.
+/// to know that nobody writes, which is so where there is no log.
 fn open(path: &Path) -> Result<(Connection, &'static str), HistoryError> {
     let failed = |error| HistoryError::sqlite(path, error);
     let flags =

@@ -26,7 +26,7 @@ fn writer(folder: &Folder) -> HistoryWriter {
     HistoryWriter::start(options, identity(), START, Arc::default()).expect("a thread")
 }
 
-/// What people are told, up to now.
+/// What people have seen so far.
 fn texts(writer: &HistoryWriter) -> Vec<String> {
     let text = |notice| match notice {
         HistoryNotice::Fails(error) => format!("fails: {error}"),
@@ -72,22 +72,22 @@ async fn what_cannot_be_written_is_reported_once_and_when_it_is_over() {
     for number in 1..4 {
         write(&mut writer, &connect(number, number * 10));
     }
-    let told = texts(&writer);
-    assert!(told.len() == 1 && told[0].starts_with("fails: "), "{told:?}");
+    let reported = texts(&writer);
+    assert!(reported.len() == 1 && reported[0].starts_with("fails: "), "{reported:?}");
     assert_eq!(writer.stats().dropped, 3);
-    assert!(writer.commits().commit().is_err(), "and whoever asks is told");
+    assert!(writer.commits().commit().is_err(), "and whoever asks gets an error");
     fs::remove_file(&place).expect("removed");
     // It is tried again after a second.
-    let mut told = Vec::new();
+    let mut reported = Vec::new();
     let mut number = 4;
-    while told.is_empty() {
+    while reported.is_empty() {
         write(&mut writer, &connect(number, number * 10));
-        told = texts(&writer);
+        reported = texts(&writer);
         number += 1;
         tokio::task::yield_now().await;
     }
     let dropped = writer.stats().dropped;
-    assert_eq!(told, [format!("works, {dropped} dropped")]);
+    assert_eq!(reported, [format!("works, {dropped} dropped")]);
     writer.finish().await;
 }
 
@@ -97,8 +97,8 @@ async fn a_damaged_file_is_kept_and_another_one_begun() {
     fs::write(folder.file(), "this is no database, however long it is ".repeat(100)).expect("a file");
     let mut writer = writer(&folder);
     write(&mut writer, &connect(1, 10));
-    let told = texts(&writer);
-    assert!(told.len() == 1 && told[0].contains("history-20261201.db.damaged-1"), "{told:?}");
+    let reported = texts(&writer);
+    assert!(reported.len() == 1 && reported[0].contains("history-20261201.db.damaged-1"), "{reported:?}");
     writer.finish().await;
     assert_eq!(rows(&folder).len(), 1);
     assert!(folder.0.join("history-20261201.db.damaged-1").exists());
@@ -129,8 +129,8 @@ async fn a_newer_file_is_not_touched() {
     let before = fs::read(folder.file()).expect("a file");
     let mut writer = writer(&folder);
     write(&mut writer, &connect(1, 10));
-    let told = texts(&writer);
-    assert!(told.len() == 1 && told[0].contains("a newer conn"), "{told:?}");
+    let reported = texts(&writer);
+    assert!(reported.len() == 1 && reported[0].contains("a newer conn"), "{reported:?}");
     writer.finish().await;
     assert_eq!(fs::read(folder.file()).expect("a file"), before);
     assert!(matches!(File::open(&folder.file()), Err(HistoryError::Newer { .. })));

@@ -62,7 +62,7 @@ pub(super) fn write_all(shared: &Shared, options: HistoryOptions, of: StreamIden
     report(shared, &mut keeper);
     let mut state = shared.state();
     state.is_done = true;
-    // Whoever asks from now on is told that there is nothing to wait for.
+    // Whoever asks from now on has nothing to wait for.
     state.syncs.clear();
     drop(state);
     shared.changed.notify_one();

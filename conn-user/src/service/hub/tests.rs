@@ -106,9 +106,9 @@ fn a_client_that_leaves_is_forgotten_and_its_connection_ends() {
     assert_eq!(lines(&mut client, 1), [""; 0], "the end of the stream");
 }
 
-/// Of what does not fit a client is told where it is missing.
+/// What does not fit is reported to its client where it is missing.
 #[test]
-fn what_is_dropped_is_counted_and_told() {
+fn what_is_dropped_is_counted_and_reported() {
     let mut rig = Rig::new();
     let (mut client, _) = rig.client(1, "", false);
     let (mut given, event) = (0, samples::all().swap_remove(1));
@@ -117,22 +117,22 @@ fn what_is_dropped_is_counted_and_told() {
         rig.hub.flush();
         given += 1;
     }
-    let (mut got, mut told) = (0, 0);
+    let (mut got, mut reported) = (0, 0);
     let mut line = String::new();
-    while got + told < given {
-        // Its reading makes room, and then it is told: by the next flush.
+    while got + reported < given {
+        // Its reading makes room, and then it is reported: by the next flush.
         rig.hub.flush();
         line.clear();
         client.read_line(&mut line).expect("a line");
         match read_notice(&line) {
-            Some(Notice::Dropped(count)) => told += count,
+            Some(Notice::Dropped(count)) => reported += count,
             notice => {
                 assert_eq!(notice, None);
                 got += 1;
             }
         }
     }
-    assert_eq!((told, got + told), (rig.hub.lost().1, given));
+    assert_eq!((reported, got + reported), (rig.hub.lost().1, given));
     // What it gets now it gets.
     rig.hub.on_event(&event);
     rig.hub.flush();

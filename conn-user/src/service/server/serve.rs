@@ -102,7 +102,7 @@ fn read_line(stream: &mut UnixStream) -> io::Result<String> {
     }
 }
 
-/// Answers. A client that is gone, or does not read, is not to be told.
+/// Answers. A client that is gone, or does not read, gets nothing.
 fn send(stream: &mut UnixStream, ok: &impl serde::Serialize) {
     let mut line = Vec::new();
     write_ok(ok, &mut line);
