@@ -341,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn notices_are_reported_from_events() {
+    fn notices_are_distinct_from_events() {
         let line = text(|out| write_notice(&Notice::Dropped(12), out));
         assert_eq!(line, "{\"conn\":1,\"dropped\":12}\n");
         assert_eq!(read_notice(&line), Some(Notice::Dropped(12)));
