@@ -207,7 +207,7 @@ fn insert(db: &Connection, run: i64, boot8: &str, process: &ProcessInfo) -> Resu
         shown(&process.comm).0.0,
         text(process.exe.as_deref()),
         args.join(" "),
-        process.identity.sha256().map(|hash| hex(hash)),
+        process.identity.sha256().map(hex),
         process.uid,
         text(process.user.as_deref()),
         text(place.and_then(|place| place.unit.as_deref())),
@@ -218,7 +218,7 @@ fn insert(db: &Connection, run: i64, boot8: &str, process: &ProcessInfo) -> Resu
 }
 
 fn update(db: &Connection, boot8: &str, row: i64, process: &ProcessInfo) -> Result<()> {
-    let hash = process.identity.sha256().map(|hash| hex(hash));
+    let hash = process.identity.sha256().map(hex);
     db.prepare_cached("UPDATE process SET sha256 = ?2, json = ?3 WHERE id = ?1")?
         .execute(params![row, hash, json(boot8, process)])
         .map(drop)

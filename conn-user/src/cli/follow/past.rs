@@ -94,6 +94,10 @@ fn report(
         ControlFlow::Continue(())
     };
     history.events(&past, &mut each)?;
-    last.into_iter().try_for_each(|reported| events.blocking_send(Ok(reported))).unwrap_or_default();
+    for reported in last {
+        if events.blocking_send(Ok(reported)).is_err() {
+            break;
+        }
+    }
     Ok(())
 }

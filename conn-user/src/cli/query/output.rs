@@ -78,10 +78,10 @@ mod tests {
     #[test]
     fn a_pager_gets_everything_and_may_leave() {
         let mut all = Output::pager(Some("wc -c")).expect("a pager");
-        all.write_all(&[b'x'; 100_000]).expect("it reads");
+        all.write_all(&vec![b'x'; 100_000]).expect("it reads");
         all.finish().expect("it read");
         let mut none = Output::pager(Some("true")).expect("a pager");
-        let left = (0..100).try_for_each(|_| none.write_all(&[b'x'; 100_000]));
+        let left = (0..100).try_for_each(|_| none.write_all(&vec![b'x'; 100_000]));
         assert_eq!(left.expect_err("nobody reads").kind(), io::ErrorKind::BrokenPipe);
     }
 }

@@ -129,15 +129,14 @@ pub(super) fn sql_cell(value: ValueRef<'_>) -> Cell {
 /// Appends a value of SQLite as JSON: numbers beyond 2^53 as text, like the instants of events; bytes as hexadecimal text.
 pub(super) fn sql_json(value: ValueRef<'_>, out: &mut Vec<u8>) {
     match value {
-        ValueRef::Null => out.extend_from_slice(b"null"),
         ValueRef::Integer(number) if number.unsigned_abs() > EXACT => {
             out.extend_from_slice(format!("\"{number}\"").as_bytes());
         }
         ValueRef::Integer(number) => out.extend_from_slice(number.to_string().as_bytes()),
         ValueRef::Real(number) if number.is_finite() => {
-            out.extend_from_slice(format!("{number:?}").as_bytes())
+            out.extend_from_slice(format!("{number:?}").as_bytes());
         }
-        ValueRef::Real(_) => out.extend_from_slice(b"null"),
+        ValueRef::Null | ValueRef::Real(_) => out.extend_from_slice(b"null"),
         ValueRef::Text(text) => escape::json_string(text, false, out),
         ValueRef::Blob(bytes) => {
             out.push(b'"');

@@ -188,7 +188,7 @@ impl<'f> Counter<'f> {
         if let Some(known) = self.known.get(text) {
             return *known;
         }
-        let number = self.texts.len() as i64;
+        let number = i64::try_from(self.texts.len()).unwrap_or(i64::MAX);
         let text: Arc<str> = text.into();
         self.texts.push(Arc::clone(&text));
         self.known.insert(text, number);
@@ -278,10 +278,10 @@ impl<'f> Counter<'f> {
                         Value::Text(text.into())
                     }
                     key if key.is_number() => Value::Number(*number),
-                    _ => self
-                        .texts
-                        .get(*number as usize)
-                        .map_or(Value::Null, |text| Value::Text(Arc::clone(text))),
+                    _ => {
+                        let text = usize::try_from(*number).ok().and_then(|at| self.texts.get(at));
+                        text.map_or(Value::Null, |text| Value::Text(Arc::clone(text)))
+                    }
                 });
             }
             groups.add(values, sum)?;

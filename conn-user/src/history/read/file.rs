@@ -160,7 +160,7 @@ fn uri(path: &Path, suffix: &str) -> String {
     for byte in path.as_os_str().as_encoded_bytes() {
         match byte {
             b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'-' | b'_' | b'.' => {
-                uri.push(char::from(*byte))
+                uri.push(char::from(*byte));
             }
             // Writing to a text cannot fail.
             _ => drop(write!(uri, "%{byte:02x}")),

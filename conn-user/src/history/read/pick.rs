@@ -129,7 +129,7 @@ impl History {
     }
 }
 
-/// What a connection is sorted by, as [`column`] has it.
+/// What a connection is sorted by, as [`column()`] has it.
 fn key_of(row: &ConnRow, key: SortKey) -> Option<i64> {
     let outcome = row.end.as_ref().map(|(_, outcome)| outcome);
     let traffic = match outcome {

@@ -20,7 +20,7 @@ use crate::units::{BootNs, WallNs};
 /// How long after a failure the file is tried again.
 const AGAIN: Duration = Duration::from_secs(1);
 /// How often sizes are looked at while rows come.
-const SWEEP: Duration = Duration::from_secs(60);
+const SWEEP: Duration = Duration::from_mins(1);
 /// Most files of one day: each is one that could not be used.
 const NUMBERS_MAX: u32 = 100;
 
