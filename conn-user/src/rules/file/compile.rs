@@ -85,21 +85,14 @@ impl Compiler<'_> {
     }
 
     fn shape(&mut self, draft: &Draft) -> Option<&'static Shape> {
-        let kind: RuleKind = match draft.get("kind") {
-            Some(_) => self.named(draft, "kind")?,
-            None => {
-                let kinds = RuleKind::ALL.iter().filter(|kind| **kind != RuleKind::Health);
-                let kinds: Vec<&str> = kinds.map(|kind| kind.name()).collect();
-                return self.lacks(draft, "kind", &format!("one of {}", kinds.join(", ")));
-            }
-        };
-        if kind == RuleKind::Health
-            && let Some(field) = draft.get("kind")
-        {
-            let message = "alerts of kind `health` are about conn itself: no rule has it";
-            self.problems.push(Problem::new(&field.node.at, message, "choose another kind"));
-            return None;
+        // Alerts of the other kind are about conn itself.
+        let kinds = RuleKind::ALL.iter().filter(|kind| **kind != RuleKind::Health);
+        let known: Vec<(&'static str, RuleKind)> = kinds.map(|kind| (kind.name(), *kind)).collect();
+        if draft.get("kind").is_none() {
+            let names: Vec<&str> = known.iter().map(|(name, _)| *name).collect();
+            return self.lacks(draft, "kind", &format!("one of {}", names.join(", ")));
         }
+        let kind = self.one_of(draft, "kind", &known)?;
         let mut shapes = SHAPES.iter().filter(|shape| shape.kind == kind);
         let finds: Vec<&str> = shapes.clone().filter_map(|shape| shape.find).collect();
         if finds.is_empty() {
