@@ -237,7 +237,7 @@ mod tests {
         sample().write_json(&mut line);
         let expected = concat!(
             r#"{"kind":"totals","events":{"connect":2,"accept":0,"established":0,"failed":0,"close":1,"listen":0,"#,
-            r#""unlisten":0,"exec":0,"exit":0,"gap":1,"repair":0,"degraded":0,"alert":0},"records":{"fentry:tcp_connect":{"seen":1234,"lost":0},"#,
+            r#""unlisten":0,"exec":0,"exit":0,"gap":1,"repair":0,"degraded":0,"heartbeat":0,"alert":0},"records":{"fentry:tcp_connect":{"seen":1234,"lost":0},"#,
             r#""tp_btf:inet_sock_set_state":{"seen":7,"lost":12}},"gaps":1,"lost":12,"undecoded":0,"missed":0,"repairs":0,"repairs_failed":0,"uncounted":["fentry:tcp_connect"],"#,
             r#""overflow":{"processes":0,"connections":3,"listeners":0,"held_events":0,"inspections":0,"files":0,"arguments":0,"alerts":0,"#,
             r#""rule_state":0}}"#,

@@ -16,8 +16,8 @@ use crate::workload::Workload;
 const STORM: &str = "2000";
 /// Connections of the storm in which the agent is killed.
 const ENDLESS: &str = "200000";
-/// How much the stream has of it by then.
-const BYTES: u64 = 4 << 20;
+/// How much of it is committed by then: several commits.
+const COMMITTED: u64 = 512 << 10;
 
 /// A rule on a listener at this port.
 fn rule(port: u16) -> String {
@@ -189,7 +189,7 @@ fn is_same(then: &Value, now: &Value) -> bool {
 pub(crate) fn survives_a_kill() -> Result<()> {
     let agent = Service::start("", "allow_empty_rules = true")?;
     let storm = Workload::start(&["storm", ENDLESS])?;
-    agent.await_bytes(BYTES)?;
+    agent.await_committed(COMMITTED)?;
     let folder = agent.kill()?;
     drop(storm);
     let events = service::events(&folder)?;
@@ -230,7 +230,7 @@ pub(crate) fn survives_a_kill() -> Result<()> {
 pub(crate) fn tail_goes_on() -> Result<()> {
     let agent = Service::start("", "allow_empty_rules = true")?;
     let storm = Workload::start(&["storm", "3000"])?;
-    agent.await_bytes(BYTES / 8)?;
+    agent.await_committed(COMMITTED)?;
     let shown = agent.conn(&["tail", "--json", "--since", "5m", "--for", "3s"])?;
     storm.finish()?;
     let shown = service::parsed(&shown)?;

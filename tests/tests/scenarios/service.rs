@@ -34,7 +34,7 @@ impl Service {
         let backend = settings::backend();
         let config = format!(
             "backend = '{backend}'\nrules = ['rules.d']\nstate = 'state'\nsocket = 'conn.sock'\n{more}\n\
-             [alerts]\nfile = ''\nsyslog = ''\n[events]\nfile = 'events'\n"
+             [alerts]\nfile = 'events'\nsyslog = ''\n[events]\nfile = 'events'\n"
         );
         std::fs::write(folder.join("agent.toml"), config).context("write the configuration")?;
         Self::start_in(folder)
@@ -128,12 +128,19 @@ impl Service {
         Ok(())
     }
 
-    /// Waits until its stream has so many bytes.
-    pub(crate) fn await_bytes(&self, bytes: u64) -> Result<()> {
+    /// Waits until so many bytes of its history are committed.
+    pub(crate) fn await_committed(&self, bytes: u64) -> Result<()> {
         let end = Instant::now() + settings::seconds(60);
-        while std::fs::metadata(self.path("events")).context("the events")?.len() < bytes {
-            ensure!(Instant::now() < end, "the agent wrote less than {bytes} bytes");
-            std::thread::sleep(Duration::from_millis(20));
+        let size = |entry: std::io::Result<std::fs::DirEntry>| {
+            let entry = entry.ok()?;
+            let is_log = entry.path().extension().is_some_and(|extension| extension == "db-wal");
+            entry.metadata().ok().filter(|_| is_log).map(|meta| meta.len())
+        };
+        while std::fs::read_dir(self.path("state")).context("the history")?.filter_map(size).sum::<u64>()
+            < bytes
+        {
+            ensure!(Instant::now() < end, "the agent committed less than {bytes} bytes");
+            std::thread::sleep(Duration::from_millis(10));
         }
         Ok(())
     }
