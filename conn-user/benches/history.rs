@@ -3,6 +3,7 @@
 //! `CONN_HISTORY_ROWS=10000000 cargo bench --bench history` makes as many rows (default: a million) in a temporary folder, 140 bytes each,
 //! and removes them. The queries are those of the program: its start is in the times.
 #![allow(missing_docs, reason = "a program")]
+#![allow(clippy::cast_precision_loss, reason = "rates for people")]
 
 use std::error::Error;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -81,7 +82,7 @@ fn measure(rows: u64, folder: &std::path::Path) -> Result<(), Box<dyn Error>> {
         if !output.status.success() {
             return Err(String::from_utf8_lossy(&output.stderr).into());
         }
-        let lines = output.stdout.iter().filter(|byte| **byte == b'\n').count();
+        let lines = String::from_utf8_lossy(&output.stdout).lines().count();
         println!("{name:<9} {:.1} ms, {lines} lines", took.as_secs_f64() * 1e3);
     }
     Ok(())
