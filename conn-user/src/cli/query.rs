@@ -74,6 +74,9 @@ pub fn run(args: &QueryArgs) -> anyhow::Result<Exit> {
     for error in &history.refused {
         note(format_args!("left out: {error}"));
     }
+    if history.files().is_empty() && history.refused.is_empty() {
+        note(format_args!("there are no files of this time in {}", escape::path(&folder)));
+    }
     let environment = Environment::of_process();
     let mut out = Output::open(environment.terminal && !args.json && !args.no_pager);
     let answered = Query { args, filter: &filter, span, history: &history, environment }.answer(&mut out);

@@ -284,6 +284,67 @@ fn sql_reads_all_files_and_writes_none() {
     assert_eq!(run("SELECT count(*) FROM conn").expect("rows"), [5], "nothing was removed");
 }
 
+/// What a program prints, a line each; `None`: it is not installed.
+fn printed(program: &str, arguments: &[&str]) -> Option<Vec<String>> {
+    let output = std::process::Command::new(program).args(arguments).output().ok()?;
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{program}: {error}");
+    Some(String::from_utf8(output.stdout).expect("UTF-8").lines().map(str::to_owned).collect())
+}
+
+/// Beside a writer as well as when it has finished.
+#[test]
+fn other_programs_read_the_same() {
+    const SQL: &str =
+        "SELECT raddr, rport, dir, end, seconds, bytes_in, count, comm FROM connection ORDER BY began";
+    const PYTHON: &str = "import sqlite3, sys\n\
+        db = sqlite3.connect('file:' + sys.argv[1] + '?mode=ro', uri=True)\n\
+        for row in db.execute(sys.argv[2]): print('|'.join('' if value is None else str(value) for value in row))";
+    let folder = Folder::new("others");
+    let events = sample(&folder);
+    let store = open(&folder.file(), 0);
+    let comm =
+        String::from_utf8_lossy(&samples::outgoing().owner.process.expect("a process").comm).into_owned();
+    let expected = [
+        format!("192.0.2.1|443|out|local_fin|1e-07|100|1|{comm}"),
+        format!("192.0.2.2|81|out|failed|5e-09||1|{comm}"),
+        format!("198.51.100.3|50000|in|local_fin|3e-07|300|1|{comm}"),
+        format!("2001:db8::4|443|out||||1|{comm}"),
+    ];
+    let path = folder.file();
+    let path = path.to_str().expect("UTF-8");
+    let compare = || {
+        // SQLite's own program writes numbers with a fraction in its way.
+        let plain = |lines: Vec<String>| -> Vec<String> {
+            lines
+                .iter()
+                .map(|line| {
+                    line.replace("1.0e-07", "1e-07").replace("5.0e-09", "5e-09").replace("3.0e-07", "3e-07")
+                })
+                .collect()
+        };
+        let python = printed("python3", &["-c", PYTHON, path, SQL]).map(plain);
+        let sqlite = printed("sqlite3", &["-readonly", path, SQL]).map(plain);
+        for found in [python, sqlite].into_iter().flatten() {
+            assert_eq!(found, expected);
+        }
+        let history = history(&folder);
+        assert_eq!(found(&history, Span::ALL, "", Sort::TIME, None).len(), expected.len());
+        let mut own = Vec::new();
+        let database = Database::attach(&history).expect("attached");
+        database
+            .run(SQL, &mut |_, values| {
+                own.extend(values.map(|values| values[0].as_str().expect("text").to_owned()));
+                ControlFlow::Continue(())
+            })
+            .expect("rows");
+        assert!(own.iter().zip(&expected).all(|(own, line)| line.split('|').next() == Some(own)), "{own:?}");
+    };
+    compare();
+    store.finish(events[6].wall, false).expect("written");
+    compare();
+}
+
 /// Whoever only may read does so beside a writer, after a crash, and where nothing can be made.
 #[test]
 fn a_finished_file_needs_no_file_beside_it() {
