@@ -105,12 +105,12 @@ impl Condition {
 
     const fn title(self) -> &'static str {
         match self {
-            Self::Loss => "conn lost kernel records",
-            Self::QueueFull => "conn output queue full: events dropped",
-            Self::OutputDead => "conn output cannot be written",
-            Self::History => "conn history cannot be written",
-            Self::ClockJump => "System clock changed while conn was running",
-            Self::Degraded => "conn reached an internal limit",
+            Self::Loss => "Monitoring gap: kernel records lost",
+            Self::QueueFull => "Monitoring degraded: output queue full, events dropped",
+            Self::OutputDead => "Monitoring degraded: output not writable",
+            Self::History => "Monitoring degraded: history not writable",
+            Self::ClockJump => "System clock changed during monitoring",
+            Self::Degraded => "Monitoring degraded: internal limit reached",
         }
     }
 
@@ -269,7 +269,9 @@ impl Health {
             return;
         }
         if let Some(place) = &key.1 {
-            evidence.insert(0, Evidence::text("place", place.as_bytes()));
+            // Of a limit it is which one.
+            let name = if condition == Condition::Degraded { "limit" } else { "place" };
+            evidence.insert(0, Evidence::text(name, place.as_bytes()));
         }
         let alert = Alert {
             id: AlertId(FIRST_ID.0 + self.raised),

@@ -15,8 +15,9 @@ use crate::process::info::ProcessInfo;
 
 /// Most addresses whose rows are known without asking the file.
 const ADDRESSES_MAX: usize = 65_536;
-/// Most processes whose rows are known. A process that is forgotten gets another row when it comes again.
-const PROCESSES_MAX: usize = 16_384;
+/// Processes of a generation: those of the last two are known. One that is forgotten gets another row when it comes again. What is known is
+/// held, and what is held is not forgotten by the process table either.
+const GENERATION: usize = 1_024;
 /// Most combinations that are known.
 const SHAPES_MAX: usize = 16_384;
 /// Processes of which more may become known after their last event.
@@ -28,9 +29,36 @@ pub(super) struct Interned {
     addresses: HashMap<IpAddr, i64>,
     opened: HashMap<Opened, i64>,
     closed: HashMap<Closed, i64>,
-    /// By the address of the `Arc`, which is held.
-    processes: HashMap<usize, Known>,
+    processes: Processes,
     unsettled: Vec<usize>,
+}
+
+/// The rows of processes, by the address of the `Arc`, which is held.
+#[derive(Debug, Default)]
+struct Processes {
+    young: HashMap<usize, Known>,
+    old: HashMap<usize, Known>,
+}
+
+impl Processes {
+    /// One that is asked for is young again.
+    fn get_mut(&mut self, at: usize) -> Option<&mut Known> {
+        if let Some(known) = self.old.remove(&at) {
+            self.insert(at, known);
+        }
+        self.young.get_mut(&at)
+    }
+
+    fn get(&self, at: usize) -> Option<&Known> {
+        self.young.get(&at).or_else(|| self.old.get(&at))
+    }
+
+    fn insert(&mut self, at: usize, known: Known) {
+        if self.young.len() >= GENERATION {
+            self.old = std::mem::take(&mut self.young);
+        }
+        self.young.insert(at, known);
+    }
 }
 
 #[derive(Debug)]
@@ -130,7 +158,7 @@ impl Interned {
         let at = Arc::as_ptr(process).addr();
         // Read before it is rendered: what becomes known meanwhile renders it anew the next time.
         let version = process.identity.version();
-        if let Some(known) = self.processes.get_mut(&at) {
+        if let Some(known) = self.processes.get_mut(at) {
             if known.version != version {
                 update(db, boot8, known.row, process)?;
                 known.version = version;
@@ -138,10 +166,6 @@ impl Interned {
             return Ok(known.row);
         }
         let row = insert(db, run, boot8, process)?;
-        if self.processes.len() >= PROCESSES_MAX {
-            self.processes.clear();
-            self.unsettled.clear();
-        }
         if !process.identity.is_settled() && self.unsettled.len() < UNSETTLED_MAX {
             self.unsettled.push(at);
         }
@@ -159,14 +183,14 @@ impl Interned {
         let is_news = |known: &Known| {
             known.process.identity.version() != known.version || known.process.identity.is_settled()
         };
-        self.unsettled.iter().filter_map(|at| self.processes.get(at)).any(is_news)
+        self.unsettled.iter().filter_map(|at| self.processes.get(*at)).any(is_news)
     }
 
     /// Writes what has become known of processes since their rows were written.
     pub(super) fn update_processes(&mut self, db: &Connection, boot8: &str) -> Result<()> {
         let mut left = Vec::new();
         for at in std::mem::take(&mut self.unsettled) {
-            let Some(known) = self.processes.get_mut(&at) else { continue };
+            let Some(known) = self.processes.get_mut(at) else { continue };
             // Asked before the version: what comes before it is settled is in that.
             let is_settled = known.process.identity.is_settled();
             let version = known.process.identity.version();
@@ -222,4 +246,29 @@ fn update(db: &Connection, boot8: &str, row: i64, process: &ProcessInfo) -> Resu
     db.prepare_cached("UPDATE process SET sha256 = ?2, json = ?3 WHERE id = ?1")?
         .execute(params![row, hash, json(boot8, process)])
         .map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::samples;
+
+    /// What is asked for again stays; what is not is let go, so that the process table can forget it.
+    #[test]
+    fn processes_are_held_for_two_generations() {
+        let mut processes = Processes::default();
+        let one = samples::curl();
+        let held = Arc::strong_count(&one);
+        let known = |process: &Arc<ProcessInfo>| Known { process: Arc::clone(process), row: 7, version: 0 };
+        processes.insert(1, known(&one));
+        processes.insert(2, known(&samples::nginx()));
+        for at in 0..3 * GENERATION {
+            processes.insert(1_000_000 + at, known(&samples::memfd()));
+            assert_eq!(processes.get_mut(1).map(|known| known.row), Some(7));
+            assert!(processes.young.len() + processes.old.len() <= 2 * GENERATION);
+        }
+        assert!(processes.get(2).is_none());
+        drop(processes);
+        assert_eq!(Arc::strong_count(&one), held);
+    }
 }
