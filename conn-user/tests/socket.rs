@@ -30,11 +30,14 @@ impl Place {
         fs::create_dir_all(place.path("rules.d")).expect("a folder");
         fs::write(place.path("rules.d/rules.toml"), rules).expect("a file");
         let config = format!(
-            "rules = ['rules.d']\nstate = ''\nsocket = 'run/conn.sock'\ngroup = '{}'\n[alerts]\nfile = 'alerts'\nsyslog = ''\n",
+            "rules = ['rules.d']\nstate = ''\nsocket = 'run/conn.sock'\ngroup = '{}'\n[alerts]\nfile = 'alerts'\nsyslog = ''\n\
+             [history]\nfolder = 'history'\n",
             GROUP.0
         );
         fs::write(place.path("agent.toml"), config).expect("a file");
-        fs::copy(env!("CARGO_BIN_EXE_conn"), place.path("conn")).expect("a copy");
+        // By another process: a child that this one starts meanwhile would hold the file open for writing, and nobody could execute it.
+        let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_conn")).arg(place.path("conn")).status();
+        assert!(copied.expect("cp runs").success());
         place
     }
 
@@ -221,6 +224,19 @@ fn a_member_of_the_group_needs_no_privileges_and_others_are_refused() {
     // By the agent's rules, which this user could read nowhere.
     let why = place.said(&["explain", "a1"]);
     assert!(why.contains(&format!("test.p{port}")), "{why}");
+
+    // The history is read by this user itself, who may write nothing of it, while the agent writes it.
+    let shown = place.said(&["query", "--json", &filter]);
+    let shown: Vec<Value> = shown.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let kinds: Vec<_> = shown.iter().filter_map(|line| line["kind"].as_str()).collect();
+    assert!(kinds.contains(&"established") && kinds.contains(&"accept"), "{kinds:?}");
+    let alerts = place.said(&["query", "--json", "--alerts"]);
+    assert!(alerts.contains(&format!("test.p{port}")), "{alerts}");
+    let folder = place.path("history");
+    let folder = folder.to_str().expect("UTF-8");
+    let refused = place.nobody(None, &["query", "--history", folder]).output().expect("conn runs");
+    let reason = text(&refused.stderr);
+    assert!(!refused.status.success() && reason.contains("ermission denied"), "{reason}");
 
     let refused = place.nobody(None, &["status"]).output().expect("conn runs");
     let reason = text(&refused.stderr);
