@@ -23,7 +23,7 @@ const STEPS: usize = 3;
 /// Peers that are kept of a process.
 const PEERS_MAX: usize = 8;
 /// Descriptors below this number are looked at for a FIFO with a name, which costs a system call for each file. Programs open one early.
-const NAMED_BELOW: u32 = 16;
+pub(super) const NAMED_BELOW: u32 = 16;
 
 /// A way of data, in one direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

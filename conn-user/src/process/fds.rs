@@ -412,9 +412,11 @@ mod tests {
             child.kill().expect("kill");
             child.wait().expect("wait");
         }
+        // Other tests of this process hold many files, and FIFOs are looked for among the first descriptors alone.
+        let is_low = u32::try_from(held.as_raw_fd()).is_ok_and(|fd| fd < channels::NAMED_BELOW);
         drop((ours, held));
         fs::remove_dir_all(&folder).expect("remove");
-        assert_eq!(all, [true, true, true, false], "pipes, a pair, a FIFO, no input");
+        assert_eq!(all, [true, true, is_low, false], "pipes, a pair, a FIFO, no input");
     }
 
     #[test]
